@@ -1,0 +1,1 @@
+"""The door: HTTP only. What may happen is decided in `service`."""

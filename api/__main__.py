@@ -1,0 +1,56 @@
+"""`resnetd-api`: serves the API until it is told to stop."""
+
+import socket
+import sys
+
+import structlog
+import uvicorn
+
+from api.app import create_app
+from service import log, schema, settings
+from service.database import Database
+from service.errors import ResnetdError, Unavailable
+
+logger = structlog.get_logger()
+
+
+def main() -> int:
+    try:
+        configured = settings.load()
+        log.configure(configured.log_format)
+        # Before uvicorn is there to wrap it in a traceback.
+        database = Database(configured.database)
+        schema.require_current(database)
+        database.close()
+        listener = _listen(configured.api_host, configured.api_port)
+    except ResnetdError as error:
+        print(f"resnetd-api: {error}", file=sys.stderr)
+        return 1
+    port = listener.getsockname()[1]
+    logger.info("api is up", host=configured.api_host, port=port, token_file=str(configured.token))
+    uvicorn.Server(
+        uvicorn.Config(
+            create_app(configured),
+            log_config=None,
+            access_log=False,
+            # Streams are open as long as their jobs run; nobody waits for them.
+            timeout_graceful_shutdown=2,
+        )
+    ).run(sockets=[listener])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""The application: routes, errors, and what lives as long as the process."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import structlog
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+from api.changes import ChangeHub
+from api.dependencies import Services
+from api.routes import attempts, checkpoints, jobs, system
+from service import schema, tokens
+from service.artifacts import ArtifactStore
+from service.database import Database
+from service.settings import Settings
+
+# A report's limits come to less; uploads have their own.
+_MAX_BODY_BYTES = 16 * 2**20
+
+
+def create_app(
+    settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> FastAPI:
+    """The API over the settings' database and artifact store. `now` is the clock, UTC."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        database = Database(settings.database)
+        schema.require_current(database)
+        secret = tokens.read_or_make(settings.token)
+        with database.transaction() as session:
+            tokens.ensure(session, secret, name="admin", now=now())
+        changes = ChangeHub(database)
+        changes.start()
+        app.state.services = Services(
+            settings=settings,
+            database=database,
+            artifacts=ArtifactStore(settings.artifacts),
+            changes=changes,
+            now=now,
+        )
+        yield
+        changes.close()
+        database.close()
+
+    app = FastAPI(
+        title="resnetd",
+        summary="Trains deep residual networks from a durable queue",
+        version="1",
+        lifespan=lifespan,
+        docs_url="/v1/docs",
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        max_body_size=_MAX_BODY_BYTES,
+    )
+    problems.install(app)
+    app.add_middleware(RequestIds)
+    for router in (jobs.router, checkpoints.router, attempts.router, system.router):
+        app.include_router(router)
+    app.include_router(system.for_people)
+    return app
+
+
+class RequestIds:
+    """Gives each request an id: in its answer, in problems, in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

@@ -1,0 +1,111 @@
+"""Errors as application/problem+json (RFC 9457), each with a stable code and the request's id."""
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from service import errors, spec
+from service.errors import Fault, InvalidInput, ResnetdError
+
+log = structlog.get_logger()
+
+_STATUS: dict[type[ResnetdError], HTTPStatus] = {
+    errors.InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.IdempotencyMismatch: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.CorruptArtifact: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.NotFound: HTTPStatus.NOT_FOUND,
+    errors.Unauthorized: HTTPStatus.UNAUTHORIZED,
+    errors.Forbidden: HTTPStatus.FORBIDDEN,
+    errors.Conflict: HTTPStatus.CONFLICT,
+    errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ResnetdError, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def problem(
+    request: Request,
+    status: HTTPStatus,
+    *,
+    code: str,
+    detail: str,
+    faults: tuple[Fault, ...] = (),
+) -> Response:
+    content = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "code": code,
+        "detail": detail,
+        "request_id": getattr(request.state, "request_id", None),
+    }
+    if faults:
+        content["errors"] = [
+            {"pointer": fault.pointer, "message": fault.message} for fault in faults
+        ]
+    headers = {}
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    return JSONResponse(
+        content, status_code=status, headers=headers, media_type="application/problem+json"
+    )
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ResnetdError)
+    for kind in type(error).__mro__:
+        if kind in _STATUS:
+            faults = error.faults if isinstance(error, InvalidInput) else ()
+            return problem(
+                request, _STATUS[kind], code=error.code, detail=str(error), faults=faults
+            )
+    return _unexpected(request, error)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    if any(finding["type"] == "json_invalid" for finding in error.errors()):
+        return problem(
+            request,
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            code=InvalidInput.code,
+            detail=f"the body is not JSON: {error.errors()[0]['ctx']['error']}",
+        )
+    faults = spec.faults_of(error.errors(), skip=1)
+    return problem(
+        request,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        code=InvalidInput.code,
+        detail="the request is not valid",
+        faults=faults,
+    )
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    code = status.phrase.lower().replace(" ", "-")
+    answer = problem(request, status, code=code, detail=str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("request failed", path=request.url.path, exc_info=error)
+    return problem(
+        request,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        code="internal",
+        detail="the service failed; the server's log has the request's id",
+    )

@@ -1,0 +1,56 @@
+"""Checkpoints and the weights that people download."""
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
+
+from api.dependencies import Held, Reading, person
+from api.views import CheckpointList, CheckpointView
+from service import attempts, checkpoints, jobs
+from service.reports import Part
+
+router = APIRouter(
+    prefix="/v1/jobs/{job_id}/checkpoints", tags=["checkpoints"], dependencies=[Depends(person)]
+)
+
+_PARTS = {"safetensors": Part.WEIGHTS, "pt": Part.PT}
+
+
+@router.get("")
+def list_checkpoints(job_id: str, session: Reading) -> CheckpointList:
+    """Newest first."""
+    jobs.find(session, job_id)
+    found = checkpoints.of_job(session, job_id)
+    return CheckpointList(checkpoints=[CheckpointView.of(checkpoint) for checkpoint in found])
+
+
+@router.get("/{which}/weights", response_class=StreamingResponse)
+def download(
+    job_id: str,
+    which: str,
+    held: Held,
+    session: Reading,
+    format: Annotated[  # noqa: A002 - the query's name
+        Literal["safetensors", "pt"],
+        Query(description="pt: a state_dict for torch.load(weights_only=True)"),
+    ] = "safetensors",
+) -> StreamingResponse:
+    """The weights of the `newest` or `best` checkpoint, or of the one with that id."""
+    job = jobs.find(session, job_id)
+    checkpoint = checkpoints.choose(session, job_id, which)
+    part = _PARTS[format]
+    key = attempts.part_key(checkpoint, part)
+    entry = checkpoint.parts[part.value]
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{jobs.spec_of(job).network}-{job.dataset}")
+    filename = f"{stem}-{job.id}-{checkpoint.iteration}.{format}"
+    return StreamingResponse(
+        held.artifacts.read(key),
+        media_type="application/octet-stream",
+        headers={
+            "Content-Length": str(entry["size_bytes"]),
+            "ETag": f'"{entry["sha256"]}"',
+            "Content-Disposition": f'attachment; filename="{filename}"',
+        },
+    )

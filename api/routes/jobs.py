@@ -1,0 +1,165 @@
+"""Jobs: submit, find, follow, cancel."""
+
+import csv
+import io
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+
+from api import streams
+from api.dependencies import Held, Now, Reading, Writing, person
+from api.views import (
+    AttemptList,
+    AttemptView,
+    EventList,
+    EventView,
+    JobPage,
+    JobView,
+    LogLineView,
+    LogList,
+    MetricsView,
+    ProgressView,
+    SeriesView,
+)
+from service import attempts, events, ids, jobs, metrics
+from service.errors import Fault, InvalidInput
+from service.spec import JobSpec
+from service.states import JobState
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(person)])
+
+# PostgreSQL refuses a NUL in a text.
+Words = Annotated[str, Query(max_length=120, pattern=r"^[^\x00]*$")]
+AfterNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="only what has a higher number")]
+
+
+@router.post("", status_code=HTTPStatus.CREATED)
+def submit(
+    spec: JobSpec,
+    session: Writing,
+    now: Now,
+    response: Response,
+    idempotency_key: Annotated[
+        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
+    ] = None,
+) -> JobView:
+    """Saves a job and puts it into the queue; `depth`, `shortcut`, `dataset` are enough."""
+    submitted = jobs.submit(session, spec, now=now, idempotency_key=idempotency_key)
+    if submitted.is_replay:
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers["Location"] = f"/v1/jobs/{submitted.job.id}"
+    return JobView.of(submitted.job)
+
+
+@router.get("")
+def page(
+    session: Reading,
+    state: Annotated[list[JobState] | None, Query()] = None,
+    dataset: Words | None = None,
+    tag: Annotated[list[Words] | None, Query()] = None,
+    name: Annotated[Words | None, Query(description="part of the name")] = None,
+    id_prefix: Annotated[str | None, Query(max_length=16)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+    page_token: str | None = None,
+) -> JobPage:
+    """Jobs that match all that is given, newest first."""
+    if page_token is not None and not ids.is_id(page_token):
+        fault = Fault(pointer="/page_token", message=f"is not of this service: {page_token!r}")
+        raise InvalidInput("the request is not valid", faults=(fault,))
+    if id_prefix is not None and not ids.is_id(id_prefix):
+        return JobPage(jobs=[], next_page_token=None)
+    found = jobs.page(
+        session,
+        limit=limit,
+        before_id=page_token,
+        states=state or (),
+        dataset=dataset,
+        tags=tag or (),
+        name=name,
+        id_prefix=id_prefix,
+    )
+    return JobPage(jobs=[JobView.of(job) for job in found.jobs], next_page_token=found.next_id)
+
+
+@router.get("/{job_id}")
+def show(job_id: str, session: Reading) -> JobView:
+    return JobView.of(jobs.find(session, job_id))
+
+
+@router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED)
+def cancel(job_id: str, session: Writing, now: Now) -> JobView:
+    """Cancels a waiting job at once; asks a running one to stop at its next step boundary."""
+    return JobView.of(jobs.cancel(session, job_id, now=now))
+
+
+@router.get("/{job_id}/progress")
+def progress(job_id: str, session: Reading) -> ProgressView | None:
+    """Null until the training processes are up."""
+    return ProgressView.of(jobs.find(session, job_id))
+
+
+@router.get("/{job_id}/metrics", response_model=MetricsView)
+def read_metrics(
+    job_id: str,
+    session: Reading,
+    series: Annotated[list[Words] | None, Query()] = None,
+    points: Annotated[int | None, Query(ge=1, le=100_000)] = None,
+    format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
+) -> MetricsView | Response:
+    """Series of metrics, each thinned to at most `points` of its own points."""
+    jobs.find(session, job_id)
+    found = metrics.read(session, job_id, names=series or (), points=points)
+    if format == "csv":
+        return Response(_as_csv(found), media_type="text/csv")
+    return MetricsView(series={name: SeriesView.model_validate(one) for name, one in found.items()})
+
+
+@router.get("/{job_id}/events", response_model=EventList)
+def read_events(
+    job_id: str,
+    request: Request,
+    held: Held,
+    session: Reading,
+    after: AfterNumber = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
+) -> EventList | Response:
+    """What happened to the job; as a live stream where text/event-stream is accepted."""
+    jobs.find(session, job_id)
+    if "text/event-stream" in request.headers.get("Accept", ""):
+        start = after if last_event_id is None else last_event_id
+        return streams.follow_job(held, job_id, after=start)
+    found = events.after(session, job_id, after, limit=limit)
+    return EventList(events=[EventView.of(event) for event in found])
+
+
+@router.get("/{job_id}/logs")
+def read_logs(
+    job_id: str,
+    session: Reading,
+    after: AfterNumber = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> LogList:
+    """Log lines of all attempts, oldest first."""
+    jobs.find(session, job_id)
+    found = attempts.logs_after(session, job_id, after, limit=limit)
+    return LogList(lines=[LogLineView.of(line) for line in found])
+
+
+@router.get("/{job_id}/attempts")
+def list_attempts(job_id: str, session: Reading) -> AttemptList:
+    """Oldest first."""
+    jobs.find(session, job_id)
+    found = attempts.of_job(session, job_id)
+    return AttemptList(attempts=[AttemptView.of(attempt) for attempt in found])
+
+
+def _as_csv(found: dict[str, metrics.Series]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["series", "iteration", "value"])
+    for name, series in found.items():
+        for iteration, value in zip(series.iterations, series.values, strict=True):
+            writer.writerow([name, iteration, "" if value is None else value])
+    return text.getvalue()

@@ -1,0 +1,204 @@
+"""What people are answered, made from rows."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service import jobs
+from service.reports import LogLevel, Part, Result
+from service.spec import JobSpec
+from service.states import AttemptState, Fault, JobState, Reason
+from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class ProgressView(_View):
+    """Errors in `metrics` are percent; `eta_seconds` counts training, not evaluation."""
+
+    iteration: int
+    iterations: int
+    percent: float
+    images_per_second: float | None
+    eta_seconds: float | None
+    metrics: dict[str, float | None]
+
+    @classmethod
+    def of(cls, job: JobRow) -> "ProgressView | None":
+        if job.progress is None:
+            return None
+        iteration, iterations = job.progress["iteration"], job.progress["iterations"]
+        rate = job.progress["images_per_second"]
+        eta_seconds = None
+        if rate and not job.state.is_final:
+            eta_seconds = (iterations - iteration) * job.spec["recipe"]["batch_size"] / rate
+        return cls(
+            iteration=iteration,
+            iterations=iterations,
+            percent=round(100.0 * iteration / iterations, 2),
+            images_per_second=rate,
+            eta_seconds=eta_seconds,
+            metrics=job.newest_metrics,
+        )
+
+
+class JobView(_View):
+    id: str
+    name: str
+    network: str
+    state: JobState
+    spec: JobSpec
+    reason: Annotated[Reason | None, Field(description="why the last attempt ended")]
+    message: str | None
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    restarts: Annotated[int, Field(description="attempts that ended by the user's fault")]
+    progress: ProgressView | None
+    parameters: int | None
+    result: Result | None
+
+    @classmethod
+    def of(cls, job: JobRow) -> "JobView":
+        spec = jobs.spec_of(job)
+        return cls(
+            id=job.id,
+            name=job.name,
+            network=spec.network,
+            state=job.state,
+            spec=spec,
+            reason=job.reason,
+            message=job.message,
+            cancel_requested=job.cancel_requested_at is not None,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            attempts=job.attempts,
+            restarts=job.restarts,
+            progress=ProgressView.of(job),
+            parameters=job.facts["parameters"] if job.facts is not None else None,
+            result=Result.model_validate(job.result) if job.result is not None else None,
+        )
+
+
+class JobPage(_View):
+    jobs: list[JobView]
+    next_page_token: str | None
+
+
+class EventView(_View):
+    number: int
+    at: datetime
+    kind: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: EventRow) -> "EventView":
+        return cls.model_validate(event)
+
+
+class EventList(_View):
+    events: list[EventView]
+
+
+class LogLineView(_View):
+    number: int
+    attempt: int
+    at: datetime
+    level: LogLevel
+    message: str
+
+    @classmethod
+    def of(cls, line: LogRow) -> "LogLineView":
+        return cls.model_validate(line)
+
+
+class LogList(_View):
+    lines: list[LogLineView]
+
+
+class AttemptView(_View):
+    """`released_at`: when the cluster had given its resources back."""
+
+    id: str
+    number: int
+    state: AttemptState
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+    resume_checkpoint_id: str | None
+    created_at: datetime
+    submitted_at: datetime | None
+    started_at: datetime | None
+    last_report_at: datetime | None
+    ended_at: datetime | None
+    released_at: datetime | None
+    reason: Reason | None
+    fault: Fault | None
+    message: str | None
+
+    @classmethod
+    def of(cls, attempt: AttemptRow) -> "AttemptView":
+        fields = {name: getattr(attempt, name) for name in cls.model_fields if name != "fault"}
+        return cls(fault=attempt.reason.fault if attempt.reason is not None else None, **fields)
+
+
+class AttemptList(_View):
+    attempts: list[AttemptView]
+
+
+class PartView(_View):
+    sha256: str
+    size_bytes: int
+
+
+class CheckpointView(_View):
+    id: str
+    job_id: str
+    attempt: int
+    iteration: int
+    created_at: datetime
+    test_error: float | None
+    train_error: float | None
+    size_bytes: int
+    parts: dict[Part, PartView]
+
+    @classmethod
+    def of(cls, checkpoint: CheckpointRow) -> "CheckpointView":
+        parts = {
+            Part(name): PartView(**_without_key(entry)) for name, entry in checkpoint.parts.items()
+        }
+        return cls(
+            id=checkpoint.id,
+            job_id=checkpoint.job_id,
+            attempt=checkpoint.attempt,
+            iteration=checkpoint.iteration,
+            created_at=checkpoint.created_at,
+            test_error=checkpoint.test_error,
+            train_error=checkpoint.train_error,
+            size_bytes=sum(part.size_bytes for part in parts.values()),
+            parts=parts,
+        )
+
+
+class CheckpointList(_View):
+    checkpoints: list[CheckpointView]
+
+
+class SeriesView(_View):
+    iterations: list[int]
+    values: list[float | None]
+
+
+class MetricsView(_View):
+    series: dict[str, SeriesView]
+
+
+def _without_key(entry: dict[str, Any]) -> dict[str, Any]:
+    """Where the store keeps a part is nobody's business outside."""
+    return {name: value for name, value in entry.items() if name != "key"}

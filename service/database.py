@@ -1,0 +1,184 @@
+"""The database: SQLite for one machine, PostgreSQL for many; transactions and the change signal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import psycopg
+from sqlalchemy import Engine, create_engine, event, make_url, select, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - routes name it too
+
+from service.errors import DatabaseUnavailable, InvalidInput
+
+_CHANNEL = "resnetd"
+_WAKES = "wakes"
+
+
+class Database:
+    """An engine and the only place that commits."""
+
+    def __init__(self, url: str) -> None:
+        self._url = _parse(url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(self._url) if self.is_sqlite else _postgres_engine(self._url)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that is committed at the end, or rolled back by an exception.
+
+        On SQLite it takes the write lock at once: a lock that is upgraded later can fail.
+        """
+        with self._session(begin="BEGIN IMMEDIATE") as session, session.begin():
+            yield session
+            session.flush()
+            if session.info.get(_WAKES) and not self.is_sqlite:
+                session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": _CHANNEL})
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session for one consistent look; what it writes is not kept."""
+        with self._session(begin="BEGIN") as session:
+            if not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
+    @contextmanager
+    def _session(self, *, begin: str) -> Iterator[Session]:
+        engine = self.engine.execution_options(resnetd_begin=begin)
+        try:
+            with Session(engine, expire_on_commit=False) as session:
+                yield session
+        except OperationalError as error:
+            raise DatabaseUnavailable(f"the database does not answer: {error.orig}") from error
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise DatabaseUnavailable(f"the database went away: {error.orig}") from error
+
+    def changes(self) -> "Changes":
+        """A new listener; it belongs to one thread."""
+        return _SqliteChanges(self) if self.is_sqlite else _PostgresChanges(self._url)
+
+    def check(self) -> None:
+        """Raises DatabaseUnavailable where no query goes through."""
+        with self.reading() as session:
+            session.execute(select(1))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def wake(session: Session) -> None:
+    """The commit of this transaction shall wake those who listen for changes."""
+    session.info[_WAKES] = True
+
+
+class Changes(Protocol):
+    """Tells when something that others wait for was committed, by any process."""
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for a change since the last call; False when the time is over without one."""
+
+    def close(self) -> None: ...
+
+
+class _SqliteChanges:
+    """Polls PRAGMA data_version, which costs microseconds and changes with others' commits."""
+
+    _interval_seconds = 0.01
+
+    def __init__(self, database: Database) -> None:
+        self._connection = database.engine.raw_connection()
+        self._version = self._read()
+
+    def wait(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while True:
+            version = self._read()
+            if version != self._version:
+                self._version = version
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(self._interval_seconds, max(0.0, deadline - time.monotonic())))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _read(self) -> int:
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("PRAGMA data_version")
+            (version,) = cursor.fetchone() or (0,)
+            return int(version)
+        finally:
+            cursor.close()
+
+
+class _PostgresChanges:
+    """LISTEN on an own connection, opened again after it was lost."""
+
+    def __init__(self, url: URL) -> None:
+        plain = url.set(drivername="postgresql")
+        self._conninfo = plain.render_as_string(hide_password=False)
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def wait(self, seconds: float) -> bool:
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(self._conninfo, autocommit=True)
+                self._connection.execute(f"LISTEN {_CHANNEL}")
+                # Whatever happened while nobody listened counts as a change.
+                return True
+            return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
+        except psycopg.OperationalError as error:
+            self.close()
+            raise DatabaseUnavailable(f"the database does not answer: {error}") from error
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InvalidInput(
+            "the database's URL cannot be read; it begins with sqlite:/// or postgresql://"
+        ) from error
+    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    raise InvalidInput(f"the database is a SQLite file or PostgreSQL, received {backend}")
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        # We say BEGIN ourselves; the driver would say it too late and never for reads.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(options.get("resnetd_begin", "BEGIN IMMEDIATE"))
+
+    return engine
+
+
+def _postgres_engine(url: URL) -> Engine:
+    return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, pool_timeout=10)

@@ -1,0 +1,242 @@
+"""The queue: claims under a lease, heartbeats, release, and taking over from dead dispatchers.
+
+A dispatcher owns an attempt from the claim until its resources are released. It proves that with
+the attempt's fence; whoever takes over an expired lease raises the fence, so that the former
+owner's late writes change nothing.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from service import attempts, checkpoints, database, events, jobs, tokens
+from service.errors import LeaseLost
+from service.events import EventKind
+from service.states import AttemptState, JobState, Reason
+from service.tables import AttemptRow, ClusterRow, JobRow
+
+_CLUSTER = 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """CPUs and GPUs, counted as whole ones."""
+
+    cpus: int
+    gpus: int
+
+    def holds(self, other: "Pool") -> bool:
+        return other.cpus <= self.cpus and other.gpus <= self.gpus
+
+    def minus(self, other: "Pool") -> "Pool":
+        return Pool(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An attempt that its dispatcher may give to the cluster; `secret` is its processes' token."""
+
+    attempt_id: str
+    fence: int
+    secret: str
+
+
+def record_cluster(session: Session, pool: Pool, *, now: datetime) -> None:
+    """What the cluster holds in all, for admission and for refusing what never fits."""
+    cluster = session.get(ClusterRow, _CLUSTER)
+    if cluster is None:
+        session.add(ClusterRow(id=_CLUSTER, cpus=pool.cpus, gpus=pool.gpus, seen_at=now))
+        return
+    cluster.cpus, cluster.gpus, cluster.seen_at = pool.cpus, pool.gpus, now
+
+
+def cluster(session: Session) -> tuple[Pool, datetime] | None:
+    """The whole pool and when it was seen; None before any dispatcher has seen it."""
+    row = session.get(ClusterRow, _CLUSTER)
+    return None if row is None else (Pool(cpus=row.cpus, gpus=row.gpus), row.seen_at)
+
+
+def reserved(session: Session) -> Pool:
+    """What attempts occupy that were not released yet, ended or not."""
+    cpus, gpus = session.execute(
+        select(
+            func.coalesce(func.sum(AttemptRow.num_workers * AttemptRow.cpus_per_worker), 0),
+            func.coalesce(func.sum(AttemptRow.num_workers * AttemptRow.gpus_per_worker), 0),
+        ).where(AttemptRow.released_at.is_(None))
+    ).one()
+    return Pool(cpus=cpus, gpus=gpus)
+
+
+def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> Claim | None:
+    """The job at the head of the queue, if its workers fit now; None if it must wait.
+
+    By priority, then by age. Nothing overtakes the head: a large job is not starved by small ones.
+    """
+    whole = session.get(ClusterRow, _CLUSTER, with_for_update=True, populate_existing=True)
+    if whole is None:
+        return None
+    job = session.scalar(
+        select(JobRow)
+        .where(
+            JobRow.state == JobState.QUEUED,
+            or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
+        )
+        .order_by(JobRow.priority.desc(), JobRow.id)
+        .limit(1)
+        .with_for_update()
+    )
+    if job is None:
+        return None
+    resources = jobs.spec_of(job).resources
+    gpus_per_worker = resources.gpus_per_worker
+    if gpus_per_worker is None:
+        gpus_per_worker = 1 if whole.gpus >= resources.num_workers else 0
+    needed = Pool(
+        cpus=resources.num_workers * resources.cpus_per_worker,
+        gpus=resources.num_workers * gpus_per_worker,
+    )
+    if not Pool(cpus=whole.cpus, gpus=whole.gpus).minus(reserved(session)).holds(needed):
+        return None
+    secret = tokens.new_secret()
+    job.attempts += 1
+    newest = checkpoints.newest(session, job.id)
+    attempt = AttemptRow(
+        id=f"{job.id}-a{job.attempts}",
+        job_id=job.id,
+        number=job.attempts,
+        state=AttemptState.STARTING,
+        token_sha256=tokens.digest(secret),
+        owner=owner,
+        fence=1,
+        lease_expires_at=now + timedelta(seconds=lease_seconds),
+        num_workers=resources.num_workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        resume_checkpoint_id=newest.id if newest is not None else None,
+        created_at=now,
+        last_sequence=0,
+    )
+    session.add(attempt)
+    resumed_at = newest.iteration if newest is not None else None
+    data = {"number": attempt.number, "resumed_at": resumed_at}
+    events.append(session, job, EventKind.ATTEMPT, data, now=now)
+    jobs.move(session, job, JobState.STARTING, now=now)
+    return Claim(attempt_id=attempt.id, fence=attempt.fence, secret=secret)
+
+
+def renew(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> None:
+    """The heartbeat: all leases of the owner that it still holds."""
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.owner == owner, AttemptRow.released_at.is_(None))
+        .values(lease_expires_at=now + timedelta(seconds=lease_seconds))
+    )
+
+
+def take_over(
+    session: Session, *, owner: str, now: datetime, lease_seconds: float
+) -> list[AttemptRow]:
+    """Makes the attempts whose lease has expired the owner's own."""
+    expired = session.scalars(
+        select(AttemptRow)
+        .where(
+            AttemptRow.released_at.is_(None),
+            AttemptRow.owner != owner,
+            AttemptRow.lease_expires_at < now,
+        )
+        .with_for_update(skip_locked=True)
+    ).all()
+    for attempt in expired:
+        attempt.owner = owner
+        attempt.fence += 1
+        attempt.lease_expires_at = now + timedelta(seconds=lease_seconds)
+    return list(expired)
+
+
+def give_up_leases(session: Session, *, owner: str, now: datetime) -> None:
+    """At an orderly end: others need not wait for the leases to expire."""
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.owner == owner, AttemptRow.released_at.is_(None))
+        .values(lease_expires_at=now - timedelta(seconds=1))
+    )
+
+
+@dataclass(frozen=True)
+class Held:
+    """An attempt that the owner watches, with its job."""
+
+    attempt: AttemptRow
+    job: JobRow
+
+
+def held(session: Session, *, owner: str) -> list[Held]:
+    """Oldest first."""
+    rows = session.execute(
+        select(AttemptRow, JobRow)
+        .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .where(AttemptRow.owner == owner, AttemptRow.released_at.is_(None))
+        .order_by(AttemptRow.id)
+    )
+    return [Held(attempt=attempt, job=job) for attempt, job in rows]
+
+
+def renew_secret(session: Session, attempt_id: str, *, fence: int) -> str:
+    """A new token for an attempt that never reached the cluster: its first one is lost."""
+    _, attempt = _owned(session, attempt_id, fence=fence)
+    secret = tokens.new_secret()
+    attempt.token_sha256 = tokens.digest(secret)
+    return secret
+
+
+def mark_submitted(session: Session, attempt_id: str, *, fence: int, now: datetime) -> None:
+    _, attempt = _owned(session, attempt_id, fence=fence)
+    attempt.submitted_at = now
+
+
+def end(
+    session: Session,
+    attempt_id: str,
+    reason: Reason,
+    *,
+    fence: int,
+    now: datetime,
+    message: str,
+) -> bool:
+    """The dispatcher's account of an end; False where the attempt had told its own before."""
+    job, attempt = _owned(session, attempt_id, fence=fence)
+    if attempt.state is AttemptState.ENDED:
+        return False
+    attempts.end(session, job, attempt, reason, message=message, now=now)
+    return True
+
+
+def release(session: Session, attempt_id: str, *, fence: int, now: datetime) -> None:
+    """The cluster has given the attempt's resources back."""
+    _, attempt = _owned(session, attempt_id, fence=fence)
+    assert attempt.state is AttemptState.ENDED
+    attempt.released_at = now
+    database.wake(session)
+
+
+def next_wake(session: Session, *, now: datetime) -> float | None:
+    """Seconds until a job that waits to be tried again may start; None where none waits."""
+    earliest = session.scalar(
+        select(func.min(JobRow.not_before)).where(
+            JobRow.state == JobState.QUEUED, JobRow.not_before > now
+        )
+    )
+    return None if earliest is None else (earliest - now).total_seconds()
+
+
+def _owned(session: Session, attempt_id: str, *, fence: int) -> tuple[JobRow, AttemptRow]:
+    """LeaseLost where another dispatcher has taken the attempt over."""
+    attempt = session.get(AttemptRow, attempt_id)
+    assert attempt is not None
+    job = jobs.lock(session, attempt.job_id)
+    session.refresh(attempt)
+    if attempt.fence != fence:
+        raise LeaseLost(f"attempt {attempt_id} is another dispatcher's now")
+    return job, attempt

@@ -1,0 +1,150 @@
+"""What a training process and the API tell each other. Both ends read these models."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from service.spec import JobSpec
+from service.states import Reason, StopReason
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# PostgreSQL keeps no NUL in a text; what a program prints may hold one.
+Text = Annotated[
+    str, AfterValidator(lambda text: text.replace("\x00", "\N{REPLACEMENT CHARACTER}"))
+]
+SeriesName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_/]{0,62}$")]
+
+MAX_POINTS = 5_000
+MAX_LINES = 1_000
+MAX_LINE_LENGTH = 8_000
+MAX_MESSAGE_LENGTH = 20_000
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Part(StrEnum):
+    """The files of a checkpoint."""
+
+    WEIGHTS = "weights"  # safetensors: the state_dict, with the spec in the metadata
+    STATE = "state"  # safetensors: optimizer and cursor, what resuming needs beside the weights
+    PT = "pt"  # the same weights as a state_dict that torch.load(weights_only=True) reads
+
+
+class LogLevel(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class MetricPoint(_Wire):
+    """`value` None where it was not a finite number: a diverged loss still has its place."""
+
+    series: SeriesName
+    iteration: Annotated[int, Field(ge=0)]
+    value: float | None
+
+
+class LogLine(_Wire):
+    at: datetime
+    level: LogLevel
+    message: Annotated[Text, Field(max_length=MAX_LINE_LENGTH)]
+
+
+class Progress(_Wire):
+    """`iteration` steps are done of `iterations`; images_per_second counts all workers."""
+
+    iteration: Annotated[int, Field(ge=0)]
+    iterations: Annotated[int, Field(ge=1)]
+    images_per_second: Annotated[float, Field(ge=0)] | None
+
+
+class Facts(_Wire):
+    """What is known once the training processes are up."""
+
+    parameters: Annotated[int, Field(ge=1)]
+    classes: Annotated[int, Field(ge=2)]
+    train_images: Annotated[int, Field(ge=1)]
+    test_images: Annotated[int, Field(ge=1)]
+    device: str
+    num_workers: Annotated[int, Field(ge=1)]
+    host: str
+    pids: list[int]
+    versions: dict[str, str]
+
+
+class PartDigest(_Wire):
+    part: Part
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=1)]
+
+
+class CheckpointNote(_Wire):
+    """Says that all parts of a checkpoint were uploaded whole; only now does it count.
+
+    Errors in percent, on the test set and over the training images since the epoch began.
+    """
+
+    iteration: Annotated[int, Field(ge=0)]
+    test_error: Annotated[float, Field(ge=0, le=100)] | None
+    train_error: Annotated[float, Field(ge=0, le=100)] | None
+    parts: list[PartDigest]
+
+
+class Report(_Wire):
+    """A batch. `sequence` counts an attempt's reports from 1 without a gap."""
+
+    sequence: Annotated[int, Field(ge=1)]
+    progress: Progress | None = None
+    facts: Facts | None = None
+    metrics: Annotated[list[MetricPoint], Field(max_length=MAX_POINTS)] = []
+    logs: Annotated[list[LogLine], Field(max_length=MAX_LINES)] = []
+    checkpoints: list[CheckpointNote] = []
+
+
+class Control(_Wire):
+    """The answer to a report: the newest sequence that is stored, and whether to stop."""
+
+    last_sequence: int
+    stop: StopReason | None
+
+
+class Result(_Wire):
+    """What a finished training attained; errors in percent."""
+
+    train_error: Annotated[float, Field(ge=0, le=100)] | None
+    test_error: Annotated[float, Field(ge=0, le=100)] | None
+    training_seconds: Annotated[float, Field(ge=0)]
+
+
+class Finish(_Wire):
+    """The last word of an attempt."""
+
+    reason: Reason
+    message: Annotated[Text, Field(max_length=MAX_MESSAGE_LENGTH)] = ""
+    result: Result | None = None
+
+
+class ResumePoint(_Wire):
+    """The checkpoint that an attempt starts from; the API serves its parts to the attempt."""
+
+    checkpoint_id: str
+    iteration: int
+    parts: list[PartDigest]
+
+
+class AttemptBrief(_Wire):
+    """All that a training process needs to know to begin."""
+
+    attempt_id: str
+    job_id: str
+    number: int
+    spec: JobSpec
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+    last_sequence: int
+    resume: ResumePoint | None

@@ -1,0 +1,92 @@
+"""Settings of all server processes: from RESNETD_... variables, or from files of secrets."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import InvalidInput
+
+# Where Docker and Kubernetes put secrets, one file each, named like the variable.
+SECRETS_DIR = Path(os.environ.get("RESNETD_SECRETS_DIR", "/run/secrets"))
+
+
+class Settings(BaseSettings):
+    """docs/settings.md explains each; seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="RESNETD_", extra="ignore", frozen=True)
+
+    # Where things are kept.
+    var_path: Path = Path("var")
+    database_url: SecretStr | None = None
+    artifacts_url: str | None = None
+    data_path: Path | None = None
+    token_file: Path | None = None
+
+    # The API.
+    api_host: str = "127.0.0.1"
+    api_port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_url: str | None = None
+    max_part_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
+
+    # The cluster, as the dispatcher reaches it.
+    ray_url: str = "http://127.0.0.1:8265"
+    ray_token: SecretStr | None = None
+    work_path: Path | None = None
+    max_cpus: Annotated[int, Field(ge=0)] | None = None
+    max_gpus: Annotated[int, Field(ge=0)] | None = None
+
+    # Patience.
+    lease_seconds: Annotated[float, Field(gt=0)] = 15.0
+    poll_seconds: Annotated[float, Field(gt=0)] = 1.0
+    start_timeout_seconds: Annotated[float, Field(gt=0)] = 180.0
+    silent_seconds: Annotated[float, Field(gt=0)] = 60.0
+    cancel_grace_seconds: Annotated[float, Field(gt=0)] = 30.0
+    teardown_seconds: Annotated[float, Field(gt=0)] = 20.0
+
+    log_format: Literal["console", "json"] = "console"
+
+    @field_validator("api_url", "ray_url")
+    @classmethod
+    def _has_no_trailing_slash(cls, url: str | None) -> str | None:
+        return url.rstrip("/") if url is not None else None
+
+    @property
+    def database(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value().strip()
+        return f"sqlite:///{self.var_path.absolute() / 'resnetd.db'}"
+
+    @property
+    def artifacts(self) -> str:
+        return self.artifacts_url or (self.var_path.absolute() / "artifacts").as_uri()
+
+    @property
+    def data(self) -> Path:
+        return (self.data_path or self.var_path / "data").absolute()
+
+    @property
+    def token(self) -> Path:
+        return (self.token_file or self.var_path / "token").absolute()
+
+    @property
+    def work(self) -> Path:
+        return (self.work_path or self.var_path / "work").absolute()
+
+    @property
+    def api(self) -> str:
+        """The API's URL as training processes see it."""
+        return self.api_url or f"http://{self.api_host}:{self.api_port}"
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process. InvalidInput in one sentence where one is wrong."""
+    secrets = SECRETS_DIR if SECRETS_DIR.is_dir() else None
+    try:
+        return Settings(_secrets_dir=secrets, **overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "RESNETD_" + "_".join(str(step) for step in first["loc"]).upper()
+        raise InvalidInput(f"{name}: {first['msg']}, received {first['input']!r}") from error

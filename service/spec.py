@@ -1,0 +1,215 @@
+"""What people write: the spec of a job. Frozen, closed, and whole once it is validated."""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from service import datasets, networks, recipes
+from service.datasets import Origin
+from service.errors import Fault, InvalidInput
+from service.networks import Family, Shortcut
+from service.recipes import Recipe
+
+# PostgreSQL keeps no NUL in a text, and no name needs another control character.
+_NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Resources(_Spec):
+    """What each attempt of the job occupies on the cluster.
+
+    `gpus_per_worker` None: one where the cluster has GPUs, else none.
+    """
+
+    num_workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    cpus_per_worker: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
+    gpus_per_worker: Annotated[int, Field(strict=True, ge=0, le=1)] | None = None
+
+
+class JobSpec(_Spec):
+    """One network to train. `depth`, `shortcut` and `dataset` are enough to write.
+
+    Validation fills in the rest, so that a saved spec says everything about its run and reads
+    the same after the defaults have changed.
+    """
+
+    # Fields are validated in this order; each may look at those above it.
+    dataset: Annotated[str, Field(max_length=120)]
+    family: Family
+    depth: Annotated[int, Field(strict=True)]
+    shortcut: Shortcut
+    recipe: Annotated[Recipe, Field(default_factory=lambda data: _default_recipe(data))]  # noqa: PLW0108
+    resources: Resources = Resources()
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
+    priority: Annotated[int, Field(strict=True, ge=0, le=100)] = 50
+    max_restarts: Annotated[int, Field(strict=True, ge=0, le=100)] = 2
+    time_limit_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] = 60 * 24
+    name: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=120,
+            pattern=_NO_CONTROLS,
+            default_factory=lambda data: _default_name(data),  # noqa: PLW0108
+        ),
+    ]
+    tags: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_family(cls, written: Any) -> Any:
+        if not isinstance(written, dict) or written.get("family") is not None:
+            return written
+        dataset = datasets.find(str(written.get("dataset")))
+        depth = written.get("depth")
+        if not isinstance(depth, int):
+            return written | {"family": Family.CIFAR}
+        return written | {"family": _default_family(dataset, depth)}
+
+    @field_validator("dataset")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if datasets.find(name) is None:
+            raise PydanticCustomError(
+                "dataset-unknown",
+                "no data set {name}; there are {known}, and folder:NAME for an image folder",
+                {"name": repr(name), "known": ", ".join(sorted(datasets.DATASETS))},
+            )
+        return name
+
+    @field_validator("depth")
+    @classmethod
+    def _exists(cls, depth: int, info: ValidationInfo) -> int:
+        family = info.data.get("family")
+        if family is None or networks.exists(family, depth):
+            return depth
+        rule = "6n+2" if family is Family.CIFAR else "one of 18, 34, 50, 101, 152"
+        nearest = " and ".join(str(near) for near in networks.nearest_depths(family, depth))
+        raise PydanticCustomError(
+            "depth-unknown",
+            "no {family} network has {depth} layers: the depth is {rule}; "
+            "the nearest are {nearest}",
+            {"family": str(family), "depth": depth, "rule": rule, "nearest": nearest},
+        )
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _resolve(cls, written: Any, info: ValidationInfo) -> Any:
+        if not isinstance(written, str | dict):
+            return written
+        family = info.data.get("family", Family.CIFAR)
+        return recipes.resolve(written, family=family, depth=info.data.get("depth", 20))
+
+    @field_validator("resources")
+    @classmethod
+    def _divides_the_batch(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        recipe = info.data.get("recipe")
+        if recipe is not None and recipe.batch_size % resources.num_workers != 0:
+            raise PydanticCustomError(
+                "batch-indivisible",
+                "a global batch of {batch_size} cannot be shared equally by {num_workers} workers",
+                {"batch_size": recipe.batch_size, "num_workers": resources.num_workers},
+            )
+        return resources
+
+    @field_validator("tags")
+    @classmethod
+    def _are_words(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        for tag in tags:
+            if not _TAG.fullmatch(tag):
+                raise ValueError(
+                    f"a tag is 1 to 63 letters, digits or any of _.:/-, received {tag!r}"
+                )
+        return tuple(dict.fromkeys(tags))
+
+    @property
+    def network(self) -> str:
+        """The paper's name of the network: plain-20, resnet-20-A."""
+        return networks.label(self.depth, self.shortcut)
+
+
+def parse(written: Any) -> JobSpec:
+    """The spec behind decoded JSON. InvalidInput with a fault for each wrong place."""
+    try:
+        return JobSpec.model_validate(written)
+    except ValidationError as error:
+        faults = faults_of(error.errors(include_url=False))
+        raise InvalidInput("the job's spec is not valid", faults=faults) from error
+
+
+def faults_of(findings: Iterable[Any], *, skip: int = 0) -> tuple[Fault, ...]:
+    """Pydantic's findings as JSON pointers and sentences that name what was received.
+
+    `skip` steps of each location are left out: FastAPI puts `body` or `query` first.
+    """
+    return tuple(
+        Fault(pointer=_pointer(finding["loc"][skip:]), message=_message(finding))
+        for finding in findings
+        # A default that waits for a field that is wrong: its own fault is named already.
+        if finding["type"] != "default_factory_not_called"
+    )
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in location)
+    return "".join(f"/{step}" for step in steps)
+
+
+def _message(finding: Any) -> str:
+    if finding["type"] == "missing":
+        return "is required"
+    if finding["type"] == "extra_forbidden":
+        return "is not a field here"
+    message = str(finding["msg"]).removeprefix("Value error, ")
+    received = finding["input"]
+    if isinstance(received, str | int | float | bool | None) and repr(received) not in message:
+        return f"{message}; received {received!r}"[:500]
+    return message[:500]
+
+
+def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:
+    """Small images take the paper's CIFAR shape, image folders its ImageNet shape.
+
+    50 and 152 exist in both; a depth that exists in one only settles it.
+    """
+    is_folder = dataset is not None and dataset.origin is Origin.FOLDER
+    first, second = (
+        (Family.IMAGENET, Family.CIFAR) if is_folder else (Family.CIFAR, Family.IMAGENET)
+    )
+    if networks.exists(second, depth) and not networks.exists(first, depth):
+        return second
+    return first
+
+
+def _default_recipe(validated: dict[str, Any]) -> Recipe:
+    dataset = datasets.find(validated.get("dataset", "digits"))
+    assert dataset is not None
+    return Recipe.model_validate(
+        recipes.resolve(
+            dataset.default_recipe,
+            family=validated.get("family", Family.CIFAR),
+            depth=validated.get("depth", 20),
+        )
+    )
+
+
+def _default_name(validated: dict[str, Any]) -> str:
+    if not {"depth", "shortcut", "dataset"} <= validated.keys():
+        return "unnamed"
+    network = networks.label(validated["depth"], validated["shortcut"])
+    return f"{network} on {validated['dataset']}"

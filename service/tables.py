@@ -1,0 +1,240 @@
+"""The rows. What may happen to them is decided in the modules above."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.reports import LogLevel
+from service.states import AttemptState, JobState, Reason
+
+Document = JSON().with_variant(JSONB(), "postgresql")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware on both sides; SQLite alone would forget the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        if value is None:
+            return None
+        assert value.tzinfo is not None
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _text_enum(kind: type[StrEnum]) -> Enum:
+    """Text with a CHECK of the values: a native enum would hold the members' names."""
+    return Enum(
+        kind,
+        native_enum=False,
+        create_constraint=True,
+        length=32,
+        values_callable=lambda members: [member.value for member in members],
+        name=kind.__name__.lower(),
+    )
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: UtcDateTime,
+        dict[str, Any]: Document,
+        JobState: _text_enum(JobState),
+        AttemptState: _text_enum(AttemptState),
+        Reason: _text_enum(Reason),
+        LogLevel: _text_enum(LogLevel),
+    }
+
+
+class JobRow(Base):
+    """What somebody asked for, and where it stands."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_queue", "state", "priority", "id"),
+        Index("ix_jobs_dataset_id", "dataset", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    dataset: Mapped[str] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[JobState]
+    priority: Mapped[int]
+    created_at: Mapped[datetime]
+    # A job that is tried again waits until then.
+    not_before: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    # Why its last attempt ended.
+    reason: Mapped[Reason | None]
+    message: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=0)
+    # Attempts that ended by the user's fault, and by anybody else's.
+    restarts: Mapped[int] = mapped_column(default=0)
+    other_restarts: Mapped[int] = mapped_column(default=0)
+    events: Mapped[int] = mapped_column(default=0)
+    log_lines: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any] | None]
+    newest_metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    facts: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    spec_sha256: Mapped[str | None] = mapped_column(String(64))
+
+
+class TagRow(Base):
+    __tablename__ = "job_tags"
+
+    tag: Mapped[str] = mapped_column(String(63), primary_key=True)
+    job_id: Mapped[str] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class AttemptRow(Base):
+    """One execution of a job: a lease that dispatchers pass on, and a token for its processes.
+
+    `fence` grows with each dispatcher that takes it over; a dispatcher that writes with an older
+    one changes nothing. `released_at`: when the cluster had given its resources back.
+    """
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        UniqueConstraint("job_id", "number"),
+        Index("ix_attempts_released_at_owner", "released_at", "owner"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    state: Mapped[AttemptState]
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[str] = mapped_column(String(64))
+    fence: Mapped[int]
+    lease_expires_at: Mapped[datetime]
+    num_workers: Mapped[int]
+    cpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[int]
+    resume_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    submitted_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    last_report_at: Mapped[datetime | None]
+    last_sequence: Mapped[int] = mapped_column(default=0)
+    ended_at: Mapped[datetime | None]
+    released_at: Mapped[datetime | None]
+    reason: Mapped[Reason | None]
+    message: Mapped[str | None] = mapped_column(Text)
+
+
+class EventRow(Base):
+    """Something that happened to a job, numbered per job from 1."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+
+
+class MetricRow(Base):
+    """One point of a series. A resumed attempt writes its iterations again; the newest counts."""
+
+    __tablename__ = "metrics"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    series: Mapped[str] = mapped_column(String(63), primary_key=True)
+    iteration: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    value: Mapped[float | None]
+
+
+class LogRow(Base):
+    __tablename__ = "log_lines"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    at: Mapped[datetime]
+    level: Mapped[LogLevel]
+    message: Mapped[str] = mapped_column(Text)
+
+
+class CheckpointRow(Base):
+    """Written after the bytes of all parts are whole; errors in percent.
+
+    `parts`: by name, `{"key", "sha256", "size_bytes"}`; the key is the artifact store's.
+    """
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "attempt", "iteration"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    iteration: Mapped[int]
+    created_at: Mapped[datetime]
+    test_error: Mapped[float | None]
+    train_error: Mapped[float | None]
+    parts: Mapped[dict[str, Any]]
+
+
+class TokenRow(Base):
+    """A person's token, as its SHA-256 only."""
+
+    __tablename__ = "tokens"
+
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    created_at: Mapped[datetime]
+
+
+class ClusterRow(Base):
+    """What the cluster can hold, as its dispatchers last saw it; one row.
+
+    Dispatchers lock it while they decide what fits, so two never give away the same CPU.
+    """
+
+    __tablename__ = "cluster"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cpus: Mapped[int]
+    gpus: Mapped[int]
+    seen_at: Mapped[datetime]
