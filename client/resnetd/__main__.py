@@ -1,0 +1,5 @@
+"""`python -m resnetd` is the command."""
+
+from resnetd.cli import main
+
+main()

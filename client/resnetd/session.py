@@ -1,0 +1,93 @@
+"""One run of the command: its client, and where it says what to whom."""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import typer
+from rich.console import Console, RenderableType
+
+from resnetd import render
+from resnetd.client import Client
+from resnetd.errors import AmbiguousId, ApiError, CannotConnect, ResnetdError, ServerError
+from resnetd.transport import Retry
+from resnetd.watch import JsonScreen, LineScreen, LiveScreen, Screen
+
+# Tables in a pipe are not cut to a terminal's width.
+_PIPE_WIDTH = 1000
+
+
+class Output(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass
+class Session:
+    """One run of the command."""
+
+    retry: Retry
+    url: str | None = None
+    is_debug: bool = False
+
+    @cached_property
+    def client(self) -> Client:
+        return Client(self.url, retry=self.retry)
+
+    @cached_property
+    def console(self) -> Console:
+        console = Console(highlight=False)
+        return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+    def show(self, output: Output, document: Any, *text: RenderableType) -> None:
+        """The document for machines, or the text for people."""
+        if output is Output.JSON:
+            typer.echo(json.dumps(document, indent=2))
+            return
+        for part in text:
+            if isinstance(part, str):
+                typer.echo(part)  # never wrapped: a script may read it from a terminal
+            else:
+                self.console.print(part)
+
+    def screen(self, output: Output) -> Screen:
+        if output is Output.JSON:
+            return JsonScreen(self.console)
+        return LiveScreen(self.console) if self.console.is_terminal else LineScreen(self.console)
+
+    def close(self) -> None:
+        if "client" in self.__dict__:
+            self.client.close()
+
+
+def explanation(error: Exception) -> list[str]:
+    """What a person needs to know, in lines."""
+    if isinstance(error, ApiError):
+        lines = _refusal(error)
+    elif isinstance(error, AmbiguousId):
+        lines = [f"{error}:", *(f"  {job.id}  {job.name}, {job.state}" for job in error.candidates)]
+    elif isinstance(error, CannotConnect):
+        lines = [f"{error}; is the service there? RESNETD_URL or --url says where it is"]
+    elif isinstance(error, ResnetdError):
+        lines = [str(error)]
+    elif isinstance(error, OSError):
+        lines = [f"{error.filename}: {error.strerror}" if error.filename else str(error)]
+    else:
+        lines = [f"unexpected {type(error).__name__}: {error}; `resnetd --debug ...` says where"]
+    return [*lines, *getattr(error, "__notes__", ())]
+
+
+def say(text: str) -> None:
+    """To standard error: what goes to standard output is for machines too."""
+    typer.echo(render.printable(text), err=True)
+
+
+def _refusal(error: ApiError) -> list[str]:
+    if error.errors:
+        # Each wrong place is a line; that the spec is not valid says no more.
+        return [str(fault) for fault in error.errors]
+    if isinstance(error, ServerError) and error.request_id:
+        return [f"{error.detail} (request {error.request_id})"]
+    return [error.detail]

@@ -1,0 +1,266 @@
+"""The whole service on this machine, without Docker: Ray head, API, dispatcher.
+
+`python -m deploy.local` runs it in the foreground until Ctrl-C. The same entry points and
+settings as docker-compose.yml, one process each.
+"""
+
+import argparse
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import IO, Self
+
+import httpx
+
+from deploy.keeper import die_with_parent
+from deploy.ray_head import START_SECONDS, RayHead, free_ports
+
+_STOP_SECONDS = 15.0
+
+
+class CannotStart(Exception):
+    """One sentence that says why."""
+
+
+class LocalService:
+    """Starts and stops the service's processes; each can also be stopped and started alone.
+
+    `settings` are RESNETD_ variables that differ from the defaults. With `logs_path` the
+    processes write there, else to this process's standard error. A `ray` head that is given is
+    used and left running; else the service has its own.
+    """
+
+    def __init__(
+        self,
+        var_path: Path,
+        *,
+        api_port: int | None = None,
+        num_cpus: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        logs_path: Path | None = None,
+        ray: RayHead | None = None,
+    ) -> None:
+        self.var_path = var_path.absolute()
+        self.api_port = api_port or free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.api_port}"
+        self.token_path = self.var_path / "token"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._num_cpus = num_cpus or len(os.sched_getaffinity(0))
+        self._logs_path = logs_path
+        self._settings = dict(settings or {})
+        self._lock: IO[str] | None = None
+        self._own_ray: RayHead | None = None
+        self._given_ray = ray
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def token(self) -> str:
+        return self.token_path.read_text().strip()
+
+    @property
+    def ray(self) -> RayHead | None:
+        return self._given_ray or self._own_ray
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the service's own processes run with."""
+        env = {
+            **os.environ,
+            "RESNETD_VAR_PATH": str(self.var_path),
+            "RESNETD_API_HOST": "127.0.0.1",
+            "RESNETD_API_PORT": str(self.api_port),
+            "RESNETD_API_URL": self.url,
+            **self._settings,
+        }
+        if self.ray is not None:
+            env |= {"RESNETD_RAY_URL": self.ray.url, "RESNETD_RAY_TOKEN": self.ray.token}
+        return env
+
+    def start(self) -> None:
+        """Returns when jobs can be submitted and run. CannotStart where that fails."""
+        self._lock_var()
+        self._require_free_port()
+        # The slowest first; the others start beside it.
+        if self._given_ray is None:
+            self._own_ray = RayHead(num_cpus=self._num_cpus, env=os.environ)
+        self._migrate()
+        self.start_process("api")
+        self.wait_for_api()
+        if self._own_ray is not None:
+            try:
+                self._own_ray.wait()
+            except RuntimeError as error:
+                raise CannotStart(str(error)) from error
+        self.start_process("dispatcher")
+        self._wait_for_cluster()
+
+    def stop(self) -> None:
+        """In the order in which they need each other; returns when nothing is left."""
+        # A second Ctrl-C must not leave half of them behind.
+        former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for name in ("dispatcher", "api"):
+            self.stop_process(name)
+        if self._own_ray is not None:
+            self._own_ray.stop()
+            self._own_ray = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        signal.signal(signal.SIGINT, former)
+
+    def start_process(self, name: str) -> None:
+        """`api` or `dispatcher`."""
+        assert name not in self.processes
+        module = {"api": ("api",), "dispatcher": ("workers", "dispatcher")}[name]
+        with self._log(name) as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *module],
+                env=self.env,
+                cwd=self.var_path,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in the terminal is for this process alone; it stops them in order.
+                start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock here
+            )
+
+    def stop_process(self, name: str, *, kill: bool = False) -> None:
+        process = self.processes.pop(name, None)
+        if process is None:
+            return
+        process.kill() if kill else process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def wait_for_api(self) -> None:
+        deadline = time.monotonic() + 60.0
+        while time.monotonic() < deadline:
+            process = self.processes["api"]
+            if process.poll() is not None:
+                raise CannotStart(f"the API ended at once{self._said('api')}")
+            try:
+                if httpx.get(f"{self.url}/v1/health", timeout=5.0, trust_env=False).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise CannotStart(f"the API does not answer at {self.url}{self._said('api')}")
+
+    def first_to_end(self) -> str | None:
+        """The name of a process that has ended by itself; None as long as all run."""
+        if self.ray is not None and self.ray.process.poll() is not None:
+            return "ray"
+        ended = (name for name, process in self.processes.items() if process.poll() is not None)
+        return next(ended, None)
+
+    def _lock_var(self) -> None:
+        self.var_path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.var_path / "lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CannotStart(f"another resnetd runs in {self.var_path}") from error
+
+    def _require_free_port(self) -> None:
+        """Before anything starts; and somebody else's API must not be taken for ours."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.api_port))
+            except OSError as error:
+                raise CannotStart(
+                    f"port {self.api_port} is taken ({error.strerror}); choose another: PORT=8001"
+                ) from error
+
+    def _migrate(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "migrate"],
+            env=self.env,
+            cwd=self.var_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise CannotStart(done.stderr.strip())
+
+    def _wait_for_cluster(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        headers = {"Authorization": f"Bearer {self.token}"}
+        while time.monotonic() < deadline:
+            ended = self.first_to_end()
+            if ended is not None:
+                raise CannotStart(f"{ended} ended at once{self._said(ended)}")
+            answer = httpx.get(f"{self.url}/v1/cluster", headers=headers, trust_env=False)
+            if answer.is_success and answer.json()["cpus"] is not None:
+                return
+            time.sleep(0.05)
+        raise CannotStart(f"the dispatcher found no cluster{self._said('dispatcher')}")
+
+    def _log(self, name: str) -> IO[bytes]:
+        if self._logs_path is None:
+            return os.fdopen(os.dup(sys.stderr.fileno()), "wb")
+        self._logs_path.mkdir(parents=True, exist_ok=True)
+        return (self._logs_path / f"{name}.log").open("ab")
+
+    def _said(self, name: str) -> str:
+        path = None if self._logs_path is None else self._logs_path / f"{name}.log"
+        return f":\n{path.read_text()[-2000:].strip()}" if path and path.exists() else ""
+
+
+def interrupt(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM ends a foreground command the way that Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make up", description=__doc__)
+    parser.add_argument("--var", type=Path, default=Path("var"), help="where everything is kept")
+    parser.add_argument("--port", type=int, default=8000, help="the API's port")
+    parser.add_argument("--cpus", type=int, help="how many jobs may occupy; default: all")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, interrupt)
+    service = LocalService(chosen.var, api_port=chosen.port, num_cpus=chosen.cpus)
+    print("starting Ray, the API and the dispatcher; a few seconds ...", flush=True)
+    try:
+        with service:
+            print(f"\nresnetd is up at {service.url} (documentation: {service.url}/v1/docs)")
+            print(f"the token is in {service.token_path}")
+            print("Ctrl-C stops it\n", flush=True)
+            while True:
+                time.sleep(0.5)
+                ended = service.first_to_end()
+                if ended is not None:
+                    print(f"resnetd: {ended} ended by itself, stopping", file=sys.stderr)
+                    return 1
+    except KeyboardInterrupt:
+        print("stopped")
+    except CannotStart as error:
+        print(f"resnetd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

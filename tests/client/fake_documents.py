@@ -1,0 +1,59 @@
+"""What the fake service answers with."""
+
+from typing import Any
+
+
+def job(job_id: str) -> dict[str, Any]:
+    """A job that waits in the queue."""
+    return {
+        "id": job_id,
+        "name": "resnet-20-A on digits",
+        "network": "resnet-20-A",
+        "state": "queued",
+        "spec": {"depth": 20, "shortcut": "A", "dataset": "digits", "recipe": {"name": "quick"}},
+        "reason": None,
+        "message": None,
+        "cancel_requested": False,
+        "created_at": "2026-11-21T12:00:00Z",
+        "started_at": None,
+        "finished_at": None,
+        "attempts": 0,
+        "restarts": 0,
+        "progress": None,
+        "parameters": None,
+        "result": None,
+    }
+
+
+CHECKPOINT: dict[str, Any] = {
+    "id": "c000000000000001",
+    "attempt": 1,
+    "iteration": 400,
+    "created_at": "2026-11-21T12:05:00Z",
+    "test_error": 2.5,
+    "train_error": 0.4,
+    "size_bytes": 2_200_000,
+    "parts": {"weights": {"sha256": "0" * 64, "size_bytes": 1_100_000}},
+}
+ATTEMPT = {"number": 1, "state": "running", "started_at": "2026-11-21T12:00:01Z", "reason": None}
+METRICS = {
+    "series": {
+        "train/loss": {"iterations": [100, 200], "values": [0.5, None]},
+        "test/error": {"iterations": [100, 200], "values": [12.0, 9.5]},
+    }
+}
+FIXED: dict[str, Any] = {
+    "/v1/datasets": {
+        "datasets": [{"name": "digits", "title": "Optical digits", "classes": 10, "height": 8}]
+    },
+    "/v1/recipes": {
+        "recipes": [{"name": "quick", "source": "in small", "fields": {"iterations": 600}}]
+    },
+    "/v1/cluster": {
+        "cpus": 8,
+        "gpus": 1,
+        "reserved_cpus": 2,
+        "reserved_gpus": 0,
+        "seen_at": "2026-11-21T12:00:00Z",
+    },
+}

@@ -1,0 +1,45 @@
+"""What all tests share: databases, a clock, an API in this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.ray_head import RayHead
+from service import schema
+from service.database import Database
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.ray import ray_head
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[RayHead]:
+    """One Ray head for all tests that need one: it takes as long to start as a test."""
+    with ray_head(num_cpus=4) as running:
+        yield running
+
+
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)],
+)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database, empty, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'resnetd.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """Of each kind, with this version's schema."""
+    opened = Database(database_url)
+    schema.upgrade(opened)
+    yield opened
+    opened.close()

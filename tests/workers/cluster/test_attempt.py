@@ -1,0 +1,188 @@
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+
+from service.errors import ApiUnavailable, InvalidInput
+from service.reports import AttemptBrief, LogLevel, MetricPoint, Part, Result
+from service.states import Reason, StopReason
+from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, fake_api
+from workers.cluster import attempt
+from workers.cluster.attempt import AttemptSettings, Ending, failure_of, run_here
+from workers.cluster.ray_jobs import attempt_env
+from workers.reporting.reporter import Reporter
+from workers.training import loop
+from workers.training.faults import DatasetMissing, Diverged
+
+
+def settings_of(api: FakeApi, path: Path, *, delivery_seconds: float = 20.0) -> AttemptSettings:
+    return AttemptSettings(
+        api_url=api.url,
+        attempt_id=api.attempt.attempt_id,
+        token=TOKEN,
+        data_path=path / "data",
+        work_path=path / "work",
+        delivery_seconds=delivery_seconds,
+    )
+
+
+def files_below(path: Path) -> list[Path]:
+    return [entry for entry in path.rglob("*") if entry.is_file()]
+
+
+def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path) -> None:
+    env = attempt_env(
+        api_url="http://api",
+        attempt_id="j-a1",
+        token=TOKEN,
+        data_path=tmp_path / "data",
+        work_path=tmp_path / "work",
+    )
+    settings = AttemptSettings.of_env(env)
+    assert settings.attempt_id == "j-a1"
+    assert settings.attempt_path == tmp_path / "work" / "attempts" / "j-a1"
+    with pytest.raises(InvalidInput, match="RESNETD_API_URL"):
+        AttemptSettings.of_env({})
+
+
+def test_an_attempt_without_a_cluster_trains_delivers_and_finishes(tmp_path: Path) -> None:
+    with fake_api(digits_brief(iterations=20)) as api:
+        assert run_here(settings_of(api, tmp_path)) is Ending.FINISHED
+
+        [finish] = api.finishes
+        assert finish.reason is Reason.COMPLETED
+        assert finish.result is not None
+        assert finish.result.test_error is not None
+        assert [note.iteration for note in api.checkpoints] == [10, 20]
+        assert next(report.facts for report in api.reports if report.facts) is not None
+        assert api.complaints == []
+    assert files_below(tmp_path / "work") == []
+
+
+def test_an_attempt_goes_on_from_the_checkpoint_of_its_brief(tmp_path: Path) -> None:
+    with fake_api(digits_brief(iterations=20)) as api:
+        run_here(settings_of(api, tmp_path))
+        parts = {part: content for (at, part), content in api.parts.items() if at == 10}
+        whole = api.parts[20, Part.WEIGHTS]
+
+    with fake_api(digits_brief(iterations=20)) as api:
+        api.offer_to_resume(iteration=10, parts=parts)
+        assert run_here(settings_of(api, tmp_path)) is Ending.FINISHED
+        assert "goes on from iteration 10" in [line.message for line in api.lines]
+        assert min(point.iteration for point in api.points) > 10
+        assert [note.iteration for note in api.checkpoints] == [20]
+        assert len(api.parts[20, Part.WEIGHTS]) == len(whole)
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [(StopReason.CANCEL, Reason.CANCELLED), (StopReason.TIME_LIMIT, Reason.TIME_LIMIT)],
+)
+def test_an_attempt_that_is_told_to_stop_says_why_it_ended(
+    stop: StopReason, reason: Reason, tmp_path: Path
+) -> None:
+    with fake_api(digits_brief(iterations=100_000)) as api:
+        api.stop = stop
+        assert run_here(settings_of(api, tmp_path)) is Ending.FINISHED
+        assert [finish.reason for finish in api.finishes] == [reason]
+
+
+def test_an_attempt_that_was_replaced_ends_without_a_word(tmp_path: Path) -> None:
+    with fake_api(digits_brief()) as api:
+        api.break_down(Fault.STALE)
+        assert run_here(settings_of(api, tmp_path)) is Ending.FENCED
+        api.recover()
+        assert (api.reports, api.finishes) == ([], [])
+
+
+def failing_with(error: Exception) -> object:
+    def train(*_: object, observer: Reporter, **__: object) -> NoReturn:
+        observer.metrics([MetricPoint(series="train/loss", iteration=1, value=None)])
+        observer.log(LogLevel.ERROR, "last words")
+        raise error
+
+    return train
+
+
+def test_a_failed_attempt_delivers_its_last_words_before_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train", failing_with(Diverged("the loss is nan at iteration 1")))
+    with fake_api(digits_brief()) as api:
+        assert run_here(settings_of(api, tmp_path)) is Ending.FINISHED
+        [finish] = api.finishes
+        assert finish.reason is Reason.DIVERGED
+        assert finish.message == "the loss is nan at iteration 1"
+        assert [line.message for line in api.lines] == ["last words"]
+    assert files_below(tmp_path / "work") == []
+
+
+def test_what_could_not_be_delivered_stays_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object, observer: Reporter, **__: object) -> loop.Outcome:
+        observer.log(LogLevel.INFO, "hello")
+        api.break_down(Fault.UNAVAILABLE)
+        return loop.Outcome(None, 1, _RESULT)
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(attempt, "_LAST_WORDS_SECONDS", 0.5)
+    with fake_api(digits_brief()) as api:
+        settings = settings_of(api, tmp_path, delivery_seconds=0.5)
+        assert run_here(settings) is Ending.UNDELIVERED
+        assert files_below(settings.attempt_path / "spool") != []
+
+
+_RESULT = Result(train_error=None, test_error=None, training_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DatasetMissing("no cifar10 below /data"), Reason.DATASET_MISSING),
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            Reason.OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] closed"),
+            Reason.WORKER_DIED,
+        ),
+        (torch.distributed.DistBackendError("NCCL error"), Reason.WORKER_DIED),
+        (ApiUnavailable("away"), Reason.DELIVERY_FAILED),
+        (ZeroDivisionError("oops"), Reason.TRAINING_ERROR),
+    ],
+)
+def test_an_exception_has_a_reason(error: Exception, reason: Reason) -> None:
+    assert failure_of(error).reason is reason
+
+
+def test_an_unknown_exception_is_told_with_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        _ = 1 // 0
+    failed = failure_of(caught.value)
+    assert "_ = 1 // 0" in failed.message
+    assert str(failed).startswith("[training-error] Traceback")
+
+
+def test_only_folders_that_nobody_touched_for_a_week_are_leftovers(tmp_path: Path) -> None:
+    now = 1_800_000_000.0
+    for name, days in (("old", 8), ("recent", 1)):
+        spool = tmp_path / "attempts" / name / "spool"
+        spool.mkdir(parents=True)
+        for path in (spool, spool.parent):
+            os.utime(path, (0, now - days * 24 * 3600))
+
+    attempt.remove_leftovers(tmp_path, now=now)
+
+    assert [path.name for path in (tmp_path / "attempts").iterdir()] == ["recent"]
+
+
+def test_one_process_is_no_two_workers(tmp_path: Path) -> None:
+    brief: AttemptBrief = digits_brief(num_workers=2)
+    with fake_api(brief) as api, pytest.raises(AssertionError, match="2 workers"):
+        run_here(settings_of(api, tmp_path))

@@ -1,0 +1,161 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.ray_head import RayHead
+from service.errors import ClusterUnavailable
+from tests.support.fake_api import eventually
+from tests.workers.cluster.fake_head import TOKEN, FakeHead, fake_head
+from workers.cluster import ray_jobs
+from workers.cluster.ray_jobs import ClusterJobState, NodeResources, RayJobs
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeHead]:
+    with fake_head() as running:
+        yield running
+
+
+@pytest.fixture
+def jobs(fake: FakeHead) -> Iterator[RayJobs]:
+    with RayJobs(url=fake.url, token=TOKEN) as client:
+        yield client
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.ray)])
+def either(request: pytest.FixtureRequest) -> Iterator[RayJobs]:
+    """What holds for the fake holds for Ray: every test of this fixture runs against both."""
+    if request.param == "fake":
+        yield request.getfixturevalue("jobs")
+        return
+    head: RayHead = request.getfixturevalue("head")
+    with RayJobs(url=head.url, token=head.token) as client:
+        yield client
+
+
+def submit(jobs: RayJobs, submission_id: str, *, entrypoint: str = "sleep 600") -> None:
+    jobs.submit(submission_id, entrypoint=entrypoint, env_vars={"A": "b"}, metadata={"c": "d"})
+
+
+def state_of(jobs: RayJobs, submission_id: str) -> ClusterJobState:
+    job = jobs.status(submission_id)
+    assert job is not None
+    return job.state
+
+
+def test_a_job_lives_until_it_is_stopped_and_is_forgotten_once_deleted(either: RayJobs) -> None:
+    submit(either, "life-a1")
+    submit(either, "life-a1")  # the answer to the first was lost
+    eventually(lambda: state_of(either, "life-a1") is ClusterJobState.RUNNING, within_seconds=60)
+    [job] = [job for job in either.list_jobs() if job.submission_id == "life-a1"]
+    assert job.metadata == {"c": "d"}
+    assert not job.state.is_final
+    with pytest.raises(ClusterUnavailable, match="non-terminal"):
+        either.delete("life-a1")
+
+    assert either.stop("life-a1")
+    eventually(lambda: state_of(either, "life-a1") is ClusterJobState.STOPPED, within_seconds=60)
+    assert not either.stop("life-a1")
+
+    assert either.delete("life-a1")
+    assert either.status("life-a1") is None
+    assert "life-a1" not in [job.submission_id for job in either.list_jobs()]
+
+
+def test_nothing_is_known_of_a_job_that_never_was(either: RayJobs) -> None:
+    assert either.status("never-a1") is None
+    assert not either.stop("never-a1")
+    assert not either.delete("never-a1")
+    assert either.logs_tail("never-a1") == ""
+
+
+def test_a_wrong_token_means_that_the_cluster_is_unavailable(either: RayJobs) -> None:
+    with (
+        RayJobs(url=str(either._http.base_url), token="wrong") as stranger,
+        pytest.raises(ClusterUnavailable, match="refuses the token"),
+    ):
+        stranger.list_jobs()
+
+
+@pytest.mark.ray
+def test_how_a_real_job_ended_is_told_with_the_end_of_its_log(head: RayHead) -> None:
+    with RayJobs(url=head.url, token=head.token) as jobs:
+        submit(jobs, "good-a1", entrypoint='test "$A" = b && echo well')
+        submit(jobs, "bad-a1", entrypoint="echo oh no; exit 3")
+        eventually(lambda: state_of(jobs, "good-a1").is_final, within_seconds=60)
+        eventually(lambda: state_of(jobs, "bad-a1").is_final, within_seconds=60)
+
+        assert state_of(jobs, "good-a1") is ClusterJobState.SUCCEEDED
+        assert jobs.logs_tail("good-a1", max_chars=5) == "well\n"
+        bad = jobs.status("bad-a1")
+        assert bad is not None
+        assert bad.state is ClusterJobState.FAILED
+        assert "exit code 3" in bad.message
+        assert "oh no" in bad.message
+
+
+@pytest.mark.ray
+def test_the_resources_of_a_real_cluster_are_what_it_was_started_with(head: RayHead) -> None:
+    with RayJobs(url=head.url, token=head.token) as jobs:
+        there = jobs.resources()
+    assert (there.num_cpus, there.num_gpus, len(there.nodes)) == (4, 0, 1)
+
+
+def test_resources_are_those_of_living_nodes(jobs: RayJobs) -> None:
+    there = jobs.resources()
+    assert there.nodes[1] == NodeResources(node_id="b", num_cpus=8, num_gpus=2)
+    assert (there.num_cpus, there.num_gpus) == (12, 2)
+
+
+def test_a_log_is_read_from_its_end(jobs: RayJobs) -> None:
+    submit(jobs, "a1")
+    assert jobs.logs_tail("a1", max_chars=10) == "last line\n"
+
+
+def test_why_a_job_failed_is_told(fake: FakeHead, jobs: RayJobs) -> None:
+    submit(jobs, "a1")
+    fake.end("a1", "FAILED", "exit code 1")
+    job = jobs.status("a1")
+    assert job is not None
+    assert (job.state, job.message) == (ClusterJobState.FAILED, "exit code 1")
+
+
+def test_an_answer_that_is_not_rays_means_that_the_cluster_is_unavailable(
+    fake: FakeHead, jobs: RayJobs
+) -> None:
+    fake.is_broken = True
+    with pytest.raises(ClusterUnavailable, match="a page"):
+        jobs.list_jobs()
+
+
+def test_a_cluster_that_is_not_there_is_unavailable() -> None:
+    with (
+        RayJobs(url="http://127.0.0.1:1", token=None) as jobs,
+        pytest.raises(ClusterUnavailable, match="no answer"),
+    ):
+        jobs.resources()
+
+
+def test_the_environment_of_an_attempt_is_whole() -> None:
+    env = ray_jobs.attempt_env(
+        api_url="http://api",
+        attempt_id="j-a1",
+        token="t",
+        data_path=Path("/data"),
+        work_path=Path("/work"),
+    )
+    assert env["RESNETD_ATTEMPT_ID"] == "j-a1"
+    assert env["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
+    assert all(isinstance(value, str) for value in env.values())
+
+
+def test_the_dispatchers_side_imports_neither_ray_nor_torch() -> None:
+    check = (
+        "import sys, workers.cluster.ray_jobs;"
+        "sys.exit(str({'ray', 'torch'} & set(sys.modules)) if {'ray', 'torch'} & set(sys.modules)"
+        " else 0)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -1,0 +1,187 @@
+import os
+import pickle
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.train import ControllerError, WorkerGroupError
+
+from deploy.ray_head import RayHead
+from service.reports import Facts
+from service.states import Reason, StopReason
+from tests.support.fake_api import TOKEN, FakeApi, digits_brief, eventually, fake_api
+from workers.cluster import runner
+from workers.cluster.attempt import AttemptFailed
+from workers.cluster.ray_jobs import ClusterJobState, RayJobs, attempt_env
+
+# On two busy cores a run needs 15 s to come up; an idle machine needs 10.
+_START_SECONDS = 120.0
+
+
+class Submitted:
+    """One attempt as the dispatcher submits it."""
+
+    def __init__(self, jobs: RayJobs, api: FakeApi, submission_id: str, path: Path) -> None:
+        self._jobs = jobs
+        self.api = api
+        self.submission_id = submission_id
+        self.work_path = path / "work"
+        jobs.submit(
+            submission_id,
+            entrypoint=f"{sys.executable} -m workers attempt",
+            env_vars=attempt_env(
+                api_url=api.url,
+                attempt_id=api.attempt.attempt_id,
+                token=TOKEN,
+                data_path=path / "data",
+                work_path=self.work_path,
+            ),
+            metadata={},
+        )
+
+    @property
+    def state(self) -> ClusterJobState:
+        job = self._jobs.status(self.submission_id)
+        assert job is not None
+        return job.state
+
+    def facts(self) -> Facts:
+        """Once the training processes are up."""
+        found: list[Facts] = []
+
+        def is_up() -> bool:
+            assert not self.state.is_final, self._jobs.logs_tail(self.submission_id)
+            found[:] = [report.facts for report in self.api.reports if report.facts]
+            return bool(found)
+
+        eventually(is_up, within_seconds=_START_SECONDS)
+        return found[0]
+
+    def wait_for_the_end(self) -> ClusterJobState:
+        eventually(lambda: self.state.is_final, within_seconds=_START_SECONDS)
+        return self.state
+
+    def files_left(self) -> list[Path]:
+        return [path for path in self.work_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.ray
+def test_two_workers_train_as_one_and_tell_how_it_ended(head: RayHead, tmp_path: Path) -> None:
+    brief = digits_brief(iterations=20, num_workers=2)
+    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+        attempt = Submitted(jobs, api, "two-a1", tmp_path)
+        facts = attempt.facts()
+        assert attempt.wait_for_the_end() is ClusterJobState.SUCCEEDED
+
+        assert len(set(facts.pids)) == 2
+        assert [finish.reason for finish in api.finishes] == [Reason.COMPLETED]
+        assert [note.iteration for note in api.checkpoints] == [10, 20]
+        # Once each, by rank 0 only.
+        losses = [point.iteration for point in api.points if point.series == "train/loss"]
+        assert losses == [5, 10, 15, 20]
+        assert api.complaints == []
+        assert attempt.files_left() == []
+        eventually(lambda: not any(psutil.pid_exists(pid) for pid in facts.pids))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_death_of_a_worker_is_told_after_what_rank_0_left(
+    rank: int, head: RayHead, tmp_path: Path
+) -> None:
+    brief = digits_brief(iterations=1_000_000, num_workers=2)
+    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+        attempt = Submitted(jobs, api, f"death-of-{rank}-a1", tmp_path)
+        facts = attempt.facts()
+        eventually(lambda: api.points, within_seconds=60)
+        os.kill(facts.pids[rank], signal.SIGKILL)
+        assert attempt.wait_for_the_end() is ClusterJobState.SUCCEEDED
+
+        [finish] = api.finishes
+        assert finish.reason is Reason.WORKER_DIED
+        assert [report.sequence for report in api.reports] == list(range(1, len(api.reports) + 1))
+        assert api.complaints == []
+        assert attempt.files_left() == []
+
+
+@pytest.mark.ray
+def test_a_stopped_attempt_says_so_and_a_stopped_cluster_job_leaves_no_process(
+    head: RayHead, tmp_path: Path
+) -> None:
+    brief = digits_brief(iterations=1_000_000)
+    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+        polite = Submitted(jobs, api, "polite-a1", tmp_path)
+        polite.facts()
+        api.stop = StopReason.CANCEL
+        assert polite.wait_for_the_end() is ClusterJobState.SUCCEEDED
+        assert [finish.reason for finish in api.finishes] == [Reason.CANCELLED]
+
+    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+        ended = Submitted(jobs, api, "ended-a1", tmp_path)
+        facts = ended.facts()
+        jobs.stop("ended-a1")
+        assert ended.wait_for_the_end() is ClusterJobState.STOPPED
+        assert api.finishes == []
+        eventually(lambda: not psutil.pid_exists(facts.pids[0]), within_seconds=30)
+
+
+def failure(rank: int, error: Exception) -> WorkerGroupError:
+    return WorkerGroupError("it failed", {rank: error})
+
+
+def told(reason: Reason, message: str) -> Exception:
+    """As Ray hands over what a rank has raised: its traceback."""
+    return RuntimeError(
+        f"Traceback ...\nworkers.cluster.attempt.AttemptFailed: [{reason}] {message}"
+    )
+
+
+def test_the_reason_that_a_rank_gave_is_the_attempts() -> None:
+    cause = runner._cause(failure(1, told(Reason.DIVERGED, "the loss is nan\nat iteration 3\n")))
+    assert (cause.reason, cause.message) == (Reason.DIVERGED, "the loss is nan\nat iteration 3")
+
+
+def test_of_several_failures_the_cause_is_told_and_not_its_echo() -> None:
+    error = WorkerGroupError(
+        "all failed",
+        {
+            0: told(Reason.WORKER_DIED, "gloo/transport: connection closed by peer"),
+            1: told(Reason.OUT_OF_MEMORY, "CUDA out of memory"),
+        },
+    )
+    assert runner._cause(error).reason is Reason.OUT_OF_MEMORY
+
+
+class WorkerHealthCheckFailedError(Exception):
+    """Named as Ray's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (WorkerHealthCheckFailedError("the actor is dead"), Reason.WORKER_DIED),
+        (
+            WorkerHealthCheckFailedError("killed: the node was running low on memory"),
+            Reason.OUT_OF_MEMORY,
+        ),
+        (ImportError("no module named workers"), Reason.INTERNAL),
+    ],
+)
+def test_what_no_rank_could_tell_has_a_reason_too(error: Exception, reason: Reason) -> None:
+    assert runner._cause(failure(1, error)).reason is reason
+
+
+def test_a_controller_that_failed_is_our_fault() -> None:
+    assert runner._cause(ControllerError(ValueError("storage"))).reason is Reason.INTERNAL
+
+
+def test_a_runner_without_settings_is_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESNETD_API_URL", raising=False)
+    assert runner.main() == 2
+
+
+def test_a_failure_survives_its_way_between_processes() -> None:
+    failed = pickle.loads(pickle.dumps(AttemptFailed(Reason.DIVERGED, "nan")))
+    assert (failed.reason, failed.message) == (Reason.DIVERGED, "nan")

@@ -1,0 +1,136 @@
+"""What the tests of training share: an observer that remembers, and small trainings."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from service import spec
+from service.reports import CheckpointNote, Facts, LogLevel, MetricPoint, Part, Progress
+from service.spec import JobSpec
+from service.states import StopReason
+from workers.training import checkpoint, loop
+from workers.training.loop import Outcome, Place
+
+SMALL = {
+    "name": "quick",
+    "iterations": 12,
+    "batch_size": 48,
+    "evaluate_every": 4,
+    "checkpoint_every": 6,
+    # Over before the run is: a resumed run must know that it is.
+    "warmup_learning_rate": 0.01,
+    "warmup_until_error": 95.0,
+}
+
+
+@dataclass
+class Recorder:
+    """Asks to stop from the reading of `stop` on that comes before step `stops_at`."""
+
+    stops_at: int | None = None
+    points: list[MetricPoint] = field(default_factory=list)
+    notes: list[CheckpointNote] = field(default_factory=list)
+    files: dict[int, dict[Part, Path]] = field(default_factory=dict)
+    told: list[Facts] = field(default_factory=list)
+    progresses: list[Progress] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    readings: int = 0
+
+    def facts(self, facts: Facts) -> None:
+        self.told.append(facts)
+
+    def progress(self, progress: Progress) -> None:
+        self.progresses.append(progress)
+
+    def metrics(self, points: list[MetricPoint]) -> None:
+        self.points += points
+
+    def log(self, level: LogLevel, message: str) -> None:
+        del level
+        self.lines.append(message)
+
+    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
+        self.notes.append(note)
+        self.files[note.iteration] = files
+
+    @property
+    def stop(self) -> StopReason | None:
+        self.readings += 1
+        if self.stops_at is None or self.readings <= self.stops_at:
+            return None
+        return StopReason.CANCEL
+
+    def values(self) -> dict[tuple[str, int], float | None]:
+        """Every point but those of speed, which no two runs have alike."""
+        return {
+            (point.series, point.iteration): point.value
+            for point in self.points
+            if point.series != "images_per_second"
+        }
+
+
+def small_spec(recipe: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
+    return spec.parse(
+        {"dataset": "digits", "depth": 8, "shortcut": "A", "recipe": SMALL | (recipe or {})}
+        | fields
+    )
+
+
+def run(
+    job: JobSpec,
+    work_path: Path,
+    *,
+    place: Place | None = None,
+    stops_at: int | None = None,
+    resume: dict[Part, Path] | None = None,
+    data_path: Path = Path("nowhere"),
+) -> tuple[Outcome, Recorder]:
+    recorder = Recorder(stops_at)
+    if place is None:
+        place = Place(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
+    outcome = loop.train(
+        job,
+        place=place,
+        data_path=data_path,
+        work_path=work_path,
+        observer=recorder,
+        resume=resume,
+    )
+    return outcome, recorder
+
+
+def digests(files: dict[Part, Path]) -> dict[str, str]:
+    """Of the tensors of a checkpoint's weights and state."""
+    return {
+        part: checkpoint.weights_sha256(safetensors.torch.load_file(files[part]))
+        for part in (Part.WEIGHTS, Part.STATE)
+    }
+
+
+def play_scenes(folder: Path, place: Place) -> None:
+    """What two processes are asked: a whole run, one that stops and goes on, a late wish to stop.
+
+    Each rank leaves what it saw as JSON.
+    """
+    job = small_spec(resources={"num_workers": place.world_size})
+    scenes = {}
+
+    def play(name: str, **options: Any) -> None:
+        outcome, recorder = run(job, folder / name, place=place, **options)
+        scenes[name] = {
+            "outcome": asdict(outcome) | {"result": outcome.result.model_dump()},
+            "points": [[*key, value] for key, value in recorder.values().items()],
+            "checkpoints": sorted(recorder.files),
+            "pids": [facts.pids for facts in recorder.told],
+        }
+        torch.distributed.barrier()  # the other rank reads what rank 0 has written
+
+    play("whole")
+    play("stopped", stops_at=6)
+    play("resumed", resume=checkpoint.newest(folder / "stopped"))
+    play("late", stops_at=11)
+    (folder / f"rank-{place.rank}.json").write_text(json.dumps(scenes))

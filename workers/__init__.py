@@ -1,0 +1,1 @@
+"""The hands: the dispatcher, the Ray boundary, the training code."""

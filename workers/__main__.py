@@ -1,0 +1,69 @@
+"""`resnetd-worker`: the dispatcher, one attempt of a job, and fetching data sets."""
+
+import argparse
+import signal
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+from service import datasets, log, settings
+from service.datasets import Origin
+from service.errors import ResnetdError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="resnetd-worker", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("dispatcher", help="give queued jobs to the cluster until told to stop")
+    commands.add_parser("attempt", help="run one attempt of a job; the dispatcher starts it")
+    fetch = commands.add_parser("fetch", help="download a data set to where attempts look for it")
+    downloads = [one.name for one in datasets.DATASETS.values() if one.origin is Origin.DOWNLOAD]
+    fetch.add_argument("dataset", choices=sorted(downloads))
+    fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_PATH")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "dispatcher":
+            return _dispatch()
+        if chosen.command == "attempt":
+            # Imports ray and torch, which cost seconds and which a dispatcher must not need.
+            from workers.cluster import runner  # noqa: PLC0415
+
+            return runner.main()
+        return _fetch(chosen.dataset, chosen.data_path)
+    except ResnetdError as error:
+        print(f"resnetd-worker: {error}", file=sys.stderr)
+        return 1
+
+
+def _dispatch() -> int:
+    # Not at the top: an attempt's process has no use for them, and starts faster without.
+    from service import schema  # noqa: PLC0415
+    from service.database import Database  # noqa: PLC0415
+    from workers.cluster.ray_jobs import RayJobs  # noqa: PLC0415
+    from workers.dispatcher import Dispatcher  # noqa: PLC0415
+
+    configured = settings.load()
+    log.configure(configured.log_format)
+    database = Database(configured.database)
+    schema.require_current(database)
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    token = configured.ray_token.get_secret_value().strip() if configured.ray_token else None
+    with RayJobs(url=configured.ray_url, token=token) as cluster:
+        Dispatcher(configured, database, cluster, now=lambda: datetime.now(UTC)).run(stopping)
+    database.close()
+    return 0
+
+
+def _fetch(name: str, data_path: Path | None) -> int:
+    # torch, as above.
+    from workers.training import data  # noqa: PLC0415
+
+    data.fetch(name, data_path or settings.load().data, on_progress=print)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

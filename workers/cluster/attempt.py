@@ -1,0 +1,307 @@
+"""What one process of an attempt does, on a cluster or not: brief, training, delivery, end.
+
+Rank 0 posts `completed` and the stops itself, once the API has every report and checkpoint:
+nobody else knows both, and the job is done seconds before its cluster job is. A failure is
+posted by whoever outlives it: the runner (workers.cluster.runner), or `run_here`.
+"""
+
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+
+import structlog
+import torch
+
+from service.errors import CorruptArtifact, InvalidInput, Refused, Unavailable
+from service.reports import (
+    MAX_MESSAGE_LENGTH,
+    AttemptBrief,
+    CheckpointNote,
+    Facts,
+    Finish,
+    LogLevel,
+    MetricPoint,
+    Part,
+    Progress,
+)
+from service.states import Reason, StopReason
+from workers.reporting.backoff import insist
+from workers.reporting.client import ApiClient
+from workers.reporting.outbox import FENCES
+from workers.reporting.reporter import Reporter, drain
+from workers.training import loop
+from workers.training.faults import TrainingFault
+from workers.training.loop import Place
+
+# The API may be away for ten minutes; an attempt that ends in them still delivers.
+DELIVERY_SECONDS = 900.0
+# Before a failing rank 0 lets go; what is left then is the runner's to deliver.
+_LAST_WORDS_SECONDS = 10.0
+# Work that was never delivered and never asked for again.
+_LEFTOVER_SECONDS = 7 * 24 * 3600.0
+
+_STOP_REASONS = {StopReason.CANCEL: Reason.CANCELLED, StopReason.TIME_LIMIT: Reason.TIME_LIMIT}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class AttemptSettings:
+    api_url: str
+    attempt_id: str
+    token: str
+    data_path: Path
+    work_path: Path
+    delivery_seconds: float = DELIVERY_SECONDS
+
+    @classmethod
+    def of_env(cls, env: Mapping[str, str]) -> "AttemptSettings":
+        """From what ray_jobs.attempt_env wrote."""
+        try:
+            return cls(
+                api_url=env["RESNETD_API_URL"],
+                attempt_id=env["RESNETD_ATTEMPT_ID"],
+                token=env["RESNETD_ATTEMPT_TOKEN"],
+                data_path=Path(env["RESNETD_DATA_PATH"]),
+                work_path=Path(env["RESNETD_WORK_PATH"]),
+                delivery_seconds=float(env.get("RESNETD_DELIVERY_SECONDS", DELIVERY_SECONDS)),
+            )
+        except KeyError as error:
+            raise InvalidInput(f"{error.args[0]} is not set: this is no attempt") from error
+
+    @property
+    def attempt_path(self) -> Path:
+        """This attempt's own folder on this node."""
+        return self.work_path / "attempts" / self.attempt_id
+
+    def client(self) -> ApiClient:
+        return ApiClient(api_url=self.api_url, attempt_id=self.attempt_id, token=self.token)
+
+
+class Ending(StrEnum):
+    FINISHED = "finished"
+    FENCED = "fenced"  # the API has refused the attempt: nobody is to be told anything
+    UNDELIVERED = "undelivered"
+
+
+class AttemptFailed(Exception):
+    """Why a rank could not go on; read back from its text where only that has travelled."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"[{self.reason}] {self.message}"
+
+
+def run_here(settings: AttemptSettings) -> Ending:
+    """The whole attempt in this process, without a cluster; for a single worker."""
+    with settings.client() as api:
+        brief = fetch_brief(api, settings)
+        if brief is None:
+            return Ending.FENCED
+        assert brief.num_workers == 1, f"one process cannot be {brief.num_workers} workers"
+        place = Place(rank=0, world_size=1, device=_device(brief), threads=brief.cpus_per_worker)
+        try:
+            return run_rank(settings, brief, place=place, local_rank=0, meet=lambda: None)
+        except AttemptFailed as failed:
+            return end_in_failure(api, settings, failed)
+
+
+def fetch_brief(api: ApiClient, settings: AttemptSettings) -> AttemptBrief | None:
+    """None where the attempt is over before it began."""
+    try:
+        return insist(api.brief, deadline_seconds=settings.delivery_seconds)
+    except FENCES as error:
+        log.warning("attempt is over", attempt_id=settings.attempt_id, error=str(error))
+        return None
+
+
+def run_rank(
+    settings: AttemptSettings,
+    brief: AttemptBrief,
+    *,
+    place: Place,
+    local_rank: int,
+    meet: Callable[[], None],
+) -> Ending:
+    """One rank's part, from the checkpoint to resume from to the last word. AttemptFailed.
+
+    `meet` returns once every rank has called it. Only rank 0's answer means something.
+    """
+    path = settings.attempt_path
+    is_clean = place.rank != 0
+    try:
+        resume = _resume(settings, brief, is_fetching=local_rank == 0, meet=meet)
+        if place.rank != 0:
+            _train(settings, brief, place, _Unheard(), resume)
+            return Ending.FINISHED
+        ending = _lead(settings, brief, place, resume)
+        is_clean = ending is not Ending.UNDELIVERED
+    except FENCES:
+        is_clean = True
+        return Ending.FENCED
+    except Exception as error:
+        raise failure_of(error) from error
+    else:
+        return ending
+    finally:
+        if is_clean and local_rank == 0:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def end_in_failure(api: ApiClient, settings: AttemptSettings, failed: AttemptFailed) -> Ending:
+    """Delivers what the dead left on this node, then says why they died."""
+    log.error("attempt failed", attempt_id=settings.attempt_id, reason=failed.reason)
+    deadline = time.monotonic() + settings.delivery_seconds
+    if settings.attempt_path.exists():
+        drain(api, work_path=settings.attempt_path, deadline_seconds=settings.delivery_seconds / 2)
+    ending = _finish(
+        api,
+        Finish(reason=failed.reason, message=failed.message[-MAX_MESSAGE_LENGTH:]),
+        deadline_seconds=max(deadline - time.monotonic(), 1.0),
+    )
+    if ending is not Ending.UNDELIVERED:
+        shutil.rmtree(settings.attempt_path, ignore_errors=True)
+    return ending
+
+
+def failure_of(error: Exception) -> AttemptFailed:
+    """What a rank's exception means for its attempt."""
+    if isinstance(error, AttemptFailed):
+        return error
+    if isinstance(error, TrainingFault):
+        return AttemptFailed(error.reason, str(error))
+    told = "".join(traceback.format_exception(error))[-MAX_MESSAGE_LENGTH:]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in told:
+        return AttemptFailed(Reason.OUT_OF_MEMORY, told)
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport" in told:
+        # What the living say when one of them is gone.
+        return AttemptFailed(Reason.WORKER_DIED, told)
+    if isinstance(error, Unavailable | CorruptArtifact):
+        return AttemptFailed(Reason.DELIVERY_FAILED, told)
+    return AttemptFailed(Reason.TRAINING_ERROR, told)
+
+
+def remove_leftovers(work_path: Path, *, now: float) -> None:
+    """Folders of attempts that nobody has touched for a week. `now` in seconds since 1970."""
+    for path in (work_path / "attempts").glob("*"):
+        try:
+            touched = max(entry.stat().st_mtime for entry in (path, *path.iterdir()))
+        except OSError:
+            continue  # its own attempt is removing it this moment
+        if now - touched > _LEFTOVER_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lead(
+    settings: AttemptSettings,
+    brief: AttemptBrief,
+    place: Place,
+    resume: dict[Part, Path] | None,
+) -> Ending:
+    """Rank 0's part. Whatever training raised, after its last words were delivered."""
+    with settings.client() as api:
+        reporter = Reporter(api, work_path=settings.attempt_path, last_sequence=brief.last_sequence)
+        reporter.start()
+        try:
+            outcome = _train(settings, brief, place, reporter, resume)
+        except BaseException:
+            reporter.close(deadline_seconds=_LAST_WORDS_SECONDS)
+            if reporter.is_fenced:
+                return Ending.FENCED
+            raise
+        is_delivered = reporter.close(deadline_seconds=settings.delivery_seconds)
+        if reporter.is_fenced:
+            return Ending.FENCED
+        if not is_delivered:
+            finish = Finish(
+                reason=Reason.DELIVERY_FAILED,
+                message=f"the end of the training was not delivered: {reporter.last_error}",
+            )
+            _finish(api, finish, deadline_seconds=_LAST_WORDS_SECONDS)
+            return Ending.UNDELIVERED
+        finish = Finish(
+            reason=_STOP_REASONS[outcome.stopped] if outcome.stopped else Reason.COMPLETED,
+            result=outcome.result,
+        )
+        return _finish(api, finish, deadline_seconds=settings.delivery_seconds)
+
+
+def _train(
+    settings: AttemptSettings,
+    brief: AttemptBrief,
+    place: Place,
+    observer: loop.Observer,
+    resume: dict[Part, Path] | None,
+) -> loop.Outcome:
+    return loop.train(
+        brief.spec,
+        place=place,
+        data_path=settings.data_path,
+        work_path=settings.attempt_path / "checkpoints",
+        observer=observer,
+        resume=resume,
+    )
+
+
+def _resume(
+    settings: AttemptSettings,
+    brief: AttemptBrief,
+    *,
+    is_fetching: bool,
+    meet: Callable[[], None],
+) -> dict[Part, Path] | None:
+    """The files to resume from, fetched once for each node: by the first rank on it."""
+    if brief.resume is None:
+        return None
+    folder = settings.attempt_path / "resume"
+    if is_fetching:
+        folder.mkdir(parents=True, exist_ok=True)
+        with settings.client() as api:
+            for digest in brief.resume.parts:
+                if digest.part is Part.PT:
+                    continue  # people's copy of the weights
+                insist(
+                    partial(api.download, digest, folder / digest.part),
+                    deadline_seconds=settings.delivery_seconds,
+                )
+    meet()
+    return {d.part: folder / d.part for d in brief.resume.parts if d.part is not Part.PT}
+
+
+def _finish(api: ApiClient, finish: Finish, *, deadline_seconds: float) -> Ending:
+    try:
+        job_state = insist(lambda: api.finish(finish), deadline_seconds=deadline_seconds)
+    except Refused as error:
+        log.warning("attempt is over", reason=finish.reason, error=str(error))
+        return Ending.FENCED
+    except Unavailable as error:
+        log.warning("end not delivered", reason=finish.reason, error=str(error))
+        return Ending.UNDELIVERED
+    log.info("attempt finished", reason=finish.reason, job_state=job_state)
+    return Ending.FINISHED
+
+
+def _device(brief: AttemptBrief) -> torch.device:
+    is_wanted = brief.gpus_per_worker > 0 and torch.cuda.is_available()
+    return torch.device("cuda" if is_wanted else "cpu")
+
+
+class _Unheard:
+    """The observer of ranks that have no voice."""
+
+    stop: StopReason | None = None
+
+    def facts(self, facts: Facts) -> None: ...
+    def progress(self, progress: Progress) -> None: ...
+    def metrics(self, points: list[MetricPoint]) -> None: ...
+    def log(self, level: LogLevel, message: str) -> None: ...
+    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...

@@ -1,0 +1,356 @@
+"""The dispatcher: gives queued jobs to the cluster, watches their attempts, survives its restart.
+
+Each look is at the cluster first and at the database second. So an attempt whose cluster job
+has ended, but which has not told its end by then, will never tell it.
+"""
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import httpx
+import structlog
+
+from service import attempts, queue
+from service.database import Changes, Database
+from service.errors import DatabaseUnavailable, LeaseLost, Unavailable
+from service.queue import Claim, Held, Pool
+from service.settings import Settings
+from service.states import AttemptState, Reason
+from service.tables import AttemptRow
+from workers.cluster import ray_jobs
+from workers.cluster.ray_jobs import ClusterJob, ClusterResources
+
+log = structlog.get_logger()
+
+# A shell command, the same for every attempt: what differs goes into the environment.
+ENTRYPOINT = "python -m workers attempt"
+
+_HEALTH_TIMEOUT_SECONDS = 3.0
+# While an attempt tears down, its resources are waited for.
+_TEARDOWN_LOOK = timedelta(seconds=0.2)
+_ASK_AGAIN = timedelta(seconds=10)
+_LOG_TAIL_LETTERS = 4_000
+
+
+class Cluster(Protocol):
+    """What the dispatcher needs of a cluster; ClusterUnavailable from each where it is away."""
+
+    def submit(
+        self,
+        submission_id: str,
+        *,
+        entrypoint: str,
+        env_vars: Mapping[str, str],
+        metadata: Mapping[str, str],
+    ) -> None: ...
+    def list_jobs(self) -> list[ClusterJob]: ...
+    def stop(self, submission_id: str) -> bool: ...
+    def delete(self, submission_id: str) -> bool: ...
+    def logs_tail(self, submission_id: str, *, max_chars: int = ...) -> str: ...
+    def resources(self) -> ClusterResources: ...
+
+
+class Dispatcher:
+    """One process of these is enough; several share the work. `now` is the clock, UTC."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        cluster: Cluster,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._cluster = cluster
+        self._now = now
+        self.owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._asked_to_stop: dict[str, datetime] = {}
+        self._warned: type[Unavailable] | None = None
+        self._next_look = now()
+        # Since when reports can have arrived: silence before that says nothing.
+        self._hearing_since: datetime | None = None
+
+    def run(self, stopping: threading.Event) -> None:
+        """Rounds until `stopping` is set. What is away is waited for."""
+        heart = threading.Thread(target=self._beat, args=(stopping,), name="heartbeat", daemon=True)
+        heart.start()
+        changes = self._database.changes()
+        log.info("dispatcher is up", owner=self.owner, cluster=self._settings.ray_url)
+        try:
+            while not stopping.is_set():
+                wait_seconds = self._settings.poll_seconds
+                try:
+                    wait_seconds = min(wait_seconds, self.round())
+                    self._warned = None
+                except Unavailable as error:
+                    self._hearing_since = None
+                    self._next_look = self._now()
+                    self._warn_once(error)
+                except Exception:
+                    # The one place that catches everything: one bad row must not stop the queue.
+                    log.exception("round failed")
+                    stopping.wait(self._settings.poll_seconds)
+                self._wait(changes, stopping, wait_seconds)
+        finally:
+            stopping.set()
+            heart.join()
+            changes.close()
+            self._let_go()
+
+    def round(self) -> float:
+        """Looks where a look is due, and claims what fits. Seconds until the next is due.
+
+        Every change in the database ends the wait for a round. A look costs the cluster two
+        requests, so it has its own rhythm; a claim costs one query.
+        """
+        if self._now() >= self._next_look:
+            self._look()
+        while (claim := self._claim()) is not None:
+            log.info("job claimed", attempt_id=claim.attempt_id)
+            self._submit(claim)
+        now = self._now()
+        with self._database.reading() as session:
+            due = queue.next_wake(session, now=now)
+            is_any_ended = queue.is_any_ended(session, owner=self.owner)
+        if is_any_ended:
+            self._next_look = min(self._next_look, now + _TEARDOWN_LOOK)
+        until_look = (self._next_look - now).total_seconds()
+        return max(0.0, until_look if due is None else min(due, until_look))
+
+    def _look(self) -> None:
+        """One look at the cluster, then at the database, then at each attempt in both."""
+        found = {job.submission_id: job for job in self._cluster.list_jobs()}
+        pool = self._pool()
+        now = self._now()
+        with self._database.transaction() as session:
+            # A cluster that is just coming up has no node yet; that says nothing about its size.
+            if pool.cpus > 0:
+                queue.record_cluster(session, pool, now=now)
+            lease_seconds = self._settings.lease_seconds
+            taken = queue.take_over(session, owner=self.owner, now=now, lease_seconds=lease_seconds)
+        for attempt in taken:
+            log.info("attempt taken over", attempt_id=attempt.id, fence=attempt.fence)
+        with self._database.reading() as session:
+            held = queue.held(session, owner=self.owner)
+        self._listen(held)
+        for one in held:
+            try:
+                self._watch(one, found.get(one.attempt.id))
+            except LeaseLost as error:
+                log.warning("lease lost", attempt_id=one.attempt.id, error=str(error))
+        self._next_look = self._now() + timedelta(seconds=self._settings.poll_seconds)
+
+    def _claim(self) -> Claim | None:
+        with self._database.transaction() as session:
+            return queue.claim(
+                session,
+                owner=self.owner,
+                now=self._now(),
+                lease_seconds=self._settings.lease_seconds,
+            )
+
+    def _submit(self, claim: Claim) -> None:
+        env_vars = ray_jobs.attempt_env(
+            api_url=self._settings.api,
+            attempt_id=claim.attempt_id,
+            token=claim.secret,
+            data_path=self._settings.data,
+            work_path=self._settings.work,
+        )
+        self._cluster.submit(
+            claim.attempt_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata={"by": self.owner}
+        )
+        with self._database.transaction() as session:
+            queue.mark_submitted(session, claim.attempt_id, fence=claim.fence, now=self._now())
+        log.info("attempt submitted", attempt_id=claim.attempt_id)
+
+    def _watch(self, held: Held, cluster_job: ClusterJob | None) -> None:
+        attempt = held.attempt
+        is_gone = cluster_job is None or cluster_job.state.is_final
+        if attempt.state is AttemptState.ENDED:
+            self._clear_away(attempt, is_gone=is_gone)
+        elif attempt.submitted_at is None:
+            self._submit_again(held, cluster_job)
+        elif is_gone:
+            self._end_without_word(attempt, cluster_job)
+        else:
+            verdict = self._judge(held)
+            if verdict is not None:
+                self._end(attempt, verdict.reason, verdict.message)
+                self._ask_to_stop(attempt)
+
+    def _clear_away(self, attempt: AttemptRow, *, is_gone: bool) -> None:
+        """Releases an ended attempt once the cluster is rid of it; hurries it where it is not."""
+        if is_gone:
+            with self._database.transaction() as session:
+                queue.release(session, attempt.id, fence=attempt.fence, now=self._now())
+            self._asked_to_stop.pop(attempt.id, None)
+            # Ray slows down with the number of jobs that it remembers (ray-project/ray#37894).
+            self._cluster.delete(attempt.id)
+            log.info("attempt released", attempt_id=attempt.id, reason=attempt.reason)
+            return
+        assert attempt.ended_at is not None
+        patience = timedelta(seconds=self._settings.teardown_seconds)
+        if self._now() > attempt.ended_at + patience:
+            self._ask_to_stop(attempt)
+
+    def _submit_again(self, held: Held, cluster_job: ClusterJob | None) -> None:
+        """A claim whose submission is not on record: it may have reached the cluster or not."""
+        attempt = held.attempt
+        if cluster_job is not None:
+            with self._database.transaction() as session:
+                queue.mark_submitted(session, attempt.id, fence=attempt.fence, now=self._now())
+            return
+        if held.job.cancel_requested_at is not None:
+            self._end(attempt, Reason.CANCELLED, "cancelled before it reached the cluster")
+            return
+        with self._database.transaction() as session:
+            secret = queue.renew_secret(session, attempt.id, fence=attempt.fence)
+        self._submit(Claim(attempt_id=attempt.id, fence=attempt.fence, secret=secret))
+
+    def _end_without_word(self, attempt: AttemptRow, cluster_job: ClusterJob | None) -> None:
+        if cluster_job is None:
+            self._end(attempt, Reason.LOST, "the cluster does not know the attempt any more")
+            return
+        tail = self._cluster.logs_tail(attempt.id, max_chars=_LOG_TAIL_LETTERS)
+        message = f"its processes ended without a word: {cluster_job.message}\n{tail}".strip()
+        self._end(attempt, Reason.WORKER_DIED, message)
+
+    def _judge(self, held: Held) -> "_Verdict | None":
+        """Why a running attempt must be ended from outside; None as long as it need not."""
+        attempt, job = held.attempt, held.job
+        now = self._now()
+        grace_seconds = self._settings.cancel_grace_seconds
+        has_begun = attempt.state is AttemptState.RUNNING
+        if job.cancel_requested_at is not None:
+            waited = now - job.cancel_requested_at
+            if not has_begun or waited > timedelta(seconds=grace_seconds):
+                return _Verdict(Reason.CANCELLED, "stopped by the dispatcher")
+        if attempts.is_over_time(job, attempt, now=now, grace_seconds=grace_seconds):
+            return _Verdict(Reason.TIME_LIMIT, "did not stop at its time limit")
+        assert attempt.submitted_at is not None
+        if not has_begun:
+            limit = self._settings.start_timeout_seconds
+            if self._is_silent_since(attempt.submitted_at, limit):
+                return _Verdict(Reason.START_TIMEOUT, f"no report within {limit:g} s")
+            return None
+        limit = self._settings.silent_seconds
+        if attempt.last_report_at and self._is_silent_since(attempt.last_report_at, limit):
+            return _Verdict(Reason.SILENT, f"no report for {limit:g} s")
+        return None
+
+    def _is_silent_since(self, last: datetime, limit_seconds: float) -> bool:
+        """Whether the limit is over, counted from when reports could have arrived."""
+        if self._hearing_since is None:
+            return False
+        return self._now() > max(last, self._hearing_since) + timedelta(seconds=limit_seconds)
+
+    def _listen(self, held: list[Held]) -> None:
+        """Notes since when the API can hear reports; asks it only where an attempt is quiet."""
+        quiet = timedelta(seconds=self._settings.silent_seconds / 2)
+        now = self._now()
+        is_any_quiet = any(
+            one.attempt.state is not AttemptState.ENDED
+            and now > (one.attempt.last_report_at or one.attempt.created_at) + quiet
+            for one in held
+        )
+        if not is_any_quiet:
+            self._hearing_since = self._hearing_since or now
+            return
+        if not self._is_api_up():
+            self._hearing_since = None
+        elif self._hearing_since is None:
+            self._hearing_since = now
+
+    def _is_api_up(self) -> bool:
+        try:
+            answer = httpx.get(
+                f"{self._settings.api}/v1/health", timeout=_HEALTH_TIMEOUT_SECONDS, trust_env=False
+            )
+        except httpx.HTTPError:
+            return False
+        return answer.is_success
+
+    def _end(self, attempt: AttemptRow, reason: Reason, message: str) -> None:
+        with self._database.transaction() as session:
+            has_ended = queue.end(
+                session,
+                attempt.id,
+                reason,
+                fence=attempt.fence,
+                now=self._now(),
+                message=message,
+            )
+        if has_ended:
+            log.warning(
+                "attempt ended", attempt_id=attempt.id, reason=reason, message=message[:200]
+            )
+
+    def _ask_to_stop(self, attempt: AttemptRow) -> None:
+        now = self._now()
+        asked_at = self._asked_to_stop.get(attempt.id)
+        if asked_at is not None and now < asked_at + _ASK_AGAIN:
+            return
+        self._asked_to_stop[attempt.id] = now
+        self._cluster.stop(attempt.id)
+
+    def _pool(self) -> Pool:
+        """What may be given away: what the cluster has, or less where the settings say so."""
+        there = self._cluster.resources()
+        limits = self._settings
+        return Pool(
+            cpus=there.num_cpus
+            if limits.max_cpus is None
+            else min(there.num_cpus, limits.max_cpus),
+            gpus=there.num_gpus
+            if limits.max_gpus is None
+            else min(there.num_gpus, limits.max_gpus),
+        )
+
+    def _beat(self, stopping: threading.Event) -> None:
+        """Renews the leases beside the rounds: a slow cluster must not cost them."""
+        while not stopping.wait(self._settings.lease_seconds / 3):
+            try:
+                with self._database.transaction() as session:
+                    queue.renew(
+                        session,
+                        owner=self.owner,
+                        now=self._now(),
+                        lease_seconds=self._settings.lease_seconds,
+                    )
+            except DatabaseUnavailable as error:
+                log.warning("cannot renew the leases", error=str(error))
+
+    def _wait(self, changes: Changes, stopping: threading.Event, seconds: float) -> None:
+        try:
+            changes.wait(seconds)
+        except DatabaseUnavailable as error:
+            self._warn_once(error)
+            stopping.wait(self._settings.poll_seconds)
+
+    def _let_go(self) -> None:
+        try:
+            with self._database.transaction() as session:
+                queue.give_up_leases(session, owner=self.owner, now=self._now())
+        except DatabaseUnavailable as error:
+            log.warning("cannot give up the leases; they expire", error=str(error))
+
+    def _warn_once(self, error: Unavailable) -> None:
+        """An outage is one line in the log, not one a second."""
+        if self._warned is not type(error):
+            log.warning("waiting for what is away", error=str(error))
+        self._warned = type(error)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    reason: Reason
+    message: str

@@ -1,0 +1,318 @@
+"""Rank 0's observer: whatever training says is on disk within a second and at the API soon after.
+
+    training ─► pending ─1 s─► spool/00000012.json ─► POST report       threads spool, send
+             └► outbox/00000400.json ─► PUT parts ─► note into spool    thread checkpoints
+
+Training only ever touches the first column, which is memory. With the API away reports and
+checkpoints wait on disk, and what waits survives this process: `drain` delivers it.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from service.errors import Refused, SequenceGap, Unavailable
+from service.reports import (
+    MAX_LINE_LENGTH,
+    MAX_LINES,
+    MAX_POINTS,
+    CheckpointNote,
+    Facts,
+    LogLevel,
+    LogLine,
+    MetricPoint,
+    Part,
+    Progress,
+    Report,
+)
+from service.states import StopReason
+from workers.reporting import spool
+from workers.reporting.backoff import SHORTEST_SECONDS, Backoff, insist
+from workers.reporting.client import ApiClient
+from workers.reporting.outbox import FENCES, Outbox
+from workers.reporting.spool import Spool
+
+# What waits in memory while the disk hangs; beyond it the oldest goes.
+_MAX_PENDING_POINTS = 40 * MAX_POINTS
+_MAX_PENDING_LINES = 20 * MAX_LINES
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Pending:
+    facts: Facts | None = None
+    progress: Progress | None = None
+    metrics: deque[MetricPoint] = field(default_factory=lambda: deque(maxlen=_MAX_PENDING_POINTS))
+    logs: deque[LogLine] = field(default_factory=lambda: deque(maxlen=_MAX_PENDING_LINES))
+    is_urgent: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.facts or self.progress or self.metrics or self.logs)
+
+
+class Reporter:
+    """An Observer (workers.training.loop). Its calls return at once and never raise.
+
+    >>> reporter = Reporter(api, work_path=path, last_sequence=brief.last_sequence)
+    >>> reporter.start()
+    >>> ...                                     # train(..., observer=reporter)
+    >>> reporter.close(deadline_seconds=900.0)  # True: the API has everything
+
+    A report goes out each `flush_seconds`, sooner for facts, a checkpoint or the first
+    progress, and an empty one after `heartbeat_seconds` of silence.
+    """
+
+    def __init__(
+        self,
+        api: ApiClient,
+        *,
+        work_path: Path,
+        last_sequence: int,
+        flush_seconds: float = 1.0,
+        heartbeat_seconds: float = 5.0,
+        limit_bytes: int = spool.LIMIT_BYTES,
+    ) -> None:
+        self._api = api
+        self._flush_seconds = flush_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._spool = Spool(
+            work_path / "spool", last_sequence=last_sequence, limit_bytes=limit_bytes
+        )
+        self._outbox = Outbox(
+            api,
+            work_path / "outbox",
+            on_uploaded=self._note,
+            on_refused=self._tell_refusal,
+            on_fenced=self._fence,
+        )
+        self._changed = threading.Condition()
+        self._pending = _Pending()
+        self._has_progress = False
+        # Held from taking what is pending until it lies in the spool: order is numbers' order.
+        self._sealing = threading.Lock()
+        self._sealed_at = time.monotonic()
+        self._ended = threading.Event()
+        self._fenced = threading.Event()
+        self._stop: StopReason | None = None
+        self._last_error: Exception | None = None
+        self._threads = [
+            threading.Thread(target=self._seal_now_and_then, name="spool", daemon=True),
+            threading.Thread(target=self._send, name="send", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+        self._outbox.start()
+
+    def facts(self, facts: Facts) -> None:
+        with self._changed:
+            self._pending.facts = facts
+            self._hurry()
+
+    def progress(self, progress: Progress) -> None:
+        with self._changed:
+            self._pending.progress = progress
+            if not self._has_progress:
+                self._has_progress = True
+                self._hurry()
+
+    def metrics(self, points: list[MetricPoint]) -> None:
+        with self._changed:
+            self._pending.metrics.extend(points)
+
+    def log(self, level: LogLevel, message: str) -> None:
+        line = LogLine(at=datetime.now(UTC), level=level, message=message[:MAX_LINE_LENGTH])
+        with self._changed:
+            self._pending.logs.append(line)
+
+    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
+        """Takes the files over: they are deleted once the API has them."""
+        self._outbox.add(note, files)
+
+    @property
+    def stop(self) -> StopReason | None:
+        return StopReason.CANCEL if self.is_fenced else self._stop
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether the API has refused this attempt: another one has taken over, or it was ended."""
+        return self._fenced.is_set()
+
+    @property
+    def last_error(self) -> Exception | None:
+        """What kept things from being delivered, last."""
+        return self._last_error or self._outbox.last_error
+
+    def close(self, *, deadline_seconds: float) -> bool:
+        """Whether the API has everything, the last checkpoint too. Waits for it until then."""
+        deadline = time.monotonic() + deadline_seconds
+        is_delivered = self._is_all_delivered()
+        while not is_delivered and not self.is_fenced and time.monotonic() < deadline:
+            with self._changed:
+                self._changed.wait(0.05)
+            is_delivered = self._is_all_delivered()
+        # What training still said in the meantime must survive on disk at least.
+        self._seal()
+        self._end()
+        return is_delivered and not self.is_fenced and not self._outbox.lost_the_newest
+
+    def _is_all_delivered(self) -> bool:
+        # In this order: what leaves the outbox goes to the spool before it is forgotten there.
+        if not self._outbox.is_empty:
+            return False
+        self._seal()
+        return self._spool.is_empty
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._outbox.end()
+        with self._changed:
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join(1.0)
+        self._outbox.join(1.0)
+
+    def _hurry(self) -> None:
+        self._pending.is_urgent = True
+        self._changed.notify_all()
+
+    # ---- spool ----
+
+    def _seal_now_and_then(self) -> None:
+        while not self._is_over:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._pending.is_urgent or self._is_over, self._flush_seconds
+                )
+            is_silent = time.monotonic() - self._sealed_at >= self._heartbeat_seconds
+            # While the API is away heartbeats would only pile up.
+            self._seal(with_heartbeat=is_silent and self._spool.is_empty)
+
+    def _seal(self, note: CheckpointNote | None = None, *, with_heartbeat: bool = False) -> None:
+        """Moves what is pending to the spool, and `note` after it."""
+        with self._sealing:
+            with self._changed:
+                pending, self._pending = self._pending, _Pending()
+            if pending.is_empty and note is None and not with_heartbeat:
+                return
+            for report in _reports(pending, note):
+                self._spool.append(report)
+            self._sealed_at = time.monotonic()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _note(self, note: CheckpointNote) -> None:
+        self._seal(note)
+
+    def _tell_refusal(self, note: CheckpointNote, error: Exception) -> None:
+        self.log(LogLevel.ERROR, f"the checkpoint of iteration {note.iteration} is lost: {error}")
+
+    # ---- send ----
+
+    def _send(self) -> None:
+        backoff = Backoff()
+        while not self._is_over:
+            report = self._spool.oldest()
+            if report is None:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._is_over or not self._spool.is_empty, self._flush_seconds
+                    )
+                continue
+            try:
+                self._post(report)
+            except Unavailable as error:
+                self._last_error = error
+                self._ended.wait(backoff.next_seconds())
+            except FENCES as error:
+                self._fence(error)
+            except Refused as error:
+                self._last_error = error
+                self._give_up_content(report, error)
+                self._ended.wait(backoff.next_seconds())
+            else:
+                self._last_error = None
+                backoff.reset()
+
+    def _post(self, report: Report) -> None:
+        try:
+            control = self._api.report(report)
+        except SequenceGap:
+            # The API has lost reports that it had acknowledged: a restored database. What is
+            # here still follows on what is there.
+            self._spool.renumber(after=self._api.brief().last_sequence)
+            self._ended.wait(SHORTEST_SECONDS)
+            return
+        self._spool.acknowledge(max(control.last_sequence, report.sequence))
+        self._stop = control.stop
+        with self._changed:
+            self._changed.notify_all()
+
+    def _give_up_content(self, report: Report, error: Exception) -> None:
+        """A report that will never be taken must not hold up those after it."""
+        line = LogLine(
+            at=datetime.now(UTC),
+            level=LogLevel.ERROR,
+            message=f"report {report.sequence} was refused: {error}"[:MAX_LINE_LENGTH],
+        )
+        self._spool.replace(Report(sequence=report.sequence, logs=[line]))
+
+    def _fence(self, error: Exception) -> None:
+        self._last_error = error
+        self._ended.set()
+        self._outbox.end()
+        self._fenced.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._ended.is_set()
+
+
+def drain(api: ApiClient, *, work_path: Path, deadline_seconds: float) -> bool:
+    """Delivers what a dead process left under `work_path`: reports, then checkpoints.
+
+    Whether all of it arrived. Only once nothing writes there any more.
+    """
+    deadline = time.monotonic() + deadline_seconds
+    try:
+        brief = insist(api.brief, deadline_seconds=deadline_seconds)
+    except (Unavailable, *FENCES):
+        return False
+    reporter = Reporter(api, work_path=work_path, last_sequence=brief.last_sequence)
+    reporter.start()
+    return reporter.close(deadline_seconds=deadline - time.monotonic())
+
+
+def _reports(pending: _Pending, note: CheckpointNote | None) -> list[Report]:
+    """One report, or as many as the limits want; facts in the first, the note in the last."""
+    metrics = list(_chunks(pending.metrics, MAX_POINTS))
+    logs = list(_chunks(pending.logs, MAX_LINES))
+    count = max(len(metrics), len(logs), 1)
+    return [
+        Report(
+            sequence=1,  # the spool numbers it
+            facts=pending.facts if index == 0 else None,
+            progress=pending.progress if index == count - 1 else None,
+            metrics=metrics[index] if index < len(metrics) else [],
+            logs=logs[index] if index < len(logs) else [],
+            checkpoints=[note] if note is not None and index == count - 1 else [],
+        )
+        for index in range(count)
+    ]
+
+
+def _chunks(items: deque[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

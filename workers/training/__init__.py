@@ -1,0 +1,1 @@
+"""Training in plain torch: the networks, the data, the loop, and what it leaves behind."""

@@ -1,0 +1,148 @@
+"""The paper's preprocessing, a batch at a time: which image comes when, and how it is cut.
+
+The order of the images, their crops and flips are hashes of (seed, epoch, image): nothing is
+drawn, so nothing needs saving, and any number of workers sees the same batches.
+
+Shapes: N batch, H height, W width, C channels; P pixels of an image with its zeros around it.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from workers.training.data import Images, Split
+
+_UInt64s = NDArray[np.uint64]
+
+
+class _Purpose(IntEnum):
+    ORDER = 1
+    CROP = 2
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Of each image in a batch: its index, its crop's place in the padded image, its flip."""
+
+    index_N: Tensor
+    top_N: Tensor
+    left_N: Tensor
+    is_flipped_N: Tensor
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The endless stream of images that a training sees: epoch after epoch, each in its own order.
+
+    A batch is a stretch of the stream; where an epoch ends within it, the next one goes on.
+    """
+
+    seed: int
+    images: int
+    offsets: int
+    """Places of a crop along one side: twice the padding, and one."""
+    flip: bool
+
+    def draw(self, start: int, stop: int, *, device: torch.device | None = None) -> Draws:
+        """Places `start` to `stop` of the stream, as int64 on the device (None: the CPU)."""
+        first, last = start // self.images, (stop - 1) // self.images
+        pieces = []
+        for epoch in range(first, last + 1):
+            begin = epoch * self.images
+            pieces.append(self._epoch(epoch)[:, max(start - begin, 0) : stop - begin])
+        return Draws(*torch.from_numpy(np.concatenate(pieces, axis=1)).to(device))
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        return _epoch(self.seed, epoch, self.images, self.offsets, self.flip)
+
+
+@lru_cache(maxsize=2)  # a batch may lie across two epochs
+def _epoch(seed: int, epoch: int, images: int, offsets: int, flip: bool) -> NDArray[np.int64]:
+    """Rows: index, top, left, is_flipped; columns: the images in the epoch's order."""
+    keys = _hashes(seed, epoch, images, _Purpose.ORDER)
+    index = np.argsort(keys, kind="stable")
+    draws = _hashes(seed, epoch, images, _Purpose.CROP)[index]
+    draws, top = np.divmod(draws, np.uint64(offsets))
+    draws, left = np.divmod(draws, np.uint64(offsets))
+    is_flipped = draws % np.uint64(2) if flip else np.zeros_like(draws)
+    return np.stack([index, *(row.astype(np.int64) for row in (top, left, is_flipped))])
+
+
+def _hashes(seed: int, epoch: int, images: int, purpose: _Purpose) -> _UInt64s:
+    """One number in [0, 2**64) for each image."""
+    state: _UInt64s = np.array([seed], dtype=np.uint64)
+    for word in (purpose, epoch):
+        state = _mix(state ^ np.uint64(word))
+    numbers: _UInt64s = np.arange(images, dtype=np.uint64)
+    return _mix(state + numbers)
+
+
+def _mix(words: _UInt64s) -> _UInt64s:
+    """SplitMix64's step (Steele, Lea, Flood 2014); unsigned arrays wrap around as it wants."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def share_of_batch(
+    iteration: int, batch_size: int, *, rank: int, world_size: int
+) -> tuple[int, int]:
+    """Where the rank's part of a global batch begins and ends in the stream of images."""
+    share = batch_size // world_size
+    start = iteration * batch_size + rank * share
+    return start, start + share
+
+
+def mean_image(train: Split) -> Tensor:
+    """The per-pixel mean mean_HWC float32, in bytes' units; exact sums, so alike everywhere."""
+    sums_HWC = train.images_NHWC.sum(dim=0, dtype=torch.int64)
+    return (sums_HWC.double() / len(train)).float()
+
+
+class Augmenter:
+    """Training batches cut from images that lie on the device (section 4.2).
+
+    The mean image is subtracted, then zeros are put around, then a crop of the image's own size
+    is taken or its mirror image. Bytes are kept, and the mean with zeros around it beside them:
+    outside, zero minus zero is the paper's zero, and floats would take four times the memory.
+    """
+
+    def __init__(self, images: Images, *, seed: int, device: torch.device) -> None:
+        padding = images.padding
+        count, self._height, self._width, channels = images.train.images_NHWC.shape
+        around = (0, 0, padding, padding, padding, padding)
+        padded_NHWC = functional.pad(images.train.images_NHWC, around)
+        self._padded_width = padded_NHWC.shape[2]
+        self._pixels = padded_NHWC.shape[1] * padded_NHWC.shape[2]
+        self._bytes_PC = padded_NHWC.view(count * self._pixels, channels).to(device)
+        mean_HWC = functional.pad(mean_image(images.train), around)
+        self._mean_PC = mean_HWC.view(self._pixels, channels).to(device)
+        self._labels_N = images.train.labels_N.to(device)
+        self._device = device
+        self.sampler = Sampler(seed, count, offsets=2 * padding + 1, flip=images.flip)
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """images_NCHW float32 (channels last in memory) and labels_N of places in the stream."""
+        draws = self.sampler.draw(start, stop, device=self._device)
+        columns_W = torch.arange(self._width, device=self._device)
+        mirrored_NW = draws.is_flipped_N[:, None] * (self._width - 1 - 2 * columns_W)
+        columns_NW = draws.left_N[:, None] + columns_W + mirrored_NW
+        rows_NH = draws.top_N[:, None] + torch.arange(self._height, device=self._device)
+        place_NHW = rows_NH[:, :, None] * self._padded_width + columns_NW[:, None, :]
+        pixel_NHW = place_NHW + draws.index_N[:, None, None] * self._pixels
+        bytes_PC = self._bytes_PC.index_select(0, pixel_NHW.view(-1))
+        mean_PC = self._mean_PC.index_select(0, place_NHW.view(-1))
+        images_NHWC = (bytes_PC - mean_PC).div_(255).view(*place_NHW.shape, -1)
+        return images_NHWC.permute(0, 3, 1, 2), self._labels_N.index_select(0, draws.index_N)
+
+
+def preprocess(images_NHWC: Tensor, mean_HWC: Tensor) -> Tensor:
+    """Bytes as the network takes them for testing: images_NCHW, the mean subtracted, uncut."""
+    return (images_NHWC - mean_HWC).div_(255).permute(0, 3, 1, 2)

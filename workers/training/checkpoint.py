@@ -1,0 +1,218 @@
+"""Checkpoints: what training goes on from, and the weights that people download.
+
+    weights.safetensors   the network's state_dict; the metadata say what it is and how it was made
+    weights.pt            the same for torch.load(weights_only=True)
+    state.safetensors     what resuming needs besides: momentum, sums under way, the cursor
+
+A checkpoint is a folder that gets its name once all three are whole.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from service.reports import Part, PartDigest
+from service.spec import JobSpec
+from workers.training.faults import CheckpointMismatch
+
+FILE_NAMES = {
+    Part.WEIGHTS: "weights.safetensors",
+    Part.STATE: "state.safetensors",
+    Part.PT: "weights.pt",
+}
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How far the run has come. Errors in percent; None before the first evaluation."""
+
+    iteration: int
+    is_warm: bool
+    train_error: float | None
+    test_error: float | None
+    training_seconds: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`momentum` goes by parameter name; `sums_RWS` are each rank's sums under way."""
+
+    cursor: Cursor
+    weights: StateDict
+    momentum: StateDict
+    sums_RWS: Tensor
+
+
+def save(
+    checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, mean_HWC: Tensor
+) -> dict[Part, Path]:
+    """Writes the checkpoint as `folder`, in place of what was there. Returns its files."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+    try:
+        weights = {name: _plain(tensor) for name, tensor in checkpoint.weights.items()}
+        _write_safetensors(
+            partial / FILE_NAMES[Part.WEIGHTS],
+            weights,
+            describe(spec, classes=classes, mean_HWC=mean_HWC, cursor=checkpoint.cursor),
+        )
+        with (partial / FILE_NAMES[Part.PT]).open("wb") as file:
+            torch.save(weights, file)
+            _flush(file.fileno())
+        state = {f"momentum.{name}": _plain(each) for name, each in checkpoint.momentum.items()}
+        state["sums"] = _plain(checkpoint.sums_RWS)
+        _write_safetensors(
+            partial / FILE_NAMES[Part.STATE],
+            state,
+            {"cursor": json.dumps(asdict(checkpoint.cursor)), "identity": _identity(spec)},
+        )
+        partial.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {part: folder / name for part, name in FILE_NAMES.items()}
+
+
+def load(files: Mapping[Part, Path], *, spec: JobSpec) -> Checkpoint:
+    """The checkpoint behind its weights and state; CheckpointMismatch where the spec's is another.
+
+    Only what decides the weights is compared: name, tags and resources may differ.
+    """
+    with safetensors.safe_open(files[Part.STATE], framework="pt") as file:
+        metadata = file.metadata()
+    if metadata["identity"] != _identity(spec):
+        raise CheckpointMismatch(
+            f"{files[Part.STATE]} was left by another training: {metadata['identity']}, "
+            f"this one is {_identity(spec)}"
+        )
+    state = safetensors.torch.load_file(files[Part.STATE])
+    return Checkpoint(
+        cursor=Cursor(**json.loads(metadata["cursor"])),
+        weights=safetensors.torch.load_file(files[Part.WEIGHTS]),
+        momentum={
+            name.removeprefix("momentum."): tensor
+            for name, tensor in state.items()
+            if name.startswith("momentum.")
+        },
+        sums_RWS=state["sums"],
+    )
+
+
+def folder_of(iteration: int, work_path: Path) -> Path:
+    return work_path / f"{iteration:08d}"
+
+
+def folders(work_path: Path) -> list[Path]:
+    """Of the whole checkpoints below `work_path`, the newest last."""
+    found = [entry for entry in work_path.glob("*") if entry.name.isdecimal()]
+    return sorted(found, key=lambda entry: int(entry.name))
+
+
+def newest(work_path: Path) -> dict[Part, Path] | None:
+    """The files of the whole checkpoint that came furthest. None: there is none."""
+    found = folders(work_path)
+    if not found:
+        return None
+    return {part: found[-1] / name for part, name in FILE_NAMES.items()}
+
+
+def describe(spec: JobSpec, *, classes: int, mean_HWC: Tensor, cursor: Cursor) -> dict[str, str]:
+    """The weights' metadata: enough to build the network, feed it, and say where it comes from.
+
+    `mean_image` is little-endian float32 (height, width, 3) in base64: the network takes
+    (bytes - mean_image) / 255.
+    """
+    mean = mean_HWC.cpu().numpy().astype("<f4")
+    return {
+        "format": "pt",  # safetensors' own word for tensors laid out as torch does
+        "network": spec.network,
+        "family": spec.family,
+        "depth": str(spec.depth),
+        "shortcut": spec.shortcut,
+        "stride_at": "3x3",
+        "dataset": spec.dataset,
+        "classes": str(classes),
+        "mean_image": base64.b64encode(mean.tobytes()).decode(),
+        "mean_image_shape": json.dumps(mean.shape),
+        "spec": spec.model_dump_json(),
+        "iteration": str(cursor.iteration),
+        "test_error": json.dumps(cursor.test_error),
+        "train_error": json.dumps(cursor.train_error),
+        "versions": json.dumps(versions()),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computed the weights."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "safetensors": safetensors.__version__,
+    }
+
+
+def digest(files: Mapping[Part, Path]) -> list[PartDigest]:
+    """Of each file, read once."""
+    return [
+        PartDigest(part=part, sha256=_sha256(path), size_bytes=path.stat().st_size)
+        for part, path in files.items()
+    ]
+
+
+def weights_sha256(weights: StateDict) -> str:
+    """Of names, types, shapes and values: the same however the tensors are ordered or laid out."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        plain = _plain(tensor)
+        sha256.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        sha256.update(plain.numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """On the CPU and in row-major order, which files keep; a copy only where it is not yet so."""
+    return tensor.detach().cpu().contiguous()
+
+
+def _identity(spec: JobSpec) -> str:
+    """What must be the same for a run to be the same run."""
+    fields = {"dataset", "family", "depth", "shortcut", "recipe", "seed"}
+    identity: dict[str, Any] = spec.model_dump(mode="json", include=fields)
+    return json.dumps(identity, sort_keys=True)
+
+
+def _write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    safetensors.torch.save_file(tensors, path, metadata)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        _flush(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    """A power cut must not leave a checkpoint that has its name but not its bytes."""
+    os.fsync(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

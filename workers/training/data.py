@@ -1,0 +1,243 @@
+"""The images of a data set, whole in memory: bytes as they were scanned or photographed.
+
+Grey images are repeated on three channels, so that the network is the paper's to the last weight.
+
+Shapes: N images, H height, W width, C channels.
+"""
+
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service import datasets
+from service.datasets import Dataset, Origin
+from service.errors import NotFound
+from service.networks import Family
+from workers.training import folders
+from workers.training.faults import DatasetMissing
+
+FetchProgress = Callable[[str, int, int | None], None]
+"""Told the file's name, the bytes that are there and the bytes in all (None: not announced)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """`images_NHWC` uint8 with three channels, `labels_N` int64 from 0."""
+
+    images_NHWC: Tensor
+    labels_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set in memory. `padding`: zeros on each side before the random crop."""
+
+    train: Split
+    test: Split
+    classes: int
+    flip: bool
+    padding: int
+
+
+def read(name: str, data_path: Path, *, family: Family) -> Images:
+    """The data set's images. DatasetMissing says how to fetch it; DatasetUnusable what is wrong."""
+    dataset = _find(name)
+    if dataset.origin is Origin.FOLDER:
+        return _read_folder(dataset, data_path, family)
+    if not available(name, data_path):
+        raise _missing(name, data_path)
+    train, test = _READERS[name](data_path / name)
+    assert dataset.classes is not None
+    return Images(train, test, dataset.classes, flip=dataset.flip, padding=dataset.padding)
+
+
+def available(name: str, data_path: Path) -> bool:
+    """Whether the files seem to be there; a look at names only."""
+    dataset = _find(name)
+    if dataset.origin is Origin.FOLDER:
+        return folders.is_there(_folder_path(name, data_path))
+    return all((data_path / name / file).is_file() for file in _FILES.get(name, ()))
+
+
+def fetch(name: str, data_path: Path, on_progress: FetchProgress) -> None:
+    """Downloads the data set to `data_path/name`; what is there already and whole is kept.
+
+    OSError where the network fails, RuntimeError where the bytes are not those that were
+    published. ValueError for a data set that is not downloaded.
+    """
+    if _find(name).origin is not Origin.DOWNLOAD:
+        raise ValueError(f"{name} is not downloaded: it is bundled, or a folder of yours")
+    from torchvision.datasets import (  # type: ignore[import-untyped]  # noqa: PLC0415 - seconds
+        CIFAR10,
+        CIFAR100,
+        FashionMNIST,
+    )
+
+    target = data_path / name
+    if name == "fashion-mnist":
+        archives = [(FashionMNIST.mirrors[0] + file, md5) for file, md5 in FashionMNIST.resources]
+        downloads = target / "FashionMNIST" / "raw"
+        unpack = FashionMNIST
+    else:
+        unpack = CIFAR10 if name == "cifar10" else CIFAR100
+        archives = [(unpack.url, unpack.tgz_md5)]
+        downloads = target
+    if not available(name, data_path):
+        for url, md5 in archives:
+            _download(url, md5, downloads, on_progress)
+    # The archives lie where torchvision would have put them: it checks and unpacks them.
+    unpack(target, download=True)
+
+
+def _find(name: str) -> Dataset:
+    dataset = datasets.find(name)
+    if dataset is None:
+        raise NotFound(f"no data set {name!r}; there are {', '.join(sorted(datasets.DATASETS))}")
+    return dataset
+
+
+def _missing(name: str, data_path: Path) -> DatasetMissing:
+    return DatasetMissing(
+        f"the data set {name} is not under {data_path / name}; fetch it with: "
+        f"resnetd-worker fetch {name} --data-path {data_path}"
+    )
+
+
+def _folder_path(name: str, data_path: Path) -> Path:
+    return data_path / name.removeprefix(datasets.FOLDER_PREFIX)
+
+
+def _read_folder(dataset: Dataset, data_path: Path, family: Family) -> Images:
+    size = 32 if family is Family.CIFAR else 224  # section 4.2; section 3.4
+    decoded = folders.read(_folder_path(dataset.name, data_path), size=size)
+    return Images(
+        train=_split(decoded.train_images, decoded.train_labels),
+        test=_split(decoded.test_images, decoded.test_labels),
+        classes=len(decoded.classes),
+        flip=dataset.flip,
+        padding=dataset.padding * size // 32,  # the data set's is said for 32 pixels
+    )
+
+
+def _read_digits(_path: Path) -> tuple[Split, Split]:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 - seconds, for one data set
+
+    digits = load_digits()
+    # Scans of 0..16 as bytes. The files are sorted by writer; the fixed shuffle mixes them.
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    grey = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
+    labels = digits.target[order].astype(np.int64)
+    of_test = _every_fifth_of_each_class(labels, count=360)
+    return _split(grey[~of_test], labels[~of_test]), _split(grey[of_test], labels[of_test])
+
+
+def _every_fifth_of_each_class(labels: np.ndarray, *, count: int) -> np.ndarray:
+    """Marks `count` rows, each class with its share of them."""
+    by_class = np.argsort(labels, kind="stable")
+    marked = np.zeros(len(labels), dtype=bool)
+    marked[by_class[np.linspace(0, len(labels) - 1, count).round().astype(int)]] = True
+    return marked
+
+
+def _read_fashion_mnist(path: Path) -> tuple[Split, Split]:
+    from torchvision.datasets import FashionMNIST  # noqa: PLC0415 - seconds, for some data sets
+
+    train, test = (FashionMNIST(path, train=is_train) for is_train in (True, False))
+    return _split(train.data, train.targets), _split(test.data, test.targets)
+
+
+def _read_cifar10(path: Path) -> tuple[Split, Split]:
+    from torchvision.datasets import CIFAR10  # noqa: PLC0415 - seconds, for some data sets
+
+    train, test = (CIFAR10(path, train=is_train) for is_train in (True, False))
+    return _split(train.data, train.targets), _split(test.data, test.targets)
+
+
+def _read_cifar100(path: Path) -> tuple[Split, Split]:
+    from torchvision.datasets import CIFAR100  # noqa: PLC0415 - seconds, for some data sets
+
+    train, test = (CIFAR100(path, train=is_train) for is_train in (True, False))
+    return _split(train.data, train.targets), _split(test.data, test.targets)
+
+
+def _make_fakes(_path: Path) -> tuple[Split, Split]:
+    """A colour pattern for each class under heavy noise: learnable, but not at first sight."""
+    generator = np.random.RandomState(0)
+    coarse = generator.randint(0, 256, size=(10, 8, 8, 3))
+    patterns = coarse.repeat(4, axis=1).repeat(4, axis=2)
+
+    def make(count: int) -> Split:
+        labels = np.arange(count) % len(patterns)
+        noise = generator.normal(scale=80, size=(count, *patterns.shape[1:]))
+        images = (patterns[labels] + noise).clip(0, 255).astype(np.uint8)
+        return _split(images, labels)
+
+    return make(512), make(128)
+
+
+_READERS: dict[str, Callable[[Path], tuple[Split, Split]]] = {
+    "digits": _read_digits,
+    "fashion-mnist": _read_fashion_mnist,
+    "cifar10": _read_cifar10,
+    "cifar100": _read_cifar100,
+    "fake": _make_fakes,
+}
+
+_FILES = {
+    "fashion-mnist": tuple(
+        f"FashionMNIST/raw/{part}"
+        for part in (
+            "train-images-idx3-ubyte",
+            "train-labels-idx1-ubyte",
+            "t10k-images-idx3-ubyte",
+            "t10k-labels-idx1-ubyte",
+        )
+    ),
+    "cifar10": tuple(
+        f"cifar-10-batches-py/{part}"
+        for part in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+    ),
+    "cifar100": ("cifar-100-python/train", "cifar-100-python/test"),
+}
+
+
+def _split(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | list[int]) -> Split:
+    images_NHWC = torch.as_tensor(images)
+    if images_NHWC.dim() == 3:  # noqa: PLR2004 - grey: N, H, W
+        images_NHWC = images_NHWC[..., None].expand(-1, -1, -1, 3).contiguous()
+    return Split(images_NHWC, torch.as_tensor(labels, dtype=torch.int64))
+
+
+def _download(url: str, md5: str, folder: Path, on_progress: FetchProgress) -> None:
+    """Leaves the whole file or nothing under the file's name."""
+    from torchvision.datasets.utils import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        check_integrity,
+    )
+
+    target = folder / url.rsplit("/", 1)[1]
+    if check_integrity(target, md5):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as partial:
+        try:
+            with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - our own URLs
+                announced = answer.headers.get("Content-Length")
+                total = None if announced is None else int(announced)
+                while chunk := answer.read(1 << 18):
+                    partial.write(chunk)
+                    on_progress(target.name, partial.tell(), total)
+            partial.close()
+            if not check_integrity(partial.name, md5):
+                raise RuntimeError(f"{url} did not have the MD5 {md5} that was published")
+            Path(partial.name).replace(target)
+        finally:
+            Path(partial.name).unlink(missing_ok=True)

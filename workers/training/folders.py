@@ -1,0 +1,189 @@
+"""Image folders: decoded once, then read from a cache beside them.
+
+NAME/train/<class>/*.jpg         NAME/test or NAME/val likewise, with the same classes
+.cache/NAME-<size>-<fingerprint>/   what was decoded, as .npy
+"""
+
+import errno
+import fcntl
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from workers.training.faults import DatasetMissing, DatasetUnusable
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+# All images lie in memory, padded copies included; a bigger set needs a reader that streams.
+MAX_DECODED_BYTES = 8 * 2**30
+
+# A data path mounted for reading only is fine: then there is no cache.
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images uint8 (N, size, size, 3), labels int64 that index `classes`."""
+
+    classes: list[str]
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The image files of a split, in the order in which they are decoded."""
+
+    paths: list[Path]
+    labels: np.ndarray
+
+
+def is_there(folder: Path) -> bool:
+    return (folder / "train").is_dir() and _test_folder(folder) is not None
+
+
+def read(folder: Path, *, size: int) -> Decoded:
+    """The folder's images as squares of `size` pixels: shorter side resized, centre cropped.
+
+    DatasetMissing where it is not laid out as above, DatasetUnusable for a file that is no image
+    or a set too big. Processes that read at once decode once.
+    """
+    test_folder = _test_folder(folder)
+    if not (folder / "train").is_dir() or test_folder is None:
+        raise DatasetMissing(
+            f"no image folder at {folder}: it needs train/<class>/ and test/<class>/ "
+            "(or val/<class>/) with images in them"
+        )
+    classes = _classes(folder / "train")
+    train = _list(folder / "train", classes)
+    test = _list(test_folder, classes)
+    _refuse_too_many(folder, len(train.paths) + len(test.paths), size)
+
+    cache = folder.parent / ".cache" / f"{folder.name}-{size}-{_fingerprint(folder, train, test)}"
+    try:
+        with _locked(cache):
+            if not cache.is_dir():
+                _write_cache(cache, _decode(train, size), _decode(test, size))
+                _forget_older(cache)
+            # Copy-on-write maps: the processes of one machine share the pages.
+            train_images, test_images = (
+                np.load(cache / f"{split}.npy", mmap_mode="c") for split in ("train", "test")
+            )
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        train_images, test_images = _decode(train, size), _decode(test, size)
+    return Decoded(classes, train_images, train.labels, test_images, test.labels)
+
+
+def _test_folder(folder: Path) -> Path | None:
+    found = [folder / name for name in ("test", "val") if (folder / name).is_dir()]
+    return found[0] if found else None
+
+
+def _classes(folder: Path) -> list[str]:
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if len(classes) < 2:  # noqa: PLR2004
+        raise DatasetUnusable(f"{folder} holds {len(classes)} class folders, at least 2 are needed")
+    return classes
+
+
+def _list(folder: Path, classes: list[str]) -> _Listing:
+    unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
+    if unknown:
+        raise DatasetUnusable(f"{folder / unknown[0]} is a class that train/ does not have")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        if not (folder / name).is_dir():
+            continue
+        found = sorted(
+            path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES
+        )
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise DatasetUnusable(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+    return _Listing(paths, np.array(labels, dtype=np.int64))
+
+
+def _refuse_too_many(folder: Path, images: int, size: int) -> None:
+    decoded = images * size * size * 3
+    if decoded > MAX_DECODED_BYTES:
+        raise DatasetUnusable(
+            f"{folder} holds {images:,} images; at {size}x{size} they are "
+            f"{decoded / 2**30:.1f} GiB in memory, at most {MAX_DECODED_BYTES / 2**30:.0f} GiB fit"
+        )
+
+
+def _fingerprint(folder: Path, *listings: _Listing) -> str:
+    """Changes whenever a file was added, removed, renamed or written."""
+    digest = hashlib.sha256()
+    for listing in listings:
+        for path in listing.paths:
+            status = path.stat()
+            line = f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(line.encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process that held it."""
+    cache.parent.mkdir(exist_ok=True)
+    with cache.with_name(f"{cache.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write_cache(cache: Path, train: np.ndarray, test: np.ndarray) -> None:
+    """Under its name only once it is whole."""
+    partial = Path(tempfile.mkdtemp(dir=cache.parent, prefix="partial-"))
+    try:
+        np.save(partial / "train.npy", train)
+        np.save(partial / "test.npy", test)
+        partial.chmod(0o755)
+        partial.replace(cache)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _forget_older(cache: Path) -> None:
+    """What was decoded before the folder changed; who has it mapped keeps it."""
+    kind = cache.name.rpartition("-")[0]
+    for entry in cache.parent.iterdir():
+        if entry.is_dir() and entry != cache and entry.name.rpartition("-")[0] == kind:
+            shutil.rmtree(entry, ignore_errors=True)
+            entry.with_name(f"{entry.name}.lock").unlink(missing_ok=True)
+
+
+def _decode(listing: _Listing, size: int) -> np.ndarray:
+    images = np.empty((len(listing.paths), size, size, 3), dtype=np.uint8)
+    for image, path in zip(images, listing.paths, strict=True):
+        image[:] = _decode_one(path, size)
+    return images
+
+
+def _decode_one(path: Path, size: int) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            colour = file.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetUnusable(f"{path} is not an image that can be read: {error}") from error
+    width, height = colour.size
+    if (width, height) != (size, size):
+        scale = size / min(width, height)
+        width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        colour = colour.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - size) // 2, (height - size) // 2
+        colour = colour.crop((left, top, left + size, top + size))
+    return np.asarray(colour)
