@@ -57,6 +57,8 @@ def create_app(
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         max_body_size=_MAX_BODY_BYTES,
+        # A redirect would make a mistake in a path look like an outage.
+        redirect_slashes=False,
     )
     problems.install(app)
     app.add_middleware(RequestIds)

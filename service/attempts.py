@@ -35,7 +35,8 @@ _LONGEST_BACKOFF_SECONDS = 60.0
 
 def authenticate(session: Session, attempt_id: str, secret: str) -> AttemptRow:
     """Unauthorized unless the token is this attempt's own."""
-    is_name = ids.is_id(attempt_id.partition("-a")[0])
+    job_id, _, number = attempt_id.partition("-a")
+    is_name = ids.is_id(job_id) and number.isdecimal()
     attempt = session.get(AttemptRow, attempt_id) if is_name else None
     # One answer for both, and in the same time: who guesses learns nothing.
     known = attempt.token_sha256 if attempt is not None else ""

@@ -8,7 +8,13 @@ from typing import Any, Protocol
 import psycopg
 from sqlalchemy import Engine, create_engine, event, make_url, select, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    NoSuchModuleError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - routes name it too
 
 from service.errors import DatabaseUnavailable, InvalidInput
@@ -51,6 +57,8 @@ class Database:
         try:
             with Session(engine, expire_on_commit=False) as session:
                 yield session
+        except NoFreeConnection as error:
+            raise DatabaseUnavailable(f"all connections are busy: {error}") from error
         except OperationalError as error:
             raise DatabaseUnavailable(f"the database does not answer: {error.orig}") from error
         except DBAPIError as error:

@@ -5,19 +5,25 @@ the attempt's fence; whoever takes over an expired lease raises the fence, so th
 owner's late writes change nothing.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from pydantic import ValidationError
 from sqlalchemy import func, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service import attempts, checkpoints, database, events, jobs, tokens
 from service.errors import LeaseLost
 from service.events import EventKind
+from service.reports import storable
 from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, ClusterRow, JobRow
 
 _CLUSTER = 1
+# How old the cluster's row may be: a commit a round would wake everybody each round.
+_SEEN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,13 @@ def record_cluster(session: Session, pool: Pool, *, now: datetime) -> None:
     """What the cluster holds in all, for admission and for refusing what never fits."""
     cluster = session.get(ClusterRow, _CLUSTER)
     if cluster is None:
-        session.add(ClusterRow(id=_CLUSTER, cpus=pool.cpus, gpus=pool.gpus, seen_at=now))
+        # Another dispatcher that sees the cluster for the first time may be first.
+        with suppress(IntegrityError), session.begin_nested():
+            session.add(ClusterRow(id=_CLUSTER, cpus=pool.cpus, gpus=pool.gpus, seen_at=now))
         return
-    cluster.cpus, cluster.gpus, cluster.seen_at = pool.cpus, pool.gpus, now
+    is_stale = now > cluster.seen_at + timedelta(seconds=_SEEN_SECONDS)
+    if is_stale or (cluster.cpus, cluster.gpus) != (pool.cpus, pool.gpus):
+        cluster.cpus, cluster.gpus, cluster.seen_at = pool.cpus, pool.gpus, now
 
 
 def cluster(session: Session) -> tuple[Pool, datetime] | None:
@@ -73,32 +83,16 @@ def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) 
     """The job at the head of the queue, if its workers fit now; None if it must wait.
 
     By priority, then by age. Nothing overtakes the head: a large job is not starved by small ones.
+    Only a job that the whole cluster cannot hold, as it is now, lets others pass.
     """
-    whole = session.get(ClusterRow, _CLUSTER, with_for_update=True, populate_existing=True)
-    if whole is None:
+    row = session.get(ClusterRow, _CLUSTER, with_for_update=True, populate_existing=True)
+    if row is None:
         return None
-    job = session.scalar(
-        select(JobRow)
-        .where(
-            JobRow.state == JobState.QUEUED,
-            or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
-        )
-        .order_by(JobRow.priority.desc(), JobRow.id)
-        .limit(1)
-        .with_for_update()
-    )
-    if job is None:
+    whole = Pool(cpus=row.cpus, gpus=row.gpus)
+    head = _head(session, whole, now=now)
+    if head is None or not whole.minus(reserved(session)).holds(head.needed):
         return None
-    resources = jobs.spec_of(job).resources
-    gpus_per_worker = resources.gpus_per_worker
-    if gpus_per_worker is None:
-        gpus_per_worker = 1 if whole.gpus >= resources.num_workers else 0
-    needed = Pool(
-        cpus=resources.num_workers * resources.cpus_per_worker,
-        gpus=resources.num_workers * gpus_per_worker,
-    )
-    if not Pool(cpus=whole.cpus, gpus=whole.gpus).minus(reserved(session)).holds(needed):
-        return None
+    job = head.job
     secret = tokens.new_secret()
     job.attempts += 1
     newest = checkpoints.newest(session, job.id)
@@ -111,9 +105,9 @@ def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) 
         owner=owner,
         fence=1,
         lease_expires_at=now + timedelta(seconds=lease_seconds),
-        num_workers=resources.num_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
+        num_workers=head.num_workers,
+        cpus_per_worker=head.needed.cpus // head.num_workers,
+        gpus_per_worker=head.needed.gpus // head.num_workers,
         resume_checkpoint_id=newest.id if newest is not None else None,
         created_at=now,
         last_sequence=0,
@@ -124,6 +118,49 @@ def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) 
     events.append(session, job, EventKind.ATTEMPT, data, now=now)
     jobs.move(session, job, JobState.STARTING, now=now)
     return Claim(attempt_id=attempt.id, fence=attempt.fence, secret=secret)
+
+
+@dataclass(frozen=True)
+class _Head:
+    job: JobRow
+    num_workers: int
+    needed: Pool
+
+
+def _head(session: Session, whole: Pool, *, now: datetime) -> _Head | None:
+    """The locked job whose turn it is. One whose spec cannot be read any more fails here."""
+    too_large: list[str] = []
+    while True:
+        job = session.scalar(
+            select(JobRow)
+            .where(
+                JobRow.state == JobState.QUEUED,
+                or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
+                JobRow.id.not_in(too_large),
+            )
+            .order_by(JobRow.priority.desc(), JobRow.id)
+            .limit(1)
+            .with_for_update()
+        )
+        if job is None:
+            return None
+        try:
+            resources = jobs.spec_of(job).resources
+        except ValidationError as error:
+            message = f"this version of the service cannot read the job's spec: {error}"
+            reason = Reason.INTERNAL
+            jobs.move(session, job, JobState.FAILED, reason=reason, message=message, now=now)
+            continue
+        gpus_per_worker = resources.gpus_per_worker
+        if gpus_per_worker is None:
+            gpus_per_worker = 1 if whole.gpus >= resources.num_workers else 0
+        needed = Pool(
+            cpus=resources.num_workers * resources.cpus_per_worker,
+            gpus=resources.num_workers * gpus_per_worker,
+        )
+        if whole.holds(needed):
+            return _Head(job=job, num_workers=resources.num_workers, needed=needed)
+        too_large.append(job.id)
 
 
 def renew(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> None:
@@ -183,6 +220,20 @@ def held(session: Session, *, owner: str) -> list[Held]:
     return [Held(attempt=attempt, job=job) for attempt, job in rows]
 
 
+def is_any_ended(session: Session, *, owner: str) -> bool:
+    """Whether the owner holds an attempt that has ended and is not released yet."""
+    statement = (
+        select(AttemptRow.id)
+        .where(
+            AttemptRow.owner == owner,
+            AttemptRow.released_at.is_(None),
+            AttemptRow.state == AttemptState.ENDED,
+        )
+        .limit(1)
+    )
+    return session.scalar(statement) is not None
+
+
 def renew_secret(session: Session, attempt_id: str, *, fence: int) -> str:
     """A new token for an attempt that never reached the cluster: its first one is lost."""
     _, attempt = _owned(session, attempt_id, fence=fence)
@@ -209,7 +260,7 @@ def end(
     job, attempt = _owned(session, attempt_id, fence=fence)
     if attempt.state is AttemptState.ENDED:
         return False
-    attempts.end(session, job, attempt, reason, message=message, now=now)
+    attempts.end(session, job, attempt, reason, message=storable(message), now=now)
     return True
 
 
@@ -236,7 +287,7 @@ def _owned(session: Session, attempt_id: str, *, fence: int) -> tuple[JobRow, At
     attempt = session.get(AttemptRow, attempt_id)
     assert attempt is not None
     job = jobs.lock(session, attempt.job_id)
-    session.refresh(attempt)
+    session.refresh(attempt, with_for_update=True)
     if attempt.fence != fence:
         raise LeaseLost(f"attempt {attempt_id} is another dispatcher's now")
     return job, attempt

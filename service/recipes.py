@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.networks import Family
 
+MAX_ITERATIONS = 10_000_000
 # The depth from which the paper warms up before it trains with 0.1 (section 4.2).
 WARMUP_DEPTH = 110
 
@@ -22,7 +23,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    iterations: Annotated[int, Field(ge=1, le=10_000_000)]
+    iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS)]
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     learning_rate: Annotated[float, Field(gt=0, le=100)]
     milestones: tuple[Annotated[int, Field(ge=1)], ...]
@@ -103,7 +104,8 @@ def resolve(written: str | dict[str, Any], *, family: Family, depth: int) -> dic
         raise ValueError(f"no recipe {name!r}; there are {', '.join(sorted(RECIPES))}")
     base = RECIPES[name](family, depth)
     iterations = fields.get("iterations")
-    if isinstance(iterations, int) and iterations > 0 and "milestones" not in fields:
+    is_length = isinstance(iterations, int) and 1 <= iterations <= MAX_ITERATIONS
+    if is_length and "milestones" not in fields:
         share = iterations / base["iterations"]
         base["milestones"] = tuple(
             sorted({max(1, round(milestone * share)) for milestone in base["milestones"]})

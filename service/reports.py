@@ -1,18 +1,29 @@
 """What a training process and the API tell each other. Both ends read these models."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.spec import JobSpec
 from service.states import Reason, StopReason
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# PostgreSQL keeps no NUL in a text; what a program prints may hold one.
-Text = Annotated[
-    str, AfterValidator(lambda text: text.replace("\x00", "\N{REPLACEMENT CHARACTER}"))
+
+
+def storable(text: str) -> str:
+    """PostgreSQL keeps no NUL and no half of a character; what a program prints may hold both."""
+    whole = text.encode("utf-8", "replace").decode()
+    return whole.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+Text = Annotated[str, AfterValidator(storable)]
+# What fits into a database's integer, and times that exist in every zone.
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Time = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
 ]
 SeriesName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_/]{0,62}$")]
 
@@ -44,12 +55,12 @@ class MetricPoint(_Wire):
     """`value` None where it was not a finite number: a diverged loss still has its place."""
 
     series: SeriesName
-    iteration: Annotated[int, Field(ge=0)]
+    iteration: Count
     value: float | None
 
 
 class LogLine(_Wire):
-    at: datetime
+    at: Time
     level: LogLevel
     message: Annotated[Text, Field(max_length=MAX_LINE_LENGTH)]
 
@@ -57,8 +68,8 @@ class LogLine(_Wire):
 class Progress(_Wire):
     """`iteration` steps are done of `iterations`; images_per_second counts all workers."""
 
-    iteration: Annotated[int, Field(ge=0)]
-    iterations: Annotated[int, Field(ge=1)]
+    iteration: Count
+    iterations: Annotated[Count, Field(ge=1)]
     images_per_second: Annotated[float, Field(ge=0)] | None
 
 
@@ -69,11 +80,11 @@ class Facts(_Wire):
     classes: Annotated[int, Field(ge=2)]
     train_images: Annotated[int, Field(ge=1)]
     test_images: Annotated[int, Field(ge=1)]
-    device: str
+    device: Text
     num_workers: Annotated[int, Field(ge=1)]
-    host: str
+    host: Text
     pids: list[int]
-    versions: dict[str, str]
+    versions: dict[Text, Text]
 
 
 class PartDigest(_Wire):
@@ -88,7 +99,7 @@ class CheckpointNote(_Wire):
     Errors in percent, on the test set and over the training images since the epoch began.
     """
 
-    iteration: Annotated[int, Field(ge=0)]
+    iteration: Count
     test_error: Annotated[float, Field(ge=0, le=100)] | None
     train_error: Annotated[float, Field(ge=0, le=100)] | None
     parts: list[PartDigest]
@@ -97,7 +108,7 @@ class CheckpointNote(_Wire):
 class Report(_Wire):
     """A batch. `sequence` counts an attempt's reports from 1 without a gap."""
 
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[Count, Field(ge=1)]
     progress: Progress | None = None
     facts: Facts | None = None
     metrics: Annotated[list[MetricPoint], Field(max_length=MAX_POINTS)] = []

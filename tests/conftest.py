@@ -8,6 +8,7 @@ import pytest
 from deploy.ray_head import RayHead
 from service import schema
 from service.database import Database
+from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
 
@@ -43,3 +44,13 @@ def database(database_url: str) -> Iterator[Database]:
     schema.upgrade(opened)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def core(database: Database, clock: Clock) -> Core:
+    return Core(database, clock)

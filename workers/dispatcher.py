@@ -240,7 +240,8 @@ class Dispatcher:
         if not has_begun:
             limit = self._settings.start_timeout_seconds
             if self._is_silent_since(attempt.submitted_at, limit):
-                return _Verdict(Reason.START_TIMEOUT, f"no report within {limit:g} s")
+                tail = self._cluster.logs_tail(attempt.id, max_chars=_LOG_TAIL_LETTERS)
+                return _Verdict(Reason.START_TIMEOUT, f"no report within {limit:g} s\n{tail}")
             return None
         limit = self._settings.silent_seconds
         if attempt.last_report_at and self._is_silent_since(attempt.last_report_at, limit):

@@ -254,7 +254,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         api.count()
-        path = self.path.strip("/").split("/")
+        path = self.path.removeprefix("/").split("/")
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             self._refuse(HTTPStatus.UNAUTHORIZED, "unauthorized")
         elif path[:3] != ["v1", "attempts", api.attempt.attempt_id]:

@@ -6,12 +6,16 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import structlog
+
 from service.errors import Unavailable
 
 SHORTEST_SECONDS = 0.5
 LONGEST_SECONDS = 15.0
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class Backoff:
@@ -42,7 +46,8 @@ def insist(
     while True:
         try:
             return call()
-        except Unavailable:
+        except Unavailable as error:
+            log.warning("waiting for an answer", error=str(error))
             seconds = backoff.next_seconds()
             if time.monotonic() + seconds >= deadline or given_up.wait(seconds):
                 raise

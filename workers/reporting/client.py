@@ -59,12 +59,13 @@ class ApiClient:
         part_seconds: float = _PART_SECONDS,
     ) -> None:
         self._http = httpx.Client(
-            base_url=f"{api_url.rstrip('/')}/v1/attempts/{attempt_id}/",
+            base_url=api_url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(report_seconds, connect=_CONNECT_SECONDS),
             # The proxy of a far network has no say between a cluster and its own API.
             trust_env=False,
         )
+        self._path = f"/v1/attempts/{attempt_id}"
         self._part_timeout = httpx.Timeout(part_seconds, connect=_CONNECT_SECONDS)
 
     def __enter__(self) -> Self:
@@ -80,13 +81,13 @@ class ApiClient:
         return _parse(AttemptBrief, self._send("GET", ""))
 
     def report(self, report: Report) -> Control:
-        return _parse(Control, self._send("POST", "reports", content=report.model_dump_json()))
+        return _parse(Control, self._send("POST", "/reports", content=report.model_dump_json()))
 
     def upload(self, *, iteration: int, digest: PartDigest, path: Path) -> None:
         """OSError where the file cannot be read."""
         self._send(
             "PUT",
-            f"checkpoints/{iteration}/{digest.part}",
+            f"/checkpoints/{iteration}/{digest.part}",
             content=_chunks(path),
             headers={
                 "Content-Type": "application/octet-stream",
@@ -104,7 +105,7 @@ class ApiClient:
         with (
             _transport_errors(),
             self._http.stream(
-                "GET", f"resume/{digest.part}", timeout=self._part_timeout
+                "GET", f"{self._path}/resume/{digest.part}", timeout=self._part_timeout
             ) as response,
         ):
             if not response.is_success:
@@ -123,7 +124,7 @@ class ApiClient:
         partial.replace(path)
 
     def finish(self, finish: Finish) -> JobState:
-        answer = self._send("POST", "finish", content=finish.model_dump_json())
+        answer = self._send("POST", "/finish", content=finish.model_dump_json())
         return _parse(_Ended, answer).job_state
 
     def _send(
@@ -138,7 +139,7 @@ class ApiClient:
         with _transport_errors():
             response = self._http.request(
                 method,
-                path,
+                f"{self._path}{path}",
                 content=content,
                 headers=headers or {"Content-Type": "application/json"},
                 timeout=timeout or self._http.timeout,

@@ -134,7 +134,7 @@ class Console:
                 f"{points[0].iteration:>8}  "
                 f"training error {_percent(self._newest.get('train/error'))}  "
                 f"test error {_percent(self._newest['test/error'])}  "
-                f"lr {self._newest.get('learning_rate')}  "
+                f"learning rate {self._newest.get('learning_rate') or 0:g}  "
                 f"{self._newest.get('images_per_second') or 0:,.0f} images/s"
             )
 

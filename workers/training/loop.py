@@ -147,7 +147,8 @@ class _Training:
 
     def run(self) -> Outcome:
         self.observer.facts(self._facts())
-        self.parallel = self.ranks.parallel(self.model)
+        images_NCHW, _ = self._batch()
+        self.parallel = self.ranks.parallel(self.model, images_NCHW)
         self.began = time.monotonic() - self.cursor.training_seconds
         self._start_clock()
         stopped = None
@@ -192,15 +193,7 @@ class _Training:
         self.progress_told = time.monotonic()
 
     def _step(self) -> None:
-        images_NCHW, labels_N = self.augmenter.batch(
-            *augment.share_of_batch(
-                self.cursor.iteration,
-                self.recipe.batch_size,
-                rank=self.place.rank,
-                world_size=self.place.world_size,
-            )
-        )
-
+        images_NCHW, labels_N = self._batch()
         self.learning_rate = self.recipe.learning_rate_at(
             self.cursor.iteration, is_warm=self.cursor.is_warm
         )
@@ -218,6 +211,16 @@ class _Training:
             iteration=self.cursor.iteration + 1,
             training_seconds=time.monotonic() - self.began,
         )
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """This rank's share of the batch that is next."""
+        start, stop = augment.share_of_batch(
+            self.cursor.iteration,
+            self.recipe.batch_size,
+            rank=self.place.rank,
+            world_size=self.place.world_size,
+        )
+        return self.augmenter.batch(start, stop)
 
     def _take_stock(self) -> None:
         """After a step: whatever is due at this iteration."""

@@ -3,7 +3,7 @@
 The default process group is the caller's. Small things go over a gloo group of their own, which
 works beside any backend and never waits for a GPU.
 
-Shapes: R ranks.
+Shapes: N batch, C channels, H height, W width; R ranks.
 """
 
 from collections.abc import Iterator
@@ -63,8 +63,13 @@ class Ranks:
         dist.all_gather(numbers_R, torch.tensor([number]), group=self._control)
         return [int(each) for each in numbers_R]
 
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """The model, whose gradients are all ranks' mean; all begin with rank 0's weights."""
+    def parallel(self, model: nn.Module, images_NCHW: Tensor) -> nn.Module:
+        """The model, whose gradients are all ranks' mean; all begin with rank 0's weights.
+
+        The images are any batch. DDP lays gradients out anew after its first backward pass, and
+        three or more ranks sum in an order that hangs on the layout. A pass that changes nothing
+        comes first, so that a run's first step is like the first after it was resumed.
+        """
         if self._control is None:
             return model
         parallel: nn.Module = DistributedDataParallel(
@@ -73,6 +78,10 @@ class Ranks:
             forward_sync_buffers=False,
             gradient_as_bucket_view=True,
         )
+        model.eval()  # which leaves the running statistics alone
+        parallel(images_NCHW).sum().backward()
+        model.zero_grad(set_to_none=True)
+        model.train()
         return parallel
 
     def share_statistics(self, model: nn.Module) -> None:

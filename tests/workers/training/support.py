@@ -88,8 +88,9 @@ def run(
     stops_at: int | None = None,
     resume: dict[Part, Path] | None = None,
     data_path: Path = Path("nowhere"),
+    recorder: Recorder | None = None,
 ) -> tuple[Outcome, Recorder]:
-    recorder = Recorder(stops_at)
+    recorder = recorder or Recorder(stops_at)
     if place is None:
         place = Place(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
     outcome = loop.train(

@@ -1,0 +1,181 @@
+"""docker-compose.yml without Docker: the commands of its services as processes of this machine.
+
+What a container would have of its own is replaced: hosts by 127.0.0.1, ports by free ones,
+folders by folders of a temporary one. Nothing else of a command, an environment or a health
+check is touched.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import yaml
+
+from deploy.make_secrets import make_secrets
+from deploy.ray_head import free_ports
+
+REPOSITORY = Path(__file__).parents[2]
+
+_HOSTS = re.compile(r"\b(?:postgres|api|ray-head)(?=:\d)|\b0\.0\.0\.0\b")
+_DEFAULTS = re.compile(r"\$\{\w+:-([^}]*)\}")
+_DURATION = re.compile(r"(\d+)s")
+# Each container has it for itself; here two nodes share a machine.
+_AGENT_PORT = 52365
+_START_SECONDS = 120.0
+
+
+def compose_file() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    return loaded
+
+
+def with_defaults(text: str) -> str:
+    """As Compose reads it where the environment sets nothing."""
+    return _DEFAULTS.sub(r"\1", text)
+
+
+class Composed:
+    """The services but PostgreSQL, whose port is given. `with` ends all that was started."""
+
+    def __init__(self, *, postgres_port: int, postgres_binaries: Path) -> None:
+        self.services: dict[str, Any] = compose_file()["services"]
+        # Ray's sockets lie below it, and a socket's path ends at 107 bytes.
+        self.path = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
+        api, gcs, dashboard, head_agent, worker_agent = free_ports(5)
+        self.ports = {5432: postgres_port, 8000: api, 6379: gcs, 8265: dashboard}
+        self._agents = {"ray-head": head_agent, "ray-worker": worker_agent}
+        self._binaries = postgres_binaries
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._done: set[str] = {"postgres"}
+        make_secrets(self.path / "secrets")
+        url = self.path / "secrets" / "resnetd_database_url"
+        url.chmod(0o600)
+        url.write_text(self.translated("postgres", url.read_text()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for keeper in self._running.values():
+            keeper.terminate()
+        for keeper in self._running.values():
+            keeper.wait(30.0)
+        shutil.rmtree(self.path)
+
+    def secret(self, name: str) -> str:
+        return (self.path / "secrets" / name).read_text().strip()
+
+    def translated(self, service: str, text: str) -> str:
+        """A word of the compose file as it is true on this machine."""
+        text = _HOSTS.sub("127.0.0.1", with_defaults(text))
+        for inside, outside in (
+            ("/run/secrets", self.path / "secrets"),
+            ("/var/lib/resnetd", self.path / "var"),
+            ("/opt/resnetd", REPOSITORY / "deploy"),
+        ):
+            text = text.replace(inside, str(outside))
+        ports = {**self.ports, _AGENT_PORT: self._agents.get(service, 0)}
+        known = "|".join(map(str, ports))
+        return re.sub(rf"(?<!\d)({known})(?!\d)", lambda found: str(ports[int(found[1])]), text)
+
+    def up(self, name: str) -> None:
+        """The service with all that it depends on, each in the condition that it asks for."""
+        if name in self._done:
+            return
+        service = self.services[name]
+        for needed in service.get("depends_on", {}):
+            self.up(needed)
+        command = [self.translated(name, word) for word in service["command"]]
+        home = self.path / "home" / name
+        home.mkdir(parents=True)
+        with (self.path / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.keeper", *command],
+                env=self._env(name),
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._running[name] = process
+        if "healthcheck" in service:
+            self._wait_until_healthy(name)
+        else:
+            assert process.wait(_START_SECONDS) == 0, self.log(name)
+            del self._running[name]
+        self._done.add(name)
+
+    def stop(self) -> dict[str, int]:
+        """As `docker compose stop` does: in the order of need, SIGTERM and patience.
+
+        The exit statuses. TimeoutExpired where a service needs more than its grace period.
+        """
+        statuses = {}
+        for name in reversed(list(self._running)):
+            keeper = self._running.pop(name)
+            found = _DURATION.fullmatch(self.services[name]["stop_grace_period"])
+            assert found is not None
+            psutil.Process(keeper.pid).children()[0].send_signal(signal.SIGTERM)
+            try:
+                statuses[name] = keeper.wait(float(found[1]))
+            finally:
+                keeper.terminate()
+                keeper.wait(30.0)
+        return statuses
+
+    def is_healthy(self, name: str) -> bool:
+        """What the service's health check says."""
+        kind, *words = self.services[name]["healthcheck"]["test"]
+        assert kind == "CMD"
+        command = [self.translated(name, word) for word in words]
+        checked = subprocess.run(
+            [shutil.which(command[0], path=self._env(name)["PATH"]) or command[0], *command[1:]],
+            env=self._env(name),
+            cwd="/",
+            capture_output=True,
+            check=False,
+        )
+        return checked.returncode == 0
+
+    def log(self, name: str) -> str:
+        return (self.path / f"{name}.log").read_text()[-4000:]
+
+    def processes(self) -> list[psutil.Process]:
+        """All of this machine that name this deployment's folder."""
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if any(str(self.path) in word for word in process.info["cmdline"] or ())
+        ]
+
+    def _wait_until_healthy(self, name: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            assert self._running[name].poll() is None, f"{name} ended:\n{self.log(name)}"
+            if self.is_healthy(name):
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"{name} is not healthy:\n{self.log(name)}")
+
+    def _env(self, name: str) -> dict[str, str]:
+        """Of the container's own: nothing of this process's environment gets in."""
+        stated = self.services[name].get("environment", {})
+        return {
+            "PATH": f"{Path(sys.executable).parent}:{self._binaries}:{os.defpath}",
+            "HOME": str(self.path / "home" / name),
+            "LANG": "C.UTF-8",
+            "RESNETD_SECRETS_DIR": str(self.path / "secrets"),
+            "RAY_TMPDIR": str(self.path),
+            # Each of Ray's processes starts 3 s sooner from compiled modules.
+            "PYTHONPYCACHEPREFIX": str(Path(sys.prefix) / "pycache"),
+            **{key: self.translated(name, str(value)) for key, value in stated.items()},
+        }

@@ -1,0 +1,88 @@
+"""Processes are killed in the middle of a job, and the job ends as if they had not been."""
+
+import pytest
+
+import resnetd
+from deploy.local import LocalService
+from deploy.ray_head import RayHead
+from service.spec import JobSpec
+from tests.support.ray import processes_of
+from tests.support.training import expected_points, is_past, told_points, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+JOB_SECONDS = 240.0
+# Long enough to be hit in the middle, with a checkpoint behind it.
+SOME_SECONDS = {"name": "quick", "iterations": 600, "evaluate_every": 50, "checkpoint_every": 50}
+
+
+def _submit(client: resnetd.Client, *, num_workers: int) -> resnetd.Job:
+    return client.submit(
+        depth=20,
+        shortcut="A",
+        dataset="digits",
+        recipe=SOME_SECONDS,
+        resources={"num_workers": num_workers},
+    )
+
+
+def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:
+    assert job.state == "succeeded", job.message
+    spec = JobSpec.model_validate(job.document["spec"])
+    assert told_points(client, job.id) == expected_points(spec)
+    numbers = [event.number for event in client.events(job.id)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
+    client: resnetd.Client, head: RayHead
+) -> None:
+    job = _submit(client, num_workers=2)
+    wait_until(client, job.id, is_past(120), seconds=JOB_SECONDS)
+
+    processes_of(head, "ray::RayTrainWorker")[0].kill()
+    job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
+
+    _assert_whole(client, job)
+    first, second = client.attempts(job.id)
+    assert (first.reason, first.fault) == ("worker-died", "infrastructure")
+    assert second.reason == "completed"
+    resumed = [event.data.get("resumed_at") for event in client.events(job.id)]
+    assert any(iteration is not None and iteration >= 100 for iteration in resumed)
+    assert job.restarts == 0
+
+
+def test_a_job_runs_through_a_restart_of_the_api(
+    service: LocalService, client: resnetd.Client
+) -> None:
+    job = _submit(client, num_workers=1)
+    wait_until(client, job.id, is_past(60), seconds=JOB_SECONDS)
+
+    service.stop_process("api", kill=True)
+    service.start_process("api")
+    service.wait_for_api()
+    job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
+
+    _assert_whole(client, job)
+    assert job.attempts == 1
+
+
+def test_a_killed_dispatcher_finds_its_attempts_again(
+    service: LocalService, client: resnetd.Client, head: RayHead
+) -> None:
+    job = _submit(client, num_workers=1)
+    wait_until(client, job.id, is_past(60), seconds=JOB_SECONDS)
+    trainers = {process.pid for process in processes_of(head, "ray::RayTrainWorker")}
+
+    service.stop_process("dispatcher", kill=True)
+    service.start_process("dispatcher")
+    second = _submit(client, num_workers=1)
+    job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
+
+    _assert_whole(client, job)
+    assert job.attempts == 1
+    assert len(trainers) == 1
+    # The new dispatcher also serves the queue, and gives back what the old one had reserved.
+    client.wait(second.id, timeout_seconds=JOB_SECONDS)
+    released = [attempt.document["released_at"] for attempt in client.attempts(job.id)]
+    assert all(released)

@@ -1,0 +1,193 @@
+"""Specs: three fields are enough, a saved spec reads the same, a wrong one says where."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import networks
+from service.errors import Fault, InvalidInput
+from service.networks import Family
+from service.spec import JobSpec, parse
+from tests.support.core import written
+
+
+def _faults(**fields: Any) -> list[Fault]:
+    with pytest.raises(InvalidInput) as caught:
+        parse(written(**fields))
+    return list(caught.value.faults)
+
+
+def _fault(**fields: Any) -> Fault:
+    (fault,) = _faults(**fields)
+    return fault
+
+
+def test_depth_shortcut_and_data_set_are_enough() -> None:
+    spec = parse({"depth": 20, "shortcut": "A", "dataset": "digits"})
+    assert spec.name == "resnet-20-A on digits"
+    assert spec.family is Family.CIFAR
+    assert spec.recipe.iterations > 0
+    assert spec.resources.num_workers == 1
+
+
+depths = st.sampled_from(
+    [(Family.CIFAR, 6 * n + 2) for n in range(1, 201)]
+    + [(Family.IMAGENET, depth) for depth in networks.IMAGENET_STAGES]
+)
+
+
+@given(
+    kind=depths,
+    shortcut=st.sampled_from(["none", "A", "B", "C"]),
+    dataset=st.sampled_from(["digits", "cifar10", "fake", "folder:birds"]),
+    seed=st.integers(0, 2**31 - 1),
+    priority=st.integers(0, 100),
+    minutes=st.floats(0.01, 1000),
+    tags=st.lists(st.from_regex(r"[a-z0-9][a-z0-9_.:/-]{0,20}", fullmatch=True), max_size=5),
+    iterations=st.integers(1, 100_000),
+)
+def test_a_saved_spec_reads_the_same(
+    kind: tuple[Family, int],
+    shortcut: str,
+    dataset: str,
+    seed: int,
+    priority: int,
+    minutes: float,
+    tags: list[str],
+    iterations: int,
+) -> None:
+    family, depth = kind
+    spec = parse(
+        {
+            "family": family,
+            "depth": depth,
+            "shortcut": shortcut,
+            "dataset": dataset,
+            "seed": seed,
+            "priority": priority,
+            "time_limit_minutes": minutes,
+            "tags": tags,
+            "recipe": {"name": "quick", "iterations": iterations},
+        }
+    )
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@given(depth=st.integers(-10, 2000))
+def test_a_cifar_depth_is_right_or_is_told_the_nearest_right_ones(depth: int) -> None:
+    fields = written(depth=depth, family="cifar")
+    if networks.exists(Family.CIFAR, depth):
+        assert parse(fields).depth == depth
+        return
+    (fault,) = _faults(depth=depth, family="cifar")
+    assert fault.pointer == "/depth"
+    nearest = networks.nearest_depths(Family.CIFAR, depth)
+    assert all(str(near) in fault.message for near in nearest)
+
+
+def test_a_wrong_depth_is_answered_in_one_sentence() -> None:
+    assert _fault(depth=33) == Fault(
+        pointer="/depth",
+        message="no cifar network has 33 layers: the depth is 6n+2; the nearest are 32 and 38",
+    )
+
+
+def test_a_depth_of_one_family_only_settles_the_family() -> None:
+    assert parse(written(depth=34)).family is Family.IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("dataset", "family"), [("cifar10", Family.CIFAR), ("folder:birds", Family.IMAGENET)]
+)
+def test_fifty_layers_take_the_shape_that_suits_the_data(dataset: str, family: Family) -> None:
+    assert parse(written(depth=50, dataset=dataset)).family is family
+
+
+def test_an_unknown_data_set_is_told_the_known_ones() -> None:
+    fault = _fault(dataset="imagenet")
+    assert fault.pointer == "/dataset"
+    assert "digits" in fault.message
+    assert "'imagenet'" in fault.message
+
+
+@pytest.mark.parametrize("folder", ["..", ".hidden", "a/b", "", "a\x00", "x" * 101])
+def test_a_folder_never_reaches_out_of_the_data_path(folder: str) -> None:
+    assert _fault(dataset=f"folder:{folder}").pointer == "/dataset"
+
+
+def test_an_unknown_field_is_named() -> None:
+    assert _fault(dept=20) == Fault(pointer="/dept", message="is not a field here")
+
+
+def test_a_missing_field_is_named_once() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse({"depth": 20, "shortcut": "A"})
+    assert [fault.pointer for fault in caught.value.faults] == ["/dataset"]
+
+
+def test_every_wrong_place_is_named_at_once() -> None:
+    pointers = {fault.pointer for fault in _faults(seed=-1, priority="high", shortcut="D")}
+    assert pointers == {"/seed", "/priority", "/shortcut"}
+
+
+def test_a_pointer_escapes_what_json_pointers_escape() -> None:
+    assert _fault(**{"a/b~c": 1}).pointer == "/a~1b~0c"
+
+
+def test_a_batch_that_workers_cannot_share_equally_is_refused() -> None:
+    fault = _fault(resources={"num_workers": 3})
+    assert fault.pointer == "/resources"
+    assert "128" in fault.message
+
+
+def test_a_part_of_a_recipe_points_into_the_recipe() -> None:
+    assert _fault(recipe={"name": "quick", "decay": 7}).pointer == "/recipe/decay"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": "20"},
+        {"depth": 20.0},
+        {"depth": True},
+        {"seed": 2**31},
+        {"priority": 101},
+        {"max_restarts": -1},
+        {"time_limit_minutes": 0},
+        {"time_limit_minutes": float("nan")},
+        {"time_limit_minutes": float("inf")},
+        {"name": ""},
+        {"name": "a\x00b"},
+        {"name": "a\nb"},
+        {"name": "\ud800"},
+        {"name": "x" * 121},
+        {"tags": ["not a word"]},
+        {"tags": ["x" * 64]},
+        {"tags": [f"t{n}" for n in range(21)]},
+        {"recipe": 7},
+        {"recipe": {"name": ["quick"]}},
+        {"recipe": {"name": "quick", "iterations": 10**400}},
+        {"resources": {"gpus_per_worker": 2}},
+        {"family": "vgg"},
+        {"depth": 10**400},
+    ],
+)
+def test_a_field_outside_its_range_is_refused(fields: dict[str, Any]) -> None:
+    assert {fault.pointer.split("/")[1] for fault in _faults(**fields)} == set(fields)
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 7, {"depth": {}}])
+def test_what_is_no_spec_at_all_is_refused(body: Any) -> None:
+    with pytest.raises(InvalidInput):
+        parse(body)
+
+
+def test_repeated_tags_count_once_in_their_order() -> None:
+    assert parse(written(tags=["b", "a", "b"])).tags == ("b", "a")
+
+
+def test_the_plain_network_has_the_papers_name() -> None:
+    assert parse(written(depth=20, shortcut="none")).network == "plain-20"

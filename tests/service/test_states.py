@@ -1,0 +1,53 @@
+"""The state machine: the diagram's arrows, and random walks over them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.states import FINAL_STATES, NEXT_STATES, Fault, JobState, Reason
+
+
+def test_exactly_succeeded_failed_and_cancelled_are_final() -> None:
+    assert {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED} == FINAL_STATES
+
+
+def test_no_state_is_its_own_successor() -> None:
+    assert not [state for state in JobState if state in NEXT_STATES[state]]
+
+
+def test_a_final_state_can_be_reached_from_every_state() -> None:
+    reaches_end = set(FINAL_STATES)
+    for _ in JobState:
+        reaches_end |= {state for state in JobState if NEXT_STATES[state] & reaches_end}
+    assert reaches_end == set(JobState)
+
+
+@given(choices=st.lists(st.integers(0, 5), max_size=30))
+def test_a_walk_runs_only_after_it_has_started(choices: list[int]) -> None:
+    walked = [JobState.QUEUED]
+    for choice in choices:
+        onward = sorted(NEXT_STATES[walked[-1]])
+        if not onward:
+            break
+        walked.append(onward[choice % len(onward)])
+    for before, after in zip(walked, walked[1:], strict=False):
+        assert after is not JobState.RUNNING or before is JobState.STARTING
+        assert after is not JobState.STARTING or before is JobState.QUEUED
+        assert after is not JobState.SUCCEEDED or before is not JobState.QUEUED
+
+
+@pytest.mark.parametrize("reason", [Reason.COMPLETED, Reason.CANCELLED])
+def test_nobody_is_at_fault_where_an_attempt_completed_or_was_cancelled(reason: Reason) -> None:
+    assert reason.fault is None
+    assert not reason.is_retried
+
+
+def test_whatever_is_not_the_users_fault_is_retried() -> None:
+    faults = {Fault.INFRASTRUCTURE, Fault.PLATFORM}
+    assert all(reason.is_retried for reason in Reason if reason.fault in faults)
+
+
+@pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.DATASET_MISSING, Reason.DIVERGED])
+def test_what_would_end_the_same_way_again_is_not_retried(reason: Reason) -> None:
+    assert reason.fault is Fault.USER
+    assert not reason.is_retried

@@ -1,0 +1,191 @@
+"""The core driven by hand: one call is one transaction, on a clock that only tests move."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from service import attempts, events, jobs, queue
+from service.database import Database
+from service.queue import Claim, Pool
+from service.reports import CheckpointNote, Control, Finish, Part, PartDigest, Report
+from service.spec import JobSpec, parse
+from service.states import JobState, Reason
+from service.tables import AttemptRow, EventRow, JobRow
+
+START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+LEASE_SECONDS = 15.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+def written(**fields: Any) -> dict[str, Any]:
+    """What somebody writes for the smallest job, with `fields` beside or instead."""
+    return {"depth": 8, "shortcut": "A", "dataset": "digits"} | fields
+
+
+def spec(**fields: Any) -> JobSpec:
+    return parse(written(**fields))
+
+
+def workers(number: int, **fields: Any) -> dict[str, Any]:
+    return {"num_workers": number} | fields
+
+
+def content(part: Part, iteration: int) -> bytes:
+    """The bytes of a checkpoint's part, as good as any."""
+    return f"{part} of iteration {iteration}".encode()
+
+
+def note(
+    iteration: int,
+    *,
+    test_error: float | None = None,
+    parts: Sequence[Part] = (Part.WEIGHTS, Part.STATE),
+) -> CheckpointNote:
+    return CheckpointNote(
+        iteration=iteration,
+        test_error=test_error,
+        train_error=None,
+        parts=[
+            PartDigest(
+                part=part,
+                sha256=hashlib.sha256(content(part, iteration)).hexdigest(),
+                size_bytes=len(content(part, iteration)),
+            )
+            for part in parts
+        ],
+    )
+
+
+class Core:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.database = database
+        self.clock = clock
+
+    def offer(self, *, cpus: int, gpus: int = 0) -> None:
+        """The cluster has so much in all."""
+        with self.database.transaction() as session:
+            queue.record_cluster(session, Pool(cpus=cpus, gpus=gpus), now=self.clock.now)
+
+    def submit(self, *, key: str | None = None, **fields: Any) -> str:
+        """The new job's id; of two jobs the later one is younger by a second."""
+        self.clock.advance(1.0)
+        with self.database.transaction() as session:
+            submitted = jobs.submit(
+                session, spec(**fields), now=self.clock.now, idempotency_key=key
+            )
+            return submitted.job.id
+
+    def try_claim(self, owner: str = "one") -> Claim | None:
+        with self.database.transaction() as session:
+            return queue.claim(
+                session, owner=owner, now=self.clock.now, lease_seconds=LEASE_SECONDS
+            )
+
+    def claim(self, owner: str = "one") -> Claim:
+        claimed = self.try_claim(owner)
+        assert claimed is not None, "nothing fits, or nothing waits"
+        return claimed
+
+    def start(self, owner: str = "one", **fields: Any) -> Claim:
+        """A new job on a cluster that is large enough: claimed, and given to the cluster."""
+        self.offer(cpus=64)
+        self.submit(**fields)
+        return self.start_next(owner)
+
+    def start_small(self, *, cpus: int) -> Claim:
+        """On the cluster as it was offered: one worker that occupies `cpus`."""
+        self.submit(resources=workers(1, cpus_per_worker=cpus))
+        return self.start_next()
+
+    def start_next(self, owner: str = "one") -> Claim:
+        claimed = self.claim(owner)
+        with self.database.transaction() as session:
+            queue.mark_submitted(
+                session, claimed.attempt_id, fence=claimed.fence, now=self.clock.now
+            )
+        return claimed
+
+    def run(self, owner: str = "one", **fields: Any) -> Claim:
+        """A new job whose training processes have sent their first report, an empty one."""
+        claimed = self.start(owner, **fields)
+        self.report(claimed.attempt_id, 1)
+        return claimed
+
+    def retry(self) -> Claim:
+        """The job that waits to be tried again, once it may be; running."""
+        self.clock.advance(60.0)
+        claimed = self.start_next()
+        self.report(claimed.attempt_id, 1)
+        return claimed
+
+    def report(self, attempt_id: str, sequence: int, **fields: Any) -> Control:
+        return self.apply(attempt_id, sequence, **fields).control
+
+    def apply(self, attempt_id: str, sequence: int, **fields: Any) -> attempts.Applied:
+        sent = Report(sequence=sequence, **fields)
+        with self.database.transaction() as session:
+            return attempts.apply_report(session, attempt_id, sent, now=self.clock.now)
+
+    def finish(self, attempt_id: str, reason: Reason = Reason.COMPLETED) -> JobState:
+        with self.database.transaction() as session:
+            return attempts.finish(session, attempt_id, Finish(reason=reason), now=self.clock.now)
+
+    def end(self, claimed: Claim, reason: Reason) -> bool:
+        """By the dispatcher."""
+        with self.database.transaction() as session:
+            return queue.end(
+                session,
+                claimed.attempt_id,
+                reason,
+                fence=claimed.fence,
+                now=self.clock.now,
+                message="ended by a test",
+            )
+
+    def release(self, claimed: Claim) -> None:
+        with self.database.transaction() as session:
+            queue.release(session, claimed.attempt_id, fence=claimed.fence, now=self.clock.now)
+
+    def take_over(self, owner: str) -> list[AttemptRow]:
+        with self.database.transaction() as session:
+            return queue.take_over(
+                session, owner=owner, now=self.clock.now, lease_seconds=LEASE_SECONDS
+            )
+
+    def cancel(self, job_id: str) -> JobState:
+        with self.database.transaction() as session:
+            return jobs.cancel(session, job_id, now=self.clock.now).state
+
+    def job(self, job_id: str) -> JobRow:
+        with self.database.reading() as session:
+            return jobs.find(session, job_id)
+
+    def attempt(self, attempt_id: str) -> AttemptRow:
+        with self.database.reading() as session:
+            found = session.get(AttemptRow, attempt_id)
+            assert found is not None
+            return found
+
+    def events(self, job_id: str) -> list[EventRow]:
+        with self.database.reading() as session:
+            return events.after(session, job_id, 0, limit=10_000)
+
+    def held(self, owner: str) -> list[str]:
+        with self.database.reading() as session:
+            return [one.attempt.id for one in queue.held(session, owner=owner)]
+
+
+def job_id_of(attempt: Claim | str) -> str:
+    attempt_id = attempt if isinstance(attempt, str) else attempt.attempt_id
+    return attempt_id.partition("-a")[0]
