@@ -1,6 +1,6 @@
 """A container's health check: exit status 0, or 1 and the reason.
 
-python healthy.py http URL [TOKEN_FILE]   whether the URL answers; with the token, where one is given
+python healthy.py http URL [TOKEN_FILE]   whether the URL answers, with the token if given
 python healthy.py dispatcher              whether a dispatcher has seen the cluster within a minute
 """
 

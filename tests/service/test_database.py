@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from service import schema
 from service import database as databases
+from service import schema
 from service.database import Database
 from service.errors import DatabaseUnavailable, InvalidInput
 from service.tables import ClusterRow

@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 
 from service import ids
 
-times = st.datetimes(datetime(2020, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+times = st.datetimes(
+    datetime(2020, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
+    datetime(2200, 1, 1),  # noqa: DTZ001
+    timezones=st.just(UTC),
+)
 
 
 @given(earlier=times, later=times)

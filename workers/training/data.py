@@ -76,7 +76,7 @@ def fetch(name: str, data_path: Path, on_progress: FetchProgress) -> None:
     """
     if _find(name).origin is not Origin.DOWNLOAD:
         raise ValueError(f"{name} is not downloaded: it is bundled, or a folder of yours")
-    from torchvision.datasets import (  # type: ignore[import-untyped]  # noqa: PLC0415 - seconds
+    from torchvision.datasets import (
         CIFAR10,
         CIFAR100,
         FashionMNIST,
@@ -219,7 +219,7 @@ def _split(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | list[int])
 
 def _download(url: str, md5: str, folder: Path, on_progress: FetchProgress) -> None:
     """Leaves the whole file or nothing under the file's name."""
-    from torchvision.datasets.utils import (  # type: ignore[import-untyped]  # noqa: PLC0415
+    from torchvision.datasets.utils import (
         check_integrity,
     )
 

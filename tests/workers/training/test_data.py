@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision  # type: ignore[import-untyped]
+import torchvision
 
 from service import datasets
 from service.errors import NotFound
