@@ -39,14 +39,14 @@ async def _follow(held: Services, job_id: str, *, after: int) -> AsyncIterator[b
             except Unavailable:
                 # The reader comes again with Last-Event-ID, when the database may be back.
                 return
-            for event in found:
-                after = event.number
-                yield format_sse_event(
-                    id=str(event.number), event=event.kind, data_str=event.model_dump_json()
-                )
+            news = [_event(event) for event in found]
+            after = found[-1].number if found else after
             if progress is not None and progress != told:
                 told = progress
-                yield format_sse_event(event="progress", data_str=progress.model_dump_json())
+                # Nothing follows the event that makes the job final.
+                news.insert(0 if is_final else len(news), _progress(progress))
+            for each in news:
+                yield each
             if len(found) == _BATCH:
                 continue
             if is_final:
@@ -57,6 +57,16 @@ async def _follow(held: Services, job_id: str, *, after: int) -> AsyncIterator[b
                 yield format_sse_event(comment="still here")
     finally:
         held.changes.unsubscribe(changed)
+
+
+def _event(event: EventView) -> bytes:
+    return format_sse_event(
+        id=str(event.number), event=event.kind, data_str=event.model_dump_json()
+    )
+
+
+def _progress(progress: ProgressView) -> bytes:
+    return format_sse_event(event="progress", data_str=progress.model_dump_json())
 
 
 def _look(

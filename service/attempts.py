@@ -122,6 +122,15 @@ def apply_report(session: Session, attempt_id: str, report: Report, *, now: date
     return Applied(control=_control(job, attempt, now=now), obsolete_keys=obsolete)
 
 
+def is_stored(session: Session, attempt_id: str, sequence: int) -> bool:
+    """Whether the report came before: its artifacts may be superseded and gone by now.
+
+    StaleAttempt where the attempt is over.
+    """
+    _, attempt = _living(session, attempt_id)
+    return sequence <= attempt.last_sequence
+
+
 def keys_of(attempt_id: str, note: CheckpointNote) -> dict[str, PartDigest]:
     """Where the parts of a note must lie before it may be stored."""
     return {
@@ -135,7 +144,7 @@ def part_key(checkpoint: CheckpointRow, part: Part) -> str:
     entry = checkpoint.parts.get(part.value)
     if entry is None:
         raise NotFound(
-            f"checkpoint {checkpoint.id} has no {part}; it has {', '.join(checkpoint.parts)}"
+            f"checkpoint {checkpoint.id} has no {part}; it has {', '.join(sorted(checkpoint.parts))}"
         )
     return str(entry["key"])
 

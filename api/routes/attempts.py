@@ -11,7 +11,16 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import CallingAttempt, Held, Now, Writing
 from service import attempts, checkpoints
 from service.errors import CorruptArtifact
-from service.reports import AttemptBrief, Control, Finish, Part, PartDigest, Report, Sha256
+from service.reports import (
+    AttemptBrief,
+    Control,
+    Count,
+    Finish,
+    Part,
+    PartDigest,
+    Report,
+    Sha256,
+)
 from service.states import JobState
 
 router = APIRouter(prefix="/v1/attempts/{attempt_id}", tags=["attempts"])
@@ -33,10 +42,8 @@ def report(
 ) -> Control:
     """Stores a report once and in its turn; the answer says whether to stop."""
     # The store is asked before the transaction begins: no network inside one.
-    for note in report.checkpoints:
-        for key, digest in attempts.keys_of(attempt_id, note).items():
-            if held.artifacts.size(key) != digest.size_bytes:
-                raise CorruptArtifact(f"{digest.part} of iteration {note.iteration} is not stored")
+    if report.checkpoints:
+        _require_artifacts(held, attempt_id, report)
     with held.database.transaction() as session:
         applied = attempts.apply_report(session, attempt_id, report, now=now)
     if applied.obsolete_keys:
@@ -47,7 +54,7 @@ def report(
 @router.put("/checkpoints/{iteration}/{part}", status_code=HTTPStatus.CREATED, max_body_size=2**50)
 async def upload(
     attempt_id: CallingAttempt,
-    iteration: int,
+    iteration: Count,
     part: Part,
     request: Request,
     held: Held,
@@ -65,11 +72,10 @@ async def upload(
 
 
 @router.get("/resume/{part}", response_class=StreamingResponse)
-def resume(
-    attempt_id: CallingAttempt, part: Part, held: Held, session: Writing
-) -> StreamingResponse:
+def resume(attempt_id: CallingAttempt, part: Part, held: Held) -> StreamingResponse:
     """The bytes of a part of the checkpoint to resume from."""
-    checkpoint = attempts.resume_checkpoint(session, attempt_id)
+    with held.database.transaction() as session:
+        checkpoint = attempts.resume_checkpoint(session, attempt_id)
     key = attempts.part_key(checkpoint, part)
     entry = checkpoint.parts[part.value]
     return StreamingResponse(
@@ -83,6 +89,17 @@ def resume(
 def finish(attempt_id: CallingAttempt, last_word: Finish, session: Writing, now: Now) -> Finished:
     """The attempt's own account of its end."""
     return Finished(job_state=attempts.finish(session, attempt_id, last_word, now=now))
+
+
+def _require_artifacts(held: Held, attempt_id: str, report: Report) -> None:
+    """CorruptArtifact where a new report names bytes that are not there."""
+    with held.database.transaction() as session:
+        if attempts.is_stored(session, attempt_id, report.sequence):
+            return
+    for note in report.checkpoints:
+        for key, digest in attempts.keys_of(attempt_id, note).items():
+            if held.artifacts.size(key) != digest.size_bytes:
+                raise CorruptArtifact(f"{digest.part} of iteration {note.iteration} is not stored")
 
 
 def _check_living(held: Held, attempt_id: str) -> None:

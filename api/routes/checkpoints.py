@@ -31,15 +31,16 @@ def download(
     job_id: str,
     which: str,
     held: Held,
-    session: Reading,
     format: Annotated[  # noqa: A002 - the query's name
         Literal["safetensors", "pt"],
         Query(description="pt: a state_dict for torch.load(weights_only=True)"),
     ] = "safetensors",
 ) -> StreamingResponse:
     """The weights of the `newest` or `best` checkpoint, or of the one with that id."""
-    job = jobs.find(session, job_id)
-    checkpoint = checkpoints.choose(session, job_id, which)
+    # The store is asked after the session is closed: no network inside one.
+    with held.database.reading() as session:
+        job = jobs.find(session, job_id)
+        checkpoint = checkpoints.choose(session, job_id, which)
     part = _PARTS[format]
     key = attempts.part_key(checkpoint, part)
     entry = checkpoint.parts[part.value]

@@ -321,7 +321,7 @@ def test_a_part_that_was_not_stored_is_not_found(core: Core) -> None:
     second = core.retry()
     with core.database.transaction() as session:
         checkpoint = attempts.resume_checkpoint(session, second.attempt_id)
-    with pytest.raises(NotFound, match="it has weights, state"):
+    with pytest.raises(NotFound, match="it has state, weights"):
         attempts.part_key(checkpoint, Part.PT)
 
 

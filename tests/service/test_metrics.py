@@ -1,5 +1,7 @@
 """Metrics: what was appended is read, thinned to as many points as were asked for."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,7 +86,7 @@ def test_a_thinned_series_keeps_its_first_and_last_point(count: int, points: int
 @given(count=st.integers(3, 300), points=st.integers(2, 320))
 def test_the_points_of_a_thinned_series_are_evenly_spread(count: int, points: int) -> None:
     thin = metrics.thinned(_series(count), points).iterations
-    gaps = [after - before for before, after in zip(thin, thin[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(thin)]
     assert max(gaps) - min(gaps) <= 1
 
 

@@ -1,5 +1,7 @@
 """The state machine: the diagram's arrows, and random walks over them."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def test_a_walk_runs_only_after_it_has_started(choices: list[int]) -> None:
         if not onward:
             break
         walked.append(onward[choice % len(onward)])
-    for before, after in zip(walked, walked[1:], strict=False):
+    for before, after in itertools.pairwise(walked):
         assert after is not JobState.RUNNING or before is JobState.STARTING
         assert after is not JobState.STARTING or before is JobState.QUEUED
         assert after is not JobState.SUCCEEDED or before is not JobState.QUEUED

@@ -76,7 +76,7 @@ def fetch(name: str, data_path: Path, on_progress: FetchProgress) -> None:
     """
     if _find(name).origin is not Origin.DOWNLOAD:
         raise ValueError(f"{name} is not downloaded: it is bundled, or a folder of yours")
-    from torchvision.datasets import (
+    from torchvision.datasets import (  # noqa: PLC0415 - costs a second, and a fetch alone needs it
         CIFAR10,
         CIFAR100,
         FashionMNIST,
@@ -219,7 +219,7 @@ def _split(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | list[int])
 
 def _download(url: str, md5: str, folder: Path, on_progress: FetchProgress) -> None:
     """Leaves the whole file or nothing under the file's name."""
-    from torchvision.datasets.utils import (
+    from torchvision.datasets.utils import (  # noqa: PLC0415 - costs a second, and a fetch alone needs it
         check_integrity,
     )
 
