@@ -143,9 +143,8 @@ def part_key(checkpoint: CheckpointRow, part: Part) -> str:
     """NotFound where the checkpoint was stored without that part."""
     entry = checkpoint.parts.get(part.value)
     if entry is None:
-        raise NotFound(
-            f"checkpoint {checkpoint.id} has no {part}; it has {', '.join(sorted(checkpoint.parts))}"
-        )
+        there = ", ".join(sorted(checkpoint.parts))
+        raise NotFound(f"checkpoint {checkpoint.id} has no {part}; it has {there}")
     return str(entry["key"])
 
 

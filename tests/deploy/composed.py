@@ -114,23 +114,21 @@ class Composed:
             del self._running[name]
         self._done.add(name)
 
-    def stop(self) -> dict[str, int]:
-        """As `docker compose stop` does: in the order of need, SIGTERM and patience.
+    def stop(self) -> None:
+        """As `docker compose stop` does: those first that need the others, SIGTERM and patience.
 
-        The exit statuses. TimeoutExpired where a service needs more than its grace period.
+        TimeoutExpired where a service needs more than its grace period.
         """
-        statuses = {}
         for name in reversed(list(self._running)):
             keeper = self._running.pop(name)
             found = _DURATION.fullmatch(self.services[name]["stop_grace_period"])
             assert found is not None
             psutil.Process(keeper.pid).children()[0].send_signal(signal.SIGTERM)
             try:
-                statuses[name] = keeper.wait(float(found[1]))
+                keeper.wait(float(found[1]))
             finally:
                 keeper.terminate()
                 keeper.wait(30.0)
-        return statuses
 
     def is_healthy(self, name: str) -> bool:
         """What the service's health check says."""

@@ -12,7 +12,7 @@ from service import spec
 from service.reports import CheckpointNote, Facts, LogLevel, MetricPoint, Part, Progress
 from service.spec import JobSpec
 from service.states import StopReason
-from workers.training import checkpoint, loop
+from workers.training import checkpoint, loop, ranks
 from workers.training.loop import Outcome, Place
 
 SMALL = {
@@ -134,4 +134,6 @@ def play_scenes(folder: Path, place: Place) -> None:
     play("stopped", stops_at=6)
     play("resumed", resume=checkpoint.newest(folder / "stopped"))
     play("late", stops_at=11)
+    with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
+        scenes["gathered"] = {"ranks": joined.gather(torch.tensor(place.rank)).tolist()}
     (folder / f"rank-{place.rank}.json").write_text(json.dumps(scenes))

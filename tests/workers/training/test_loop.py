@@ -206,7 +206,10 @@ def test_processes_stop_at_one_step_boundary(scenes: Scenes) -> None:
 def test_processes_resume_to_the_whole_run(scenes: Scenes) -> None:
     folder, ranks = scenes
     assert _digests(folder / "resumed") == _digests(folder / "whole")
-    points = {name: {tuple(point) for point in scene["points"]} for name, scene in ranks[0].items()}
+    points = {
+        name: {tuple(point) for point in ranks[0][name]["points"]}
+        for name in ("whole", "stopped", "resumed")
+    }
     assert not points["stopped"] & points["resumed"]
     assert points["stopped"] | points["resumed"] == points["whole"]
 
@@ -226,3 +229,9 @@ def test_only_rank_0_is_heard(scenes: Scenes) -> None:
     for other in others:
         assert other["whole"]["points"] == other["whole"]["pids"] == []
         assert other["whole"]["outcome"]["iteration"] == 12
+
+
+@pytest.mark.slow
+def test_what_is_gathered_is_in_the_order_of_the_ranks(scenes: Scenes) -> None:
+    _, ranks = scenes
+    assert [rank["gathered"]["ranks"] for rank in ranks] == [list(range(len(ranks)))] * len(ranks)
