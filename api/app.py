@@ -55,6 +55,7 @@ def create_app(
         lifespan=lifespan,
         docs_url="/v1/docs",
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         openapi_url="/v1/openapi.json",
         max_body_size=_MAX_BODY_BYTES,
         # A redirect would make a mistake in a path look like an outage.

@@ -113,6 +113,10 @@ class JobSpec(_Spec):
         if not isinstance(written, str | dict):
             return written
         family = info.data.get("family", Family.CIFAR)
+        if isinstance(written, dict) and "name" not in written:
+            dataset = datasets.find(info.data.get("dataset", "digits"))
+            assert dataset is not None, "validated before"
+            written = {"name": dataset.default_recipe} | written
         return recipes.resolve(written, family=family, depth=info.data.get("depth", 20))
 
     @field_validator("resources")

@@ -191,3 +191,9 @@ def test_repeated_tags_count_once_in_their_order() -> None:
 
 def test_the_plain_network_has_the_papers_name() -> None:
     assert parse(written(depth=20, shortcut="none")).network == "plain-20"
+
+
+def test_a_recipe_without_a_name_changes_the_data_sets_own() -> None:
+    written = {"depth": 20, "shortcut": "A", "dataset": "digits", "recipe": {"iterations": 60}}
+    recipe = parse(written).recipe
+    assert (recipe.name, recipe.iterations, recipe.milestones) == ("quick", 60, (30, 45))
