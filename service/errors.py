@@ -3,6 +3,7 @@
 ResnetdError
 ├── Refused                 the request cannot be carried out as it is
 │   ├── InvalidInput            what was written is wrong; `faults` says where
+│   │   └── CannotFit               the whole cluster is too small for it
 │   ├── NotFound                no such job, attempt, checkpoint, dataset
 │   ├── Unauthorized            no token, or one that nobody knows
 │   ├── Forbidden               a token that does not open this door
@@ -47,6 +48,10 @@ class InvalidInput(Refused):
     def __init__(self, message: str, *, faults: tuple[Fault, ...] = ()) -> None:
         super().__init__(message)
         self.faults = faults
+
+
+class CannotFit(InvalidInput):
+    code = "cannot-fit"
 
 
 class NotFound(Refused):

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service import events, ids
-from service.errors import Fault, IdempotencyMismatch, IllegalMove, InvalidInput, NotFound
+from service.errors import CannotFit, Fault, IdempotencyMismatch, IllegalMove, NotFound
 from service.events import EventKind
 from service.spec import JobSpec
 from service.states import NEXT_STATES, JobState, Reason
@@ -34,7 +34,7 @@ def submit(
 ) -> Submitted:
     """Saves the job; with a key that was used before, finds the one it made.
 
-    InvalidInput where the cluster can never hold the job, IdempotencyMismatch for a key that
+    CannotFit where the cluster can never hold the job, IdempotencyMismatch for a key that
     made a job from another spec.
     """
     spec_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
@@ -194,7 +194,7 @@ def _refuse_what_never_fits(session: Session, spec: JobSpec) -> None:
     }
     for kind, (needed, there) in wanted.items():
         if needed > there:
-            raise InvalidInput(
+            raise CannotFit(
                 "the cluster can never hold this job",
                 faults=(
                     Fault(

@@ -32,9 +32,9 @@ def test_a_service_is_given_no_rights_that_it_does_not_need(name: str) -> None:
     service = SERVICES[name]
     user = (
         service.get("user")
-        or re.findall(r"^USER (\w+)$", STAGES[service["build"]["target"]], re.MULTILINE)[-1]
+        or re.findall(r"^USER (\S+)$", STAGES[service["build"]["target"]], re.MULTILINE)[-1]
     )
-    assert user not in ("root", "0", "0:0")
+    assert user.split(":")[0] not in ("root", "0")
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc"} & set(service)
@@ -132,3 +132,11 @@ def test_docker_compose_reads_the_file(profiles: str) -> None:
         check=False,
     )
     assert (read.returncode, read.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["server", "cluster"])
+def test_images_hold_the_versions_that_the_tests_run_with(name: str) -> None:
+    pins = re.compile(r"^[\w.-]+==[^\s;]+", re.MULTILINE)
+    folder = REPOSITORY / "requirements"
+    tested = set(pins.findall((folder / "dev.txt").read_text()))
+    assert set(pins.findall((folder / f"{name}.txt").read_text())) <= tested

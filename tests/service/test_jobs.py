@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from service import jobs
 from service.database import Database
-from service.errors import IdempotencyMismatch, IllegalMove, InvalidInput, NotFound
+from service.errors import CannotFit, IdempotencyMismatch, IllegalMove, NotFound
 from service.states import NEXT_STATES, JobState, Reason
 from tests.support.core import START, Core, job_id_of, spec
 from tests.support.fake_api import eventually
@@ -252,7 +252,7 @@ def test_events_tell_exactly_the_moves_that_were_made(core: Core, choices: list[
 def test_what_the_cluster_can_never_hold_is_refused(core: Core) -> None:
     core.offer(cpus=4, gpus=1)
     core.submit(resources={"num_workers": 4})
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(CannotFit) as caught:
         core.submit(resources={"num_workers": 4, "cpus_per_worker": 2})
     (fault,) = caught.value.faults
     assert fault.pointer == "/resources"
@@ -261,7 +261,7 @@ def test_what_the_cluster_can_never_hold_is_refused(core: Core) -> None:
 
 def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
     core.offer(cpus=4, gpus=1)
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(CannotFit) as caught:
         core.submit(resources={"num_workers": 2, "gpus_per_worker": 1})
     assert "2 GPUs" in caught.value.faults[0].message
 

@@ -90,7 +90,7 @@ class Ending(StrEnum):
 
 
 class AttemptFailed(Exception):
-    """Why a rank could not go on; read back from its text where only that has travelled."""
+    """Why a rank could not go on. It travels from the rank's process to the runner's."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(reason, message)

@@ -10,7 +10,6 @@ attempt is the service's to make.
 
 import logging
 import os
-import re
 import shutil
 import time
 from typing import Any
@@ -46,9 +45,6 @@ from workers.training.loop import Place
 
 # Of a collective: a hung one must become a failure. Torch's 30 minutes are a third of a short run.
 _COLLECTIVE_SECONDS = 600
-
-# As the traceback of a rank ends.
-_FAILED = re.compile(r"AttemptFailed: \[([a-z-]+)\] (.*)\Z", re.DOTALL)
 
 # Of several ranks' failures the first of these is the cause, the others its echo.
 _CAUSES = (
@@ -166,10 +162,10 @@ def _cause(error: TrainingFailedError) -> AttemptFailed:
 
 
 def _failure(rank: int, failure: Exception) -> AttemptFailed:
-    """Ray hands over a rank's exception as its traceback, its death as a failed health check."""
+    """Ray hands over a rank's exception as it was, its death as a failed health check."""
+    if isinstance(failure, AttemptFailed):
+        return failure
     text = str(failure)
-    if told := _FAILED.search(text):
-        return AttemptFailed(Reason(told[1]), told[2].strip())
     if "running low on memory" in text:
         return AttemptFailed(Reason.OUT_OF_MEMORY, f"rank {rank}: {text}")
     if type(failure).__name__.startswith("WorkerHealthCheck"):

@@ -132,14 +132,14 @@ def failure(rank: int, error: Exception) -> WorkerGroupError:
 
 
 def told(reason: Reason, message: str) -> Exception:
-    """As Ray hands over what a rank has raised: its traceback."""
-    return RuntimeError(
-        f"Traceback ...\nworkers.cluster.attempt.AttemptFailed: [{reason}] {message}"
-    )
+    """What a rank has raised, as it arrives in another process."""
+    arrived = pickle.loads(pickle.dumps(AttemptFailed(reason, message)))
+    assert isinstance(arrived, Exception)
+    return arrived
 
 
 def test_the_reason_that_a_rank_gave_is_the_attempts() -> None:
-    cause = runner._cause(failure(1, told(Reason.DIVERGED, "the loss is nan\nat iteration 3\n")))
+    cause = runner._cause(failure(1, told(Reason.DIVERGED, "the loss is nan\nat iteration 3")))
     assert (cause.reason, cause.message) == (Reason.DIVERGED, "the loss is nan\nat iteration 3")
 
 

@@ -1,0 +1,46 @@
+"""The application as a whole: its document, its ids of requests, the size of bodies."""
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+
+from api.app import create_app
+from service.errors import DatabaseUnavailable
+from service.settings import Settings
+from tests.support.api import Api
+
+
+def test_the_openapi_document_names_the_spec_of_a_job(api: Api) -> None:
+    document = api.get("/v1/openapi.json").json()
+    body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"] == {"$ref": "#/components/schemas/JobSpec"}
+    required = document["components"]["schemas"]["JobSpec"]["required"]
+    assert {"depth", "shortcut", "dataset"} <= set(required)
+
+
+def test_the_openapi_document_is_produced_without_a_database(tmp_path: Path) -> None:
+    paths = create_app(Settings(var_path=tmp_path)).openapi()["paths"]
+    assert "/v1/attempts/{attempt_id}/reports" in paths
+
+
+def test_every_answer_has_an_id_of_its_own(api: Api) -> None:
+    ids = {api.get("/v1/health").headers["X-Request-Id"] for _ in range(2)}
+    assert len({uuid.UUID(each) for each in ids}) == 2
+
+
+def test_a_body_that_is_too_large_is_refused(api: Api) -> None:
+    assert api.call("POST", "/v1/jobs", content=b" " * (16 * 2**20 + 1)).status_code == 413
+
+
+def test_an_api_over_an_old_schema_does_not_start(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'api.db'}"
+    app = create_app(Settings(var_path=tmp_path, database_url=url))
+
+    async def start() -> None:
+        async with app.router.lifespan_context(app):
+            pass
+
+    with pytest.raises(DatabaseUnavailable, match="resnetd-server migrate"):
+        asyncio.run(start())

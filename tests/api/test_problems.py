@@ -1,0 +1,259 @@
+"""Errors as problem+json: whatever is sent, the answer says what was wrong and where."""
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.api import Api
+from tests.support.core import job_id_of, written
+
+
+def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The problem, once it has the shape that every problem has."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["status"] == status
+    assert body["code"] == code
+    assert body["type"] == "about:blank"
+    assert body["title"]
+    assert body["detail"]
+    assert body["request_id"] == answer.headers["X-Request-Id"]
+    return body
+
+
+def _pointers(answer: httpx.Response) -> list[str]:
+    problem = _problem(answer, 422, "invalid-input")
+    return [fault["pointer"] for fault in problem["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"dept": 20}, "/dept"),
+        ({"a/b~": 20}, "/a~1b~0"),
+        ({"half \ud800": 1}, "/half ?"),
+        ({"depth": "20"}, "/depth"),
+        ({"depth": 33}, "/depth"),
+        ({"depth": 10**400}, "/depth"),
+        ({"depth": -(2**63) - 1}, "/depth"),
+        ({"dataset": "imagenet"}, "/dataset"),
+        ({"dataset": "digits\x00"}, "/dataset"),
+        ({"dataset": "\udfff"}, "/dataset"),
+        ({"name": "a\x00b"}, "/name"),
+        ({"name": "\ud800"}, "/name"),
+        ({"seed": 2**31}, "/seed"),
+        ({"seed": 1e300}, "/seed"),
+        ({"recipe": {"name": "quick", "iterations": 10**400}}, "/recipe/iterations"),
+        ({"recipe": {"name": "quick", "milestones": [1, "x"]}}, "/recipe/milestones/1"),
+        ({"recipe": "slow"}, "/recipe"),
+        ({"time_limit_minutes": float("nan")}, "/time_limit_minutes"),
+        ({"time_limit_minutes": float("inf")}, "/time_limit_minutes"),
+        ({"tags": ["ok", 7]}, "/tags/1"),
+        ({"resources": {"num_workers": 3}}, "/resources"),
+        ({"resources": {"num_workers": 2000}}, "/resources/num_workers"),
+    ],
+)
+def test_a_wrong_place_is_pointed_at(api: Api, fields: dict[str, Any], pointer: str) -> None:
+    assert _pointers(api.post("/v1/jobs", written(**fields))) == [pointer]
+
+
+def test_a_missing_field_is_pointed_at(api: Api) -> None:
+    assert _pointers(api.post("/v1/jobs", {"shortcut": "A", "dataset": "digits"})) == ["/depth"]
+
+
+def test_a_wrong_depth_is_told_the_nearest_right_ones(api: Api) -> None:
+    answer = api.post("/v1/jobs", written(depth=33))
+    (fault,) = answer.json()["errors"]
+    assert fault["message"] == (
+        "no cifar network has 33 layers: the depth is 6n+2; the nearest are 32 and 38"
+    )
+
+
+def test_what_the_cluster_can_never_hold_is_told_what_there_is(api: Api) -> None:
+    api.core.offer(cpus=4)
+    answer = api.post("/v1/jobs", written(resources={"num_workers": 8}))
+    problem = _problem(answer, 422, "cannot-fit")
+    (fault,) = problem["errors"]
+    assert fault == {
+        "pointer": "/resources",
+        "message": "8 workers need 8 CPUs, the whole cluster has 4",
+    }
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"depth: 20", b"\xff\xfe", b"[" * 100_000, b"\x00"])
+def test_a_body_that_is_no_json_is_refused(api: Api, body: bytes) -> None:
+    answer = api.call(
+        "POST", "/v1/jobs", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code in (400, 422)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("body", [None, 7, "x", [], [written()], {}, {"depth": {}}])
+def test_json_that_is_no_spec_is_refused(api: Api, body: Any) -> None:
+    _problem(api.post("/v1/jobs", body), 422, "invalid-input")
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("limit=0", "/limit"),
+        ("limit=1001", "/limit"),
+        (f"limit={10**30}", "/limit"),
+        ("limit=x", "/limit"),
+        ("page_token=a%00b", "/page_token"),
+        ("page_token=UPPER", "/page_token"),
+        ("page_token=" + "0" * 17, "/page_token"),
+        ("state=done", "/state/0"),
+        ("name=%00", "/name"),
+        ("tag=%00", "/tag/0"),
+        ("dataset=%00", "/dataset"),
+    ],
+)
+def test_a_wrong_query_is_pointed_at(any_api: Api, query: str, pointer: str) -> None:
+    assert _pointers(any_api.get(f"/v1/jobs?{query}")) == [pointer]
+
+
+@pytest.mark.parametrize(
+    "query", ["name=%ED%A0%80", "tag=%25_%5C", "id_prefix=%00", "dataset=%F0%9F%98%80", "name='"]
+)
+def test_a_strange_filter_finds_nothing(any_api: Api, query: str) -> None:
+    any_api.core.submit()
+    answer = any_api.get(f"/v1/jobs?{query}")
+    assert answer.status_code == 200
+    assert answer.json() == {"jobs": [], "next_page_token": None}
+
+
+WEIRD_IDS = ["x", "0" * 16, "0" * 17, "\x00", "a\x00b", "..", "%", "\U0001f600", "0e3k' --", "A"]
+
+
+@pytest.mark.parametrize("job_id", WEIRD_IDS)
+def test_a_job_that_nobody_has_is_not_found(any_api: Api, job_id: str) -> None:
+    for rest in ("", "/progress", "/metrics", "/events", "/logs", "/attempts", "/checkpoints"):
+        path = f"/v1/jobs/{quote(job_id, safe='')}{rest}".replace("/../", "/%2E%2E/")
+        assert any_api.get(path).status_code == 404, path
+    answer = any_api.get(f"/v1/jobs/{quote(job_id, safe='')}/checkpoints/best/weights")
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("which", WEIRD_IDS)
+def test_a_checkpoint_that_nobody_has_is_not_found(any_api: Api, which: str) -> None:
+    job_id = any_api.core.submit()
+    answer = any_api.get(f"/v1/jobs/{job_id}/checkpoints/{quote(which, safe='')}/weights")
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("rest", ["", "-a", "-a2", "-a1\x00", "-a\x00", "-a٣"])
+def test_an_attempt_that_nobody_has_is_refused(any_api: Api, rest: str) -> None:
+    claimed = any_api.core.run()
+    attempt_id = quote(f"{job_id_of(claimed)}{rest}", safe="")
+    answer = any_api.get(f"/v1/attempts/{attempt_id}", token=claimed.secret)
+    _problem(answer, 401, "unauthorized")
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/", "/nowhere", "/", "/v1"])
+def test_a_path_that_leads_nowhere_is_not_found(api: Api, path: str) -> None:
+    _problem(api.get(path), 404, "not-found")
+
+
+def test_a_method_that_a_path_does_not_know_is_refused(api: Api) -> None:
+    answer = api.call("DELETE", "/v1/jobs")
+    _problem(answer, 405, "method-not-allowed")
+    assert "Allow" in answer.headers
+
+
+FIELDS = [
+    *("dataset", "family", "depth", "shortcut", "recipe", "resources", "seed", "priority"),
+    *("max_restarts", "time_limit_minutes", "name", "tags", "iterations", "milestones"),
+    *("num_workers", "cpus_per_worker", "gpus_per_worker", "batch_size", "decay"),
+]
+# Halves of characters among them, which JSON can write and UTF-8 cannot.
+texts = st.text(st.characters(exclude_categories=()), max_size=20)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-(10**400), 10**400),
+    st.floats(),
+    texts,
+    st.sampled_from(["digits", "folder:x", "quick", "paper-cifar", "A", "none", "cifar", 20, 128]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.one_of(st.sampled_from(FIELDS), texts), inner, max_size=4),
+    ),
+    max_leaves=8,
+)
+bodies = st.one_of(
+    values,
+    st.dictionaries(st.sampled_from(FIELDS), values, max_size=4).map(
+        lambda found: written(**found)
+    ),
+    st.dictionaries(
+        st.sampled_from(["name", "iterations", "milestones", "batch_size", "decay"]),
+        values,
+        max_size=3,
+    ).map(lambda found: written(recipe={"name": "quick"} | found)),
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(body=bodies, key=st.one_of(st.none(), st.text(max_size=5)))
+def test_no_body_makes_the_service_fail(any_api: Api, body: Any, key: str | None) -> None:
+    headers = {} if key is None else {"Idempotency-Key": quote(key) or "empty"}
+    answer = any_api.post("/v1/jobs", body, headers=headers)
+    if answer.status_code == 201:
+        assert any_api.get(f"/v1/jobs/{answer.json()['id']}").status_code == 200
+        return
+    assert answer.status_code in (400, 422), (answer.status_code, json.dumps(body))
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"]
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(["sequence", "progress", "facts", "metrics", "logs", "checkpoints"]),
+        st.one_of(
+            values,
+            st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "at": st.one_of(st.datetimes().map(lambda at: f"{at.isoformat()}Z"), texts),
+                        "level": st.just("info"),
+                        "message": texts,
+                    }
+                ),
+                max_size=2,
+            ),
+            st.lists(
+                st.fixed_dictionaries(
+                    {
+                        "series": st.sampled_from(["train/loss", "x", "Y"]),
+                        "iteration": st.integers(),
+                        "value": scalars,
+                    }
+                ),
+                max_size=2,
+            ),
+        ),
+        max_size=3,
+    )
+)
+def test_no_report_makes_the_service_fail(any_api: Api, fields: dict[str, Any]) -> None:
+    claimed = any_api.core.start()
+    path = f"/v1/attempts/{claimed.attempt_id}/reports"
+    answer = any_api.post(path, {"sequence": 1} | fields, token=claimed.secret)
+    assert answer.status_code in (200, 400, 409, 422), (answer.status_code, json.dumps(fields))

@@ -1,0 +1,132 @@
+"""The API on a port of its own, over a real database, on a clock that only tests move."""
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from api.app import create_app
+from service.queue import Claim
+from service.reports import CheckpointNote, Part
+from service.settings import Settings
+from tests.support.core import Core, content
+from tests.support.fake_api import eventually
+
+TOKEN = "the-token-of-the-admin"
+
+
+class Api:
+    """`core` is the same service, driven without HTTP."""
+
+    def __init__(self, url: str, settings: Settings, core: Core) -> None:
+        self.url = url
+        self.settings = settings
+        self.core = core
+        self.http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
+
+    def call(
+        self, method: str, path: str, *, token: str | None = TOKEN, **request: Any
+    ) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+        headers |= request.pop("headers", {})
+        return self.http.request(method, path, headers=headers, **request)
+
+    def get(self, path: str, **request: Any) -> httpx.Response:
+        return self.call("GET", path, **request)
+
+    def post(self, path: str, body: Any = None, **request: Any) -> httpx.Response:
+        """`body` as JSON; halves of characters and numbers that are none go through as well."""
+        return self.call(
+            "POST",
+            path,
+            content=json.dumps(body).encode("ascii"),
+            headers={"Content-Type": "application/json"} | request.pop("headers", {}),
+            **request,
+        )
+
+    def attempt(
+        self, claimed: Claim, method: str = "GET", path: str = "", **request: Any
+    ) -> httpx.Response:
+        """What the attempt's processes ask, with their own token."""
+        target = f"/v1/attempts/{claimed.attempt_id}{path}"
+        return self.call(method, target, token=claimed.secret, **request)
+
+    def report(self, claimed: Claim, sequence: int, **fields: Any) -> httpx.Response:
+        body = {"sequence": sequence} | fields
+        return self.attempt(claimed, "POST", "/reports", json=body)
+
+    def upload(
+        self, claimed: Claim, iteration: int, part: Part, *, sha256: str | None = None
+    ) -> httpx.Response:
+        whole = content(part, iteration)
+        return self.attempt(
+            claimed,
+            "PUT",
+            f"/checkpoints/{iteration}/{part}",
+            content=whole,
+            headers={"X-Content-SHA256": sha256 or hashlib.sha256(whole).hexdigest()},
+        )
+
+    def checkpoint(self, claimed: Claim, sequence: int, note: CheckpointNote) -> httpx.Response:
+        """Uploads all parts and reports them."""
+        for digest in note.parts:
+            assert self.upload(claimed, note.iteration, digest.part).status_code == 201
+        return self.report(claimed, sequence, checkpoints=[note.model_dump(mode="json")])
+
+    @contextmanager
+    def stream(self, job_id: str, **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
+        """The job's events as they come: `id`, `event` and the decoded `data` of each."""
+        sent = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        with self.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=sent) as response:
+            assert response.headers["Content-Type"].startswith("text/event-stream")
+            yield _events(response.iter_lines())
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    fields: dict[str, Any] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+            continue
+        if "data" in fields:
+            yield fields | {"data": json.loads(fields["data"])}
+        fields = {}
+
+
+@contextmanager
+def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> Iterator[Api]:
+    (var_path / "token").write_text(TOKEN)
+    configured = Settings(var_path=var_path, database_url=database_url, **settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(configured, now=core.clock),
+            log_config=None,
+            access_log=False,
+            ws="none",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        eventually(lambda: server.started or not thread.is_alive())
+        assert server.started, "the API did not start"
+        api = Api(f"http://127.0.0.1:{listener.getsockname()[1]}", configured, core)
+        try:
+            yield api
+        finally:
+            api.http.close()
+            server.should_exit = True
+            thread.join()
