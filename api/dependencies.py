@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from api.auth import bearer
 from api.changes import ChangeHub
-from service import attempts, tokens
+from service import attempts, runners, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database, Session
 from service.settings import Settings
@@ -77,3 +77,15 @@ def attempt(
 
 
 CallingAttempt = Annotated[str, Depends(attempt)]
+
+
+def runner(
+    request: Request, held: Held, runner_id: str, _: Annotated[object, Depends(_scheme)]
+) -> str:
+    """The id of the runner in the path, whose own token came with the request."""
+    secret = bearer(request)
+    with held.database.reading() as session:
+        return runners.authenticate(session, runner_id, secret).id
+
+
+CallingRunner = Annotated[str, Depends(runner)]

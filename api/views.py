@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from service import jobs
 from service.reports import LogLevel, Part, Result
 from service.spec import JobSpec
-from service.states import AttemptState, Fault, JobState, Reason
-from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow
+from service.states import AttemptState, Fault, JobState, Reason, RunnerState
+from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
 
 
 class _View(BaseModel):
@@ -123,7 +123,11 @@ class LogList(_View):
 
 
 class AttemptView(_View):
-    """`released_at`: when the cluster had given its resources back."""
+    """The times are its launch, step by step, and its end: when it was claimed, when its runner
+    was known to the cluster and has taken it, when the images were in memory, when the first
+    report came, when the first optimizer step was done; `released_at`: when its resources were
+    free again.
+    """
 
     id: str
     number: int
@@ -132,9 +136,13 @@ class AttemptView(_View):
     cpus_per_worker: int
     gpus_per_worker: int
     resume_checkpoint_id: str | None
+    runner_id: str | None
     created_at: datetime
     submitted_at: datetime | None
+    taken_at: datetime | None
+    data_ready_at: datetime | None
     started_at: datetime | None
+    first_step_at: datetime | None
     last_report_at: datetime | None
     ended_at: datetime | None
     released_at: datetime | None
@@ -150,6 +158,29 @@ class AttemptView(_View):
 
 class AttemptList(_View):
     attempts: list[AttemptView]
+
+
+class RunnerView(_View):
+    """`attempt_id`: what it runs or is to run; a ready one without is a standby."""
+
+    id: str
+    state: RunnerState
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+    attempt_id: str | None
+    attempts_left: int
+    created_at: datetime
+    submitted_at: datetime | None
+    ready_at: datetime | None
+
+    @classmethod
+    def of(cls, runner: RunnerRow) -> "RunnerView":
+        return cls.model_validate(runner)
+
+
+class RunnerList(_View):
+    runners: list[RunnerView]
 
 
 class PartView(_View):

@@ -13,7 +13,7 @@ import torch
 import resnetd
 from benchmarks.sheet import Row, publish
 from deploy.local import LocalService
-from service.reports import CheckpointNote, Facts, LogLevel, MetricPoint, Part, Progress
+from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
 from service.spec import parse
 from service.states import StopReason
 from workers.training import loop
@@ -85,6 +85,7 @@ class _Rates:
         self.rates: list[float] = []
 
     def facts(self, facts: Facts) -> None: ...
+    def launched(self, launch: Launch) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
     def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...

@@ -109,6 +109,9 @@ def apply_report(session: Session, attempt_id: str, report: Report, *, now: date
         jobs.move(session, job, JobState.RUNNING, now=now)
     if report.facts is not None:
         job.facts = report.facts.model_dump(mode="json")
+    if report.launch is not None:
+        attempt.data_ready_at = report.launch.data_ready_at
+        attempt.first_step_at = report.launch.first_step_at
     if report.progress is not None:
         job.progress = report.progress.model_dump(mode="json")
         database.wake(session)

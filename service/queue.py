@@ -14,9 +14,10 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import attempts, checkpoints, database, events, jobs, tokens
+from service import attempts, checkpoints, events, jobs, runners
 from service.errors import LeaseLost
 from service.events import EventKind
+from service.pools import Pool
 from service.reports import storable
 from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, ClusterRow, JobRow
@@ -27,26 +28,12 @@ _SEEN_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Pool:
-    """CPUs and GPUs, counted as whole ones."""
-
-    cpus: int
-    gpus: int
-
-    def holds(self, other: "Pool") -> bool:
-        return other.cpus <= self.cpus and other.gpus <= self.gpus
-
-    def minus(self, other: "Pool") -> "Pool":
-        return Pool(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
-
-
-@dataclass(frozen=True)
 class Claim:
-    """An attempt that its dispatcher may give to the cluster; `secret` is its processes' token."""
+    """An attempt with the runner that will run it."""
 
     attempt_id: str
     fence: int
-    secret: str
+    runner_id: str
 
 
 def record_cluster(session: Session, pool: Pool, *, now: datetime) -> None:
@@ -79,21 +66,28 @@ def reserved(session: Session) -> Pool:
     return Pool(cpus=cpus, gpus=gpus)
 
 
-def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> Claim | None:
+def lock_cluster(session: Session) -> Pool | None:
+    """What the cluster has in all, for whoever decides what fits; None before it was seen."""
+    row = session.get(ClusterRow, _CLUSTER, with_for_update=True, populate_existing=True)
+    return None if row is None else Pool(cpus=row.cpus, gpus=row.gpus)
+
+
+def claim(
+    session: Session, *, owner: str, now: datetime, lease_seconds: float, runner_lives: int = 1
+) -> Claim | None:
     """The job at the head of the queue, if its workers fit now; None if it must wait.
 
     By priority, then by age. Nothing overtakes the head: a large job is not starved by small ones.
-    Only a job that the whole cluster cannot hold, as it is now, lets others pass.
+    Only a job that the whole cluster cannot hold, as it is now, lets others pass. A runner that
+    is planned for it will run `runner_lives` attempts.
     """
-    row = session.get(ClusterRow, _CLUSTER, with_for_update=True, populate_existing=True)
-    if row is None:
+    whole = lock_cluster(session)
+    if whole is None:
         return None
-    whole = Pool(cpus=row.cpus, gpus=row.gpus)
     head = _head(session, whole, now=now)
     if head is None or not whole.minus(reserved(session)).holds(head.needed):
         return None
     job = head.job
-    secret = tokens.new_secret()
     job.attempts += 1
     newest = checkpoints.newest(session, job.id)
     attempt = AttemptRow(
@@ -101,7 +95,6 @@ def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) 
         job_id=job.id,
         number=job.attempts,
         state=AttemptState.STARTING,
-        token_sha256=tokens.digest(secret),
         owner=owner,
         fence=1,
         lease_expires_at=now + timedelta(seconds=lease_seconds),
@@ -113,11 +106,13 @@ def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) 
         last_sequence=0,
     )
     session.add(attempt)
+    session.flush()
+    runner = runners.assign(session, attempt, lives=runner_lives, now=now)
     resumed_at = newest.iteration if newest is not None else None
     data = {"number": attempt.number, "resumed_at": resumed_at}
     events.append(session, job, EventKind.ATTEMPT, data, now=now)
     jobs.move(session, job, JobState.STARTING, now=now)
-    return Claim(attempt_id=attempt.id, fence=attempt.fence, secret=secret)
+    return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
 
 
 @dataclass(frozen=True)
@@ -220,33 +215,6 @@ def held(session: Session, *, owner: str) -> list[Held]:
     return [Held(attempt=attempt, job=job) for attempt, job in rows]
 
 
-def is_any_ended(session: Session, *, owner: str) -> bool:
-    """Whether the owner holds an attempt that has ended and is not released yet."""
-    statement = (
-        select(AttemptRow.id)
-        .where(
-            AttemptRow.owner == owner,
-            AttemptRow.released_at.is_(None),
-            AttemptRow.state == AttemptState.ENDED,
-        )
-        .limit(1)
-    )
-    return session.scalar(statement) is not None
-
-
-def renew_secret(session: Session, attempt_id: str, *, fence: int) -> str:
-    """A new token for an attempt that never reached the cluster: its first one is lost."""
-    _, attempt = _owned(session, attempt_id, fence=fence)
-    secret = tokens.new_secret()
-    attempt.token_sha256 = tokens.digest(secret)
-    return secret
-
-
-def mark_submitted(session: Session, attempt_id: str, *, fence: int, now: datetime) -> None:
-    _, attempt = _owned(session, attempt_id, fence=fence)
-    attempt.submitted_at = now
-
-
 def end(
     session: Session,
     attempt_id: str,
@@ -262,14 +230,6 @@ def end(
         return False
     attempts.end(session, job, attempt, reason, message=storable(message), now=now)
     return True
-
-
-def release(session: Session, attempt_id: str, *, fence: int, now: datetime) -> None:
-    """The cluster has given the attempt's resources back."""
-    _, attempt = _owned(session, attempt_id, fence=fence)
-    assert attempt.state is AttemptState.ENDED
-    attempt.released_at = now
-    database.wake(session)
 
 
 def next_wake(session: Session, *, now: datetime) -> float | None:

@@ -87,6 +87,13 @@ class Facts(_Wire):
     versions: dict[Text, Text]
 
 
+class Launch(_Wire):
+    """When an attempt's rank 0 had its images in memory, and its first optimizer step done."""
+
+    data_ready_at: Time
+    first_step_at: Time
+
+
 class PartDigest(_Wire):
     part: Part
     sha256: Sha256
@@ -111,6 +118,7 @@ class Report(_Wire):
     sequence: Annotated[Count, Field(ge=1)]
     progress: Progress | None = None
     facts: Facts | None = None
+    launch: Launch | None = None
     metrics: Annotated[list[MetricPoint], Field(max_length=MAX_POINTS)] = []
     logs: Annotated[list[LogLine], Field(max_length=MAX_LINES)] = []
     checkpoints: list[CheckpointNote] = []
@@ -159,3 +167,24 @@ class AttemptBrief(_Wire):
     gpus_per_worker: int
     last_sequence: int
     resume: ResumePoint | None
+
+
+class Question(_Wire):
+    """What a runner asks: for its next orders, or, on its way out, for what it leaves undone."""
+
+    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    is_leaving: bool = False
+
+
+class Order(_Wire):
+    """An attempt to run, and the token of its processes."""
+
+    brief: AttemptBrief
+    token: str
+
+
+class Orders(_Wire):
+    """The answer to a runner: an attempt, or its dismissal, or neither yet."""
+
+    order: Order | None
+    is_dismissed: bool

@@ -38,6 +38,11 @@ class Settings(BaseSettings):
     max_cpus: Annotated[int, Field(ge=0)] | None = None
     max_gpus: Annotated[int, Field(ge=0)] | None = None
 
+    # Runners that wait for the next job.
+    standbys: Annotated[int, Field(ge=0)] = 1
+    standby_workers: Annotated[int, Field(ge=1)] = 1
+    runner_attempts: Annotated[int, Field(ge=1)] = 100
+
     # Patience.
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0
     poll_seconds: Annotated[float, Field(gt=0)] = 1.0
@@ -58,6 +63,11 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value().strip()
         return f"sqlite:///{self.var_path.absolute() / 'resnetd.db'}"
+
+    @property
+    def runner_lives(self) -> int:
+        """How many attempts a runner runs: one where nothing is to wait for another."""
+        return self.runner_attempts if self.standbys else 1
 
     @property
     def artifacts(self) -> str:

@@ -1,4 +1,4 @@
-"""The states of jobs and attempts, the moves between them, and why attempts end.
+"""The states of jobs, attempts and runners, the moves between them, and why attempts end.
 
     queued ──claimed──► starting ──first report──► running ──► succeeded
       ▲ │                  │                          ├──────► failed
@@ -52,6 +52,16 @@ class AttemptState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     ENDED = "ended"
+
+
+class RunnerState(StrEnum):
+    """Ready is who has asked for something to do; who has it or waits for it, alike."""
+
+    PLANNED = "planned"
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+    GONE = "gone"
 
 
 class Fault(StrEnum):

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.reports import LogLevel
-from service.states import AttemptState, JobState, Reason
+from service.states import AttemptState, JobState, Reason, RunnerState
 
 Document = JSON().with_variant(JSONB(), "postgresql")
 
@@ -73,6 +73,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: Document,
         JobState: _text_enum(JobState),
         AttemptState: _text_enum(AttemptState),
+        RunnerState: _text_enum(RunnerState),
         Reason: _text_enum(Reason),
         LogLevel: _text_enum(LogLevel),
     }
@@ -129,7 +130,8 @@ class AttemptRow(Base):
     """One execution of a job: a lease that dispatchers pass on, and a token for its processes.
 
     `fence` grows with each dispatcher that takes it over; a dispatcher that writes with an older
-    one changes nothing. `released_at`: when the cluster had given its resources back.
+    one changes nothing. The token is made when a runner takes the attempt. `released_at`: when
+    its runner was free for another, or gone.
     """
 
     __tablename__ = "attempts"
@@ -142,7 +144,8 @@ class AttemptRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     number: Mapped[int]
     state: Mapped[AttemptState]
-    token_sha256: Mapped[str] = mapped_column(String(64))
+    token_sha256: Mapped[str] = mapped_column(String(64), default="")
+    runner_id: Mapped[str | None] = mapped_column(String(32))
     owner: Mapped[str] = mapped_column(String(64))
     fence: Mapped[int]
     lease_expires_at: Mapped[datetime]
@@ -151,14 +154,45 @@ class AttemptRow(Base):
     gpus_per_worker: Mapped[int]
     resume_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
     created_at: Mapped[datetime]
+    # Its launch, step by step: its runner was known to the cluster, has taken it, has its images,
+    # has reported, has made the first step.
     submitted_at: Mapped[datetime | None]
+    taken_at: Mapped[datetime | None]
+    data_ready_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
+    first_step_at: Mapped[datetime | None]
     last_report_at: Mapped[datetime | None]
     last_sequence: Mapped[int] = mapped_column(default=0)
     ended_at: Mapped[datetime | None]
     released_at: Mapped[datetime | None]
     reason: Mapped[Reason | None]
     message: Mapped[str | None] = mapped_column(Text)
+
+
+class RunnerRow(Base):
+    """A Ray job whose workers run one attempt after another; its id is its submission id there."""
+
+    __tablename__ = "runners"
+    __table_args__ = (Index("ix_runners_state", "state"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[RunnerState]
+    num_workers: Mapped[int]
+    cpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[int]
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="SET NULL"))
+    # How many more it runs before it leaves.
+    attempts_left: Mapped[int]
+    created_at: Mapped[datetime]
+    submission_began_at: Mapped[datetime | None]
+    submitted_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None]
+    asked_at: Mapped[datetime | None]
+    # When its last attempt was over.
+    freed_at: Mapped[datetime | None]
+    dismissed_at: Mapped[datetime | None]
+    gone_at: Mapped[datetime | None]
 
 
 class EventRow(Base):

@@ -1,4 +1,4 @@
-"""`resnetd-worker`: the dispatcher, one attempt of a job, and fetching data sets."""
+"""`resnetd-worker`: the dispatcher, a runner of attempts, and fetching data sets."""
 
 import argparse
 import signal
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="resnetd-worker", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("dispatcher", help="give queued jobs to the cluster until told to stop")
-    commands.add_parser("attempt", help="run one attempt of a job; the dispatcher starts it")
+    commands.add_parser("runner", help="run attempts of jobs; the dispatcher starts it")
     fetch = commands.add_parser("fetch", help="download a data set to where attempts look for it")
     downloads = [one.name for one in datasets.DATASETS.values() if one.origin is Origin.DOWNLOAD]
     fetch.add_argument("dataset", choices=sorted(downloads))
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "dispatcher":
             return _dispatch()
-        if chosen.command == "attempt":
+        if chosen.command == "runner":
             # Imports ray and torch, which cost seconds and which a dispatcher must not need.
             from workers.cluster import runner  # noqa: PLC0415
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch() -> int:
-    # Not at the top: an attempt's process has no use for them, and starts faster without.
+    # Not at the top: a runner's process has no use for them, and starts faster without.
     from service import schema  # noqa: PLC0415
     from service.database import Database  # noqa: PLC0415
     from workers.cluster.ray_jobs import RayJobs  # noqa: PLC0415

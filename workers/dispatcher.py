@@ -1,7 +1,7 @@
-"""The dispatcher: gives queued jobs to the cluster, watches their attempts, survives its restart.
+"""The dispatcher: gives queued jobs to runners, watches both, survives its restart.
 
-Each look is at the cluster first and at the database second. So an attempt whose cluster job
-has ended, but which has not told its end by then, will never tell it.
+Each look is at the cluster first and at the database second. So an attempt whose runner has
+ended, but which has not told its end by then, will never tell it.
 """
 
 import os
@@ -16,25 +16,29 @@ from typing import Protocol
 import httpx
 import structlog
 
-from service import attempts, queue
+from service import attempts, queue, runners
 from service.database import Changes, Database
 from service.errors import DatabaseUnavailable, LeaseLost, Unavailable
-from service.queue import Claim, Held, Pool
+from service.pools import Pool
+from service.queue import Claim, Held
+from service.runners import Start
 from service.settings import Settings
-from service.states import AttemptState, Reason
-from service.tables import AttemptRow
+from service.states import AttemptState, Reason, RunnerState
+from service.tables import AttemptRow, RunnerRow
 from workers.cluster import ray_jobs
 from workers.cluster.ray_jobs import ClusterJob, ClusterResources
 
 log = structlog.get_logger()
 
-# A shell command, the same for every attempt: what differs goes into the environment.
-ENTRYPOINT = "python -m workers attempt"
+# A shell command, the same for every runner: what differs goes into the environment.
+ENTRYPOINT = "python -m workers runner"
 
 _HEALTH_TIMEOUT_SECONDS = 3.0
-# While an attempt tears down, its resources are waited for.
+# While a runner leaves, its room is waited for.
 _TEARDOWN_LOOK = timedelta(seconds=0.2)
 _ASK_AGAIN = timedelta(seconds=10)
+# A runner that was submitted this moment may not be in the list that was asked for before.
+_UNLISTED = timedelta(seconds=15)
 _LOG_TAIL_LETTERS = 4_000
 
 
@@ -114,13 +118,13 @@ class Dispatcher:
         if self._now() >= self._next_look:
             self._look()
         while (claim := self._claim()) is not None:
-            log.info("job claimed", attempt_id=claim.attempt_id)
-            self._submit(claim)
+            log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
+        self._start_runners()
         now = self._now()
         with self._database.reading() as session:
             due = queue.next_wake(session, now=now)
-            is_any_ended = queue.is_any_ended(session, owner=self.owner)
-        if is_any_ended:
+            is_any_leaving = runners.is_any_leaving(session)
+        if is_any_leaving:
             self._next_look = min(self._next_look, now + _TEARDOWN_LOOK)
         until_look = (self._next_look - now).total_seconds()
         return max(0.0, until_look if due is None else min(due, until_look))
@@ -140,12 +144,20 @@ class Dispatcher:
             log.info("attempt taken over", attempt_id=attempt.id, fence=attempt.fence)
         with self._database.reading() as session:
             held = queue.held(session, owner=self.owner)
+            there = runners.present(session)
+        lost = {one.id: found.get(one.id) for one in there if self._is_lost(one, found)}
         self._listen(held)
         for one in held:
             try:
-                self._watch(one, found.get(one.attempt.id))
+                self._watch(one, lost)
             except LeaseLost as error:
                 log.warning("lease lost", attempt_id=one.attempt.id, error=str(error))
+        for runner in there:
+            if runner.id in lost:
+                self._clear_away(runner.id)
+            else:
+                self._hurry(runner)
+        self._keep_standbys()
         self._next_look = self._now() + timedelta(seconds=self._settings.poll_seconds)
 
     def _claim(self) -> Claim | None:
@@ -155,72 +167,109 @@ class Dispatcher:
                 owner=self.owner,
                 now=self._now(),
                 lease_seconds=self._settings.lease_seconds,
+                runner_lives=self._settings.runner_lives,
             )
 
-    def _submit(self, claim: Claim) -> None:
-        env_vars = ray_jobs.attempt_env(
+    def _start_runners(self) -> None:
+        """Gives the cluster those that there is room for."""
+        with self._database.reading() as session:
+            if not runners.is_any_to_start(session):
+                return
+        with self._database.transaction() as session:
+            whole = queue.lock_cluster(session)
+            starts = [] if whole is None else runners.make_room(session, whole, now=self._now())
+        for start in starts:
+            self._submit(start)
+
+    def _submit(self, start: Start) -> None:
+        env_vars = ray_jobs.runner_env(
             api_url=self._settings.api,
-            attempt_id=claim.attempt_id,
-            token=claim.secret,
+            runner_id=start.runner_id,
+            shape=start.shape,
+            token=start.secret,
             data_path=self._settings.data,
             work_path=self._settings.work,
         )
         self._cluster.submit(
-            claim.attempt_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata={"by": self.owner}
+            start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata={"by": self.owner}
         )
         with self._database.transaction() as session:
-            queue.mark_submitted(session, claim.attempt_id, fence=claim.fence, now=self._now())
-        log.info("attempt submitted", attempt_id=claim.attempt_id)
+            runners.submitted(session, start.runner_id, now=self._now())
+        log.info("runner submitted", runner_id=start.runner_id, workers=start.shape.num_workers)
 
-    def _watch(self, held: Held, cluster_job: ClusterJob | None) -> None:
+    def _keep_standbys(self) -> None:
+        with self._database.transaction() as session:
+            whole = queue.lock_cluster(session)
+            if whole is not None:
+                runners.keep_standbys(
+                    session,
+                    whole,
+                    wanted=self._settings.standbys,
+                    num_workers=self._settings.standby_workers,
+                    lives=self._settings.runner_lives,
+                    now=self._now(),
+                )
+
+    def _is_lost(self, runner: RunnerRow, found: Mapping[str, ClusterJob]) -> bool:
+        """Whether the cluster is rid of it."""
+        cluster_job = found.get(runner.id)
+        if cluster_job is not None:
+            return cluster_job.state.is_final
+        assert runner.submitted_at is not None
+        return self._now() > runner.submitted_at + _UNLISTED
+
+    def _watch(self, held: Held, lost: Mapping[str, ClusterJob | None]) -> None:
         attempt = held.attempt
-        is_gone = cluster_job is None or cluster_job.state.is_final
         if attempt.state is AttemptState.ENDED:
-            self._clear_away(attempt, is_gone=is_gone)
-        elif attempt.submitted_at is None:
-            self._submit_again(held, cluster_job)
-        elif is_gone:
-            self._end_without_word(attempt, cluster_job)
+            assert attempt.ended_at is not None
+            patience = timedelta(seconds=self._settings.teardown_seconds)
+            if self._now() > attempt.ended_at + patience:
+                self._dismiss(attempt)
+        elif attempt.runner_id is not None and attempt.runner_id in lost:
+            self._end_without_word(attempt, lost[attempt.runner_id])
         else:
             verdict = self._judge(held)
             if verdict is not None:
                 self._end(attempt, verdict.reason, verdict.message)
-                self._ask_to_stop(attempt)
+                # A runner that has not heard of the attempt yet will do for another.
+                if attempt.taken_at is not None or verdict.reason is Reason.START_TIMEOUT:
+                    self._dismiss(attempt)
 
-    def _clear_away(self, attempt: AttemptRow, *, is_gone: bool) -> None:
-        """Releases an ended attempt once the cluster is rid of it; hurries it where it is not."""
-        if is_gone:
-            with self._database.transaction() as session:
-                queue.release(session, attempt.id, fence=attempt.fence, now=self._now())
-            self._asked_to_stop.pop(attempt.id, None)
-            # Ray slows down with the number of jobs that it remembers (ray-project/ray#37894).
-            self._cluster.delete(attempt.id)
-            log.info("attempt released", attempt_id=attempt.id, reason=attempt.reason)
-            return
-        assert attempt.ended_at is not None
-        patience = timedelta(seconds=self._settings.teardown_seconds)
-        if self._now() > attempt.ended_at + patience:
-            self._ask_to_stop(attempt)
+    def _dismiss(self, attempt: AttemptRow) -> None:
+        """Ends the attempt's runner, which does not come back from it by itself."""
+        assert attempt.runner_id is not None
+        with self._database.transaction() as session:
+            runners.dismiss(session, attempt.runner_id, now=self._now())
+        self._ask_to_stop(attempt.runner_id)
 
-    def _submit_again(self, held: Held, cluster_job: ClusterJob | None) -> None:
-        """A claim whose submission is not on record: it may have reached the cluster or not."""
-        attempt = held.attempt
-        if cluster_job is not None:
-            with self._database.transaction() as session:
-                queue.mark_submitted(session, attempt.id, fence=attempt.fence, now=self._now())
-            return
-        if held.job.cancel_requested_at is not None:
-            self._end(attempt, Reason.CANCELLED, "cancelled before it reached the cluster")
+    def _hurry(self, runner: RunnerRow) -> None:
+        """A runner that should be up, or gone, by now."""
+        since, seconds = runner.submitted_at, self._settings.start_timeout_seconds
+        if runner.state is RunnerState.LEAVING:
+            since, seconds = runner.dismissed_at, self._settings.teardown_seconds
+        elif runner.ready_at is not None or runner.attempt_id is not None:
+            return  # it is well, or its attempt is watched
+        if since is None or self._now() <= since + timedelta(seconds=seconds):
             return
         with self._database.transaction() as session:
-            secret = queue.renew_secret(session, attempt.id, fence=attempt.fence)
-        self._submit(Claim(attempt_id=attempt.id, fence=attempt.fence, secret=secret))
+            runners.dismiss(session, runner.id, now=self._now())
+        self._ask_to_stop(runner.id)
+
+    def _clear_away(self, runner_id: str) -> None:
+        """Frees what the runner held, once the cluster is rid of it."""
+        with self._database.transaction() as session:
+            if not runners.gone(session, runner_id, now=self._now()):
+                return
+        self._asked_to_stop.pop(runner_id, None)
+        # Ray slows down with the number of jobs that it remembers (ray-project/ray#37894).
+        self._cluster.delete(runner_id)
+        log.info("runner is gone", runner_id=runner_id)
 
     def _end_without_word(self, attempt: AttemptRow, cluster_job: ClusterJob | None) -> None:
         if cluster_job is None:
-            self._end(attempt, Reason.LOST, "the cluster does not know the attempt any more")
+            self._end(attempt, Reason.LOST, "the cluster does not know its runner any more")
             return
-        tail = self._cluster.logs_tail(attempt.id, max_chars=_LOG_TAIL_LETTERS)
+        tail = self._cluster.logs_tail(cluster_job.submission_id, max_chars=_LOG_TAIL_LETTERS)
         message = f"its processes ended without a word: {cluster_job.message}\n{tail}".strip()
         self._end(attempt, Reason.WORKER_DIED, message)
 
@@ -236,11 +285,10 @@ class Dispatcher:
                 return _Verdict(Reason.CANCELLED, "stopped by the dispatcher")
         if attempts.is_over_time(job, attempt, now=now, grace_seconds=grace_seconds):
             return _Verdict(Reason.TIME_LIMIT, "did not stop at its time limit")
-        assert attempt.submitted_at is not None
         if not has_begun:
             limit = self._settings.start_timeout_seconds
-            if self._is_silent_since(attempt.submitted_at, limit):
-                tail = self._cluster.logs_tail(attempt.id, max_chars=_LOG_TAIL_LETTERS)
+            if attempt.submitted_at and self._is_silent_since(attempt.submitted_at, limit):
+                tail = self._cluster.logs_tail(attempt.runner_id or "", max_chars=_LOG_TAIL_LETTERS)
                 return _Verdict(Reason.START_TIMEOUT, f"no report within {limit:g} s\n{tail}")
             return None
         limit = self._settings.silent_seconds
@@ -295,13 +343,13 @@ class Dispatcher:
                 "attempt ended", attempt_id=attempt.id, reason=reason, message=message[:200]
             )
 
-    def _ask_to_stop(self, attempt: AttemptRow) -> None:
+    def _ask_to_stop(self, runner_id: str) -> None:
         now = self._now()
-        asked_at = self._asked_to_stop.get(attempt.id)
+        asked_at = self._asked_to_stop.get(runner_id)
         if asked_at is not None and now < asked_at + _ASK_AGAIN:
             return
-        self._asked_to_stop[attempt.id] = now
-        self._cluster.stop(attempt.id)
+        self._asked_to_stop[runner_id] = now
+        self._cluster.stop(runner_id)
 
     def _pool(self) -> Pool:
         """What may be given away: what the cluster has, or less where the settings say so."""

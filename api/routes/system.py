@@ -7,7 +7,8 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from api.dependencies import Held, Reading, person
-from service import datasets, queue, recipes
+from api.views import RunnerList, RunnerView
+from service import datasets, queue, recipes, runners
 from service.datasets import Dataset, Origin
 from service.networks import Family
 
@@ -109,6 +110,12 @@ def cluster(session: Reading) -> ClusterView:
         reserved_gpus=reserved.gpus,
         seen_at=seen[1] if seen is not None else None,
     )
+
+
+@for_people.get("/runners")
+def list_runners(session: Reading) -> RunnerList:
+    """What is up in the cluster or about to be, oldest first."""
+    return RunnerList(runners=[RunnerView.of(one) for one in runners.all_of_them(session)])
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:

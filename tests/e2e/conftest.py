@@ -7,17 +7,13 @@ import resnetd
 from deploy.local import LocalService
 from deploy.ray_head import RayHead
 from tests.support.postgres import PostgresServer
-
-# A dispatcher that dies is replaced within seconds here, not within a quarter of a minute.
-IMPATIENT = {"RESNETD_LEASE_SECONDS": "3", "RESNETD_POLL_SECONDS": "0.3"}
+from tests.support.services import running_service
 
 
 @pytest.fixture
 def service(head: RayHead, tmp_path: Path) -> Iterator[LocalService]:
-    """The whole service on SQLite, as its own processes."""
-    with LocalService(
-        tmp_path / "var", settings=IMPATIENT, logs_path=tmp_path / "logs", ray=head
-    ) as running:
+    """On SQLite, with one standby."""
+    with running_service(head, tmp_path) as running:
         yield running
 
 
@@ -25,10 +21,7 @@ def service(head: RayHead, tmp_path: Path) -> Iterator[LocalService]:
 def postgres_service(
     head: RayHead, postgres: PostgresServer, tmp_path: Path
 ) -> Iterator[LocalService]:
-    settings = {**IMPATIENT, "RESNETD_DATABASE_URL": postgres.new_database()}
-    with LocalService(
-        tmp_path / "var", settings=settings, logs_path=tmp_path / "logs", ray=head
-    ) as running:
+    with running_service(head, tmp_path, RESNETD_DATABASE_URL=postgres.new_database()) as running:
         yield running
 
 

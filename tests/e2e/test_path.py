@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,25 @@ from safetensors.torch import load_file
 
 import resnetd
 from deploy.local import LocalService
+from deploy.ray_head import RayHead
 from service.spec import JobSpec
+from tests.support.services import running_service
 from tests.support.training import expected_points, is_past, told_points, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 JOB_SECONDS = 180.0
 TINY = {"name": "quick", "iterations": 60, "evaluate_every": 30, "checkpoint_every": 30}
+
+
+@pytest.fixture(scope="module", params=["1", "0"], ids=["standby", "no-standby"])
+def service(
+    request: pytest.FixtureRequest, head: RayHead, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalService]:
+    """One for all tests here: with a runner that waits for the next job, and without."""
+    path = tmp_path_factory.mktemp("service")
+    with running_service(head, path, RESNETD_STANDBYS=request.param) as running:
+        yield running
 
 
 def test_a_job_of_two_workers_trains_reports_and_leaves_weights_that_load(
@@ -143,4 +156,5 @@ def test_the_command_submits_watches_and_downloads(service: LocalService, tmp_pa
     assert saved.returncode == 0, saved.stderr
     assert "layer1.0.conv1.weight" in load_file(tmp_path / "net.safetensors")
     listed = resnetd_command("ps", "--all", "-o", "json")
-    assert [job["state"] for job in json.loads(listed.stdout)] == ["succeeded"]
+    states = {job["id"]: job["state"] for job in json.loads(listed.stdout)}
+    assert states[job_id] == "succeeded"

@@ -9,7 +9,8 @@ from sqlalchemy import select, update
 from service import jobs, queue
 from service.database import Database
 from service.errors import LeaseLost
-from service.queue import Claim, Pool
+from service.pools import Pool
+from service.queue import Claim
 from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, JobRow
 from tests.support.core import LEASE_SECONDS, START, Core, job_id_of, workers
@@ -47,11 +48,6 @@ def test_the_claim_and_its_events_are_one_change(core: Core) -> None:
     core.claim()
     told = [(event.kind, event.data.get("to")) for event in core.events(job_id)]
     assert told == [("submitted", None), ("attempt", None), ("state", "starting")]
-
-
-def test_the_secret_of_an_attempt_is_kept_as_a_digest_only(core: Core) -> None:
-    claimed = core.start()
-    assert claimed.secret not in str(vars(core.attempt(claimed.attempt_id)))
 
 
 def test_nothing_is_claimed_before_the_cluster_was_seen(core: Core) -> None:
@@ -270,27 +266,6 @@ def test_a_fenced_dispatcher_ends_nothing(core: Core, fenced: Claim) -> None:
     assert core.job(job_id_of(fenced)).state is JobState.RUNNING
 
 
-def test_a_fenced_dispatcher_releases_nothing(core: Core, fenced: Claim) -> None:
-    core.finish(fenced.attempt_id)
-    with pytest.raises(LeaseLost):
-        core.release(fenced)
-    assert core.attempt(fenced.attempt_id).released_at is None
-
-
-def test_a_fenced_dispatcher_makes_no_new_token(core: Core, fenced: Claim) -> None:
-    before = core.attempt(fenced.attempt_id).token_sha256
-    with pytest.raises(LeaseLost), core.database.transaction() as session:
-        queue.renew_secret(session, fenced.attempt_id, fence=fenced.fence)
-    assert core.attempt(fenced.attempt_id).token_sha256 == before
-
-
-def test_a_fenced_dispatcher_marks_nothing_as_submitted(core: Core, fenced: Claim) -> None:
-    before = core.attempt(fenced.attempt_id).submitted_at
-    with pytest.raises(LeaseLost), core.database.transaction() as session:
-        queue.mark_submitted(session, fenced.attempt_id, fence=1, now=core.clock.now)
-    assert core.attempt(fenced.attempt_id).submitted_at == before
-
-
 def test_while_a_dispatcher_writes_its_lease_is_not_taken_over(core: Core) -> None:
     if core.database.is_sqlite:
         pytest.skip("its transactions come one after the other")
@@ -320,20 +295,6 @@ def test_an_end_may_quote_bytes_that_no_database_keeps(core: Core) -> None:
             message="core dumped: \x00\ud800",
         )
     assert core.attempt(claimed.attempt_id).message == "core dumped: \N{REPLACEMENT CHARACTER}?"
-
-
-def test_whether_an_owner_holds_an_ended_attempt_is_known(core: Core) -> None:
-    claimed = core.run("one")
-
-    def is_any_ended() -> bool:
-        with core.database.reading() as session:
-            return queue.is_any_ended(session, owner="one")
-
-    assert not is_any_ended()
-    core.finish(claimed.attempt_id)
-    assert is_any_ended()
-    core.release(claimed)
-    assert not is_any_ended()
 
 
 def test_a_release_wakes_those_who_wait_for_resources(core: Core) -> None:

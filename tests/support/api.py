@@ -13,10 +13,9 @@ import httpx
 import uvicorn
 
 from api.app import create_app
-from service.queue import Claim
 from service.reports import CheckpointNote, Part
 from service.settings import Settings
-from tests.support.core import Core, content
+from tests.support.core import Core, Taken, content
 from tests.support.fake_api import eventually
 
 TOKEN = "the-token-of-the-admin"
@@ -52,18 +51,18 @@ class Api:
         )
 
     def attempt(
-        self, claimed: Claim, method: str = "GET", path: str = "", **request: Any
+        self, claimed: Taken, method: str = "GET", path: str = "", **request: Any
     ) -> httpx.Response:
         """What the attempt's processes ask, with their own token."""
         target = f"/v1/attempts/{claimed.attempt_id}{path}"
         return self.call(method, target, token=claimed.secret, **request)
 
-    def report(self, claimed: Claim, sequence: int, **fields: Any) -> httpx.Response:
+    def report(self, claimed: Taken, sequence: int, **fields: Any) -> httpx.Response:
         body = {"sequence": sequence} | fields
         return self.attempt(claimed, "POST", "/reports", json=body)
 
     def upload(
-        self, claimed: Claim, iteration: int, part: Part, *, sha256: str | None = None
+        self, claimed: Taken, iteration: int, part: Part, *, sha256: str | None = None
     ) -> httpx.Response:
         whole = content(part, iteration)
         return self.attempt(
@@ -74,7 +73,7 @@ class Api:
             headers={"X-Content-SHA256": sha256 or hashlib.sha256(whole).hexdigest()},
         )
 
-    def checkpoint(self, claimed: Claim, sequence: int, note: CheckpointNote) -> httpx.Response:
+    def checkpoint(self, claimed: Taken, sequence: int, note: CheckpointNote) -> httpx.Response:
         """Uploads all parts and reports them."""
         for digest in note.parts:
             assert self.upload(claimed, note.iteration, digest.part).status_code == 201

@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service import attempts, events, jobs, queue
+from service import attempts, events, jobs, queue, runners
 from service.database import Database
-from service.queue import Claim, Pool
-from service.reports import CheckpointNote, Control, Finish, Part, PartDigest, Report
+from service.pools import Pool
+from service.queue import Claim
+from service.reports import CheckpointNote, Control, Finish, Orders, Part, PartDigest, Report
 from service.spec import JobSpec, parse
 from service.states import JobState, Reason
-from service.tables import AttemptRow, EventRow, JobRow
+from service.tables import AttemptRow, EventRow, JobRow, RunnerRow
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 15.0
@@ -67,6 +69,13 @@ def note(
     )
 
 
+@dataclass(frozen=True)
+class Taken(Claim):
+    """A claim that its runner has taken; `secret` is the token of the attempt's processes."""
+
+    secret: str
+
+
 class Core:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
@@ -97,32 +106,60 @@ class Core:
         assert claimed is not None, "nothing fits, or nothing waits"
         return claimed
 
-    def start(self, owner: str = "one", **fields: Any) -> Claim:
-        """A new job on a cluster that is large enough: claimed, and given to the cluster."""
+    def start(self, owner: str = "one", **fields: Any) -> Taken:
+        """A new job on a cluster that is large enough: claimed, and taken by its runner."""
         self.offer(cpus=64)
         self.submit(**fields)
         return self.start_next(owner)
 
-    def start_small(self, *, cpus: int) -> Claim:
+    def start_small(self, *, cpus: int) -> Taken:
         """On the cluster as it was offered: one worker that occupies `cpus`."""
         self.submit(resources=workers(1, cpus_per_worker=cpus))
         return self.start_next()
 
-    def start_next(self, owner: str = "one") -> Claim:
+    def start_next(self, owner: str = "one") -> Taken:
         claimed = self.claim(owner)
-        with self.database.transaction() as session:
-            queue.mark_submitted(
-                session, claimed.attempt_id, fence=claimed.fence, now=self.clock.now
-            )
-        return claimed
+        self.start_runners()
+        orders = self.ask(claimed.runner_id)
+        assert orders is not None
+        assert orders.order is not None
+        return Taken(
+            attempt_id=claimed.attempt_id,
+            fence=claimed.fence,
+            runner_id=claimed.runner_id,
+            secret=orders.order.token,
+        )
 
-    def run(self, owner: str = "one", **fields: Any) -> Claim:
+    def start_runners(self) -> list[runners.Start]:
+        """Those that there is room for; the cluster knows them."""
+        with self.database.transaction() as session:
+            whole = queue.lock_cluster(session)
+            assert whole is not None
+            starts = runners.make_room(session, whole, now=self.clock.now)
+            for start in starts:
+                runners.submitted(session, start.runner_id, now=self.clock.now)
+        return starts
+
+    def ask(self, runner_id: str, *, is_leaving: bool = False) -> Orders | None:
+        """What the runner is to do next."""
+        with self.database.transaction() as session:
+            return runners.next_orders(
+                session, runner_id, is_leaving=is_leaving, now=self.clock.now
+            )
+
+    def runner(self, runner_id: str) -> RunnerRow:
+        with self.database.reading() as session:
+            found = session.get(RunnerRow, runner_id)
+            assert found is not None
+            return found
+
+    def run(self, owner: str = "one", **fields: Any) -> Taken:
         """A new job whose training processes have sent their first report, an empty one."""
         claimed = self.start(owner, **fields)
         self.report(claimed.attempt_id, 1)
         return claimed
 
-    def retry(self) -> Claim:
+    def retry(self) -> Taken:
         """The job that waits to be tried again, once it may be; running."""
         self.clock.advance(60.0)
         claimed = self.start_next()
@@ -154,8 +191,9 @@ class Core:
             )
 
     def release(self, claimed: Claim) -> None:
+        """The attempt's runner is done with it, and gone."""
         with self.database.transaction() as session:
-            queue.release(session, claimed.attempt_id, fence=claimed.fence, now=self.clock.now)
+            assert runners.gone(session, claimed.runner_id, now=self.clock.now)
 
     def take_over(self, owner: str) -> list[AttemptRow]:
         with self.database.transaction() as session:

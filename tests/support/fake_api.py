@@ -21,6 +21,8 @@ from service.reports import (
     Finish,
     LogLine,
     MetricPoint,
+    Order,
+    Orders,
     Part,
     PartDigest,
     Report,
@@ -30,6 +32,7 @@ from service.spec import JobSpec, parse
 from service.states import StopReason
 
 TOKEN = "rnt_attempt"  # opens this fake only
+RUNNER_ID = "runner-1"
 
 
 class Fault(StrEnum):
@@ -77,7 +80,10 @@ def digits_brief(*, iterations: int = 4, num_workers: int = 1) -> AttemptBrief:
 
 
 class FakeApi:
-    """What it was told, and what it is to answer. One attempt only."""
+    """What it was told, and what it is to answer. One attempt only.
+
+    A runner is given the attempt until it has finished it `rounds` times, then dismissed.
+    """
 
     def __init__(self, brief: AttemptBrief) -> None:
         self.attempt = brief
@@ -89,6 +95,7 @@ class FakeApi:
         self.resume_parts: dict[Part, bytes] = {}
         self.finishes: list[Finish] = []
         self.complaints: list[str] = []
+        self.rounds = 1
         self.requests = 0
         self._lock = threading.Lock()
         self._well = threading.Event()
@@ -166,6 +173,11 @@ class FakeApi:
                     self._complain_of_missing_parts(note)
                 self.reports.append(report)
             return Control(last_sequence=self.last_sequence, stop=self.stop)
+
+    def next_orders(self) -> Orders:
+        if len(self.finishes) >= self.rounds:
+            return Orders(order=None, is_dismissed=True)
+        return Orders(order=Order(brief=self.get_brief(), token=TOKEN), is_dismissed=False)
 
     def store_part(self, iteration: int, part: Part, content: bytes) -> None:
         with self._lock:
@@ -257,6 +269,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.removeprefix("/").split("/")
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             self._refuse(HTTPStatus.UNAUTHORIZED, "unauthorized")
+        elif path == ["v1", "runners", RUNNER_ID, "next"]:
+            self._answer(HTTPStatus.OK, api.next_orders())
         elif path[:3] != ["v1", "attempts", api.attempt.attempt_id]:
             self._refuse(HTTPStatus.NOT_FOUND, "not-found")
         elif api.fault is Fault.UNAVAILABLE:

@@ -8,22 +8,24 @@ posted by whoever outlives it: the runner (workers.cluster.runner), or `run_here
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 import torch
 
-from service.errors import CorruptArtifact, InvalidInput, Refused, Unavailable
+from service.errors import CorruptArtifact, Refused, Unavailable
 from service.reports import (
     MAX_MESSAGE_LENGTH,
     AttemptBrief,
     CheckpointNote,
     Facts,
     Finish,
+    Launch,
     LogLevel,
     MetricPoint,
     Part,
@@ -60,19 +62,13 @@ class AttemptSettings:
     delivery_seconds: float = DELIVERY_SECONDS
 
     @classmethod
-    def of_env(cls, env: Mapping[str, str]) -> "AttemptSettings":
-        """From what ray_jobs.attempt_env wrote."""
-        try:
-            return cls(
-                api_url=env["RESNETD_API_URL"],
-                attempt_id=env["RESNETD_ATTEMPT_ID"],
-                token=env["RESNETD_ATTEMPT_TOKEN"],
-                data_path=Path(env["RESNETD_DATA_PATH"]),
-                work_path=Path(env["RESNETD_WORK_PATH"]),
-                delivery_seconds=float(env.get("RESNETD_DELIVERY_SECONDS", DELIVERY_SECONDS)),
-            )
-        except KeyError as error:
-            raise InvalidInput(f"{error.args[0]} is not set: this is no attempt") from error
+    def of_json(cls, fields: dict[str, Any]) -> "AttemptSettings":
+        paths = {name: Path(fields[name]) for name in ("data_path", "work_path")}
+        return cls(**fields | paths)
+
+    def to_json(self) -> dict[str, Any]:
+        paths = {"data_path": str(self.data_path), "work_path": str(self.work_path)}
+        return asdict(self) | paths
 
     @property
     def attempt_path(self) -> Path:
@@ -301,6 +297,7 @@ class _Unheard:
     stop: StopReason | None = None
 
     def facts(self, facts: Facts) -> None: ...
+    def launched(self, launch: Launch) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...

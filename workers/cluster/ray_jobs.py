@@ -17,6 +17,7 @@ from typing import Any, Self
 import httpx
 
 from service.errors import ClusterUnavailable
+from service.pools import Shape
 
 # A cold job agent connects to the cluster first: 4 s on two cores.
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -66,17 +67,20 @@ class ClusterResources:
         return sum(node.num_gpus for node in self.nodes)
 
 
-def attempt_env(
-    *, api_url: str, attempt_id: str, token: str, data_path: Path, work_path: Path
+def runner_env(
+    *, api_url: str, runner_id: str, shape: Shape, token: str, data_path: Path, work_path: Path
 ) -> dict[str, str]:
-    """The environment of an attempt's Ray job: what workers.cluster.runner reads, and Ray's own.
+    """The environment of a runner's Ray job: what workers.cluster.runner reads, and Ray's own.
 
-    Whoever may list the cluster's jobs reads it: the token opens this one attempt only.
+    Whoever may list the cluster's jobs reads it: the token opens what this runner is given.
     """
     return {
         "RESNETD_API_URL": api_url,
-        "RESNETD_ATTEMPT_ID": attempt_id,
-        "RESNETD_ATTEMPT_TOKEN": token,
+        "RESNETD_RUNNER_ID": runner_id,
+        "RESNETD_RUNNER_TOKEN": token,
+        "RESNETD_RUNNER_SHAPE": (
+            f"{shape.num_workers}x{shape.cpus_per_worker}cpu{shape.gpus_per_worker}gpu"
+        ),
         "RESNETD_DATA_PATH": str(data_path),
         "RESNETD_WORK_PATH": str(work_path),
         # SIGINT lets Train end its workers in order, 2 s; SIGTERM only ends the driver.
@@ -84,7 +88,7 @@ def attempt_env(
         "RAY_JOB_STOP_WAIT_TIME_S": "10",
         # The end, and the death of a worker, are seen within this instead of 2 s.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-        # One process less for each attempt: a preempted attempt is retried as a whole.
+        # One process less for each runner: a preempted attempt is retried as a whole.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
         "RAY_CHDIR_TO_TRIAL_DIR": "0",

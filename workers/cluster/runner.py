@@ -1,22 +1,19 @@
-"""The entrypoint of one attempt, which is one Ray job: fetch the brief, fit, end.
+"""The entrypoint of one runner, which is one Ray job: fit, and say how an attempt died.
 
     dispatcher ──submit──► Ray job: runner ──fit()──► TrainController ──► RayTrainWorker x N
-                                │                                              │ rank 0
+                                │                                              │ forks
                                 └── a failure, after what rank 0 left ──► API ◄┘ all the rest
 
 Ray only places the ranks, connects them, and notices when one dies. It retries nothing: another
-attempt is the service's to make.
+attempt is the service's to make, on another runner.
 """
 
-import logging
 import os
 import shutil
 import time
-from typing import Any
 
 import ray
 import structlog
-import torch
 from ray.exceptions import RayError
 from ray.train import (
     FailureConfig,
@@ -25,26 +22,20 @@ from ray.train import (
     ScalingConfig,
     TrainingFailedError,
     WorkerGroupError,
-    get_context,
 )
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from service.errors import InvalidInput, Unavailable
-from service.reports import AttemptBrief
+from service.reports import Question
 from service.states import Reason
-from workers.cluster.attempt import (
-    AttemptFailed,
-    AttemptSettings,
-    Ending,
-    end_in_failure,
-    fetch_brief,
-    remove_leftovers,
-    run_rank,
-)
-from workers.training.loop import Place
+from workers.cluster import rank
+from workers.cluster.attempt import AttemptFailed, Ending, end_in_failure, remove_leftovers
+from workers.cluster.settings import RunnerSettings
+from workers.reporting.backoff import insist
+from workers.reporting.outbox import FENCES
 
-# Of a collective: a hung one must become a failure. Torch's 30 minutes are a third of a short run.
-_COLLECTIVE_SECONDS = 600
+# Between the ranks of a standby nothing is said for days; the death of one breaks its connection.
+_STANDBY_SECONDS = 30 * 24 * 3600
 
 # Of several ranks' failures the first of these is the cause, the others its echo.
 _CAUSES = (
@@ -61,51 +52,45 @@ log = structlog.get_logger()
 
 
 def main() -> int:
-    """The exit status: 0 where the API knows how the attempt ended, or does not want to."""
+    """The exit status: 0 where the API knows how every attempt ended, or does not want to."""
     try:
-        settings = AttemptSettings.of_env(os.environ)
+        settings = RunnerSettings.of_env(os.environ)
     except InvalidInput as error:
-        log.critical("no attempt", error=str(error))
+        log.critical("no runner", error=str(error))
         return 2
     return 0 if run(settings) is not Ending.UNDELIVERED else 1
 
 
-def run(settings: AttemptSettings) -> Ending:
-    with settings.client() as api:
-        try:
-            brief = fetch_brief(api, settings)
-        except Unavailable as error:
-            log.critical("no brief", attempt_id=settings.attempt_id, error=str(error))
-            return Ending.UNDELIVERED
-        if brief is None:
-            return Ending.FENCED
-        remove_leftovers(settings.work_path, now=time.time())
-        try:
-            return _fit(settings, brief)
-        except AttemptFailed as failed:
-            return end_in_failure(api, settings, failed)
+def run(settings: RunnerSettings) -> Ending:
+    """Until the service dismisses the runner, or an attempt takes it down."""
+    remove_leftovers(settings.work_path, now=time.time())
+    try:
+        _fit(settings)
+    except AttemptFailed as failed:
+        return _last_word(settings, failed)
+    return Ending.FINISHED
 
 
-def _fit(settings: AttemptSettings, brief: AttemptBrief) -> Ending:
+def _fit(settings: RunnerSettings) -> None:
     """AttemptFailed with the cause, where several ranks failed."""
-    # Ray's bookkeeping of the run, apart from the attempt's folder: rank 0 removes that one.
-    storage_path = settings.work_path / "attempts" / f"{settings.attempt_id}-ray"
-    resources = {"CPU": float(brief.cpus_per_worker), "GPU": float(brief.gpus_per_worker)}
-    is_on_gpus = brief.gpus_per_worker > 0
+    storage_path = settings.work_path / "runners" / settings.runner_id
+    shape = settings.shape
+    resources = {"CPU": float(shape.cpus_per_worker), "GPU": float(shape.gpus_per_worker)}
     try:
         # "auto" fails without a cluster; no address would start one and write to ~/.ray.
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), logging_level="WARNING")
-        result = TorchTrainer(
-            _train,
-            train_loop_config={"settings": settings, "brief": brief.model_dump_json()},
-            torch_config=TorchConfig(
-                backend="nccl" if is_on_gpus else "gloo", timeout_s=_COLLECTIVE_SECONDS
-            ),
+        TorchTrainer(
+            rank.serve,
+            train_loop_config={"settings": settings},
+            # What the ranks tell each other between attempts; NCCL is the attempts' own.
+            torch_config=TorchConfig(backend="gloo", timeout_s=_STANDBY_SECONDS),
             scaling_config=ScalingConfig(
-                num_workers=brief.num_workers, use_gpu=is_on_gpus, resources_per_worker=resources
+                num_workers=shape.num_workers,
+                use_gpu=shape.gpus_per_worker > 0,
+                resources_per_worker=resources,
             ),
             run_config=RunConfig(
-                name=settings.attempt_id,
+                name=settings.runner_id,
                 storage_path=str(storage_path),
                 failure_config=FailureConfig(max_failures=0),
                 logging_config=LoggingConfig(log_level="WARNING"),
@@ -117,41 +102,25 @@ def _fit(settings: AttemptSettings, brief: AttemptBrief) -> Ending:
         raise AttemptFailed(Reason.WORKER_DIED, str(error)) from error
     finally:
         shutil.rmtree(storage_path, ignore_errors=True)
-    return Ending(result.return_value)
 
 
-def _train(config: dict[str, Any]) -> str:
-    """What Ray calls on every rank."""
-    # A line for each report says nothing.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    context = get_context()
-    brief = AttemptBrief.model_validate_json(config["brief"])
-    place = Place(
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=_device(brief),
-        threads=brief.cpus_per_worker,
-    )
-    return run_rank(
-        config["settings"],
-        brief,
-        place=place,
-        local_rank=context.get_local_rank(),
-        meet=_meet,
-    ).value
-
-
-def _meet() -> None:
-    torch.distributed.barrier()
-
-
-def _device(brief: AttemptBrief) -> torch.device:
-    """This rank's GPU, or the CPU where the node's GPUs are such in name only."""
-    if brief.gpus_per_worker == 0 or not torch.cuda.is_available():
-        return torch.device("cpu")
-    device: torch.device = get_device()
-    torch.cuda.set_device(device)
-    return device
+def _last_word(settings: RunnerSettings, failed: AttemptFailed) -> Ending:
+    """Ends the attempt that was under way, for its processes; there may be none."""
+    log.error("runner failed", runner_id=settings.runner_id, reason=failed.reason)
+    question = Question(is_leaving=True)
+    with settings.client() as api:
+        try:
+            orders = insist(lambda: api.next(question), deadline_seconds=settings.delivery_seconds)
+        except FENCES:
+            return Ending.FENCED
+        except Unavailable as error:
+            log.critical("end not delivered", error=str(error))
+            return Ending.UNDELIVERED
+    if orders.order is None:
+        return Ending.FINISHED
+    attempt = settings.attempt(orders.order)
+    with attempt.client() as api:
+        return end_in_failure(api, attempt, failed)
 
 
 def _cause(error: TrainingFailedError) -> AttemptFailed:

@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from service import errors
-from service.reports import AttemptBrief, Control, Finish, PartDigest, Report
+from service.reports import AttemptBrief, Control, Finish, Orders, PartDigest, Question, Report
 from service.states import JobState
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -147,6 +147,35 @@ class ApiClient:
         if not response.is_success:
             raise _error_of(response)
         return response
+
+
+class RunnerClient:
+    """The API as one runner sees it; errors as those of ApiClient."""
+
+    def __init__(self, *, api_url: str, runner_id: str, token: str) -> None:
+        self._http = httpx.Client(
+            base_url=api_url,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            trust_env=False,
+        )
+        self._path = f"/v1/runners/{runner_id}/next"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def next(self, question: Question) -> Orders:
+        """Waits as long as the question says."""
+        timeout = httpx.Timeout(question.wait_seconds + _REPORT_SECONDS, connect=_CONNECT_SECONDS)
+        with _transport_errors():
+            response = self._http.post(
+                self._path, content=question.model_dump_json(), timeout=timeout
+            )
+        if not response.is_success:
+            raise _error_of(response)
+        return _parse(Orders, response)
 
 
 @contextmanager

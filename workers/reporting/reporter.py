@@ -24,6 +24,7 @@ from service.reports import (
     MAX_POINTS,
     CheckpointNote,
     Facts,
+    Launch,
     LogLevel,
     LogLine,
     MetricPoint,
@@ -48,6 +49,7 @@ T = TypeVar("T")
 @dataclass
 class _Pending:
     facts: Facts | None = None
+    launch: Launch | None = None
     progress: Progress | None = None
     metrics: deque[MetricPoint] = field(default_factory=lambda: deque(maxlen=_MAX_PENDING_POINTS))
     logs: deque[LogLine] = field(default_factory=lambda: deque(maxlen=_MAX_PENDING_LINES))
@@ -55,7 +57,7 @@ class _Pending:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.facts or self.progress or self.metrics or self.logs)
+        return not (self.facts or self.launch or self.progress or self.metrics or self.logs)
 
 
 class Reporter:
@@ -117,6 +119,10 @@ class Reporter:
         with self._changed:
             self._pending.facts = facts
             self._hurry()
+
+    def launched(self, launch: Launch) -> None:
+        with self._changed:
+            self._pending.launch = launch
 
     def progress(self, progress: Progress) -> None:
         with self._changed:
@@ -303,6 +309,7 @@ def _reports(pending: _Pending, note: CheckpointNote | None) -> list[Report]:
         Report(
             sequence=1,  # the spool numbers it
             facts=pending.facts if index == 0 else None,
+            launch=pending.launch if index == 0 else None,
             progress=pending.progress if index == count - 1 else None,
             metrics=metrics[index] if index < len(metrics) else [],
             logs=logs[index] if index < len(logs) else [],

@@ -12,7 +12,7 @@ from types import FrameType
 
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from service.reports import CheckpointNote, Facts, LogLevel, MetricPoint, Part, Progress
+from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
 from service.spec import JobSpec
 from service.states import StopReason
 from workers.training import checkpoint, local, loop
@@ -120,6 +120,8 @@ class Console:
             f"{facts.test_images:,} test images in {facts.classes} classes, "
             f"{facts.num_workers} x {facts.device}"
         )
+
+    def launched(self, launch: Launch) -> None: ...
 
     def progress(self, progress: Progress) -> None:
         if sys.stdout.isatty():

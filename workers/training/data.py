@@ -9,6 +9,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,15 @@ def read(name: str, data_path: Path, *, family: Family) -> Images:
         return _read_folder(dataset, data_path, family)
     if not available(name, data_path):
         raise _missing(name, data_path)
-    train, test = _READERS[name](data_path / name)
+    train, test = _read_once(name, data_path / name)
     assert dataset.classes is not None
     return Images(train, test, dataset.classes, flip=dataset.flip, padding=dataset.padding)
+
+
+@lru_cache(maxsize=1)
+def _read_once(name: str, path: Path) -> tuple[Split, Split]:
+    """Published data sets do not change; nobody writes to the tensors."""
+    return _READERS[name](path)
 
 
 def available(name: str, data_path: Path) -> bool:

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,16 @@ from torch.nn import functional
 from torch.optim import SGD
 
 from service.recipes import Recipe
-from service.reports import CheckpointNote, Facts, LogLevel, MetricPoint, Part, Progress, Result
+from service.reports import (
+    CheckpointNote,
+    Facts,
+    Launch,
+    LogLevel,
+    MetricPoint,
+    Part,
+    Progress,
+    Result,
+)
 from service.spec import JobSpec
 from service.states import StopReason
 from workers.training import augment, checkpoint, data, ranks, resnet
@@ -41,6 +51,7 @@ class Observer(Protocol):
     """Whom the loop tells; called by rank 0 only, from the thread that trains."""
 
     def facts(self, facts: Facts) -> None: ...
+    def launched(self, launch: Launch) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
@@ -119,6 +130,7 @@ class _Training:
         self.spec, self.recipe, self.place = spec, spec.recipe, place
         self.ranks, self.observer, self.work_path = joined, observer, work_path
         self.images = data.read(spec.dataset, data_path, family=spec.family)
+        self.data_ready_at = datetime.now(UTC)
         self.mean_HWC = augment.mean_image(self.images.train).to(place.device)
         self.augmenter = Augmenter(self.images, seed=spec.seed, device=place.device)
         self.model = resnet.build(spec, self.images.classes).to(place.device)
@@ -128,6 +140,7 @@ class _Training:
             iteration=0, is_warm=False, train_error=None, test_error=None, training_seconds=0.0
         )
         self.saved_at = 0
+        self.has_launched = False
         # float64: sums of a million losses, and whole numbers of images, must not round.
         self.sums_WS = torch.zeros(2, 3, dtype=torch.float64, device=place.device)
 
@@ -159,6 +172,8 @@ class _Training:
                 self._save(test_error=None)
                 break
             self._step()
+            if not self.has_launched:
+                self._tell_launch()
             self._take_stock()
         self.ranks.part_ways()
         return Outcome(
@@ -210,6 +225,14 @@ class _Training:
             self.cursor,
             iteration=self.cursor.iteration + 1,
             training_seconds=time.monotonic() - self.began,
+        )
+
+    def _tell_launch(self) -> None:
+        self.has_launched = True
+        if self.place.device.type == "cuda":
+            torch.cuda.synchronize(self.place.device)  # once, so that "done" means done
+        self.observer.launched(
+            Launch(data_ready_at=self.data_ready_at, first_step_at=datetime.now(UTC))
         )
 
     def _batch(self) -> tuple[Tensor, Tensor]:
@@ -397,6 +420,7 @@ class _Silence:
     stop: StopReason | None = None
 
     def facts(self, facts: Facts) -> None: ...
+    def launched(self, launch: Launch) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -6,12 +7,14 @@ import pytest
 import torch
 
 from service.errors import ApiUnavailable, InvalidInput
+from service.pools import Shape
 from service.reports import AttemptBrief, LogLevel, MetricPoint, Part, Result
 from service.states import Reason, StopReason
 from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, fake_api
 from workers.cluster import attempt
 from workers.cluster.attempt import AttemptSettings, Ending, failure_of, run_here
-from workers.cluster.ray_jobs import attempt_env
+from workers.cluster.ray_jobs import runner_env
+from workers.cluster.settings import RunnerSettings
 from workers.reporting.reporter import Reporter
 from workers.training import loop
 from workers.training.faults import DatasetMissing, Diverged
@@ -33,18 +36,26 @@ def files_below(path: Path) -> list[Path]:
 
 
 def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path) -> None:
-    env = attempt_env(
+    shape = Shape(num_workers=2, cpus_per_worker=3, gpus_per_worker=1)
+    env = runner_env(
         api_url="http://api",
-        attempt_id="j-a1",
-        token=TOKEN,
+        runner_id="runner-1",
+        shape=shape,
+        token="secret",
         data_path=tmp_path / "data",
         work_path=tmp_path / "work",
     )
-    settings = AttemptSettings.of_env(env)
-    assert settings.attempt_id == "j-a1"
-    assert settings.attempt_path == tmp_path / "work" / "attempts" / "j-a1"
-    with pytest.raises(InvalidInput, match="RESNETD_API_URL"):
-        AttemptSettings.of_env({})
+    settings = RunnerSettings.of_env(env)
+    assert (settings.runner_id, settings.token, settings.shape) == ("runner-1", "secret", shape)
+    assert settings.data_path == tmp_path / "data"
+    for broken in ({}, env | {"RESNETD_RUNNER_SHAPE": "two"}):
+        with pytest.raises(InvalidInput):
+            RunnerSettings.of_env(broken)
+
+
+def test_the_settings_of_an_attempt_survive_the_way_to_its_process(tmp_path: Path) -> None:
+    settings = AttemptSettings("http://api", "j-a1", "t", tmp_path / "data", tmp_path / "work")
+    assert AttemptSettings.of_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 def test_an_attempt_without_a_cluster_trains_delivers_and_finishes(tmp_path: Path) -> None:

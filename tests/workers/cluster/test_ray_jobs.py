@@ -7,6 +7,7 @@ import pytest
 
 from deploy.ray_head import RayHead
 from service.errors import ClusterUnavailable
+from service.pools import Shape
 from tests.support.fake_api import eventually
 from tests.workers.cluster.fake_head import TOKEN, FakeHead, fake_head
 from workers.cluster import ray_jobs
@@ -139,15 +140,16 @@ def test_a_cluster_that_is_not_there_is_unavailable() -> None:
         jobs.resources()
 
 
-def test_the_environment_of_an_attempt_is_whole() -> None:
-    env = ray_jobs.attempt_env(
+def test_the_environment_of_a_runner_is_whole() -> None:
+    env = ray_jobs.runner_env(
         api_url="http://api",
-        attempt_id="j-a1",
+        runner_id="runner-1",
+        shape=Shape(num_workers=2, cpus_per_worker=1, gpus_per_worker=0),
         token="t",
         data_path=Path("/data"),
         work_path=Path("/work"),
     )
-    assert env["RESNETD_ATTEMPT_ID"] == "j-a1"
+    assert env["RESNETD_RUNNER_SHAPE"] == "2x1cpu0gpu"
     assert env["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
     assert all(isinstance(value, str) for value in env.values())
 

@@ -9,31 +9,41 @@ import pytest
 from ray.train import ControllerError, WorkerGroupError
 
 from deploy.ray_head import RayHead
-from service.reports import Facts
+from service.pools import Shape
+from service.reports import Facts, Part
 from service.states import Reason, StopReason
-from tests.support.fake_api import TOKEN, FakeApi, digits_brief, eventually, fake_api
+from tests.support.fake_api import (
+    RUNNER_ID,
+    TOKEN,
+    FakeApi,
+    digits_brief,
+    eventually,
+    fake_api,
+)
 from workers.cluster import runner
 from workers.cluster.attempt import AttemptFailed
-from workers.cluster.ray_jobs import ClusterJobState, RayJobs, attempt_env
+from workers.cluster.ray_jobs import ClusterJobState, RayJobs, runner_env
 
 # On two busy cores a run needs 15 s to come up; an idle machine needs 10.
 _START_SECONDS = 120.0
 
 
 class Submitted:
-    """One attempt as the dispatcher submits it."""
+    """A runner as the dispatcher submits it, for the fake API's one attempt."""
 
     def __init__(self, jobs: RayJobs, api: FakeApi, submission_id: str, path: Path) -> None:
+        resources = api.attempt.spec.resources
         self._jobs = jobs
         self.api = api
         self.submission_id = submission_id
         self.work_path = path / "work"
         jobs.submit(
             submission_id,
-            entrypoint=f"{sys.executable} -m workers attempt",
-            env_vars=attempt_env(
+            entrypoint=f"{sys.executable} -m workers runner",
+            env_vars=runner_env(
                 api_url=api.url,
-                attempt_id=api.attempt.attempt_id,
+                runner_id=RUNNER_ID,
+                shape=Shape(resources.num_workers, resources.cpus_per_worker, 0),
                 token=TOKEN,
                 data_path=path / "data",
                 work_path=self.work_path,
@@ -84,6 +94,33 @@ def test_two_workers_train_as_one_and_tell_how_it_ended(head: RayHead, tmp_path:
         assert api.complaints == []
         assert attempt.files_left() == []
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in facts.pids))
+
+
+@pytest.mark.ray
+def test_a_runner_trains_one_attempt_after_another_each_in_processes_of_its_own(
+    head: RayHead, tmp_path: Path
+) -> None:
+    brief = digits_brief(iterations=20, num_workers=2)
+    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+        api.rounds = 3
+        runner = Submitted(jobs, api, "thrice-a1", tmp_path)
+        assert runner.wait_for_the_end() is ClusterJobState.SUCCEEDED
+
+        assert [finish.reason for finish in api.finishes] == [Reason.COMPLETED] * 3
+        pids = [set(report.facts.pids) for report in api.reports if report.facts]
+        assert len(set.union(*pids)) == 6
+        # The same seed, the same images: nothing of one has leaked into the next.
+        losses = [point.value for point in api.points if point.series == "train/loss"]
+        assert losses[:4] == losses[4:8] == losses[8:]
+        weights = [
+            digest.sha256
+            for note in api.checkpoints
+            for digest in note.parts
+            if note.iteration == 20 and digest.part is Part.PT
+        ]
+        assert len(weights) == 3
+        assert len(set(weights)) == 1
+        assert runner.files_left() == []
 
 
 @pytest.mark.ray
@@ -177,7 +214,7 @@ def test_a_controller_that_failed_is_our_fault() -> None:
     assert runner._cause(ControllerError(ValueError("storage"))).reason is Reason.INTERNAL
 
 
-def test_a_runner_without_settings_is_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_settings_is_no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESNETD_API_URL", raising=False)
     assert runner.main() == 2
 

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from service import spec
-from service.reports import CheckpointNote, Facts, LogLevel, MetricPoint, Part, Progress
+from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
 from service.spec import JobSpec
 from service.states import StopReason
 from workers.training import checkpoint, loop, ranks
@@ -42,6 +42,8 @@ class Recorder:
 
     def facts(self, facts: Facts) -> None:
         self.told.append(facts)
+
+    def launched(self, launch: Launch) -> None: ...
 
     def progress(self, progress: Progress) -> None:
         self.progresses.append(progress)

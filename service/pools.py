@@ -1,0 +1,33 @@
+"""CPUs and GPUs: what the cluster has, what an attempt needs, what is left."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pool:
+    """CPUs and GPUs, counted as whole ones."""
+
+    cpus: int
+    gpus: int
+
+    def holds(self, other: "Pool") -> bool:
+        return other.cpus <= self.cpus and other.gpus <= self.gpus
+
+    def minus(self, other: "Pool") -> "Pool":
+        return Pool(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The workers of an attempt, and what each of them occupies."""
+
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+
+    @property
+    def pool(self) -> Pool:
+        return Pool(
+            cpus=self.num_workers * self.cpus_per_worker,
+            gpus=self.num_workers * self.gpus_per_worker,
+        )

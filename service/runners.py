@@ -1,0 +1,395 @@
+"""Runners: Ray jobs whose workers of one shape stay up and run one attempt after another.
+
+    planned ──room──► starting ──first question──► ready ──dismissed──► leaving ──► gone
+
+A ready runner without an attempt is a standby: the next job of its shape begins at once. It
+gives way as soon as an attempt of another shape needs the room. Dispatchers decide all of that
+under the lock of the cluster's row; the API answers the runner's question what to do next.
+"""
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from service import attempts, database, ids, tokens
+from service.errors import Unauthorized
+from service.pools import Pool, Shape
+from service.reports import Order, Orders
+from service.states import AttemptState, JobState, RunnerState
+from service.tables import AttemptRow, JobRow, RunnerRow
+
+_PREFIX = "runner-"
+
+# Those that hold room in the cluster.
+_PRESENT = (RunnerState.STARTING, RunnerState.READY, RunnerState.LEAVING)
+# A dispatcher that died while it told the cluster is given up after this.
+_SUBMISSION = timedelta(seconds=60)
+# A standby that nobody needed for so long, where there are more than there should be.
+_SURPLUS = timedelta(seconds=60)
+# Where the last one never came up, the next standby waits.
+_AFTER_FAILURE = timedelta(seconds=60)
+_HISTORY = timedelta(days=1)
+
+
+def is_runner(submission_id: str) -> bool:
+    """Whether a cluster job of that name is one of ours."""
+    return submission_id.startswith(_PREFIX)
+
+
+def shape_of(row: RunnerRow | AttemptRow) -> Shape:
+    return Shape(
+        num_workers=row.num_workers,
+        cpus_per_worker=row.cpus_per_worker,
+        gpus_per_worker=row.gpus_per_worker,
+    )
+
+
+def authenticate(session: Session, runner_id: str, secret: str) -> RunnerRow:
+    """Unauthorized unless the token is this runner's own."""
+    is_name = is_runner(runner_id) and ids.is_id(runner_id.removeprefix(_PREFIX))
+    runner = session.get(RunnerRow, runner_id) if is_name else None
+    known = runner.token_sha256 if runner is not None else ""
+    if not hmac.compare_digest(known, tokens.digest(secret)) or runner is None:
+        raise Unauthorized("the token is not this runner's")
+    return runner
+
+
+def plan(session: Session, shape: Shape, *, lives: int, now: datetime) -> RunnerRow:
+    """A runner to be started once there is room; it leaves after `lives` attempts."""
+    runner = RunnerRow(
+        id=f"{_PREFIX}{ids.new_id(now)}",
+        state=RunnerState.PLANNED,
+        num_workers=shape.num_workers,
+        cpus_per_worker=shape.cpus_per_worker,
+        gpus_per_worker=shape.gpus_per_worker,
+        token_sha256="",
+        attempts_left=lives,
+        created_at=now,
+    )
+    session.add(runner)
+    return runner
+
+
+def assign(session: Session, attempt: AttemptRow, *, lives: int, now: datetime) -> RunnerRow:
+    """Gives the attempt a standby of its shape, the readiest first, or plans a runner for it."""
+    shape = shape_of(attempt)
+    standby = session.scalars(
+        select(RunnerRow)
+        .where(
+            RunnerRow.state.in_((RunnerState.STARTING, RunnerState.READY)),
+            RunnerRow.attempt_id.is_(None),
+            RunnerRow.num_workers == shape.num_workers,
+            RunnerRow.cpus_per_worker == shape.cpus_per_worker,
+            RunnerRow.gpus_per_worker == shape.gpus_per_worker,
+        )
+        .order_by(RunnerRow.ready_at.is_(None), RunnerRow.id)
+        .limit(1)
+        .with_for_update()
+    ).first()
+    runner = standby or plan(session, shape, lives=lives, now=now)
+    runner.attempt_id = attempt.id
+    attempt.runner_id = runner.id
+    attempt.submitted_at = runner.submitted_at and now
+    return runner
+
+
+@dataclass(frozen=True)
+class Start:
+    """A runner that the cluster is to be told of; `secret` is its token."""
+
+    runner_id: str
+    shape: Shape
+    secret: str
+
+
+def make_room(session: Session, whole: Pool, *, now: datetime) -> list[Start]:
+    """The planned runners that there is room for, oldest first; standbys give way to the others.
+
+    The caller holds the lock of the cluster's row.
+    """
+    runners = _locked(session, (RunnerState.PLANNED, *_PRESENT))
+    free = whole
+    for runner in runners:
+        if runner.state in _PRESENT:
+            free = free.minus(shape_of(runner).pool)
+    starts: list[Start] = []
+    for runner in runners:
+        shape = shape_of(runner)
+        if runner.state is RunnerState.STARTING and _is_submission_lost(runner, now=now):
+            starts.append(_start(runner, now=now))
+        elif runner.state is RunnerState.PLANNED and free.holds(shape.pool):
+            free = free.minus(shape.pool)
+            starts.append(_start(runner, now=now))
+        elif runner.state is RunnerState.PLANNED:
+            if runner.attempt_id is not None:
+                _dismiss_standbys(runners, missing=shape.pool, free=free, now=now)
+            # What comes free is this one's: later and smaller ones do not overtake it.
+            break
+    return starts
+
+
+def submitted(session: Session, runner_id: str, *, now: datetime) -> None:
+    """The cluster knows the runner."""
+    runner = _lock(session, runner_id)
+    runner.submitted_at = runner.submitted_at or now
+    attempt = _attempt_of(session, runner)
+    if attempt is not None and attempt.submitted_at is None:
+        attempt.submitted_at = now
+
+
+def next_orders(
+    session: Session, runner_id: str, *, is_leaving: bool, now: datetime
+) -> Orders | None:
+    """What a runner that asks is to do next; None: nothing yet.
+
+    That it asks means that the attempt before is over for it: its resources are free again. An
+    attempt that lives is handed out again, with a new token: the answer before was lost, or the
+    processes that had it have died and the runner will say so.
+    """
+    runner = _lock(session, runner_id)
+    if runner.state is RunnerState.GONE:
+        return Orders(order=None, is_dismissed=True)
+    runner.ready_at = runner.ready_at or now
+    runner.asked_at = now
+    if runner.state is RunnerState.STARTING:
+        runner.state = RunnerState.READY
+        # It may come up before its dispatcher has heard that it was submitted.
+        submitted(session, runner_id, now=now)
+    attempt = _attempt_of(session, runner)
+    if attempt is not None and attempt.state is AttemptState.ENDED:
+        _release(session, runner, attempt, now=now)
+        runner.attempts_left -= 1
+        attempt = None
+    if is_leaving or (runner.attempts_left <= 0 and attempt is None):
+        runner.state = RunnerState.LEAVING
+    if attempt is not None:
+        secret = tokens.new_secret()
+        attempt.token_sha256 = tokens.digest(secret)
+        attempt.taken_at = now
+        brief = attempts.brief(session, attempt.id)
+        return Orders(order=Order(brief=brief, token=secret), is_dismissed=False)
+    if runner.state is RunnerState.LEAVING:
+        database.wake(session)
+        return Orders(order=None, is_dismissed=True)
+    return None
+
+
+def has_orders(session: Session, runner_id: str) -> bool:
+    """Whether asking would bring anything; a look without a lock."""
+    row = session.execute(
+        select(RunnerRow.state, RunnerRow.attempt_id).where(RunnerRow.id == runner_id)
+    ).first()
+    return row is None or row.attempt_id is not None or row.state is not RunnerState.READY
+
+
+def dismiss(session: Session, runner_id: str, *, now: datetime) -> None:
+    """It gets no further attempt. One that was only planned is gone at once."""
+    runner = _lock(session, runner_id)
+    if runner.state is RunnerState.PLANNED:
+        gone(session, runner_id, now=now)
+    elif runner.state is not RunnerState.GONE:
+        _dismiss(runner, now=now)
+    database.wake(session)
+
+
+def gone(session: Session, runner_id: str, *, now: datetime) -> bool:
+    """The cluster is rid of it; what its attempt occupied is free.
+
+    False where the attempt lives on in the table: its own dispatcher ends it first.
+    """
+    runner = _lock(session, runner_id)
+    attempt = _attempt_of(session, runner)
+    if attempt is not None and attempt.state is not AttemptState.ENDED:
+        return False
+    if attempt is not None:
+        _release(session, runner, attempt, now=now)
+    if runner.state is not RunnerState.GONE:
+        runner.state = RunnerState.GONE
+        runner.gone_at = now
+    database.wake(session)
+    return True
+
+
+def present(session: Session) -> list[RunnerRow]:
+    """Those that the cluster should know, oldest first."""
+    statement = (
+        select(RunnerRow)
+        .where(RunnerRow.state.in_(_PRESENT), RunnerRow.submitted_at.is_not(None))
+        .order_by(RunnerRow.id)
+    )
+    return list(session.scalars(statement))
+
+
+def all_of_them(session: Session) -> list[RunnerRow]:
+    """Planned and present, oldest first."""
+    statement = select(RunnerRow).where(RunnerRow.state != RunnerState.GONE).order_by(RunnerRow.id)
+    return list(session.scalars(statement))
+
+
+def is_any_to_start(session: Session) -> bool:
+    """A look without a lock."""
+    statement = (
+        select(RunnerRow.id)
+        .where(
+            RunnerRow.state.in_((RunnerState.PLANNED, RunnerState.STARTING)),
+            RunnerRow.submitted_at.is_(None),
+        )
+        .limit(1)
+    )
+    return session.scalar(statement) is not None
+
+
+def is_any_leaving(session: Session) -> bool:
+    """Whether room is about to come free."""
+    statement = select(RunnerRow.id).where(RunnerRow.state == RunnerState.LEAVING).limit(1)
+    return session.scalar(statement) is not None
+
+
+def keep_standbys(
+    session: Session, whole: Pool, *, wanted: int, num_workers: int, lives: int, now: datetime
+) -> None:
+    """Plans a standby where one is missing and there is room; dismisses what is too much.
+
+    Of the shape that was asked for last; before anybody asked, of `num_workers` workers. The
+    caller holds the lock of the cluster's row. While a job waits, the room is the job's.
+    """
+    session.execute(
+        delete(RunnerRow).where(
+            RunnerRow.state == RunnerState.GONE, RunnerRow.gone_at < now - _HISTORY
+        )
+    )
+    runners = _locked(session, (RunnerState.PLANNED, *_PRESENT))
+    standbys = [
+        runner
+        for runner in runners
+        if runner.attempt_id is None and runner.state is not RunnerState.LEAVING
+    ]
+    for runner in sorted(standbys, key=_used_at)[: max(0, len(standbys) - wanted)]:
+        if now > _used_at(runner) + _SURPLUS:
+            _dismiss(runner, now=now)
+    if len(standbys) >= wanted or _is_anybody_waiting(session) or _did_last_fail(session, now=now):
+        return
+    shape = _last_shape(session) or _default_shape(whole, num_workers)
+    free = whole
+    for runner in runners:
+        free = free.minus(shape_of(runner).pool)
+    if free.holds(shape.pool):
+        plan(session, shape, lives=lives, now=now)
+
+
+def _start(runner: RunnerRow, *, now: datetime) -> Start:
+    secret = tokens.new_secret()
+    runner.token_sha256 = tokens.digest(secret)
+    runner.state = RunnerState.STARTING
+    runner.submission_began_at = now
+    return Start(runner_id=runner.id, shape=shape_of(runner), secret=secret)
+
+
+def _is_submission_lost(runner: RunnerRow, *, now: datetime) -> bool:
+    assert runner.submission_began_at is not None
+    return runner.submitted_at is None and now > runner.submission_began_at + _SUBMISSION
+
+
+def _dismiss_standbys(
+    runners: Iterable[RunnerRow], *, missing: Pool, free: Pool, now: datetime
+) -> None:
+    """The least recently used first, until those that are leaving make room enough."""
+    runners = list(runners)
+    for runner in runners:
+        if runner.state is RunnerState.LEAVING:
+            free = _plus(free, shape_of(runner).pool)
+    standbys = [
+        runner
+        for runner in runners
+        if runner.attempt_id is None and runner.state in (RunnerState.STARTING, RunnerState.READY)
+    ]
+    for runner in sorted(standbys, key=_used_at):
+        if free.holds(missing):
+            return
+        _dismiss(runner, now=now)
+        free = _plus(free, shape_of(runner).pool)
+
+
+def _plus(one: Pool, other: Pool) -> Pool:
+    return Pool(cpus=one.cpus + other.cpus, gpus=one.gpus + other.gpus)
+
+
+def _dismiss(runner: RunnerRow, *, now: datetime) -> None:
+    if runner.state is RunnerState.PLANNED:
+        runner.state = RunnerState.GONE
+        runner.gone_at = now
+    elif runner.state is not RunnerState.LEAVING:
+        runner.state = RunnerState.LEAVING
+        runner.dismissed_at = now
+
+
+def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: datetime) -> None:
+    attempt.released_at = attempt.released_at or now
+    runner.attempt_id = None
+    runner.freed_at = now
+    database.wake(session)
+
+
+def _used_at(runner: RunnerRow) -> datetime:
+    return runner.freed_at or runner.created_at
+
+
+def _is_anybody_waiting(session: Session) -> bool:
+    statement = select(JobRow.id).where(JobRow.state == JobState.QUEUED).limit(1)
+    return session.scalar(statement) is not None
+
+
+def _did_last_fail(session: Session, *, now: datetime) -> bool:
+    statement = (
+        select(RunnerRow.id)
+        .where(
+            RunnerRow.state == RunnerState.GONE,
+            RunnerRow.submitted_at.is_not(None),
+            RunnerRow.ready_at.is_(None),
+            RunnerRow.dismissed_at.is_(None),
+            RunnerRow.gone_at > now - _AFTER_FAILURE,
+        )
+        .limit(1)
+    )
+    return session.scalar(statement) is not None
+
+
+def _last_shape(session: Session) -> Shape | None:
+    statement = select(AttemptRow).order_by(AttemptRow.created_at.desc()).limit(1)
+    attempt = session.scalar(statement)
+    return None if attempt is None else shape_of(attempt)
+
+
+def _default_shape(whole: Pool, num_workers: int) -> Shape:
+    return Shape(
+        num_workers=num_workers,
+        cpus_per_worker=1,
+        gpus_per_worker=1 if whole.gpus >= num_workers else 0,
+    )
+
+
+def _attempt_of(session: Session, runner: RunnerRow) -> AttemptRow | None:
+    if runner.attempt_id is None:
+        return None
+    return session.get(AttemptRow, runner.attempt_id, populate_existing=True)
+
+
+def _locked(session: Session, states: tuple[RunnerState, ...]) -> list[RunnerRow]:
+    statement = (
+        select(RunnerRow)
+        .where(RunnerRow.state.in_(states))
+        .order_by(RunnerRow.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list(session.scalars(statement))
+
+
+def _lock(session: Session, runner_id: str) -> RunnerRow:
+    runner = session.get(RunnerRow, runner_id, with_for_update=True, populate_existing=True)
+    assert runner is not None, "authenticated, or read from the table"
+    return runner

@@ -1,0 +1,287 @@
+"""Forks a process for each attempt from one that has imported torch and done nothing else.
+
+Importing torch takes seconds of CPU time, forking milliseconds. A rank's own process, which Ray
+made, has threads and cannot be forked; the server is a process without any. A fork has the
+imports in common with its elders and nothing else: its random numbers, threads, device memory
+and open files are its own, and end with it.
+
+    rank ──{"fork"}──► server ──fork──► fork     One line of JSON each, in turn; the server reads
+    rank ◄──{"port"}── fork                      only while it has no fork, so both share the
+    rank ──{"meet"}──► fork (joins the group)    pipes. The answers end with the server's
+    rank ◄──{"ready"}── fork                     account of the fork's exit.
+    rank ──{"run"}──► fork
+    rank ◄──{"ended"} or {"failed"}── fork
+    rank ◄──{"exit"}── server
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from service.networks import Family
+from service.reports import AttemptBrief
+from service.states import Reason
+from workers.cluster.attempt import AttemptFailed, AttemptSettings, Ending, run_rank
+from workers.training import warmup
+from workers.training.loop import Place
+
+_PR_SET_PDEATHSIG = 1
+# Of a collective: a hung one must become a failure. Torch's 30 minutes are a third of a short run.
+_COLLECTIVE = timedelta(seconds=600)
+_EXIT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a rank stands, in the group and on its node; `host` is its node's address."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: str
+    host: str
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the ranks of an attempt find each other."""
+
+    host: str
+    port: int
+
+
+class ForkServer:
+    """The rank's end. AttemptFailed from a fork that fails or dies, with the reason."""
+
+    def __init__(self) -> None:
+        self._images: list[str] | None = None
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "workers.cluster.fork_server", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # Threads of numpy's would be lost in a fork; training does its sums in torch.
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing of it is left."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def fork(self, seat: Seat) -> "Fork":
+        """A new process for the next attempt; there must be none before it."""
+        self.tell({"fork": asdict(seat), "images": self._images})
+        return Fork(self, seat)
+
+    def keep_images(self, dataset: str, data_path: Path, family: Family) -> None:
+        """The next forks find this data set in their memory, if it is one that never changes."""
+        self._images = [dataset, str(data_path), family]
+
+    def tell(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise AttemptFailed(Reason.WORKER_DIED, "the fork server has died") from error
+
+    def hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise AttemptFailed(Reason.WORKER_DIED, "the fork server has died")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+class Fork:
+    def __init__(self, server: ForkServer, seat: Seat) -> None:
+        self._server = server
+        self._seat = seat
+
+    def meeting_place(self) -> Meeting:
+        """Where this fork waits for the others; of use on rank 0."""
+        return Meeting(host=self._seat.host, port=self._expect("port"))
+
+    def meet(self, meeting: Meeting) -> None:
+        """Returns once this fork is in the attempt's process group."""
+        self._server.tell({"meet": asdict(meeting)})
+        self._expect("ready")
+
+    def begin(self, settings: AttemptSettings, brief: AttemptBrief) -> None:
+        """Returns at once; `wait` for the end."""
+        self._server.tell({"run": settings.to_json(), "brief": brief.model_dump(mode="json")})
+        self._server.keep_images(brief.spec.dataset, settings.data_path, brief.spec.family)
+
+    def wait(self) -> None:
+        """Returns once the attempt is over and its process is gone."""
+        ending = Ending(self._expect("ended"))
+        self._expect("exit")
+        if ending is Ending.UNDELIVERED:
+            raise AttemptFailed(Reason.DELIVERY_FAILED, "its end was not delivered")
+
+    def _expect(self, name: str) -> Any:
+        message = self._server.hear()
+        if name in message:
+            return message[name]
+        if "failed" in message:
+            reason, text = message["failed"]
+            raise AttemptFailed(Reason(reason), text)
+        rank = self._seat.rank
+        if "exit" in message:
+            raise AttemptFailed(Reason.WORKER_DIED, f"rank {rank} {_died_of(message['exit'])}")
+        raise AttemptFailed(Reason.INTERNAL, f"rank {rank} said {message}, expected {name}")
+
+
+def main() -> None:
+    _die_with_parent(int(sys.argv[1]))
+    # What a training prints is no answer.
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # A pool of threads would be lost in a fork, and who waits for it waits for ever.
+    torch.set_num_threads(1)
+    warmup.import_all()
+    channel = _Channel(sys.stdin.fileno(), answers)
+    server = os.getpid()
+    while (message := channel.hear()) is not None:
+        if message["images"] is not None:
+            dataset, data_path, family = message["images"]
+            warmup.read_images(dataset, Path(data_path), family=Family(family))
+        pid = os.fork()
+        if pid == 0:
+            _die_with_parent(server)
+            _run_fork(Seat(**message["fork"]), channel)
+        _, status = os.waitpid(pid, 0)
+        channel.tell({"exit": os.waitstatus_to_exitcode(status)})
+
+
+class _Channel:
+    def __init__(self, inbox: int, outbox: int) -> None:
+        self._inbox, self._outbox = inbox, outbox
+
+    def tell(self, message: dict[str, Any]) -> None:
+        os.write(self._outbox, json.dumps(message).encode() + b"\n")
+
+    def hear(self) -> dict[str, Any] | None:
+        """The next line; None where the rank is gone. Nothing is read ahead: forks go on here."""
+        letters = bytearray()
+        while not letters.endswith(b"\n"):
+            read = os.read(self._inbox, 1 << 16)
+            if not read:
+                return None
+            letters += read
+        message: dict[str, Any] = json.loads(letters)
+        return message
+
+
+def _run_fork(seat: Seat, channel: _Channel) -> None:
+    """The life of a fork; never returns."""
+    status = 1
+    try:
+        _attempt(seat, channel)
+        status = 0
+    except AttemptFailed as failed:
+        channel.tell({"failed": [failed.reason, failed.message]})
+    except BaseException:  # noqa: BLE001 - whatever it is, the rank must hear of it
+        traceback.print_exc()
+        channel.tell({"failed": [Reason.INTERNAL, traceback.format_exc()]})
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _attempt(seat: Seat, channel: _Channel) -> None:
+    device = torch.device(seat.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = _store_of_rank_0(seat)
+    channel.tell({"port": store.port if store is not None else 0})
+    message = channel.hear()
+    if message is None:
+        return
+    if seat.world_size > 1:
+        meeting = Meeting(**message["meet"])
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=store or TCPStore(meeting.host, meeting.port, timeout=_COLLECTIVE),
+            rank=seat.rank,
+            world_size=seat.world_size,
+            timeout=_COLLECTIVE,
+        )
+    channel.tell({"ready": True})
+    message = channel.hear()
+    if message is None:
+        return
+    brief = AttemptBrief.model_validate(message["brief"])
+    ending = run_rank(
+        AttemptSettings.of_json(message["run"]),
+        brief,
+        place=Place(
+            rank=seat.rank,
+            world_size=seat.world_size,
+            device=device,
+            threads=brief.cpus_per_worker,
+        ),
+        local_rank=seat.local_rank,
+        meet=_meet if seat.world_size > 1 else _nobody_else,
+    )
+    if seat.world_size > 1:
+        dist.destroy_process_group()
+    channel.tell({"ended": ending})
+    assert ending in Ending
+
+
+def _store_of_rank_0(seat: Seat) -> TCPStore | None:
+    if seat.rank > 0 or seat.world_size == 1:
+        return None
+    # Port 0: one that is free, which a port chosen before may no longer be.
+    return TCPStore(seat.host, 0, is_master=True, wait_for_workers=False, timeout=_COLLECTIVE)
+
+
+def _meet() -> None:
+    dist.barrier()
+
+
+def _nobody_else() -> None: ...
+
+
+def _die_with_parent(pid: int) -> None:
+    """This process is killed when its parent, which is `pid`, ends, however that ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != pid:
+        os._exit(1)
+
+
+def _died_of(status: int) -> str:
+    if status < 0:
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"ended with status {status}"
+
+
+if __name__ == "__main__":
+    main()
