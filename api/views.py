@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service import jobs
-from service.reports import LogLevel, Part, Result
+from service.reports import Facts, LogLevel, Part, Result
 from service.spec import JobSpec
 from service.states import AttemptState, Fault, JobState, Reason, RunnerState
 from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
@@ -61,6 +61,7 @@ class JobView(_View):
     restarts: Annotated[int, Field(description="attempts that ended by the user's fault")]
     progress: ProgressView | None
     parameters: int | None
+    facts: Facts | None
     result: Result | None
 
     @classmethod
@@ -82,6 +83,7 @@ class JobView(_View):
             restarts=job.restarts,
             progress=ProgressView.of(job),
             parameters=job.facts["parameters"] if job.facts is not None else None,
+            facts=Facts.model_validate(job.facts) if job.facts is not None else None,
             result=Result.model_validate(job.result) if job.result is not None else None,
         )
 

@@ -214,13 +214,19 @@ def gone(session: Session, runner_id: str, *, now: datetime) -> bool:
     return True
 
 
+def has_living_attempt(session: Session, runner_id: str) -> bool:
+    """A look without a lock."""
+    statement = (
+        select(AttemptRow.id)
+        .join(RunnerRow, RunnerRow.attempt_id == AttemptRow.id)
+        .where(RunnerRow.id == runner_id, AttemptRow.state != AttemptState.ENDED)
+    )
+    return session.scalar(statement) is not None
+
+
 def present(session: Session) -> list[RunnerRow]:
     """Those that the cluster should know, oldest first."""
-    statement = (
-        select(RunnerRow)
-        .where(RunnerRow.state.in_(_PRESENT), RunnerRow.submitted_at.is_not(None))
-        .order_by(RunnerRow.id)
-    )
+    statement = select(RunnerRow).where(RunnerRow.state.in_(_PRESENT)).order_by(RunnerRow.id)
     return list(session.scalars(statement))
 
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import httpx
 import structlog
@@ -21,43 +20,18 @@ from service.database import Changes, Database
 from service.errors import DatabaseUnavailable, LeaseLost, Unavailable
 from service.pools import Pool
 from service.queue import Claim, Held
-from service.runners import Start
 from service.settings import Settings
-from service.states import AttemptState, Reason, RunnerState
-from service.tables import AttemptRow, RunnerRow
-from workers.cluster import ray_jobs
-from workers.cluster.ray_jobs import ClusterJob, ClusterResources
+from service.states import AttemptState, Reason
+from service.tables import AttemptRow
+from workers.cluster.ray_jobs import ClusterJob
+from workers.fleet import Cluster, Fleet
 
 log = structlog.get_logger()
-
-# A shell command, the same for every runner: what differs goes into the environment.
-ENTRYPOINT = "python -m workers runner"
 
 _HEALTH_TIMEOUT_SECONDS = 3.0
 # While a runner leaves, its room is waited for.
 _TEARDOWN_LOOK = timedelta(seconds=0.2)
-_ASK_AGAIN = timedelta(seconds=10)
-# A runner that was submitted this moment may not be in the list that was asked for before.
-_UNLISTED = timedelta(seconds=15)
 _LOG_TAIL_LETTERS = 4_000
-
-
-class Cluster(Protocol):
-    """What the dispatcher needs of a cluster; ClusterUnavailable from each where it is away."""
-
-    def submit(
-        self,
-        submission_id: str,
-        *,
-        entrypoint: str,
-        env_vars: Mapping[str, str],
-        metadata: Mapping[str, str],
-    ) -> None: ...
-    def list_jobs(self) -> list[ClusterJob]: ...
-    def stop(self, submission_id: str) -> bool: ...
-    def delete(self, submission_id: str) -> bool: ...
-    def logs_tail(self, submission_id: str, *, max_chars: int = ...) -> str: ...
-    def resources(self) -> ClusterResources: ...
 
 
 class Dispatcher:
@@ -76,7 +50,7 @@ class Dispatcher:
         self._cluster = cluster
         self._now = now
         self.owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._asked_to_stop: dict[str, datetime] = {}
+        self._fleet = Fleet(settings, database, cluster, owner=self.owner, now=now)
         self._warned: type[Unavailable] | None = None
         self._next_look = now()
         # Since when reports can have arrived: silence before that says nothing.
@@ -119,7 +93,7 @@ class Dispatcher:
             self._look()
         while (claim := self._claim()) is not None:
             log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
-        self._start_runners()
+        self._fleet.start_what_fits()
         now = self._now()
         with self._database.reading() as session:
             due = queue.next_wake(session, now=now)
@@ -145,19 +119,19 @@ class Dispatcher:
         with self._database.reading() as session:
             held = queue.held(session, owner=self.owner)
             there = runners.present(session)
-        lost = {one.id: found.get(one.id) for one in there if self._is_lost(one, found)}
+        lost = {one.id: found.get(one.id) for one in there if self._fleet.is_lost(one, found)}
         self._listen(held)
         for one in held:
             try:
                 self._watch(one, lost)
             except LeaseLost as error:
                 log.warning("lease lost", attempt_id=one.attempt.id, error=str(error))
-        for runner in there:
-            if runner.id in lost:
-                self._clear_away(runner.id)
-            else:
-                self._hurry(runner)
-        self._keep_standbys()
+            except Unavailable:
+                raise
+            except Exception:
+                # A row that this version cannot read must not stop the queue, nor other attempts.
+                log.exception("attempt cannot be watched", attempt_id=one.attempt.id)
+        self._fleet.tidy(there, found)
         self._next_look = self._now() + timedelta(seconds=self._settings.poll_seconds)
 
     def _claim(self) -> Claim | None:
@@ -170,62 +144,15 @@ class Dispatcher:
                 runner_lives=self._settings.runner_lives,
             )
 
-    def _start_runners(self) -> None:
-        """Gives the cluster those that there is room for."""
-        with self._database.reading() as session:
-            if not runners.is_any_to_start(session):
-                return
-        with self._database.transaction() as session:
-            whole = queue.lock_cluster(session)
-            starts = [] if whole is None else runners.make_room(session, whole, now=self._now())
-        for start in starts:
-            self._submit(start)
-
-    def _submit(self, start: Start) -> None:
-        env_vars = ray_jobs.runner_env(
-            api_url=self._settings.api,
-            runner_id=start.runner_id,
-            shape=start.shape,
-            token=start.secret,
-            data_path=self._settings.data,
-            work_path=self._settings.work,
-        )
-        self._cluster.submit(
-            start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata={"by": self.owner}
-        )
-        with self._database.transaction() as session:
-            runners.submitted(session, start.runner_id, now=self._now())
-        log.info("runner submitted", runner_id=start.runner_id, workers=start.shape.num_workers)
-
-    def _keep_standbys(self) -> None:
-        with self._database.transaction() as session:
-            whole = queue.lock_cluster(session)
-            if whole is not None:
-                runners.keep_standbys(
-                    session,
-                    whole,
-                    wanted=self._settings.standbys,
-                    num_workers=self._settings.standby_workers,
-                    lives=self._settings.runner_lives,
-                    now=self._now(),
-                )
-
-    def _is_lost(self, runner: RunnerRow, found: Mapping[str, ClusterJob]) -> bool:
-        """Whether the cluster is rid of it."""
-        cluster_job = found.get(runner.id)
-        if cluster_job is not None:
-            return cluster_job.state.is_final
-        assert runner.submitted_at is not None
-        return self._now() > runner.submitted_at + _UNLISTED
-
     def _watch(self, held: Held, lost: Mapping[str, ClusterJob | None]) -> None:
         attempt = held.attempt
+        assert attempt.runner_id is not None
         if attempt.state is AttemptState.ENDED:
             assert attempt.ended_at is not None
             patience = timedelta(seconds=self._settings.teardown_seconds)
             if self._now() > attempt.ended_at + patience:
-                self._dismiss(attempt)
-        elif attempt.runner_id is not None and attempt.runner_id in lost:
+                self._fleet.dismiss(attempt.runner_id)
+        elif attempt.runner_id in lost:
             self._end_without_word(attempt, lost[attempt.runner_id])
         else:
             verdict = self._judge(held)
@@ -233,37 +160,7 @@ class Dispatcher:
                 self._end(attempt, verdict.reason, verdict.message)
                 # A runner that has not heard of the attempt yet will do for another.
                 if attempt.taken_at is not None or verdict.reason is Reason.START_TIMEOUT:
-                    self._dismiss(attempt)
-
-    def _dismiss(self, attempt: AttemptRow) -> None:
-        """Ends the attempt's runner, which does not come back from it by itself."""
-        assert attempt.runner_id is not None
-        with self._database.transaction() as session:
-            runners.dismiss(session, attempt.runner_id, now=self._now())
-        self._ask_to_stop(attempt.runner_id)
-
-    def _hurry(self, runner: RunnerRow) -> None:
-        """A runner that should be up, or gone, by now."""
-        since, seconds = runner.submitted_at, self._settings.start_timeout_seconds
-        if runner.state is RunnerState.LEAVING:
-            since, seconds = runner.dismissed_at, self._settings.teardown_seconds
-        elif runner.ready_at is not None or runner.attempt_id is not None:
-            return  # it is well, or its attempt is watched
-        if since is None or self._now() <= since + timedelta(seconds=seconds):
-            return
-        with self._database.transaction() as session:
-            runners.dismiss(session, runner.id, now=self._now())
-        self._ask_to_stop(runner.id)
-
-    def _clear_away(self, runner_id: str) -> None:
-        """Frees what the runner held, once the cluster is rid of it."""
-        with self._database.transaction() as session:
-            if not runners.gone(session, runner_id, now=self._now()):
-                return
-        self._asked_to_stop.pop(runner_id, None)
-        # Ray slows down with the number of jobs that it remembers (ray-project/ray#37894).
-        self._cluster.delete(runner_id)
-        log.info("runner is gone", runner_id=runner_id)
+                    self._fleet.dismiss(attempt.runner_id)
 
     def _end_without_word(self, attempt: AttemptRow, cluster_job: ClusterJob | None) -> None:
         if cluster_job is None:
@@ -342,14 +239,6 @@ class Dispatcher:
             log.warning(
                 "attempt ended", attempt_id=attempt.id, reason=reason, message=message[:200]
             )
-
-    def _ask_to_stop(self, runner_id: str) -> None:
-        now = self._now()
-        asked_at = self._asked_to_stop.get(runner_id)
-        if asked_at is not None and now < asked_at + _ASK_AGAIN:
-            return
-        self._asked_to_stop[runner_id] = now
-        self._cluster.stop(runner_id)
 
     def _pool(self) -> Pool:
         """What may be given away: what the cluster has, or less where the settings say so."""

@@ -1,0 +1,157 @@
+"""The runners in the cluster: started where there is room, hurried, and cleared away."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from service import queue, runners
+from service.database import Database
+from service.runners import Start
+from service.settings import Settings
+from service.states import RunnerState
+from service.tables import RunnerRow
+from workers.cluster import ray_jobs
+from workers.cluster.ray_jobs import ClusterJob, ClusterResources
+
+log = structlog.get_logger()
+
+# A shell command, the same for every runner: what differs goes into the environment.
+ENTRYPOINT = "python -m workers runner"
+
+_ASK_AGAIN = timedelta(seconds=10)
+# A runner that was submitted this moment may not be in the list that was asked for before.
+_UNLISTED = timedelta(seconds=15)
+
+
+class Cluster(Protocol):
+    """What dispatchers need of a cluster; ClusterUnavailable from each where it is away."""
+
+    def submit(
+        self,
+        submission_id: str,
+        *,
+        entrypoint: str,
+        env_vars: Mapping[str, str],
+        metadata: Mapping[str, str],
+    ) -> None: ...
+    def list_jobs(self) -> list[ClusterJob]: ...
+    def stop(self, submission_id: str) -> bool: ...
+    def delete(self, submission_id: str) -> bool: ...
+    def logs_tail(self, submission_id: str, *, max_chars: int = ...) -> str: ...
+    def resources(self) -> ClusterResources: ...
+
+
+class Fleet:
+    """Several dispatchers may see to one fleet: what each does twice has the effect of once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        cluster: Cluster,
+        *,
+        owner: str,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._cluster = cluster
+        self._owner = owner
+        self._now = now
+        self._asked_to_stop: dict[str, datetime] = {}
+
+    def start_what_fits(self) -> None:
+        """Gives the cluster the planned runners that there is room for."""
+        with self._database.reading() as session:
+            if not runners.is_any_to_start(session):
+                return
+        with self._database.transaction() as session:
+            whole = queue.lock_cluster(session)
+            starts = [] if whole is None else runners.make_room(session, whole, now=self._now())
+        for start in starts:
+            self._submit(start)
+
+    def is_lost(self, runner: RunnerRow, found: Mapping[str, ClusterJob]) -> bool:
+        """Whether the cluster is rid of it."""
+        cluster_job = found.get(runner.id)
+        if cluster_job is not None:
+            return cluster_job.state.is_final
+        submitted_at = runner.submitted_at
+        return submitted_at is not None and self._now() > submitted_at + _UNLISTED
+
+    def tidy(self, there: list[RunnerRow], found: Mapping[str, ClusterJob]) -> None:
+        """Clears the lost away, hurries the late, and keeps as many standbys as there should be."""
+        for runner in there:
+            if self.is_lost(runner, found):
+                self._clear_away(runner.id)
+            elif runner.submitted_at is not None:
+                self._hurry(runner, since=runner.submitted_at)
+            elif runner.id in found:
+                # The answer to its submission was lost.
+                self._mark_submitted(runner.id)
+        with self._database.transaction() as session:
+            whole = queue.lock_cluster(session)
+            if whole is not None:
+                runners.keep_standbys(
+                    session,
+                    whole,
+                    wanted=self._settings.standbys,
+                    num_workers=self._settings.standby_workers,
+                    lives=self._settings.runner_lives,
+                    now=self._now(),
+                )
+
+    def dismiss(self, runner_id: str) -> None:
+        """Ends a runner that does not come back from its attempt by itself."""
+        with self._database.transaction() as session:
+            runners.dismiss(session, runner_id, now=self._now())
+        now = self._now()
+        asked_at = self._asked_to_stop.get(runner_id)
+        if asked_at is None or now >= asked_at + _ASK_AGAIN:
+            self._asked_to_stop[runner_id] = now
+            self._cluster.stop(runner_id)
+
+    def _submit(self, start: Start) -> None:
+        env_vars = ray_jobs.runner_env(
+            api_url=self._settings.api,
+            runner_id=start.runner_id,
+            shape=start.shape,
+            token=start.secret,
+            data_path=self._settings.data,
+            work_path=self._settings.work,
+        )
+        self._cluster.submit(
+            start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata={"by": self._owner}
+        )
+        self._mark_submitted(start.runner_id)
+        log.info("runner submitted", runner_id=start.runner_id, workers=start.shape.num_workers)
+
+    def _mark_submitted(self, runner_id: str) -> None:
+        with self._database.transaction() as session:
+            runners.submitted(session, runner_id, now=self._now())
+
+    def _clear_away(self, runner_id: str) -> None:
+        """Frees what the runner held. While its attempt lives, its own dispatcher ends that."""
+        with self._database.reading() as session:
+            if runners.has_living_attempt(session, runner_id):
+                return
+        # Ray slows down with the number of jobs that it remembers (ray-project/ray#37894).
+        # Before the rest, after which nobody would come back for it.
+        self._cluster.delete(runner_id)
+        with self._database.transaction() as session:
+            runners.gone(session, runner_id, now=self._now())
+        self._asked_to_stop.pop(runner_id, None)
+        log.info("runner is gone", runner_id=runner_id)
+
+    def _hurry(self, runner: RunnerRow, *, since: datetime) -> None:
+        """A runner that should be up, or gone, by now."""
+        seconds = self._settings.start_timeout_seconds
+        if runner.state is RunnerState.LEAVING:
+            since = runner.dismissed_at or since
+            seconds = self._settings.teardown_seconds
+        elif runner.ready_at is not None or runner.attempt_id is not None:
+            return  # it is well, or its attempt is watched
+        if self._now() > since + timedelta(seconds=seconds):
+            self.dismiss(runner.id)
