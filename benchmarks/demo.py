@@ -76,19 +76,24 @@ def _bare_images_per_second(folder: Path) -> float:
     return statistics.median(listener.rates)
 
 
-class _Rates:
-    """An observer that keeps the rates and nothing else."""
+class Unheard:
+    """An observer that nobody hears."""
 
     stop: StopReason | None = None
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []
 
     def facts(self, facts: Facts) -> None: ...
     def launched(self, launch: Launch) -> None: ...
     def progress(self, progress: Progress) -> None: ...
+    def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
     def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...
+
+
+class _Rates(Unheard):
+    """An observer that keeps the rates and nothing else."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
 
     def metrics(self, points: list[MetricPoint]) -> None:
         self.rates += [

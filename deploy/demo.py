@@ -28,7 +28,11 @@ def main() -> int:
     began = time.monotonic()
     # A demonstration begins at the beginning; what people keep lies in var/.
     shutil.rmtree(BUILD_PATH, ignore_errors=True)
-    service = LocalService(BUILD_PATH / "var", logs_path=BUILD_PATH / "logs")
+    service = LocalService(
+        BUILD_PATH / "var",
+        logs_path=BUILD_PATH / "logs",
+        settings={"RESNETD_STANDBY_WORKERS": str(NUM_WORKERS)},
+    )
     console.print("Starting Ray, the API and the dispatcher on this machine ...")
     try:
         with service, resnetd.Client(url=service.url, token=service.token) as client:

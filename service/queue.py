@@ -1,6 +1,6 @@
 """The queue: claims under a lease, heartbeats, release, and taking over from dead dispatchers.
 
-A dispatcher owns an attempt from the claim until its resources are released. It proves that with
+A dispatcher owns an attempt from the claim until it has ended and is released. It proves that with
 the attempt's fence; whoever takes over an expired lease raises the fence, so that the former
 owner's late writes change nothing.
 """
@@ -23,6 +23,8 @@ from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, ClusterRow, JobRow
 
 _CLUSTER = 1
+# One may live on without resources, while it delivers what it has trained.
+_IS_HELD = or_(AttemptRow.released_at.is_(None), AttemptRow.state != AttemptState.ENDED)
 # How old the cluster's row may be: a commit a round would wake everybody each round.
 _SEEN_SECONDS = 10.0
 
@@ -162,7 +164,7 @@ def renew(session: Session, *, owner: str, now: datetime, lease_seconds: float) 
     """The heartbeat: all leases of the owner that it still holds."""
     session.execute(
         update(AttemptRow)
-        .where(AttemptRow.owner == owner, AttemptRow.released_at.is_(None))
+        .where(AttemptRow.owner == owner, _IS_HELD)
         .values(lease_expires_at=now + timedelta(seconds=lease_seconds))
     )
 
@@ -174,7 +176,7 @@ def take_over(
     expired = session.scalars(
         select(AttemptRow)
         .where(
-            AttemptRow.released_at.is_(None),
+            _IS_HELD,
             AttemptRow.owner != owner,
             AttemptRow.lease_expires_at < now,
         )
@@ -191,7 +193,7 @@ def give_up_leases(session: Session, *, owner: str, now: datetime) -> None:
     """At an orderly end: others need not wait for the leases to expire."""
     session.execute(
         update(AttemptRow)
-        .where(AttemptRow.owner == owner, AttemptRow.released_at.is_(None))
+        .where(AttemptRow.owner == owner, _IS_HELD)
         .values(lease_expires_at=now - timedelta(seconds=1))
     )
 
@@ -209,7 +211,7 @@ def held(session: Session, *, owner: str) -> list[Held]:
     rows = session.execute(
         select(AttemptRow, JobRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
-        .where(AttemptRow.owner == owner, AttemptRow.released_at.is_(None))
+        .where(AttemptRow.owner == owner, _IS_HELD)
         .order_by(AttemptRow.id)
     )
     return [Held(attempt=attempt, job=job) for attempt, job in rows]

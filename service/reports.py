@@ -170,8 +170,12 @@ class AttemptBrief(_Wire):
 
 
 class Question(_Wire):
-    """What a runner asks: for its next orders, or, on its way out, for what it leaves undone."""
+    """What a runner asks: for its next orders, or, on its way out, for what it leaves undone.
 
+    `trained`: the attempt whose training is over; what it has to deliver still is on its way.
+    """
+
+    trained: str | None = None
     wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
     is_leaving: bool = False
 

@@ -113,22 +113,30 @@ def make_room(session: Session, whole: Pool, *, now: datetime) -> list[Start]:
     """
     runners = _locked(session, (RunnerState.PLANNED, *_PRESENT))
     free = whole
-    for runner in runners:
-        if runner.state in _PRESENT:
-            free = free.minus(shape_of(runner).pool)
     starts: list[Start] = []
     for runner in runners:
-        shape = shape_of(runner)
-        if runner.state is RunnerState.STARTING and _is_submission_lost(runner, now=now):
+        if runner.state is RunnerState.PLANNED:
+            continue
+        free = free.minus(shape_of(runner).pool)
+        if runner.state is RunnerState.STARTING and is_submission_lost(runner, now=now):
             starts.append(_start(runner, now=now))
-        elif runner.state is RunnerState.PLANNED and free.holds(shape.pool):
+    planned = [runner for runner in runners if runner.state is RunnerState.PLANNED]
+    for runner in sorted(planned, key=lambda one: (one.attempt_id is None, one.id)):
+        shape = shape_of(runner)
+        attempt = _attempt_of(session, runner)
+        if attempt is not None and attempt.state is AttemptState.ENDED:
+            # Cancelled before anybody needed to be told.
+            gone(session, runner.id, now=now)
+        elif free.holds(shape.pool):
             free = free.minus(shape.pool)
             starts.append(_start(runner, now=now))
-        elif runner.state is RunnerState.PLANNED:
-            if runner.attempt_id is not None:
-                _dismiss_standbys(runners, missing=shape.pool, free=free, now=now)
+        elif attempt is not None:
+            _dismiss_standbys(session, runners, missing=shape.pool, free=free, now=now)
             # What comes free is this one's: later and smaller ones do not overtake it.
             break
+        else:
+            # The room that this standby was planned for is another's now, or away.
+            _dismiss(session, runner, now=now)
     return starts
 
 
@@ -142,13 +150,18 @@ def submitted(session: Session, runner_id: str, *, now: datetime) -> None:
 
 
 def next_orders(
-    session: Session, runner_id: str, *, is_leaving: bool, now: datetime
+    session: Session,
+    runner_id: str,
+    *,
+    trained: str | None = None,
+    is_leaving: bool = False,
+    now: datetime,
 ) -> Orders | None:
     """What a runner that asks is to do next; None: nothing yet.
 
-    That it asks means that the attempt before is over for it: its resources are free again. An
-    attempt that lives is handed out again, with a new token: the answer before was lost, or the
-    processes that had it have died and the runner will say so.
+    The resources of its attempt are free again if that has ended, or if it is the one that has
+    `trained` and only delivers. Any other is handed out again, with a new token: the answer
+    before was lost, or the processes that had it have died and the runner will say so.
     """
     runner = _lock(session, runner_id)
     if runner.state is RunnerState.GONE:
@@ -160,12 +173,12 @@ def next_orders(
         # It may come up before its dispatcher has heard that it was submitted.
         submitted(session, runner_id, now=now)
     attempt = _attempt_of(session, runner)
-    if attempt is not None and attempt.state is AttemptState.ENDED:
+    if attempt is not None and (attempt.state is AttemptState.ENDED or attempt.id == trained):
         _release(session, runner, attempt, now=now)
         runner.attempts_left -= 1
         attempt = None
     if is_leaving or (runner.attempts_left <= 0 and attempt is None):
-        runner.state = RunnerState.LEAVING
+        _dismiss(session, runner, now=now)
     if attempt is not None:
         secret = tokens.new_secret()
         attempt.token_sha256 = tokens.digest(secret)
@@ -173,7 +186,6 @@ def next_orders(
         brief = attempts.brief(session, attempt.id)
         return Orders(order=Order(brief=brief, token=secret), is_dismissed=False)
     if runner.state is RunnerState.LEAVING:
-        database.wake(session)
         return Orders(order=None, is_dismissed=True)
     return None
 
@@ -192,19 +204,18 @@ def dismiss(session: Session, runner_id: str, *, now: datetime) -> None:
     if runner.state is RunnerState.PLANNED:
         gone(session, runner_id, now=now)
     elif runner.state is not RunnerState.GONE:
-        _dismiss(runner, now=now)
-    database.wake(session)
+        _dismiss(session, runner, now=now)
 
 
 def gone(session: Session, runner_id: str, *, now: datetime) -> bool:
     """The cluster is rid of it; what its attempt occupied is free.
 
-    False where the attempt lives on in the table: its own dispatcher ends it first.
+    False where an attempt of its lives on in the table: its own dispatcher ends it first.
     """
     runner = _lock(session, runner_id)
-    attempt = _attempt_of(session, runner)
-    if attempt is not None and attempt.state is not AttemptState.ENDED:
+    if has_living_attempt(session, runner_id):
         return False
+    attempt = _attempt_of(session, runner)
     if attempt is not None:
         _release(session, runner, attempt, now=now)
     if runner.state is not RunnerState.GONE:
@@ -215,11 +226,11 @@ def gone(session: Session, runner_id: str, *, now: datetime) -> bool:
 
 
 def has_living_attempt(session: Session, runner_id: str) -> bool:
-    """A look without a lock."""
+    """Whether it trains one, or still delivers what one has trained."""
     statement = (
         select(AttemptRow.id)
-        .join(RunnerRow, RunnerRow.attempt_id == AttemptRow.id)
-        .where(RunnerRow.id == runner_id, AttemptRow.state != AttemptState.ENDED)
+        .where(AttemptRow.runner_id == runner_id, AttemptRow.state != AttemptState.ENDED)
+        .limit(1)
     )
     return session.scalar(statement) is not None
 
@@ -249,6 +260,12 @@ def is_any_to_start(session: Session) -> bool:
     return session.scalar(statement) is not None
 
 
+def is_submission_lost(runner: RunnerRow, *, now: datetime) -> bool:
+    """Whether whoever began to tell the cluster of it has died, or was not heard."""
+    assert runner.submission_began_at is not None
+    return runner.submitted_at is None and now > runner.submission_began_at + _SUBMISSION
+
+
 def is_any_leaving(session: Session) -> bool:
     """Whether room is about to come free."""
     statement = select(RunnerRow.id).where(RunnerRow.state == RunnerState.LEAVING).limit(1)
@@ -276,7 +293,7 @@ def keep_standbys(
     ]
     for runner in sorted(standbys, key=_used_at)[: max(0, len(standbys) - wanted)]:
         if now > _used_at(runner) + _SURPLUS:
-            _dismiss(runner, now=now)
+            _dismiss(session, runner, now=now)
     if len(standbys) >= wanted or _is_anybody_waiting(session) or _did_last_fail(session, now=now):
         return
     shape = _last_shape(session) or _default_shape(whole, num_workers)
@@ -295,13 +312,8 @@ def _start(runner: RunnerRow, *, now: datetime) -> Start:
     return Start(runner_id=runner.id, shape=shape_of(runner), secret=secret)
 
 
-def _is_submission_lost(runner: RunnerRow, *, now: datetime) -> bool:
-    assert runner.submission_began_at is not None
-    return runner.submitted_at is None and now > runner.submission_began_at + _SUBMISSION
-
-
 def _dismiss_standbys(
-    runners: Iterable[RunnerRow], *, missing: Pool, free: Pool, now: datetime
+    session: Session, runners: Iterable[RunnerRow], *, missing: Pool, free: Pool, now: datetime
 ) -> None:
     """The least recently used first, until those that are leaving make room enough."""
     runners = list(runners)
@@ -316,7 +328,7 @@ def _dismiss_standbys(
     for runner in sorted(standbys, key=_used_at):
         if free.holds(missing):
             return
-        _dismiss(runner, now=now)
+        _dismiss(session, runner, now=now)
         free = _plus(free, shape_of(runner).pool)
 
 
@@ -324,13 +336,15 @@ def _plus(one: Pool, other: Pool) -> Pool:
     return Pool(cpus=one.cpus + other.cpus, gpus=one.gpus + other.gpus)
 
 
-def _dismiss(runner: RunnerRow, *, now: datetime) -> None:
+def _dismiss(session: Session, runner: RunnerRow, *, now: datetime) -> None:
     if runner.state is RunnerState.PLANNED:
         runner.state = RunnerState.GONE
         runner.gone_at = now
     elif runner.state is not RunnerState.LEAVING:
         runner.state = RunnerState.LEAVING
         runner.dismissed_at = now
+        # Its open question is answered, and its dispatcher waits for its room.
+        database.wake(session)
 
 
 def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: datetime) -> None:

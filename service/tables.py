@@ -138,6 +138,7 @@ class AttemptRow(Base):
     __table_args__ = (
         UniqueConstraint("job_id", "number"),
         Index("ix_attempts_released_at_owner", "released_at", "owner"),
+        Index("ix_attempts_runner_id_state", "runner_id", "state"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

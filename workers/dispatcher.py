@@ -184,7 +184,8 @@ class Dispatcher:
             return _Verdict(Reason.TIME_LIMIT, "did not stop at its time limit")
         if not has_begun:
             limit = self._settings.start_timeout_seconds
-            if attempt.submitted_at and self._is_silent_since(attempt.submitted_at, limit):
+            # Its runner may have no room either, where the cluster has shrunk since the claim.
+            if self._is_silent_since(attempt.submitted_at or attempt.created_at, limit):
                 tail = self._cluster.logs_tail(attempt.runner_id or "", max_chars=_LOG_TAIL_LETTERS)
                 return _Verdict(Reason.START_TIMEOUT, f"no report within {limit:g} s\n{tail}")
             return None

@@ -78,8 +78,11 @@ class Fleet:
         cluster_job = found.get(runner.id)
         if cluster_job is not None:
             return cluster_job.state.is_final
-        submitted_at = runner.submitted_at
-        return submitted_at is not None and self._now() > submitted_at + _UNLISTED
+        if runner.submitted_at is not None:
+            return self._now() > runner.submitted_at + _UNLISTED
+        # One that is starting is submitted again.
+        is_leaving = runner.state is RunnerState.LEAVING
+        return is_leaving and runners.is_submission_lost(runner, now=self._now())
 
     def tidy(self, there: list[RunnerRow], found: Mapping[str, ClusterJob]) -> None:
         """Clears the lost away, hurries the late, and keeps as many standbys as there should be."""
@@ -147,11 +150,16 @@ class Fleet:
 
     def _hurry(self, runner: RunnerRow, *, since: datetime) -> None:
         """A runner that should be up, or gone, by now."""
+        if runner.attempt_id is not None:
+            return  # its attempt is watched
         seconds = self._settings.start_timeout_seconds
         if runner.state is RunnerState.LEAVING:
             since = runner.dismissed_at or since
             seconds = self._settings.teardown_seconds
-        elif runner.ready_at is not None or runner.attempt_id is not None:
-            return  # it is well, or its attempt is watched
+            with self._database.reading() as session:
+                if runners.has_living_attempt(session, runner.id):
+                    return  # it delivers what it has trained; silence would end that
+        elif runner.ready_at is not None:
+            return
         if self._now() > since + timedelta(seconds=seconds):
             self.dismiss(runner.id)

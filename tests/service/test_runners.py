@@ -7,7 +7,7 @@ import pytest
 from service import attempts, queue, runners
 from service.errors import Unauthorized
 from service.pools import Pool, Shape
-from service.states import Reason, RunnerState
+from service.states import JobState, Reason, RunnerState
 from service.tables import RunnerRow
 from tests.support.core import Core, Taken, job_id_of, workers
 
@@ -145,6 +145,39 @@ def test_a_runner_that_asks_has_freed_what_its_attempt_held(core: Core) -> None:
     assert core.ask(standby) is None
     assert core.attempt(claimed.attempt_id).released_at == core.clock.now
     assert _claim(core).runner_id == standby
+
+
+def test_an_attempt_that_only_delivers_holds_no_resources(core: Core) -> None:
+    core.offer(cpus=1)
+    delivering = core.start_small(cpus=1)
+    core.report(delivering.attempt_id, 1)
+    core.submit()
+    assert core.try_claim() is None
+    with core.database.transaction() as session:
+        runners.next_orders(
+            session, delivering.runner_id, trained=delivering.attempt_id, now=core.clock.now
+        )
+    assert core.try_claim() is not None
+    assert core.held("one")[0] == delivering.attempt_id, "its silence would be noticed"
+    assert not _gone(core, delivering.runner_id), "its last reports are on their way"
+    assert core.finish(delivering.attempt_id) is JobState.SUCCEEDED
+    assert _gone(core, delivering.runner_id)
+
+
+def test_a_question_that_is_asked_again_frees_nothing_more(core: Core) -> None:
+    core.offer(cpus=1)
+    runner_id = _standby(core)
+    core.submit()
+    first = _claim(core)
+    core.ask(runner_id)
+    for _ in range(2):
+        with core.database.transaction() as session:
+            runners.next_orders(session, runner_id, trained=first.attempt_id, now=core.clock.now)
+        if core.runner(runner_id).attempt_id is None:
+            core.submit()
+            second = _claim(core)
+    assert core.runner(runner_id).attempt_id == second.attempt_id
+    assert core.attempt(second.attempt_id).released_at is None
 
 
 def test_the_resources_of_a_dead_attempt_are_free_once_its_runner_is_gone(core: Core) -> None:

@@ -25,6 +25,7 @@ from service.reports import (
     Orders,
     Part,
     PartDigest,
+    Question,
     Report,
     ResumePoint,
 )
@@ -96,6 +97,8 @@ class FakeApi:
         self.finishes: list[Finish] = []
         self.complaints: list[str] = []
         self.rounds = 1
+        self.is_handed_out = False
+        self._rounds_done = 0
         self.requests = 0
         self._lock = threading.Lock()
         self._well = threading.Event()
@@ -174,9 +177,15 @@ class FakeApi:
                 self.reports.append(report)
             return Control(last_sequence=self.last_sequence, stop=self.stop)
 
-    def next_orders(self) -> Orders:
-        if len(self.finishes) >= self.rounds:
+    def next_orders(self, question: Question) -> Orders:
+        """One attempt cannot be under way twice: its end is waited for."""
+        if question.trained is not None and self.is_handed_out:
+            self.is_handed_out = False
+            self._rounds_done += 1
+            eventually(lambda: len(self.finishes) >= self._rounds_done)
+        if self._rounds_done >= self.rounds or (question.is_leaving and self.finishes):
             return Orders(order=None, is_dismissed=True)
+        self.is_handed_out = True
         return Orders(order=Order(brief=self.get_brief(), token=TOKEN), is_dismissed=False)
 
     def store_part(self, iteration: int, part: Part, content: bytes) -> None:
@@ -270,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             self._refuse(HTTPStatus.UNAUTHORIZED, "unauthorized")
         elif path == ["v1", "runners", RUNNER_ID, "next"]:
-            self._answer(HTTPStatus.OK, api.next_orders())
+            self._answer(HTTPStatus.OK, api.next_orders(Question.model_validate_json(content)))
         elif path[:3] != ["v1", "attempts", api.attempt.attempt_id]:
             self._refuse(HTTPStatus.NOT_FOUND, "not-found")
         elif api.fault is Fault.UNAVAILABLE:

@@ -127,10 +127,12 @@ def run_rank(
     place: Place,
     local_rank: int,
     meet: Callable[[], None],
+    on_trained: Callable[[], None] = lambda: None,
 ) -> Ending:
     """One rank's part, from the checkpoint to resume from to the last word. AttemptFailed.
 
-    `meet` returns once every rank has called it. Only rank 0's answer means something.
+    `meet` returns once every rank has called it. `on_trained` is called on rank 0 when training
+    is over, its device is free, and delivering goes on. Only rank 0's answer means something.
     """
     path = settings.attempt_path
     is_clean = place.rank != 0
@@ -139,7 +141,7 @@ def run_rank(
         if place.rank != 0:
             _train(settings, brief, place, _Unheard(), resume)
             return Ending.FINISHED
-        ending = _lead(settings, brief, place, resume)
+        ending = _lead(settings, brief, place, resume, on_trained)
         is_clean = ending is not Ending.UNDELIVERED
     except FENCES:
         is_clean = True
@@ -202,6 +204,7 @@ def _lead(
     brief: AttemptBrief,
     place: Place,
     resume: dict[Part, Path] | None,
+    on_trained: Callable[[], None],
 ) -> Ending:
     """Rank 0's part. Whatever training raised, after its last words were delivered."""
     with settings.client() as api:
@@ -214,6 +217,7 @@ def _lead(
             if reporter.is_fenced:
                 return Ending.FENCED
             raise
+        on_trained()
         is_delivered = reporter.close(deadline_seconds=settings.delivery_seconds)
         if reporter.is_fenced:
             return Ending.FENCED

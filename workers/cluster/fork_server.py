@@ -5,13 +5,13 @@ made, has threads and cannot be forked; the server is a process without any. A f
 imports in common with its elders and nothing else: its random numbers, threads, device memory
 and open files are its own, and end with it.
 
-    rank ──{"fork"}──► server ──fork──► fork     One line of JSON each, in turn; the server reads
-    rank ◄──{"port"}── fork                      only while it has no fork, so both share the
-    rank ──{"meet"}──► fork (joins the group)    pipes. The answers end with the server's
-    rank ◄──{"ready"}── fork                     account of the fork's exit.
+    rank ──{"fork"}──► server ──fork──► fork     One line of JSON each, in turn. A fork has the
+    rank ◄──{"port"}── fork                      pipes to itself until its training is over; then
+    rank ──{"meet"}──► fork (joins the group)    it closes them, and the server goes on. On rank 0
+    rank ◄──{"ready"}── fork                     it may live on for a while, to deliver.
     rank ──{"run"}──► fork
-    rank ◄──{"ended"} or {"failed"}── fork
-    rank ◄──{"exit"}── server
+    rank ◄──{"trained"} or {"failed"}── fork
+    rank ◄──{"over"}── server
 """
 
 import ctypes
@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -34,14 +35,15 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from service.networks import Family
 from service.reports import AttemptBrief
 from service.states import Reason
-from workers.cluster.attempt import AttemptFailed, AttemptSettings, Ending, run_rank
+from workers.cluster.attempt import AttemptFailed, AttemptSettings, failure_of, run_rank
 from workers.training import warmup
 from workers.training.loop import Place
 
 _PR_SET_PDEATHSIG = 1
 # Of a collective: a hung one must become a failure. Torch's 30 minutes are a third of a short run.
 _COLLECTIVE = timedelta(seconds=600)
-_EXIT_SECONDS = 10.0
+# So many may still deliver while another trains.
+_MAX_DELIVERING = 4
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,9 @@ class Meeting:
 class ForkServer:
     """The rank's end. AttemptFailed from a fork that fails or dies, with the reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, delivery_seconds: float) -> None:
+        """`delivery_seconds`: how long a fork may go on after its training."""
+        self._delivery_seconds = delivery_seconds
         self._images: list[str] | None = None
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "workers.cluster.fork_server", str(os.getpid())],
@@ -80,13 +84,13 @@ class ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing of it is left."""
+        """Once everything is delivered; then nothing of it is left."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(OSError):
             self._process.stdin.close()
         try:
-            self._process.wait(_EXIT_SECONDS)
+            self._process.wait(self._delivery_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -138,11 +142,9 @@ class Fork:
         self._server.keep_images(brief.spec.dataset, settings.data_path, brief.spec.family)
 
     def wait(self) -> None:
-        """Returns once the attempt is over and its process is gone."""
-        ending = Ending(self._expect("ended"))
-        self._expect("exit")
-        if ending is Ending.UNDELIVERED:
-            raise AttemptFailed(Reason.DELIVERY_FAILED, "its end was not delivered")
+        """Returns once the training is over; what is left to deliver is on its way."""
+        self._expect("trained")
+        self._expect("over")
 
     def _expect(self, name: str) -> Any:
         message = self._server.hear()
@@ -152,8 +154,8 @@ class Fork:
             reason, text = message["failed"]
             raise AttemptFailed(Reason(reason), text)
         rank = self._seat.rank
-        if "exit" in message:
-            raise AttemptFailed(Reason.WORKER_DIED, f"rank {rank} {_died_of(message['exit'])}")
+        if "over" in message:
+            raise AttemptFailed(Reason.WORKER_DIED, f"rank {rank} {_died_of(message['over'])}")
         raise AttemptFailed(Reason.INTERNAL, f"rank {rank} said {message}, expected {name}")
 
 
@@ -167,16 +169,52 @@ def main() -> None:
     warmup.import_all()
     channel = _Channel(sys.stdin.fileno(), answers)
     server = os.getpid()
+    delivering: deque[int] = deque()
     while (message := channel.hear()) is not None:
         if message["images"] is not None:
             dataset, data_path, family = message["images"]
             warmup.read_images(dataset, Path(data_path), family=Family(family))
+        turn = _Turn()
         pid = os.fork()
         if pid == 0:
             _die_with_parent(server)
-            _run_fork(Seat(**message["fork"]), channel)
-        _, status = os.waitpid(pid, 0)
-        channel.tell({"exit": os.waitstatus_to_exitcode(status)})
+            _run_fork(Seat(**message["fork"]), channel, turn)
+        status = 0
+        if turn.wait_for_its_end():
+            delivering.append(pid)
+        else:
+            _, status = os.waitpid(pid, 0)
+        while delivering and _has_exited(delivering[0], block=len(delivering) > _MAX_DELIVERING):
+            delivering.popleft()
+        channel.tell({"over": os.waitstatus_to_exitcode(status)})
+    for pid in delivering:
+        os.waitpid(pid, 0)
+
+
+def _has_exited(pid: int, *, block: bool) -> bool:
+    exited, _ = os.waitpid(pid, 0 if block else os.WNOHANG)
+    return exited == pid
+
+
+class _Turn:
+    """Whose turn on the pipes it is: the fork's, until it hands them back or ends."""
+
+    def __init__(self) -> None:
+        self._ours, self._its = os.pipe()
+        self.is_over = False
+
+    def wait_for_its_end(self) -> bool:
+        """In the server: whether the fork has handed the pipes back and lives on."""
+        os.close(self._its)
+        word = os.read(self._ours, 1)
+        os.close(self._ours)
+        return bool(word)
+
+    def hand_back(self) -> None:
+        """In the fork."""
+        self.is_over = True
+        os.write(self._its, b".")
+        os.close(self._its)
 
 
 class _Channel:
@@ -197,25 +235,29 @@ class _Channel:
         message: dict[str, Any] = json.loads(letters)
         return message
 
+    def close(self) -> None:
+        os.close(self._inbox)
+        os.close(self._outbox)
 
-def _run_fork(seat: Seat, channel: _Channel) -> None:
+
+def _run_fork(seat: Seat, channel: _Channel, turn: _Turn) -> None:
     """The life of a fork; never returns."""
     status = 1
     try:
-        _attempt(seat, channel)
+        _attempt(seat, channel, turn)
         status = 0
-    except AttemptFailed as failed:
-        channel.tell({"failed": [failed.reason, failed.message]})
-    except BaseException:  # noqa: BLE001 - whatever it is, the rank must hear of it
+    except Exception as error:  # noqa: BLE001 - whatever it is, the rank must hear of it
         traceback.print_exc()
-        channel.tell({"failed": [Reason.INTERNAL, traceback.format_exc()]})
+        if not turn.is_over:
+            failed = failure_of(error)
+            channel.tell({"failed": [failed.reason, failed.message]})
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
-def _attempt(seat: Seat, channel: _Channel) -> None:
+def _attempt(seat: Seat, channel: _Channel, turn: _Turn) -> None:
     device = torch.device(seat.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -237,8 +279,17 @@ def _attempt(seat: Seat, channel: _Channel) -> None:
     message = channel.hear()
     if message is None:
         return
+
+    def hand_back() -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        torch.cuda.empty_cache()
+        channel.tell({"trained": True})
+        channel.close()
+        turn.hand_back()
+
     brief = AttemptBrief.model_validate(message["brief"])
-    ending = run_rank(
+    run_rank(
         AttemptSettings.of_json(message["run"]),
         brief,
         place=Place(
@@ -249,11 +300,11 @@ def _attempt(seat: Seat, channel: _Channel) -> None:
         ),
         local_rank=seat.local_rank,
         meet=_meet if seat.world_size > 1 else _nobody_else,
+        on_trained=hand_back,
     )
-    if seat.world_size > 1:
-        dist.destroy_process_group()
-    channel.tell({"ended": ending})
-    assert ending in Ending
+    if not turn.is_over:
+        # Other ranks have nothing to deliver, nor has an attempt that was replaced.
+        hand_back()
 
 
 def _store_of_rank_0(seat: Seat) -> TCPStore | None:

@@ -42,21 +42,23 @@ def serve(config: dict[str, Any]) -> None:
         device=_device(settings),
         host=ray.util.get_node_ip_address(),
     )
-    with ForkServer() as server, settings.client() as api:
+    with ForkServer(settings.delivery_seconds) as server, settings.client() as api:
+        trained: str | None = None
         while True:
             fork = server.fork(seat)
             fork.meet(_from_rank_0(fork.meeting_place()))
             torch.distributed.barrier()
-            order = _from_rank_0(_next_order(api, settings) if seat.rank == 0 else None)
+            order = _from_rank_0(_next_order(api, settings, trained) if seat.rank == 0 else None)
             if order is None:
                 return
             fork.begin(settings.attempt(order), order.brief)
             fork.wait()
+            trained = order.brief.attempt_id
 
 
-def _next_order(api: RunnerClient, settings: RunnerSettings) -> Order | None:
+def _next_order(api: RunnerClient, settings: RunnerSettings, trained: str | None) -> Order | None:
     """Waits until there is one; None where the runner is to leave."""
-    question = Question(wait_seconds=_WAIT_SECONDS)
+    question = Question(trained=trained, wait_seconds=_WAIT_SECONDS)
     try:
         while True:
             orders = insist(lambda: api.next(question), deadline_seconds=settings.delivery_seconds)

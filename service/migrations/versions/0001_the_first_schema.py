@@ -177,6 +177,7 @@ def upgrade() -> None:
         batch_op.create_index(
             "ix_attempts_released_at_owner", ["released_at", "owner"], unique=False
         )
+        batch_op.create_index("ix_attempts_runner_id_state", ["runner_id", "state"], unique=False)
 
     op.create_table(
         "checkpoints",
@@ -318,6 +319,7 @@ def downgrade() -> None:
     op.drop_table("events")
     op.drop_table("checkpoints")
     with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.drop_index("ix_attempts_runner_id_state")
         batch_op.drop_index("ix_attempts_released_at_owner")
 
     op.drop_table("attempts")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from service.states import Reason
-from tests.support.fake_api import TOKEN, FakeApi, digits_brief, eventually, fake_api
+from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, eventually, fake_api
 from workers.cluster.attempt import AttemptFailed, AttemptSettings
 from workers.cluster.fork_server import Fork, ForkServer, Seat
 
@@ -20,7 +20,7 @@ ALONE = Seat(rank=0, local_rank=0, world_size=1, device="cpu", host="127.0.0.1")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    with ForkServer() as running:
+    with ForkServer(20.0) as running:
         yield running
 
 
@@ -51,7 +51,7 @@ def test_every_attempt_has_a_process_of_its_own(server: ForkServer, tmp_path: Pa
             _begin(server, api, tmp_path).wait()
         first, second = _pids(api)
         assert first != second
-        assert not psutil.pid_exists(first)
+        eventually(lambda: len(api.finishes) == 2)
         assert [finish.reason for finish in api.finishes] == [Reason.COMPLETED] * 2
 
 
@@ -88,7 +88,7 @@ def test_an_attempt_that_fails_says_why(server: ForkServer, tmp_path: Path) -> N
         with pytest.raises(AttemptFailed, match="resnetd-worker fetch cifar10") as caught:
             _begin(server, api, tmp_path).wait()
         assert caught.value.reason is Reason.DATASET_MISSING
-        assert server.hear() == {"exit": 1}
+        assert server.hear() == {"over": 1}
 
 
 def test_nothing_outlives_the_process_that_started_the_server(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_nothing_outlives_the_process_that_started_the_server(tmp_path: Path) ->
         "from tests.workers.cluster.test_fork_server import _begin\n"
         "brief = digits_brief(iterations=1_000_000)\n"
         "with fake_api(brief) as api:\n"
-        "    server = ForkServer()\n"
+        "    server = ForkServer(20.0)\n"
         f"    _begin(server, api, Path({str(tmp_path)!r}))\n"
         "    eventually(lambda: api.points)\n"
         "    print(server._process.pid, api.reports[0].facts.pids[0], flush=True)\n"
@@ -110,3 +110,18 @@ def test_nothing_outlives_the_process_that_started_the_server(tmp_path: Path) ->
     pids = [int(word) for word in ended.stdout.split()]
     assert len(pids) == 2
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+
+
+def test_the_next_attempt_does_not_wait_for_what_the_last_one_delivers(tmp_path: Path) -> None:
+    brief = digits_brief()
+    with fake_api(brief) as slow, fake_api(brief) as quick, ForkServer(60.0) as server:
+        fork = server.fork(ALONE)
+        fork.meet(fork.meeting_place())
+        slow.break_down(Fault.HANGING)
+        fork.begin(_settings(slow, tmp_path / "slow"), brief)
+        fork.wait()
+        _begin(server, quick, tmp_path / "quick").wait()
+        eventually(lambda: quick.finishes)
+        assert slow.finishes == []
+        slow.recover()
+    assert [finish.reason for finish in slow.finishes] == [Reason.COMPLETED], "closing waits for it"
