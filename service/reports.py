@@ -74,7 +74,10 @@ class Progress(_Wire):
 
 
 class Facts(_Wire):
-    """What is known once the training processes are up."""
+    """What is known once the training processes are up.
+
+    `computed`: what makes the run fast and keeps its recipe, such as precision and memory format.
+    """
 
     parameters: Annotated[int, Field(ge=1)]
     classes: Annotated[int, Field(ge=2)]
@@ -85,6 +88,7 @@ class Facts(_Wire):
     host: Text
     pids: list[int]
     versions: dict[Text, Text]
+    computed: dict[Text, Text] = {}
 
 
 class PartDigest(_Wire):

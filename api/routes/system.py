@@ -91,7 +91,7 @@ def list_recipes() -> RecipeList:
             RecipeView(
                 name=name,
                 source=(recipe.__doc__ or "").strip(),
-                fields=recipes.resolve(name, family=Family.CIFAR, depth=20),
+                fields=recipes.whole(name, family=Family.CIFAR, depth=20),
             )
             for name, recipe in recipes.RECIPES.items()
         ]

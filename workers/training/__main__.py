@@ -13,7 +13,7 @@ from typing import Any
 from service import datasets, recipes, spec
 from service.errors import InvalidInput
 from service.networks import Family, Shortcut
-from workers.training import console, counts
+from workers.training import console, counting
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def _counts(words: list[str]) -> int:
     parser.add_argument("--against", type=Path, metavar="FILE", help="published counts as CSV")
     against = parser.parse_args(words).against
     try:
-        lines, differing = (counts.table(), 0) if against is None else counts.compare(against)
+        lines, differing = (counting.table(), 0) if against is None else counting.compare(against)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -36,16 +36,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    def only(self, index_N: Tensor) -> "Split":
+        return Split(self.images_NHWC[index_N], self.labels_N[index_N])
+
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in memory. `padding`: zeros on each side before the random crop."""
+    """A data set in memory. `padding`: zeros on each side before the random crop.
+
+    `validation` None: no training images were held out.
+    """
 
     train: Split
     test: Split
     classes: int
     flip: bool
     padding: int
+    validation: Split | None = None
 
 
 def read(name: str, data_path: Path, *, family: Family) -> Images:

@@ -137,8 +137,9 @@ def test_a_loss_that_is_no_number_ends_the_training(
 ) -> None:
     build = resnet.build
 
-    def build_broken(*arguments: Any) -> ResNet:
+    def build_broken(*arguments: Any) -> nn.Module:
         network = build(*arguments)
+        assert isinstance(network, ResNet)
         nn.init.constant_(network.fc.bias, math.inf)
         return network
 
