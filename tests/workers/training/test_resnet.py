@@ -5,6 +5,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
 from service import counts, networks
 from service.networks import Architecture, Block, Family, Shortcut, Stem, StrideAt, ZeroPadding
@@ -49,7 +50,10 @@ def imagenet(depth: int, **choices: Any) -> ResNet:
     return ResNet(network(IMAGENET, depth, Shortcut.B, **choices), classes=1000)
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+SLOW = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, *SLOW])
 @torch.no_grad()
 def test_option_b_weights_go_to_torchvision_and_back_with_equal_logits(depth: int) -> None:
     ours = imagenet(depth).eval()
@@ -71,6 +75,22 @@ def test_children_are_named_and_ordered_as_detection_backbones_expect() -> None:
         name for name, _ in theirs.named_children()
     ]
     assert ours.inplanes == theirs.inplanes == 512
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_our_networks_are_detection_backbones(depth: int) -> None:
+    body = imagenet(depth)
+    backbone = _resnet_fpn_extractor(body, trainable_layers=3)
+    frozen = {name for name, each in body.named_parameters() if not each.requires_grad}
+    assert {name.split(".")[0] for name in frozen} == {"conv1", "bn1", "layer1", "fc"}
+    detector = torchvision.models.detection.FasterRCNN(
+        backbone, num_classes=3, min_size=64, max_size=64
+    ).eval()
+    with torch.no_grad():
+        levels = backbone(images(size=64))
+        (found,) = detector([images(size=64)[0]])
+    assert list(levels) == ["0", "1", "2", "3", "pool"]
+    assert found.keys() == {"boxes", "labels", "scores"}
 
 
 @torch.no_grad()
@@ -198,6 +218,7 @@ def test_a_preactivated_network_is_what_the_second_paper_writes_down(shortcut: S
     assert torch.allclose(built(images_NCHW), written_NK, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_thousand_layers_can_be_built_and_pass_gradients_to_the_first() -> None:
     architecture = network(CIFAR, 1001, Shortcut.B, preactivation=True)
     built = resnet.create(architecture, classes=10)
