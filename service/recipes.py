@@ -100,6 +100,13 @@ class Statistics(StrEnum):
     POPULATION = "population"
 
 
+class Export(StrEnum):
+    """What a finished training leaves beside its weights: for ONNX Runtime, for torch alone."""
+
+    ONNX = "onnx"
+    PT2 = "pt2"
+
+
 Rate = Annotated[float, Field(gt=0, le=100)]
 Iterations = Annotated[int, Field(ge=1, le=MAX_ITERATIONS)]
 
@@ -170,6 +177,7 @@ class Recipe(BaseModel):
 
     evaluate_every: Annotated[int, Field(ge=1)]
     checkpoint_every: Annotated[int, Field(ge=1)]
+    exports: tuple[Export, ...] = (Export.ONNX, Export.PT2)
 
     @model_validator(mode="after")
     def _is_whole(self) -> "Recipe":
@@ -330,12 +338,13 @@ def airbench_like(_family: Family, _depth: int) -> dict[str, Any]:
 
 
 def quick(family: Family, depth: int) -> dict[str, Any]:
-    """The paper's recipe in small, for demonstrations and tests: 600 iterations, same shape."""
+    """The paper's recipe in small, for demonstrations and tests: 600 iterations, no exports."""
     return paper_cifar(family, depth) | {
         "iterations": 600,
         "milestones": (300, 450),
         "evaluate_every": 100,
         "checkpoint_every": 200,
+        "exports": (),
     }
 
 

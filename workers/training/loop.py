@@ -22,10 +22,11 @@ from service.recipes import Precision, Recipe, Schedule
 from service.reports import CheckpointNote, Facts, LogLevel, MetricPoint, Part, Progress, Result
 from service.spec import JobSpec
 from service.states import StopReason
-from workers.training import augment, checkpoint, precision, ranks, resnet, tally
+from workers.training import augment, checkpoint, export, precision, ranks, resnet, tally
 from workers.training.checkpoint import Checkpoint, Cursor
 from workers.training.engine import Engine
 from workers.training.evaluation import Tester
+from workers.training.export import Finished
 from workers.training.faults import Diverged
 from workers.training.optimizer import Optimizer
 from workers.training.ranks import Ranks
@@ -33,6 +34,9 @@ from workers.training.sources import Source, open_source
 
 # Of the progress that the observer is told beside the metrics.
 PROGRESS_SECONDS = 1.0
+
+# On so many test images an exported network is compared with the network itself.
+EXPORTED_IMAGES = 16
 
 # Rows of the sums under way: since the last report of metrics, since the last evaluation.
 REPORT, EVALUATION = 0, 1
@@ -127,6 +131,7 @@ class _Training:
         self.cursor = Cursor()
         self.computed_in = precision.choose(self.recipe.precision, place.device)
         self.saved_at = 0
+        self.curve: list[tuple[int, float]] = []
         self.sums_WS = torch.stack([tally.zeros(place.device)] * 2)
 
     def restore(self, saved: Checkpoint) -> None:
@@ -146,7 +151,8 @@ class _Training:
         self.observer.log(LogLevel.INFO, f"goes on from iteration {self.cursor.iteration}")
 
     def run(self) -> Outcome:
-        self.observer.facts(self._facts())
+        self.facts = self._facts()
+        self.observer.facts(self.facts)
         self.cursor = replace(self.cursor, computed_in=self.computed_in)
         images_NCHW, _ = self._batch()
         self.engine = Engine(
@@ -290,6 +296,7 @@ class _Training:
         if math.isnan(loss):
             raise Diverged(f"the test loss is {loss} at iteration {self.cursor.iteration}")
         self.cursor = replace(self.cursor, train_error=train_error, test_error=test_error)
+        self.curve.append((self.cursor.iteration, test_error))
         if self.recipe.schedule is Schedule.PLATEAU:
             self._watch_for_a_plateau(test_error)
         since, at = self.clock
@@ -332,6 +339,8 @@ class _Training:
             classes=self.source.classes,
             normaliser=self.source.normaliser,
         )
+        if iteration == self.recipe.iterations:
+            files |= self._export(files[Part.WEIGHTS].parent)
         note = CheckpointNote(
             iteration=iteration,
             test_error=test_error,
@@ -341,6 +350,12 @@ class _Training:
         self.observer.checkpoint(note, files)
         since, at = self.clock
         self.clock = (since, at + time.monotonic() - began)
+
+    def _export(self, folder: Path) -> dict[Part, Path]:
+        (images_NCHW, *_), _ = next(self.source.views(of_validation=False, rank=0, world_size=1))
+        height, width = images_NCHW.shape[2:]
+        finished = Finished(self.spec, self.facts, self.cursor, (height, width), self.curve)
+        return export.write(self.model, images_NCHW[:EXPORTED_IMAGES], folder, finished)
 
     def _tell(self, values: Mapping[str, float]) -> None:
         self.observer.metrics(
