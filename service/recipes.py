@@ -204,6 +204,8 @@ class Recipe(BaseModel):
             )
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must ascend, received {list(self.milestones)}")
+        if self.crop is Crop.PADDED and self.views in {Views.TEN_CROP, Views.MULTI_SCALE}:
+            raise ValueError(f"views {self.views} are of photographs: crop is scaled or resized")
         if self.nesterov and (self.momentum == 0 or self.momentum_form is MomentumForm.CAFFE):
             raise ValueError("nesterov needs momentum above 0 and momentum_form torch")
         return self

@@ -20,7 +20,7 @@ from service import datasets, networks, recipes
 from service.datasets import Origin
 from service.errors import Fault, InvalidInput
 from service.networks import Architecture, Block, Family, Shortcut, Stem, StrideAt, ZeroPadding
-from service.recipes import Recipe
+from service.recipes import Crop, Recipe
 
 # PostgreSQL keeps no NUL in a text, and no name needs another control character.
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
@@ -171,6 +171,18 @@ class JobSpec(_Spec):
             assert dataset is not None, "validated before"
             written = {"name": dataset.default_recipe} | written
         return recipes.resolve(written, family=family, depth=info.data.get("depth", 20))
+
+    @field_validator("recipe")
+    @classmethod
+    def _has_photographs(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
+        dataset = datasets.find(info.data.get("dataset", ""))
+        is_streamed = recipe.crop is not Crop.PADDED
+        if is_streamed and dataset is not None and dataset.origin is not Origin.FOLDER:
+            raise ValueError(
+                f"crop {recipe.crop} is cut from photographs in a folder; {dataset.name} is "
+                "trained on with crop padded"
+            )
+        return recipe
 
     @field_validator("resources")
     @classmethod

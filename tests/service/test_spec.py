@@ -130,6 +130,8 @@ def test_what_changes_the_function_is_the_papers_unless_written() -> None:
         ({"shortcut": "none", "zero_gamma": True}, "/zero_gamma"),
         ({"preactivation": True, "zero_gamma": True}, "/zero_gamma"),
         ({"recipe": {"images_per_pass": 48}}, "/recipe"),
+        ({"recipe": "paper-imagenet"}, "/recipe"),
+        ({"recipe": {"views": "10-crop"}}, "/recipe"),
         (
             {
                 "recipe": {"batch_size": 96, "images_per_pass": 32},
@@ -155,10 +157,10 @@ def test_fifty_layers_take_the_shape_that_suits_the_data(dataset: str, family: F
 
 
 def test_an_unknown_data_set_is_told_the_known_ones() -> None:
-    fault = _fault(dataset="imagenet")
+    fault = _fault(dataset="imagenet-21k")
     assert fault.pointer == "/dataset"
     assert "digits" in fault.message
-    assert "'imagenet'" in fault.message
+    assert "'imagenet-21k'" in fault.message
 
 
 @pytest.mark.parametrize("folder", ["..", ".hidden", "a/b", "", "a\x00", "x" * 101])

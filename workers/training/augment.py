@@ -147,8 +147,14 @@ class Normaliser:
         )
 
     def __call__(self, images_NHWC: Tensor) -> Tensor:
-        """Bytes as the network takes them for testing: images_NCHW, uncut."""
-        normal_NHWC = (images_NHWC - self.mean_HWC).div_(self.deviation_C)
+        """Bytes as the network takes them for testing: images_NCHW, uncut.
+
+        Where they are of another size than the mean image, its mean colour is taken.
+        """
+        mean_HWC = self.mean_HWC
+        if images_NHWC.shape[1:] != mean_HWC.shape:
+            mean_HWC = mean_HWC.mean(dim=(0, 1), keepdim=True)
+        normal_NHWC = (images_NHWC - mean_HWC).div_(self.deviation_C)
         return normal_NHWC.permute(0, 3, 1, 2)
 
 

@@ -72,7 +72,7 @@ def available(name: str, data_path: Path) -> bool:
     """Whether the files seem to be there; a look at names only."""
     dataset = _find(name)
     if dataset.origin is Origin.FOLDER:
-        return folders.is_there(_folder_path(name, data_path))
+        return folders.is_there(folder_path(name, data_path))
     return all((data_path / name / file).is_file() for file in _FILES.get(name, ()))
 
 
@@ -129,13 +129,13 @@ def _missing(name: str, data_path: Path) -> DatasetMissing:
     )
 
 
-def _folder_path(name: str, data_path: Path) -> Path:
+def folder_path(name: str, data_path: Path) -> Path:
     return data_path / name.removeprefix(datasets.FOLDER_PREFIX)
 
 
 def _read_folder(dataset: Dataset, data_path: Path, family: Family) -> Images:
     size = 32 if family is Family.CIFAR else 224  # section 4.2; section 3.4
-    decoded = folders.read(_folder_path(dataset.name, data_path), size=size)
+    decoded = folders.read(folder_path(dataset.name, data_path), size=size)
     return Images(
         train=_split(decoded.train_images, decoded.train_labels),
         test=_split(decoded.test_images, decoded.test_labels),

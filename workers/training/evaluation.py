@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.recipes import Recipe, Statistics, Views
-from workers.training import tally
+from workers.training import augment, tally
 from workers.training.ranks import Ranks
 from workers.training.sources import Source
 
@@ -51,12 +51,15 @@ class Tester:
 
     def _population(self) -> Iterable[Tensor]:
         """This rank's share of the images that an epoch begins with, cut as in training."""
-        share = self._recipe.batch_size // self._ranks.world_size
         images = min(POPULATION_IMAGES, self._source.train_images)
-        batches = max(1, images // self._recipe.batch_size)
-        offset = self._ranks.rank * batches * share
-        for start in range(offset, offset + batches * share, share):
-            yield self._source.batch(start, start + share)[0]
+        for number in range(max(1, images // self._recipe.batch_size)):
+            start, stop = augment.share_of_batch(
+                number,
+                self._recipe.batch_size,
+                rank=self._ranks.rank,
+                world_size=self._ranks.world_size,
+            )
+            yield self._source.batch(start, stop)[0]
 
 
 @torch.no_grad()

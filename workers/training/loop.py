@@ -123,7 +123,9 @@ class _Training:
     ) -> None:
         self.spec, self.recipe, self.place = spec, spec.recipe, place
         self.ranks, self.observer, self.work_path = joined, observer, work_path
-        self.source: Source = open_source(spec, data_path, place.device)
+        self.source: Source = open_source(
+            spec, data_path, device=place.device, threads=place.threads
+        )
         self.model = resnet.build(spec, self.source.classes).to(place.device)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = Optimizer(self.model, self.recipe)

@@ -1,4 +1,4 @@
-"""Where the loop's batches come from: images that lie on the device.
+"""Where the loop's batches come from: images that lie on the device, or stream from files.
 
 A source is asked for places in the stream of a training's images, and for the images to test on.
 
@@ -14,12 +14,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from service.recipes import Recipe, Views
+from service.recipes import Crop, Recipe, Views
 from service.spec import JobSpec
 from workers.training import augment, data
 from workers.training.augment import Augmenter, Normaliser
 from workers.training.data import Images
 from workers.training.faults import DatasetUnusable
+from workers.training.streams import Streamed
 
 # Without gradients a batch may be bigger than in training.
 _TEST_SHARE = 4
@@ -43,10 +44,23 @@ class Source(Protocol):
         """The rank's share of the images to test on, as evaluation.evaluate takes them."""
 
 
-def open_source(spec: JobSpec, data_path: Path, device: torch.device) -> Source:
-    """DatasetMissing says how to fetch the images; DatasetUnusable what is wrong with them."""
-    images = data.read(spec.dataset, data_path, family=spec.family)
-    return Resident(images, spec.recipe, seed=spec.seed, device=device)
+def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads: int) -> Source:
+    """DatasetMissing says how to fetch the images; DatasetUnusable what is wrong with them.
+
+    Only a crop of the image's own size needs no photograph: all others stream.
+    """
+    if spec.recipe.crop is Crop.PADDED:
+        images = data.read(spec.dataset, data_path, family=spec.family)
+        return Resident(images, spec.recipe, seed=spec.seed, device=device)
+    # Beside a GPU all threads are free to decode, else half of them train.
+    processes = threads if device.type == "cuda" else threads // 2
+    return Streamed(
+        data.folder_path(spec.dataset, data_path),
+        spec.recipe,
+        seed=spec.seed,
+        device=device,
+        processes=processes,
+    )
 
 
 class Resident:
