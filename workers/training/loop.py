@@ -31,6 +31,7 @@ from workers.training.faults import Diverged
 from workers.training.optimizer import Optimizer
 from workers.training.ranks import Ranks
 from workers.training.sources import Source, open_source
+from workers.training.synchronized import synchronize
 
 # Of the progress that the observer is told beside the metrics.
 PROGRESS_SECONDS = 1.0
@@ -127,6 +128,8 @@ class _Training:
             spec, data_path, device=place.device, threads=place.threads
         )
         self.model = resnet.build(spec, self.source.classes).to(place.device)
+        if self.recipe.synchronized and place.world_size > 1:
+            self.model = synchronize(self.model)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = Optimizer(self.model, self.recipe)
         self.tester = Tester(self.model, self.source, self.recipe, joined, place.device)
