@@ -66,6 +66,7 @@ def _spec(dataset: str, iterations: int, **fields: object) -> JobSpec:
         "iterations": iterations,
         "evaluate_every": max(1, round(iterations / 4)),
         "checkpoint_every": iterations,
+        "exports": [],
     }
     return parse(
         {"depth": DEPTH, "shortcut": "A", "dataset": dataset, "family": "cifar", "recipe": recipe}
@@ -75,16 +76,16 @@ def _spec(dataset: str, iterations: int, **fields: object) -> JobSpec:
 
 @dataclass
 class Contestant:
-    """`tests`: seconds of training, and the error in percent that they led to."""
+    """`tests`: images seen, and the error in percent that they led to."""
 
-    name: str
-    seconds: float = 0.0
     rates: list[float] = field(default_factory=list)
-    tests: list[tuple[float, float]] = field(default_factory=list)
+    tests: list[tuple[int, float]] = field(default_factory=list)
 
     def count(self, steps: int, seconds: float) -> None:
-        self.seconds += seconds
         self.rates.append(steps * BATCH_SIZE / seconds)
+
+    def tell(self, steps: int, error: float) -> None:
+        self.tests.append((steps * BATCH_SIZE, error))
 
     @property
     def images_per_second(self) -> float:
@@ -95,7 +96,9 @@ class Contestant:
         return self.tests[-1][1]
 
     def seconds_to(self, error: float) -> float:
-        return next(seconds for seconds, attained in self.tests if attained <= error)
+        """At the median rate: a shared machine's slow minutes hit whoever has his turn."""
+        images = next(images for images, attained in self.tests if attained <= error)
+        return images / self.images_per_second
 
 
 def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
@@ -107,7 +110,7 @@ def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
         "akamaster": AkamasterStyle(images, spec.recipe, DEPTH),
         "bare": BareLoop(images, spec.recipe, DEPTH),
     }
-    contestants = {name: Contestant(name) for name in scripts}
+    contestants = {name: Contestant() for name in scripts}
     turns = {
         name: _turns(script, contestants[name], iterations) for name, script in scripts.items()
     }
@@ -116,7 +119,7 @@ def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
         for turn in turns.values():
             next(turn, None)
 
-    ours = _TakingTurns(Contestant("ours"), let_others_train)
+    ours = _TakingTurns(Contestant(), let_others_train)
     place = Place(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
     with tempfile.TemporaryDirectory() as work_path:
         loop.train(spec, place=place, data_path=data_path, work_path=Path(work_path), observer=ours)
@@ -138,7 +141,7 @@ def _turns(script: Script, contestant: Contestant, iterations: int) -> Iterator[
         if done - since == TURN or is_tested:
             contestant.count(done - since, time.perf_counter() - began)
             if is_tested:
-                contestant.tests.append((contestant.seconds, script.test()))
+                contestant.tell(done, script.test())
             yield
             since, began = done, time.perf_counter()
 
@@ -175,8 +178,7 @@ class _TakingTurns:
                 self._tested_from = time.perf_counter()
             if point.series == "test/error":
                 self._began += time.perf_counter() - self._tested_from
-                seconds = self.contestant.seconds + time.perf_counter() - self._began
-                self.contestant.tests.append((seconds, point.value or 0.0))
+                self.contestant.tell(point.iteration, point.value or 0.0)
 
     def facts(self, facts: Facts) -> None: ...
     def progress(self, progress: Progress) -> None: ...
@@ -288,7 +290,7 @@ def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
 
 def _bare_rate(dataset: str, data_path: Path) -> float:
     images = data.read(dataset, data_path, family=Family.CIFAR)
-    contestant = Contestant("bare")
+    contestant = Contestant()
     script = BareLoop(images, _spec(dataset, SERVICE_ITERATIONS).recipe, DEPTH)
     for _ in _turns(script, contestant, SERVICE_ITERATIONS // 2):
         pass
