@@ -33,6 +33,8 @@ DEPTH = 20
 BATCH_SIZE = 128
 # Steps of a turn: some seconds, so that what a loader has read ahead does not count.
 TURN = 25
+# Of each network on the way.
+TESTS = 4
 # Of a run through the service, and of one with two workers.
 SERVICE_ITERATIONS = 300
 WORKER_ITERATIONS = 60
@@ -59,12 +61,12 @@ def _images() -> tuple[str, Path]:
     return f"folder:{path.name}", path.parent
 
 
-def _spec(dataset: str, iterations: int, **fields: object) -> JobSpec:
+def _spec(dataset: str, iterations: int, *, tests: int = 1, **fields: object) -> JobSpec:
     recipe = {
         "name": "paper-cifar",
         "batch_size": BATCH_SIZE,
         "iterations": iterations,
-        "evaluate_every": max(1, round(iterations / 4)),
+        "evaluate_every": max(1, round(iterations / tests)),
         "checkpoint_every": iterations,
         "exports": [],
     }
@@ -104,7 +106,7 @@ class Contestant:
 def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
     images = data.read(dataset, data_path, family=Family.CIFAR)
     iterations = round(EPOCHS * len(images.train) / BATCH_SIZE)
-    spec = _spec(dataset, iterations)
+    spec = _spec(dataset, iterations, tests=TESTS)
     scripts: dict[str, Script] = {
         "torchvision": TorchvisionStyle(images, spec.recipe, DEPTH),
         "akamaster": AkamasterStyle(images, spec.recipe, DEPTH),
@@ -137,7 +139,7 @@ def _turns(script: Script, contestant: Contestant, iterations: int) -> Iterator[
     done, since, began = 1, 1, time.perf_counter()
     while done < iterations:
         done = next(steps)
-        is_tested = done % max(1, round(iterations / 4)) == 0 or done == iterations
+        is_tested = done % max(1, round(iterations / TESTS)) == 0 or done == iterations
         if done - since == TURN or is_tested:
             contestant.count(done - since, time.perf_counter() - began)
             if is_tested:

@@ -1,10 +1,20 @@
 """Data sets over HTTP: upload, list, train on them by name."""
 
 import hashlib
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.service.test_uploads import SPLIT, zipped
 from tests.support.api import Api
+
+
+@pytest.fixture(autouse=True)
+def _no_data_afterwards(api: Api) -> Iterator[None]:
+    yield
+    shutil.rmtree(api.settings.data, ignore_errors=True)
 
 
 def test_an_upload_is_listed_and_can_be_trained_on(api: Api, tmp_path: Path) -> None:
@@ -44,10 +54,3 @@ def test_bytes_that_were_not_announced_are_refused(api: Api) -> None:
 
 def test_an_upload_needs_a_token(api: Api) -> None:
     assert api.call("POST", "/v1/datasets?name=birds", content=b"", token=None).status_code == 401
-
-
-def test_recipes_show_every_field_and_their_source(api: Api) -> None:
-    recipes = {each["name"]: each for each in api.get("/v1/recipes").json()["recipes"]}
-    assert {"paper-cifar", "paper-imagenet", "identity-mappings", "airbench-like"} <= set(recipes)
-    assert recipes["paper-cifar"]["fields"]["momentum_form"] == "caffe"
-    assert "He et al. 2015" in recipes["paper-imagenet"]["source"]
