@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.changes import ChangeHub
 from api.dependencies import Services
-from api.routes import attempts, checkpoints, jobs, runners, system
+from api.routes import attempts, checkpoints, datasets, jobs, runners, system
 from service import schema, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database
@@ -68,6 +68,7 @@ def create_app(
         checkpoints.router,
         attempts.router,
         runners.router,
+        datasets.router,
         system.router,
     ):
         app.include_router(router)

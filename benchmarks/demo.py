@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 import resnetd
+from benchmarks.observers import Unheard
 from benchmarks.sheet import Row, publish
 from deploy.local import LocalService
-from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
+from service.reports import MetricPoint
 from service.spec import parse
-from service.states import StopReason
 from workers.training import loop
 from workers.training.loop import Place
 
@@ -74,19 +74,6 @@ def _bare_images_per_second(folder: Path) -> float:
     listener = _Rates()
     loop.train(spec, place=place, data_path=folder, work_path=folder / "bare", observer=listener)
     return statistics.median(listener.rates)
-
-
-class Unheard:
-    """An observer that nobody hears."""
-
-    stop: StopReason | None = None
-
-    def facts(self, facts: Facts) -> None: ...
-    def launched(self, launch: Launch) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def metrics(self, points: list[MetricPoint]) -> None: ...
-    def log(self, level: LogLevel, message: str) -> None: ...
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...
 
 
 class _Rates(Unheard):

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.demo import Unheard
+from benchmarks.observers import Unheard
 from service.reports import Launch
 from service.spec import parse
 from workers.training import loop

@@ -1,15 +1,20 @@
-"""Which networks of the paper exist and what each weighs (He et al. 2015, sections 3.3, 4.2)."""
+"""Which networks of the two papers exist and what each weighs.
 
-from collections.abc import Iterator
+He et al. 2015 (arXiv:1512.03385), sections 3.3 and 4.2; He et al. 2016 (arXiv:1603.05027) for
+pre-activation and CIFAR bottlenecks; VGG is the baseline that Table 1's text compares with.
+"""
+
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Family(StrEnum):
-    """The paper's two shapes: 3x3 stem and three stages, or 7x7 stem, max-pool and four."""
+    """The paper's two shapes, three thin stages or four wide ones; and VGG."""
 
     CIFAR = "cifar"
     IMAGENET = "imagenet"
+    VGG = "vgg"
+    VGG_BN = "vgg-bn"
 
 
 class Shortcut(StrEnum):
@@ -21,60 +26,186 @@ class Shortcut(StrEnum):
     C = "C"
 
 
-# Blocks in the four stages (Table 1). 18 and 34 have basic blocks, the others bottlenecks.
+class Block(StrEnum):
+    """Two 3x3 convolutions, or 1x1, 3x3 and 1x1 with four times the filters (Fig. 5)."""
+
+    BASIC = "basic"
+    BOTTLENECK = "bottleneck"
+
+
+class Stem(StrEnum):
+    """A 3x3 convolution, or a 7x7 of stride 2 with a max-pool behind it."""
+
+    CIFAR = "cifar"
+    IMAGENET = "imagenet"
+
+
+class StrideAt(StrEnum):
+    """Which convolution of a bottleneck halves the map: the paper's first 1x1, or the 3x3.
+
+    torchvision has the latter ("v1.5"): weights of one computed as the other load without
+    complaint and mean nothing.
+    """
+
+    CONV_1X1 = "1x1"
+    CONV_3X3 = "3x3"
+
+
+class ZeroPadding(StrEnum):
+    """Where option A adds its zero channels: behind the identity's (fb.resnet.torch), or half of
+    them on either side (akamaster's reproduction). The paper does not say.
+    """
+
+    END = "end"
+    BOTH = "both"
+
+
+# Blocks in the four stages (Table 1; 200 is the second paper's).
 IMAGENET_STAGES: dict[int, tuple[int, int, int, int]] = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
 }
-BOTTLENECK_DEPTHS = frozenset({50, 101, 152})
+BOTTLENECK_DEPTHS = frozenset({50, 101, 152, 200})
 
-# Section 4.2 goes to 1202 layers (n = 200).
-MAX_CIFAR_DEPTH = 1202
+# Convolutions before each of the five max-pools (Simonyan, Zisserman 2014, D and E).
+VGG_STAGES: dict[int, tuple[int, int, int, int, int]] = {
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+VGG_WIDTHS = (64, 128, 256, 512, 512)
+VGG_HIDDEN = 4096
+VGG_POOLED = 7  # pixels along a side of the map that the classifier sees
+
+# Layers of a CIFAR network that are its blocks', per block and stage (section 4.2; 9n+2).
+_CIFAR_STEP = {Block.BASIC: 6, Block.BOTTLENECK: 9}
+# n = 200 in section 4.2 (1202 layers), n = 111 in the second paper (1001).
+_CIFAR_MAX_N = {Block.BASIC: 200, Block.BOTTLENECK: 111}
+# 164 is 6n+2 too, but both depths are known from the second paper, as bottlenecks.
+_CIFAR_BOTTLENECKS = frozenset({164, 1001})
 
 
-def cifar_blocks(depth: int) -> int:
-    """Blocks in each of the three stages: n of 6n+2. ValueError where no such network exists."""
-    if not exists(Family.CIFAR, depth):
-        raise ValueError(f"{depth} is not 6n+2 with n from 1 to 200")
-    return (depth - 2) // 6
-
-
-def exists(family: Family, depth: int) -> bool:
+def depths(family: Family, block: Block) -> list[int]:
+    """The depths that exist, ascending."""
+    if family is Family.CIFAR:
+        step = _CIFAR_STEP[block]
+        return [step * n + 2 for n in range(1, _CIFAR_MAX_N[block] + 1)]
     if family is Family.IMAGENET:
-        return depth in IMAGENET_STAGES
-    return (depth - 2) % 6 == 0 and 8 <= depth <= MAX_CIFAR_DEPTH  # noqa: PLR2004 - n = 1
+        is_bottleneck = block is Block.BOTTLENECK
+        return [each for each in IMAGENET_STAGES if (each in BOTTLENECK_DEPTHS) == is_bottleneck]
+    return list(VGG_STAGES)
 
 
-def nearest_depths(family: Family, depth: int) -> list[int]:
+def rule(family: Family, depth: int, block: Block) -> str:
+    """Which depths exist, in words."""
+    if family is Family.CIFAR:
+        return f"{_CIFAR_STEP[block]}n+2"
+    return f"one of {', '.join(str(each) for each in _candidates(family, depth, block))}"
+
+
+def default_block(family: Family, depth: int) -> Block:
+    """The block that the papers have at this depth."""
+    bottlenecks = BOTTLENECK_DEPTHS if family is Family.IMAGENET else _CIFAR_BOTTLENECKS
+    return Block.BOTTLENECK if depth in bottlenecks else Block.BASIC
+
+
+def exists(family: Family, depth: int, block: Block | None = None) -> bool:
+    """`block` None: the one that the papers have at this depth."""
+    return depth in depths(family, block or default_block(family, depth))
+
+
+def nearest_depths(family: Family, depth: int, block: Block | None = None) -> list[int]:
     """At most one depth below and one above that exist in the family, ascending."""
-    if family is Family.IMAGENET:
-        depths = sorted(IMAGENET_STAGES)
-    else:
-        depths = list(range(8, MAX_CIFAR_DEPTH + 1, 6))
-    below = [known for known in depths if known < depth][-1:]
-    above = [known for known in depths if known > depth][:1]
+    known = _candidates(family, depth, block or default_block(family, depth))
+    below = [each for each in known if each < depth][-1:]
+    above = [each for each in known if each > depth][:1]
     return below + above
 
 
-def label(depth: int, shortcut: Shortcut) -> str:
-    """The paper's way to name a network: plain-20, resnet-20-A."""
-    if shortcut is Shortcut.NONE:
-        return f"plain-{depth}"
-    return f"resnet-{depth}-{shortcut}"
+def _candidates(family: Family, depth: int, block: Block) -> list[int]:
+    """Depths to take instead of this one: with that block, where it is not simply the default."""
+    if block is not default_block(family, depth):
+        return depths(family, block)
+    known = {each for kind in Block for each in depths(family, kind)}
+    return sorted(each for each in known if exists(family, each))
 
 
-class StrideAt(StrEnum):
-    """Which convolution of a bottleneck halves the map: the paper's first 1x1, or the 3x3.
+@dataclass(frozen=True)
+class Architecture:
+    """What a network computes, but for its classes. Defaults are the paper's."""
 
-    The service trains with the 3x3, as torchvision does ("v1.5"): weights of one computed as the
-    other load without complaint and mean nothing.
-    """
+    family: Family
+    depth: int
+    shortcut: Shortcut
+    block: Block
+    stem: Stem
+    preactivation: bool = False
+    stride_at: StrideAt = StrideAt.CONV_1X1
+    zero_padding: ZeroPadding = ZeroPadding.END
+    zero_gamma: bool = False
 
-    CONV_1X1 = "1x1"
-    CONV_3X3 = "3x3"
+    @property
+    def is_vgg(self) -> bool:
+        return self.family in {Family.VGG, Family.VGG_BN}
+
+    @property
+    def label(self) -> str:
+        """The papers' way to name a network, and what differs from them: resnet-50-B-v1.5."""
+        if self.is_vgg:
+            return f"vgg-{self.depth}{'-bn' if self.family is Family.VGG_BN else ''}"
+        is_plain = self.shortcut is Shortcut.NONE
+        kind = "preact" if self.preactivation else "plain" if is_plain else "resnet"
+        words = [kind, str(self.depth)]
+        if kind == "preact" and is_plain:
+            words.insert(0, "plain")
+        is_bottleneck = self.block is Block.BOTTLENECK
+        if is_bottleneck and self.family is Family.CIFAR:
+            words.append("bottleneck")
+        if not is_plain:
+            words.append(self.shortcut)
+        if is_bottleneck and self.stride_at is StrideAt.CONV_3X3:
+            words.append("v1.5")
+        if self.shortcut is Shortcut.A and self.zero_padding is ZeroPadding.BOTH:
+            words.append("padded-both")
+        if self.family is Family.IMAGENET and self.stem is Stem.CIFAR:
+            words.append("cifar-stem")
+        return "-".join(words)
+
+
+def architecture(
+    family: Family,
+    depth: int,
+    shortcut: Shortcut,
+    *,
+    block: Block | None = None,
+    stem: Stem | None = None,
+    preactivation: bool = False,
+    stride_at: StrideAt = StrideAt.CONV_1X1,
+    zero_padding: ZeroPadding = ZeroPadding.END,
+    zero_gamma: bool = False,
+) -> Architecture:
+    """The network with the paper's block and stem where none is given. ValueError: none such."""
+    block = block or default_block(family, depth)
+    if not exists(family, depth, block):
+        raise ValueError(f"no {family} network with {block} blocks has {depth} layers")
+    return Architecture(
+        family=family,
+        depth=depth,
+        shortcut=shortcut,
+        block=block,
+        stem=stem or default_stem(family),
+        preactivation=preactivation,
+        stride_at=stride_at,
+        zero_padding=zero_padding,
+        zero_gamma=zero_gamma,
+    )
+
+
+def default_stem(family: Family) -> Stem:
+    return Stem.CIFAR if family is Family.CIFAR else Stem.IMAGENET
 
 
 @dataclass(frozen=True)
@@ -90,19 +221,23 @@ class Stage:
     stride: int
 
 
-def stages(family: Family, depth: int) -> list[Stage]:
+def stages(network: Architecture) -> list[Stage]:
     """The stages behind the stem (Table 1; section 4.2)."""
-    if family is Family.CIFAR:
-        blocks = cifar_blocks(depth)
-        return [
-            Stage(blocks, width, width, stride) for width, stride in ((16, 1), (32, 2), (64, 2))
-        ]
-    expansion = 4 if depth in BOTTLENECK_DEPTHS else 1
-    widths = ((64, 1), (128, 2), (256, 2), (512, 2))
+    assert not network.is_vgg
+    if network.family is Family.CIFAR:
+        counts = [network.depth // _CIFAR_STEP[network.block]] * 3
+        widths = [16, 32, 64]
+    else:
+        counts, widths = list(IMAGENET_STAGES[network.depth]), [64, 128, 256, 512]
+    expansion = 4 if network.block is Block.BOTTLENECK else 1
     return [
-        Stage(blocks, width, width * expansion, stride)
-        for blocks, (width, stride) in zip(IMAGENET_STAGES[depth], widths, strict=True)
+        Stage(blocks, width, width * expansion, stride=1 if number == 0 else 2)
+        for number, (blocks, width) in enumerate(zip(counts, widths, strict=True))
     ]
+
+
+def stem_width(network: Architecture) -> int:
+    return 16 if network.family is Family.CIFAR else 64
 
 
 def is_projected(shortcut: Shortcut, *, inputs: int, outputs: int, stride: int) -> bool:
@@ -110,103 +245,3 @@ def is_projected(shortcut: Shortcut, *, inputs: int, outputs: int, stride: int) 
     if shortcut is Shortcut.B:
         return stride != 1 or inputs != outputs
     return shortcut is Shortcut.C
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """Without bias, batch normalisation behind it; `positions`: pixels of its output map."""
-
-    kernel: int
-    inputs: int
-    outputs: int
-    positions: int
-
-    @property
-    def weights(self) -> int:
-        return self.kernel**2 * self.inputs * self.outputs
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a network weighs. `multiply_adds` are one image's, in convolutions and the classifier.
-
-    `buffers` are batch normalisation's mean and variance per channel and its batch counter;
-    `layers` those with weights, projections among them.
-    """
-
-    parameters: int
-    conv_fc_parameters: int
-    bn_parameters: int
-    buffers: int
-    multiply_adds: int
-    layers: int
-
-
-def count(
-    family: Family,
-    depth: int,
-    shortcut: Shortcut,
-    *,
-    classes: int,
-    height: int,
-    width: int,
-    channels: int = 3,
-    stride_at: StrideAt = StrideAt.CONV_3X3,
-) -> Counts:
-    """Counts of the network for images of that size in pixels, without building it."""
-    convolutions = list(
-        _convolutions(family, depth, shortcut, stride_at, channels, height=height, width=width)
-    )
-    features = stages(family, depth)[-1].outputs
-    normalised = sum(conv.outputs for conv in convolutions)
-    conv_fc_parameters = sum(conv.weights for conv in convolutions) + (features + 1) * classes
-    return Counts(
-        parameters=conv_fc_parameters + 2 * normalised,
-        conv_fc_parameters=conv_fc_parameters,
-        bn_parameters=2 * normalised,
-        buffers=2 * normalised + len(convolutions),
-        multiply_adds=sum(conv.weights * conv.positions for conv in convolutions)
-        + features * classes,
-        layers=len(convolutions) + 1,
-    )
-
-
-def _convolutions(
-    family: Family,
-    depth: int,
-    shortcut: Shortcut,
-    stride_at: StrideAt,
-    channels: int,
-    *,
-    height: int,
-    width: int,
-) -> Iterator[Convolution]:
-    """In the order of the forward pass; a block's projection comes last."""
-    if family is Family.CIFAR:
-        inputs, scale = 16, 1
-        yield Convolution(3, channels, inputs, height * width)
-    else:
-        inputs, scale = 64, 4  # the 7x7 convolution halves the map, and so does the max-pool
-        yield Convolution(7, channels, inputs, _positions(height, width, scale=2))
-    for stage in stages(family, depth):
-        for block in range(stage.blocks):
-            stride = stage.stride if block == 0 else 1
-            before = _positions(height, width, scale=scale)
-            scale *= stride
-            after = _positions(height, width, scale=scale)
-            if stage.outputs == stage.width:
-                yield Convolution(3, inputs, stage.width, after)
-                yield Convolution(3, stage.width, stage.width, after)
-            else:
-                reduced = after if stride_at is StrideAt.CONV_1X1 else before
-                yield Convolution(1, inputs, stage.width, reduced)
-                yield Convolution(3, stage.width, stage.width, after)
-                yield Convolution(1, stage.width, stage.outputs, after)
-            if is_projected(shortcut, inputs=inputs, outputs=stage.outputs, stride=stride):
-                yield Convolution(1, inputs, stage.outputs, after)
-            inputs = stage.outputs
-
-
-def _positions(height: int, width: int, *, scale: int) -> int:
-    """Of a map at 1/scale of the image: each halving rounds up, and so does their chain."""
-    return -(-height // scale) * -(-width // scale)

@@ -43,6 +43,9 @@ class Part(StrEnum):
     WEIGHTS = "weights"  # safetensors: the state_dict, with the spec in the metadata
     STATE = "state"  # safetensors: optimizer and cursor, what resuming needs beside the weights
     PT = "pt"  # the same weights as a state_dict that torch.load(weights_only=True) reads
+    ONNX = "onnx"  # of a finished training: the network for ONNX Runtime
+    PROGRAM = "pt2"  # of a finished training: a torch.export program
+    CARD = "card"  # of a finished training: what it is, in Markdown
 
 
 class LogLevel(StrEnum):
@@ -74,7 +77,10 @@ class Progress(_Wire):
 
 
 class Facts(_Wire):
-    """What is known once the training processes are up."""
+    """What is known once the training processes are up.
+
+    `computed`: what makes the run fast and keeps its recipe, such as precision and memory format.
+    """
 
     parameters: Annotated[int, Field(ge=1)]
     classes: Annotated[int, Field(ge=2)]
@@ -85,6 +91,7 @@ class Facts(_Wire):
     host: Text
     pids: list[int]
     versions: dict[Text, Text]
+    computed: dict[Text, Text] = {}
 
 
 class Launch(_Wire):

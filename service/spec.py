@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import (
@@ -18,11 +19,12 @@ from pydantic_core import PydanticCustomError
 from service import datasets, networks, recipes
 from service.datasets import Origin
 from service.errors import Fault, InvalidInput
-from service.networks import Family, Shortcut
-from service.recipes import Recipe
+from service.networks import Architecture, Block, Family, Shortcut, Stem, StrideAt, ZeroPadding
+from service.recipes import Crop, Recipe
 
 # PostgreSQL keeps no NUL in a text, and no name needs another control character.
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+_VGG = frozenset({Family.VGG, Family.VGG_BN})
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
 
 
@@ -51,8 +53,14 @@ class JobSpec(_Spec):
     # Fields are validated in this order; each may look at those above it.
     dataset: Annotated[str, Field(max_length=120)]
     family: Family
+    block: Block
     depth: Annotated[int, Field(strict=True)]
     shortcut: Shortcut
+    stem: Stem
+    preactivation: Annotated[bool, Field(strict=True)] = False
+    stride_at: StrideAt = StrideAt.CONV_1X1
+    zero_padding: ZeroPadding = ZeroPadding.END
+    zero_gamma: Annotated[bool, Field(strict=True)] = False
     recipe: Annotated[Recipe, Field(default_factory=lambda data: _default_recipe(data))]  # noqa: PLW0108
     resources: Resources = Resources()
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
@@ -72,14 +80,22 @@ class JobSpec(_Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_the_family(cls, written: Any) -> Any:
-        if not isinstance(written, dict) or written.get("family") is not None:
+    def _fill_in_the_network(cls, written: Any) -> Any:
+        """Family, block and stem follow from the data and the depth where they are not written."""
+        if not isinstance(written, dict):
             return written
         dataset = datasets.find(str(written.get("dataset")))
-        depth = written.get("depth")
-        if not isinstance(depth, int):
-            return written | {"family": Family.CIFAR}
-        return written | {"family": _default_family(dataset, depth)}
+        given = written.get("depth")
+        depth = given if isinstance(given, int) else 20  # its own fault is told
+        whole = {name: value for name, value in written.items() if value is not None}
+        whole.setdefault("family", _default_family(dataset, depth))
+        if whole["family"] in set(Family):
+            family = Family(whole["family"])
+            whole.setdefault("block", networks.default_block(family, depth))
+            whole.setdefault("stem", networks.default_stem(family))
+        else:  # likewise; these two must not be missing beside it
+            whole = {"block": Block.BASIC, "stem": Stem.CIFAR} | whole
+        return whole
 
     @field_validator("dataset")
     @classmethod
@@ -95,17 +111,54 @@ class JobSpec(_Spec):
     @field_validator("depth")
     @classmethod
     def _exists(cls, depth: int, info: ValidationInfo) -> int:
-        family = info.data.get("family")
-        if family is None or networks.exists(family, depth):
+        family, block = info.data.get("family"), info.data.get("block")
+        if family is None or block is None or networks.exists(family, depth, block):
             return depth
-        rule = "6n+2" if family is Family.CIFAR else "one of 18, 34, 50, 101, 152"
-        nearest = " and ".join(str(near) for near in networks.nearest_depths(family, depth))
+        nearest = networks.nearest_depths(family, depth, block)
+        kind = f"{family} bottleneck" if block is Block.BOTTLENECK else str(family)
         raise PydanticCustomError(
             "depth-unknown",
-            "no {family} network has {depth} layers: the depth is {rule}; "
-            "the nearest are {nearest}",
-            {"family": str(family), "depth": depth, "rule": rule, "nearest": nearest},
+            "no {kind} network has {depth} layers: the depth is {rule}; the nearest are {nearest}",
+            {
+                "kind": kind,
+                "depth": depth,
+                "rule": networks.rule(family, depth, block),
+                "nearest": " and ".join(str(near) for near in nearest) or "none",
+            },
         )
+
+    @field_validator("shortcut")
+    @classmethod
+    def _suits_the_family(cls, shortcut: Shortcut, info: ValidationInfo) -> Shortcut:
+        if info.data.get("family") in _VGG and shortcut is not Shortcut.NONE:
+            raise ValueError("a vgg network has no shortcuts: only none is possible")
+        return shortcut
+
+    @field_validator("stem")
+    @classmethod
+    def _leaves_the_thin_network_its_stem(cls, stem: Stem, info: ValidationInfo) -> Stem:
+        family = info.data.get("family", Family.IMAGENET)
+        if family is not Family.IMAGENET and stem is not networks.default_stem(family):
+            raise ValueError("the stem can be chosen in the imagenet family only")
+        return stem
+
+    @field_validator("preactivation")
+    @classmethod
+    def _is_residual(cls, preactivation: bool, info: ValidationInfo) -> bool:
+        if preactivation and info.data.get("family") in _VGG:
+            raise ValueError("a vgg network cannot be pre-activated")
+        return preactivation
+
+    @field_validator("zero_gamma")
+    @classmethod
+    def _silences_a_branch(cls, zero_gamma: bool, info: ValidationInfo) -> bool:
+        is_plain = info.data.get("shortcut") is Shortcut.NONE
+        if zero_gamma and (is_plain or info.data.get("preactivation", False)):
+            raise ValueError(
+                "zero_gamma sets the last scale of a residual branch to 0: a plain or "
+                "pre-activated network has none"
+            )
+        return zero_gamma
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -119,15 +172,37 @@ class JobSpec(_Spec):
             written = {"name": dataset.default_recipe} | written
         return recipes.resolve(written, family=family, depth=info.data.get("depth", 20))
 
+    @field_validator("recipe")
+    @classmethod
+    def _has_photographs(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
+        dataset = datasets.find(info.data.get("dataset", ""))
+        is_streamed = recipe.crop is not Crop.PADDED
+        if is_streamed and dataset is not None and dataset.origin is not Origin.FOLDER:
+            raise ValueError(
+                f"crop {recipe.crop} is cut from photographs in a folder; {dataset.name} is "
+                "trained on with crop padded"
+            )
+        return recipe
+
     @field_validator("resources")
     @classmethod
     def _divides_the_batch(cls, resources: Resources, info: ValidationInfo) -> Resources:
         recipe = info.data.get("recipe")
-        if recipe is not None and recipe.batch_size % resources.num_workers != 0:
+        if recipe is None:
+            return resources
+        if recipe.batch_size % resources.num_workers != 0:
             raise PydanticCustomError(
                 "batch-indivisible",
                 "a global batch of {batch_size} cannot be shared equally by {num_workers} workers",
                 {"batch_size": recipe.batch_size, "num_workers": resources.num_workers},
+            )
+        share = recipe.batch_size // resources.num_workers
+        images_per_pass = min(recipe.images_per_pass or share, share)
+        if share % images_per_pass != 0:
+            raise PydanticCustomError(
+                "batch-indivisible",
+                "a worker's share of {share} images cannot be computed {images_per_pass} at a time",
+                {"share": share, "images_per_pass": images_per_pass},
             )
         return resources
 
@@ -142,9 +217,15 @@ class JobSpec(_Spec):
         return tuple(dict.fromkeys(tags))
 
     @property
+    def architecture(self) -> Architecture:
+        return Architecture(
+            **{field.name: getattr(self, field.name) for field in fields(Architecture)}
+        )
+
+    @property
     def network(self) -> str:
         """The paper's name of the network: plain-20, resnet-20-A."""
-        return networks.label(self.depth, self.shortcut)
+        return self.architecture.label
 
 
 def parse(written: Any) -> JobSpec:
@@ -189,7 +270,7 @@ def _message(finding: Any) -> str:
 def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:
     """Small images take the paper's CIFAR shape, image folders its ImageNet shape.
 
-    50 and 152 exist in both; a depth that exists in one only settles it.
+    50, 152 and 200 exist in both; a depth that exists in one only settles it.
     """
     is_folder = dataset is not None and dataset.origin is Origin.FOLDER
     first, second = (
@@ -213,7 +294,8 @@ def _default_recipe(validated: dict[str, Any]) -> Recipe:
 
 
 def _default_name(validated: dict[str, Any]) -> str:
-    if not {"depth", "shortcut", "dataset"} <= validated.keys():
+    names = [field.name for field in fields(Architecture)]
+    if not {"dataset", *names} <= validated.keys():
         return "unnamed"
-    network = networks.label(validated["depth"], validated["shortcut"])
-    return f"{network} on {validated['dataset']}"
+    network = Architecture(**{name: validated[name] for name in names})
+    return f"{network.label} on {validated['dataset']}"

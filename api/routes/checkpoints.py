@@ -15,7 +15,13 @@ router = APIRouter(
     prefix="/v1/jobs/{job_id}/checkpoints", tags=["checkpoints"], dependencies=[Depends(person)]
 )
 
-_PARTS = {"safetensors": Part.WEIGHTS, "pt": Part.PT}
+_PARTS = {
+    "safetensors": Part.WEIGHTS,
+    "pt": Part.PT,
+    "onnx": Part.ONNX,
+    "pt2": Part.PROGRAM,
+    "md": Part.CARD,
+}
 
 
 @router.get("")
@@ -32,8 +38,11 @@ def download(
     which: str,
     held: Held,
     format: Annotated[  # noqa: A002 - the query's name
-        Literal["safetensors", "pt"],
-        Query(description="pt: a state_dict for torch.load(weights_only=True)"),
+        Literal["safetensors", "pt", "onnx", "pt2", "md"],
+        Query(
+            description="pt: a state_dict for torch.load(weights_only=True); onnx, pt2 (a "
+            "torch.export program) and md (the model card): of a finished training's newest"
+        ),
     ] = "safetensors",
 ) -> StreamingResponse:
     """The weights of the `newest` or `best` checkpoint, or of the one with that id."""

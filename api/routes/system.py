@@ -1,4 +1,4 @@
-"""Health, the cluster, and what can be asked for: data sets and recipes."""
+"""Health, the cluster, and the recipes that can be asked for."""
 
 from datetime import datetime
 from typing import Any
@@ -8,8 +8,7 @@ from pydantic import BaseModel
 
 from api.dependencies import Held, Reading, person
 from api.views import RunnerList, RunnerView
-from service import datasets, queue, recipes, runners
-from service.datasets import Dataset, Origin
+from service import queue, recipes, runners
 from service.networks import Family
 
 router = APIRouter(prefix="/v1", tags=["system"])
@@ -18,25 +17,6 @@ for_people = APIRouter(prefix="/v1", tags=["system"], dependencies=[Depends(pers
 
 class Health(BaseModel):
     status: str
-
-
-class DatasetView(BaseModel):
-    """`is_here`: whether the API sees its images under the data path."""
-
-    name: str
-    title: str
-    origin: Origin
-    classes: int | None
-    height: int | None
-    width: int | None
-    train_images: int | None
-    test_images: int | None
-    default_recipe: str
-    is_here: bool
-
-
-class DatasetList(BaseModel):
-    datasets: list[DatasetView]
 
 
 class RecipeView(BaseModel):
@@ -66,24 +46,6 @@ def health(held: Held) -> Health:
     return Health(status="ok")
 
 
-@for_people.get("/datasets")
-def list_datasets(held: Held) -> DatasetList:
-    """Those known by name, and the image folders under the data path."""
-    data_path = held.settings.data
-    folders = [
-        found
-        for path in (sorted(data_path.iterdir()) if data_path.is_dir() else [])
-        if (path / "train").is_dir()
-        and (found := datasets.find(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
-    ]
-    return DatasetList(
-        datasets=[
-            DatasetView(is_here=_is_here(dataset, held), **_facts(dataset))
-            for dataset in [*datasets.DATASETS.values(), *folders]
-        ]
-    )
-
-
 @for_people.get("/recipes")
 def list_recipes() -> RecipeList:
     """The recipes, with the fields that they have for ResNet-20."""
@@ -92,7 +54,7 @@ def list_recipes() -> RecipeList:
             RecipeView(
                 name=name,
                 source=(recipe.__doc__ or "").strip(),
-                fields=recipes.resolve(name, family=Family.CIFAR, depth=20),
+                fields=recipes.whole(name, family=Family.CIFAR, depth=20),
             )
             for name, recipe in recipes.RECIPES.items()
         ]
@@ -116,14 +78,3 @@ def cluster(session: Reading) -> ClusterView:
 def list_runners(session: Reading) -> RunnerList:
     """What is up in the cluster or about to be, oldest first."""
     return RunnerList(runners=[RunnerView.of(one) for one in runners.all_of_them(session)])
-
-
-def _facts(dataset: Dataset) -> dict[str, Any]:
-    return {name: getattr(dataset, name) for name in DatasetView.model_fields if name != "is_here"}
-
-
-def _is_here(dataset: Dataset, held: Held) -> bool:
-    if dataset.origin is Origin.BUNDLED:
-        return True
-    folder = dataset.name.removeprefix(datasets.FOLDER_PREFIX)
-    return (held.settings.data / folder).is_dir()

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from service import recipes
 from service.networks import Family
-from service.recipes import Recipe
+from service.recipes import Recipe, Schedule
 
 
 def _recipe(depth: int = 20, **fields: Any) -> Recipe:
@@ -62,8 +62,84 @@ def test_the_learning_rate_never_rises(milestones: list[int], first: int, second
 
 
 def test_an_unknown_recipe_is_told_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no recipe 'slow'; there are paper-cifar, quick"):
+    with pytest.raises(ValueError, match=r"no recipe 'slow'; there are .*paper-cifar, .*quick"):
         recipes.resolve("slow", family=Family.CIFAR, depth=20)
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+@given(iterations=st.integers(1, 10_000_000), depth=st.sampled_from([20, 110, 1202]))
+def test_every_recipe_can_have_any_length(name: str, iterations: int, depth: int) -> None:
+    fields = recipes.resolve(
+        {"name": name, "iterations": iterations}, family=Family.CIFAR, depth=depth
+    )
+    recipe = Recipe.model_validate(fields)
+    assert (recipe.warmup_iterations or 0) < iterations
+    assert 0 < recipe.learning_rate_at(iterations - 1, is_warm=True) <= recipe.learning_rate
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_every_recipe_says_where_it_comes_from_and_shows_every_field(name: str) -> None:
+    assert recipes.RECIPES[name].__doc__
+    whole = recipes.whole(name, family=Family.CIFAR, depth=20)
+    assert whole.keys() == Recipe.model_fields.keys()
+    assert Recipe.model_validate(whole) == Recipe.model_validate(
+        recipes.resolve(name, family=Family.CIFAR, depth=20)
+    )
+
+
+@given(
+    schedule=st.sampled_from([Schedule.LINEAR, Schedule.COSINE]),
+    warmup=st.integers(1, 400),
+    iterations=st.integers(401, 600),
+)
+def test_a_sloping_schedule_climbs_to_its_rate_and_falls_to_zero(
+    schedule: Schedule, warmup: int, iterations: int
+) -> None:
+    recipe = _recipe(
+        schedule=schedule,
+        iterations=iterations,
+        warmup_learning_rate=0.01,
+        warmup_iterations=warmup,
+        milestones=[],
+    )
+    rates = [recipe.learning_rate_at(iteration) for iteration in range(iterations + 1)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[warmup] == pytest.approx(0.1)
+    assert rates[: warmup + 1] == sorted(rates[: warmup + 1])
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    assert rates[-1] == pytest.approx(0)
+
+
+@given(iteration=st.integers(0, 64_000))
+def test_the_second_papers_warm_up_holds_for_400_iterations_and_is_over_then(
+    iteration: int,
+) -> None:
+    recipe = Recipe.model_validate(
+        recipes.resolve("identity-mappings", family=Family.CIFAR, depth=164)
+    )
+    passed = (iteration >= 32_000) + (iteration >= 48_000)
+    wanted = 0.01 if iteration < 400 else 0.1 / 10**passed
+    assert recipe.learning_rate_at(iteration) == pytest.approx(wanted)
+
+
+@given(drops=st.integers(0, 10), iteration=st.integers(0, 600_000))
+def test_on_plateaus_only_the_drops_count(drops: int, iteration: int) -> None:
+    fields = recipes.resolve("paper-imagenet", family=Family.IMAGENET, depth=50)
+    recipe = Recipe.model_validate(fields)
+    assert recipe.learning_rate_at(iteration, drops=drops) == pytest.approx(0.1 / 10**drops)
+
+
+@given(iteration=st.integers(0, 64_000))
+def test_the_warm_up_of_110_layers_ends_by_the_error_and_then_the_paper_goes_on(
+    iteration: int,
+) -> None:
+    deep, shallow = _recipe(110), _recipe(20)
+    assert deep.learning_rate_at(iteration, is_warm=False) == pytest.approx(0.01)
+    assert deep.learning_rate_at(iteration, is_warm=True) == shallow.learning_rate_at(iteration)
+
+
+def test_a_warm_up_can_be_left_out() -> None:
+    assert _recipe(110, warmup_learning_rate=None).learning_rate_at(0) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +155,11 @@ def test_an_unknown_recipe_is_told_the_known_ones() -> None:
         {"iterations": -1},
         {"momentum": 1},
         {"optimizer": "adam"},
+        {"warmup_learning_rate": 0.01, "warmup_until_error": 80, "warmup_iterations": 9},
+        {"warmup_learning_rate": 0.01, "warmup_iterations": 64_000},
+        {"schedule": "cosine", "warmup_learning_rate": 0.01, "warmup_until_error": 80},
+        {"nesterov": True},
+        {"precision": "int8"},
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:

@@ -95,6 +95,56 @@ def test_a_wrong_depth_is_answered_in_one_sentence() -> None:
     )
 
 
+def test_a_bottleneck_has_a_rule_of_its_own() -> None:
+    assert _fault(depth=50, dataset="cifar10", block="bottleneck").message == (
+        "no cifar bottleneck network has 50 layers: the depth is 9n+2; the nearest are 47 and 56"
+    )
+    fault = _fault(depth=34, family="imagenet", block="bottleneck")
+    assert "the depth is one of 50, 101, 152, 200" in fault.message
+
+
+def test_164_and_1001_layers_are_the_second_papers_bottlenecks() -> None:
+    assert parse(written(depth=164, shortcut="B")).network == "resnet-164-bottleneck-B"
+    assert parse(written(depth=164, block="basic")).network == "resnet-164-A"
+    spec = parse(written(depth=1001, shortcut="B", preactivation=True))
+    assert spec.network == "preact-1001-bottleneck-B"
+
+
+def test_what_changes_the_function_is_the_papers_unless_written() -> None:
+    spec = parse(written(depth=50, family="imagenet", shortcut="B"))
+    assert (spec.stride_at, spec.zero_padding, spec.stem) == ("1x1", "end", "imagenet")
+    assert spec.network == "resnet-50-B"
+    chosen = parse(written(depth=50, family="imagenet", shortcut="B", stride_at="3x3"))
+    assert chosen.network == "resnet-50-B-v1.5"
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"family": "vgg-bn", "depth": 16}, "/shortcut"),
+        (
+            {"family": "vgg", "depth": 16, "shortcut": "none", "preactivation": True},
+            "/preactivation",
+        ),
+        ({"stem": "imagenet"}, "/stem"),
+        ({"shortcut": "none", "zero_gamma": True}, "/zero_gamma"),
+        ({"preactivation": True, "zero_gamma": True}, "/zero_gamma"),
+        ({"recipe": {"images_per_pass": 48}}, "/recipe"),
+        ({"recipe": "paper-imagenet"}, "/recipe"),
+        ({"recipe": {"views": "10-crop"}}, "/recipe"),
+        (
+            {
+                "recipe": {"batch_size": 96, "images_per_pass": 32},
+                "resources": {"num_workers": 2},
+            },
+            "/resources",
+        ),
+    ],
+)
+def test_choices_that_no_network_has_are_refused(fields: dict[str, Any], pointer: str) -> None:
+    assert _fault(**fields).pointer == pointer
+
+
 def test_a_depth_of_one_family_only_settles_the_family() -> None:
     assert parse(written(depth=34)).family is Family.IMAGENET
 
@@ -107,10 +157,10 @@ def test_fifty_layers_take_the_shape_that_suits_the_data(dataset: str, family: F
 
 
 def test_an_unknown_data_set_is_told_the_known_ones() -> None:
-    fault = _fault(dataset="imagenet")
+    fault = _fault(dataset="imagenet-21k")
     assert fault.pointer == "/dataset"
     assert "digits" in fault.message
-    assert "'imagenet'" in fault.message
+    assert "'imagenet-21k'" in fault.message
 
 
 @pytest.mark.parametrize("folder", ["..", ".hidden", "a/b", "", "a\x00", "x" * 101])
@@ -171,7 +221,7 @@ def test_a_part_of_a_recipe_points_into_the_recipe() -> None:
         {"recipe": {"name": ["quick"]}},
         {"recipe": {"name": "quick", "iterations": 10**400}},
         {"resources": {"gpus_per_worker": 2}},
-        {"family": "vgg"},
+        {"family": "alexnet"},
         {"depth": 10**400},
     ],
 )

@@ -47,6 +47,9 @@ _LAST_WORDS_SECONDS = 10.0
 # Work that was never delivered and never asked for again.
 _LEFTOVER_SECONDS = 7 * 24 * 3600.0
 
+# Of a checkpoint, what training goes on from.
+RESUMED_PARTS = frozenset({Part.WEIGHTS, Part.STATE})
+
 _STOP_REASONS = {StopReason.CANCEL: Reason.CANCELLED, StopReason.TIME_LIMIT: Reason.TIME_LIMIT}
 
 log = structlog.get_logger()
@@ -267,14 +270,14 @@ def _resume(
         folder.mkdir(parents=True, exist_ok=True)
         with settings.client() as api:
             for digest in brief.resume.parts:
-                if digest.part is Part.PT:
-                    continue  # people's copy of the weights
+                if digest.part not in RESUMED_PARTS:
+                    continue  # people's copies of the network
                 insist(
                     partial(api.download, digest, folder / digest.part),
                     deadline_seconds=settings.delivery_seconds,
                 )
     meet()
-    return {d.part: folder / d.part for d in brief.resume.parts if d.part is not Part.PT}
+    return {d.part: folder / d.part for d in brief.resume.parts if d.part in RESUMED_PARTS}
 
 
 def _finish(api: ApiClient, finish: Finish, *, deadline_seconds: float) -> Ending:

@@ -2,9 +2,11 @@
 
 python -m workers.training --depth 20 --shortcut A --dataset digits
 python -m workers.training counts --against FILE
+python -m workers.training convert PUBLISHED.pth OURS.safetensors
 """
 
 import argparse
+import pickle
 import sys
 import tempfile
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Any
 from service import datasets, recipes, spec
 from service.errors import InvalidInput
 from service.networks import Family, Shortcut
-from workers.training import console, counts
+from workers.training import console, convert, counting
 
 
 def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["counts"]:
         return _counts(words[1:])
+    if words[:1] == ["convert"]:
+        return _convert(words[1:])
     written = _parser().parse_args(words)
     try:
         job = spec.parse(_spec_fields(written))
@@ -37,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m workers.training",
         description="Train one network of the paper on this machine.",
-        epilog="`counts` instead of options compares parameters and multiply-adds.",
+        epilog="Instead of options: `counts` compares parameters and multiply-adds, `convert` "
+        "turns published weights into ours.",
     )
     parser.add_argument("--depth", type=int, required=True)
     parser.add_argument("--shortcut", choices=[str(each) for each in Shortcut], default="A")
@@ -82,12 +87,29 @@ def _counts(words: list[str]) -> int:
     parser.add_argument("--against", type=Path, metavar="FILE", help="published counts as CSV")
     against = parser.parse_args(words).against
     try:
-        lines, differing = (counts.table(), 0) if against is None else counts.compare(against)
+        lines, differing = (counting.table(), 0) if against is None else counting.compare(against)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(lines))
     return 1 if differing else 0
+
+
+def _convert(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.training convert",
+        description="torchvision's or akamaster-style weights as safetensors under our names.",
+    )
+    parser.add_argument("published", type=Path)
+    parser.add_argument("target", type=Path)
+    written = parser.parse_args(words)
+    try:
+        architecture = convert.write(written.published, written.target)
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{written.target}: {architecture.label}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from service.recipes import Flip, Normalisation
 from workers.training.data import Images, Split
 
 _UInt64s = NDArray[np.uint64]
@@ -24,6 +25,8 @@ _UInt64s = NDArray[np.uint64]
 class _Purpose(IntEnum):
     ORDER = 1
     CROP = 2
+    FLIP = 3
+    HOLD_OUT = 4
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,13 @@ class Sampler:
     """The endless stream of images that a training sees: epoch after epoch, each in its own order.
 
     A batch is a stretch of the stream; where an epoch ends within it, the next one goes on.
+    `offsets`: places of a crop along one side, twice the padding and one. `flip` None: never.
     """
 
     seed: int
     images: int
     offsets: int
-    """Places of a crop along one side: twice the padding, and one."""
-    flip: bool
+    flip: Flip | None
 
     def draw(self, start: int, stop: int, *, device: torch.device | None = None) -> Draws:
         """Places `start` to `stop` of the stream, as int64 on the device (None: the CPU)."""
@@ -63,14 +66,22 @@ class Sampler:
 
 
 @lru_cache(maxsize=2)  # a batch may lie across two epochs
-def _epoch(seed: int, epoch: int, images: int, offsets: int, flip: bool) -> NDArray[np.int64]:
+def _epoch(
+    seed: int, epoch: int, images: int, offsets: int, flip: Flip | None
+) -> NDArray[np.int64]:
     """Rows: index, top, left, is_flipped; columns: the images in the epoch's order."""
     keys = _hashes(seed, epoch, images, _Purpose.ORDER)
     index = np.argsort(keys, kind="stable")
     draws = _hashes(seed, epoch, images, _Purpose.CROP)[index]
     draws, top = np.divmod(draws, np.uint64(offsets))
     draws, left = np.divmod(draws, np.uint64(offsets))
-    is_flipped = draws % np.uint64(2) if flip else np.zeros_like(draws)
+    if flip is None:
+        is_flipped = np.zeros_like(draws)
+    elif flip is Flip.RANDOM:
+        is_flipped = draws % np.uint64(2)
+    else:  # half of the images first seen mirrored, and every one mirrored every second time
+        first = _hashes(seed, 0, images, _Purpose.FLIP)[index]
+        is_flipped = (first + np.uint64(epoch % 2)) % np.uint64(2)
     return np.stack([index, *(row.astype(np.int64) for row in (top, left, is_flipped))])
 
 
@@ -91,6 +102,12 @@ def _mix(words: _UInt64s) -> _UInt64s:
     return words ^ (words >> np.uint64(31))
 
 
+def hold_out(images: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the images that are trained on, and of `count` others; alike for every seed."""
+    order = np.argsort(_hashes(0, 0, images, _Purpose.HOLD_OUT), kind="stable")
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
 def share_of_batch(
     iteration: int, batch_size: int, *, rank: int, world_size: int
 ) -> tuple[int, int]:
@@ -106,6 +123,41 @@ def mean_image(train: Split) -> Tensor:
     return (sums_HWC.double() / len(train)).float()
 
 
+@dataclass(frozen=True)
+class Normaliser:
+    """A network takes (bytes - mean_HWC) / deviation_C, both in bytes' units."""
+
+    mean_HWC: Tensor
+    deviation_C: Tensor
+
+    @classmethod
+    def of(cls, train: Split, normalisation: Normalisation, device: torch.device) -> "Normaliser":
+        mean_HWC = mean_image(train)
+        if normalisation is Normalisation.PIXEL_MEAN:
+            # No deviation in the paper; bytes become numbers up to 1, which changes nothing else.
+            return cls(mean_HWC.to(device), torch.full((3,), 255.0, device=device))
+        mean_C = mean_HWC.double().mean(dim=(0, 1))
+        squares = [
+            images_NHWC.double().square().mean(dim=(0, 1, 2)) * len(images_NHWC)
+            for images_NHWC in torch.split(train.images_NHWC, 4096)
+        ]
+        variance_C = torch.stack(squares).sum(dim=0) / len(train) - mean_C.square()
+        return cls(
+            mean_C.float().expand_as(mean_HWC).to(device), variance_C.sqrt().float().to(device)
+        )
+
+    def __call__(self, images_NHWC: Tensor) -> Tensor:
+        """Bytes as the network takes them for testing: images_NCHW, uncut.
+
+        Where they are of another size than the mean image, its mean colour is taken.
+        """
+        mean_HWC = self.mean_HWC
+        if images_NHWC.shape[1:] != mean_HWC.shape:
+            mean_HWC = mean_HWC.mean(dim=(0, 1), keepdim=True)
+        normal_NHWC = (images_NHWC - mean_HWC).div_(self.deviation_C)
+        return normal_NHWC.permute(0, 3, 1, 2)
+
+
 class Augmenter:
     """Training batches cut from images that lie on the device (section 4.2).
 
@@ -114,7 +166,15 @@ class Augmenter:
     outside, zero minus zero is the paper's zero, and floats would take four times the memory.
     """
 
-    def __init__(self, images: Images, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Images,
+        normaliser: Normaliser,
+        *,
+        seed: int,
+        device: torch.device,
+        flip: Flip = Flip.RANDOM,
+    ) -> None:
         padding = images.padding
         count, self._height, self._width, channels = images.train.images_NHWC.shape
         around = (0, 0, padding, padding, padding, padding)
@@ -122,11 +182,14 @@ class Augmenter:
         self._padded_width = padded_NHWC.shape[2]
         self._pixels = padded_NHWC.shape[1] * padded_NHWC.shape[2]
         self._bytes_PC = padded_NHWC.view(count * self._pixels, channels).to(device)
-        mean_HWC = functional.pad(mean_image(images.train), around)
-        self._mean_PC = mean_HWC.view(self._pixels, channels).to(device)
+        mean_HWC = functional.pad(normaliser.mean_HWC, around)
+        self._mean_PC = mean_HWC.view(self._pixels, channels)
+        self._deviation_C = normaliser.deviation_C
         self._labels_N = images.train.labels_N.to(device)
         self._device = device
-        self.sampler = Sampler(seed, count, offsets=2 * padding + 1, flip=images.flip)
+        self.sampler = Sampler(
+            seed, count, offsets=2 * padding + 1, flip=flip if images.flip else None
+        )
 
     def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """images_NCHW float32 (channels last in memory) and labels_N of places in the stream."""
@@ -141,8 +204,3 @@ class Augmenter:
         mean_PC = self._mean_PC.index_select(0, place_NHW.view(-1))
         images_NHWC = (bytes_PC - mean_PC).div_(255).view(*place_NHW.shape, -1)
         return images_NHWC.permute(0, 3, 1, 2), self._labels_N.index_select(0, draws.index_N)
-
-
-def preprocess(images_NHWC: Tensor, mean_HWC: Tensor) -> Tensor:
-    """Bytes as the network takes them for testing: images_NCHW, the mean subtracted, uncut."""
-    return (images_NHWC - mean_HWC).div_(255).permute(0, 3, 1, 2)

@@ -15,7 +15,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from service.networks import Architecture
 from service.reports import Part, PartDigest
 from service.spec import JobSpec
+from workers.training.augment import Normaliser
 from workers.training.faults import CheckpointMismatch
 
 FILE_NAMES = {
@@ -40,13 +42,22 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Cursor:
-    """How far the run has come. Errors in percent; None before the first evaluation."""
+    """How far the run has come. Errors in percent; None before the first evaluation.
 
-    iteration: int
-    is_warm: bool
-    train_error: float | None
-    test_error: float | None
-    training_seconds: float
+    `learning_rate` is the last step's, `computed_in` the run's precision; None before it began.
+    A plateau is watched for by `best_error`, evaluations `waited`, `drops` of the learning rate.
+    """
+
+    iteration: int = 0
+    is_warm: bool = False
+    learning_rate: float | None = None
+    computed_in: str | None = None
+    train_error: float | None = None
+    test_error: float | None = None
+    best_error: float | None = None
+    waited: int = 0
+    drops: int = 0
+    training_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Checkpoint:
 
 
 def save(
-    checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, mean_HWC: Tensor
+    checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, normaliser: Normaliser
 ) -> dict[Part, Path]:
     """Writes the checkpoint as `folder`, in place of what was there. Returns its files."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +81,7 @@ def save(
         _write_safetensors(
             partial / FILE_NAMES[Part.WEIGHTS],
             weights,
-            describe(spec, classes=classes, mean_HWC=mean_HWC, cursor=checkpoint.cursor),
+            describe(spec, classes=classes, normaliser=normaliser, cursor=checkpoint.cursor),
         )
         with (partial / FILE_NAMES[Part.PT]).open("wb") as file:
             torch.save(weights, file)
@@ -133,30 +144,40 @@ def newest(work_path: Path) -> dict[Part, Path] | None:
     return {part: found[-1] / name for part, name in FILE_NAMES.items()}
 
 
-def describe(spec: JobSpec, *, classes: int, mean_HWC: Tensor, cursor: Cursor) -> dict[str, str]:
+def describe(
+    spec: JobSpec, *, classes: int, normaliser: Normaliser, cursor: Cursor
+) -> dict[str, str]:
     """The weights' metadata: enough to build the network, feed it, and say where it comes from.
 
-    `mean_image` is little-endian float32 (height, width, 3) in base64: the network takes
-    (bytes - mean_image) / 255.
+    All that decides the function beside the weights is named: weights of one stride_at load into
+    the other, and mean nothing there. `mean_image` is little-endian float32 (height, width, 3) in
+    base64: the network takes (bytes - mean_image) / deviation.
     """
-    mean = mean_HWC.cpu().numpy().astype("<f4")
+    mean = normaliser.mean_HWC.cpu().numpy().astype("<f4")
     return {
         "format": "pt",  # safetensors' own word for tensors laid out as torch does
         "network": spec.network,
-        "family": spec.family,
-        "depth": str(spec.depth),
-        "shortcut": spec.shortcut,
-        "stride_at": "3x3",
+        **{name: str(choice) for name, choice in asdict(spec.architecture).items()},
         "dataset": spec.dataset,
         "classes": str(classes),
         "mean_image": base64.b64encode(mean.tobytes()).decode(),
         "mean_image_shape": json.dumps(mean.shape),
+        "deviation": json.dumps(normaliser.deviation_C.tolist()),
         "spec": spec.model_dump_json(),
         "iteration": str(cursor.iteration),
         "test_error": json.dumps(cursor.test_error),
         "train_error": json.dumps(cursor.train_error),
+        "precision": json.dumps(cursor.computed_in),
         "versions": json.dumps(versions()),
     }
+
+
+def architecture_of(metadata: Mapping[str, str]) -> Architecture:
+    """The network that weights with these metadata are of. ValueError where they do not say it."""
+    try:
+        return JobSpec.model_validate_json(metadata["spec"]).architecture
+    except KeyError as error:
+        raise ValueError("the weights do not say of which network they are") from error
 
 
 def versions() -> dict[str, str]:
@@ -194,8 +215,10 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _identity(spec: JobSpec) -> str:
     """What must be the same for a run to be the same run."""
-    fields = {"dataset", "family", "depth", "shortcut", "recipe", "seed"}
-    identity: dict[str, Any] = spec.model_dump(mode="json", include=fields)
+    choices = {field.name for field in fields(Architecture)}
+    identity: dict[str, Any] = spec.model_dump(
+        mode="json", include={"dataset", "recipe", "seed", *choices}
+    )
     return json.dumps(identity, sort_keys=True)
 
 

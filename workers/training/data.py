@@ -9,7 +9,7 @@ import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,16 +37,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    def only(self, index_N: Tensor) -> "Split":
+        return Split(self.images_NHWC[index_N], self.labels_N[index_N])
+
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in memory. `padding`: zeros on each side before the random crop."""
+    """A data set in memory. `padding`: zeros on each side before the random crop.
+
+    `validation` None: no training images were held out.
+    """
 
     train: Split
     test: Split
     classes: int
     flip: bool
     padding: int
+    validation: Split | None = None
 
 
 def read(name: str, data_path: Path, *, family: Family) -> Images:
@@ -71,7 +78,7 @@ def available(name: str, data_path: Path) -> bool:
     """Whether the files seem to be there; a look at names only."""
     dataset = _find(name)
     if dataset.origin is Origin.FOLDER:
-        return folders.is_there(_folder_path(name, data_path))
+        return folders.is_there(folder_path(name, data_path))
     return all((data_path / name / file).is_file() for file in _FILES.get(name, ()))
 
 
@@ -83,26 +90,35 @@ def fetch(name: str, data_path: Path, on_progress: FetchProgress) -> None:
     """
     if _find(name).origin is not Origin.DOWNLOAD:
         raise ValueError(f"{name} is not downloaded: it is bundled, or a folder of yours")
-    from torchvision.datasets import (  # noqa: PLC0415 - costs a second, and a fetch alone needs it
-        CIFAR10,
-        CIFAR100,
-        FashionMNIST,
-    )
+    # torchvision costs a second, and a fetch alone needs it.
+    from torchvision import datasets as published  # noqa: PLC0415
 
     target = data_path / name
+    downloads = target
+    unpack: list[Callable[[], object]]
     if name == "fashion-mnist":
-        archives = [(FashionMNIST.mirrors[0] + file, md5) for file, md5 in FashionMNIST.resources]
+        kind = published.FashionMNIST
+        archives = [(kind.mirrors[0] + file, md5) for file, md5 in kind.resources]
         downloads = target / "FashionMNIST" / "raw"
-        unpack = FashionMNIST
+        unpack = [partial(kind, target, download=True)]
+    elif name == "svhn":
+        parts = [published.SVHN.split_list[split] for split in ("train", "test")]
+        archives = [(url, md5) for url, _, md5 in parts]
+        unpack = []
     else:
-        unpack = CIFAR10 if name == "cifar10" else CIFAR100
-        archives = [(unpack.url, unpack.tgz_md5)]
-        downloads = target
+        kinds = {
+            "cifar10": published.CIFAR10,
+            "cifar100": published.CIFAR100,
+            "stl10": published.STL10,
+        }
+        archives = [(kinds[name].url, kinds[name].tgz_md5)]
+        unpack = [partial(kinds[name], target, download=True)]
     if not available(name, data_path):
         for url, md5 in archives:
             _download(url, md5, downloads, on_progress)
     # The archives lie where torchvision would have put them: it checks and unpacks them.
-    unpack(target, download=True)
+    for each in unpack:
+        each()
 
 
 def _find(name: str) -> Dataset:
@@ -119,13 +135,13 @@ def _missing(name: str, data_path: Path) -> DatasetMissing:
     )
 
 
-def _folder_path(name: str, data_path: Path) -> Path:
+def folder_path(name: str, data_path: Path) -> Path:
     return data_path / name.removeprefix(datasets.FOLDER_PREFIX)
 
 
 def _read_folder(dataset: Dataset, data_path: Path, family: Family) -> Images:
     size = 32 if family is Family.CIFAR else 224  # section 4.2; section 3.4
-    decoded = folders.read(_folder_path(dataset.name, data_path), size=size)
+    decoded = folders.read(folder_path(dataset.name, data_path), size=size)
     return Images(
         train=_split(decoded.train_images, decoded.train_labels),
         test=_split(decoded.test_images, decoded.test_labels),
@@ -176,6 +192,24 @@ def _read_cifar100(path: Path) -> tuple[Split, Split]:
     return _split(train.data, train.targets), _split(test.data, test.targets)
 
 
+def _read_svhn(path: Path) -> tuple[Split, Split]:
+    from torchvision.datasets import SVHN  # noqa: PLC0415 - seconds, for some data sets
+
+    train, test = (SVHN(path, split=split) for split in ("train", "test"))
+    return _split(_nhwc(train.data), train.labels), _split(_nhwc(test.data), test.labels)
+
+
+def _read_stl10(path: Path) -> tuple[Split, Split]:
+    from torchvision.datasets import STL10  # noqa: PLC0415 - seconds, for some data sets
+
+    train, test = (STL10(path, split=split) for split in ("train", "test"))
+    return _split(_nhwc(train.data), train.labels), _split(_nhwc(test.data), test.labels)
+
+
+def _nhwc(images_NCHW: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images_NCHW.transpose(0, 2, 3, 1))
+
+
 def _make_fakes(_path: Path) -> tuple[Split, Split]:
     """A colour pattern for each class under heavy noise: learnable, but not at first sight."""
     generator = np.random.RandomState(0)
@@ -196,6 +230,8 @@ _READERS: dict[str, Callable[[Path], tuple[Split, Split]]] = {
     "fashion-mnist": _read_fashion_mnist,
     "cifar10": _read_cifar10,
     "cifar100": _read_cifar100,
+    "svhn": _read_svhn,
+    "stl10": _read_stl10,
     "fake": _make_fakes,
 }
 
@@ -214,6 +250,10 @@ _FILES = {
         for part in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
     ),
     "cifar100": ("cifar-100-python/train", "cifar-100-python/test"),
+    "svhn": ("train_32x32.mat", "test_32x32.mat"),
+    "stl10": tuple(
+        f"stl10_binary/{split}_{kind}.bin" for split in ("train", "test") for kind in ("X", "y")
+    ),
 }
 
 

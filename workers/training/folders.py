@@ -40,15 +40,42 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
     """The image files of a split, in the order in which they are decoded."""
 
     paths: list[Path]
     labels: np.ndarray
 
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def only(self, numbers: np.ndarray) -> "Listing":
+        return Listing([self.paths[number] for number in numbers], self.labels[numbers])
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An image folder's files; labels index `classes`."""
+
+    classes: list[str]
+    train: Listing
+    test: Listing
+
 
 def is_there(folder: Path) -> bool:
     return (folder / "train").is_dir() and _test_folder(folder) is not None
+
+
+def list_images(folder: Path) -> Listed:
+    """The folder's images. DatasetMissing where it is not laid out as above."""
+    test_folder = _test_folder(folder)
+    if not (folder / "train").is_dir() or test_folder is None:
+        raise DatasetMissing(
+            f"no image folder at {folder}: it needs train/<class>/ and test/<class>/ "
+            "(or val/<class>/) with images in them"
+        )
+    classes = _classes(folder / "train")
+    return Listed(classes, _list(folder / "train", classes), _list(test_folder, classes))
 
 
 def read(folder: Path, *, size: int) -> Decoded:
@@ -57,15 +84,8 @@ def read(folder: Path, *, size: int) -> Decoded:
     DatasetMissing where it is not laid out as above, DatasetUnusable for a file that is no image
     or a set too big. Processes that read at once decode once.
     """
-    test_folder = _test_folder(folder)
-    if not (folder / "train").is_dir() or test_folder is None:
-        raise DatasetMissing(
-            f"no image folder at {folder}: it needs train/<class>/ and test/<class>/ "
-            "(or val/<class>/) with images in them"
-        )
-    classes = _classes(folder / "train")
-    train = _list(folder / "train", classes)
-    test = _list(test_folder, classes)
+    listed = list_images(folder)
+    train, test = listed.train, listed.test
     _refuse_too_many(folder, len(train.paths) + len(test.paths), size)
 
     cache = folder.parent / ".cache" / f"{folder.name}-{size}-{_fingerprint(folder, train, test)}"
@@ -82,7 +102,7 @@ def read(folder: Path, *, size: int) -> Decoded:
         if error.errno not in _READ_ONLY:
             raise
         train_images, test_images = _decode(train, size), _decode(test, size)
-    return Decoded(classes, train_images, train.labels, test_images, test.labels)
+    return Decoded(listed.classes, train_images, train.labels, test_images, test.labels)
 
 
 def _test_folder(folder: Path) -> Path | None:
@@ -97,7 +117,7 @@ def _classes(folder: Path) -> list[str]:
     return classes
 
 
-def _list(folder: Path, classes: list[str]) -> _Listing:
+def _list(folder: Path, classes: list[str]) -> Listing:
     unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
     if unknown:
         raise DatasetUnusable(f"{folder / unknown[0]} is a class that train/ does not have")
@@ -113,7 +133,7 @@ def _list(folder: Path, classes: list[str]) -> _Listing:
         labels += [label] * len(found)
     if not paths:
         raise DatasetUnusable(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
-    return _Listing(paths, np.array(labels, dtype=np.int64))
+    return Listing(paths, np.array(labels, dtype=np.int64))
 
 
 def _refuse_too_many(folder: Path, images: int, size: int) -> None:
@@ -125,7 +145,7 @@ def _refuse_too_many(folder: Path, images: int, size: int) -> None:
         )
 
 
-def _fingerprint(folder: Path, *listings: _Listing) -> str:
+def _fingerprint(folder: Path, *listings: Listing) -> str:
     """Changes whenever a file was added, removed, renamed or written."""
     digest = hashlib.sha256()
     for listing in listings:
@@ -166,19 +186,24 @@ def _forget_older(cache: Path) -> None:
             entry.with_name(f"{entry.name}.lock").unlink(missing_ok=True)
 
 
-def _decode(listing: _Listing, size: int) -> np.ndarray:
+def _decode(listing: Listing, size: int) -> np.ndarray:
     images = np.empty((len(listing.paths), size, size, 3), dtype=np.uint8)
     for image, path in zip(images, listing.paths, strict=True):
         image[:] = _decode_one(path, size)
     return images
 
 
-def _decode_one(path: Path, size: int) -> np.ndarray:
+def open_image(path: Path) -> Image.Image:
+    """The whole image in colour. DatasetUnusable names the file that is none."""
     try:
         with Image.open(path) as file:
-            colour = file.convert("RGB")
+            return file.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetUnusable(f"{path} is not an image that can be read: {error}") from error
+
+
+def _decode_one(path: Path, size: int) -> np.ndarray:
+    colour = open_image(path)
     width, height = colour.size
     if (width, height) != (size, size):
         scale = size / min(width, height)

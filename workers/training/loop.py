@@ -3,7 +3,7 @@
 A run that was stopped and resumed with as many workers is the run that was not, bit for bit on a
 CPU: every decision hangs on the iteration and on sums that lie in the checkpoint, none on time.
 
-Shapes: N batch, C channels, H height, W width, K classes; R ranks, W windows, S sums.
+Shapes: N batch, C channels, H height, W width; R ranks, W windows, S sums.
 """
 
 import math
@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim import SGD
+from torch import Tensor
 
-from service.recipes import Recipe
+from service.recipes import Precision, Recipe, Schedule
 from service.reports import (
     CheckpointNote,
     Facts,
@@ -34,14 +32,22 @@ from service.reports import (
 )
 from service.spec import JobSpec
 from service.states import StopReason
-from workers.training import augment, checkpoint, data, ranks, resnet
-from workers.training.augment import Augmenter
+from workers.training import augment, checkpoint, export, precision, ranks, resnet, tally
 from workers.training.checkpoint import Checkpoint, Cursor
+from workers.training.engine import Engine
+from workers.training.evaluation import Tester
+from workers.training.export import Finished
 from workers.training.faults import Diverged
+from workers.training.optimizer import Optimizer
 from workers.training.ranks import Ranks
+from workers.training.sources import Source, open_source
+from workers.training.synchronized import synchronize
 
 # Of the progress that the observer is told beside the metrics.
 PROGRESS_SECONDS = 1.0
+
+# On so many test images an exported network is compared with the network itself.
+EXPORTED_IMAGES = 16
 
 # Rows of the sums under way: since the last report of metrics, since the last evaluation.
 REPORT, EVALUATION = 0, 1
@@ -129,29 +135,33 @@ class _Training:
     ) -> None:
         self.spec, self.recipe, self.place = spec, spec.recipe, place
         self.ranks, self.observer, self.work_path = joined, observer, work_path
-        self.images = data.read(spec.dataset, data_path, family=spec.family)
-        self.data_ready_at = datetime.now(UTC)
-        self.mean_HWC = augment.mean_image(self.images.train).to(place.device)
-        self.augmenter = Augmenter(self.images, seed=spec.seed, device=place.device)
-        self.model = resnet.build(spec, self.images.classes).to(place.device)
-        self.model.to(memory_format=torch.channels_last)  # +23 % on CPUs, ~30 % on GPUs
-        self.optimizer = _optimizer(self.model, self.recipe)
-        self.cursor = Cursor(
-            iteration=0, is_warm=False, train_error=None, test_error=None, training_seconds=0.0
+        self.source: Source = open_source(
+            spec, data_path, device=place.device, threads=place.threads
         )
+        self.data_ready_at = datetime.now(UTC)
+        self.model = resnet.build(spec, self.source.classes).to(place.device)
+        if self.recipe.synchronized and place.world_size > 1:
+            self.model = synchronize(self.model)
+        self.model.to(memory_format=torch.channels_last)
+        self.optimizer = Optimizer(self.model, self.recipe)
+        self.tester = Tester(self.model, self.source, self.recipe, joined, place.device)
+        self.cursor = Cursor()
+        self.computed_in = precision.choose(self.recipe.precision, place.device)
         self.saved_at = 0
         self.has_launched = False
-        # float64: sums of a million losses, and whole numbers of images, must not round.
-        self.sums_WS = torch.zeros(2, 3, dtype=torch.float64, device=place.device)
+        self.curve: list[tuple[int, float]] = []
+        self.sums_WS = torch.stack([tally.zeros(place.device)] * 2)
 
     def restore(self, saved: Checkpoint) -> None:
         self.cursor = saved.cursor
         self.saved_at = saved.cursor.iteration
+        if saved.cursor.computed_in is not None:
+            # A run does not change its precision where `auto` means another here.
+            self.computed_in = precision.choose(
+                Precision(saved.cursor.computed_in), self.place.device
+            )
         self.model.load_state_dict(saved.weights)
-        for name, parameter in self.model.named_parameters():
-            if name in saved.momentum:
-                momentum = torch.empty_like(parameter).copy_(saved.momentum[name])
-                self.optimizer.state[parameter] = {"momentum_buffer": momentum}
+        self.optimizer.restore(saved.momentum, saved.cursor.learning_rate)
         if len(saved.sums_RWS) == self.place.world_size:
             self.sums_WS.copy_(saved.sums_RWS[self.place.rank])
         elif self.place.rank == 0:
@@ -159,9 +169,18 @@ class _Training:
         self.observer.log(LogLevel.INFO, f"goes on from iteration {self.cursor.iteration}")
 
     def run(self) -> Outcome:
-        self.observer.facts(self._facts())
+        self.facts = self._facts()
+        self.observer.facts(self.facts)
+        self.cursor = replace(self.cursor, computed_in=self.computed_in)
         images_NCHW, _ = self._batch()
-        self.parallel = self.ranks.parallel(self.model, images_NCHW)
+        self.engine = Engine(
+            self.model,
+            self.ranks.parallel(self.model, images_NCHW),
+            self.optimizer,
+            self.recipe,
+            computed_in=self.computed_in,
+            device=self.place.device,
+        )
         self.began = time.monotonic() - self.cursor.training_seconds
         self._start_clock()
         stopped = None
@@ -191,14 +210,19 @@ class _Training:
         is_gpu = device.type == "cuda"
         return Facts(
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            classes=self.images.classes,
-            train_images=len(self.images.train),
-            test_images=len(self.images.test),
+            classes=self.source.classes,
+            train_images=self.source.train_images,
+            test_images=self.source.test_images,
             device=torch.cuda.get_device_name(device) if is_gpu else device.type,
             num_workers=self.place.world_size,
             host=socket.gethostname(),
             pids=self.ranks.list_of(os.getpid()),
             versions=checkpoint.versions(),
+            computed={
+                "precision": self.computed_in,
+                "memory_format": "channels_last",
+                "threads": str(self.place.threads),
+            },
         )
 
     def _start_clock(self) -> None:
@@ -209,21 +233,14 @@ class _Training:
 
     def _step(self) -> None:
         images_NCHW, labels_N = self._batch()
-        self.learning_rate = self.recipe.learning_rate_at(
-            self.cursor.iteration, is_warm=self.cursor.is_warm
+        learning_rate = self.recipe.learning_rate_at(
+            self.cursor.iteration, is_warm=self.cursor.is_warm, drops=self.cursor.drops
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        logits_NK = self.parallel(images_NCHW)
-        loss = functional.cross_entropy(logits_NK, labels_N)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-        self.sums_WS += _sums(logits_NK.detach(), labels_N, loss.detach() * len(labels_N))
+        self.sums_WS += self.engine.step(images_NCHW, labels_N, learning_rate)
         self.cursor = replace(
             self.cursor,
             iteration=self.cursor.iteration + 1,
+            learning_rate=learning_rate,
             training_seconds=time.monotonic() - self.began,
         )
 
@@ -243,7 +260,7 @@ class _Training:
             rank=self.place.rank,
             world_size=self.place.world_size,
         )
-        return self.augmenter.batch(start, stop)
+        return self.source.batch(start, stop)
 
     def _take_stock(self) -> None:
         """After a step: whatever is due at this iteration."""
@@ -266,18 +283,20 @@ class _Training:
         since, at = self.clock
         self.images_per_second = (done - since) * self.recipe.batch_size / (now - at)
         self.clock = (done, now)
+        learning_rate = self.cursor.learning_rate
+        assert learning_rate is not None, "a step came before"
         self._tell(
             {
                 "train/loss": loss,
                 "train/error": error,
-                "learning_rate": self.learning_rate,
+                "learning_rate": learning_rate,
                 "images_per_second": self.images_per_second,
             }
         )
         if not math.isfinite(loss):
             raise Diverged(
                 f"the training loss is {loss} at iteration {done}, "
-                f"learning rate {self.learning_rate}; a smaller one may help"
+                f"learning rate {learning_rate}; a smaller one may help"
             )
         until = self.recipe.warmup_until_error
         if until is not None and not self.cursor.is_warm and error < until:
@@ -290,38 +309,40 @@ class _Training:
         """Loss, and error in percent, of a window that ends here."""
         sums_S = self.ranks.sum(self.sums_WS[window].clone())
         self.sums_WS[window] = 0
-        return _means(sums_S)
+        return tally.means(sums_S)
 
-    @torch.no_grad()
     def _evaluate(self) -> None:
-        """On the test set: the uncropped view once, by rank 0's batch statistics on all ranks."""
+        """With rank 0's batch statistics on all ranks, which share the images."""
         _, train_error = self._means_of(EVALUATION)
         began = time.monotonic()
-        self.ranks.share_statistics(self.model)
-        self.model.eval()
-        sums_S = torch.zeros_like(self.sums_WS[EVALUATION])
-        for rows_N in self._test_batches():
-            images_NHWC = self.images.test.images_NHWC[rows_N].to(self.place.device)
-            labels_N = self.images.test.labels_N[rows_N].to(self.place.device)
-            logits_NK = self.model(augment.preprocess(images_NHWC, self.mean_HWC))
-            losses = functional.cross_entropy(logits_NK, labels_N, reduction="sum")
-            sums_S += _sums(logits_NK, labels_N, losses)
-        self.model.train()
-        loss, test_error = _means(self.ranks.sum(sums_S))
+        self.tester.settle_statistics()
+        if self.source.validation_images > 0:
+            loss, error = self.tester.means(of_validation=True)
+            self._tell({"validation/loss": loss, "validation/error": error})
+        loss, test_error = self.tester.means(of_validation=False)
         self._tell({"test/loss": loss, "test/error": test_error})
         if math.isnan(loss):
             raise Diverged(f"the test loss is {loss} at iteration {self.cursor.iteration}")
         self.cursor = replace(self.cursor, train_error=train_error, test_error=test_error)
+        self.curve.append((self.cursor.iteration, test_error))
+        if self.recipe.schedule is Schedule.PLATEAU:
+            self._watch_for_a_plateau(test_error)
         since, at = self.clock
         self.clock = (since, at + time.monotonic() - began)
 
-    def _test_batches(self) -> list[slice]:
-        """This rank's share of the test images; without gradients, a batch may be bigger."""
-        share = math.ceil(len(self.images.test) / self.place.world_size)
-        first = min(self.place.rank * share, len(self.images.test))
-        stop = min(first + share, len(self.images.test))
-        step = 4 * self.recipe.batch_size // self.place.world_size
-        return [slice(start, min(start + step, stop)) for start in range(first, stop, step)]
+    def _watch_for_a_plateau(self, test_error: float) -> None:
+        """Drops the learning rate after `patience` evaluations without a lower test error."""
+        cursor = self.cursor
+        if cursor.best_error is None or test_error < cursor.best_error:
+            self.cursor = replace(cursor, best_error=test_error, waited=0)
+        elif cursor.waited + 1 < self.recipe.patience:
+            self.cursor = replace(cursor, waited=cursor.waited + 1)
+        else:
+            self.cursor = replace(cursor, waited=0, drops=cursor.drops + 1)
+            self.observer.log(
+                LogLevel.INFO,
+                f"plateau at iteration {cursor.iteration}: the learning rate drops",
+            )
 
     def _save(self, *, test_error: float | None) -> None:
         """`test_error` None: these weights were not tested."""
@@ -336,19 +357,18 @@ class _Training:
         saved = Checkpoint(
             cursor=self.cursor,
             weights=self.model.state_dict(),
-            momentum={
-                name: self.optimizer.state[parameter]["momentum_buffer"]
-                for name, parameter in self.model.named_parameters()
-            },
+            momentum=self.optimizer.momentum(),
             sums_RWS=sums_RWS,
         )
         files = checkpoint.save(
             saved,
             checkpoint.folder_of(iteration, self.work_path),
             spec=self.spec,
-            classes=self.images.classes,
-            mean_HWC=self.mean_HWC,
+            classes=self.source.classes,
+            normaliser=self.source.normaliser,
         )
+        if iteration == self.recipe.iterations:
+            files |= self._export(files[Part.WEIGHTS].parent)
         note = CheckpointNote(
             iteration=iteration,
             test_error=test_error,
@@ -358,6 +378,12 @@ class _Training:
         self.observer.checkpoint(note, files)
         since, at = self.clock
         self.clock = (since, at + time.monotonic() - began)
+
+    def _export(self, folder: Path) -> dict[Part, Path]:
+        (images_NCHW, *_), _ = next(self.source.views(of_validation=False, rank=0, world_size=1))
+        height, width = images_NCHW.shape[2:]
+        finished = Finished(self.spec, self.facts, self.cursor, (height, width), self.curve)
+        return export.write(self.model, images_NCHW[:EXPORTED_IMAGES], folder, finished)
 
     def _tell(self, values: Mapping[str, float]) -> None:
         self.observer.metrics(
@@ -380,38 +406,6 @@ class _Training:
                 images_per_second=self.images_per_second,
             )
         )
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> SGD:
-    """Weights of convolutions and of the classifier decay, batch normalisation and biases do not.
-
-    So did the paper's own code; fb.resnet.torch names decaying everything as its difference.
-    """
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in parameters if parameter.dim() > 1]},
-        {"params": [each for each in parameters if each.dim() == 1], "weight_decay": 0.0},
-    ]
-    return SGD(
-        groups,
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        foreach=True,
-    )
-
-
-def _sums(logits_NK: Tensor, labels_N: Tensor, loss: Tensor) -> Tensor:
-    """sums_S: the loss, which is a sum over the images, the images that are wrong, and all."""
-    wrong = (logits_NK.argmax(dim=1) != labels_N).sum()
-    images = torch.full_like(wrong, len(labels_N))
-    return torch.stack([loss.double(), wrong.double(), images.double()])
-
-
-def _means(sums_S: Tensor) -> tuple[float, float]:
-    """Loss, and error in percent, of an image."""
-    loss, wrong, images = sums_S.tolist()
-    return loss / images, 100 * wrong / images
 
 
 class _Silence:

@@ -86,14 +86,17 @@ class Ranks:
 
     def share_statistics(self, model: nn.Module) -> None:
         """Gives every rank the running means and variances of rank 0, in one message."""
-        if self._control is None:
-            return
-        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        flat = torch.cat([buffer.view(-1) for buffer in statistics])
-        dist.broadcast(flat, src=0)
-        shared = torch.split(flat, [buffer.numel() for buffer in statistics])
-        for buffer, values in zip(statistics, shared, strict=True):
-            buffer.copy_(values.view_as(buffer))
+        if self._control is not None:
+            flat = _flat_statistics(model)
+            dist.broadcast(flat, src=0)
+            _set_statistics(model, flat)
+
+    def average_statistics(self, model: nn.Module) -> None:
+        """Gives every rank the mean of all ranks' running means and variances."""
+        if self._control is not None:
+            flat = _flat_statistics(model)
+            dist.all_reduce(flat)
+            _set_statistics(model, flat / self.world_size)
 
     def agree(self, wish: StopReason | None) -> StopReason | None:
         """Called by every rank between two steps: what rank 0 wished at the call before.
@@ -120,3 +123,19 @@ class Ranks:
         self._on_its_way.wait()
         self._on_its_way = None
         return _STOPS[int(self._flag)]
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def _flat_statistics(model: nn.Module) -> Tensor:
+    return torch.cat([buffer.view(-1) for buffer in _statistics(model)])
+
+
+def _set_statistics(model: nn.Module, flat: Tensor) -> None:
+    statistics = _statistics(model)
+    for buffer, values in zip(
+        statistics, torch.split(flat, [each.numel() for each in statistics]), strict=True
+    ):
+        buffer.copy_(values.view_as(buffer))

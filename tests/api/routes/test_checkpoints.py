@@ -103,7 +103,7 @@ def test_a_format_that_was_not_stored_is_not_found(api: Api, kept: Claim) -> Non
 
 
 def test_a_format_that_nobody_knows_is_refused(api: Api, kept: Claim) -> None:
-    answer = api.get(f"{_path(kept)}/best/weights?format=onnx")
+    answer = api.get(f"{_path(kept)}/best/weights?format=gguf")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/format")
 
 

@@ -47,11 +47,11 @@ def _pids(api: FakeApi) -> list[int]:
 
 def test_every_attempt_has_a_process_of_its_own(server: ForkServer, tmp_path: Path) -> None:
     with fake_api(digits_brief()) as api:
-        for _ in range(2):
+        for number in (1, 2):
             _begin(server, api, tmp_path).wait()
+            eventually(lambda number=number: len(api.finishes) == number)
         first, second = _pids(api)
         assert first != second
-        eventually(lambda: len(api.finishes) == 2)
         assert [finish.reason for finish in api.finishes] == [Reason.COMPLETED] * 2
 
 

@@ -5,11 +5,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from service.recipes import Flip, Normalisation
 from workers.training import augment
-from workers.training.augment import Augmenter, Sampler
+from workers.training.augment import Augmenter, Normaliser, Sampler
 from workers.training.data import Images, Split
 
 CPU = torch.device("cpu")
+FLIP = Flip.RANDOM
 
 
 def make_images(*, count: int, height: int, width: int, padding: int, flip: bool) -> Images:
@@ -19,6 +21,11 @@ def make_images(*, count: int, height: int, width: int, padding: int, flip: bool
         torch.randint(0, 10, (count,), generator=generator),
     )
     return Images(split, split, classes=10, flip=flip, padding=padding)
+
+
+def make_augmenter(images: Images, *, seed: int, flip: Flip = FLIP) -> Augmenter:
+    normaliser = Normaliser.of(images.train, Normalisation.PIXEL_MEAN, CPU)
+    return Augmenter(images, normaliser, seed=seed, device=CPU, flip=flip)
 
 
 def cut_one_by_one(images: Images, sampler: Sampler, start: int, stop: int) -> Tensor:
@@ -53,7 +60,7 @@ def cut_one_by_one(images: Images, sampler: Sampler, start: int, stop: int) -> T
 def test_batches_are_the_papers_preprocessing_bit_for_bit(
     images: Images, start: int, length: int
 ) -> None:
-    augmenter = Augmenter(images, seed=3, device=CPU)
+    augmenter = make_augmenter(images, seed=3)
     images_NCHW, labels_N = augmenter.batch(start, start + length)
     assert torch.equal(
         images_NCHW, cut_one_by_one(images, augmenter.sampler, start, start + length)
@@ -64,14 +71,14 @@ def test_batches_are_the_papers_preprocessing_bit_for_bit(
 
 def test_batches_lie_in_memory_with_channels_last() -> None:
     images = make_images(count=4, height=8, width=8, padding=1, flip=True)
-    images_NCHW, _ = Augmenter(images, seed=0, device=CPU).batch(0, 4)
+    images_NCHW, _ = make_augmenter(images, seed=0).batch(0, 4)
     assert images_NCHW.is_contiguous(memory_format=torch.channels_last)
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10**5), images=st.integers(1, 300))
 def test_an_epoch_shows_every_image_once(seed: int, epoch: int, images: int) -> None:
-    draws = Sampler(seed, images, offsets=9, flip=True).draw(epoch * images, (epoch + 1) * images)
+    draws = Sampler(seed, images, offsets=9, flip=FLIP).draw(epoch * images, (epoch + 1) * images)
     assert sorted(draws.index_N.tolist()) == list(range(images))
     assert set(draws.top_N.tolist()) | set(draws.left_N.tolist()) <= set(range(9))
 
@@ -79,7 +86,7 @@ def test_an_epoch_shows_every_image_once(seed: int, epoch: int, images: int) -> 
 @settings(deadline=None)
 @given(start=st.integers(0, 500), pieces=st.lists(st.integers(1, 60), min_size=1, max_size=5))
 def test_the_stream_is_the_same_however_it_is_cut(start: int, pieces: list[int]) -> None:
-    sampler = Sampler(seed=1, images=37, offsets=3, flip=True)
+    sampler = Sampler(seed=1, images=37, offsets=3, flip=FLIP)
     whole = sampler.draw(start, start + sum(pieces))
     index: list[int] = []
     top: list[int] = []
@@ -93,7 +100,7 @@ def test_the_stream_is_the_same_however_it_is_cut(start: int, pieces: list[int])
 
 
 def test_the_draws_of_a_seed_never_change() -> None:
-    draws = Sampler(seed=0, images=1437, offsets=9, flip=True).draw(1430, 1440)
+    draws = Sampler(seed=0, images=1437, offsets=9, flip=FLIP).draw(1430, 1440)
     # Written down once: a run must resume after an upgrade of the service.
     assert draws.index_N.tolist() == [105, 535, 544, 1172, 341, 64, 601, 1131, 954, 984]
     assert (100 * draws.top_N + 10 * draws.left_N + draws.is_flipped_N).tolist() == [
@@ -112,9 +119,9 @@ def test_the_draws_of_a_seed_never_change() -> None:
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}])
 def test_seeds_and_epochs_have_orders_of_their_own(other: dict[str, int]) -> None:
-    first = Sampler(seed=0, images=100, offsets=9, flip=True).draw(0, 100)
+    first = Sampler(seed=0, images=100, offsets=9, flip=FLIP).draw(0, 100)
     start = other.get("epoch", 0) * 100
-    second = Sampler(seed=other.get("seed", 0), images=100, offsets=9, flip=True).draw(
+    second = Sampler(seed=other.get("seed", 0), images=100, offsets=9, flip=FLIP).draw(
         start, start + 100
     )
     assert first.index_N.tolist() != second.index_N.tolist()
@@ -123,7 +130,7 @@ def test_seeds_and_epochs_have_orders_of_their_own(other: dict[str, int]) -> Non
 
 
 def test_crops_and_flips_are_drawn_evenly() -> None:
-    draws = Sampler(seed=0, images=9_000, offsets=9, flip=True).draw(0, 9_000)
+    draws = Sampler(seed=0, images=9_000, offsets=9, flip=FLIP).draw(0, 9_000)
     for offsets in (draws.top_N, draws.left_N):
         # Nine places, 1,000 expected at each, standard deviation 30.
         assert (torch.bincount(offsets, minlength=9) - 1_000).abs().max() < 150
@@ -133,14 +140,14 @@ def test_crops_and_flips_are_drawn_evenly() -> None:
 
 
 def test_nothing_is_flipped_where_a_mirror_image_is_of_another_class() -> None:
-    draws = Sampler(seed=0, images=100, offsets=3, flip=False).draw(0, 1_000)
+    draws = Sampler(seed=0, images=100, offsets=3, flip=None).draw(0, 1_000)
     assert not draws.is_flipped_N.any()
 
 
 def test_test_images_only_lose_the_mean() -> None:
     images = make_images(count=5, height=4, width=6, padding=2, flip=True)
-    mean_HWC = augment.mean_image(images.train)
-    images_NCHW = augment.preprocess(images.test.images_NHWC, mean_HWC)
+    normaliser = Normaliser.of(images.train, Normalisation.PIXEL_MEAN, CPU)
+    images_NCHW = normaliser(images.test.images_NHWC)
     assert images_NCHW.shape == (5, 3, 4, 6)
     assert torch.allclose(images_NCHW.mean(dim=0), torch.zeros(3, 4, 6), atol=1e-6)
 
@@ -156,3 +163,29 @@ def test_any_number_of_workers_share_the_same_global_batch(iteration: int, share
                 *augment.share_of_batch(iteration, batch_size, rank=rank, world_size=world_size)
             )
         assert places == whole
+
+
+def test_channels_are_normalised_to_mean_0_and_deviation_1() -> None:
+    images = make_images(count=50, height=4, width=6, padding=2, flip=True)
+    images_NCHW = Normaliser.of(images.train, Normalisation.CHANNEL, CPU)(images.train.images_NHWC)
+    assert torch.allclose(images_NCHW.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(images_NCHW.std(dim=(0, 2, 3)), torch.ones(3), atol=1e-3)
+
+
+def test_alternating_flips_mirror_every_image_every_second_epoch() -> None:
+    sampler = Sampler(seed=2, images=100, offsets=3, flip=Flip.ALTERNATING)
+    by_image = []
+    for epoch in range(4):
+        draws = sampler.draw(100 * epoch, 100 * (epoch + 1))
+        by_image.append(draws.is_flipped_N[draws.index_N.argsort()])
+    assert torch.equal(by_image[0], by_image[2])
+    assert torch.equal(by_image[0], 1 - by_image[1])
+    assert 30 < by_image[0].sum() < 70
+
+
+@given(images=st.integers(2, 200), share=st.floats(0.01, 0.99))
+def test_images_are_held_out_once_and_alike_for_ever(images: int, share: float) -> None:
+    count = max(1, int(images * share))
+    kept, held = augment.hold_out(images, count)
+    assert len(held) == count
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(images))

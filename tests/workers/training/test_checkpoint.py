@@ -9,15 +9,14 @@ import safetensors
 import safetensors.torch
 import torch
 
-from service.networks import Family, Shortcut
 from service.reports import Part
 from service.spec import JobSpec
 from tests.workers.training.support import small_spec
 from workers.training import checkpoint, resnet
+from workers.training.augment import Normaliser
 from workers.training.checkpoint import Checkpoint, Cursor, weights_sha256
-from workers.training.resnet import ResNet
 
-CURSOR = Cursor(iteration=7, is_warm=True, train_error=12.5, test_error=None, training_seconds=1.5)
+CURSOR = Cursor(iteration=7, is_warm=True, train_error=12.5, drops=2, training_seconds=1.5)
 
 
 def make_checkpoint(job: JobSpec) -> Checkpoint:
@@ -32,7 +31,8 @@ def make_checkpoint(job: JobSpec) -> Checkpoint:
 
 def save(saved: Checkpoint, folder: Path) -> dict[Part, Path]:
     mean_HWC = torch.arange(8 * 8 * 3, dtype=torch.float32).view(8, 8, 3)
-    return checkpoint.save(saved, folder, spec=small_spec(), classes=10, mean_HWC=mean_HWC)
+    normaliser = Normaliser(mean_HWC, torch.full((3,), 255.0))
+    return checkpoint.save(saved, folder, spec=small_spec(), classes=10, normaliser=normaliser)
 
 
 def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
@@ -48,12 +48,9 @@ def test_weights_say_how_to_build_and_feed_their_network(tmp_path: Path) -> None
     files = save(make_checkpoint(small_spec()), tmp_path / "00000007")
     with safetensors.safe_open(files[Part.WEIGHTS], framework="pt") as file:
         told = file.metadata()
-    network = ResNet(
-        Family(told["family"]),
-        int(told["depth"]),
-        Shortcut(told["shortcut"]),
-        classes=int(told["classes"]),
-    )
+    architecture = checkpoint.architecture_of(told)
+    assert architecture == small_spec().architecture
+    network = resnet.create(architecture, classes=int(told["classes"]))
     network.load_state_dict(safetensors.torch.load_file(files[Part.WEIGHTS]), strict=True)
     mean = np.frombuffer(base64.b64decode(told["mean_image"]), dtype="<f4")
     assert mean.reshape(json.loads(told["mean_image_shape"]))[7, 7, 2] == 191

@@ -73,7 +73,7 @@ def test_fake_images_are_the_same_every_time() -> None:
     assert not torch.equal(first.train.images_NHWC[:128], first.test.images_NHWC)
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "svhn", "stl10"])
 def test_what_was_not_fetched_is_missing_and_says_how_to_fetch_it(
     name: str, tmp_path: Path
 ) -> None:
@@ -178,3 +178,22 @@ def test_grey_images_are_repeated_on_three_channels(
     assert train.images_NHWC.shape == (3, 28, 28, 3)
     assert (train.images_NHWC[..., 0] == train.images_NHWC[..., 2]).all()
     assert train.labels_N.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["svhn", "stl10"])
+def test_images_that_are_published_channels_first_are_turned(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images_NCHW = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    labels_N = np.array([3, 9])
+
+    class Published:
+        def __init__(self, _path: Path, split: str) -> None:
+            del split
+            self.data, self.labels = images_NCHW, labels_N
+
+    monkeypatch.setattr(torchvision.datasets, name.upper(), Published)
+    monkeypatch.setattr(data, "available", lambda *_: True)
+    train = read(name, tmp_path).train
+    assert train.images_NHWC[1, 2, 3].tolist() == images_NCHW[1, :, 2, 3].tolist()
+    assert train.labels_N.tolist() == [3, 9]

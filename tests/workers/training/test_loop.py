@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -137,8 +138,9 @@ def test_a_loss_that_is_no_number_ends_the_training(
 ) -> None:
     build = resnet.build
 
-    def build_broken(*arguments: Any) -> ResNet:
+    def build_broken(*arguments: Any) -> nn.Module:
         network = build(*arguments)
+        assert isinstance(network, ResNet)
         nn.init.constant_(network.fc.bias, math.inf)
         return network
 
@@ -156,6 +158,77 @@ def test_a_missing_data_set_is_told_with_the_command_that_fetches_it(tmp_path: P
     with pytest.raises(DatasetMissing) as raised:
         run(small_spec(dataset="cifar10"), tmp_path, data_path=tmp_path / "data")
     assert f"resnetd-worker fetch cifar10 --data-path {tmp_path / 'data'}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"images_per_pass": 12, "precision": "bf16"},
+        {"schedule": "plateau", "patience": 1, "evaluate_every": 2},
+        {"statistics": "population", "views": "mirror", "validation_images": 200},
+        {
+            "schedule": "cosine",
+            "momentum_form": "torch",
+            "nesterov": True,
+            "warmup_iterations": 3,
+            "warmup_until_error": None,
+            "bias_learning_rate_scale": 64,
+            "flip": "alternating",
+            "normalisation": "channel",
+        },
+    ],
+    ids=["passes in bf16", "plateau", "population", "airbench"],
+)
+def test_every_kind_of_run_is_resumed_bit_for_bit(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    _, whole = run(small_spec(recipe), tmp_path / "whole")
+    _, resumed = run(small_spec(recipe), tmp_path / "resumed", resume=whole.files[6])
+    assert digests(resumed.files[12]) == digests(whole.files[12])
+    assert resumed.values().items() <= whole.values().items()
+
+
+def test_a_plateau_drops_the_learning_rate(tmp_path: Path) -> None:
+    recipe = {
+        "schedule": "plateau",
+        "patience": 1,
+        "evaluate_every": 2,
+        "learning_rate": 1e-9,  # too little to lower an error
+        "warmup_learning_rate": None,
+        "warmup_until_error": None,
+    }
+    _, recorder = run(small_spec(recipe), tmp_path)
+    errors = [recorder.values()["test/error", at] for at in range(2, 13, 2)]
+    rates = [recorder.values()["learning_rate", at] for at in range(2, 13, 2)]
+    expected, best, rate = [], None, 1e-9
+    for error in errors:
+        expected.append(pytest.approx(rate))
+        assert error is not None
+        if best is None or error < best:
+            best = error
+        else:
+            rate /= 10
+    assert rates == expected
+    assert rate < 1e-9
+
+
+def test_validation_images_are_told_apart_from_test_images(tmp_path: Path) -> None:
+    _, recorder = run(small_spec({"validation_images": 437}), tmp_path)
+    (facts,) = recorder.told
+    assert (facts.train_images, facts.test_images) == (1000, 360)
+    series = {point.series for point in recorder.points}
+    assert {"validation/loss", "validation/error", "test/error"} <= series
+
+
+def test_a_run_records_its_precision_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    _, first = run(small_spec(), tmp_path / "first")
+    assert first.told[0].computed["precision"] == "bf16"
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    _, resumed = run(small_spec(), tmp_path / "resumed", resume=first.files[6])
+    assert resumed.told[0].computed["precision"] == "bf16"
+    assert digests(resumed.files[12]) == digests(first.files[12])
 
 
 @given(

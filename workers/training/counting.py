@@ -5,8 +5,17 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from service import networks
-from service.networks import BOTTLENECK_DEPTHS, Counts, Family, Shortcut, StrideAt
+from service import counts, networks
+from service.counts import Counts
+from service.networks import (
+    BOTTLENECK_DEPTHS,
+    Architecture,
+    Block,
+    Family,
+    Shortcut,
+    StrideAt,
+    architecture,
+)
 
 # Columns of a file of counts, and ours behind each.
 COLUMNS = {
@@ -19,60 +28,60 @@ COLUMNS = {
 }
 
 _NAME = re.compile(
-    r"(?P<images>imagenet|cifar10|cifar100)-(?P<kinds>plain/resnet|plain|resnet)-(?P<depth>\d+)"
-    r"(-(?P<option>[ABC]))?(-(?P<variant>v1|v1\.5))?( \(.*\))?"
+    r"(?P<images>imagenet|cifar10|cifar100)-(?P<kinds>plain/resnet|plain|resnet|preact)"
+    r"-(?P<depth>\d+)(?P<bottleneck>-bottleneck)?(-(?P<option>[ABC]))?"
+    r"(-(?P<variant>v1|v1\.5))?( \(.*\))?"
 )
 _CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
+_SIZES = {"imagenet": 224, "cifar10": 32, "cifar100": 32}
 
 
 @dataclass(frozen=True)
-class Network:
+class Counted:
     """A network on the images that its counts are published for."""
 
     images: str
-    depth: int
-    shortcut: Shortcut
-    stride_at: StrideAt = StrideAt.CONV_3X3
+    architecture: Architecture
 
     @property
     def name(self) -> str:
-        is_bottleneck = self.images == "imagenet" and self.depth in BOTTLENECK_DEPTHS
-        variant = "-v1" if self.stride_at is StrideAt.CONV_1X1 else "-v1.5"
-        label = networks.label(self.depth, self.shortcut)
-        return f"{self.images}-{label}{variant if is_bottleneck else ''}"
+        return f"{self.images}-{self.architecture.label}"
 
     def count(self) -> Counts:
-        size = 224 if self.images == "imagenet" else 32
-        return networks.count(
-            Family.IMAGENET if self.images == "imagenet" else Family.CIFAR,
-            self.depth,
-            self.shortcut,
-            classes=_CLASSES[self.images],
-            height=size,
-            width=size,
-            stride_at=self.stride_at,
+        size = _SIZES[self.images]
+        return counts.count(
+            self.architecture, classes=_CLASSES[self.images], height=size, width=size
         )
 
 
-def ours() -> list[Network]:
-    """The paper's networks, each shortcut of each depth."""
+def ours() -> list[Counted]:
+    """The papers' networks, each shortcut of each depth."""
     return [
         *(
-            Network("imagenet", depth, shortcut, stride_at)
+            Counted("imagenet", architecture(Family.IMAGENET, depth, shortcut, stride_at=stride_at))
             for depth in networks.IMAGENET_STAGES
-            for stride_at in (StrideAt if depth in BOTTLENECK_DEPTHS else [StrideAt.CONV_3X3])
+            for stride_at in (StrideAt if depth in BOTTLENECK_DEPTHS else [StrideAt.CONV_1X1])
             for shortcut in Shortcut
         ),
         *(
-            Network(images, depth, shortcut)
+            Counted("imagenet", architecture(family, depth, Shortcut.NONE))
+            for depth in networks.VGG_STAGES
+            for family in (Family.VGG, Family.VGG_BN)
+        ),
+        *(
+            Counted(
+                images,
+                architecture(Family.CIFAR, depth, shortcut, preactivation=preactivation),
+            )
             for images in ("cifar10", "cifar100")
-            for depth in (20, 32, 44, 56, 110, 1202)
+            for preactivation in (False, True)
+            for depth in (20, 32, 44, 56, 110, 164, 1001, 1202)
             for shortcut in Shortcut
         ),
     ]
 
 
-def named(name: str) -> list[Network]:
+def named(name: str) -> list[Counted]:
     """The networks that a published name stands for; none where this version has none of them.
 
     `cifar10-plain/resnet-20-A` stands for two: option A adds nothing to count.
@@ -80,14 +89,27 @@ def named(name: str) -> list[Network]:
     match = _NAME.fullmatch(name)
     if match is None:
         return []
+    option = [Shortcut(match["option"])] if match["option"] else []
     shortcuts = {
         "plain": [Shortcut.NONE],
-        "resnet": [Shortcut(match["option"])] if match["option"] else [],
+        "resnet": option,
+        "preact": option,
         "plain/resnet": [Shortcut.NONE, Shortcut.A],
     }[match["kinds"]]
-    stride_at = StrideAt.CONV_1X1 if match["variant"] == "v1" else StrideAt.CONV_3X3
+    is_bottleneck = match["bottleneck"] is not None
     return [
-        Network(match["images"], int(match["depth"]), shortcut, stride_at) for shortcut in shortcuts
+        Counted(
+            match["images"],
+            architecture(
+                Family.IMAGENET if match["images"] == "imagenet" else Family.CIFAR,
+                int(match["depth"]),
+                shortcut,
+                block=Block.BOTTLENECK if is_bottleneck else None,
+                preactivation=match["kinds"] == "preact",
+                stride_at=StrideAt.CONV_3X3 if match["variant"] == "v1.5" else StrideAt.CONV_1X1,
+            ),
+        )
+        for shortcut in shortcuts
     ]
 
 
@@ -100,7 +122,7 @@ def table() -> list[str]:
 
 
 def compare(published: Path) -> tuple[list[str], int]:
-    """Lines with both counts of each published network, and how many networks differ.
+    """Lines with both counts of each published network, and how many differ or are none of ours.
 
     ValueError where the file does not have the columns.
     """
@@ -128,10 +150,10 @@ def compare(published: Path) -> tuple[list[str], int]:
     )
     if skipped:
         lines.append(f"not in this version: {', '.join(skipped)}")
-    return lines, differing
+    return lines, differing + len(skipped)
 
 
-def _values(network: Network) -> list[int]:
+def _values(network: Counted) -> list[int]:
     counted = network.count()
     return [getattr(counted, field) for field in COLUMNS.values()]
 

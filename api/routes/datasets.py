@@ -1,0 +1,103 @@
+"""Data sets: those known by name, and uploads of one's own."""
+
+import tempfile
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
+
+from api.dependencies import Held, person
+from service import datasets, uploads
+from service.datasets import Dataset, Origin
+from service.reports import Sha256
+from service.uploads import Upload
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(person)])
+
+# Unpacked, an archive of pictures is hardly bigger than it was; one of zeros is.
+_UNPACKED_SHARE = 4
+
+
+class DatasetView(BaseModel):
+    """`is_here`: whether the API sees its images under the data path. `sha256`: of an upload."""
+
+    name: str
+    title: str
+    origin: Origin
+    classes: int | None
+    height: int | None
+    width: int | None
+    train_images: int | None
+    test_images: int | None
+    default_recipe: str
+    is_here: bool
+    sha256: str | None
+
+
+class DatasetList(BaseModel):
+    datasets: list[DatasetView]
+
+
+@router.get("")
+def list_datasets(held: Held) -> DatasetList:
+    """Those known by name, and the image folders under the data path."""
+    data_path = held.settings.data
+    folders = [
+        found
+        for path in (sorted(data_path.iterdir()) if data_path.is_dir() else [])
+        if (path / "train").is_dir()
+        and (found := datasets.find(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
+    ]
+    return DatasetList(
+        datasets=[_view(each, data_path) for each in [*datasets.DATASETS.values(), *folders]]
+    )
+
+
+@router.post("", status_code=HTTPStatus.CREATED, max_body_size=2**50)
+async def upload(
+    name: Annotated[str, Query(max_length=100)],
+    request: Request,
+    held: Held,
+    x_content_sha256: Annotated[Sha256 | None, Header()] = None,
+) -> DatasetView:
+    """A tar or zip of class folders, looked at file by file; known as folder:NAME afterwards."""
+    max_bytes = held.settings.max_part_bytes
+    data_path = held.settings.data
+    with tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file:
+        archive = Path(file.name)
+        sha256, _ = await uploads.receive(request.stream(), archive, max_bytes=max_bytes)
+        uploads.check(sha256, announced=x_content_sha256)
+        dataset, _ = await run_in_threadpool(
+            uploads.register,
+            name,
+            archive,
+            sha256=sha256,
+            data_path=data_path,
+            max_bytes=_UNPACKED_SHARE * max_bytes,
+        )
+    return _view(dataset, data_path)
+
+
+def _view(dataset: Dataset, data_path: Path) -> DatasetView:
+    folder = data_path / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
+    uploaded = uploads.find(folder)
+    return DatasetView(
+        name=dataset.name,
+        title=dataset.title,
+        origin=dataset.origin,
+        classes=dataset.classes if uploaded is None else uploaded.classes,
+        height=dataset.height,
+        width=dataset.width,
+        train_images=_images(dataset.train_images, uploaded, "train_images"),
+        test_images=_images(dataset.test_images, uploaded, "test_images"),
+        default_recipe=dataset.default_recipe,
+        is_here=dataset.origin is Origin.BUNDLED or folder.is_dir(),
+        sha256=None if uploaded is None else uploaded.sha256,
+    )
+
+
+def _images(known: int | None, uploaded: Upload | None, field: str) -> int | None:
+    return known if uploaded is None else int(getattr(uploaded, field))

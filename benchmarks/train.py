@@ -1,0 +1,292 @@
+"""`make bench-train`: training beside plain scripts, on the same machine, data and run.
+
+RESNETD_BENCH_IMAGES names the images: a folder with train/<class>/ and test/<class>/. Without it
+`var/data/cifar10` is taken. RESNETD_BENCH_EPOCHS is how long each network trains (default 2).
+
+The networks take turns of some steps, so that a busy minute of the machine hits all of them.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import resnetd
+from benchmarks.observers import Unheard
+from benchmarks.scripts import AkamasterStyle, BareLoop, Script, TorchvisionStyle
+from benchmarks.sheet import Row, publish
+from deploy.local import LocalService
+from service.networks import Family
+from service.reports import MetricPoint
+from service.spec import JobSpec, parse
+from service.states import StopReason
+from workers.training import data, local, loop
+from workers.training.loop import Place
+
+DEPTH = 20
+BATCH_SIZE = 128
+# Steps of a turn: some seconds, so that what a loader has read ahead does not count.
+TURN = 25
+# Of each network on the way.
+TESTS = 4
+# Of a run through the service, and of one with two workers.
+SERVICE_ITERATIONS = 300
+WORKER_ITERATIONS = 60
+
+EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "2"))
+
+
+def main() -> int:
+    dataset, data_path = _images()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    rows: list[Row] = []
+    # Published after each part: the whole takes a quarter of an hour.
+    for part in (_beside_scripts, _two_workers, _through_the_service):
+        rows += part(dataset, data_path)
+        publish("train", rows)
+    return 0
+
+
+def _images() -> tuple[str, Path]:
+    folder = os.environ.get("RESNETD_BENCH_IMAGES")
+    if folder is None:
+        return "cifar10", Path("var/data")
+    path = Path(folder).absolute()
+    return f"folder:{path.name}", path.parent
+
+
+def _spec(dataset: str, iterations: int, *, tests: int = 1, **fields: object) -> JobSpec:
+    recipe = {
+        "name": "paper-cifar",
+        "batch_size": BATCH_SIZE,
+        "iterations": iterations,
+        "evaluate_every": max(1, round(iterations / tests)),
+        "checkpoint_every": iterations,
+        "exports": [],
+    }
+    return parse(
+        {"depth": DEPTH, "shortcut": "A", "dataset": dataset, "family": "cifar", "recipe": recipe}
+        | fields
+    )
+
+
+@dataclass
+class Contestant:
+    """`tests`: images seen, and the error in percent that they led to."""
+
+    rates: list[float] = field(default_factory=list)
+    tests: list[tuple[int, float]] = field(default_factory=list)
+
+    def count(self, steps: int, seconds: float) -> None:
+        self.rates.append(steps * BATCH_SIZE / seconds)
+
+    def tell(self, steps: int, error: float) -> None:
+        self.tests.append((steps * BATCH_SIZE, error))
+
+    @property
+    def images_per_second(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def error(self) -> float:
+        return self.tests[-1][1]
+
+    def seconds_to(self, error: float) -> float:
+        """At the median rate: a shared machine's slow minutes hit whoever has his turn."""
+        images = next(images for images, attained in self.tests if attained <= error)
+        return images / self.images_per_second
+
+
+def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
+    images = data.read(dataset, data_path, family=Family.CIFAR)
+    iterations = round(EPOCHS * len(images.train) / BATCH_SIZE)
+    spec = _spec(dataset, iterations, tests=TESTS)
+    scripts: dict[str, Script] = {
+        "torchvision": TorchvisionStyle(images, spec.recipe, DEPTH),
+        "akamaster": AkamasterStyle(images, spec.recipe, DEPTH),
+        "bare": BareLoop(images, spec.recipe, DEPTH),
+    }
+    contestants = {name: Contestant() for name in scripts}
+    turns = {
+        name: _turns(script, contestants[name], iterations) for name, script in scripts.items()
+    }
+
+    def let_others_train() -> None:
+        for turn in turns.values():
+            next(turn, None)
+
+    ours = _TakingTurns(Contestant(), let_others_train)
+    place = Place(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
+    with tempfile.TemporaryDirectory() as work_path:
+        loop.train(spec, place=place, data_path=data_path, work_path=Path(work_path), observer=ours)
+    for turn in turns.values():
+        for _ in turn:
+            pass
+    contestants["ours"] = ours.contestant
+    return _rows(contestants)
+
+
+def _turns(script: Script, contestant: Contestant, iterations: int) -> Iterator[None]:
+    """Trains the script's network; every item is a turn."""
+    steps = script.steps()
+    next(steps)  # the first, with its allocations and its loaders' start, counts for nobody
+    done, since, began = 1, 1, time.perf_counter()
+    while done < iterations:
+        done = next(steps)
+        is_tested = done % max(1, round(iterations / TESTS)) == 0 or done == iterations
+        if done - since == TURN or is_tested:
+            contestant.count(done - since, time.perf_counter() - began)
+            if is_tested:
+                contestant.tell(done, script.test())
+            yield
+            since, began = done, time.perf_counter()
+
+
+class _TakingTurns(Unheard):
+    """An observer that lets the others train after each of our turns."""
+
+    def __init__(self, contestant: Contestant, let_others_train: Callable[[], None]) -> None:
+        self.contestant = contestant
+        self._let_others_train = let_others_train
+        self._steps = -1
+        self._since = 0
+        self._began = time.perf_counter()
+
+    @property
+    def stop(self) -> StopReason | None:
+        self._steps += 1
+        if self._steps == 1:
+            self._since, self._began = 1, time.perf_counter()
+        elif self._steps - self._since == TURN:
+            self._pause()
+        return None
+
+    def _pause(self) -> None:
+        if self._steps > self._since:
+            self.contestant.count(self._steps - self._since, time.perf_counter() - self._began)
+        self._let_others_train()
+        self._since, self._began = self._steps, time.perf_counter()
+
+    def metrics(self, points: list[MetricPoint]) -> None:
+        """Told when a test is over: its time is nobody's."""
+        for point in points:
+            if point.series == "train/loss":
+                self._tested_from = time.perf_counter()
+            if point.series == "test/error":
+                self._began += time.perf_counter() - self._tested_from
+                self.contestant.tell(point.iteration, point.value or 0.0)
+
+
+def _rows(contestants: dict[str, Contestant]) -> list[Row]:
+    ours = contestants["ours"]
+    titles = {
+        "torchvision": "torchvision-style script",
+        "akamaster": "akamaster-style script",
+        "bare": "a bare loop",
+    }
+    rows = []
+    for name, title in titles.items():
+        theirs = contestants[name]
+        # The lowest error that both attained; each network's seconds are its own training's.
+        error = max(min(each for _, each in one.tests) for one in (ours, theirs))
+        rows += [
+            Row(
+                f"resnet-{DEPTH} images/s vs {title}",
+                "images/s",
+                ours.images_per_second,
+                theirs.images_per_second,
+                is_more_better=True,
+            ),
+            Row(
+                f"seconds to {error:.1f} % error vs {title}",
+                "s",
+                ours.seconds_to(error),
+                theirs.seconds_to(error),
+            ),
+            Row(f"test error after {EPOCHS:g} epochs vs {title}", "%", ours.error, theirs.error),
+        ]
+    return rows
+
+
+class _Rates(Unheard):
+    """An observer that keeps the rates and nothing else."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def metrics(self, points: list[MetricPoint]) -> None:
+        self.rates += [point.value or 0.0 for point in points if point.series == _RATE]
+
+
+_RATE = "images_per_second"
+
+
+def _two_workers(dataset: str, data_path: Path) -> list[Row]:
+    """Two processes of half the cores each, beside one with all; they take turns too."""
+    cores = len(os.sched_getaffinity(0))
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(3):
+        for processes, kept in rates.items():
+            kept.append(_rate(dataset, data_path, processes, threads=max(1, cores // processes)))
+    one, two = (statistics.median(kept) for kept in rates.values())
+    what = "2 workers vs 1 with both their cores"
+    return [Row(what, "images/s", two, one, is_more_better=True)]
+
+
+def _rate(dataset: str, data_path: Path, processes: int, *, threads: int) -> float:
+    spec = _spec(dataset, WORKER_ITERATIONS, resources={"num_workers": processes})
+    with tempfile.TemporaryDirectory() as folder:
+        work = partial(_train_and_tell, spec, data_path, Path(folder))
+        local.spawn(work, num_processes=processes, threads=threads)
+        return float((Path(folder) / "rate").read_text())
+
+
+def _train_and_tell(spec: JobSpec, data_path: Path, folder: Path, place: Place) -> None:
+    observer = _Rates()
+    loop.train(spec, place=place, data_path=data_path, work_path=folder / "work", observer=observer)
+    if place.rank == 0:
+        (folder / "rate").write_text(str(statistics.median(observer.rates)))
+
+
+def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
+    """A job's rate, beside bare loops before and after it."""
+    bare = _bare_rate(dataset, data_path)
+    with tempfile.TemporaryDirectory(prefix="rb") as name:
+        folder = Path(name)
+        settings = {"RESNETD_DATA_PATH": str(data_path.absolute())}
+        with (
+            LocalService(folder / "var", logs_path=folder / "logs", settings=settings) as service,
+            resnetd.Client(url=service.url, token=service.token) as client,
+        ):
+            spec = _spec(
+                dataset,
+                SERVICE_ITERATIONS,
+                resources={"num_workers": 1, "cpus_per_worker": torch.get_num_threads()},
+            )
+            job = client.submit(**spec.model_dump(mode="json"))
+            client.wait(job.id)
+            values = client.metrics(job.id)[_RATE].values
+    rates = [rate for rate in values if rate is not None]
+    bare = statistics.mean([bare, _bare_rate(dataset, data_path)])
+    what = "a job's images/s vs a bare loop"
+    return [Row(what, "images/s", statistics.median(rates), bare, is_more_better=True)]
+
+
+def _bare_rate(dataset: str, data_path: Path) -> float:
+    images = data.read(dataset, data_path, family=Family.CIFAR)
+    contestant = Contestant()
+    script = BareLoop(images, _spec(dataset, SERVICE_ITERATIONS).recipe, DEPTH)
+    for _ in _turns(script, contestant, SERVICE_ITERATIONS // 2):
+        pass
+    return contestant.images_per_second
+
+
+if __name__ == "__main__":
+    sys.exit(main())

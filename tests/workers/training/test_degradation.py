@@ -1,0 +1,53 @@
+"""The observation that the paper begins with, on real photographs."""
+
+import os
+import statistics
+from pathlib import Path
+
+import pytest
+import torch
+
+from service import spec
+from tests.workers.training.support import run
+from workers.training.loop import Place
+
+# A folder with train/<class>/ and test/<class>/, such as CIFAR-10 unpacked as pictures.
+PHOTOGRAPHS = os.environ.get("RESNETD_TEST_PHOTOGRAPHS")
+ITERATIONS = 200
+
+
+def training_error(depth: int, work_path: Path) -> float:
+    """Mean over the last 50 iterations, in percent."""
+    assert PHOTOGRAPHS is not None
+    photographs = Path(PHOTOGRAPHS).absolute()
+    job = spec.parse(
+        {
+            "depth": depth,
+            "shortcut": "none",
+            "dataset": f"folder:{photographs.name}",
+            "family": "cifar",
+            "recipe": {
+                "name": "paper-cifar",
+                "iterations": ITERATIONS,
+                "milestones": [],
+                "batch_size": 64,
+                "evaluate_every": 10 * ITERATIONS,
+            },
+        }
+    )
+    place = Place(0, 1, torch.device("cpu"), threads=len(os.sched_getaffinity(0)))
+    _, recorder = run(job, work_path, place=place, data_path=photographs.parent)
+    return statistics.mean(
+        point.value or 100.0
+        for point in recorder.points
+        if point.series == "train/error" and point.iteration > ITERATIONS - 50
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(590)
+@pytest.mark.skipif(PHOTOGRAPHS is None, reason="no RESNETD_TEST_PHOTOGRAPHS")
+def test_a_plain_network_of_56_layers_learns_less_than_one_of_20(tmp_path: Path) -> None:
+    shallow, deep = (training_error(depth, tmp_path / f"{depth}") for depth in (20, 56))
+    # Measured: 12 points apart after 300 iterations; half of it cannot be chance.
+    assert deep > shallow + 5

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from service import counts
+from service.reports import Part
+from tests.workers.training.support import run, small_spec
+from workers.training import checkpoint, export, resnet
+
+
+def test_a_finished_training_leaves_a_card_and_an_unfinished_one_does_not(tmp_path: Path) -> None:
+    _, recorder = run(small_spec(), tmp_path)
+    assert set(recorder.files[6]) == set(checkpoint.FILE_NAMES)
+    card = recorder.files[12][Part.CARD].read_text()
+    assert "# resnet-8-A on digits" in card
+    assert "| parameters | 75,290 |" in card
+    counted = counts.count(small_spec().architecture, classes=10, height=8, width=8)
+    assert f"| multiply-adds of one image | {counted.multiply_adds:,} (8x8) |" in card
+    assert "| 12 | " in card
+    assert '"seed": 0' in card
+    digests = {each.part for each in recorder.notes[-1].parts}
+    assert digests == set(recorder.files[12])
+
+
+@pytest.mark.slow
+def test_exported_networks_compute_the_same_logits(tmp_path: Path) -> None:
+    import onnx  # noqa: PLC0415 - costs a second, and a slow test alone needs it
+    import onnxruntime  # noqa: PLC0415
+
+    _, recorder = run(small_spec({"exports": ["onnx", "pt2"]}), tmp_path)
+    files = recorder.files[12]
+    model = resnet.build(small_spec(), 10)
+    model.load_state_dict(torch.load(files[Part.PT], weights_only=True))
+    images_NCHW = torch.randn(3, 3, 8, 8)  # another number of images than it was exported with
+    with torch.no_grad():
+        logits_NK = model.eval()(images_NCHW)
+        program = torch.export.load(files[Part.PROGRAM]).module()
+        assert torch.allclose(program(images_NCHW), logits_NK, atol=1e-4)
+    session = onnxruntime.InferenceSession(files[Part.ONNX])
+    name = session.get_inputs()[0].name
+    (theirs,) = session.run(None, {name: images_NCHW.numpy()})
+    assert torch.allclose(torch.from_numpy(theirs), logits_NK, atol=1e-4)
+    told = {each.key: each.value for each in onnx.load(files[Part.ONNX]).metadata_props}
+    assert 0 <= float(told["max_abs_logit_difference"]) < export.TOLERANCE
+    assert "| largest difference of a logit, model.onnx |" in files[Part.CARD].read_text()
+
+
+@pytest.mark.slow
+def test_an_export_that_computes_something_else_is_not_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(export._WRITERS, Part.PROGRAM, lambda *_: 1.0)
+    _, recorder = run(small_spec({"exports": ["pt2"]}), tmp_path)
+    assert Part.PROGRAM not in recorder.files[12]
+    assert "model.pt2 | 1.00e+00 |" in recorder.files[12][Part.CARD].read_text()

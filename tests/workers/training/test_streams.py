@@ -1,0 +1,171 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from service import recipes
+from service.networks import Family
+from service.recipes import Recipe, Views
+from tests.workers.training.support import digests, run
+from tests.workers.training.support import small_spec as any_spec
+from workers.training import views
+from workers.training.faults import DatasetUnusable
+from workers.training.streams import Streamed
+
+CPU = torch.device("cpu")
+
+
+def recipe(**fields: Any) -> Recipe:
+    written = {"name": "paper-imagenet", "batch_size": 4, "images_per_pass": None} | fields
+    return Recipe.model_validate(recipes.resolve(written, family=Family.IMAGENET, depth=18))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "photographs"
+    random = np.random.RandomState(0)
+    for split, count in (("train", 5), ("val", 3)):
+        for name in ("robin", "wren"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                shape = (40 + 10 * number, 60, 3)
+                pixels = random.randint(0, 256, shape).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.jpg")
+    return folder
+
+
+def stream(folder: Path, *, processes: int = 0, **fields: Any) -> Streamed:
+    return Streamed(folder, recipe(**fields), seed=1, device=CPU, processes=processes)
+
+
+def test_batches_are_the_same_however_they_are_reached_and_by_any_number_of_ranks(
+    photographs: Path,
+) -> None:
+    source = stream(photographs)
+    whole = [source.batch(4 * number, 4 * number + 4) for number in range(4)]
+    third, _ = stream(photographs).batch(8, 12)  # as a run that was resumed
+    assert torch.equal(third, whole[2][0])
+    for rank in (0, 1):
+        part = stream(photographs)
+        for number, (images_NCHW, labels_N) in enumerate(whole):
+            start = 4 * number + 2 * rank
+            images_mine, labels_mine = part.batch(start, start + 2)
+            assert torch.equal(images_mine, images_NCHW[2 * rank : 2 * rank + 2])
+            assert torch.equal(labels_mine, labels_N[2 * rank : 2 * rank + 2])
+
+
+@pytest.mark.slow
+def test_processes_that_read_ahead_make_the_same_batches(photographs: Path) -> None:
+    here, beside = stream(photographs), stream(photographs, processes=2)
+    for number in range(4):
+        images_here, _ = here.batch(4 * number, 4 * number + 4)
+        images_beside, _ = beside.batch(4 * number, 4 * number + 4)
+        assert torch.equal(images_here, images_beside)
+
+
+def test_an_epoch_shows_every_photograph_once_and_each_time_anew(photographs: Path) -> None:
+    source = stream(photographs, colour="none")
+    first, labels = source.batch(0, 10)
+    second, _ = stream(photographs, colour="none").batch(10, 20)
+    assert sorted(labels.tolist()) == [0] * 5 + [1] * 5
+    assert first.shape == (10, 3, 224, 224)
+    assert not any(torch.equal(a, b) for a in first for b in second)
+
+
+@settings(deadline=None)
+@given(
+    crop=st.sampled_from(["scaled", "resized"]),
+    width=st.integers(1, 4_000),
+    height=st.integers(1, 4_000),
+    epoch=st.integers(0, 10**5),
+    image=st.integers(0, 2**31),
+)
+def test_a_crop_lies_inside_its_photograph_and_is_drawn_from_its_place_alone(
+    crop: str, width: int, height: int, epoch: int, image: int
+) -> None:
+    place = {"seed": 3, "epoch": epoch, "image": image, "width": width, "height": height}
+    drawn = views.draw(recipe(crop=crop), **place)
+    left, top, right, bottom = drawn.box
+    assert -1e-6 <= left < right <= width + 1e-6
+    assert -1e-6 <= top < bottom <= height + 1e-6
+    again = views.draw(recipe(crop=crop), **place)
+    assert (again.box, again.is_flipped) == (drawn.box, drawn.is_flipped)
+    if crop == "scaled":
+        assert right - left == pytest.approx(bottom - top)
+        assert 224 / 480 - 1e-9 <= (right - left) / min(width, height) <= 224 / 256 + 1e-9
+
+
+def test_light_varies_along_the_first_colour_most() -> None:
+    lights = torch.stack(
+        [
+            views.draw(recipe(), seed=0, epoch=0, image=n, width=9, height=9).light_C
+            for n in range(2_000)
+        ]
+    )
+    covariance_CC = torch.cov(lights.T)
+    deviations = torch.linalg.eigvalsh(covariance_CC).sqrt().flip(0)
+    wanted = 255 * 0.1 * torch.tensor([0.2175, 0.0188, 0.0045])
+    assert torch.allclose(deviations, wanted, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("seen", "sizes"),
+    [
+        ("single", [(224, 224)]),
+        ("mirror", [(224, 224)] * 2),
+        ("10-crop", [(224, 224)] * 10),
+        ("multi-scale", [(224, 336), (256, 384), (384, 576), (480, 720), (640, 960)]),
+    ],
+)
+def test_views_of_a_test_image(seen: str, sizes: list[tuple[int, int]]) -> None:
+    photograph = Image.fromarray(np.arange(40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8))
+    found = views.of_test(photograph, Views(seen))
+    assert [tuple(each.shape[:2]) for each in found] == sizes
+    if seen == "10-crop":
+        assert len({each.numpy().tobytes() for each in found}) == 10
+        assert torch.equal(found[7], found[2].flip(1))
+
+
+def test_the_test_images_are_shared_by_the_ranks(photographs: Path) -> None:
+    labels: list[int] = []
+    for rank in range(4):
+        source = stream(photographs)
+        for _, labels_N in source.views(of_validation=False, rank=rank, world_size=4):
+            labels += labels_N.tolist()
+    assert sorted(labels) == [0, 0, 0, 1, 1, 1]
+
+
+def test_more_images_cannot_be_held_out_than_there_are(photographs: Path) -> None:
+    with pytest.raises(DatasetUnusable, match="10 training images"):
+        stream(photographs, validation_images=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", ["10-crop", "multi-scale"])
+def test_a_streamed_run_is_resumed_bit_for_bit(
+    photographs: Path, tmp_path: Path, seen: str
+) -> None:
+    job = any_spec(
+        {
+            "name": "paper-imagenet",
+            "iterations": 2,
+            "batch_size": 4,
+            "images_per_pass": 2,
+            "evaluate_every": 2,
+            "checkpoint_every": 1,
+            "views": seen,
+            "exports": [],
+            "warmup_learning_rate": None,
+            "warmup_until_error": None,
+        },
+        dataset=f"folder:{photographs.name}",
+        depth=18,
+    )
+    _, whole = run(job, tmp_path / "whole", data_path=photographs.parent)
+    _, resumed = run(job, tmp_path / "resumed", data_path=photographs.parent, resume=whole.files[1])
+    assert digests(resumed.files[2]) == digests(whole.files[2])

@@ -1,0 +1,187 @@
+"""What a finished training leaves for other programs, each measured against the network itself.
+
+model.onnx    for ONNX Runtime and its like
+model.pt2     a torch.export program: no Python of ours is needed to run it
+card.md       what the network is, how it was trained, what it attains
+
+Both models take normalised images_NCHW float32, any number of them, and give logits_NK.
+
+Shapes: N batch, C channels, H height, W width, K classes; V views.
+"""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from service import counts
+from service.recipes import Export
+from service.reports import Facts, Part
+from service.spec import JobSpec
+from workers.training.checkpoint import Cursor
+
+FILE_NAMES = {Part.ONNX: "model.onnx", Part.PROGRAM: "model.pt2", Part.CARD: "card.md"}
+
+# Of |delta logit|; float32 sums in another order differ by about a hundredth of it.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the card tells of a run. `image_size`: height and width in pixels.
+
+    `curve`: (iteration, test error in percent), since the attempt began.
+    """
+
+    spec: JobSpec
+    facts: Facts
+    cursor: Cursor
+    image_size: tuple[int, int]
+    curve: list[tuple[int, float]]
+
+
+def write(
+    model: nn.Module, images_NCHW: Tensor, folder: Path, finished: Finished
+) -> dict[Part, Path]:
+    """Writes what the recipe asks for, and the card. Returns the files that hold parity."""
+    files: dict[Part, Path] = {}
+    parities: dict[Part, float] = {}
+    # One layout in memory for every exporter; the run's own model stays as it is.
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    images_NCHW = images_NCHW.cpu().contiguous()
+    with torch.no_grad():
+        logits_NK = plain(images_NCHW)
+    wanted = finished.spec.recipe.exports
+    if wanted:
+        with _quietly():
+            program = _export(plain, images_NCHW)
+            for part, export in ((Part.PROGRAM, Export.PT2), (Part.ONNX, Export.ONNX)):
+                if export in wanted:
+                    path = folder / FILE_NAMES[part]
+                    parities[part] = _WRITERS[part](program, images_NCHW, logits_NK, path)
+                    if parities[part] <= TOLERANCE:
+                        files[part] = path
+    files[Part.CARD] = folder / FILE_NAMES[Part.CARD]
+    files[Part.CARD].write_text(card(finished, parities))
+    return files
+
+
+def card(finished: Finished, parities: Mapping[Part, float]) -> str:
+    """Markdown."""
+    spec, facts, cursor = finished.spec, finished.facts, finished.cursor
+    recipe = spec.recipe
+    trained = (
+        f"Trained with the recipe `{recipe.name}`, seed {spec.seed}: {cursor.iteration:,} "
+        f"iterations of {recipe.batch_size} images in {cursor.training_seconds:,.0f} s on "
+        f"{facts.num_workers} x {facts.device}."
+    )
+    fed = (
+        "The models take (bytes - mean image) / deviation, which are in the metadata of the "
+        "safetensors file, as float32 (N, 3, H, W)."
+    )
+    lines = [
+        f"# {spec.network} on {spec.dataset}",
+        "",
+        trained,
+        "",
+        "| what | value |",
+        "|---|---|",
+        f"| test error, {recipe.views} view | {_percent(cursor.test_error)} |",
+        f"| training error | {_percent(cursor.train_error)} |",
+        f"| parameters | {facts.parameters:,} |",
+        f"| multiply-adds of one image | {_multiply_adds(finished)} |",
+        f"| classes | {facts.classes} |",
+        f"| training images | {facts.train_images:,} |",
+        f"| test images | {facts.test_images:,} |",
+        *(f"| {name} | {value} |" for name, value in facts.computed.items()),
+        *(f"| {name} | {value} |" for name, value in facts.versions.items()),
+        *(
+            f"| largest difference of a logit, {FILE_NAMES[part]} | {value:.2e} |"
+            for part, value in parities.items()
+        ),
+        "",
+        fed,
+        "",
+        "| iteration | test error |",
+        "|---|---|",
+        *(f"| {iteration:,} | {_percent(error)} |" for iteration, error in finished.curve),
+        "",
+        "```json",
+        json.dumps(spec.model_dump(mode="json"), indent=2),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _export(model: nn.Module, images_NCHW: Tensor) -> ExportedProgram:
+    return torch.export.export(model, (images_NCHW,), dynamic_shapes=({0: Dim("N", min=1)},))
+
+
+def _write_program(
+    program: ExportedProgram, images_NCHW: Tensor, logits_NK: Tensor, path: Path
+) -> float:
+    torch.export.save(program, path)
+    loaded = torch.export.load(path).module()
+    with torch.no_grad():
+        return float((loaded(images_NCHW) - logits_NK).abs().max())
+
+
+def _write_onnx(
+    program: ExportedProgram, images_NCHW: Tensor, logits_NK: Tensor, path: Path
+) -> float:
+    """The difference that ONNX Runtime measures lies in the file's own metadata too."""
+    # Seconds, and only who exports needs them.
+    import onnx  # noqa: PLC0415
+    import onnxruntime  # noqa: PLC0415
+
+    torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (name,) = (each.name for each in session.get_inputs())
+    (theirs,) = session.run(None, {name: images_NCHW.numpy()})
+    parity = float((torch.from_numpy(theirs) - logits_NK).abs().max())
+    written = onnx.load(path)
+    onnx.helper.set_model_props(written, {"max_abs_logit_difference": repr(parity)})
+    onnx.save(written, path)
+    return parity
+
+
+_WRITERS: dict[Part, Callable[[ExportedProgram, Tensor, Tensor, Path], float]] = {
+    Part.PROGRAM: _write_program,
+    Part.ONNX: _write_onnx,
+}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporters tell their own developers about every step."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _multiply_adds(finished: Finished) -> str:
+    """For images of the size that the network was trained on."""
+    height, width = finished.image_size
+    counted = counts.count(
+        finished.spec.architecture, classes=finished.facts.classes, height=height, width=width
+    )
+    return f"{counted.multiply_adds:,} ({height}x{width})"
+
+
+def _percent(error: float | None) -> str:
+    return "-" if error is None else f"{error:.2f} %"

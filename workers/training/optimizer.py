@@ -1,0 +1,82 @@
+"""SGD as the paper trained: which parameters decay, and what momentum means when the rate changes.
+
+PyTorch's momentum is v = m v + g, p -= lr v; Caffe's is v = m v + lr g, p -= v. While the rate
+stays they are one. When it changes, Caffe's v keeps the old rate's length: torch's buffer is
+multiplied by old / new to be the same (KaimingHe/deep-residual-networks, README, item 6).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import SGD
+
+from service.recipes import Decayed, MomentumForm, Recipe
+
+
+class Optimizer:
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self._names: dict[Tensor, str] = {each: name for name, each in model.named_parameters()}
+        self._form = recipe.momentum_form
+        self._learning_rate: float | None = None
+        self._sgd = SGD(
+            _groups(model, recipe),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            nesterov=recipe.nesterov,
+            foreach=True,
+        )
+
+    @property
+    def learning_rate(self) -> float | None:
+        """Of the step before. None: there was none."""
+        return self._learning_rate
+
+    def step(self, learning_rate: float) -> None:
+        """One step along the parameters' gradients, which are gone afterwards."""
+        before, self._learning_rate = self._learning_rate, learning_rate
+        if self._form is MomentumForm.CAFFE and before is not None and before != learning_rate:
+            buffers = list(self.momentum().values())
+            if buffers:
+                torch._foreach_mul_(buffers, before / learning_rate)
+        for group in self._sgd.param_groups:
+            group["lr"] = learning_rate * group["rate_scale"]
+        self._sgd.step()
+        self._sgd.zero_grad(set_to_none=True)
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The buffers by parameter name; empty before the first step."""
+        return {
+            self._names[parameter]: state["momentum_buffer"]
+            for parameter, state in self._sgd.state.items()
+            if state.get("momentum_buffer") is not None
+        }
+
+    def restore(self, momentum: Mapping[str, Tensor], learning_rate: float | None) -> None:
+        self._learning_rate = learning_rate
+        for parameter, name in self._names.items():
+            if name in momentum:
+                buffer = torch.empty_like(parameter).copy_(momentum[name])
+                self._sgd.state[parameter] = {"momentum_buffer": buffer}
+
+
+def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Weights of convolutions and classifier decay; batch normalisation and biases may.
+
+    In the paper's own code they do not; fb.resnet.torch names decaying all as its difference.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            is_decayed = recipe.decayed is Decayed.ALL or parameter.dim() > 1
+            is_scaled = isinstance(module, _BatchNorm) and name == "bias"
+            rate_scale = recipe.bias_learning_rate_scale if is_scaled else 1.0
+            groups.setdefault((is_decayed, rate_scale), []).append(parameter)
+    return [
+        {"params": parameters, "rate_scale": rate_scale}
+        | ({} if is_decayed else {"weight_decay": 0.0})
+        for (is_decayed, rate_scale), parameters in groups.items()
+    ]

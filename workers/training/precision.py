@@ -1,0 +1,45 @@
+"""What a step is computed in: chosen once for a run, recorded with it, never changed on the way."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from service.recipes import Precision
+from workers.training.faults import TrainingFault
+
+# The loss is multiplied by it in fp16, whose small gradients would be zero; NVIDIA's ResNet-50
+# recipe has the same fixed scale, and a fixed one leaves no state to resume.
+FP16_LOSS_SCALE = 128.0
+
+
+def choose(wanted: Precision, device: torch.device) -> Precision:
+    """What `auto` is on this device. TrainingFault where the device does not compute the wanted."""
+    is_gpu = device.type == "cuda"
+    if wanted is Precision.AUTO:
+        return Precision.BF16 if _computes_bf16(device) else Precision.FP32
+    if wanted is Precision.TF32 and not is_gpu:
+        raise TrainingFault(f"precision tf32 is a GPU's; this is a {device.type}")
+    return wanted
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Around the forward pass and the loss."""
+    if precision is Precision.BF16:
+        return torch.autocast(device.type, torch.bfloat16)
+    if precision is Precision.FP16:
+        return torch.autocast(device.type, torch.float16)
+    return nullcontext()
+
+
+def allow(precision: Precision, device: torch.device) -> None:
+    """Lets a GPU round float32 products to TF32, or forbids it: torch allows it in part."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
+        torch.backends.cuda.matmul.allow_tf32 = precision is Precision.TF32
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """In hardware: where it is emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public question

@@ -1,0 +1,117 @@
+"""Where the loop's batches come from: images that lie on the device, or stream from files.
+
+A source is asked for places in the stream of a training's images, and for the images to test on.
+
+Shapes: N batch, C channels, H height, W width.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from service.recipes import Crop, Recipe, Views
+from service.spec import JobSpec
+from workers.training import augment, data
+from workers.training.augment import Augmenter, Normaliser
+from workers.training.data import Images
+from workers.training.faults import DatasetUnusable
+from workers.training.streams import Streamed
+
+# Without gradients a batch may be bigger than in training.
+_TEST_SHARE = 4
+
+
+class Source(Protocol):
+    """`validation_images` 0: none were held out."""
+
+    classes: int
+    train_images: int
+    validation_images: int
+    test_images: int
+    normaliser: Normaliser
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """images_NCHW float32 and labels_N of places in the stream."""
+
+    def views(
+        self, *, of_validation: bool, rank: int, world_size: int
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """The rank's share of the images to test on, as evaluation.evaluate takes them."""
+
+
+def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads: int) -> Source:
+    """DatasetMissing says how to fetch the images; DatasetUnusable what is wrong with them.
+
+    Only a crop of the image's own size needs no photograph: all others stream.
+    """
+    if spec.recipe.crop is Crop.PADDED:
+        images = data.read(spec.dataset, data_path, family=spec.family)
+        return Resident(images, spec.recipe, seed=spec.seed, device=device)
+    # Beside a GPU all threads are free to decode, else half of them train.
+    processes = threads if device.type == "cuda" else threads // 2
+    return Streamed(
+        data.folder_path(spec.dataset, data_path),
+        spec.recipe,
+        seed=spec.seed,
+        device=device,
+        processes=processes,
+    )
+
+
+class Resident:
+    """Small data sets: bytes on the device, cut and mirrored there by one gather."""
+
+    def __init__(self, images: Images, recipe: Recipe, *, seed: int, device: torch.device) -> None:
+        images = _split(images, recipe.validation_images)
+        self.classes = images.classes
+        self.train_images, self.test_images = len(images.train), len(images.test)
+        self.validation_images = 0 if images.validation is None else len(images.validation)
+        self.normaliser = Normaliser.of(images.train, recipe.normalisation, device)
+        self._images, self._recipe, self._device = images, recipe, device
+        self._augmenter = Augmenter(
+            images, self.normaliser, seed=seed, device=device, flip=recipe.flip
+        )
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        return self._augmenter.batch(start, stop)
+
+    def views(
+        self, *, of_validation: bool, rank: int, world_size: int
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+        split = self._images.validation if of_validation else self._images.test
+        assert split is not None
+        for rows_N in _shares(len(split), self._recipe.batch_size, rank, world_size):
+            images_NCHW = self.normaliser(split.images_NHWC[rows_N].to(self._device))
+            is_mirrored = self._recipe.views is Views.MIRROR
+            views = [images_NCHW, images_NCHW.flip(3)] if is_mirrored else [images_NCHW]
+            yield views, split.labels_N[rows_N].to(self._device)
+
+
+def _split(images: Images, validation_images: int) -> Images:
+    """The last of the paper's splits: 45k to train on, 5k to choose the schedule by."""
+    if validation_images == 0:
+        return images
+    if validation_images >= len(images.train):
+        raise DatasetUnusable(
+            f"{validation_images} validation images cannot be held out of "
+            f"{len(images.train)} training images"
+        )
+    kept, held = augment.hold_out(len(images.train), validation_images)
+    return replace(
+        images,
+        train=images.train.only(torch.from_numpy(kept)),
+        validation=images.train.only(torch.from_numpy(held)),
+    )
+
+
+def _shares(images: int, batch_size: int, rank: int, world_size: int) -> Iterator[slice]:
+    share = math.ceil(images / world_size)
+    stop = min((rank + 1) * share, images)
+    step = max(1, _TEST_SHARE * batch_size // world_size)
+    for start in range(rank * share, stop, step):
+        yield slice(start, min(start + step, stop))

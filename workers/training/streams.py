@@ -1,0 +1,149 @@
+"""Photographs that stream from their files: as many as the disk holds, cut anew at every sight.
+
+Processes beside the training decode and cut. They are told places in the stream of images, and
+all else follows: any number of them at any number of ranks makes the same batches.
+
+Shapes: N batch, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from service.recipes import Normalisation, Recipe, Views
+from workers.training import augment, folders, views
+from workers.training.augment import Normaliser, Sampler
+from workers.training.data import Split
+from workers.training.faults import DatasetUnusable
+from workers.training.folders import Listing
+
+# Of the images that the mean is taken over, and the deviation.
+MEAN_IMAGES = 2_000
+_TEST_BATCH = 32
+
+_Item = tuple[Tensor, Tensor, int]
+_Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class Streamed:
+    """A source (workers.training.sources) over an image folder."""
+
+    def __init__(
+        self, folder: Path, recipe: Recipe, *, seed: int, device: torch.device, processes: int
+    ) -> None:
+        listed = folders.list_images(folder)
+        if recipe.validation_images >= len(listed.train):
+            raise DatasetUnusable(
+                f"{recipe.validation_images} validation images cannot be held out of "
+                f"{len(listed.train)} training images"
+            )
+        kept, held = augment.hold_out(len(listed.train), recipe.validation_images)
+        train = listed.train.only(kept)
+        self._validation, self._test = listed.train.only(held), listed.test
+        self.classes = len(listed.classes)
+        self.train_images, self.test_images = len(train), len(self._test)
+        self.validation_images = len(self._validation)
+        self._recipe, self._device, self._processes = recipe, device, processes
+        self._cuts = _Cuts(train, recipe, seed)
+        self._stretch = (-1, -1)
+        self._batches: Iterator[_Batch] = iter(())
+        self._last: tuple[Tensor, Tensor] | None = None
+        self.normaliser = _measure(train, recipe.normalisation, device)
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Batches that follow each other as a training's do have been read ahead."""
+        if self._last is not None and self._stretch == (start, stop):
+            return self._last
+        step = self._recipe.batch_size
+        if self._stretch != (start - step, stop - step):
+            loader = DataLoader(
+                self._cuts,
+                batch_sampler=_Stretches(start, stop, step),
+                num_workers=self._processes,
+            )
+            self._batches = iter(loader)
+        self._stretch = (start, stop)
+        bytes_NHWC, light_NC, labels_N = next(self._batches)
+        lit_NHWC = bytes_NHWC.to(self._device) + light_NC.to(self._device)[:, None, None, :]
+        self._last = (self.normaliser(lit_NHWC), labels_N.to(self._device))
+        return self._last
+
+    def views(
+        self, *, of_validation: bool, rank: int, world_size: int
+    ) -> Iterator[tuple[list[Tensor], Tensor]]:
+        listing = self._validation if of_validation else self._test
+        is_one_by_one = self._recipe.views is Views.MULTI_SCALE  # each has a shape of its own
+        loader = DataLoader(
+            _Views(listing.only(np.arange(rank, len(listing), world_size)), self._recipe.views),
+            batch_size=1 if is_one_by_one else _TEST_BATCH,
+            num_workers=self._processes,
+        )
+        for views_NHWC, labels_N in loader:
+            yield (
+                [self.normaliser(each.to(self._device)) for each in views_NHWC],
+                labels_N.to(self._device),
+            )
+
+
+class _Cuts(Dataset[_Item]):
+    """By the place in the stream: image_HWC uint8, the light to add to it, its label."""
+
+    def __init__(self, listing: Listing, recipe: Recipe, seed: int) -> None:
+        self._listing, self._recipe, self._seed = listing, recipe, seed
+        self._sampler = Sampler(seed, len(listing), offsets=1, flip=None)
+
+    def __getitem__(self, place: int) -> _Item:
+        image = int(self._sampler.draw(place, place + 1).index_N)
+        photograph = folders.open_image(self._listing.paths[image])
+        cut = views.draw(
+            self._recipe,
+            seed=self._seed,
+            epoch=place // len(self._listing),
+            image=image,
+            width=photograph.width,
+            height=photograph.height,
+        )
+        image_HWC = views.cut(photograph, cut.box)
+        if cut.is_flipped:
+            image_HWC = image_HWC.flip(1)
+        return image_HWC, cut.light_C, int(self._listing.labels[image])
+
+
+class _Views(Dataset[tuple[list[Tensor], int]]):
+    def __init__(self, listing: Listing, seen: Views) -> None:
+        self._listing, self._seen = listing, seen
+
+    def __getitem__(self, number: int) -> tuple[list[Tensor], int]:
+        photograph = folders.open_image(self._listing.paths[number])
+        return views.of_test(photograph, self._seen), int(self._listing.labels[number])
+
+    def __len__(self) -> int:
+        return len(self._listing)
+
+
+class _Stretches:
+    """The places of one rank's batches, for ever: its share of each global batch."""
+
+    def __init__(self, start: int, stop: int, step: int) -> None:
+        self._start, self._stop, self._step = start, stop, step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for offset in count(0, self._step):
+            yield list(range(self._start + offset, self._stop + offset))
+
+
+def _measure(train: Listing, normalisation: Normalisation, device: torch.device) -> Normaliser:
+    """From the centres of some images; which they are depends on their number alone."""
+    chosen: NDArray[np.int64]
+    _, chosen = augment.hold_out(len(train), min(MEAN_IMAGES, len(train)))
+    centres = [
+        views.of_test(folders.open_image(train.paths[image]), Views.SINGLE)[0] for image in chosen
+    ]
+    split = Split(torch.stack(centres), torch.from_numpy(train.labels[chosen]))
+    return Normaliser.of(split, normalisation, device)
