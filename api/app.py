@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.changes import ChangeHub
 from api.dependencies import Services
-from api.routes import attempts, checkpoints, jobs, system
+from api.routes import attempts, checkpoints, jobs, steering, system
 from service import schema, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database
@@ -63,7 +63,13 @@ def create_app(
     )
     problems.install(app)
     app.add_middleware(RequestIds)
-    for router in (jobs.router, checkpoints.router, attempts.router, system.router):
+    for router in (
+        jobs.router,
+        steering.router,
+        checkpoints.router,
+        attempts.router,
+        system.router,
+    ):
         app.include_router(router)
     app.include_router(system.for_people)
     return app

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service import jobs
 from service.reports import LogLevel, Part, Result
 from service.spec import JobSpec
-from service.states import AttemptState, Fault, JobState, Reason
+from service.states import AttemptState, Fault, JobState, Reason, StopReason
 from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow
 
 
@@ -53,12 +53,15 @@ class JobView(_View):
     spec: JobSpec
     reason: Annotated[Reason | None, Field(description="why the last attempt ended")]
     message: str | None
-    cancel_requested: bool
+    user: Annotated[str, Field(description="whose token submitted it")]
+    priority: Annotated[int, Field(description="0 to 100; higher goes first")]
+    stop_requested: Annotated[StopReason | None, Field(description="what its attempt is asked for")]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     attempts: int
     restarts: Annotated[int, Field(description="attempts that ended by the user's fault")]
+    preemptions: Annotated[int, Field(description="how often it made way for another job")]
     progress: ProgressView | None
     parameters: int | None
     result: Result | None
@@ -74,16 +77,23 @@ class JobView(_View):
             spec=spec,
             reason=job.reason,
             message=job.message,
-            cancel_requested=job.cancel_requested_at is not None,
+            user=job.user,
+            priority=job.priority,
+            stop_requested=job.stop_requested,
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
             attempts=job.attempts,
             restarts=job.restarts,
+            preemptions=job.preemptions,
             progress=ProgressView.of(job),
             parameters=job.facts["parameters"] if job.facts is not None else None,
             result=Result.model_validate(job.result) if job.result is not None else None,
         )
+
+
+class JobList(_View):
+    jobs: list[JobView]
 
 
 class JobPage(_View):

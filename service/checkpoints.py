@@ -53,6 +53,7 @@ def record(
     )
     session.add(checkpoint)
     session.flush()
+    job.saved_iteration = max(job.saved_iteration, note.iteration)
     data = {
         "id": checkpoint.id,
         "iteration": note.iteration,

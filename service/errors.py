@@ -13,6 +13,7 @@ ResnetdError
 │       ├── StaleAttempt            the attempt is not the job's current one any more
 │       └── SequenceGap             a report arrived before its predecessor
 ├── CorruptArtifact         bytes differ from their checksum
+├── DispatcherIsRunning     SQLite takes one at a time
 ├── LeaseLost               another dispatcher holds the attempt now
 └── Unavailable             try again later
     ├── DatabaseUnavailable
@@ -88,6 +89,10 @@ class SequenceGap(Conflict):
 
 class CorruptArtifact(ResnetdError):
     code = "corrupt-artifact"
+
+
+class DispatcherIsRunning(ResnetdError):
+    code = "dispatcher-is-running"
 
 
 class LeaseLost(ResnetdError):

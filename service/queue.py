@@ -1,4 +1,4 @@
-"""The queue: claims under a lease, heartbeats, release, and taking over from dead dispatchers.
+"""Leases: heartbeats, release, taking over from dead dispatchers; and what the cluster holds.
 
 A dispatcher owns an attempt from the claim until its resources are released. It proves that with
 the attempt's fence; whoever takes over an expired lease raises the fence, so that the former
@@ -9,35 +9,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import attempts, checkpoints, database, events, jobs, tokens
+from service import attempts, database, moves, tokens
 from service.errors import LeaseLost
-from service.events import EventKind
 from service.reports import storable
+from service.schedule import Pool
 from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, ClusterRow, JobRow
 
 _CLUSTER = 1
 # How old the cluster's row may be: a commit a round would wake everybody each round.
 _SEEN_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Pool:
-    """CPUs and GPUs, counted as whole ones."""
-
-    cpus: int
-    gpus: int
-
-    def holds(self, other: "Pool") -> bool:
-        return other.cpus <= self.cpus and other.gpus <= self.gpus
-
-    def minus(self, other: "Pool") -> "Pool":
-        return Pool(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
 
 
 @dataclass(frozen=True)
@@ -79,88 +64,10 @@ def reserved(session: Session) -> Pool:
     return Pool(cpus=cpus, gpus=gpus)
 
 
-def claim(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> Claim | None:
-    """The job at the head of the queue, if its workers fit now; None if it must wait.
-
-    By priority, then by age. Nothing overtakes the head: a large job is not starved by small ones.
-    Only a job that the whole cluster cannot hold, as it is now, lets others pass.
-    """
+def lock_cluster(session: Session) -> Pool | None:
+    """The whole pool, this transaction's alone; None before any dispatcher has seen it."""
     row = session.get(ClusterRow, _CLUSTER, with_for_update=True, populate_existing=True)
-    if row is None:
-        return None
-    whole = Pool(cpus=row.cpus, gpus=row.gpus)
-    head = _head(session, whole, now=now)
-    if head is None or not whole.minus(reserved(session)).holds(head.needed):
-        return None
-    job = head.job
-    secret = tokens.new_secret()
-    job.attempts += 1
-    newest = checkpoints.newest(session, job.id)
-    attempt = AttemptRow(
-        id=f"{job.id}-a{job.attempts}",
-        job_id=job.id,
-        number=job.attempts,
-        state=AttemptState.STARTING,
-        token_sha256=tokens.digest(secret),
-        owner=owner,
-        fence=1,
-        lease_expires_at=now + timedelta(seconds=lease_seconds),
-        num_workers=head.num_workers,
-        cpus_per_worker=head.needed.cpus // head.num_workers,
-        gpus_per_worker=head.needed.gpus // head.num_workers,
-        resume_checkpoint_id=newest.id if newest is not None else None,
-        created_at=now,
-        last_sequence=0,
-    )
-    session.add(attempt)
-    resumed_at = newest.iteration if newest is not None else None
-    data = {"number": attempt.number, "resumed_at": resumed_at}
-    events.append(session, job, EventKind.ATTEMPT, data, now=now)
-    jobs.move(session, job, JobState.STARTING, now=now)
-    return Claim(attempt_id=attempt.id, fence=attempt.fence, secret=secret)
-
-
-@dataclass(frozen=True)
-class _Head:
-    job: JobRow
-    num_workers: int
-    needed: Pool
-
-
-def _head(session: Session, whole: Pool, *, now: datetime) -> _Head | None:
-    """The locked job whose turn it is. One whose spec cannot be read any more fails here."""
-    too_large: list[str] = []
-    while True:
-        job = session.scalar(
-            select(JobRow)
-            .where(
-                JobRow.state == JobState.QUEUED,
-                or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
-                JobRow.id.not_in(too_large),
-            )
-            .order_by(JobRow.priority.desc(), JobRow.id)
-            .limit(1)
-            .with_for_update()
-        )
-        if job is None:
-            return None
-        try:
-            resources = jobs.spec_of(job).resources
-        except ValidationError as error:
-            message = f"this version of the service cannot read the job's spec: {error}"
-            reason = Reason.INTERNAL
-            jobs.move(session, job, JobState.FAILED, reason=reason, message=message, now=now)
-            continue
-        gpus_per_worker = resources.gpus_per_worker
-        if gpus_per_worker is None:
-            gpus_per_worker = 1 if whole.gpus >= resources.num_workers else 0
-        needed = Pool(
-            cpus=resources.num_workers * resources.cpus_per_worker,
-            gpus=resources.num_workers * gpus_per_worker,
-        )
-        if whole.holds(needed):
-            return _Head(job=job, num_workers=resources.num_workers, needed=needed)
-        too_large.append(job.id)
+    return None if row is None else Pool(cpus=row.cpus, gpus=row.gpus)
 
 
 def renew(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> None:
@@ -286,7 +193,7 @@ def _owned(session: Session, attempt_id: str, *, fence: int) -> tuple[JobRow, At
     """LeaseLost where another dispatcher has taken the attempt over."""
     attempt = session.get(AttemptRow, attempt_id)
     assert attempt is not None
-    job = jobs.lock(session, attempt.job_id)
+    job = moves.lock(session, attempt.job_id)
     session.refresh(attempt, with_for_update=True)
     if attempt.fence != fence:
         raise LeaseLost(f"attempt {attempt_id} is another dispatcher's now")

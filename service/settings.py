@@ -4,13 +4,25 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InvalidInput
 
 # Where Docker and Kubernetes put secrets, one file each, named like the variable.
 SECRETS_DIR = Path(os.environ.get("RESNETD_SECRETS_DIR", "/run/secrets"))
+
+
+class Limit(BaseModel):
+    """How much of one user, or with one tag, may run at a time; None: as much as fits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    jobs: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0)] | None = None
+
+
+LimitKey = Annotated[str, Field(pattern=r"^(user|tag):.+$")]
 
 
 class Settings(BaseSettings):
@@ -37,6 +49,9 @@ class Settings(BaseSettings):
     work_path: Path | None = None
     max_cpus: Annotated[int, Field(ge=0)] | None = None
     max_gpus: Annotated[int, Field(ge=0)] | None = None
+
+    # The queue: by user:NAME or tag:NAME; user:* and tag:* for each one without an own entry.
+    limits: dict[LimitKey, Limit] = {}
 
     # Patience.
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0

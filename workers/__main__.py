@@ -51,7 +51,10 @@ def _dispatch() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     token = configured.ray_token.get_secret_value().strip() if configured.ray_token else None
-    with RayJobs(url=configured.ray_url, token=token) as cluster:
+    with (
+        database.sole_dispatcher(),
+        RayJobs(url=configured.ray_url, token=token) as cluster,
+    ):
         Dispatcher(configured, database, cluster, now=lambda: datetime.now(UTC)).run(stopping)
     database.close()
     return 0

@@ -16,10 +16,11 @@ from typing import Protocol
 import httpx
 import structlog
 
-from service import attempts, queue
+from service import admission, attempts, queue
 from service.database import Changes, Database
 from service.errors import DatabaseUnavailable, LeaseLost, Unavailable
-from service.queue import Claim, Held, Pool
+from service.queue import Claim, Held
+from service.schedule import Pool
 from service.settings import Settings
 from service.states import AttemptState, Reason
 from service.tables import AttemptRow
@@ -150,11 +151,12 @@ class Dispatcher:
 
     def _claim(self) -> Claim | None:
         with self._database.transaction() as session:
-            return queue.claim(
+            return admission.claim(
                 session,
                 owner=self.owner,
                 now=self._now(),
                 lease_seconds=self._settings.lease_seconds,
+                limits=self._settings.limits,
             )
 
     def _submit(self, claim: Claim) -> None:
@@ -199,7 +201,8 @@ class Dispatcher:
             return
         assert attempt.ended_at is not None
         patience = timedelta(seconds=self._settings.teardown_seconds)
-        if self._now() > attempt.ended_at + patience:
+        is_killed = attempt.reason is Reason.KILLED
+        if is_killed or self._now() > attempt.ended_at + patience:
             self._ask_to_stop(attempt)
 
     def _submit_again(self, held: Held, cluster_job: ClusterJob | None) -> None:
@@ -209,8 +212,9 @@ class Dispatcher:
             with self._database.transaction() as session:
                 queue.mark_submitted(session, attempt.id, fence=attempt.fence, now=self._now())
             return
-        if held.job.cancel_requested_at is not None:
-            self._end(attempt, Reason.CANCELLED, "cancelled before it reached the cluster")
+        if held.job.stop_requested is not None:
+            reason = held.job.stop_requested.reason
+            self._end(attempt, reason, f"{reason} before it reached the cluster")
             return
         with self._database.transaction() as session:
             secret = queue.renew_secret(session, attempt.id, fence=attempt.fence)
@@ -230,10 +234,10 @@ class Dispatcher:
         now = self._now()
         grace_seconds = self._settings.cancel_grace_seconds
         has_begun = attempt.state is AttemptState.RUNNING
-        if job.cancel_requested_at is not None:
-            waited = now - job.cancel_requested_at
+        if job.stop_requested is not None and job.stop_requested_at is not None:
+            waited = now - job.stop_requested_at
             if not has_begun or waited > timedelta(seconds=grace_seconds):
-                return _Verdict(Reason.CANCELLED, "stopped by the dispatcher")
+                return _Verdict(job.stop_requested.reason, "stopped by the dispatcher")
         if attempts.is_over_time(job, attempt, now=now, grace_seconds=grace_seconds):
             return _Verdict(Reason.TIME_LIMIT, "did not stop at its time limit")
         assert attempt.submitted_at is not None

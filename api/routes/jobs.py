@@ -1,4 +1,4 @@
-"""Jobs: submit, find, follow, cancel."""
+"""Jobs: submit, find, follow."""
 
 import csv
 import io
@@ -6,14 +6,16 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from api import streams
-from api.dependencies import Held, Now, Reading, Writing, person
+from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person
 from api.views import (
     AttemptList,
     AttemptView,
     EventList,
     EventView,
+    JobList,
     JobPage,
     JobView,
     LogLineView,
@@ -31,6 +33,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(perso
 
 # PostgreSQL refuses a NUL in a text.
 Words = Annotated[str, Query(max_length=120, pattern=r"^[^\x00]*$")]
+MAX_BATCH = 1_000
 AfterNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="only what has a higher number")]
 
 
@@ -39,17 +42,40 @@ def submit(
     spec: JobSpec,
     session: Writing,
     now: Now,
+    user: User,
     response: Response,
-    idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Saves a job and puts it into the queue; `depth`, `shortcut`, `dataset` are enough."""
-    submitted = jobs.submit(session, spec, now=now, idempotency_key=idempotency_key)
+    submitted = jobs.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
     if submitted.is_replay:
         response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = f"/v1/jobs/{submitted.job.id}"
     return JobView.of(submitted.job)
+
+
+class Batch(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[list[JobSpec], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+@router.post(":batch", status_code=HTTPStatus.CREATED)
+def submit_batch(
+    batch: Batch,
+    session: Writing,
+    now: Now,
+    user: User,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobList:
+    """Saves all jobs or none. In `after`, `#0` is the batch's first job."""
+    made = jobs.submit_batch(
+        session, batch.jobs, user=user, now=now, idempotency_key=idempotency_key
+    )
+    if all(one.is_replay for one in made):
+        response.headers["Idempotency-Replayed"] = "true"
+    return JobList(jobs=[JobView.of(one.job) for one in made])
 
 
 @router.get("")
@@ -85,12 +111,6 @@ def page(
 @router.get("/{job_id}")
 def show(job_id: str, session: Reading) -> JobView:
     return JobView.of(jobs.find(session, job_id))
-
-
-@router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED)
-def cancel(job_id: str, session: Writing, now: Now) -> JobView:
-    """Cancels a waiting job at once; asks a running one to stop at its next step boundary."""
-    return JobView.of(jobs.cancel(session, job_id, now=now))
 
 
 @router.get("/{job_id}/progress")

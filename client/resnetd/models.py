@@ -12,7 +12,10 @@ from resnetd.decoding import OpenEnum, Record
 
 
 class JobState(OpenEnum):
+    BLOCKED = "blocked"
     QUEUED = "queued"
+    HELD = "held"
+    PAUSED = "paused"
     STARTING = "starting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -29,6 +32,10 @@ class Reason(OpenEnum):
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+    KILLED = "killed"
+    PAUSED = "paused"
+    PREEMPTED = "preempted"
+    DEPENDENCY_FAILED = "dependency-failed"
     TIME_LIMIT = "time-limit"
     DATASET_MISSING = "dataset-missing"
     DIVERGED = "diverged"
@@ -45,7 +52,8 @@ class Reason(OpenEnum):
 class EventKind(OpenEnum):
     SUBMITTED = "submitted"
     STATE = "state"
-    CANCEL_REQUESTED = "cancel-requested"
+    STOP_REQUESTED = "stop-requested"
+    CHANGED = "changed"
     ATTEMPT = "attempt"
     CHECKPOINT = "checkpoint"
     PROGRESS = "progress"  # on the stream only, without a number
@@ -82,11 +90,14 @@ class Job(Record):
     created_at: datetime
     reason: Reason | None = None
     message: str | None = None
-    cancel_requested: bool = False
+    user: str | None = None
+    priority: int | None = None
+    stop_requested: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempts: int = 0
     restarts: int = 0
+    preemptions: int = 0
     progress: Progress | None = None
     parameters: int | None = None
     result: Result | None = None

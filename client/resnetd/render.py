@@ -31,6 +31,8 @@ _STYLES = {
     JobState.SUCCEEDED: "green",
     JobState.FAILED: "red",
     JobState.CANCELLED: "yellow",
+    JobState.HELD: "yellow",
+    JobState.PAUSED: "yellow",
 }
 
 _HERE = {True: "yes", False: "no", None: ""}
@@ -243,8 +245,8 @@ def _facts_of_job(shown: Job, now: datetime) -> list[tuple[str, RenderableType]]
         ("network", _text(shown.network)),
         ("state", _state(shown.state)),
     ]
-    if shown.cancel_requested and not shown.is_final:
-        facts.append(("cancel", "requested; it stops at its next step boundary"))
+    if shown.stop_requested is not None:
+        facts.append((_text(shown.stop_requested).plain, "asked for; at its next step boundary"))
     if shown.is_final:
         facts.append(("outcome", _text(outcome(shown))))
     elif shown.reason is not None:

@@ -13,18 +13,28 @@ def job(job_id: str) -> dict[str, Any]:
         "spec": {"depth": 20, "shortcut": "A", "dataset": "digits", "recipe": {"name": "quick"}},
         "reason": None,
         "message": None,
-        "cancel_requested": False,
+        "user": "admin",
+        "priority": 50,
+        "stop_requested": None,
         "created_at": "2026-11-21T12:00:00Z",
         "started_at": None,
         "finished_at": None,
         "attempts": 0,
         "restarts": 0,
+        "preemptions": 0,
         "progress": None,
         "parameters": None,
         "result": None,
     }
 
 
+STATE_AFTER = {
+    "hold": "held",
+    "release": "queued",
+    "pause": "paused",
+    "resume": "queued",
+    "kill": "cancelled",
+}
 CHECKPOINT: dict[str, Any] = {
     "id": "c000000000000001",
     "attempt": 1,

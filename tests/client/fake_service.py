@@ -179,6 +179,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve(None)
 
+    def do_PATCH(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         written = self.rfile.read(length)
@@ -206,6 +209,9 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(401, "unauthorized", "no token that this service knows")
         elif asked.path == "/v1/jobs":
             self._submit(asked.body) if asked.method == "POST" else self._list()
+        elif asked.path == "/v1/jobs:batch":
+            made = [self.service.add_job(f"0f3b{n:012d}") for n, _ in enumerate(asked.body["jobs"])]
+            self.send({"jobs": [self.service.jobs[job_id] for job_id in made]}, 201)
         elif match := re.fullmatch(r"/v1/jobs/([^/]+)(?:/(.+))?", asked.path):
             self._answer_for_job(match[1], match[2] or "")
         elif asked.path in fake_documents.FIXED:
@@ -273,6 +279,13 @@ class Handler(BaseHTTPRequestHandler):
             self._stream(job_id)
         elif rest == "cancel":
             self._cancel(job_id)
+        elif rest in {"hold", "release", "pause", "resume", "kill"}:
+            self.service.move(job_id, fake_documents.STATE_AFTER[rest])
+            self.send(self.service.jobs[job_id])
+        elif rest == "clone":
+            self._submit(self.service.jobs[job_id]["spec"] | self.request_read.body)
+        elif self.request_read.method == "PATCH":
+            self.send(self.service.jobs[job_id] | self.request_read.body)
         elif rest == "metrics" and self.query.get("format") == ["csv"]:
             self.send_bytes(b"series,iteration,value\ntrain/loss,100,0.5\n", "text/csv")
         else:
@@ -284,7 +297,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(409, "illegal-move", f"job {job_id} is {job['state']} already")
         if job["state"] == "queued":
             self.service.move(job_id, "cancelled", "cancelled")
-        job["cancel_requested"] = True
+        else:
+            job["stop_requested"] = "cancel"
         return self.send(job, 202)
 
     def _read_of_job(self, job_id: str, rest: str) -> None:

@@ -6,10 +6,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from service import jobs, queue
+from service import queue, steering
 from service.database import Database
 from service.errors import LeaseLost
-from service.queue import Claim, Pool
+from service.queue import Claim
+from service.schedule import Pool
 from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, JobRow
 from tests.support.core import LEASE_SECONDS, START, Core, job_id_of, workers
@@ -357,7 +358,7 @@ def test_a_claim_and_a_cancel_at_once_leave_the_job_claimed_or_cancelled(
         together.wait()
         for job_id in ids:
             with database.transaction() as session:
-                jobs.cancel(session, job_id, now=START)
+                steering.cancel(session, job_id, now=START)
 
     cancelling = threading.Thread(target=cancel_all)
     cancelling.start()

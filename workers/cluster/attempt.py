@@ -45,8 +45,6 @@ _LAST_WORDS_SECONDS = 10.0
 # Work that was never delivered and never asked for again.
 _LEFTOVER_SECONDS = 7 * 24 * 3600.0
 
-_STOP_REASONS = {StopReason.CANCEL: Reason.CANCELLED, StopReason.TIME_LIMIT: Reason.TIME_LIMIT}
-
 log = structlog.get_logger()
 
 
@@ -229,7 +227,7 @@ def _lead(
             _finish(api, finish, deadline_seconds=_LAST_WORDS_SECONDS)
             return Ending.UNDELIVERED
         finish = Finish(
-            reason=_STOP_REASONS[outcome.stopped] if outcome.stopped else Reason.COMPLETED,
+            reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
             result=outcome.result,
         )
         return _finish(api, finish, deadline_seconds=settings.delivery_seconds)
