@@ -139,6 +139,12 @@ def _with_ids(spec: JobSpec, batch: Sequence[str]) -> JobSpec:
     return spec.model_copy(update={"after": tuple(after)})
 
 
+def check(session: Session, spec: JobSpec) -> list[JobRow]:
+    """The jobs of `after`, locked; raises what `submit` would."""
+    _refuse_what_never_fits(session, spec)
+    return _needed_jobs(session, _with_ids(spec, ()))
+
+
 def _digest(spec: JobSpec) -> str:
     return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
 
@@ -146,11 +152,8 @@ def _digest(spec: JobSpec) -> str:
 def _save(
     session: Session, spec: JobSpec, *, user: str, now: datetime, idempotency_key: str | None
 ) -> Submitted:
-    spec = _with_ids(spec, ())
-    _refuse_what_never_fits(session, spec)
-    needed = _needed_jobs(session, spec)
+    needed = check(session, spec)
     resources = spec.resources
-    counts = counts_of(spec)
     job = JobRow(
         id=ids.new_id(now),
         name=spec.name,
@@ -165,7 +168,7 @@ def _save(
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         shape=shape_of(spec),
-        work=None if counts is None else float(counts.multiply_adds * spec.recipe.batch_size),
+        work=work_of(spec),
         iterations=spec.recipe.iterations,
         saved_iteration=0,
         created_at=now,
@@ -266,6 +269,12 @@ def counts_of(spec: JobSpec) -> Counts | None:
         height=dataset.height,
         width=dataset.width,
     )
+
+
+def work_of(spec: JobSpec) -> float | None:
+    """Multiply-adds of the forward pass in one iteration; None where only the images can tell."""
+    counts = counts_of(spec)
+    return None if counts is None else float(counts.multiply_adds * spec.recipe.batch_size)
 
 
 def find(session: Session, job_id: str) -> JobRow:

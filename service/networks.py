@@ -130,6 +130,7 @@ class Convolution:
 class Counts:
     """What a network weighs. `multiply_adds` are one image's, in convolutions and the classifier.
 
+    `activations` are the values in one image's convolution outputs.
     `buffers` are batch normalisation's mean and variance per channel and its batch counter;
     `layers` those with weights, projections among them.
     """
@@ -139,6 +140,7 @@ class Counts:
     bn_parameters: int
     buffers: int
     multiply_adds: int
+    activations: int
     layers: int
 
 
@@ -167,6 +169,7 @@ def count(
         buffers=2 * normalised + len(convolutions),
         multiply_adds=sum(conv.weights * conv.positions for conv in convolutions)
         + features * classes,
+        activations=sum(conv.outputs * conv.positions for conv in convolutions),
         layers=len(convolutions) + 1,
     )
 

@@ -21,11 +21,13 @@ from api.views import (
     LogLineView,
     LogList,
     MetricsView,
+    PlanView,
     ProgressView,
     SeriesView,
 )
-from service import attempts, events, ids, jobs, metrics
+from service import attempts, events, ids, jobs, metrics, outlook
 from service.errors import Fault, InvalidInput
+from service.outlook import Outlook
 from service.spec import JobSpec
 from service.states import JobState
 
@@ -78,6 +80,13 @@ def submit_batch(
     return JobList(jobs=[JobView.of(one.job) for one in made])
 
 
+@router.post(":plan")
+def plan(spec: JobSpec, session: Writing, held: Held, now: Now, user: User) -> PlanView:
+    """What the spec would become, how long it would wait and take; submits nothing."""
+    made = outlook.plan(session, spec, user=user, limits=held.settings.limits, now=now)
+    return PlanView.of(made)
+
+
 @router.get("")
 def page(
     session: Reading,
@@ -109,8 +118,12 @@ def page(
 
 
 @router.get("/{job_id}")
-def show(job_id: str, session: Reading) -> JobView:
-    return JobView.of(jobs.find(session, job_id))
+def show(job_id: str, session: Reading, held: Held, now: Now) -> JobView:
+    """With why it waits, where it does."""
+    job = jobs.find(session, job_id)
+    if not job.state.is_waiting:
+        return JobView.of(job)
+    return JobView.of(job, Outlook(session, limits=held.settings.limits, now=now).of(job))
 
 
 @router.get("/{job_id}/progress")

@@ -1,15 +1,17 @@
 """Health, the cluster, and what can be asked for: data sets and recipes."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from api.dependencies import Held, Reading, person
+from api.dependencies import Held, Now, Reading, person
+from api.views import QueueView, StandingView, WaitingJobView
 from service import datasets, queue, recipes
 from service.datasets import Dataset, Origin
 from service.networks import Family
+from service.outlook import Outlook, waiting_jobs
 
 router = APIRouter(prefix="/v1", tags=["system"])
 for_people = APIRouter(prefix="/v1", tags=["system"], dependencies=[Depends(person)])
@@ -108,6 +110,27 @@ def cluster(session: Reading) -> ClusterView:
         reserved_cpus=reserved.cpus,
         reserved_gpus=reserved.gpus,
         seen_at=seen[1] if seen is not None else None,
+    )
+
+
+@for_people.get("/queue")
+def waiting(
+    session: Reading, held: Held, now: Now, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> QueueView:
+    """What waits: jobs that may start in their order, then those that may not yet."""
+    outlook = Outlook(session, limits=held.settings.limits, now=now)
+    found = [(job, outlook.of(job)) for job in waiting_jobs(session, limit=limit)]
+    return QueueView(
+        jobs=[
+            WaitingJobView(
+                job_id=job.id,
+                name=job.name,
+                state=job.state,
+                priority=job.priority,
+                waiting=StandingView.model_validate(standing),
+            )
+            for job, standing in found
+        ]
     )
 
 

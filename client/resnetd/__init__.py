@@ -44,11 +44,15 @@ from resnetd.models import (
     JobState,
     LogLine,
     Part,
+    Plan,
     Progress,
     Reason,
     Recipe,
     Result,
     Series,
+    Span,
+    Standing,
+    WaitingJob,
 )
 from resnetd.transport import Retry
 
@@ -81,6 +85,7 @@ __all__ = [
     "NotFinished",
     "NotFound",
     "Part",
+    "Plan",
     "Progress",
     "Reason",
     "Recipe",
@@ -89,7 +94,10 @@ __all__ = [
     "Retry",
     "Series",
     "ServerError",
+    "Span",
+    "Standing",
     "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",
+    "WaitingJob",
 ]

@@ -79,6 +79,48 @@ class Result(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing(Record):
+    """Why a job waits, as a code and in words. Nine of ten jobs start by `starts_p90`."""
+
+    code: str
+    words: str
+    position: int | None = None
+    effective_priority: float | None = None
+    starts_p50: datetime | None = None
+    starts_p90: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingJob(Record):
+    job_id: str
+    name: str
+    state: JobState
+    waiting: Standing
+    priority: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span(Record):
+    """Minutes, as expected and as nine of ten are."""
+
+    p50: float
+    p90: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Record):
+    """What a spec would become; None where nothing is known. Memory is each worker's."""
+
+    spec: dict[str, Any]
+    network: str
+    waiting: Standing
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    memory_bytes: int | None = None
+    minutes: Span | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job(Record):
     """`progress` and `parameters` are None until training is up, `result` until it succeeded."""
 
@@ -92,6 +134,7 @@ class Job(Record):
     message: str | None = None
     user: str | None = None
     priority: int | None = None
+    waiting: Standing | None = None
     stop_requested: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None

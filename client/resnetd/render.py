@@ -19,10 +19,12 @@ from resnetd.models import (
     Job,
     JobState,
     LogLine,
+    Plan,
     Progress,
     Reason,
     Recipe,
     Series,
+    WaitingJob,
 )
 
 _STYLES = {
@@ -168,6 +170,42 @@ def cluster(seen: Cluster) -> list[str]:
     ]
 
 
+def queue(rows: Iterable[WaitingJob]) -> Table:
+    table = _table("#", "id", "name", "state", "priority", "starts", "why it waits")
+    for row in rows:
+        table.add_row(
+            _number(row.waiting.position),
+            _text(row.job_id),
+            _text(row.name),
+            _state(row.state),
+            f"{row.waiting.effective_priority:.1f}" if row.waiting.effective_priority else "",
+            _time(row.waiting.starts_p50),
+            _text(row.waiting.words),
+        )
+    return table
+
+
+def plan(made: Plan) -> Table:
+    sheet = Table.grid(padding=(0, 2))
+    memory = "" if made.memory_bytes is None else f"{made.memory_bytes / 1e6:.0f} MB a worker"
+    minutes = made.minutes
+    lasts = (
+        "" if minutes is None else f"{duration(minutes.p50 * 60)} to {duration(minutes.p90 * 60)}"
+    )
+    for name, value in (
+        ("network", printable(made.network)),
+        ("parameters", _number(made.parameters)),
+        ("multiply-adds", _number(made.multiply_adds)),
+        ("memory", memory),
+        ("takes", lasts or "unknown: nothing like it has run"),
+        ("starts", _time(made.waiting.starts_p50)),
+        ("queue", _text(made.waiting.words).plain),
+    ):
+        if value:
+            sheet.add_row(name, value)
+    return sheet
+
+
 def metrics(series: Mapping[str, Series]) -> Table:
     table = _table("series", "points", "newest", "at iteration", "lowest")
     for name, points in sorted(series.items()):
@@ -247,6 +285,9 @@ def _facts_of_job(shown: Job, now: datetime) -> list[tuple[str, RenderableType]]
     ]
     if shown.stop_requested is not None:
         facts.append((_text(shown.stop_requested).plain, "asked for; at its next step boundary"))
+    if shown.waiting is not None:
+        facts.append(("waits", _text(shown.waiting.words)))
+        facts.append(("starts", _time(shown.waiting.starts_p50)))
     if shown.is_final:
         facts.append(("outcome", _text(outcome(shown))))
     elif shown.reason is not None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from resnetd.answers import job_path, key_header, read, read_list
-from resnetd.models import Job
+from resnetd.models import Job, Plan, WaitingJob
 from resnetd.transport import Transport
 
 
@@ -20,6 +20,14 @@ class Steering:
         body = {"jobs": [dict(spec) for spec in specs]}
         answer = self._transport.post("/v1/jobs:batch", body, key_header(idempotency_key))
         return read_list(Job, "jobs", answer)
+
+    def plan(self, spec: Mapping[str, Any] | None = None, **fields: Any) -> Plan:
+        """What `submit` would make of it, how long it would wait and take; submits nothing."""
+        return read(Plan, self._transport.post("/v1/jobs:plan", {**(spec or {}), **fields}))
+
+    def queue(self, *, limit: int = 50) -> list[WaitingJob]:
+        """Jobs that may start in their order, then those that may not yet."""
+        return read_list(WaitingJob, "jobs", self._transport.get("/v1/queue", {"limit": limit}))
 
     def clone(
         self,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from resnetd import exits, writing
+from resnetd import exits, render, writing
 from resnetd.client import Client
 from resnetd.errors import ResnetdError
 from resnetd.models import Job
@@ -113,6 +113,44 @@ def batch(
             raise ValueError(f"{file} holds no JSON array of objects")
         jobs = session.client.submit_batch(specs, idempotency_key=idempotency_key)
     session.show(output, documents(jobs), *(job.id for job in jobs))
+
+
+@commands.command(
+    epilog="Example: resnetd plan --set depth=56 --set shortcut=A --set dataset=cifar10"
+)
+def plan(
+    context: typer.Context,
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(help="A spec in JSON, - for standard input; --set overrides it.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Tell what a job would weigh, take and wait, without submitting it."""
+    session: Session = context.obj
+    with usage_errors():
+        spec = writing.read_spec(file) if file is not None else {}
+        for setting in settings or ():
+            spec = writing.with_setting(spec, setting)
+    made = session.client.plan(spec)
+    session.show(output, made.document, render.plan(made))
+
+
+@commands.command("queue", epilog="Example: resnetd queue")
+def queue_command(
+    context: typer.Context,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="The first so many.")] = 50,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List what waits, in its order, with why and until when."""
+    session: Session = context.obj
+    found = session.client.queue(limit=limit)
+    session.show(output, documents(found), render.queue(found))
 
 
 def _steer(

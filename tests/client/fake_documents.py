@@ -52,7 +52,34 @@ METRICS = {
         "test/error": {"iterations": [100, 200], "values": [12.0, 9.5]},
     }
 }
+WAITING = {
+    "code": "resources",
+    "words": "it needs 4 CPUs, 2 CPUs are free",
+    "position": 1,
+    "effective_priority": 51.5,
+    "starts_p50": "2026-11-21T12:10:00Z",
+    "starts_p90": "2026-11-21T12:20:00Z",
+}
+PLAN: dict[str, Any] = {
+    "network": "resnet-20-A",
+    "parameters": 269_722,
+    "multiply_adds": 40_551_040,
+    "memory_bytes": 300_000_000,
+    "minutes": {"p50": 2.0, "p90": 3.0},
+    "waiting": WAITING,
+}
 FIXED: dict[str, Any] = {
+    "/v1/queue": {
+        "jobs": [
+            {
+                "job_id": "0f3k000000000001",
+                "name": "[b]resnet[/b]",
+                "state": "queued",
+                "priority": 50,
+                "waiting": WAITING,
+            }
+        ]
+    },
     "/v1/datasets": {
         "datasets": [{"name": "digits", "title": "Optical digits", "classes": 10, "height": 8}]
     },

@@ -209,6 +209,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(401, "unauthorized", "no token that this service knows")
         elif asked.path == "/v1/jobs":
             self._submit(asked.body) if asked.method == "POST" else self._list()
+        elif asked.path == "/v1/jobs:plan":
+            self.send(fake_documents.PLAN | {"spec": asked.body})
         elif asked.path == "/v1/jobs:batch":
             made = [self.service.add_job(f"0f3b{n:012d}") for n, _ in enumerate(asked.body["jobs"])]
             self.send({"jobs": [self.service.jobs[job_id] for job_id in made]}, 201)

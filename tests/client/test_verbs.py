@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.conftest import Command
-from tests.client.fake_documents import STATE_AFTER
+from tests.client.fake_documents import STATE_AFTER, WAITING
 from tests.client.fake_service import FakeService
 
 
@@ -53,3 +53,24 @@ def test_a_file_that_is_no_batch_is_refused_unsent(
     file.write_text(written)
     assert command("batch", str(file)) == 2
     assert service.requests == []
+
+
+def test_the_queue_is_listed_with_why_each_waits(command: Command) -> None:
+    assert command("queue") == 0
+    assert "[b]resnet[/b]" in command.out
+    assert "51.5" in command.out
+    assert "it needs 4 CPUs, 2 CPUs are free" in command.out
+
+
+def test_a_plan_tells_what_a_job_would_take(service: FakeService, command: Command) -> None:
+    assert command("plan", "--set", "depth=20") == 0
+    assert "269,722" in command.out
+    assert "2 min to 3 min" in command.out
+    (request,) = service.asked("POST", "/v1/jobs:plan")
+    assert request.body == {"depth": 20}
+
+
+def test_a_waiting_job_is_shown_with_why(service: FakeService, command: Command) -> None:
+    job_id = service.add_job(waiting=WAITING)
+    assert command("show", job_id) == 0
+    assert "it needs 4 CPUs, 2 CPUs are free" in command.out
