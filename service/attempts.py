@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from service import checkpoints, database, events, ids, jobs, metrics, moves, tokens
+from service import checkpoints, database, events, ids, jobs, metrics, moves, retention, tokens
 from service.errors import NotFound, SequenceGap, StaleAttempt, Unauthorized
 from service.events import EventKind
 from service.reports import (
@@ -124,7 +124,7 @@ def apply_report(session: Session, attempt_id: str, report: Report, *, now: date
     for note in report.checkpoints:
         checkpoints.record(session, job, attempt, note, now=now)
     if report.checkpoints:
-        obsolete = checkpoints.drop_superseded(session, job.id)
+        obsolete = retention.drop_superseded(session, job)
     return Applied(control=_control(job, attempt, now=now), obsolete_keys=obsolete)
 
 

@@ -22,6 +22,20 @@ class Limit(BaseModel):
     workers: Annotated[int, Field(ge=0)] | None = None
 
 
+class Keep(BaseModel):
+    """How long records of a job stay after its end, in days; None: for ever.
+
+    `log_lines`: of each job the newest so many, whether it has ended or not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    logs_days: Annotated[float, Field(ge=0)] | None = 30.0
+    events_days: Annotated[float, Field(ge=0)] | None = None
+    metrics_days: Annotated[float, Field(ge=0)] | None = None
+    log_lines: Annotated[int, Field(ge=1)] = 100_000
+
+
 LimitKey = Annotated[str, Field(pattern=r"^(user|tag):.+$")]
 
 
@@ -52,6 +66,9 @@ class Settings(BaseSettings):
 
     # The queue: by user:NAME or tag:NAME; user:* and tag:* for each one without an own entry.
     limits: dict[LimitKey, Limit] = {}
+
+    # Retention; checkpoints have their own, in each spec.
+    keep: Keep = Keep()
 
     # Patience.
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0

@@ -16,7 +16,7 @@ from typing import Protocol
 import httpx
 import structlog
 
-from service import admission, attempts, queue
+from service import admission, attempts, queue, retention
 from service.database import Changes, Database
 from service.errors import DatabaseUnavailable, LeaseLost, Unavailable
 from service.queue import Claim, Held
@@ -36,6 +36,8 @@ _HEALTH_TIMEOUT_SECONDS = 3.0
 # While an attempt tears down, its resources are waited for.
 _TEARDOWN_LOOK = timedelta(seconds=0.2)
 _ASK_AGAIN = timedelta(seconds=10)
+# Of old records.
+_SWEEP_EVERY = timedelta(minutes=10)
 _LOG_TAIL_LETTERS = 4_000
 
 
@@ -76,6 +78,7 @@ class Dispatcher:
         self._asked_to_stop: dict[str, datetime] = {}
         self._warned: type[Unavailable] | None = None
         self._next_look = now()
+        self._next_sweep = now()
         # Since when reports can have arrived: silence before that says nothing.
         self._hearing_since: datetime | None = None
 
@@ -135,6 +138,10 @@ class Dispatcher:
             # A cluster that is just coming up has no node yet; that says nothing about its size.
             if pool.cpus > 0:
                 queue.record_cluster(session, pool, now=now)
+            if now >= self._next_sweep and not retention.sweep(
+                session, self._settings.keep, now=now
+            ):
+                self._next_sweep = now + _SWEEP_EVERY
             lease_seconds = self._settings.lease_seconds
             taken = queue.take_over(session, owner=self.owner, now=now, lease_seconds=lease_seconds)
         for attempt in taken:

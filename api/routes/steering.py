@@ -3,12 +3,12 @@
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Response
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, Response
 from pydantic import BaseModel, ConfigDict
 
-from api.dependencies import IdempotencyKey, Now, User, Writing, person
+from api.dependencies import Held, IdempotencyKey, Now, User, Writing, person
 from api.views import JobView
-from service import jobs, steering
+from service import checkpoints, jobs, retention, steering
 from service.spec import Priority
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(person)])
@@ -26,6 +26,16 @@ class Change(BaseModel):
 def change(job_id: str, wanted: Change, session: Writing, now: Now) -> JobView:
     """Changes the priority; the job's place moves as if it had been submitted so."""
     return JobView.of(steering.change_priority(session, job_id, wanted.priority, now=now))
+
+
+@router.delete("", status_code=HTTPStatus.NO_CONTENT)
+def delete(job_id: str, held: Held, background: BackgroundTasks) -> None:
+    """Forgets a job that has ended, with its metrics, logs and checkpoints."""
+    with held.database.transaction() as session:
+        attempts = retention.delete_job(session, job_id)
+    # After the commit: rows must never promise bytes that are gone.
+    for attempt_id in attempts:
+        background.add_task(held.artifacts.delete_below, f"{checkpoints.PREFIX}/{attempt_id}/")
 
 
 @router.post("/hold")

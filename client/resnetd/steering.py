@@ -70,5 +70,9 @@ class Steering:
         """Ends a job without waiting for a checkpoint."""
         return self._ask(job_id, "kill")
 
+    def delete(self, job_id: str) -> None:
+        """Forgets a job that has ended, with its metrics, logs and checkpoints."""
+        self._transport.delete(job_path(job_id))
+
     def _ask(self, job_id: str, verb: str) -> Job:
         return read(Job, self._transport.post(job_path(job_id, verb)))

@@ -99,6 +99,9 @@ class Transport:
     def patch(self, path: str, body: Any) -> Any:
         return _json(self._send("PATCH", path, body=body))
 
+    def delete(self, path: str) -> None:
+        self._send("DELETE", path)
+
     @contextmanager
     def stream(
         self,

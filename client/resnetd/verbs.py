@@ -62,6 +62,18 @@ def release(context: typer.Context, job_ids: JobIds, *, output: OutputOption = O
     _steer(context, job_ids, output, Client.release)
 
 
+@commands.command(epilog="Example: resnetd delete 0f3k")
+def delete(context: typer.Context, job_ids: JobIds) -> None:
+    """Delete jobs that have ended, with their metrics, logs and checkpoints."""
+
+    def forget(client: Client, job_id: str) -> Job:
+        job = client.job(job_id)
+        client.delete(job_id)
+        return job
+
+    _steer(context, job_ids, Output.TEXT, forget, told=lambda job: f"{job.id} deleted")
+
+
 @commands.command(epilog="Example: resnetd priority 90 0f3k")
 def priority(
     context: typer.Context,
@@ -158,6 +170,8 @@ def _steer(
     job_ids: list[str],
     output: Output,
     ask: Callable[[Client, str], Job],
+    *,
+    told: Callable[[Job], str] | None = None,
 ) -> None:
     """Each job by itself: one that cannot be steered does not save the others."""
     session: Session = context.obj
@@ -170,7 +184,7 @@ def _steer(
             for line in explanation(error):
                 say(line)
             first_error = first_error or error
-    session.show(output, documents(steered), *(_told(job) for job in steered))
+    session.show(output, documents(steered), *((told or _told)(job) for job in steered))
     if first_error is not None:
         raise typer.Exit(exits.of_error(first_error))
 

@@ -2,8 +2,11 @@
 
 import pytest
 
+from service.artifacts import ArtifactStore
+from service.checkpoints import PREFIX
 from tests.support.api import Api
 from tests.support.core import job_id_of, note, workers, written
+from tests.support.fake_api import eventually
 
 
 @pytest.mark.parametrize(
@@ -84,3 +87,16 @@ def test_a_plan_is_the_whole_spec_with_what_it_weighs(any_api: Api) -> None:
 def test_a_plan_of_a_wrong_spec_is_refused_in_its_places(api: Api) -> None:
     refused = api.post("/v1/jobs:plan", written(depth=9))
     assert [error["pointer"] for error in refused.json()["errors"]] == ["/depth"]
+
+
+def test_a_deleted_job_takes_its_artifacts_along(api: Api) -> None:
+    claimed = api.core.run()
+    job_id = job_id_of(claimed)
+    api.checkpoint(claimed, 2, note(40))
+    assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 409
+    api.core.finish(claimed.attempt_id)
+    api.core.release(claimed)
+    assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 204
+    assert api.get(f"/v1/jobs/{job_id}").status_code == 404
+    stored = ArtifactStore(api.settings.artifacts)
+    eventually(lambda: list(stored.listed(PREFIX)) == [])

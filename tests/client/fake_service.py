@@ -179,6 +179,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve(None)
 
+    def do_DELETE(self) -> None:
+        self._serve(None)
+
     def do_PATCH(self) -> None:
         self.do_POST()
 
@@ -279,6 +282,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send_weights(match[1])
         elif rest == "events" and "event-stream" in self.request_read.headers["accept"]:
             self._stream(job_id)
+        elif self.request_read.method == "DELETE":
+            del self.service.jobs[job_id]
+            self.send_bytes(b"", "text/plain", 204)
         elif rest == "cancel":
             self._cancel(job_id)
         elif rest in {"hold", "release", "pause", "resume", "kill"}:

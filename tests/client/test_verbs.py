@@ -74,3 +74,10 @@ def test_a_waiting_job_is_shown_with_why(service: FakeService, command: Command)
     job_id = service.add_job(waiting=WAITING)
     assert command("show", job_id) == 0
     assert "it needs 4 CPUs, 2 CPUs are free" in command.out
+
+
+def test_a_job_is_deleted(service: FakeService, command: Command) -> None:
+    job_id = service.add_job()
+    assert command("delete", job_id[:6]) == 0
+    assert command.out == f"{job_id} deleted\n"
+    assert service.jobs == {}
