@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.changes import ChangeHub
 from api.dependencies import Services
-from api.routes import attempts, checkpoints, jobs, steering, system
+from api.routes import attempts, checkpoints, jobs, steering, system, webhooks
 from service import schema, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database
@@ -69,6 +69,7 @@ def create_app(
         checkpoints.router,
         attempts.router,
         system.router,
+        webhooks.router,
     ):
         app.include_router(router)
     app.include_router(system.for_people)

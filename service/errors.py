@@ -12,6 +12,7 @@ ResnetdError
 │       ├── IdempotencyMismatch     the key was used for another body
 │       ├── StaleAttempt            the attempt is not the job's current one any more
 │       └── SequenceGap             a report arrived before its predecessor
+├── AddressRefused          a webhook's name leads into a network that may not be called
 ├── CorruptArtifact         bytes differ from their checksum
 ├── DispatcherIsRunning     SQLite takes one at a time
 ├── LeaseLost               another dispatcher holds the attempt now
@@ -89,6 +90,10 @@ class SequenceGap(Conflict):
 
 class CorruptArtifact(ResnetdError):
     code = "corrupt-artifact"
+
+
+class AddressRefused(ResnetdError):
+    code = "address-refused"
 
 
 class DispatcherIsRunning(ResnetdError):

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import events, ids
+from service import events, ids, webhooks
 from service.errors import IllegalMove, NotFound
 from service.events import EventKind
 from service.spec import Condition
@@ -120,3 +120,4 @@ def _change(
     if state.is_final:
         job.finished_at = now
     events.append(session, job, EventKind.STATE, data, now=now)
+    webhooks.tell(session, job, now=now)

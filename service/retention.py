@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import Session
 
-from service import checkpoints, jobs, moves
+from service import checkpoints, jobs, moves, webhooks
 from service.errors import Conflict
 from service.settings import Keep
 from service.spec import Retention
@@ -62,6 +62,7 @@ def delete_job(session: Session, job_id: str) -> list[str]:
 
 def sweep(session: Session, keep: Keep, *, now: datetime) -> int:
     """Deletes old records of some jobs; how many jobs had any. Call it until it answers 0."""
+    webhooks.forget_old(session, now=now)
     swept = 0
     for table, days in (
         (LogRow, keep.logs_days),

@@ -4,7 +4,15 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InvalidInput
@@ -69,6 +77,9 @@ class Settings(BaseSettings):
 
     # Retention; checkpoints have their own, in each spec.
     keep: Keep = Keep()
+
+    # Private networks that webhooks may call: 10.0.0.0/8.
+    webhook_networks: tuple[IPvAnyNetwork, ...] = ()
 
     # Patience.
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0

@@ -257,6 +257,45 @@ class CheckpointRow(Base):
     parts: Mapped[dict[str, Any]]
 
 
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class WebhookRow(Base):
+    """Somebody who is told of jobs' new states. `secret` signs, so a digest would not do."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(String(64))
+    states: Mapped[list[str]] = mapped_column(Document)
+    user: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[datetime]
+
+
+class DeliveryRow(Base):
+    """What a webhook is told, and what came of it."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (Index("ix_deliveries_state_next_try_at", "state", "next_try_at"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(
+        ForeignKey("webhooks.id", ondelete="CASCADE"), index=True
+    )
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[DeliveryState] = mapped_column(_text_enum(DeliveryState))
+    tries: Mapped[int]
+    next_try_at: Mapped[datetime]
+    status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+
+
 class TokenRow(Base):
     """A person's token, as its SHA-256 only."""
 

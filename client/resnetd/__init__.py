@@ -38,6 +38,7 @@ from resnetd.models import (
     Checkpoint,
     Cluster,
     Dataset,
+    Delivery,
     Event,
     EventKind,
     Job,
@@ -53,6 +54,7 @@ from resnetd.models import (
     Span,
     Standing,
     WaitingJob,
+    Webhook,
 )
 from resnetd.transport import Retry
 
@@ -68,6 +70,7 @@ __all__ = [
     "Cluster",
     "Conflict",
     "Dataset",
+    "Delivery",
     "DownloadCorrupt",
     "Event",
     "EventKind",
@@ -100,4 +103,5 @@ __all__ = [
     "Unavailable",
     "UnexpectedAnswer",
     "WaitingJob",
+    "Webhook",
 ]

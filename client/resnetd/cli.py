@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from resnetd import exits, render, writing
+from resnetd import exits, hooks, render, writing
 from resnetd.errors import NotFinished
 from resnetd.exits import ExitCode
 from resnetd.models import Job
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 
 app.add_typer(commands)
+app.add_typer(hooks.commands, name="webhook")
 
 
 def main() -> None:

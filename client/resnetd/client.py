@@ -37,6 +37,7 @@ from resnetd.models import (
 )
 from resnetd.steering import Steering
 from resnetd.transport import Patience, Retry, Transport
+from resnetd.webhooks import Webhooks
 
 # A ready server lists this many jobs in a few milliseconds.
 _PAGE = 100
@@ -47,7 +48,7 @@ _CANDIDATES = 5
 T = TypeVar("T")
 
 
-class Client(Steering):
+class Client(Steering, Webhooks):
     """A connection to one service. Use it as a context manager, or close it.
 
     Args:

@@ -255,3 +255,29 @@ class Cluster(Record):
     reserved_cpus: int = 0
     reserved_gpus: int = 0
     seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Webhook(Record):
+    """`secret` is in the answer that made it only."""
+
+    id: str
+    url: str
+    states: tuple[str, ...] = ()
+    user: str | None = None
+    created_at: datetime | None = None
+    secret: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery(Record):
+    """`status`: of the last answer; `error`: why there was none."""
+
+    id: str
+    state: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    tries: int = 0
+    status: int | None = None
+    error: str | None = None
+    created_at: datetime | None = None
+    delivered_at: datetime | None = None

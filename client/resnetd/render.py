@@ -14,6 +14,7 @@ from resnetd.models import (
     Checkpoint,
     Cluster,
     Dataset,
+    Delivery,
     Event,
     EventKind,
     Job,
@@ -25,6 +26,7 @@ from resnetd.models import (
     Recipe,
     Series,
     WaitingJob,
+    Webhook,
 )
 
 _STYLES = {
@@ -182,6 +184,24 @@ def queue(rows: Iterable[WaitingJob]) -> Table:
             _time(row.waiting.starts_p50),
             _text(row.waiting.words),
         )
+    return table
+
+
+def webhooks(rows: Iterable[Webhook]) -> Table:
+    table = _table("id", "url", "states", "user")
+    for row in rows:
+        table.add_row(
+            _text(row.id), _text(row.url), _text(", ".join(row.states)), _text(row.user or "")
+        )
+    return table
+
+
+def deliveries(rows: Iterable[Delivery]) -> Table:
+    table = _table("at", "type", "state", "tries", "answer")
+    for row in rows:
+        answer = str(row.status) if row.status is not None else row.error or ""
+        kind = _text(str(row.payload.get("type", "")))
+        table.add_row(_time(row.created_at), kind, _text(row.state), str(row.tries), _text(answer))
     return table
 
 

@@ -68,6 +68,15 @@ PLAN: dict[str, Any] = {
     "minutes": {"p50": 2.0, "p90": 3.0},
     "waiting": WAITING,
 }
+_WEBHOOK = {"id": "w1", "url": "https://example.org/hook", "states": ["failed"], "user": "ann"}
+_DELIVERY = {"id": "d1", "payload": {"type": "ping"}, "state": "pending", "tries": 2, "status": 503}
+WEBHOOKS: dict[tuple[str, str], Any] = {
+    ("POST", "webhooks"): _WEBHOOK | {"secret": "whsec_x"},
+    ("GET", "webhooks"): {"webhooks": [_WEBHOOK]},
+    ("POST", "ping"): _DELIVERY,
+    ("GET", "deliveries"): {"deliveries": [_DELIVERY]},
+    ("DELETE", "w1"): {},
+}
 FIXED: dict[str, Any] = {
     "/v1/queue": {
         "jobs": [

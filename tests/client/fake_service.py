@@ -16,11 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.client import fake_documents
+from tests.client import fake_documents, misbehaviour
+from tests.client.misbehaviour import WEIGHTS
 
 TOKEN = "a-token-nobody-shows"
 FINAL = {"succeeded", "failed", "cancelled"}
-WEIGHTS = bytes(range(256)) * 1024
 
 
 @dataclass
@@ -122,11 +122,11 @@ class FakeService:
             self.lines[job_id].append(line | {"level": "info", "message": message})
 
     def be_unavailable(self, times: int) -> None:
-        self.misbehaviour += [_answer_unavailable] * times
+        self.misbehaviour += [misbehaviour.answer_unavailable] * times
 
     def break_next_answers(self, times: int) -> None:
         """The next requests are carried out, but their answers never arrive."""
-        self.misbehaviour += [_carry_out_and_break] * times
+        self.misbehaviour += [misbehaviour.carry_out_and_break] * times
 
     def asked(self, method: str, path: str) -> list[Request]:
         return [one for one in self.requests if (one.method, one.path) == (method, path)]
@@ -212,6 +212,8 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(401, "unauthorized", "no token that this service knows")
         elif asked.path == "/v1/jobs":
             self._submit(asked.body) if asked.method == "POST" else self._list()
+        elif asked.path.startswith("/v1/webhooks"):
+            self.send(fake_documents.WEBHOOKS[asked.method, asked.path.rpartition("/")[2]])
         elif asked.path == "/v1/jobs:plan":
             self.send(fake_documents.PLAN | {"spec": asked.body})
         elif asked.path == "/v1/jobs:batch":
@@ -385,32 +387,3 @@ class Handler(BaseHTTPRequestHandler):
     def _break(self) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
-
-
-def _answer_unavailable(handler: Handler) -> None:
-    handler.refuse(503, "database-unavailable", "the database is away")
-
-
-def _carry_out_and_break(handler: Handler) -> None:
-    whole = handler.wfile
-    handler.wfile = _Nowhere()  # type: ignore[assignment]
-    handler.answer()
-    handler.wfile = whole
-    handler._break()
-
-
-class _Nowhere:
-    def write(self, content: bytes) -> int:
-        return len(content)
-
-    def flush(self) -> None:
-        pass
-
-
-def break_weights_in_the_middle(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("ETag", f'"{hashlib.sha256(WEIGHTS).hexdigest()}"')
-    handler.send_header("Content-Length", str(len(WEIGHTS)))
-    handler.end_headers()
-    handler.wfile.write(WEIGHTS[:1000])
-    handler._break()
