@@ -154,6 +154,11 @@ class Dispatcher:
                 self._watch(one, found.get(one.attempt.id))
             except LeaseLost as error:
                 log.warning("lease lost", attempt_id=one.attempt.id, error=str(error))
+            except Unavailable:
+                raise
+            except Exception:
+                # A row that this version cannot read must not stop the queue, nor other attempts.
+                log.exception("attempt cannot be watched", attempt_id=one.attempt.id)
         self._next_look = self._now() + timedelta(seconds=self._settings.poll_seconds)
 
     def _claim(self) -> Claim | None:
@@ -199,11 +204,12 @@ class Dispatcher:
     def _clear_away(self, attempt: AttemptRow, *, is_gone: bool) -> None:
         """Releases an ended attempt once the cluster is rid of it; hurries it where it is not."""
         if is_gone:
+            # Ray slows down with the number of jobs that it remembers (ray-project/ray#37894).
+            # Before the release, after which nobody would come back for it.
+            self._cluster.delete(attempt.id)
             with self._database.transaction() as session:
                 queue.release(session, attempt.id, fence=attempt.fence, now=self._now())
             self._asked_to_stop.pop(attempt.id, None)
-            # Ray slows down with the number of jobs that it remembers (ray-project/ray#37894).
-            self._cluster.delete(attempt.id)
             log.info("attempt released", attempt_id=attempt.id, reason=attempt.reason)
             return
         assert attempt.ended_at is not None

@@ -1,34 +1,42 @@
-"""The API over SQLite for most tests, over each kind of database where SQL matters."""
+"""The API over SQLite for most tests, over each kind of database where SQL matters.
+
+One API of each kind serves all tests, each of which finds it empty: to start one takes longer
+than most tests.
+"""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from service import schema
-from service.database import Database
-from tests.support.api import Api, serving
-from tests.support.core import Clock, Core
+from tests.support.api import Api, serving_new
 
 
-@pytest.fixture(autouse=True)
-def _a_quick_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The listening thread looks so often whether it should end."""
-    monkeypatch.setattr("api.changes._LISTEN_SECONDS", 0.05)
-
-
-@pytest.fixture
-def api(tmp_path: Path, clock: Clock) -> Iterator[Api]:
-    url = f"sqlite:///{tmp_path / 'api.db'}"
-    database = Database(url)
-    schema.upgrade(database)
-    with serving(Core(database, clock), url, tmp_path) as served:
+@pytest.fixture(scope="session")
+def _sqlite_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    path = tmp_path_factory.mktemp("api")
+    with serving_new(f"sqlite:///{path / 'api.db'}", path) as served:
         yield served
-    database.close()
+
+
+@pytest.fixture(scope="session")
+def _postgres_api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    url = request.getfixturevalue("postgres").new_database()
+    with serving_new(url, tmp_path_factory.mktemp("api")) as served:
+        yield served
 
 
 @pytest.fixture
-def any_api(core: Core, database_url: str, tmp_path: Path) -> Iterator[Api]:
+def api(_sqlite_api: Api) -> Api:
+    _sqlite_api.empty()
+    return _sqlite_api
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
+def any_api(request: pytest.FixtureRequest) -> Api:
     """Of each kind of database."""
-    with serving(core, database_url, tmp_path) as served:
-        yield served
+    name = "_sqlite_api" if request.param == "sqlite" else "_postgres_api"
+    served: Api = request.getfixturevalue(name)
+    served.empty()
+    return served

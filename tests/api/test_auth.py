@@ -50,15 +50,11 @@ def test_every_route_but_the_open_ones_refuses_an_unknown_token(api: Api) -> Non
 
 
 @pytest.mark.parametrize(
-    "header", ["", "Bearer", "Bearer ", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xff"]
+    "header", ["", "Bearer", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xff"]
 )
 def test_what_is_no_token_of_ours_is_refused(api: Api, header: str) -> None:
-    answer = api.http.get(
-        "/v1/jobs",
-        headers={"Authorization": header.encode("latin-1").decode("latin-1")}
-        if header.isascii()
-        else [(b"Authorization", header.encode("latin-1"))],
-    )
+    sent = [(b"Authorization", header.encode("latin-1"))]
+    answer = api.http.get("/v1/jobs", headers=sent)
     assert answer.status_code == 401
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
+from api.__main__ import _listen
 from api.app import create_app
+from service import schema
+from service.database import Database
 from service.queue import Claim
 from service.reports import CheckpointNote, Part
 from service.settings import Settings
-from tests.support.core import Core, content
+from service.tables import Base, TokenRow
+from tests.support.core import START, Clock, Core, content
 from tests.support.fake_api import eventually
 
 TOKEN = "the-token-of-the-admin"
@@ -30,6 +34,14 @@ class Api:
         self.settings = settings
         self.core = core
         self.http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
+
+    def empty(self) -> None:
+        """As it was at its start, for the next test: people's tokens are all that it knows."""
+        self.core.clock.now = START
+        with self.core.database.transaction() as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                if table is not TokenRow.__table__:
+                    session.execute(table.delete())
 
     def call(
         self, method: str, path: str, *, token: str | None = TOKEN, **request: Any
@@ -104,6 +116,16 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
+def serving_new(database_url: str, var_path: Path, **settings: Any) -> Iterator[Api]:
+    """Over a database that is made for it."""
+    database = Database(database_url)
+    schema.upgrade(database)
+    with serving(Core(database, Clock()), database_url, var_path, **settings) as served:
+        yield served
+    database.close()
+
+
+@contextmanager
 def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> Iterator[Api]:
     (var_path / "token").write_text(TOKEN)
     configured = Settings(var_path=var_path, database_url=database_url, **settings)
@@ -116,9 +138,9 @@ def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> I
             timeout_graceful_shutdown=1,
         )
     )
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
+    with _listen("127.0.0.1", 0) as listener, pytest.MonkeyPatch.context() as patched:
+        # A quick end: the listening thread looks so often whether it should.
+        patched.setattr("api.changes._LISTEN_SECONDS", 0.05)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         eventually(lambda: server.started or not thread.is_alive())

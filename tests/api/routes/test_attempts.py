@@ -1,0 +1,316 @@
+"""What training processes call: briefs, reports exactly once, parts of checkpoints, the finish."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import queue
+from service.queue import Claim
+from service.reports import AttemptBrief, Part
+from service.states import AttemptState, Reason
+from tests.support.api import Api, serving_new
+from tests.support.core import START, content, job_id_of, note, workers
+
+
+def _refused(answer: httpx.Response, status: int, code: str) -> str:
+    """The sentence that says why."""
+    assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
+    detail: str = answer.json()["detail"]
+    return detail
+
+
+def _loss(iteration: int, value: float) -> dict[str, Any]:
+    return {"series": "train/loss", "iteration": iteration, "value": value}
+
+
+def _line(message: str) -> dict[str, Any]:
+    return {"at": START.isoformat(), "level": "info", "message": message}
+
+
+def _told(api: Api, claimed: Claim) -> tuple[dict[str, Any], list[str]]:
+    """The job's series and its log."""
+    path = f"/v1/jobs/{job_id_of(claimed)}"
+    lines = api.get(f"{path}/logs").json()["lines"]
+    return api.get(f"{path}/metrics").json()["series"], [line["message"] for line in lines]
+
+
+@pytest.fixture
+def stale(api: Api) -> Claim:
+    """An attempt that was called silent; its job runs as another one now."""
+    claimed = api.core.run()
+    api.core.end(claimed, Reason.SILENT)
+    api.core.retry()
+    return claimed
+
+
+def test_the_brief_says_all_that_is_needed_to_begin(api: Api) -> None:
+    claimed = api.core.start(resources=workers(2, cpus_per_worker=3), seed=7)
+    answer = api.attempt(claimed)
+    assert answer.status_code == 200
+    brief = AttemptBrief.model_validate_json(answer.content)
+    assert (brief.attempt_id, brief.job_id) == (claimed.attempt_id, job_id_of(claimed))
+    assert (brief.number, brief.last_sequence, brief.resume) == (1, 0, None)
+    assert (brief.num_workers, brief.cpus_per_worker, brief.gpus_per_worker) == (2, 3, 0)
+    assert brief.spec.seed == 7
+
+
+def test_the_brief_says_where_the_reports_go_on(api: Api) -> None:
+    claimed = api.core.run()
+    api.report(claimed, 2)
+    assert api.attempt(claimed).json()["last_sequence"] == 2
+
+
+def test_the_first_report_makes_the_job_run(api: Api) -> None:
+    claimed = api.core.start()
+    answer = api.report(claimed, 1)
+    assert (answer.status_code, answer.json()) == (200, {"last_sequence": 1, "stop": None})
+    assert api.get(f"/v1/jobs/{job_id_of(claimed)}").json()["state"] == "running"
+
+
+def test_a_repeated_report_changes_nothing_and_answers_the_same(any_api: Api) -> None:
+    claimed = any_api.core.run()
+    first = any_api.report(claimed, 2, metrics=[_loss(1, 0.5)], logs=[_line("once")])
+    before = _told(any_api, claimed)
+    again = any_api.report(claimed, 2, metrics=[_loss(1, 0.7)], logs=[_line("once")])
+    assert (again.status_code, again.json()) == (first.status_code, first.json())
+    assert _told(any_api, claimed) == before
+    assert before == ({"train/loss": {"iterations": [1], "values": [0.5]}}, ["once"])
+
+
+def test_a_report_before_its_predecessor_is_refused_and_leaves_no_trace(api: Api) -> None:
+    claimed = api.core.run()
+    answer = api.report(claimed, 3, metrics=[_loss(1, 0.5)], logs=[_line("early")])
+    assert "2 is the next one" in _refused(answer, 409, "sequence-gap")
+    assert _told(api, claimed) == ({}, [])
+    assert api.report(claimed, 2).json()["last_sequence"] == 2
+
+
+def test_each_attempt_counts_its_reports_from_one(api: Api) -> None:
+    first = api.core.run()
+    api.report(first, 2, metrics=[_loss(1, 1.0), _loss(2, 0.9)], logs=[_line("a")])
+    api.core.end(first, Reason.WORKER_DIED)
+    api.core.clock.advance(60.0)
+    second = api.core.start_next()
+    answer = api.report(second, 1, metrics=[_loss(2, 0.8)], logs=[_line("b")])
+    assert answer.json()["last_sequence"] == 1
+    losses = {"train/loss": {"iterations": [1, 2], "values": [1.0, 0.8]}}
+    assert _told(api, second) == (losses, ["a", "b"])
+
+
+def test_a_report_that_is_wrong_anywhere_leaves_no_trace(api: Api) -> None:
+    claimed = api.core.run()
+    wrong = _loss(2, 0.4) | {"series": "Loss"}
+    answer = api.report(claimed, 2, metrics=[_loss(1, 0.5), wrong], logs=[_line("x")])
+    _refused(answer, 422, "invalid-input")
+    assert answer.json()["errors"][0]["pointer"] == "/metrics/1/series"
+    assert _told(api, claimed) == ({}, [])
+    assert api.attempt(claimed).json()["last_sequence"] == 1
+
+
+def test_an_attempt_over_its_time_is_told_to_stop(api: Api) -> None:
+    claimed = api.core.start(time_limit_minutes=1)
+    api.report(claimed, 1)
+    api.core.clock.advance(61.0)
+    assert api.report(claimed, 2).json()["stop"] == "time-limit"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("POST", "/reports"),
+        ("PUT", "/checkpoints/1/weights"),
+        ("GET", "/resume/weights"),
+        ("POST", "/finish"),
+    ],
+)
+def test_an_attempt_that_another_has_replaced_is_told_to_stop_at_once(
+    api: Api, stale: Claim, method: str, path: str
+) -> None:
+    bodies: dict[str, dict[str, Any]] = {
+        "/reports": {"json": {"sequence": 2, "metrics": [_loss(1, 9.0)]}},
+        "/finish": {"json": {"reason": "completed"}},
+        "/checkpoints/1/weights": {"content": b"x", "headers": {"X-Content-SHA256": "0" * 64}},
+    }
+    before = api.get(f"/v1/jobs/{job_id_of(stale)}").json()
+    answer = api.attempt(stale, method, path, **bodies.get(path, {}))
+    assert "silent" in _refused(answer, 409, "stale-attempt")
+    assert api.get(f"/v1/jobs/{job_id_of(stale)}").json() == before
+    assert _told(api, stale) == ({}, [])
+
+
+def test_a_replaced_attempt_uploads_nothing(api: Api, stale: Claim) -> None:
+    _refused(api.upload(stale, 1, Part.WEIGHTS), 409, "stale-attempt")
+    assert not _stored(api, stale)
+
+
+def _stored(api: Api, claimed: Claim) -> list[bytes]:
+    """What lies in the store of that attempt's, half-written files as well."""
+    folder = api.settings.var_path / "artifacts" / "checkpoints" / claimed.attempt_id
+    if not folder.exists():
+        return []
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def test_an_uploaded_part_is_stored_and_answered_with_its_digest(api: Api) -> None:
+    claimed = api.core.run()
+    answer = api.upload(claimed, 4, Part.WEIGHTS)
+    assert answer.status_code == 201
+    assert answer.json() == note(4).parts[0].model_dump(mode="json")
+    assert _stored(api, claimed) == [content(Part.WEIGHTS, 4)]
+
+
+def test_a_part_that_differs_from_its_digest_is_not_kept(api: Api) -> None:
+    claimed = api.core.run()
+    answer = api.upload(claimed, 4, Part.WEIGHTS, sha256="0" * 64)
+    assert "0" * 64 in _refused(answer, 422, "corrupt-artifact")
+    assert _stored(api, claimed) == []
+
+
+def test_a_repeated_upload_replaces_the_earlier_one(api: Api) -> None:
+    claimed = api.core.run()
+    for _ in range(2):
+        assert api.upload(claimed, 4, Part.WEIGHTS).status_code == 201
+    assert _stored(api, claimed) == [content(Part.WEIGHTS, 4)]
+
+
+@pytest.mark.parametrize(
+    ("path", "sha256", "pointer"),
+    [
+        ("/checkpoints/4/weights", None, "/x-content-sha256"),
+        ("/checkpoints/4/weights", "abc", "/x-content-sha256"),
+        ("/checkpoints/4/picture", "0" * 64, "/part"),
+        ("/checkpoints/-1/weights", "0" * 64, "/iteration"),
+        (f"/checkpoints/{2**31}/weights", "0" * 64, "/iteration"),
+    ],
+)
+def test_an_upload_that_says_not_what_it_is_is_refused(
+    api: Api, path: str, sha256: str | None, pointer: str
+) -> None:
+    headers = {} if sha256 is None else {"X-Content-SHA256": sha256}
+    answer = api.attempt(api.core.run(), "PUT", path, content=b"x", headers=headers)
+    _refused(answer, 422, "invalid-input")
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+def test_a_part_may_be_larger_than_any_other_body(api: Api) -> None:
+    claimed = api.core.run()
+    whole = b"w" * (17 * 2**20)
+    headers = {"X-Content-SHA256": "0" * 64}
+    answer = api.attempt(claimed, "PUT", "/checkpoints/4/state", content=whole, headers=headers)
+    _refused(answer, 422, "corrupt-artifact")
+
+
+def test_a_part_that_is_larger_than_the_settings_allow_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'api.db'}"
+    with serving_new(url, tmp_path, max_part_bytes=3) as api:
+        claimed = api.core.run()
+        answer = api.upload(claimed, 4, Part.WEIGHTS)
+        assert "the 3 bytes that are allowed" in _refused(answer, 422, "invalid-input")
+        assert _stored(api, claimed) == []
+
+
+def test_a_checkpoint_whose_bytes_are_not_there_does_not_count(api: Api) -> None:
+    claimed = api.core.run()
+    api.upload(claimed, 4, Part.WEIGHTS)
+    answer = api.report(claimed, 2, checkpoints=[note(4).model_dump(mode="json")])
+    assert "state of iteration 4" in _refused(answer, 422, "corrupt-artifact")
+    path = f"/v1/jobs/{job_id_of(claimed)}/checkpoints"
+    assert api.get(path).json() == {"checkpoints": []}
+    assert api.checkpoint(claimed, 2, note(4)).status_code == 200
+    assert len(api.get(path).json()["checkpoints"]) == 1
+
+
+def test_a_report_of_a_checkpoint_may_be_repeated_after_its_bytes_are_gone(api: Api) -> None:
+    claimed = api.core.run()
+    for sequence, iteration in ((2, 1), (3, 2), (4, 3)):
+        api.checkpoint(claimed, sequence, note(iteration))
+    again = api.report(claimed, 2, checkpoints=[note(1).model_dump(mode="json")])
+    assert (again.status_code, again.json()["last_sequence"]) == (200, 4)
+
+
+def test_a_checkpoint_that_nothing_can_resume_from_is_refused(api: Api) -> None:
+    claimed = api.core.run()
+    answer = api.checkpoint(claimed, 2, note(4, parts=[Part.WEIGHTS]))
+    _refused(answer, 422, "invalid-input")
+    assert api.attempt(claimed).json()["last_sequence"] == 1
+
+
+def test_a_new_attempt_is_given_what_the_last_one_left(api: Api) -> None:
+    first = api.core.run()
+    api.checkpoint(first, 2, note(4))
+    api.core.end(first, Reason.WORKER_DIED)
+    second = api.core.retry()
+    resume = api.attempt(second).json()["resume"]
+    assert resume["iteration"] == 4
+    assert resume["parts"] == [digest.model_dump(mode="json") for digest in note(4).parts]
+    for digest in note(4).parts:
+        answer = api.attempt(second, "GET", f"/resume/{digest.part}")
+        assert answer.content == content(digest.part, 4)
+        assert answer.headers["ETag"] == f'"{digest.sha256}"'
+        assert answer.headers["Content-Length"] == str(digest.size_bytes)
+
+
+def test_an_attempt_that_begins_at_the_beginning_has_nothing_to_resume(api: Api) -> None:
+    _refused(api.attempt(api.core.run(), "GET", "/resume/weights"), 404, "not-found")
+
+
+def test_a_part_that_the_last_attempt_did_not_store_is_not_found(api: Api) -> None:
+    first = api.core.run()
+    api.checkpoint(first, 2, note(4))
+    api.core.end(first, Reason.WORKER_DIED)
+    _refused(api.attempt(api.core.retry(), "GET", "/resume/pt"), 404, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [("completed", "succeeded"), ("diverged", "failed"), ("training-error", "queued")],
+)
+def test_the_last_word_moves_the_job(api: Api, reason: str, state: str) -> None:
+    claimed = api.core.run()
+    answer = api.attempt(claimed, "POST", "/finish", json={"reason": reason, "message": "told"})
+    assert (answer.status_code, answer.json()) == (200, {"job_state": state})
+    job = api.get(f"/v1/jobs/{job_id_of(claimed)}").json()
+    assert (job["state"], job["reason"], job["message"]) == (state, reason, "told")
+
+
+def test_a_repeated_last_word_changes_nothing_and_answers_the_same(api: Api) -> None:
+    claimed = api.core.run()
+    first = api.attempt(claimed, "POST", "/finish", json={"reason": "completed"})
+    events = len(api.core.events(job_id_of(claimed)))
+    again = api.attempt(claimed, "POST", "/finish", json={"reason": "completed"})
+    assert (again.status_code, again.json()) == (200, first.json())
+    assert len(api.core.events(job_id_of(claimed))) == events
+
+
+def test_an_end_is_not_told_in_two_ways(api: Api) -> None:
+    claimed = api.core.run()
+    api.attempt(claimed, "POST", "/finish", json={"reason": "completed"})
+    answer = api.attempt(claimed, "POST", "/finish", json={"reason": "diverged"})
+    _refused(answer, 409, "stale-attempt")
+    assert api.get(f"/v1/jobs/{job_id_of(claimed)}").json()["state"] == "succeeded"
+
+
+def test_an_attempt_that_has_ended_reports_no_more(api: Api) -> None:
+    claimed = api.core.run()
+    api.attempt(claimed, "POST", "/finish", json={"reason": "completed"})
+    _refused(api.report(claimed, 2, metrics=[_loss(1, 9.0)]), 409, "stale-attempt")
+    assert _told(api, claimed) == ({}, [])
+
+
+def test_an_attempt_may_end_before_it_has_begun(api: Api) -> None:
+    claimed = api.core.start()
+    api.attempt(claimed, "POST", "/finish", json={"reason": "dataset-missing"})
+    assert api.core.attempt(claimed.attempt_id).state is AttemptState.ENDED
+    assert api.get(f"/v1/jobs/{job_id_of(claimed)}").json()["state"] == "failed"
+
+
+def test_a_new_token_of_an_attempt_ends_the_old_one(api: Api) -> None:
+    claimed = api.core.start()
+    with api.core.database.transaction() as session:
+        secret = queue.renew_secret(session, claimed.attempt_id, fence=claimed.fence)
+    _refused(api.attempt(claimed), 401, "unauthorized")
+    renewed = Claim(attempt_id=claimed.attempt_id, fence=claimed.fence, secret=secret)
+    assert api.attempt(renewed).status_code == 200

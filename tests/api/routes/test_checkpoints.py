@@ -1,0 +1,154 @@
+"""Checkpoints as people see them, and the weights that they download."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from service.queue import Claim
+from service.reports import Part
+from service.states import Reason
+from tests.support.api import Api
+from tests.support.core import content, job_id_of, note
+from tests.support.fake_api import eventually
+
+WHOLE = (Part.WEIGHTS, Part.STATE, Part.PT)
+
+
+def _keep(api: Api, claimed: Claim, sequence: int, iteration: int, **fields: Any) -> None:
+    assert api.checkpoint(claimed, sequence, note(iteration, **fields)).status_code == 200
+
+
+def _path(claimed: Claim) -> str:
+    return f"/v1/jobs/{job_id_of(claimed)}/checkpoints"
+
+
+def _listed(api: Api, claimed: Claim) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.get(_path(claimed)).json()["checkpoints"]
+    return found
+
+
+@pytest.fixture
+def kept(api: Api) -> Claim:
+    """An attempt whose checkpoint of iteration 2 is the best, that of iteration 3 the newest."""
+    claimed = api.core.run()
+    _keep(api, claimed, 2, 2, test_error=1.0, parts=WHOLE)
+    _keep(api, claimed, 3, 3, test_error=5.0)
+    return claimed
+
+
+def test_a_job_without_checkpoints_has_an_empty_list(api: Api) -> None:
+    claimed = api.core.run()
+    assert _listed(api, claimed) == []
+    assert api.get(f"{_path(claimed)}/newest/weights").status_code == 404
+
+
+def test_checkpoints_are_listed_newest_first_with_their_parts(api: Api, kept: Claim) -> None:
+    newest, best = _listed(api, kept)
+    assert (newest["iteration"], best["iteration"]) == (3, 2)
+    assert (best["job_id"], best["attempt"], best["test_error"]) == (job_id_of(kept), 1, 1.0)
+    assert best["parts"] == {
+        part.value: {
+            "sha256": hashlib.sha256(content(part, 2)).hexdigest(),
+            "size_bytes": len(content(part, 2)),
+        }
+        for part in WHOLE
+    }
+    assert best["size_bytes"] == sum(len(content(part, 2)) for part in WHOLE)
+
+
+def test_a_checkpoint_counts_only_once_it_was_reported(api: Api) -> None:
+    claimed = api.core.run()
+    api.upload(claimed, 2, Part.WEIGHTS)
+    api.upload(claimed, 2, Part.STATE)
+    assert _listed(api, claimed) == []
+
+
+@pytest.mark.parametrize(("which", "iteration"), [("newest", 3), ("best", 2)])
+def test_newest_and_best_are_downloaded_by_these_words(
+    api: Api, kept: Claim, which: str, iteration: int
+) -> None:
+    answer = api.get(f"{_path(kept)}/{which}/weights")
+    assert answer.status_code == 200
+    assert answer.content == content(Part.WEIGHTS, iteration)
+
+
+def test_a_checkpoint_is_downloaded_by_its_id(api: Api, kept: Claim) -> None:
+    best = _listed(api, kept)[1]
+    answer = api.get(f"{_path(kept)}/{best['id']}/weights")
+    assert answer.content == content(Part.WEIGHTS, 2)
+
+
+def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Claim) -> None:
+    answer = api.get(f"{_path(kept)}/best/weights")
+    sha256 = hashlib.sha256(answer.content).hexdigest()
+    assert answer.headers["ETag"] == f'"{sha256}"'
+    assert answer.headers["Content-Length"] == str(len(answer.content))
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    name = f"resnet-8-A-digits-{job_id_of(kept)}-2.safetensors"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}"'
+
+
+def test_weights_are_downloaded_for_torch_too(api: Api, kept: Claim) -> None:
+    answer = api.get(f"{_path(kept)}/best/weights?format=pt")
+    assert answer.content == content(Part.PT, 2)
+    assert answer.headers["ETag"].strip('"') == hashlib.sha256(answer.content).hexdigest()
+    assert answer.headers["Content-Disposition"].endswith('-2.pt"')
+
+
+def test_a_format_that_was_not_stored_is_not_found(api: Api, kept: Claim) -> None:
+    answer = api.get(f"{_path(kept)}/newest/weights?format=pt")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+    assert "state, weights" in answer.json()["detail"]
+
+
+def test_a_format_that_nobody_knows_is_refused(api: Api, kept: Claim) -> None:
+    answer = api.get(f"{_path(kept)}/best/weights?format=onnx")
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/format")
+
+
+def test_who_asks_for_a_range_is_answered_the_whole(api: Api, kept: Claim) -> None:
+    """As everybody may who does not say Accept-Ranges (RFC 9110, section 14.2)."""
+    answer = api.get(f"{_path(kept)}/best/weights", headers={"Range": "bytes=2-3"})
+    assert answer.status_code == 200
+    assert "Accept-Ranges" not in answer.headers
+    assert answer.content == content(Part.WEIGHTS, 2)
+
+
+def test_a_name_of_a_data_set_makes_no_strange_file_name(api: Api) -> None:
+    claimed = api.core.run(depth=18, dataset="folder:a..b-ü")
+    _keep(api, claimed, 2, 2)
+    header = api.get(f"{_path(claimed)}/newest/weights").headers["Content-Disposition"]
+    assert header.startswith('attachment; filename="resnet-18-A-folder-a-b-')
+    assert header.isascii()
+
+
+def test_of_one_iteration_the_later_attempts_weights_are_the_newest(api: Api) -> None:
+    first = api.core.run()
+    _keep(api, first, 2, 2)
+    api.core.end(first, Reason.WORKER_DIED)
+    second = api.core.retry()
+    _keep(api, second, 2, 2)
+    assert _listed(api, first)[0]["attempt"] == 2
+    assert api.get(f"{_path(first)}/newest/weights").status_code == 200
+
+
+def test_what_is_superseded_is_forgotten_with_its_bytes(api: Api, kept: Claim) -> None:
+    folder = api.settings.var_path / "artifacts" / "checkpoints" / kept.attempt_id
+    superseded = _listed(api, kept)[0]
+    _keep(api, kept, 4, 4, test_error=3.0)
+    assert [one["iteration"] for one in _listed(api, kept)] == [4, 2]
+    assert api.get(f"{_path(kept)}/{superseded['id']}/weights").status_code == 404
+    # The bytes go once the report was answered.
+    eventually(lambda: {int(path.name.partition("-")[0]) for path in folder.iterdir()} == {2, 4})
+
+
+def test_a_checkpoint_of_another_job_is_not_found(api: Api, kept: Claim) -> None:
+    other = api.core.run()
+    checkpoint = _listed(api, kept)[0]
+    assert api.get(f"{_path(other)}/{checkpoint['id']}/weights").status_code == 404
+
+
+def test_weights_are_downloaded_after_the_job_has_ended(api: Api, kept: Claim) -> None:
+    api.core.finish(kept.attempt_id)
+    assert api.get(f"{_path(kept)}/newest/weights").content == content(Part.WEIGHTS, 3)

@@ -1,0 +1,117 @@
+"""Health, the cluster, data sets and recipes."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import datasets, recipes
+from tests.support.api import Api, serving_new
+from tests.support.core import START, workers, written
+from tests.support.postgres import postgres_server
+
+
+def test_health_is_told_to_everybody(any_api: Api) -> None:
+    answer = any_api.get("/v1/health", token=None)
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.db
+def test_an_api_without_its_database_says_so_and_comes_back_with_it(tmp_path: Path) -> None:
+    with postgres_server() as server, serving_new(server.new_database(), tmp_path) as api:
+        server.stop(mode="fast")
+        for answer in (api.get("/v1/health"), api.get("/v1/jobs"), api.post("/v1/jobs", written())):
+            assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
+            assert answer.headers["Retry-After"] == "1"
+        server.start()
+        assert api.get("/v1/health").status_code == 200
+        assert api.post("/v1/jobs", written()).status_code == 201
+
+
+def test_a_cluster_that_nobody_has_seen_is_unknown(api: Api) -> None:
+    assert api.get("/v1/cluster").json() == {
+        "cpus": None,
+        "gpus": None,
+        "reserved_cpus": 0,
+        "reserved_gpus": 0,
+        "seen_at": None,
+    }
+
+
+def test_the_cluster_is_told_with_what_attempts_occupy(api: Api) -> None:
+    api.core.offer(cpus=8, gpus=2)
+    api.core.submit(resources=workers(2, cpus_per_worker=3))
+    api.core.claim()
+    assert api.get("/v1/cluster").json() == {
+        "cpus": 8,
+        "gpus": 2,
+        "reserved_cpus": 6,
+        "reserved_gpus": 2,
+        "seen_at": START.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _datasets(api: Api) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in api.get("/v1/datasets").json()["datasets"]}
+
+
+@pytest.fixture
+def data(api: Api) -> Iterator[Path]:
+    """The folder that the API looks for images in."""
+    api.settings.data.mkdir()
+    yield api.settings.data
+    shutil.rmtree(api.settings.data)
+
+
+def test_every_data_set_known_by_name_is_told(api: Api) -> None:
+    found = _datasets(api)
+    assert set(found) == set(datasets.DATASETS)
+    assert found["digits"] == {
+        "name": "digits",
+        "title": "Optical digits, 8x8 grey scans (UCI; carried by scikit-learn)",
+        "origin": "bundled",
+        "classes": 10,
+        "height": 8,
+        "width": 8,
+        "train_images": 1437,
+        "test_images": 360,
+        "default_recipe": "quick",
+        "is_here": True,
+    }
+
+
+def test_a_data_set_to_be_downloaded_is_here_once_its_folder_is(api: Api, data: Path) -> None:
+    assert not _datasets(api)["cifar10"]["is_here"]
+    (data / "cifar10").mkdir()
+    assert _datasets(api)["cifar10"]["is_here"]
+    assert not _datasets(api)["cifar100"]["is_here"]
+
+
+def test_a_folder_of_images_is_a_data_set(api: Api, data: Path) -> None:
+    (data / "flowers" / "train").mkdir(parents=True)
+    found = _datasets(api)["folder:flowers"]
+    assert (found["origin"], found["is_here"], found["classes"]) == ("folder", True, None)
+    assert api.post("/v1/jobs", written(depth=18, dataset="folder:flowers")).status_code == 201
+
+
+@pytest.mark.parametrize("name", ["no-train-in-it", ".hidden/train", "a b/train"])
+def test_a_folder_that_no_job_could_name_is_no_data_set(api: Api, data: Path, name: str) -> None:
+    (data / name).mkdir(parents=True)
+    assert set(_datasets(api)) == set(datasets.DATASETS)
+
+
+def test_every_recipe_is_told_with_where_it_comes_from(api: Api) -> None:
+    found = {one["name"]: one for one in api.get("/v1/recipes").json()["recipes"]}
+    assert set(found) == set(recipes.RECIPES)
+    for name, recipe in found.items():
+        assert recipe["source"], name
+        assert recipe["fields"]["name"] == name
+
+
+def test_a_recipe_as_it_is_told_can_be_submitted(api: Api) -> None:
+    for recipe in api.get("/v1/recipes").json()["recipes"]:
+        answer = api.post("/v1/jobs", written(depth=20, recipe=recipe["fields"]))
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["spec"]["recipe"].items() >= recipe["fields"].items()
