@@ -7,7 +7,11 @@ import typer
 from resnetd import render
 from resnetd.session import Output, OutputOption, Session, documents, say
 
-commands = typer.Typer(no_args_is_help=True, help="Have jobs' new states told to a URL.")
+commands = typer.Typer(
+    no_args_is_help=True,
+    help="Have jobs' new states told to a URL.",
+    epilog="Example: resnetd webhook add https://example.org/hook --state failed",
+)
 
 WebhookId = Annotated[str, typer.Argument(metavar="ID", help="See `resnetd webhook list`.")]
 

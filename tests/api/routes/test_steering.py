@@ -99,4 +99,4 @@ def test_a_deleted_job_takes_its_artifacts_along(api: Api) -> None:
     assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 204
     assert api.get(f"/v1/jobs/{job_id}").status_code == 404
     stored = ArtifactStore(api.settings.artifacts)
-    eventually(lambda: list(stored.listed(PREFIX)) == [])
+    eventually(lambda: list(stored.listed(f"{PREFIX}/{claimed.attempt_id}/")) == [])
