@@ -115,7 +115,7 @@ def _start(
     )
     secret = tokens.new_secret()
     job.attempts += 1
-    newest = checkpoints.newest(session, job.id)
+    newest = checkpoints.newest(session, job.id) if job.saved_iteration > 0 else None
     attempt = AttemptRow(
         id=f"{job.id}-a{job.attempts}",
         job_id=job.id,

@@ -93,6 +93,7 @@ class JobRow(Base):
     __table_args__ = (
         Index("ix_jobs_queue", "state", "place", "id"),
         Index("ix_jobs_dataset_id", "dataset", "id"),
+        Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_shape", "shape"),
     )
 

@@ -130,6 +130,7 @@ def upgrade() -> None:
         batch_op.create_index("ix_jobs_dataset_id", ["dataset", "id"], unique=False)
         batch_op.create_index("ix_jobs_queue", ["state", "place", "id"], unique=False)
         batch_op.create_index("ix_jobs_shape", ["shape"], unique=False)
+        batch_op.create_index("ix_jobs_state_id", ["state", "id"], unique=False)
 
     op.create_table(
         "tokens",
@@ -406,6 +407,7 @@ def downgrade() -> None:
     op.drop_table("webhooks")
     op.drop_table("tokens")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_state_id")
         batch_op.drop_index("ix_jobs_shape")
         batch_op.drop_index("ix_jobs_queue")
         batch_op.drop_index("ix_jobs_dataset_id")
