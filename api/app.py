@@ -13,7 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 from api.changes import ChangeHub
 from api.dependencies import Services
-from api.routes import attempts, checkpoints, datasets, jobs, runners, system
+from api.routes import (
+    attempts,
+    checkpoints,
+    datasets,
+    jobs,
+    runners,
+    steering,
+    system,
+    webhooks,
+)
 from service import schema, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database
@@ -65,11 +74,13 @@ def create_app(
     app.add_middleware(RequestIds)
     for router in (
         jobs.router,
+        steering.router,
         checkpoints.router,
         attempts.router,
         runners.router,
         datasets.router,
         system.router,
+        webhooks.router,
     ):
         app.include_router(router)
     app.include_router(system.for_people)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.security import HTTPBearer
 
 from api.auth import bearer
@@ -65,6 +65,12 @@ def person(request: Request, held: Held, _: Annotated[object, Depends(_scheme)])
     secret = bearer(request)
     with held.database.reading() as session:
         return tokens.check(session, secret).name
+
+
+User = Annotated[str, Depends(person)]
+IdempotencyKey = Annotated[
+    str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
+]
 
 
 def attempt(

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from service import jobs
+from service.outlook import Plan, Standing, WaitCode
 from service.reports import Facts, LogLevel, Part, Result
 from service.spec import JobSpec
-from service.states import AttemptState, Fault, JobState, Reason, RunnerState
+from service.states import AttemptState, Fault, JobState, Reason, RunnerState, StopReason
 from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
 
 
@@ -45,6 +46,19 @@ class ProgressView(_View):
         )
 
 
+class StandingView(_View):
+    """Why a job waits, as code and in words; `position` counts from 1 among what may start."""
+
+    code: WaitCode
+    words: str
+    position: int | None
+    effective_priority: Annotated[
+        float, Field(description="a waiting job gains a point every ten minutes")
+    ]
+    starts_p50: datetime | None
+    starts_p90: datetime | None
+
+
 class JobView(_View):
     id: str
     name: str
@@ -53,19 +67,25 @@ class JobView(_View):
     spec: JobSpec
     reason: Annotated[Reason | None, Field(description="why the last attempt ended")]
     message: str | None
-    cancel_requested: bool
+    user: Annotated[str, Field(description="whose token submitted it")]
+    priority: Annotated[int, Field(description="0 to 100; higher goes first")]
+    waiting: Annotated[
+        StandingView | None, Field(description="why it waits; in a list always null")
+    ]
+    stop_requested: Annotated[StopReason | None, Field(description="what its attempt is asked for")]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     attempts: int
     restarts: Annotated[int, Field(description="attempts that ended by the user's fault")]
+    preemptions: Annotated[int, Field(description="how often it made way for another job")]
     progress: ProgressView | None
     parameters: int | None
     facts: Facts | None
     result: Result | None
 
     @classmethod
-    def of(cls, job: JobRow) -> "JobView":
+    def of(cls, job: JobRow, standing: Standing | None = None) -> "JobView":
         spec = jobs.spec_of(job)
         return cls(
             id=job.id,
@@ -75,17 +95,71 @@ class JobView(_View):
             spec=spec,
             reason=job.reason,
             message=job.message,
-            cancel_requested=job.cancel_requested_at is not None,
+            user=job.user,
+            priority=job.priority,
+            waiting=None if standing is None else StandingView.model_validate(standing),
+            stop_requested=job.stop_requested,
             created_at=job.created_at,
             started_at=job.started_at,
             finished_at=job.finished_at,
             attempts=job.attempts,
             restarts=job.restarts,
+            preemptions=job.preemptions,
             progress=ProgressView.of(job),
             parameters=job.facts["parameters"] if job.facts is not None else None,
             facts=Facts.model_validate(job.facts) if job.facts is not None else None,
             result=Result.model_validate(job.result) if job.result is not None else None,
         )
+
+
+class WaitingJobView(_View):
+    job_id: str
+    name: str
+    state: JobState
+    priority: int
+    waiting: StandingView
+
+
+class QueueView(_View):
+    """Jobs that may start in their order, then those that may not yet."""
+
+    jobs: list[WaitingJobView]
+
+
+class SpanView(_View):
+    """Minutes, as expected and as nine of ten are."""
+
+    p50: float
+    p90: float
+
+
+class PlanView(_View):
+    """What a spec would become; null where nothing is known."""
+
+    spec: JobSpec
+    network: str
+    parameters: int | None
+    multiply_adds: Annotated[int | None, Field(description="of one image's forward pass")]
+    memory_bytes: Annotated[int | None, Field(description="of each worker, for training alone")]
+    minutes: Annotated[SpanView | None, Field(description="from its start to its end")]
+    waiting: StandingView
+
+    @classmethod
+    def of(cls, plan: Plan) -> "PlanView":
+        lasts = plan.lasts
+        return cls(
+            spec=plan.spec,
+            network=plan.spec.network,
+            parameters=plan.counts.parameters if plan.counts is not None else None,
+            multiply_adds=plan.counts.multiply_adds if plan.counts is not None else None,
+            memory_bytes=plan.memory_bytes,
+            minutes=SpanView(p50=lasts.p50 / 60, p90=lasts.p90 / 60) if lasts else None,
+            waiting=StandingView.model_validate(plan.standing),
+        )
+
+
+class JobList(_View):
+    jobs: list[JobView]
 
 
 class JobPage(_View):

@@ -4,7 +4,8 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from service import log, schema, settings, tokens
+from service import doctor, log, schema, settings, tokens
+from service.artifacts import ArtifactStore
 from service.database import Database
 from service.errors import ResnetdError
 
@@ -15,7 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("migrate", help="bring the database to this version's schema")
     token = commands.add_parser("token", help="make a person's token and print it once")
     token.add_argument("name", help="whose; a token of the same name stops working")
+    check = commands.add_parser("doctor", help="check the artifact store and the database")
+    check.add_argument("--repair", action="store_true", help="forget and delete what is no use")
     chosen = parser.parse_args(arguments)
+    is_well = True
     try:
         configured = settings.load()
         log.configure(configured.log_format)
@@ -23,13 +27,27 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "migrate":
             schema.upgrade(database)
             print("the database is at this version's schema")
+        elif chosen.command == "doctor":
+            is_well = _examine(database, ArtifactStore(configured.artifacts), chosen.repair)
         else:
             _make_token(database, chosen.name)
         database.close()
     except ResnetdError as error:
         print(f"resnetd-server: {error}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if is_well else 1
+
+
+def _examine(database: Database, artifacts: ArtifactStore, is_repaired: bool) -> bool:
+    """Whether nothing was found, or it was repaired."""
+    schema.require_current(database)
+    findings = doctor.examine(database, artifacts, now=datetime.now(UTC))
+    for finding in findings:
+        print(f"{finding.ailment}: {finding.key}: {finding.words}")
+    if findings and is_repaired:
+        doctor.repair(database, artifacts, findings)
+    print(f"{len(findings)} found{', repaired' if findings and is_repaired else ''}")
+    return is_repaired or not findings
 
 
 def _make_token(database: Database, name: str) -> None:

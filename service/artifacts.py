@@ -6,6 +6,7 @@ A key appears whole or not at all: the store writes aside first and renames.
 import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -22,6 +23,13 @@ _CHUNK_BYTES = 4 * 2**20
 class Stored:
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class Listed:
+    key: str
+    size_bytes: int
+    modified_at: datetime
 
 
 class ArtifactStore:
@@ -74,6 +82,20 @@ class ArtifactStore:
             return None
         except BaseError as error:
             raise Unavailable(f"the artifact store cannot read {key}: {error}") from error
+
+    def listed(self, prefix: str) -> Iterator[Listed]:
+        """All keys below the prefix, which ends at a slash."""
+        try:
+            for chunk in self._store.list(prefix=prefix):
+                for one in chunk:
+                    yield Listed(one["path"], one["size"], one["last_modified"])
+        except (NotFoundError, FileNotFoundError):
+            return
+        except BaseError as error:
+            raise Unavailable(f"the artifact store cannot list {prefix}: {error}") from error
+
+    def delete_below(self, prefix: str) -> None:
+        self.delete([one.key for one in self.listed(prefix)])
 
     def delete(self, keys: list[str]) -> None:
         """A key that does not exist is as good as deleted."""

@@ -3,6 +3,7 @@
 Every write is made by the current, living attempt of its job, or it changes nothing.
 """
 
+import hashlib
 import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from service import checkpoints, database, events, ids, jobs, metrics, tokens
+from service import checkpoints, database, events, ids, jobs, metrics, moves, retention, tokens
 from service.errors import NotFound, SequenceGap, StaleAttempt, Unauthorized
 from service.events import EventKind
 from service.reports import (
@@ -31,6 +32,8 @@ from service.tables import AttemptRow, CheckpointRow, JobRow, LogRow
 # A cluster that breaks every attempt must not spin for ever.
 MAX_OTHER_RESTARTS = 20
 _LONGEST_BACKOFF_SECONDS = 60.0
+# Attempts in a row that broke at one iteration: the next would as well.
+POISON_DEATHS = 3
 
 
 def authenticate(session: Session, attempt_id: str, secret: str) -> AttemptRow:
@@ -106,7 +109,7 @@ def apply_report(session: Session, attempt_id: str, report: Report, *, now: date
     if attempt.state is AttemptState.STARTING:
         attempt.state = AttemptState.RUNNING
         attempt.started_at = now
-        jobs.move(session, job, JobState.RUNNING, now=now)
+        moves.move(session, job, JobState.RUNNING, now=now)
     if report.facts is not None:
         job.facts = report.facts.model_dump(mode="json")
     if report.launch is not None:
@@ -116,12 +119,15 @@ def apply_report(session: Session, attempt_id: str, report: Report, *, now: date
         job.progress = report.progress.model_dump(mode="json")
         database.wake(session)
     metrics.append(session, job, attempt, report.metrics)
+    if report.metrics:
+        told = max(point.iteration for point in report.metrics)
+        attempt.iteration = max(attempt.iteration or 0, told)
     _append_lines(session, job, attempt, report.logs)
     obsolete: list[str] = []
     for note in report.checkpoints:
         checkpoints.record(session, job, attempt, note, now=now)
     if report.checkpoints:
-        obsolete = checkpoints.drop_superseded(session, job.id)
+        obsolete = retention.drop_superseded(session, job)
     return Applied(control=_control(job, attempt, now=now), obsolete_keys=obsolete)
 
 
@@ -155,7 +161,7 @@ def finish(session: Session, attempt_id: str, last_word: Finish, *, now: datetim
     """The attempt's own account of its end; repeated, it changes nothing."""
     attempt = session.get(AttemptRow, attempt_id)
     assert attempt is not None, "authenticated"
-    job = jobs.lock(session, attempt.job_id)
+    job = moves.lock(session, attempt.job_id)
     session.refresh(attempt)
     if attempt.state is AttemptState.ENDED:
         if attempt.reason is last_word.reason:
@@ -199,29 +205,89 @@ def end(
     events.append(session, job, EventKind.ATTEMPT, data, now=now)
     if result is not None:
         job.result = result.model_dump(mode="json")
+    _move_on(session, job, attempt, reason, message=message or None, now=now)
+
+
+def living(session: Session, job: JobRow) -> AttemptRow:
+    """The attempt of a locked job that is starting or running."""
+    found = session.scalar(
+        select(AttemptRow)
+        .where(AttemptRow.job_id == job.id, AttemptRow.state != AttemptState.ENDED)
+        .execution_options(populate_existing=True)
+    )
+    assert found is not None
+    return found
+
+
+def _move_on(
+    session: Session,
+    job: JobRow,
+    attempt: AttemptRow,
+    reason: Reason,
+    *,
+    message: str | None,
+    now: datetime,
+) -> None:
+    """What becomes of the job after its attempt has ended."""
+    if reason.fault is Fault.USER:
+        job.restarts += 1
+    elif reason.fault is not None:
+        job.other_restarts += 1
     state = _next_state(job, reason)
-    if state is JobState.QUEUED:
-        job.not_before = now + _backoff(job.restarts + job.other_restarts)
-    jobs.move(session, job, state, reason=reason, message=message or None, now=now)
+    if state is JobState.QUEUED and reason is Reason.PREEMPTED:
+        job.preemptions += 1
+    elif state is JobState.QUEUED and (iteration := _poisoned_at(session, job)) is not None:
+        message = f"{POISON_DEATHS} attempts in a row broke at iteration {iteration}: {message}"
+        state = JobState.HELD
+    elif state is JobState.QUEUED:
+        job.not_before = now + _backoff(attempt, job.restarts + job.other_restarts)
+    moves.move(session, job, state, reason=reason, message=message, now=now)
 
 
 def _next_state(job: JobRow, reason: Reason) -> JobState:
     if reason is Reason.COMPLETED:
         return JobState.SUCCEEDED
-    if reason is Reason.CANCELLED or job.cancel_requested_at is not None:
+    is_cancelled = job.stop_requested is StopReason.CANCEL
+    if is_cancelled or reason in {Reason.CANCELLED, Reason.KILLED}:
         return JobState.CANCELLED
-    if reason.fault is Fault.USER:
-        job.restarts += 1
-    else:
-        job.other_restarts += 1
     has_restarts = (
         job.restarts <= jobs.spec_of(job).max_restarts and job.other_restarts <= MAX_OTHER_RESTARTS
     )
-    return JobState.QUEUED if reason.is_retried and has_restarts else JobState.FAILED
+    if reason.fault is not None and not (reason.is_retried and has_restarts):
+        return JobState.FAILED
+    is_paused = reason is Reason.PAUSED or job.stop_requested is StopReason.PAUSE
+    return JobState.PAUSED if is_paused else JobState.QUEUED
 
 
-def _backoff(restarts: int) -> timedelta:
-    return timedelta(seconds=min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (restarts - 1)))
+def _poisoned_at(session: Session, job: JobRow) -> int | None:
+    """The iteration at which the last attempts all broke; None where they differ, or are few.
+
+    Attempts that never began to train, or that the cluster lost, say nothing about the job.
+    """
+    session.flush()
+    last = session.scalars(
+        select(AttemptRow)
+        .where(AttemptRow.job_id == job.id)
+        .order_by(AttemptRow.number.desc())
+        .limit(POISON_DEATHS)
+    ).all()
+    broke_at = {
+        one.iteration or one.first_iteration
+        if one.started_at is not None and one.reason is not None and one.reason.is_from_within
+        else None
+        for one in last
+    }
+    return broke_at.pop() if len(last) == POISON_DEATHS and len(broke_at) == 1 else None
+
+
+def _backoff(attempt: AttemptRow, restarts: int) -> timedelta:
+    """Doubles with each restart, less a share of up to a half that differs between attempts.
+
+    Many jobs that a fault has ended at once must not all come back at once.
+    """
+    seconds = min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (restarts - 1))
+    share = int.from_bytes(hashlib.sha256(attempt.id.encode()).digest()[:4]) / 2**32
+    return timedelta(seconds=seconds * (1.0 - share / 2))
 
 
 def _living(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]:
@@ -232,7 +298,7 @@ def _living(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]:
     job_id = session.scalar(select(AttemptRow.job_id).where(AttemptRow.id == attempt_id))
     if job_id is None:
         raise NotFound(f"no attempt {attempt_id!r}")
-    job = jobs.lock(session, job_id)
+    job = moves.lock(session, job_id)
     attempt = session.get(AttemptRow, attempt_id, populate_existing=True)
     assert attempt is not None
     if attempt.state is AttemptState.ENDED:
@@ -241,10 +307,8 @@ def _living(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]:
 
 
 def _control(job: JobRow, attempt: AttemptRow, *, now: datetime) -> Control:
-    stop = None
-    if job.cancel_requested_at is not None:
-        stop = StopReason.CANCEL
-    elif is_over_time(job, attempt, now=now):
+    stop = job.stop_requested
+    if stop is None and is_over_time(job, attempt, now=now):
         stop = StopReason.TIME_LIMIT
     return Control(last_sequence=attempt.last_sequence, stop=stop)
 

@@ -14,9 +14,17 @@ from service.tables import AttemptRow, CheckpointRow, JobRow
 REQUIRED_PARTS = frozenset({Part.WEIGHTS, Part.STATE})
 
 
+PREFIX = "checkpoints"
+
+
 def key(attempt_id: str, iteration: int, part: Part, sha256: str) -> str:
     """Where a part lies: no two attempts and no two contents share a key."""
-    return f"checkpoints/{attempt_id}/{iteration:09d}-{part}-{sha256[:16]}"
+    return f"{PREFIX}/{attempt_id}/{iteration:09d}-{part}-{sha256[:16]}"
+
+
+def attempt_of(key: str) -> str:
+    """The id of the attempt that wrote there."""
+    return key.split("/")[1]
 
 
 def record(
@@ -53,6 +61,7 @@ def record(
     )
     session.add(checkpoint)
     session.flush()
+    job.saved_iteration = max(job.saved_iteration, note.iteration)
     data = {
         "id": checkpoint.id,
         "iteration": note.iteration,
@@ -98,20 +107,3 @@ def best(checkpoints: list[CheckpointRow]) -> CheckpointRow:
     if not measured:
         return checkpoints[0]
     return min(measured, key=lambda entry: entry[:2])[2]
-
-
-def drop_superseded(session: Session, job_id: str) -> list[str]:
-    """Forgets all but the newest and the best; the keys that may be deleted after the commit.
-
-    Rows go first: a row must never promise bytes that are gone.
-    """
-    known = of_job(session, job_id)
-    if not known:
-        return []
-    kept = {known[0].id, best(known).id}
-    dropped = [checkpoint for checkpoint in known if checkpoint.id not in kept]
-    still_used = {part["key"] for row in known if row.id in kept for part in row.parts.values()}
-    for checkpoint in dropped:
-        session.delete(checkpoint)
-    keys = {part["key"] for row in dropped for part in row.parts.values()}
-    return sorted(keys - still_used)

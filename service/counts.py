@@ -11,6 +11,7 @@ from service.networks import Architecture, Block, Family, Stage, Stem, StrideAt
 class Counts:
     """What a network weighs. `multiply_adds` are one image's, in convolutions and the classifier.
 
+    `activations` are the values in the outputs of one image's convolutions and linear layers.
     `buffers` are batch normalisation's mean and variance per channel and its batch counter;
     `layers` those with weights, projections among them.
     """
@@ -20,6 +21,7 @@ class Counts:
     bn_parameters: int
     buffers: int
     multiply_adds: int
+    activations: int
     layers: int
 
 
@@ -29,6 +31,7 @@ class _Weighted:
 
     weights: int
     biases: int
+    outputs: int
     positions: int = 1
 
 
@@ -57,6 +60,7 @@ def count(
         bn_parameters=2 * sum(normalised),
         buffers=2 * sum(normalised) + len(normalised),
         multiply_adds=sum(layer.weights * layer.positions for layer in weighted),
+        activations=sum(layer.outputs * layer.positions for layer in weighted),
         layers=len(weighted),
     )
 
@@ -78,11 +82,11 @@ class _Images:
 
 
 def _convolution(kernel: int, inputs: int, outputs: int, positions: int) -> _Weighted:
-    return _Weighted(kernel**2 * inputs * outputs, 0, positions)
+    return _Weighted(kernel**2 * inputs * outputs, 0, outputs, positions)
 
 
 def _linear(inputs: int, outputs: int) -> _Weighted:
-    return _Weighted(inputs * outputs, outputs)
+    return _Weighted(inputs * outputs, outputs, outputs)
 
 
 def _resnet(network: Architecture, images: _Images, classes: int) -> _Layers:
@@ -149,7 +153,7 @@ def _vgg(network: Architecture, images: _Images, classes: int) -> _Layers:
     for convolutions, width in stages:
         for _ in range(convolutions):
             positions = images.positions(scale, is_rounded_up=False)
-            yield _Weighted(9 * inputs * width, width, positions)
+            yield _Weighted(9 * inputs * width, width, width, positions)
             if network.family is Family.VGG_BN:
                 yield _Normalisation(width)
             inputs = width

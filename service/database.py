@@ -1,8 +1,11 @@
 """The database: SQLite for one machine, PostgreSQL for many; transactions and the change signal."""
 
+import fcntl
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
@@ -17,7 +20,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - routes name it too
 
-from service.errors import DatabaseUnavailable, InvalidInput
+from service.errors import DatabaseUnavailable, DispatcherIsRunning, InvalidInput
 
 _CHANNEL = "resnetd"
 _WAKES = "wakes"
@@ -69,6 +72,31 @@ class Database:
     def changes(self) -> "Changes":
         """A new listener; it belongs to one thread."""
         return _SqliteChanges(self) if self.is_sqlite else _PostgresChanges(self._url)
+
+    @contextmanager
+    def sole_dispatcher(self) -> Iterator[None]:
+        """On SQLite, one at a time: DispatcherIsRunning for a second. PostgreSQL takes several.
+
+        The lock is the operating system's: it ends with the process, however that ends. It is on
+        a file of its own, for closing the database's file would drop SQLite's own locks.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        path = Path(f"{self._url.database}.dispatcher")
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise DispatcherIsRunning(
+                    f"process {file.read().strip()} dispatches from {self._url.database} already; "
+                    "SQLite takes one dispatcher, PostgreSQL several"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
     def check(self) -> None:
         """Raises DatabaseUnavailable where no query goes through."""

@@ -12,7 +12,9 @@ ResnetdError
 │       ├── IdempotencyMismatch     the key was used for another body
 │       ├── StaleAttempt            the attempt is not the job's current one any more
 │       └── SequenceGap             a report arrived before its predecessor
+├── AddressRefused          a webhook's name leads into a network that may not be called
 ├── CorruptArtifact         bytes differ from their checksum
+├── DispatcherIsRunning     SQLite takes one at a time
 ├── LeaseLost               another dispatcher holds the attempt now
 └── Unavailable             try again later
     ├── DatabaseUnavailable
@@ -88,6 +90,14 @@ class SequenceGap(Conflict):
 
 class CorruptArtifact(ResnetdError):
     code = "corrupt-artifact"
+
+
+class AddressRefused(ResnetdError):
+    code = "address-refused"
+
+
+class DispatcherIsRunning(ResnetdError):
+    code = "dispatcher-is-running"
 
 
 class LeaseLost(ResnetdError):

@@ -14,7 +14,8 @@ from service.tables import EventRow, JobRow
 class EventKind(StrEnum):
     SUBMITTED = "submitted"
     STATE = "state"
-    CANCEL_REQUESTED = "cancel-requested"
+    STOP_REQUESTED = "stop-requested"
+    CHANGED = "changed"
     ATTEMPT = "attempt"
     CHECKPOINT = "checkpoint"
 

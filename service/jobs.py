@@ -1,20 +1,30 @@
-"""Jobs: submit, find, page, cancel; `move` is the only writer of a job's state."""
+"""Jobs: submit one or many, clone, find, page."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import events, ids
-from service.errors import CannotFit, Fault, IdempotencyMismatch, IllegalMove, NotFound
+from service import counts, events, ids, moves, recipes
+from service.counts import Counts
+from service.datasets import find as find_dataset
+from service.errors import (
+    CannotFit,
+    Fault,
+    IdempotencyMismatch,
+    InvalidInput,
+    NotFound,
+)
 from service.events import EventKind
-from service.spec import JobSpec
-from service.states import NEXT_STATES, JobState, Reason
-from service.tables import ClusterRow, JobRow, TagRow
+from service.recipes import Recipe
+from service.spec import Condition, Dependency, JobSpec, parse
+from service.states import FINAL_STATES, JobState
+from service.tables import ClusterRow, DependencyRow, JobRow, TagRow
 
 
 @dataclass(frozen=True)
@@ -29,36 +39,148 @@ def submit(
     session: Session,
     spec: JobSpec,
     *,
+    user: str,
     now: datetime,
     idempotency_key: str | None = None,
 ) -> Submitted:
     """Saves the job; with a key that was used before, finds the one it made.
 
     CannotFit where the cluster can never hold the job, IdempotencyMismatch for a key that
-    made a job from another spec.
+    made a job from another spec, InvalidInput for a job in `after` that is not there.
     """
-    spec_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
     if idempotency_key is not None:
-        earlier = _made_with(session, idempotency_key, spec_sha256)
+        earlier = _made_with(session, idempotency_key, _digest(spec))
         if earlier is not None:
             return Submitted(job=earlier, is_replay=True)
+    return _save(session, spec, user=user, now=now, idempotency_key=idempotency_key)
+
+
+def submit_batch(
+    session: Session,
+    specs: Sequence[JobSpec],
+    *,
+    user: str,
+    now: datetime,
+    idempotency_key: str | None = None,
+) -> list[Submitted]:
+    """All of them or, with any error, none. `#N` in `after` is the batch's job number N.
+
+    Each job's key is the batch's with its number, so a repeated batch finds all its jobs.
+    """
+    made: list[Submitted] = []
+    for number, spec in enumerate(specs):
+        key = None if idempotency_key is None else f"{idempotency_key} #{number}"
+        try:
+            whole = _with_ids(spec, [one.job.id for one in made])
+            # Each a microsecond younger: ids sort by time, and the batch keeps its order.
+            at = now + timedelta(microseconds=number)
+            made.append(submit(session, whole, user=user, now=at, idempotency_key=key))
+        except InvalidInput as error:
+            faults = tuple(
+                Fault(pointer=f"/jobs/{number}{fault.pointer}", message=fault.message)
+                for fault in error.faults
+            )
+            raise type(error)(f"job {number} of the batch: {error}", faults=faults) from error
+    return made
+
+
+def clone(
+    session: Session,
+    job_id: str,
+    changes: dict[str, Any],
+    *,
+    user: str,
+    now: datetime,
+    idempotency_key: str | None = None,
+) -> Submitted:
+    """A new job from the spec of another, `changes` merged into it. InvalidInput, NotFound.
+
+    A name that was not chosen, and what the job waited for, are not taken along.
+    """
+    original = spec_of(find(session, job_id))
+    written = original.model_dump(mode="json", exclude={"after", "hold", "recipe"})
+    written["recipe"] = _recipe_as_written(original)
+    if original.name == f"{original.network} on {original.dataset}":
+        del written["name"]
+    if {"dataset", "depth"} & changes.keys():
+        del written["family"]
+    spec = parse(_merged(written, changes))
+    return submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
+
+
+def _recipe_as_written(spec: JobSpec) -> dict[str, Any]:
+    """Its name and what differs from it: the rest is filled in anew for another network."""
+    whole = spec.recipe.model_dump(mode="json")
+    short = {"name": whole["name"], "iterations": whole["iterations"]}
+    base = recipes.resolve(short, family=spec.family, depth=spec.depth)
+    plain = Recipe.model_validate(base).model_dump(mode="json")
+    return short | {name: value for name, value in whole.items() if value != plain[name]}
+
+
+def _merged(written: Any, changes: Any) -> Any:
+    """As JSON Merge Patch (RFC 7396), without its removal of what is null."""
+    if not isinstance(written, dict) or not isinstance(changes, dict):
+        return changes
+    return written | {name: _merged(written.get(name), value) for name, value in changes.items()}
+
+
+def _with_ids(spec: JobSpec, batch: Sequence[str]) -> JobSpec:
+    after = []
+    for at, dependency in enumerate(spec.after):
+        number = dependency.place_in_batch
+        if number is None:
+            after.append(dependency)
+        elif number < len(batch):
+            after.append(Dependency(job=batch[number], condition=dependency.condition))
+        else:
+            message = f"{dependency.job} does not stand before this job in a batch"
+            fault = Fault(pointer=f"/after/{at}/job", message=message)
+            raise InvalidInput("the job's spec is not valid", faults=(fault,))
+    return spec.model_copy(update={"after": tuple(after)})
+
+
+def check(session: Session, spec: JobSpec) -> list[JobRow]:
+    """The jobs of `after`, locked; raises what `submit` would."""
     _refuse_what_never_fits(session, spec)
+    return _needed_jobs(session, _with_ids(spec, ()))
+
+
+def _digest(spec: JobSpec) -> str:
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+
+
+def _save(
+    session: Session, spec: JobSpec, *, user: str, now: datetime, idempotency_key: str | None
+) -> Submitted:
+    needed = check(session, spec)
+    resources = spec.resources
     job = JobRow(
         id=ids.new_id(now),
         name=spec.name,
         dataset=spec.dataset,
         spec=spec.model_dump(mode="json"),
-        state=JobState.QUEUED,
+        state=_first_state(spec, needed),
+        user=user,
         priority=spec.priority,
+        place=moves.place(created_at=now, priority=spec.priority),
+        preemptible=spec.preemptible,
+        num_workers=resources.num_workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        shape=shape_of(spec),
+        work=work_of(spec),
+        iterations=spec.recipe.iterations,
+        saved_iteration=0,
         created_at=now,
         attempts=0,
         restarts=0,
         other_restarts=0,
+        preemptions=0,
         events=0,
         log_lines=0,
         newest_metrics={},
         idempotency_key=idempotency_key,
-        spec_sha256=spec_sha256,
+        spec_sha256=_digest(spec),
     )
     try:
         with session.begin_nested():
@@ -66,12 +188,48 @@ def submit(
     except IntegrityError:
         # The same request came twice at one time, and the other one was first.
         assert idempotency_key is not None
-        first = _made_with(session, idempotency_key, spec_sha256)
+        first = _made_with(session, idempotency_key, _digest(spec))
         assert first is not None
         return Submitted(job=first, is_replay=True)
     session.add_all(TagRow(job_id=job.id, tag=tag) for tag in spec.tags)
+    session.add_all(
+        DependencyRow(job_id=job.id, needed_id=one.job, condition=one.condition)
+        for one in spec.after
+    )
     events.append(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
+    session.flush()
     return Submitted(job=job, is_replay=False)
+
+
+def _first_state(spec: JobSpec, needed: Sequence[JobRow]) -> JobState:
+    if spec.hold:
+        return JobState.HELD
+    is_blocked = any(not job.state.is_final for job in needed)
+    return JobState.BLOCKED if is_blocked else JobState.QUEUED
+
+
+def _needed_jobs(session: Session, spec: JobSpec) -> list[JobRow]:
+    """The jobs of `after`, locked: none of them ends before the new job is there to be told.
+
+    InvalidInput for one that is not there, or that has ended otherwise than is needed.
+    """
+    found: list[JobRow] = []
+    faults: list[Fault] = []
+    for at, dependency in sorted(enumerate(spec.after), key=lambda entry: entry[1].job):
+        pointer = f"/after/{at}/job"
+        try:
+            job = moves.lock(session, dependency.job)
+        except NotFound as error:
+            faults.append(Fault(pointer=pointer, message=str(error)))
+            continue
+        has_failed = job.state in FINAL_STATES and job.state is not JobState.SUCCEEDED
+        if dependency.condition is Condition.OK and has_failed:
+            message = f"job {job.id} has {job.state} already, it can never succeed"
+            faults.append(Fault(pointer=pointer, message=message))
+        found.append(job)
+    if faults:
+        raise InvalidInput("the job can never start", faults=tuple(faults))
+    return found
 
 
 def _made_with(session: Session, idempotency_key: str, spec_sha256: str) -> JobRow | None:
@@ -87,18 +245,38 @@ def spec_of(job: JobRow) -> JobSpec:
     return JobSpec.model_validate(job.spec)
 
 
+def shape_of(spec: JobSpec) -> str:
+    """Jobs of one shape take as long for an iteration, on the same machines."""
+    resources = spec.resources
+    gpus = "any" if resources.gpus_per_worker is None else resources.gpus_per_worker
+    return (
+        f"{spec.family}/{spec.network}/{spec.dataset}/batch={spec.recipe.batch_size}"
+        f"/workers={resources.num_workers}/cpus={resources.cpus_per_worker}/gpus={gpus}"
+    )
+
+
+def counts_of(spec: JobSpec) -> Counts | None:
+    """What the spec's network weighs; None where only the folder's images can tell."""
+    dataset = find_dataset(spec.dataset)
+    assert dataset is not None, "validated"
+    if dataset.classes is None or dataset.height is None or dataset.width is None:
+        return None
+    return counts.count(
+        spec.architecture,
+        classes=dataset.classes,
+        height=dataset.height,
+        width=dataset.width,
+    )
+
+
+def work_of(spec: JobSpec) -> float | None:
+    """Multiply-adds of the forward pass in one iteration; None where only the images can tell."""
+    weight = counts_of(spec)
+    return None if weight is None else float(weight.multiply_adds * spec.recipe.batch_size)
+
+
 def find(session: Session, job_id: str) -> JobRow:
     job = session.get(JobRow, job_id) if ids.is_id(job_id) else None
-    if job is None:
-        raise NotFound(f"no job {job_id!r}")
-    return job
-
-
-def lock(session: Session, job_id: str) -> JobRow:
-    """The job, this transaction's alone until it ends. On SQLite every transaction is alone."""
-    if not ids.is_id(job_id):
-        raise NotFound(f"no job {job_id!r}")
-    job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
     if job is None:
         raise NotFound(f"no job {job_id!r}")
     return job
@@ -141,46 +319,6 @@ def page(
     found = list(session.scalars(statement))
     has_more = len(found) > limit
     return Page(jobs=found[:limit], next_id=found[limit - 1].id if has_more else None)
-
-
-def cancel(session: Session, job_id: str, *, now: datetime) -> JobRow:
-    """A waiting job is cancelled at once; a running one is asked to stop. Repeated, no change.
-
-    IllegalMove where the job has ended otherwise.
-    """
-    job = lock(session, job_id)
-    if job.state is JobState.CANCELLED or job.cancel_requested_at is not None:
-        return job
-    if job.state.is_final:
-        raise IllegalMove(f"job {job.id} has {job.state} already and cannot be cancelled")
-    job.cancel_requested_at = now
-    events.append(session, job, EventKind.CANCEL_REQUESTED, {}, now=now)
-    if job.state is JobState.QUEUED:
-        move(session, job, JobState.CANCELLED, reason=Reason.CANCELLED, now=now)
-    return job
-
-
-def move(
-    session: Session,
-    job: JobRow,
-    state: JobState,
-    *,
-    now: datetime,
-    reason: Reason | None = None,
-    message: str | None = None,
-) -> None:
-    """Changes the state of a locked job and writes the event. IllegalMove if it may not."""
-    if state not in NEXT_STATES[job.state]:
-        raise IllegalMove(f"job {job.id} is {job.state} and cannot become {state}")
-    data = {"from": job.state, "to": state, "reason": reason, "message": message}
-    job.state = state
-    job.reason = reason
-    job.message = message
-    if state is JobState.RUNNING and job.started_at is None:
-        job.started_at = now
-    if state.is_final:
-        job.finished_at = now
-    events.append(session, job, EventKind.STATE, data, now=now)
 
 
 def _refuse_what_never_fits(session: Session, spec: JobSpec) -> None:

@@ -13,6 +13,9 @@ class Pool:
     def holds(self, other: "Pool") -> bool:
         return other.cpus <= self.cpus and other.gpus <= self.gpus
 
+    def plus(self, other: "Pool") -> "Pool":
+        return Pool(cpus=self.cpus + other.cpus, gpus=self.gpus + other.gpus)
+
     def minus(self, other: "Pool") -> "Pool":
         return Pool(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
 

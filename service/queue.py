@@ -1,4 +1,4 @@
-"""The queue: claims under a lease, heartbeats, release, and taking over from dead dispatchers.
+"""Leases: heartbeats, release, taking over from dead dispatchers; and what the cluster holds.
 
 A dispatcher owns an attempt from the claim until it has ended and is released. It proves that with
 the attempt's fence; whoever takes over an expired lease raises the fence, so that the former
@@ -9,14 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import attempts, checkpoints, events, jobs, runners
+from service import attempts, moves
 from service.errors import LeaseLost
-from service.events import EventKind
 from service.pools import Pool
 from service.reports import storable
 from service.states import AttemptState, JobState, Reason
@@ -69,95 +67,9 @@ def reserved(session: Session) -> Pool:
 
 
 def lock_cluster(session: Session) -> Pool | None:
-    """What the cluster has in all, for whoever decides what fits; None before it was seen."""
+    """The whole pool, this transaction's alone; None before any dispatcher has seen it."""
     row = session.get(ClusterRow, _CLUSTER, with_for_update=True, populate_existing=True)
     return None if row is None else Pool(cpus=row.cpus, gpus=row.gpus)
-
-
-def claim(
-    session: Session, *, owner: str, now: datetime, lease_seconds: float, runner_lives: int = 1
-) -> Claim | None:
-    """The job at the head of the queue, if its workers fit now; None if it must wait.
-
-    By priority, then by age. Nothing overtakes the head: a large job is not starved by small ones.
-    Only a job that the whole cluster cannot hold, as it is now, lets others pass. A runner that
-    is planned for it will run `runner_lives` attempts.
-    """
-    whole = lock_cluster(session)
-    if whole is None:
-        return None
-    head = _head(session, whole, now=now)
-    if head is None or not whole.minus(reserved(session)).holds(head.needed):
-        return None
-    job = head.job
-    job.attempts += 1
-    newest = checkpoints.newest(session, job.id)
-    attempt = AttemptRow(
-        id=f"{job.id}-a{job.attempts}",
-        job_id=job.id,
-        number=job.attempts,
-        state=AttemptState.STARTING,
-        owner=owner,
-        fence=1,
-        lease_expires_at=now + timedelta(seconds=lease_seconds),
-        num_workers=head.num_workers,
-        cpus_per_worker=head.needed.cpus // head.num_workers,
-        gpus_per_worker=head.needed.gpus // head.num_workers,
-        resume_checkpoint_id=newest.id if newest is not None else None,
-        created_at=now,
-        last_sequence=0,
-    )
-    session.add(attempt)
-    session.flush()
-    runner = runners.assign(session, attempt, lives=runner_lives, now=now)
-    resumed_at = newest.iteration if newest is not None else None
-    data = {"number": attempt.number, "resumed_at": resumed_at}
-    events.append(session, job, EventKind.ATTEMPT, data, now=now)
-    jobs.move(session, job, JobState.STARTING, now=now)
-    return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
-
-
-@dataclass(frozen=True)
-class _Head:
-    job: JobRow
-    num_workers: int
-    needed: Pool
-
-
-def _head(session: Session, whole: Pool, *, now: datetime) -> _Head | None:
-    """The locked job whose turn it is. One whose spec cannot be read any more fails here."""
-    too_large: list[str] = []
-    while True:
-        job = session.scalar(
-            select(JobRow)
-            .where(
-                JobRow.state == JobState.QUEUED,
-                or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
-                JobRow.id.not_in(too_large),
-            )
-            .order_by(JobRow.priority.desc(), JobRow.id)
-            .limit(1)
-            .with_for_update()
-        )
-        if job is None:
-            return None
-        try:
-            resources = jobs.spec_of(job).resources
-        except ValidationError as error:
-            message = f"this version of the service cannot read the job's spec: {error}"
-            reason = Reason.INTERNAL
-            jobs.move(session, job, JobState.FAILED, reason=reason, message=message, now=now)
-            continue
-        gpus_per_worker = resources.gpus_per_worker
-        if gpus_per_worker is None:
-            gpus_per_worker = 1 if whole.gpus >= resources.num_workers else 0
-        needed = Pool(
-            cpus=resources.num_workers * resources.cpus_per_worker,
-            gpus=resources.num_workers * gpus_per_worker,
-        )
-        if whole.holds(needed):
-            return _Head(job=job, num_workers=resources.num_workers, needed=needed)
-        too_large.append(job.id)
 
 
 def renew(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> None:
@@ -248,7 +160,7 @@ def _owned(session: Session, attempt_id: str, *, fence: int) -> tuple[JobRow, At
     """LeaseLost where another dispatcher has taken the attempt over."""
     attempt = session.get(AttemptRow, attempt_id)
     assert attempt is not None
-    job = jobs.lock(session, attempt.job_id)
+    job = moves.lock(session, attempt.job_id)
     session.refresh(attempt, with_for_update=True)
     if attempt.fence != fence:
         raise LeaseLost(f"attempt {attempt_id} is another dispatcher's now")

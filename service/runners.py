@@ -319,7 +319,7 @@ def _dismiss_standbys(
     runners = list(runners)
     for runner in runners:
         if runner.state is RunnerState.LEAVING:
-            free = _plus(free, shape_of(runner).pool)
+            free = free.plus(shape_of(runner).pool)
     standbys = [
         runner
         for runner in runners
@@ -329,11 +329,7 @@ def _dismiss_standbys(
         if free.holds(missing):
             return
         _dismiss(session, runner, now=now)
-        free = _plus(free, shape_of(runner).pool)
-
-
-def _plus(one: Pool, other: Pool) -> Pool:
-    return Pool(cpus=one.cpus + other.cpus, gpus=one.gpus + other.gpus)
+        free = free.plus(shape_of(runner).pool)
 
 
 def _dismiss(session: Session, runner: RunnerRow, *, now: datetime) -> None:

@@ -4,13 +4,47 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InvalidInput
 
 # Where Docker and Kubernetes put secrets, one file each, named like the variable.
 SECRETS_DIR = Path(os.environ.get("RESNETD_SECRETS_DIR", "/run/secrets"))
+
+
+class Limit(BaseModel):
+    """How much of one user, or with one tag, may run at a time; None: as much as fits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    jobs: Annotated[int, Field(ge=0)] | None = None
+    workers: Annotated[int, Field(ge=0)] | None = None
+
+
+class Keep(BaseModel):
+    """How long records of a job stay after its end, in days; None: for ever.
+
+    `log_lines`: of each job the newest so many, whether it has ended or not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    logs_days: Annotated[float, Field(ge=0)] | None = 30.0
+    events_days: Annotated[float, Field(ge=0)] | None = None
+    metrics_days: Annotated[float, Field(ge=0)] | None = None
+    log_lines: Annotated[int, Field(ge=1)] = 100_000
+
+
+LimitKey = Annotated[str, Field(pattern=r"^(user|tag):.+$")]
 
 
 class Settings(BaseSettings):
@@ -42,6 +76,15 @@ class Settings(BaseSettings):
     standbys: Annotated[int, Field(ge=0)] = 1
     standby_workers: Annotated[int, Field(ge=1)] = 1
     runner_attempts: Annotated[int, Field(ge=1)] = 100
+
+    # The queue: by user:NAME or tag:NAME; user:* and tag:* for each one without an own entry.
+    limits: dict[LimitKey, Limit] = {}
+
+    # Retention; checkpoints have their own, in each spec.
+    keep: Keep = Keep()
+
+    # Private networks that webhooks may call: 10.0.0.0/8.
+    webhook_networks: tuple[IPvAnyNetwork, ...] = ()
 
     # Patience.
     lease_seconds: Annotated[float, Field(gt=0)] = 15.0

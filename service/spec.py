@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import fields
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import (
@@ -16,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from service import datasets, networks, recipes
+from service import datasets, ids, networks, recipes
 from service.datasets import Origin
 from service.errors import Fault, InvalidInput
 from service.networks import Architecture, Block, Family, Shortcut, Stem, StrideAt, ZeroPadding
@@ -25,7 +26,12 @@ from service.recipes import Crop, Recipe
 # PostgreSQL keeps no NUL in a text, and no name needs another control character.
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 _VGG = frozenset({Family.VGG, Family.VGG_BN})
+_PLACE_IN_A_BATCH = re.compile(r"#(0|[1-9][0-9]{0,3})")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
+
+
+# Higher goes first.
+Priority = Annotated[int, Field(strict=True, ge=0, le=100)]
 
 
 class _Spec(BaseModel):
@@ -41,6 +47,50 @@ class Resources(_Spec):
     num_workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
     cpus_per_worker: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
     gpus_per_worker: Annotated[int, Field(strict=True, ge=0, le=1)] | None = None
+
+
+class Condition(StrEnum):
+    """How a job that is waited for must have ended."""
+
+    OK = "ok"  # succeeded
+    ANY = "any"
+
+
+class Dependency(_Spec):
+    """A job that must have ended before; in a batch `#0` is its first job.
+
+    An id alone stands for `{"job": id, "condition": "ok"}`.
+    """
+
+    job: Annotated[str, Field(min_length=1, max_length=16)]
+    condition: Condition = Condition.OK
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_an_id(cls, written: Any) -> Any:
+        return {"job": written} if isinstance(written, str) else written
+
+    @field_validator("job")
+    @classmethod
+    def _could_be_a_job(cls, job: str) -> str:
+        if not (_PLACE_IN_A_BATCH.fullmatch(job) or ids.is_id(job)):
+            raise ValueError(f"is a job's id, or #0, #1, ... in a batch, received {job!r}")
+        return job
+
+    @property
+    def place_in_batch(self) -> int | None:
+        """None where the job is named by its id."""
+        return int(self.job[1:]) if self.job.startswith("#") else None
+
+
+class Retention(_Spec):
+    """Which checkpoints stay: so many of the best and of the newest, and those of every so many
+    iterations. What one rule keeps, no other removes; the newest always stays.
+    """
+
+    best: Annotated[int, Field(strict=True, ge=0, le=100)] = 1
+    newest: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    every: Annotated[int, Field(strict=True, ge=1)] | None = None
 
 
 class JobSpec(_Spec):
@@ -64,7 +114,11 @@ class JobSpec(_Spec):
     recipe: Annotated[Recipe, Field(default_factory=lambda data: _default_recipe(data))]  # noqa: PLW0108
     resources: Resources = Resources()
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
-    priority: Annotated[int, Field(strict=True, ge=0, le=100)] = 50
+    priority: Priority = 50
+    preemptible: bool = False
+    hold: bool = False
+    after: Annotated[tuple[Dependency, ...], Field(max_length=100)] = ()
+    retention: Retention = Retention()
     max_restarts: Annotated[int, Field(strict=True, ge=0, le=100)] = 2
     time_limit_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] = 60 * 24
     name: Annotated[
@@ -205,6 +259,15 @@ class JobSpec(_Spec):
                 {"share": share, "images_per_pass": images_per_pass},
             )
         return resources
+
+    @field_validator("after")
+    @classmethod
+    def _names_each_once(cls, after: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
+        named = [one.job for one in after]
+        twice = sorted({job for job in named if named.count(job) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(twice)} more than once")
+        return after
 
     @field_validator("tags")
     @classmethod

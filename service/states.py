@@ -1,20 +1,29 @@
 """The states of jobs, attempts and runners, the moves between them, and why attempts end.
 
-    queued ──claimed──► starting ──first report──► running ──► succeeded
-      ▲ │                  │                          ├──────► failed
-      │ └─cancel────────┐  │                          │
-      └──attempt ended──┼──┴──────────────────────────┤
-         and tried again└───────────────────────────► └──────► cancelled
+    blocked ──what it waits for has ended──┐
+    held ──────────release─────────────────┤
+    paused ────────resume──────────────────┤
+      ▲                                    ▼
+      │                                  queued ──claimed──► starting ──► running ──► succeeded
+      │                                    ▲                    │            │ ├────► failed
+      │                                    └───tried again──────┼────────────┤ └────► cancelled
+      └────────────pause────────────────────────────────────────┴────────────┘
 
-Cancelling a running job is a request (a column of the job), not a state: the job moves when
-its attempt has ended.
+What waits (blocked, queued, held, paused) can be cancelled, held and paused. A job that breaks
+its attempts at the same iteration again and again is held by the service itself.
+
+Stopping a running job is a request (a column of the job), not a state: the job moves when its
+attempt has ended.
 """
 
 from enum import StrEnum
 
 
 class JobState(StrEnum):
+    BLOCKED = "blocked"
     QUEUED = "queued"
+    HELD = "held"
+    PAUSED = "paused"
     STARTING = "starting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -23,29 +32,48 @@ class JobState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        return not NEXT_STATES[self]
+        return self in FINAL_STATES
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has no attempt, and may have one later."""
+        return self in WAITING_STATES
+
+
+_WAITING = frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.HELD, JobState.PAUSED})
+_AFTER_AN_ATTEMPT = frozenset(
+    {
+        JobState.QUEUED,
+        JobState.HELD,
+        JobState.PAUSED,
+        JobState.SUCCEEDED,
+        JobState.FAILED,
+        JobState.CANCELLED,
+    }
+)
 
 NEXT_STATES: dict[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: frozenset({JobState.STARTING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.STARTING: frozenset(
+    JobState.BLOCKED: _WAITING - {JobState.BLOCKED} | {JobState.CANCELLED},
+    JobState.QUEUED: frozenset(
         {
-            JobState.QUEUED,
-            JobState.RUNNING,
-            JobState.SUCCEEDED,
+            JobState.HELD,
+            JobState.PAUSED,
+            JobState.STARTING,
             JobState.FAILED,
             JobState.CANCELLED,
         }
     ),
-    JobState.RUNNING: frozenset(
-        {JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
-    ),
+    JobState.HELD: frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.CANCELLED}),
+    JobState.PAUSED: frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.CANCELLED}),
+    JobState.STARTING: _AFTER_AN_ATTEMPT | {JobState.RUNNING},
+    JobState.RUNNING: _AFTER_AN_ATTEMPT,
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
 
-FINAL_STATES = frozenset(state for state in JobState if state.is_final)
+FINAL_STATES = frozenset(state for state in JobState if not NEXT_STATES[state])
+WAITING_STATES = _WAITING
 
 
 class AttemptState(StrEnum):
@@ -73,10 +101,14 @@ class Fault(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an attempt ended."""
+    """Why an attempt ended, or why a job ended that had none."""
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+    KILLED = "killed"
+    PAUSED = "paused"
+    PREEMPTED = "preempted"
+    DEPENDENCY_FAILED = "dependency-failed"
     TIME_LIMIT = "time-limit"
     DATASET_MISSING = "dataset-missing"
     DIVERGED = "diverged"
@@ -91,8 +123,13 @@ class Reason(StrEnum):
 
     @property
     def fault(self) -> Fault | None:
-        """None where nobody is at fault: the attempt completed or was cancelled."""
+        """None where nobody is at fault: the attempt completed, or was stopped on request."""
         return _FAULTS[self]
+
+    @property
+    def is_from_within(self) -> bool:
+        """Whether the job's own processes broke, for whatever cause."""
+        return self in _FROM_WITHIN
 
     @property
     def is_retried(self) -> bool:
@@ -103,6 +140,10 @@ class Reason(StrEnum):
 _FAULTS: dict[Reason, Fault | None] = {
     Reason.COMPLETED: None,
     Reason.CANCELLED: None,
+    Reason.KILLED: None,
+    Reason.PAUSED: None,
+    Reason.PREEMPTED: None,
+    Reason.DEPENDENCY_FAILED: None,
     Reason.TIME_LIMIT: Fault.USER,
     Reason.DATASET_MISSING: Fault.USER,
     Reason.DIVERGED: Fault.USER,
@@ -130,8 +171,34 @@ _RETRIED = frozenset(
 )
 
 
+_FROM_WITHIN = frozenset(
+    {
+        Reason.TRAINING_ERROR,
+        Reason.OUT_OF_MEMORY,
+        Reason.WORKER_DIED,
+        Reason.SILENT,
+        Reason.INTERNAL,
+    }
+)
+
+
 class StopReason(StrEnum):
     """What a training process is told when it should stop at the next step boundary."""
 
     CANCEL = "cancel"
     TIME_LIMIT = "time-limit"
+    PAUSE = "pause"
+    PREEMPT = "preempt"
+
+    @property
+    def reason(self) -> Reason:
+        """Why the attempt ended that stopped so."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    StopReason.CANCEL: Reason.CANCELLED,
+    StopReason.TIME_LIMIT: Reason.TIME_LIMIT,
+    StopReason.PAUSE: Reason.PAUSED,
+    StopReason.PREEMPT: Reason.PREEMPTED,
+}

@@ -21,7 +21,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.reports import LogLevel
-from service.states import AttemptState, JobState, Reason, RunnerState
+from service.spec import Condition
+from service.states import AttemptState, JobState, Reason, RunnerState, StopReason
 
 Document = JSON().with_variant(JSONB(), "postgresql")
 
@@ -76,16 +77,25 @@ class Base(DeclarativeBase):
         RunnerState: _text_enum(RunnerState),
         Reason: _text_enum(Reason),
         LogLevel: _text_enum(LogLevel),
+        StopReason: _text_enum(StopReason),
+        Condition: _text_enum(Condition),
     }
 
 
 class JobRow(Base):
-    """What somebody asked for, and where it stands."""
+    """What somebody asked for, and where it stands.
+
+    `place` orders the queue: smaller goes first (service.moves.place). `shape` names jobs that
+    take as long for an iteration as this one; `work` is its multiply-adds in an iteration, None
+    where only the images can tell. `saved_iteration` is the newest checkpoint's.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
-        Index("ix_jobs_queue", "state", "priority", "id"),
+        Index("ix_jobs_queue", "state", "place", "id"),
         Index("ix_jobs_dataset_id", "dataset", "id"),
+        Index("ix_jobs_state_id", "state", "id"),
+        Index("ix_jobs_shape", "shape"),
     )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -93,13 +103,25 @@ class JobRow(Base):
     dataset: Mapped[str] = mapped_column(Text)
     spec: Mapped[dict[str, Any]]
     state: Mapped[JobState]
+    user: Mapped[str] = mapped_column(String(120))
     priority: Mapped[int]
+    place: Mapped[float]
+    preemptible: Mapped[bool]
+    num_workers: Mapped[int]
+    cpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[int | None]
+    shape: Mapped[str] = mapped_column(Text)
+    work: Mapped[float | None]
+    iterations: Mapped[int]
+    saved_iteration: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[datetime]
     # A job that is tried again waits until then.
     not_before: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    cancel_requested_at: Mapped[datetime | None]
+    # What its attempt is asked for, and since when.
+    stop_requested: Mapped[StopReason | None]
+    stop_requested_at: Mapped[datetime | None]
     # Why its last attempt ended.
     reason: Mapped[Reason | None]
     message: Mapped[str | None] = mapped_column(Text)
@@ -107,13 +129,15 @@ class JobRow(Base):
     # Attempts that ended by the user's fault, and by anybody else's.
     restarts: Mapped[int] = mapped_column(default=0)
     other_restarts: Mapped[int] = mapped_column(default=0)
+    preemptions: Mapped[int] = mapped_column(default=0)
     events: Mapped[int] = mapped_column(default=0)
     log_lines: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
     newest_metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     facts: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
-    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    # A batch's jobs have its key of up to 200 letters, and their number.
+    idempotency_key: Mapped[str | None] = mapped_column(String(210), unique=True)
     spec_sha256: Mapped[str | None] = mapped_column(String(64))
 
 
@@ -126,12 +150,25 @@ class TagRow(Base):
     )
 
 
+class DependencyRow(Base):
+    """`job_id` does not start before `needed_id` has ended, as the condition says."""
+
+    __tablename__ = "job_dependencies"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    needed_id: Mapped[str] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    condition: Mapped[Condition]
+
+
 class AttemptRow(Base):
     """One execution of a job: a lease that dispatchers pass on, and a token for its processes.
 
     `fence` grows with each dispatcher that takes it over; a dispatcher that writes with an older
     one changes nothing. The token is made when a runner takes the attempt. `released_at`: when
-    its runner was free for another, or gone.
+    its runner was free for another, or gone. `first_iteration` is where it began, `iteration` the
+    newest that it told a metric of. `yields_at`: it overtook larger jobs for a time that ends then.
     """
 
     __tablename__ = "attempts"
@@ -139,6 +176,7 @@ class AttemptRow(Base):
         UniqueConstraint("job_id", "number"),
         Index("ix_attempts_released_at_owner", "released_at", "owner"),
         Index("ix_attempts_runner_id_state", "runner_id", "state"),
+        Index("ix_attempts_ended_at", "ended_at"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -154,6 +192,9 @@ class AttemptRow(Base):
     cpus_per_worker: Mapped[int]
     gpus_per_worker: Mapped[int]
     resume_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
+    first_iteration: Mapped[int] = mapped_column(default=0)
+    iteration: Mapped[int | None]
+    yields_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     # Its launch, step by step: its runner was known to the cluster, has taken it, has its images,
     # has reported, has made the first step.
@@ -249,6 +290,45 @@ class CheckpointRow(Base):
     test_error: Mapped[float | None]
     train_error: Mapped[float | None]
     parts: Mapped[dict[str, Any]]
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class WebhookRow(Base):
+    """Somebody who is told of jobs' new states. `secret` signs, so a digest would not do."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(String(64))
+    states: Mapped[list[str]] = mapped_column(Document)
+    user: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[datetime]
+
+
+class DeliveryRow(Base):
+    """What a webhook is told, and what came of it."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (Index("ix_deliveries_state_next_try_at", "state", "next_try_at"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(
+        ForeignKey("webhooks.id", ondelete="CASCADE"), index=True
+    )
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[DeliveryState] = mapped_column(_text_enum(DeliveryState))
+    tries: Mapped[int]
+    next_try_at: Mapped[datetime]
+    status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
 
 
 class TokenRow(Base):

@@ -41,6 +41,7 @@ def _dispatch() -> int:
     from service import schema  # noqa: PLC0415
     from service.database import Database  # noqa: PLC0415
     from workers.cluster.ray_jobs import RayJobs  # noqa: PLC0415
+    from workers.courier import Courier  # noqa: PLC0415
     from workers.dispatcher import Dispatcher  # noqa: PLC0415
 
     configured = settings.load()
@@ -51,8 +52,19 @@ def _dispatch() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
     token = configured.ray_token.get_secret_value().strip() if configured.ray_token else None
-    with RayJobs(url=configured.ray_url, token=token) as cluster:
-        Dispatcher(configured, database, cluster, now=lambda: datetime.now(UTC)).run(stopping)
+    with (
+        database.sole_dispatcher(),
+        RayJobs(url=configured.ray_url, token=token) as cluster,
+    ):
+        now = lambda: datetime.now(UTC)  # noqa: E731 - the clock
+        courier = Courier(database, allowed=configured.webhook_networks, now=now)
+        sending = threading.Thread(target=courier.run, args=(stopping,), name="courier")
+        sending.start()
+        try:
+            Dispatcher(configured, database, cluster, now=now).run(stopping)
+        finally:
+            stopping.set()
+            sending.join()
     database.close()
     return 0
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 import httpx
 import structlog
 
-from service import attempts, queue, runners
+from service import admission, attempts, queue, retention, runners
 from service.database import Changes, Database
 from service.errors import DatabaseUnavailable, LeaseLost, Unavailable
 from service.pools import Pool
@@ -31,6 +31,8 @@ log = structlog.get_logger()
 _HEALTH_TIMEOUT_SECONDS = 3.0
 # While a runner leaves, its room is waited for.
 _TEARDOWN_LOOK = timedelta(seconds=0.2)
+# Of old records.
+_SWEEP_EVERY = timedelta(minutes=10)
 _LOG_TAIL_LETTERS = 4_000
 
 
@@ -53,6 +55,7 @@ class Dispatcher:
         self._fleet = Fleet(settings, database, cluster, owner=self.owner, now=now)
         self._warned: type[Unavailable] | None = None
         self._next_look = now()
+        self._next_sweep = now()
         # Since when reports can have arrived: silence before that says nothing.
         self._hearing_since: datetime | None = None
 
@@ -112,6 +115,10 @@ class Dispatcher:
             # A cluster that is just coming up has no node yet; that says nothing about its size.
             if pool.cpus > 0:
                 queue.record_cluster(session, pool, now=now)
+            if now >= self._next_sweep and not retention.sweep(
+                session, self._settings.keep, now=now
+            ):
+                self._next_sweep = now + _SWEEP_EVERY
             lease_seconds = self._settings.lease_seconds
             taken = queue.take_over(session, owner=self.owner, now=now, lease_seconds=lease_seconds)
         for attempt in taken:
@@ -136,11 +143,12 @@ class Dispatcher:
 
     def _claim(self) -> Claim | None:
         with self._database.transaction() as session:
-            return queue.claim(
+            return admission.claim(
                 session,
                 owner=self.owner,
                 now=self._now(),
                 lease_seconds=self._settings.lease_seconds,
+                limits=self._settings.limits,
                 runner_lives=self._settings.runner_lives,
             )
 
@@ -150,7 +158,8 @@ class Dispatcher:
         if attempt.state is AttemptState.ENDED:
             assert attempt.ended_at is not None
             patience = timedelta(seconds=self._settings.teardown_seconds)
-            if self._now() > attempt.ended_at + patience:
+            is_killed = attempt.reason is Reason.KILLED
+            if is_killed or self._now() > attempt.ended_at + patience:
                 self._fleet.dismiss(attempt.runner_id)
         elif attempt.runner_id in lost:
             self._end_without_word(attempt, lost[attempt.runner_id])
@@ -176,10 +185,10 @@ class Dispatcher:
         now = self._now()
         grace_seconds = self._settings.cancel_grace_seconds
         has_begun = attempt.state is AttemptState.RUNNING
-        if job.cancel_requested_at is not None:
-            waited = now - job.cancel_requested_at
+        if job.stop_requested is not None and job.stop_requested_at is not None:
+            waited = now - job.stop_requested_at
             if not has_begun or waited > timedelta(seconds=grace_seconds):
-                return _Verdict(Reason.CANCELLED, "stopped by the dispatcher")
+                return _Verdict(job.stop_requested.reason, "stopped by the dispatcher")
         if attempts.is_over_time(job, attempt, now=now, grace_seconds=grace_seconds):
             return _Verdict(Reason.TIME_LIMIT, "did not stop at its time limit")
         if not has_begun:

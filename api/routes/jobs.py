@@ -1,4 +1,4 @@
-"""Jobs: submit, find, follow, cancel."""
+"""Jobs: submit, find, follow."""
 
 import csv
 import io
@@ -6,24 +6,28 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from api import streams
-from api.dependencies import Held, Now, Reading, Writing, person
+from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person
 from api.views import (
     AttemptList,
     AttemptView,
     EventList,
     EventView,
+    JobList,
     JobPage,
     JobView,
     LogLineView,
     LogList,
     MetricsView,
+    PlanView,
     ProgressView,
     SeriesView,
 )
-from service import attempts, events, ids, jobs, metrics
+from service import attempts, events, ids, jobs, metrics, outlook
 from service.errors import Fault, InvalidInput
+from service.outlook import Outlook
 from service.spec import JobSpec
 from service.states import JobState
 
@@ -31,6 +35,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(perso
 
 # PostgreSQL refuses a NUL in a text.
 Words = Annotated[str, Query(max_length=120, pattern=r"^[^\x00]*$")]
+MAX_BATCH = 1_000
 AfterNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="only what has a higher number")]
 
 
@@ -39,17 +44,47 @@ def submit(
     spec: JobSpec,
     session: Writing,
     now: Now,
+    user: User,
     response: Response,
-    idempotency_key: Annotated[
-        str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Saves a job and puts it into the queue; `depth`, `shortcut`, `dataset` are enough."""
-    submitted = jobs.submit(session, spec, now=now, idempotency_key=idempotency_key)
+    submitted = jobs.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
     if submitted.is_replay:
         response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = f"/v1/jobs/{submitted.job.id}"
     return JobView.of(submitted.job)
+
+
+class Batch(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[list[JobSpec], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+@router.post(":batch", status_code=HTTPStatus.CREATED)
+def submit_batch(
+    batch: Batch,
+    session: Writing,
+    now: Now,
+    user: User,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> JobList:
+    """Saves all jobs or none. In `after`, `#0` is the batch's first job."""
+    made = jobs.submit_batch(
+        session, batch.jobs, user=user, now=now, idempotency_key=idempotency_key
+    )
+    if all(one.is_replay for one in made):
+        response.headers["Idempotency-Replayed"] = "true"
+    return JobList(jobs=[JobView.of(one.job) for one in made])
+
+
+@router.post(":plan")
+def plan(spec: JobSpec, session: Writing, held: Held, now: Now, user: User) -> PlanView:
+    """What the spec would become, how long it would wait and take; submits nothing."""
+    made = outlook.plan(session, spec, user=user, limits=held.settings.limits, now=now)
+    return PlanView.of(made)
 
 
 @router.get("")
@@ -83,14 +118,12 @@ def page(
 
 
 @router.get("/{job_id}")
-def show(job_id: str, session: Reading) -> JobView:
-    return JobView.of(jobs.find(session, job_id))
-
-
-@router.post("/{job_id}/cancel", status_code=HTTPStatus.ACCEPTED)
-def cancel(job_id: str, session: Writing, now: Now) -> JobView:
-    """Cancels a waiting job at once; asks a running one to stop at its next step boundary."""
-    return JobView.of(jobs.cancel(session, job_id, now=now))
+def show(job_id: str, session: Reading, held: Held, now: Now) -> JobView:
+    """With why it waits, where it does."""
+    job = jobs.find(session, job_id)
+    if not job.state.is_waiting:
+        return JobView.of(job)
+    return JobView.of(job, Outlook(session, limits=held.settings.limits, now=now).of(job))
 
 
 @router.get("/{job_id}/progress")

@@ -1,15 +1,16 @@
 """Health, the cluster, and the recipes that can be asked for."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from api.dependencies import Held, Reading, person
-from api.views import RunnerList, RunnerView
+from api.dependencies import Held, Now, Reading, person
+from api.views import QueueView, RunnerList, RunnerView, StandingView, WaitingJobView
 from service import queue, recipes, runners
 from service.networks import Family
+from service.outlook import Outlook, waiting_jobs
 
 router = APIRouter(prefix="/v1", tags=["system"])
 for_people = APIRouter(prefix="/v1", tags=["system"], dependencies=[Depends(person)])
@@ -78,3 +79,24 @@ def cluster(session: Reading) -> ClusterView:
 def list_runners(session: Reading) -> RunnerList:
     """What is up in the cluster or about to be, oldest first."""
     return RunnerList(runners=[RunnerView.of(one) for one in runners.all_of_them(session)])
+
+
+@for_people.get("/queue")
+def waiting(
+    session: Reading, held: Held, now: Now, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> QueueView:
+    """What waits: jobs that may start in their order, then those that may not yet."""
+    outlook = Outlook(session, limits=held.settings.limits, now=now)
+    found = [(job, outlook.of(job)) for job in waiting_jobs(session, limit=limit)]
+    return QueueView(
+        jobs=[
+            WaitingJobView(
+                job_id=job.id,
+                name=job.name,
+                state=job.state,
+                priority=job.priority,
+                waiting=StandingView.model_validate(standing),
+            )
+            for job, standing in found
+        ]
+    )

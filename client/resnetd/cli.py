@@ -7,20 +7,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from resnetd import exits, render, writing
-from resnetd.decoding import Record
-from resnetd.errors import NotFinished, ResnetdError
+from resnetd import exits, hooks, render, writing
+from resnetd.errors import NotFinished
 from resnetd.exits import ExitCode
 from resnetd.models import Job
-from resnetd.session import Output, Session, explanation, say
+from resnetd.session import (
+    JobId,
+    JobIds,
+    Output,
+    OutputOption,
+    Session,
+    documents,
+    explanation,
+    say,
+    usage_errors,
+)
 from resnetd.transport import Retry
+from resnetd.verbs import commands
 from resnetd.watch import watch
 
 app = typer.Typer(
@@ -30,11 +40,8 @@ app = typer.Typer(
     epilog="Example: resnetd submit --depth 20 --shortcut A --dataset digits --watch",
 )
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or how it begins.")]
-JobIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or how they begin.")
-]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people or for machines.")]
+app.add_typer(commands)
+app.add_typer(hooks.commands, name="webhook")
 
 
 def main() -> None:
@@ -116,7 +123,7 @@ def submit(
 ) -> None:
     """Submit a job. Its id goes to standard output."""
     session: Session = context.obj
-    with _usage_errors():
+    with usage_errors():
         spec = writing.read_spec(file) if file is not None else {}
         given = {
             "depth": depth,
@@ -166,7 +173,7 @@ def ps(
     is_cut = not are_all_wanted and len(jobs) > limit
     jobs = jobs[:limit] if is_cut else jobs
     table = render.jobs(jobs, now=render.now(), has_bars=session.console.is_terminal)
-    session.show(output, _documents(jobs), table)
+    session.show(output, documents(jobs), table)
     if is_cut:
         say(f"The newest {limit}; --all lists every job.")
 
@@ -236,32 +243,6 @@ def watch_command(
     _watch(session, _find_jobs(session, job_ids), output, timeout_seconds=timeout)
 
 
-@app.command(epilog="Example: resnetd cancel 0f3k")
-def cancel(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
-    """Cancel jobs: waiting ones at once, running ones at their next step boundary."""
-    session: Session = context.obj
-    cancelled: list[Job] = []
-    first_error: ResnetdError | None = None
-    for job_id in job_ids:
-        try:
-            cancelled.append(session.client.cancel(session.client.find_job(job_id).id))
-        except ResnetdError as error:
-            # The others are still to be cancelled.
-            for line in explanation(error):
-                say(line)
-            first_error = first_error or error
-    session.show(
-        output,
-        _documents(cancelled),
-        *(
-            f"{job.id} {job.state}" if job.is_final else f"{job.id} stops at its next step boundary"
-            for job in cancelled
-        ),
-    )
-    if first_error is not None:
-        raise typer.Exit(exits.of_error(first_error))
-
-
 @app.command(epilog="Example: resnetd download 0f3k --which best -o resnet.safetensors")
 def download(
     context: typer.Context,
@@ -328,7 +309,7 @@ def datasets(context: typer.Context, *, output: OutputOption = Output.TEXT) -> N
     """List the data sets known by name."""
     session: Session = context.obj
     found = session.client.datasets()
-    session.show(output, _documents(found), render.datasets(found))
+    session.show(output, documents(found), render.datasets(found))
 
 
 @app.command(epilog="Example: resnetd recipes")
@@ -336,7 +317,7 @@ def recipes(context: typer.Context, *, output: OutputOption = Output.TEXT) -> No
     """List the recipes with their fields."""
     session: Session = context.obj
     found = session.client.recipes()
-    session.show(output, _documents(found), *render.recipes(found))
+    session.show(output, documents(found), *render.recipes(found))
 
 
 @app.command(epilog="Example: resnetd cluster")
@@ -375,15 +356,3 @@ def _detachable(jobs: Sequence[Job], way_back: str) -> Iterator[None]:
     except NotFinished as error:
         say(f"{error}; come back with: {way_back}")
         raise typer.Exit(ExitCode.NOT_FINISHED) from error
-
-
-@contextmanager
-def _usage_errors() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _documents(records: Iterable[Record]) -> list[Any]:
-    return [record.document for record in records]

@@ -2,7 +2,6 @@
 
 import itertools
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,19 +9,18 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 
 from resnetd import config, download, errors, stream
-from resnetd.decoding import Record, decode
+from resnetd.answers import R, job_path, key_header, read, read_list
+from resnetd.decoding import Record
 from resnetd.errors import (
     AmbiguousId,
     CannotConnect,
     NotFinished,
     NotFound,
     Unavailable,
-    UnexpectedAnswer,
 )
 from resnetd.models import (
     Attempt,
@@ -37,7 +35,9 @@ from resnetd.models import (
     Recipe,
     Series,
 )
+from resnetd.steering import Steering
 from resnetd.transport import Patience, Retry, Transport
+from resnetd.webhooks import Webhooks
 
 # A ready server lists this many jobs in a few milliseconds.
 _PAGE = 100
@@ -45,11 +45,10 @@ _PAGE = 100
 # How many candidates an ambiguous id is answered with.
 _CANDIDATES = 5
 
-R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 
-class Client:
+class Client(Steering, Webhooks):
     """A connection to one service. Use it as a context manager, or close it.
 
     Args:
@@ -109,15 +108,11 @@ class Client:
         `idempotency_key` answers the first job; without one, each call is its own job, and only
         this call's retries share a key.
         """
-        key = idempotency_key or str(uuid.uuid4())
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError(f"an idempotency key is plain letters, received {key!r}")
         body = {**(spec or {}), **fields}
-        answer = self._transport.post("/v1/jobs", body, {"Idempotency-Key": key})
-        return _read(Job, answer)
+        return read(Job, self._transport.post("/v1/jobs", body, key_header(idempotency_key)))
 
     def job(self, job_id: str) -> Job:
-        return _read(Job, self._transport.get(_path(job_id)))
+        return read(Job, self._transport.get(job_path(job_id)))
 
     def jobs(
         self,
@@ -147,7 +142,7 @@ class Client:
             return self.job(prefix)
         except NotFound:
             asked = {"id_prefix": prefix, "limit": _CANDIDATES}
-            found = _read(_JobPage, self._transport.get("/v1/jobs", asked)).jobs
+            found = read(_JobPage, self._transport.get("/v1/jobs", asked)).jobs
             if not found:
                 raise
         if len(found) > 1:
@@ -156,8 +151,8 @@ class Client:
 
     def progress(self, job_id: str) -> Progress | None:
         """None until the training processes are up."""
-        answer = self._transport.get(_path(job_id, "progress"))
-        return _read(Progress, answer) if answer is not None else None
+        answer = self._transport.get(job_path(job_id, "progress"))
+        return read(Progress, answer) if answer is not None else None
 
     def metrics(
         self, job_id: str, *, series: str | Sequence[str] = (), points: int | None = None
@@ -167,20 +162,20 @@ class Client:
         `points` thins each series to at most so many.
         """
         answer = self._transport.get(
-            _path(job_id, "metrics"), _given(series=_several(series), points=points)
+            job_path(job_id, "metrics"), _given(series=_several(series), points=points)
         )
-        return _read(_Metrics, answer).series
+        return read(_Metrics, answer).series
 
     def metrics_csv(
         self, job_id: str, *, series: str | Sequence[str] = (), points: int | None = None
     ) -> str:
         """Lines of series,iteration,value under a header."""
         params = _given(series=_several(series), points=points, format="csv")
-        return self._transport.get_text(_path(job_id, "metrics"), params)
+        return self._transport.get_text(job_path(job_id, "metrics"), params)
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """What has happened so far, oldest first; for what happens from now on, `follow`."""
-        while page := self._list(Event, "events", _path(job_id, "events"), {"after": after}):
+        while page := self._list(Event, "events", job_path(job_id, "events"), {"after": after}):
             yield from page
             after = max(event.number or after for event in page)
 
@@ -220,15 +215,11 @@ class Client:
                 time.sleep(poll_seconds)
 
     def attempts(self, job_id: str) -> list[Attempt]:
-        return self._list(Attempt, "attempts", _path(job_id, "attempts"))
+        return self._list(Attempt, "attempts", job_path(job_id, "attempts"))
 
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         """Newest first."""
-        return self._list(Checkpoint, "checkpoints", _path(job_id, "checkpoints"))
-
-    def cancel(self, job_id: str) -> Job:
-        """A waiting job is cancelled at once, a running one stops at its next step boundary."""
-        return _read(Job, self._transport.post(_path(job_id, "cancel")))
+        return self._list(Checkpoint, "checkpoints", job_path(job_id, "checkpoints"))
 
     def wait(
         self,
@@ -278,7 +269,7 @@ class Client:
             left -= 1
             try:
                 with self._transport.stream(
-                    _path(job_id, "checkpoints", which, "weights"),
+                    job_path(job_id, "checkpoints", which, "weights"),
                     params={"format": format},
                     # The checksum is that of the bytes as they lie in the store.
                     headers={"Accept-Encoding": "identity"},
@@ -302,7 +293,7 @@ class Client:
         return self._list(Recipe, "recipes", "/v1/recipes")
 
     def cluster(self) -> Cluster:
-        return _read(Cluster, self._transport.get("/v1/cluster"))
+        return read(Cluster, self._transport.get("/v1/cluster"))
 
     def health(self) -> None:
         """Returns where the service is up. CannotConnect or Unavailable at once where it is not."""
@@ -310,20 +301,16 @@ class Client:
 
     def _job_pages(self, params: dict[str, Any]) -> Iterator[Job]:
         while True:
-            page = _read(_JobPage, self._transport.get("/v1/jobs", params))
+            page = read(_JobPage, self._transport.get("/v1/jobs", params))
             yield from page.jobs
             if page.next_page_token is None:
                 return
             params = params | {"page_token": page.next_page_token}
 
     def _list(
-        self, kind: type[R], name: str, path: str, params: Mapping[str, Any] | None = None
+        self, kind: type[R], name: str, where: str, params: Mapping[str, Any] | None = None
     ) -> list[R]:
-        """A list comes in an object, under its name."""
-        answer = self._transport.get(path, params)
-        if not isinstance(answer, dict) or not isinstance(answer.get(name), list):
-            raise UnexpectedAnswer(f"the answer of {path} holds no list {name!r}")
-        return [_read(kind, element) for element in answer[name]]
+        return read_list(kind, name, self._transport.get(where, params))
 
     def _open_stream(self, job_id: str, number: int) -> AbstractContextManager[httpx.Response]:
         headers = {
@@ -331,7 +318,7 @@ class Client:
             "Cache-Control": "no-store",
             "Last-Event-ID": str(number),
         }
-        return self._transport.stream(_path(job_id, "events"), headers=headers)
+        return self._transport.stream(job_path(job_id, "events"), headers=headers)
 
     def _read_rest(self, job_id: str, number: int) -> tuple[list[Event], bool]:
         # The job before its events: the one that made it final is then among them.
@@ -339,7 +326,7 @@ class Client:
         return list(self.events(job_id, after=number)), is_final
 
     def _log_page(self, job_id: str, after: int) -> list[LogLine]:
-        return self._list(LogLine, "lines", _path(job_id, "logs"), {"after": after})
+        return self._list(LogLine, "lines", job_path(job_id, "logs"), {"after": after})
 
     def _if_heard(self, ask: Callable[[], T], patience: Patience) -> T | None:
         """None while the service is away, as long as that may be."""
@@ -362,18 +349,6 @@ class _JobPage(Record):
 @dataclass(frozen=True, kw_only=True)
 class _Metrics(Record):
     series: dict[str, Series]
-
-
-def _read(kind: type[R], answer: Any) -> R:
-    try:
-        return decode(kind, answer)
-    except ValueError as error:
-        name = kind.__name__.removeprefix("_")
-        raise UnexpectedAnswer(f"the service answered no {name}: {error}") from error
-
-
-def _path(job_id: str, *steps: str) -> str:
-    return "/".join(["/v1/jobs", *(quote(step, safe="") for step in (job_id, *steps))])
 
 
 def _several(values: str | Sequence[str]) -> list[str]:

@@ -12,7 +12,10 @@ from resnetd.decoding import OpenEnum, Record
 
 
 class JobState(OpenEnum):
+    BLOCKED = "blocked"
     QUEUED = "queued"
+    HELD = "held"
+    PAUSED = "paused"
     STARTING = "starting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -29,6 +32,10 @@ class Reason(OpenEnum):
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
+    KILLED = "killed"
+    PAUSED = "paused"
+    PREEMPTED = "preempted"
+    DEPENDENCY_FAILED = "dependency-failed"
     TIME_LIMIT = "time-limit"
     DATASET_MISSING = "dataset-missing"
     DIVERGED = "diverged"
@@ -45,7 +52,8 @@ class Reason(OpenEnum):
 class EventKind(OpenEnum):
     SUBMITTED = "submitted"
     STATE = "state"
-    CANCEL_REQUESTED = "cancel-requested"
+    STOP_REQUESTED = "stop-requested"
+    CHANGED = "changed"
     ATTEMPT = "attempt"
     CHECKPOINT = "checkpoint"
     PROGRESS = "progress"  # on the stream only, without a number
@@ -71,6 +79,48 @@ class Result(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing(Record):
+    """Why a job waits, as a code and in words. Nine of ten jobs start by `starts_p90`."""
+
+    code: str
+    words: str
+    position: int | None = None
+    effective_priority: float | None = None
+    starts_p50: datetime | None = None
+    starts_p90: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingJob(Record):
+    job_id: str
+    name: str
+    state: JobState
+    waiting: Standing
+    priority: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span(Record):
+    """Minutes, as expected and as nine of ten are."""
+
+    p50: float
+    p90: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Record):
+    """What a spec would become; None where nothing is known. Memory is each worker's."""
+
+    spec: dict[str, Any]
+    network: str
+    waiting: Standing
+    parameters: int | None = None
+    multiply_adds: int | None = None
+    memory_bytes: int | None = None
+    minutes: Span | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job(Record):
     """`progress` and `parameters` are None until training is up, `result` until it succeeded."""
 
@@ -82,11 +132,15 @@ class Job(Record):
     created_at: datetime
     reason: Reason | None = None
     message: str | None = None
-    cancel_requested: bool = False
+    user: str | None = None
+    priority: int | None = None
+    waiting: Standing | None = None
+    stop_requested: str | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     attempts: int = 0
     restarts: int = 0
+    preemptions: int = 0
     progress: Progress | None = None
     parameters: int | None = None
     result: Result | None = None
@@ -201,3 +255,29 @@ class Cluster(Record):
     reserved_cpus: int = 0
     reserved_gpus: int = 0
     seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Webhook(Record):
+    """`secret` is in the answer that made it only."""
+
+    id: str
+    url: str
+    states: tuple[str, ...] = ()
+    user: str | None = None
+    created_at: datetime | None = None
+    secret: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery(Record):
+    """`status`: of the last answer; `error`: why there was none."""
+
+    id: str
+    state: str
+    payload: dict[str, Any] = field(default_factory=dict)
+    tries: int = 0
+    status: int | None = None
+    error: str | None = None
+    created_at: datetime | None = None
+    delivered_at: datetime | None = None

@@ -14,15 +14,19 @@ from resnetd.models import (
     Checkpoint,
     Cluster,
     Dataset,
+    Delivery,
     Event,
     EventKind,
     Job,
     JobState,
     LogLine,
+    Plan,
     Progress,
     Reason,
     Recipe,
     Series,
+    WaitingJob,
+    Webhook,
 )
 
 _STYLES = {
@@ -31,6 +35,8 @@ _STYLES = {
     JobState.SUCCEEDED: "green",
     JobState.FAILED: "red",
     JobState.CANCELLED: "yellow",
+    JobState.HELD: "yellow",
+    JobState.PAUSED: "yellow",
 }
 
 _HERE = {True: "yes", False: "no", None: ""}
@@ -166,6 +172,60 @@ def cluster(seen: Cluster) -> list[str]:
     ]
 
 
+def queue(rows: Iterable[WaitingJob]) -> Table:
+    table = _table("#", "id", "name", "state", "priority", "starts", "why it waits")
+    for row in rows:
+        table.add_row(
+            _number(row.waiting.position),
+            _text(row.job_id),
+            _text(row.name),
+            _state(row.state),
+            f"{row.waiting.effective_priority:.1f}" if row.waiting.effective_priority else "",
+            _time(row.waiting.starts_p50),
+            _text(row.waiting.words),
+        )
+    return table
+
+
+def webhooks(rows: Iterable[Webhook]) -> Table:
+    table = _table("id", "url", "states", "user")
+    for row in rows:
+        table.add_row(
+            _text(row.id), _text(row.url), _text(", ".join(row.states)), _text(row.user or "")
+        )
+    return table
+
+
+def deliveries(rows: Iterable[Delivery]) -> Table:
+    table = _table("at", "type", "state", "tries", "answer")
+    for row in rows:
+        answer = str(row.status) if row.status is not None else row.error or ""
+        kind = _text(str(row.payload.get("type", "")))
+        table.add_row(_time(row.created_at), kind, _text(row.state), str(row.tries), _text(answer))
+    return table
+
+
+def plan(made: Plan) -> Table:
+    sheet = Table.grid(padding=(0, 2))
+    memory = "" if made.memory_bytes is None else f"{made.memory_bytes / 1e6:.0f} MB a worker"
+    minutes = made.minutes
+    lasts = (
+        "" if minutes is None else f"{duration(minutes.p50 * 60)} to {duration(minutes.p90 * 60)}"
+    )
+    for name, value in (
+        ("network", printable(made.network)),
+        ("parameters", _number(made.parameters)),
+        ("multiply-adds", _number(made.multiply_adds)),
+        ("memory", memory),
+        ("takes", lasts or "unknown: nothing like it has run"),
+        ("starts", _time(made.waiting.starts_p50)),
+        ("queue", _text(made.waiting.words).plain),
+    ):
+        if value:
+            sheet.add_row(name, value)
+    return sheet
+
+
 def metrics(series: Mapping[str, Series]) -> Table:
     table = _table("series", "points", "newest", "at iteration", "lowest")
     for name, points in sorted(series.items()):
@@ -243,8 +303,11 @@ def _facts_of_job(shown: Job, now: datetime) -> list[tuple[str, RenderableType]]
         ("network", _text(shown.network)),
         ("state", _state(shown.state)),
     ]
-    if shown.cancel_requested and not shown.is_final:
-        facts.append(("cancel", "requested; it stops at its next step boundary"))
+    if shown.stop_requested is not None:
+        facts.append((_text(shown.stop_requested).plain, "asked for; at its next step boundary"))
+    if shown.waiting is not None:
+        facts.append(("waits", _text(shown.waiting.words)))
+        facts.append(("starts", _time(shown.waiting.starts_p50)))
     if shown.is_final:
         facts.append(("outcome", _text(outcome(shown))))
     elif shown.reason is not None:

@@ -1,16 +1,19 @@
 """One run of the command: its client, and where it says what to whom."""
 
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 
 from resnetd import render
 from resnetd.client import Client
+from resnetd.decoding import Record
 from resnetd.errors import AmbiguousId, ApiError, CannotConnect, ResnetdError, ServerError
 from resnetd.transport import Retry
 from resnetd.watch import JsonScreen, LineScreen, LiveScreen, Screen
@@ -22,6 +25,13 @@ _PIPE_WIDTH = 1000
 class Output(StrEnum):
     TEXT = "text"
     JSON = "json"
+
+
+JobId = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or how it begins.")]
+JobIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or how they begin.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people or for machines.")]
 
 
 @dataclass
@@ -77,6 +87,19 @@ def explanation(error: Exception) -> list[str]:
     else:
         lines = [f"unexpected {type(error).__name__}: {error}; `resnetd --debug ...` says where"]
     return [*lines, *getattr(error, "__notes__", ())]
+
+
+def documents(records: Iterable[Record]) -> list[Any]:
+    return [record.document for record in records]
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """What was written wrong is the writer's mistake: exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def say(text: str) -> None:

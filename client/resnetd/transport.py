@@ -96,6 +96,12 @@ class Transport:
     def post(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
         return _json(self._send("POST", path, body=body, headers=headers))
 
+    def patch(self, path: str, body: Any) -> Any:
+        return _json(self._send("PATCH", path, body=body))
+
+    def delete(self, path: str) -> None:
+        self._send("DELETE", path)
+
     @contextmanager
     def stream(
         self,

@@ -22,8 +22,8 @@ def _routes() -> list[tuple[str, str]]:
 
 
 def _filled(path: str) -> str:
-    names = ("job_id", "attempt_id", "which", "iteration", "part")
-    values = ("0" * 16, "0" * 16 + "-a1", "newest", "1", "weights")
+    names = ("job_id", "attempt_id", "which", "iteration", "part", "webhook_id")
+    values = ("0" * 16, "0" * 16 + "-a1", "newest", "1", "weights", "0" * 16)
     for name, value in zip(names, values, strict=True):
         path = path.replace(f"{{{name}}}", value)
     assert "{" not in path

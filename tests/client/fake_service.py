@@ -16,11 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.client import fake_documents
+from tests.client import fake_documents, misbehaviour
+from tests.client.misbehaviour import WEIGHTS
 
 TOKEN = "a-token-nobody-shows"
 FINAL = {"succeeded", "failed", "cancelled"}
-WEIGHTS = bytes(range(256)) * 1024
 
 
 @dataclass
@@ -122,11 +122,11 @@ class FakeService:
             self.lines[job_id].append(line | {"level": "info", "message": message})
 
     def be_unavailable(self, times: int) -> None:
-        self.misbehaviour += [_answer_unavailable] * times
+        self.misbehaviour += [misbehaviour.answer_unavailable] * times
 
     def break_next_answers(self, times: int) -> None:
         """The next requests are carried out, but their answers never arrive."""
-        self.misbehaviour += [_carry_out_and_break] * times
+        self.misbehaviour += [misbehaviour.carry_out_and_break] * times
 
     def asked(self, method: str, path: str) -> list[Request]:
         return [one for one in self.requests if (one.method, one.path) == (method, path)]
@@ -179,6 +179,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve(None)
 
+    def do_DELETE(self) -> None:
+        self._serve(None)
+
+    def do_PATCH(self) -> None:
+        self.do_POST()
+
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         written = self.rfile.read(length)
@@ -206,6 +212,13 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(401, "unauthorized", "no token that this service knows")
         elif asked.path == "/v1/jobs":
             self._submit(asked.body) if asked.method == "POST" else self._list()
+        elif asked.path.startswith("/v1/webhooks"):
+            self.send(fake_documents.WEBHOOKS[asked.method, asked.path.rpartition("/")[2]])
+        elif asked.path == "/v1/jobs:plan":
+            self.send(fake_documents.PLAN | {"spec": asked.body})
+        elif asked.path == "/v1/jobs:batch":
+            made = [self.service.add_job(f"0f3b{n:012d}") for n, _ in enumerate(asked.body["jobs"])]
+            self.send({"jobs": [self.service.jobs[job_id] for job_id in made]}, 201)
         elif match := re.fullmatch(r"/v1/jobs/([^/]+)(?:/(.+))?", asked.path):
             self._answer_for_job(match[1], match[2] or "")
         elif asked.path in fake_documents.FIXED:
@@ -271,8 +284,18 @@ class Handler(BaseHTTPRequestHandler):
             self._send_weights(match[1])
         elif rest == "events" and "event-stream" in self.request_read.headers["accept"]:
             self._stream(job_id)
+        elif self.request_read.method == "DELETE":
+            del self.service.jobs[job_id]
+            self.send_bytes(b"", "text/plain", 204)
         elif rest == "cancel":
             self._cancel(job_id)
+        elif rest in {"hold", "release", "pause", "resume", "kill"}:
+            self.service.move(job_id, fake_documents.STATE_AFTER[rest])
+            self.send(self.service.jobs[job_id])
+        elif rest == "clone":
+            self._submit(self.service.jobs[job_id]["spec"] | self.request_read.body)
+        elif self.request_read.method == "PATCH":
+            self.send(self.service.jobs[job_id] | self.request_read.body)
         elif rest == "metrics" and self.query.get("format") == ["csv"]:
             self.send_bytes(b"series,iteration,value\ntrain/loss,100,0.5\n", "text/csv")
         else:
@@ -284,7 +307,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(409, "illegal-move", f"job {job_id} is {job['state']} already")
         if job["state"] == "queued":
             self.service.move(job_id, "cancelled", "cancelled")
-        job["cancel_requested"] = True
+        else:
+            job["stop_requested"] = "cancel"
         return self.send(job, 202)
 
     def _read_of_job(self, job_id: str, rest: str) -> None:
@@ -363,32 +387,3 @@ class Handler(BaseHTTPRequestHandler):
     def _break(self) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
-
-
-def _answer_unavailable(handler: Handler) -> None:
-    handler.refuse(503, "database-unavailable", "the database is away")
-
-
-def _carry_out_and_break(handler: Handler) -> None:
-    whole = handler.wfile
-    handler.wfile = _Nowhere()  # type: ignore[assignment]
-    handler.answer()
-    handler.wfile = whole
-    handler._break()
-
-
-class _Nowhere:
-    def write(self, content: bytes) -> int:
-        return len(content)
-
-    def flush(self) -> None:
-        pass
-
-
-def break_weights_in_the_middle(handler: Handler) -> None:
-    handler.send_response(200)
-    handler.send_header("ETag", f'"{hashlib.sha256(WEIGHTS).hexdigest()}"')
-    handler.send_header("Content-Length", str(len(WEIGHTS)))
-    handler.end_headers()
-    handler.wfile.write(WEIGHTS[:1000])
-    handler._break()

@@ -10,7 +10,8 @@ import typer
 
 from resnetd import cli
 from tests.client.conftest import Command
-from tests.client.fake_service import TOKEN, WEIGHTS, FakeService
+from tests.client.fake_service import TOKEN, FakeService
+from tests.client.misbehaviour import WEIGHTS
 
 SUBMIT = ("submit", "--depth", "20", "--shortcut", "A", "--dataset", "digits")
 

@@ -6,7 +6,8 @@ import pytest
 
 import resnetd
 from tests.client.conftest import QUICK
-from tests.client.fake_service import WEIGHTS, FakeService, break_weights_in_the_middle
+from tests.client.fake_service import FakeService
+from tests.client.misbehaviour import WEIGHTS, break_weights_in_the_middle
 
 
 def test_weights_are_saved_under_the_name_that_the_service_suggests(

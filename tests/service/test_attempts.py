@@ -253,7 +253,10 @@ def test_each_retry_waits_longer_up_to_a_minute(core: Core) -> None:
         waited.append((not_before - core.clock.now).total_seconds())
         core.clock.advance(60.0)
         claimed = core.start_next()
-    assert waited == [1, 2, 4, 8, 16, 32, 60, 60]
+    longest = [1, 2, 4, 8, 16, 32, 60, 60]
+    assert all(most / 2 <= seconds <= most for seconds, most in zip(waited, longest, strict=True))
+    # Not all jobs that one fault has ended come back at once.
+    assert len({seconds / most for seconds, most in zip(waited, longest, strict=True)}) > 1
 
 
 @pytest.mark.parametrize("reason", [Reason.CANCELLED, Reason.WORKER_DIED, Reason.DIVERGED])

@@ -141,4 +141,4 @@ def test_no_two_attempts_and_no_two_contents_share_a_key() -> None:
         for part in Part
         for sha256 in ("0" * 64, "1" * 64)
     }
-    assert len(keys) == 2 * 2 * 3 * 2
+    assert len(keys) == 2 * 2 * len(Part) * 2

@@ -1,5 +1,6 @@
 """Transactions, the write lock, the change signal, and a database that is away."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from sqlalchemy import select, text
 from service import database as databases
 from service import schema
 from service.database import Database
-from service.errors import DatabaseUnavailable, InvalidInput
+from service.errors import DatabaseUnavailable, DispatcherIsRunning, InvalidInput
 from service.tables import ClusterRow
 from tests.support.core import START
 from tests.support.postgres import PostgresServer
@@ -180,3 +181,18 @@ def _stop_and_start(server: PostgresServer) -> None:
     assert changes.wait(5.0), "what happened meanwhile counts as a change"
     changes.close()
     database.close()
+
+
+def test_sqlite_takes_one_dispatcher_and_postgres_several(database: Database) -> None:
+    other = Database(database.engine.url.render_as_string(hide_password=False))
+    with database.sole_dispatcher():
+        if database.is_sqlite:
+            expected = rf"process {os.getpid()} dispatches .* SQLite takes one"
+            with pytest.raises(DispatcherIsRunning, match=expected), other.sole_dispatcher():
+                pass
+        else:
+            with other.sole_dispatcher():
+                pass
+    with other.sole_dispatcher():
+        pass
+    other.close()

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from service import jobs
+from service import jobs, moves
 from service.database import Database
 from service.errors import CannotFit, IdempotencyMismatch, IllegalMove, NotFound
 from service.states import NEXT_STATES, JobState, Reason
@@ -78,7 +78,9 @@ def test_one_key_from_many_threads_makes_one_job(core: Core) -> None:
     def submit() -> None:
         together.wait()
         with core.database.transaction() as session:
-            submitted = jobs.submit(session, spec(), now=core.clock.now, idempotency_key="k")
+            submitted = jobs.submit(
+                session, spec(), user="ann", now=core.clock.now, idempotency_key="k"
+            )
         made.append(submitted.job.id)
 
     threads = [threading.Thread(target=submit) for _ in range(4)]
@@ -99,11 +101,11 @@ def test_a_second_request_that_waited_for_the_first_one_is_its_replay(database: 
 
     def submit() -> None:
         with database.transaction() as session:
-            again = jobs.submit(session, core_spec, now=START, idempotency_key="k")
+            again = jobs.submit(session, core_spec, user="ann", now=START, idempotency_key="k")
             replays.append(again.is_replay)
 
     with database.transaction() as session:
-        jobs.submit(session, core_spec, now=START, idempotency_key="k")
+        jobs.submit(session, core_spec, user="ann", now=START, idempotency_key="k")
         session.flush()
         second = threading.Thread(target=submit)
         second.start()
@@ -166,7 +168,7 @@ def test_a_job_that_is_not_there_is_not_found(core: Core, job_id: str) -> None:
     with core.database.reading() as session, pytest.raises(NotFound):
         jobs.find(session, job_id)
     with core.database.transaction() as session, pytest.raises(NotFound):
-        jobs.lock(session, job_id)
+        moves.lock(session, job_id)
 
 
 def test_a_waiting_job_is_cancelled_at_once(core: Core) -> None:
@@ -181,13 +183,13 @@ def test_a_waiting_job_is_cancelled_at_once(core: Core) -> None:
 def test_a_starting_job_is_asked_to_stop(core: Core) -> None:
     job_id = job_id_of(core.start())
     assert core.cancel(job_id) is JobState.STARTING
-    assert core.job(job_id).cancel_requested_at == core.clock.now
+    assert core.job(job_id).stop_requested_at == core.clock.now
 
 
 def test_a_running_job_is_asked_to_stop(core: Core) -> None:
     job_id = job_id_of(core.run())
     assert core.cancel(job_id) is JobState.RUNNING
-    assert core.events(job_id)[-1].kind == "cancel-requested"
+    assert core.events(job_id)[-1].kind == "stop-requested"
 
 
 def test_a_repeated_cancel_changes_nothing(core: Core) -> None:
@@ -212,14 +214,14 @@ def test_exactly_the_arrows_of_the_diagram_may_be_walked(core: Core, state: JobS
     job_id = core.submit()
     for wanted in JobState:
         with core.database.transaction() as session:
-            job = jobs.lock(session, job_id)
+            job = moves.lock(session, job_id)
             job.state = state
             if wanted in NEXT_STATES[state]:
-                jobs.move(session, job, wanted, now=core.clock.now)
+                moves.move(session, job, wanted, now=core.clock.now)
                 assert job.state is wanted
                 continue
             with pytest.raises(IllegalMove):
-                jobs.move(session, job, wanted, now=core.clock.now)
+                moves.move(session, job, wanted, now=core.clock.now)
             assert job.state is state
 
 
@@ -233,9 +235,9 @@ def test_events_tell_exactly_the_moves_that_were_made(core: Core, choices: list[
     for wanted in choices:
         core.clock.advance(1.0)
         with core.database.transaction() as session:
-            job = jobs.lock(session, job_id)
+            job = moves.lock(session, job_id)
             try:
-                jobs.move(session, job, wanted, now=core.clock.now)
+                moves.move(session, job, wanted, now=core.clock.now)
             except IllegalMove:
                 assert wanted not in NEXT_STATES[walked[-1]]
             else:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, update
 
-from service import jobs, queue
+from service import queue, steering
 from service.database import Database
 from service.errors import LeaseLost
 from service.pools import Pool
@@ -318,7 +318,7 @@ def test_a_claim_and_a_cancel_at_once_leave_the_job_claimed_or_cancelled(
         together.wait()
         for job_id in ids:
             with database.transaction() as session:
-                jobs.cancel(session, job_id, now=START)
+                steering.cancel(session, job_id, now=START)
 
     cancelling = threading.Thread(target=cancel_all)
     cancelling.start()

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from service import attempts, queue, runners
+from service import admission, attempts, queue, runners
 from service.errors import Unauthorized
 from service.pools import Pool, Shape
 from service.states import JobState, Reason, RunnerState
@@ -27,8 +27,13 @@ def _standby(core: Core, shape: Shape = ONE, *, lives: int = LIVES) -> str:
 
 def _claim(core: Core) -> queue.Claim:
     with core.database.transaction() as session:
-        claimed = queue.claim(
-            session, owner="one", now=core.clock.now, lease_seconds=15.0, runner_lives=LIVES
+        claimed = admission.claim(
+            session,
+            owner="one",
+            now=core.clock.now,
+            lease_seconds=15.0,
+            limits={},
+            runner_lives=LIVES,
         )
     assert claimed is not None
     return claimed

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service import attempts, events, jobs, queue, runners
+from service import admission, attempts, events, jobs, queue, runners, steering
 from service.database import Database
 from service.pools import Pool
 from service.queue import Claim
 from service.reports import CheckpointNote, Control, Finish, Orders, Part, PartDigest, Report
+from service.settings import Limit
 from service.spec import JobSpec, parse
 from service.states import JobState, Reason
 from service.tables import AttemptRow, EventRow, JobRow, RunnerRow
@@ -80,25 +81,30 @@ class Core:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
         self.clock = clock
+        self.limits: dict[str, Limit] = {}
 
     def offer(self, *, cpus: int, gpus: int = 0) -> None:
         """The cluster has so much in all."""
         with self.database.transaction() as session:
             queue.record_cluster(session, Pool(cpus=cpus, gpus=gpus), now=self.clock.now)
 
-    def submit(self, *, key: str | None = None, **fields: Any) -> str:
+    def submit(self, *, key: str | None = None, user: str = "ann", **fields: Any) -> str:
         """The new job's id; of two jobs the later one is younger by a second."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:
             submitted = jobs.submit(
-                session, spec(**fields), now=self.clock.now, idempotency_key=key
+                session, spec(**fields), user=user, now=self.clock.now, idempotency_key=key
             )
             return submitted.job.id
 
     def try_claim(self, owner: str = "one") -> Claim | None:
         with self.database.transaction() as session:
-            return queue.claim(
-                session, owner=owner, now=self.clock.now, lease_seconds=LEASE_SECONDS
+            return admission.claim(
+                session,
+                owner=owner,
+                now=self.clock.now,
+                lease_seconds=LEASE_SECONDS,
+                limits=self.limits,
             )
 
     def claim(self, owner: str = "one") -> Claim:
@@ -203,7 +209,15 @@ class Core:
 
     def cancel(self, job_id: str) -> JobState:
         with self.database.transaction() as session:
-            return jobs.cancel(session, job_id, now=self.clock.now).state
+            return steering.cancel(session, job_id, now=self.clock.now).state
+
+    def steer(self, verb: str, job_id: str, *arguments: Any) -> JobRow:
+        """One of service.steering's functions."""
+        with self.database.transaction() as session:
+            steered: JobRow = getattr(steering, verb)(
+                session, job_id, *arguments, now=self.clock.now
+            )
+            return steered
 
     def job(self, job_id: str) -> JobRow:
         with self.database.reading() as session:

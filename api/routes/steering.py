@@ -1,0 +1,94 @@
+"""What may be asked of a job that is there, and jobs made from it."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, Response
+from pydantic import BaseModel, ConfigDict
+
+from api.dependencies import Held, IdempotencyKey, Now, User, Writing, person
+from api.views import JobView
+from service import checkpoints, jobs, retention, steering
+from service.spec import Priority
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(person)])
+
+
+class Change(BaseModel):
+    """What may change of a job that was submitted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority
+
+
+@router.patch("")
+def change(job_id: str, wanted: Change, session: Writing, now: Now) -> JobView:
+    """Changes the priority; the job's place moves as if it had been submitted so."""
+    return JobView.of(steering.change_priority(session, job_id, wanted.priority, now=now))
+
+
+@router.delete("", status_code=HTTPStatus.NO_CONTENT)
+def delete(job_id: str, held: Held, background: BackgroundTasks) -> None:
+    """Forgets a job that has ended, with its metrics, logs and checkpoints."""
+    with held.database.transaction() as session:
+        attempts = retention.delete_job(session, job_id)
+    # After the commit: rows must never promise bytes that are gone.
+    for attempt_id in attempts:
+        background.add_task(held.artifacts.delete_below, f"{checkpoints.PREFIX}/{attempt_id}/")
+
+
+@router.post("/hold")
+def hold(job_id: str, session: Writing, now: Now) -> JobView:
+    """Keeps a waiting job from starting until it is released."""
+    return JobView.of(steering.hold(session, job_id, now=now))
+
+
+@router.post("/release")
+def release(job_id: str, session: Writing, now: Now) -> JobView:
+    """Ends a hold; the job has kept its place."""
+    return JobView.of(steering.release(session, job_id, now=now))
+
+
+@router.post("/pause", status_code=HTTPStatus.ACCEPTED)
+def pause(job_id: str, session: Writing, now: Now) -> JobView:
+    """A waiting job does not start; a running one saves a checkpoint and frees its workers."""
+    return JobView.of(steering.pause(session, job_id, now=now))
+
+
+@router.post("/resume")
+def resume(job_id: str, session: Writing, now: Now) -> JobView:
+    """A paused job is back at its place in the queue."""
+    return JobView.of(steering.resume(session, job_id, now=now))
+
+
+@router.post("/cancel", status_code=HTTPStatus.ACCEPTED)
+def cancel(job_id: str, session: Writing, now: Now) -> JobView:
+    """Cancels a waiting job at once; a running one saves a checkpoint and stops."""
+    return JobView.of(steering.cancel(session, job_id, now=now))
+
+
+@router.post("/kill", status_code=HTTPStatus.ACCEPTED)
+def kill(job_id: str, session: Writing, now: Now) -> JobView:
+    """Ends a job without waiting for a checkpoint."""
+    return JobView.of(steering.kill(session, job_id, now=now))
+
+
+@router.post("/clone", status_code=HTTPStatus.CREATED)
+def clone(
+    job_id: str,
+    session: Writing,
+    now: Now,
+    user: User,
+    response: Response,
+    changes: Annotated[dict[str, Any] | None, Body(description="fields of a spec")] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """A new job from the spec of this one, with the changes merged into it."""
+    made = jobs.clone(
+        session, job_id, changes or {}, user=user, now=now, idempotency_key=idempotency_key
+    )
+    if made.is_replay:
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers["Location"] = f"/v1/jobs/{made.job.id}"
+    return JobView.of(made.job)

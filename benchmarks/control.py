@@ -1,0 +1,326 @@
+"""`make bench-control`: the API and the queue on SQLite and on PostgreSQL with durable commits.
+
+One API process and one client on this machine. PostgreSQL runs with its own defaults: fsync on.
+"""
+
+import multiprocessing
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from sqlalchemy import insert, select, update
+
+from benchmarks.sheet import Row, publish
+from service import admission, ids, moves, queue, runners, schema
+from service.database import Database
+from service.pools import Pool
+from service.reports import MAX_POINTS
+from service.settings import Settings
+from service.states import AttemptState, JobState
+from service.tables import AttemptRow, JobRow
+from tests.support.cluster import FakeCluster
+from tests.support.postgres import postgres_server
+from workers.dispatcher import Dispatcher
+
+TOKEN = "benchmark-token-of-nobody"  # noqa: S105 - opens this run's API only
+SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
+POSTS = 300
+LISTS = 300
+CLAIMS = 500
+REPORTS = 40
+FINISHED, WAITING = 100_000, 10_000
+
+
+def main() -> int:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="rb") as name:
+        folder = Path(name)
+        rows += _measure("sqlite", f"sqlite:///{folder / 'bench.db'}", folder)
+        with postgres_server(is_durable=True) as server:
+            rows += _measure("postgres", server.new_database(), folder)
+    publish("control", rows)
+    return 0
+
+
+def _measure(kind: str, url: str, folder: Path) -> list[Row]:
+    database = Database(url)
+    schema.upgrade(database)
+    with database.transaction() as session:
+        queue.record_cluster(session, Pool(cpus=10**6, gpus=0), now=_now())
+    with _api(url, folder / kind) as api:
+        posts = [_timed(lambda: api.post("/v1/jobs", SPEC)) for _ in range(POSTS)]
+        claimed = _submit_to_claimed(database, api)
+        _clear_away(database)
+        points, stream = _points_and_stream(database, api)
+        claims = {n: _claims_per_second(database, url, dispatchers=n) for n in (1, 4)}
+        _fill(database)
+        lists = [_timed(lambda: api.get("/v1/jobs?limit=50")) for _ in range(LISTS)]
+        lists += [_timed(lambda: api.get("/v1/jobs?state=queued")) for _ in range(LISTS)]
+        queues = [_timed(lambda: api.get("/v1/queue")) for _ in range(30)]
+        memory = psutil.Process(api.pid).memory_info().rss / 2**20
+    database.close()
+    return [
+        Row(f"POST p50 ms, {kind}", "ms", _percentile(posts, 50)),
+        Row(f"POST p99 ms, {kind}", "ms", _percentile(posts, 99)),
+        Row(f"submit to claimed p50 ms, {kind}", "ms", _percentile(claimed, 50)),
+        Row(f"submit to claimed p99 ms, {kind}", "ms", _percentile(claimed, 99)),
+        *(
+            Row(f"claims/s with {n} dispatchers, {kind}", "1/s", rate, is_more_better=True)
+            for n, rate in claims.items()
+        ),
+        Row(f"metric points/s, {kind}", "1/s", points, is_more_better=True),
+        Row(f"point to stream p99 ms, {kind}", "ms", _percentile(stream, 99)),
+        Row(f"list p99 ms at 100k jobs, {kind}", "ms", _percentile(lists, 99)),
+        Row(f"queue with reasons p99 ms, 10k waiting, {kind}", "ms", _percentile(queues, 99)),
+        Row(f"memory of the API, {kind}", "MiB", memory),
+    ]
+
+
+@dataclass(frozen=True)
+class _Api:
+    http: httpx.Client
+    pid: int
+
+    def post(self, path: str, body: Any, *, token: str = TOKEN) -> Any:
+        answer = self.http.post(path, json=body, headers={"Authorization": f"Bearer {token}"})
+        answer.raise_for_status()
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        answer = self.http.get(path, headers={"Authorization": f"Bearer {TOKEN}"})
+        answer.raise_for_status()
+        return answer.json()
+
+
+@contextmanager
+def _api(url: str, folder: Path) -> Iterator[_Api]:
+    """A process of its own, as it is in production."""
+    folder.mkdir()
+    (folder / "token").write_text(TOKEN)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"VAR_PATH": folder, "DATABASE_URL": url, "API_PORT": port, "LOG_FORMAT": "json"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api"],
+        env=os.environ | {f"RESNETD_{name}": str(value) for name, value in settings.items()},
+        stdout=subprocess.DEVNULL,
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as http:
+        try:
+            _until(lambda: _is_up(http))
+            yield _Api(http, process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _is_up(http: httpx.Client) -> bool:
+    try:
+        return http.get("/v1/health").is_success
+    except httpx.TransportError:
+        return False
+
+
+class _Watched(FakeCluster):
+    """A cluster that notes when an attempt reaches it: just after the commit of its claim."""
+
+    def __init__(self) -> None:
+        super().__init__(cpus=10**6)
+        self.at: dict[str, float] = {}
+
+    def submit(self, submission_id: str, **fields: Any) -> None:
+        self.at[submission_id.partition("-a")[0]] = time.monotonic()
+        super().submit(submission_id, **fields)
+
+
+def _submit_to_claimed(database: Database, api: _Api) -> list[float]:
+    """From before the POST, on an idle service."""
+    cluster, stopping = _Watched(), threading.Event()
+    # Attempts that nobody reports for must live until the end.
+    settings = Settings(start_timeout_seconds=1e6, silent_seconds=1e6)
+    dispatcher = Dispatcher(settings, database, cluster, now=_now)
+    thread = threading.Thread(target=dispatcher.run, args=(stopping,))
+    thread.start()
+    took = []
+    try:
+        _until(lambda: _count(database, JobState.QUEUED) == 0)
+        for _ in range(100):
+            began = time.monotonic()
+            job_id = api.post("/v1/jobs", SPEC)["id"]
+            _until(lambda job_id=job_id: job_id in cluster.at)  # type: ignore[misc]
+            took.append(cluster.at[job_id] - began)
+    finally:
+        stopping.set()
+        thread.join()
+    return took
+
+
+def _points_and_stream(database: Database, api: _Api) -> tuple[float, list[float]]:
+    """Points stored a second by one attempt, and seconds from a report to the job's stream."""
+    job_id = api.post("/v1/jobs", SPEC)["id"]
+    with database.transaction() as session:
+        claimed = admission.claim(session, owner="bench", now=_now(), lease_seconds=1e6, limits={})
+        assert claimed is not None
+        runners.make_room(session, Pool(cpus=10_000, gpus=0), now=_now())
+        orders = runners.next_orders(session, claimed.runner_id, now=_now())
+    assert orders is not None
+    assert orders.order is not None
+    secret = orders.order.token
+    path = f"/v1/attempts/{claimed.attempt_id}/reports"
+    batches = [
+        {
+            "sequence": number,
+            "metrics": [
+                {"series": f"s{at % 5}", "iteration": number * MAX_POINTS + at, "value": 0.5}
+                for at in range(MAX_POINTS)
+            ],
+        }
+        for number in range(1, REPORTS + 1)
+    ]
+    began = time.monotonic()
+    for batch in batches:
+        api.post(path, batch, token=secret)
+    rate = REPORTS * MAX_POINTS / (time.monotonic() - began)
+
+    heard: list[float] = []
+    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
+    took = []
+    with httpx.Client(base_url=api.http.base_url, timeout=60, trust_env=False) as other:
+        reader = threading.Thread(target=_listen, args=(other, job_id, headers, heard))
+        reader.start()
+        for number in range(1, 101):
+            told = len(heard)
+            began = time.monotonic()
+            progress = {"iteration": number, "iterations": 600, "images_per_second": 1.0}
+            report = {"sequence": REPORTS + number, "progress": progress}
+            api.post(path, report, token=secret)
+            _until(lambda told=told: len(heard) > told)  # type: ignore[misc]
+            took.append(heard[-1] - began)
+        api.post(f"/v1/jobs/{job_id}/kill", None)
+        reader.join()
+    return rate, took[1:]  # the first may have waited for the stream to open
+
+
+def _listen(http: httpx.Client, job_id: str, headers: dict[str, str], heard: list[float]) -> None:
+    with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+        # One after the other as they come: a generator is read lazily.
+        heard.extend(time.monotonic() for line in answer.iter_lines() if line == "event: progress")
+
+
+def _claims_per_second(database: Database, url: str, *, dispatchers: int) -> float:
+    _insert(database, CLAIMS, JobState.QUEUED)
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(dispatchers + 1)
+    processes = [
+        context.Process(target=_claim_all, args=(url, f"d{number}", together))
+        for number in range(dispatchers)
+    ]
+    for process in processes:
+        process.start()
+    together.wait()
+    began = time.monotonic()
+    for process in processes:
+        process.join()
+    rate = CLAIMS / (time.monotonic() - began)
+    _clear_away(database)
+    return rate
+
+
+def _clear_away(database: Database) -> None:
+    """What was claimed has ended: no cluster runs a thousand jobs."""
+    ended = {"state": AttemptState.ENDED, "ended_at": _now(), "released_at": _now()}
+    with database.transaction() as session:
+        session.execute(update(AttemptRow).values(**ended))
+        session.execute(
+            update(JobRow).where(JobRow.state == JobState.STARTING).values(state=JobState.CANCELLED)
+        )
+
+
+def _claim_all(url: str, owner: str, together: Any) -> None:
+    database = Database(url)
+    database.check()
+    together.wait()
+    while True:
+        with database.transaction() as session:
+            claimed = admission.claim(
+                session, owner=owner, now=_now(), lease_seconds=1e6, limits={}
+            )
+        if claimed is None:
+            break
+    database.close()
+
+
+def _fill(database: Database) -> None:
+    _insert(database, FINISHED, JobState.SUCCEEDED)
+    _insert(database, WAITING, JobState.QUEUED)
+
+
+def _insert(database: Database, number: int, state: JobState) -> None:
+    """Jobs as they are submitted, without asking the API for each."""
+    with database.reading() as session:
+        known = session.scalar(select(JobRow).limit(1))
+        assert known is not None
+        fields = {column.key: getattr(known, column.key) for column in JobRow.__table__.columns}
+    start = _now()
+    rows = []
+    for offset in range(number):
+        at = start + timedelta(microseconds=offset)
+        mine = {
+            "id": ids.new_id(at),
+            "state": state,
+            "created_at": at,
+            "finished_at": at if state.is_final else None,
+            "place": moves.place(created_at=at, priority=50),
+            "idempotency_key": None,
+            "attempts": 0,
+        }
+        rows.append(fields | mine)
+    with database.transaction() as session:
+        for first in range(0, number, 1_000):
+            session.execute(insert(JobRow), rows[first : first + 1_000])
+
+
+def _count(database: Database, state: JobState) -> int:
+    with database.reading() as session:
+        return len(session.scalars(select(JobRow.id).where(JobRow.state == state)).all())
+
+
+def _timed(call: Callable[[], object]) -> float:
+    began = time.monotonic()
+    call()
+    return time.monotonic() - began
+
+
+def _until(condition: Callable[[], bool], *, within_seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + within_seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not come to pass")
+        time.sleep(0.0005)
+
+
+def _percentile(seconds: list[float], percent: int) -> float:
+    """In milliseconds."""
+    return statistics.quantiles(seconds, n=100, method="inclusive")[percent - 1] * 1000
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The commands that steer jobs: hold, release, pause, resume, cancel, kill, priority, clone."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resnetd import exits, render, writing
+from resnetd.client import Client
+from resnetd.errors import ResnetdError
+from resnetd.models import Job
+from resnetd.session import (
+    JobId,
+    JobIds,
+    Output,
+    OutputOption,
+    Session,
+    documents,
+    explanation,
+    say,
+    usage_errors,
+)
+
+commands = typer.Typer()
+
+
+@commands.command(epilog="Example: resnetd cancel 0f3k")
+def cancel(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
+    """Cancel jobs: waiting ones at once, running ones at their next step boundary."""
+    _steer(context, job_ids, output, Client.cancel)
+
+
+@commands.command(epilog="Example: resnetd kill 0f3k")
+def kill(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
+    """End jobs now, without waiting for a checkpoint."""
+    _steer(context, job_ids, output, Client.kill)
+
+
+@commands.command(epilog="Example: resnetd pause 0f3k")
+def pause(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
+    """Pause jobs: they save a checkpoint, free their workers and keep their place."""
+    _steer(context, job_ids, output, Client.pause)
+
+
+@commands.command(epilog="Example: resnetd resume 0f3k")
+def resume(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
+    """Put paused jobs back at their place in the queue."""
+    _steer(context, job_ids, output, Client.resume)
+
+
+@commands.command(epilog="Example: resnetd hold 0f3k")
+def hold(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
+    """Keep waiting jobs from starting."""
+    _steer(context, job_ids, output, Client.hold)
+
+
+@commands.command(epilog="Example: resnetd release 0f3k")
+def release(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
+    """Let jobs go that were held, by somebody or by the service."""
+    _steer(context, job_ids, output, Client.release)
+
+
+@commands.command(epilog="Example: resnetd delete 0f3k")
+def delete(context: typer.Context, job_ids: JobIds) -> None:
+    """Delete jobs that have ended, with their metrics, logs and checkpoints."""
+
+    def forget(client: Client, job_id: str) -> Job:
+        job = client.job(job_id)
+        client.delete(job_id)
+        return job
+
+    _steer(context, job_ids, Output.TEXT, forget, told=lambda job: f"{job.id} deleted")
+
+
+@commands.command(epilog="Example: resnetd priority 90 0f3k")
+def priority(
+    context: typer.Context,
+    priority: Annotated[int, typer.Argument(min=0, max=100, help="Higher goes first.")],
+    job_ids: JobIds,
+    *,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Change the priority of jobs."""
+    _steer(context, job_ids, output, lambda client, at: client.change_priority(at, priority))
+
+
+@commands.command(epilog="Example: resnetd clone 0f3k --set depth=32 --set seed=1")
+def clone(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Submit a job like another, with what is set changed. Its id goes to standard output."""
+    session: Session = context.obj
+    with usage_errors():
+        changes: dict[str, Any] = {}
+        for setting in settings or ():
+            changes = writing.with_setting(changes, setting)
+    job = session.client.clone(session.client.find_job(job_id).id, changes)
+    session.show(output, job.document, job.id)
+
+
+@commands.command(epilog="Example: resnetd batch jobs.json")
+def batch(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="A JSON array of specs.")],
+    *,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key again answers the same jobs.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Submit all jobs of a file or, with any error, none. In `after`, #0 is the first."""
+    session: Session = context.obj
+    with usage_errors():
+        specs = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
+            raise ValueError(f"{file} holds no JSON array of objects")
+        jobs = session.client.submit_batch(specs, idempotency_key=idempotency_key)
+    session.show(output, documents(jobs), *(job.id for job in jobs))
+
+
+@commands.command(
+    epilog="Example: resnetd plan --set depth=56 --set shortcut=A --set dataset=cifar10"
+)
+def plan(
+    context: typer.Context,
+    *,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(help="A spec in JSON, - for standard input; --set overrides it.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Tell what a job would weigh, take and wait, without submitting it."""
+    session: Session = context.obj
+    with usage_errors():
+        spec = writing.read_spec(file) if file is not None else {}
+        for setting in settings or ():
+            spec = writing.with_setting(spec, setting)
+    made = session.client.plan(spec)
+    session.show(output, made.document, render.plan(made))
+
+
+@commands.command("queue", epilog="Example: resnetd queue")
+def queue_command(
+    context: typer.Context,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="The first so many.")] = 50,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List what waits, in its order, with why and until when."""
+    session: Session = context.obj
+    found = session.client.queue(limit=limit)
+    session.show(output, documents(found), render.queue(found))
+
+
+def _steer(
+    context: typer.Context,
+    job_ids: list[str],
+    output: Output,
+    ask: Callable[[Client, str], Job],
+    *,
+    told: Callable[[Job], str] | None = None,
+) -> None:
+    """Each job by itself: one that cannot be steered does not save the others."""
+    session: Session = context.obj
+    steered: list[Job] = []
+    first_error: ResnetdError | None = None
+    for job_id in job_ids:
+        try:
+            steered.append(ask(session.client, session.client.find_job(job_id).id))
+        except ResnetdError as error:
+            for line in explanation(error):
+                say(line)
+            first_error = first_error or error
+    session.show(output, documents(steered), *((told or _told)(job) for job in steered))
+    if first_error is not None:
+        raise typer.Exit(exits.of_error(first_error))
+
+
+def _told(job: Job) -> str:
+    if job.stop_requested is not None:
+        return f"{job.id} stops at its next step boundary"
+    return f"{job.id} {job.state}"

@@ -1,0 +1,149 @@
+"""Admission: gives the next job to a dispatcher under a lease, or makes room for it."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import checkpoints, events, jobs, moves, queue, runners, scenes, schedule, steering
+from service.events import EventKind
+from service.pools import Pool
+from service.queue import Claim
+from service.schedule import Preempt, Scene, Start
+from service.settings import Limit
+from service.states import AttemptState, JobState, Reason
+from service.tables import AttemptRow, JobRow
+
+
+def claim(
+    session: Session,
+    *,
+    owner: str,
+    now: datetime,
+    lease_seconds: float,
+    limits: Mapping[str, Limit],
+    runner_lives: int = 1,
+) -> Claim | None:
+    """The next job with all its workers, as `service.schedule` decides; None if all must wait.
+
+    Dispatchers decide one after the other, so that they never give away the same CPU. Where a
+    more urgent job needs the room of preemptible ones, those are asked to stop. A runner
+    that is planned for the job will run `runner_lives` attempts.
+    """
+    whole = queue.lock_cluster(session)
+    if whole is None:
+        return None
+    while True:
+        decision = _decide(session, whole, limits=limits, now=now)
+        if isinstance(decision, Preempt):
+            _preempt(session, decision, now=now)
+        if not isinstance(decision, Start):
+            return None
+        job = session.scalar(
+            select(JobRow)
+            .where(JobRow.id == decision.job_id, JobRow.state == JobState.QUEUED)
+            .with_for_update(skip_locked=True)
+            .execution_options(populate_existing=True)
+        )
+        # Somebody changes it at this moment; the commit wakes us.
+        if job is None:
+            return None
+        try:
+            jobs.spec_of(job)
+        except ValidationError as error:
+            message = f"this version of the service cannot read the job's spec: {error}"
+            reason = Reason.INTERNAL
+            moves.move(session, job, JobState.FAILED, reason=reason, message=message, now=now)
+            session.flush()
+            continue
+        yields_at = (
+            now + timedelta(seconds=decision.yields_in) if decision.yields_in is not None else None
+        )
+        return _start(
+            session,
+            job,
+            whole,
+            owner=owner,
+            now=now,
+            lease_seconds=lease_seconds,
+            runner_lives=runner_lives,
+            yields_at=yields_at,
+        )
+
+
+def _decide(
+    session: Session, whole: Pool, *, limits: Mapping[str, Limit], now: datetime
+) -> Start | Preempt | None:
+    """Looks at the first job alone where it can just start: estimates and a queue cost time."""
+    if not limits:
+        first = session.execute(scenes.eligible(now).limit(1)).first()
+        if first is None:
+            return None
+        needed = scenes.needed(
+            whole,
+            num_workers=first.num_workers,
+            cpus_per_worker=first.cpus_per_worker,
+            gpus_per_worker=first.gpus_per_worker,
+        )
+        if whole.minus(queue.reserved(session)).holds(needed):
+            return Start(first.id)
+    scene: Scene = scenes.read(session, whole, limits=limits, now=now)
+    return schedule.decide(scene)
+
+
+def _preempt(session: Session, decision: Preempt, *, now: datetime) -> None:
+    for job_id in decision.victims:
+        job = moves.lock(session, job_id)
+        is_running = job.state in {JobState.STARTING, JobState.RUNNING}
+        if is_running and job.stop_requested is None:
+            steering.preempt(session, job, by=decision.job_id, now=now)
+
+
+def _start(
+    session: Session,
+    job: JobRow,
+    whole: Pool,
+    *,
+    owner: str,
+    now: datetime,
+    lease_seconds: float,
+    runner_lives: int,
+    yields_at: datetime | None,
+) -> Claim:
+    needed = scenes.needed(
+        whole,
+        num_workers=job.num_workers,
+        cpus_per_worker=job.cpus_per_worker,
+        gpus_per_worker=job.gpus_per_worker,
+    )
+    job.attempts += 1
+    newest = checkpoints.newest(session, job.id) if job.saved_iteration > 0 else None
+    attempt = AttemptRow(
+        id=f"{job.id}-a{job.attempts}",
+        job_id=job.id,
+        number=job.attempts,
+        state=AttemptState.STARTING,
+        owner=owner,
+        fence=1,
+        lease_expires_at=now + timedelta(seconds=lease_seconds),
+        num_workers=job.num_workers,
+        cpus_per_worker=needed.cpus // job.num_workers,
+        gpus_per_worker=needed.gpus // job.num_workers,
+        resume_checkpoint_id=newest.id if newest is not None else None,
+        first_iteration=newest.iteration if newest is not None else 0,
+        yields_at=yields_at,
+        created_at=now,
+        last_sequence=0,
+    )
+    session.add(attempt)
+    session.flush()
+    runner = runners.assign(session, attempt, lives=runner_lives, now=now)
+    data = {
+        "number": attempt.number,
+        "resumed_at": newest.iteration if newest is not None else None,
+    }
+    events.append(session, job, EventKind.ATTEMPT, data, now=now)
+    moves.move(session, job, JobState.STARTING, now=now)
+    return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)

@@ -1,0 +1,111 @@
+"""What people ask of a job that is there: hold, release, pause, resume, cancel, kill, change.
+
+Each repeated changes nothing more. IllegalMove where the job's state does not allow it.
+"""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from service import attempts, events, moves
+from service.errors import IllegalMove
+from service.events import EventKind
+from service.states import JobState, Reason, StopReason
+from service.tables import JobRow
+
+
+def hold(session: Session, job_id: str, *, now: datetime) -> JobRow:
+    """Keeps a waiting job from starting until it is released."""
+    job = moves.lock(session, job_id)
+    if job.state in {JobState.STARTING, JobState.RUNNING}:
+        raise IllegalMove(f"job {job.id} is {job.state}; it can be paused, cancelled or killed")
+    if job.state is not JobState.HELD:
+        moves.move(session, job, JobState.HELD, now=now)
+    return job
+
+
+def release(session: Session, job_id: str, *, now: datetime) -> JobRow:
+    """Ends a hold, somebody's or the service's own; the job has kept its place."""
+    return _let_go(session, job_id, JobState.HELD, now=now)
+
+
+def pause(session: Session, job_id: str, *, now: datetime) -> JobRow:
+    """A waiting job does not start; a running one saves a checkpoint and frees its workers."""
+    job = moves.lock(session, job_id)
+    if job.state in {JobState.STARTING, JobState.RUNNING}:
+        _ask(session, job, StopReason.PAUSE, now=now)
+    elif job.state is not JobState.PAUSED:
+        moves.move(session, job, JobState.PAUSED, now=now)
+    return job
+
+
+def resume(session: Session, job_id: str, *, now: datetime) -> JobRow:
+    """A paused job is back at its place in the queue."""
+    return _let_go(session, job_id, JobState.PAUSED, now=now)
+
+
+def cancel(session: Session, job_id: str, *, now: datetime) -> JobRow:
+    """A waiting job is cancelled at once; a running one saves a checkpoint and stops."""
+    job = moves.lock(session, job_id)
+    if job.state.is_waiting:
+        moves.move(session, job, JobState.CANCELLED, reason=Reason.CANCELLED, now=now)
+    elif not job.state.is_final:
+        _ask(session, job, StopReason.CANCEL, now=now)
+    elif job.state is not JobState.CANCELLED:
+        raise IllegalMove(f"job {job.id} has {job.state} already and cannot be cancelled")
+    return job
+
+
+def kill(session: Session, job_id: str, *, now: datetime) -> JobRow:
+    """Ends the job now; what it has trained since its newest checkpoint is lost."""
+    job = moves.lock(session, job_id)
+    if job.state in {JobState.STARTING, JobState.RUNNING}:
+        attempts.end(session, job, attempts.living(session, job), Reason.KILLED, now=now)
+    elif job.state.is_waiting:
+        moves.move(session, job, JobState.CANCELLED, reason=Reason.KILLED, now=now)
+    elif job.state is not JobState.CANCELLED:
+        raise IllegalMove(f"job {job.id} has {job.state} already and cannot be killed")
+    return job
+
+
+def preempt(session: Session, job: JobRow, *, by: str, now: datetime) -> None:
+    """Asks a locked job's attempt to make way for job `by`: it is back in the queue afterwards."""
+    assert job.stop_requested is None
+    _ask(session, job, StopReason.PREEMPT, now=now, by=by)
+
+
+def change_priority(session: Session, job_id: str, priority: int, *, now: datetime) -> JobRow:
+    """The job's place moves as if it had been submitted so."""
+    job = moves.lock(session, job_id)
+    if job.state.is_final:
+        raise IllegalMove(f"job {job.id} has {job.state} already and waits for nothing")
+    if job.priority != priority:
+        data = {"priority": {"from": job.priority, "to": priority}}
+        job.priority = priority
+        job.place = moves.place(created_at=job.created_at, priority=priority)
+        job.spec = job.spec | {"priority": priority}
+        events.append(session, job, EventKind.CHANGED, data, now=now)
+    return job
+
+
+def _let_go(session: Session, job_id: str, kept: JobState, *, now: datetime) -> JobRow:
+    job = moves.lock(session, job_id)
+    if job.state is kept:
+        moves.move(session, job, moves.requeue_state(session, job), now=now)
+    elif job.state not in {JobState.QUEUED, JobState.BLOCKED}:
+        raise IllegalMove(f"job {job.id} is {job.state}, not {kept}")
+    return job
+
+
+def _ask(
+    session: Session, job: JobRow, stop: StopReason, *, now: datetime, by: str | None = None
+) -> None:
+    """The stronger request stands: a cancelled job is not paused, a paused one not preempted."""
+    if job.stop_requested is stop:
+        return
+    if job.stop_requested is StopReason.CANCEL:
+        raise IllegalMove(f"job {job.id} is being cancelled")
+    job.stop_requested = stop
+    job.stop_requested_at = now
+    data = {"stop": stop} | ({"by": by} if by is not None else {})
+    events.append(session, job, EventKind.STOP_REQUESTED, data, now=now)
