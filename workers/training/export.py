@@ -53,29 +53,33 @@ def write(
 ) -> dict[Part, Path]:
     """Writes what the recipe asks for, and the card. Returns the files that hold parity."""
     files: dict[Part, Path] = {}
-    parities: dict[Part, float] = {}
+    told: dict[Part, str] = {}
     # One layout in memory for every exporter; the run's own model stays as it is.
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
     images_NCHW = images_NCHW.cpu().contiguous()
     with torch.no_grad():
         logits_NK = plain(images_NCHW)
-    wanted = finished.spec.recipe.exports
-    if wanted:
-        with _quietly():
-            program = _export(plain, images_NCHW)
-            for part, export in ((Part.PROGRAM, Export.PT2), (Part.ONNX, Export.ONNX)):
-                if export in wanted:
-                    path = folder / FILE_NAMES[part]
-                    parities[part] = _WRITERS[part](program, images_NCHW, logits_NK, path)
-                    if parities[part] <= TOLERANCE:
-                        files[part] = path
+    for part in (_PARTS[export] for export in finished.spec.recipe.exports):
+        path = folder / FILE_NAMES[part]
+        try:
+            with _quietly():
+                program = torch.export.export(
+                    plain, (images_NCHW,), dynamic_shapes=({0: Dim("N", min=1)},)
+                )
+                parity = _WRITERS[part](program, images_NCHW, logits_NK, path)
+        except Exception as error:  # noqa: BLE001 - the training is done: no exporter may undo it
+            told[part] = f"not exported: {type(error).__name__}"
+            continue
+        told[part] = f"{parity:.2e}"
+        if parity <= TOLERANCE:
+            files[part] = path
     files[Part.CARD] = folder / FILE_NAMES[Part.CARD]
-    files[Part.CARD].write_text(card(finished, parities))
+    files[Part.CARD].write_text(card(finished, told))
     return files
 
 
-def card(finished: Finished, parities: Mapping[Part, float]) -> str:
-    """Markdown."""
+def card(finished: Finished, parities: Mapping[Part, str]) -> str:
+    """Markdown. `parities`: largest difference of a logit, or why there is none."""
     spec, facts, cursor = finished.spec, finished.facts, finished.cursor
     recipe = spec.recipe
     trained = (
@@ -104,8 +108,8 @@ def card(finished: Finished, parities: Mapping[Part, float]) -> str:
         *(f"| {name} | {value} |" for name, value in facts.computed.items()),
         *(f"| {name} | {value} |" for name, value in facts.versions.items()),
         *(
-            f"| largest difference of a logit, {FILE_NAMES[part]} | {value:.2e} |"
-            for part, value in parities.items()
+            f"| largest difference of a logit, {FILE_NAMES[part]} | {parity} |"
+            for part, parity in parities.items()
         ),
         "",
         fed,
@@ -120,10 +124,6 @@ def card(finished: Finished, parities: Mapping[Part, float]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _export(model: nn.Module, images_NCHW: Tensor) -> ExportedProgram:
-    return torch.export.export(model, (images_NCHW,), dynamic_shapes=({0: Dim("N", min=1)},))
 
 
 def _write_program(
@@ -153,6 +153,8 @@ def _write_onnx(
     onnx.save(written, path)
     return parity
 
+
+_PARTS = {Export.ONNX: Part.ONNX, Export.PT2: Part.PROGRAM}
 
 _WRITERS: dict[Part, Callable[[ExportedProgram, Tensor, Tensor, Path], float]] = {
     Part.PROGRAM: _write_program,

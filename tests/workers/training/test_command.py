@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from service.states import StopReason
+from tests.workers.training.support import digests
+from workers.training import checkpoint
 from workers.training.__main__ import main
 from workers.training.console import Console
 
@@ -86,3 +88,26 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path, processes:
     stopped_at = int(next(line for line in rest.splitlines() if "stops at" in line).split()[-1])
     assert 0 < stopped_at < 3000
     assert [int(entry.name) for entry in tmp_path.iterdir()] == [stopped_at]
+
+
+def newest_sha256(folder: Path) -> dict[str, str]:
+    files = checkpoint.newest(folder)
+    assert files is not None
+    return digests(files)
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_with_the_weights_of_the_uninterrupted_one(tmp_path: Path) -> None:
+    words = ["--depth", "8", "--iterations", "450"]
+    command = [sys.executable, "-m", "workers.training", *words, "--work-path"]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        # Between its checkpoint at 200 and its end: the line tells of a later evaluation.
+        next(line for line in process.stdout if line.split()[:1] == ["300"])
+        process.kill()
+    assert [entry.name for entry in (tmp_path / "killed").glob("0*")] == ["00000200"]
+    for folder in ("killed", "whole"):
+        subprocess.run([*command, str(tmp_path / folder)], check=True, capture_output=True)
+    assert newest_sha256(tmp_path / "killed") == newest_sha256(tmp_path / "whole")

@@ -13,7 +13,7 @@ from workers.training.loop import Place
 
 # A folder with train/<class>/ and test/<class>/, such as CIFAR-10 unpacked as pictures.
 PHOTOGRAPHS = os.environ.get("RESNETD_TEST_PHOTOGRAPHS")
-ITERATIONS = 200
+ITERATIONS = 160
 
 
 def training_error(depth: int, work_path: Path) -> float:
@@ -28,15 +28,15 @@ def training_error(depth: int, work_path: Path) -> float:
             "family": "cifar",
             "recipe": {
                 "name": "paper-cifar",
-                "iterations": ITERATIONS,
-                "milestones": [],
+                "iterations": 10 * ITERATIONS,  # stopped long before: nothing is tested
                 "batch_size": 64,
-                "evaluate_every": 10 * ITERATIONS,
             },
         }
     )
-    place = Place(0, 1, torch.device("cpu"), threads=len(os.sched_getaffinity(0)))
-    _, recorder = run(job, work_path, place=place, data_path=photographs.parent)
+    place = Place(0, 1, torch.device("cpu"), threads=1)  # the least hurt on a busy machine
+    _, recorder = run(
+        job, work_path, place=place, data_path=photographs.parent, stops_at=ITERATIONS
+    )
     return statistics.mean(
         point.value or 100.0
         for point in recorder.points
@@ -49,5 +49,5 @@ def training_error(depth: int, work_path: Path) -> float:
 @pytest.mark.skipif(PHOTOGRAPHS is None, reason="no RESNETD_TEST_PHOTOGRAPHS")
 def test_a_plain_network_of_56_layers_learns_less_than_one_of_20(tmp_path: Path) -> None:
     shallow, deep = (training_error(depth, tmp_path / f"{depth}") for depth in (20, 56))
-    # Measured: 12 points apart after 300 iterations; half of it cannot be chance.
+    # Binomial noise of 3,200 images is below one point.
     assert deep > shallow + 5

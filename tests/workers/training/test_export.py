@@ -54,3 +54,17 @@ def test_an_export_that_computes_something_else_is_not_handed_out(
     _, recorder = run(small_spec({"exports": ["pt2"]}), tmp_path)
     assert Part.PROGRAM not in recorder.files[12]
     assert "model.pt2 | 1.00e+00 |" in recorder.files[12][Part.CARD].read_text()
+
+
+def test_an_exporter_that_fails_does_not_undo_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("an operator that nobody knows")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    outcome, recorder = run(small_spec({"exports": ["onnx"]}), tmp_path)
+    assert outcome.stopped is None
+    assert Part.ONNX not in recorder.files[12]
+    card = recorder.files[12][Part.CARD].read_text()
+    assert "model.onnx | not exported: RuntimeError |" in card
