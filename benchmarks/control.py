@@ -43,7 +43,7 @@ from workers.dispatcher import Dispatcher
 TOKEN = "benchmark-token-of-nobody"  # noqa: S105 - opens this run's API only
 SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
 POSTS = 300
-LISTS = 300
+LISTS = 200
 CLAIMS = 500
 REPORTS = 40
 PEERS = Path("build/peers")
