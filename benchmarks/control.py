@@ -1,8 +1,12 @@
 """`make bench-control`: the API and the queue on SQLite and on PostgreSQL with durable commits.
 
 One API process and one client on this machine. PostgreSQL runs with its own defaults: fsync on.
+Beside it on the same server procrastinate, which is a library: its enqueueing is one insert and
+no HTTP, its jobs ask for nothing.
 """
 
+import json
+import logging
 import multiprocessing
 import os
 import socket
@@ -14,13 +18,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
+import structlog
 from sqlalchemy import insert, select, update
 
 from benchmarks.sheet import Row, publish
@@ -38,19 +43,22 @@ from workers.dispatcher import Dispatcher
 TOKEN = "benchmark-token-of-nobody"  # noqa: S105 - opens this run's API only
 SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
 POSTS = 300
-LISTS = 300
+LISTS = 200
 CLAIMS = 500
 REPORTS = 40
+PEERS = Path("build/peers")
 FINISHED, WAITING = 100_000, 10_000
 
 
 def main() -> int:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="rb") as name:
         folder = Path(name)
         rows += _measure("sqlite", f"sqlite:///{folder / 'bench.db'}", folder)
         with postgres_server(is_durable=True) as server:
             rows += _measure("postgres", server.new_database(), folder)
+            rows = _beside(rows, _procrastinate(server.new_database()))
     publish("control", rows)
     return 0
 
@@ -87,6 +95,30 @@ def _measure(kind: str, url: str, folder: Path) -> list[Row]:
         Row(f"queue with reasons p99 ms, 10k waiting, {kind}", "ms", _percentile(queues, 99)),
         Row(f"memory of the API, {kind}", "MiB", memory),
     ]
+
+
+def _procrastinate(url: str) -> dict[str, float]:
+    """Its figures by the names of our rows; it is installed into build/peers."""
+    python = PEERS / "bin" / "python"
+    if not python.exists():
+        uv = str(Path(sys.executable).with_name("uv"))
+        subprocess.run([uv, "venv", "--quiet", str(PEERS)], check=True)
+        install = [uv, "pip", "install", "--quiet", "--python", str(python)]
+        subprocess.run([*install, "procrastinate==3.10.0"], check=True)
+    script = Path(__file__).with_name("procrastinate_peer.py")
+    said = subprocess.run([python, script, url], check=True, capture_output=True, text=True)
+    measured = json.loads(said.stdout)
+    return {
+        "POST p50 ms, postgres": _percentile(measured["enqueued"], 50),
+        "POST p99 ms, postgres": _percentile(measured["enqueued"], 99),
+        "submit to claimed p50 ms, postgres": _percentile(measured["latency"], 50),
+        "submit to claimed p99 ms, postgres": _percentile(measured["latency"], 99),
+        "claims/s with 1 dispatchers, postgres": measured["per_second"],
+    }
+
+
+def _beside(rows: list[Row], theirs: dict[str, float]) -> list[Row]:
+    return [replace(row, theirs=theirs.get(row.what)) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -217,8 +249,9 @@ def _points_and_stream(database: Database, api: _Api) -> tuple[float, list[float
 
 def _listen(http: httpx.Client, job_id: str, headers: dict[str, str], heard: list[float]) -> None:
     with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
-        # One after the other as they come: a generator is read lazily.
-        heard.extend(time.monotonic() for line in answer.iter_lines() if line == "event: progress")
+        for line in answer.iter_lines():
+            if line == "event: progress":
+                heard.append(time.monotonic())  # noqa: PERF401 - each as it comes
 
 
 def _claims_per_second(database: Database, url: str, *, dispatchers: int) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from service import checkpoints, events, jobs, moves, queue, runners, scenes, schedule, steering
@@ -76,7 +76,7 @@ def claim(
 def _decide(
     session: Session, whole: Pool, *, limits: Mapping[str, Limit], now: datetime
 ) -> Start | Preempt | None:
-    """Looks at the first job alone where it can just start: estimates and a queue cost time."""
+    """Looks at the whole queue only where that can matter: estimates cost time."""
     if not limits:
         first = session.execute(scenes.eligible(now).limit(1)).first()
         if first is None:
@@ -87,10 +87,28 @@ def _decide(
             cpus_per_worker=first.cpus_per_worker,
             gpus_per_worker=first.gpus_per_worker,
         )
-        if whole.minus(queue.reserved(session)).holds(needed):
+        free = whole.minus(queue.reserved(session))
+        if free.holds(needed):
             return Start(first.id)
+        # Every commit wakes dispatchers; a full cluster is the usual case.
+        if free.cpus < 1 and not _may_any_yield(session):
+            return None
     scene: Scene = scenes.read(session, whole, limits=limits, now=now)
     return schedule.decide(scene)
+
+
+def _may_any_yield(session: Session) -> bool:
+    """Whether any attempt could be asked to make way."""
+    statement = (
+        select(AttemptRow.id)
+        .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .where(
+            AttemptRow.released_at.is_(None),
+            or_(JobRow.preemptible, AttemptRow.yields_at.is_not(None)),
+        )
+        .limit(1)
+    )
+    return session.scalar(statement) is not None
 
 
 def _preempt(session: Session, decision: Preempt, *, now: datetime) -> None:
