@@ -167,15 +167,18 @@ def test_an_attempt_that_only_delivers_holds_no_resources(core: Core) -> None:
 def test_a_question_that_is_asked_again_frees_nothing_more(core: Core) -> None:
     core.offer(cpus=1)
     runner_id = _standby(core)
+
+    def ask_again(first: queue.Claim) -> None:
+        with core.database.transaction() as session:
+            runners.next_orders(session, runner_id, trained=first.attempt_id, now=core.clock.now)
+
     core.submit()
     first = _claim(core)
     core.ask(runner_id)
-    for _ in range(2):
-        with core.database.transaction() as session:
-            runners.next_orders(session, runner_id, trained=first.attempt_id, now=core.clock.now)
-        if core.runner(runner_id).attempt_id is None:
-            core.submit()
-            second = _claim(core)
+    ask_again(first)
+    core.submit()
+    second = _claim(core)
+    ask_again(first)
     assert core.runner(runner_id).attempt_id == second.attempt_id
     assert core.attempt(second.attempt_id).released_at is None
 
