@@ -143,7 +143,7 @@ class JobSpec(_Spec):
         depth = given if isinstance(given, int) else 20  # its own fault is told
         whole = {name: value for name, value in written.items() if value is not None}
         whole.setdefault("family", _default_family(dataset, depth))
-        if whole["family"] in set(Family):
+        if isinstance(whole["family"], str) and whole["family"] in set(Family):
             family = Family(whole["family"])
             whole.setdefault("block", networks.default_block(family, depth))
             whole.setdefault("stem", networks.default_stem(family))

@@ -167,8 +167,10 @@ class Dispatcher:
             verdict = self._judge(held)
             if verdict is not None:
                 self._end(attempt, verdict.reason, verdict.message)
-                # A runner that has not heard of the attempt yet will do for another.
-                if attempt.taken_at is not None or verdict.reason is Reason.START_TIMEOUT:
+                # A runner that has not heard of the attempt yet will do for another; one that is
+                # released runs another.
+                is_taken = attempt.taken_at is not None or verdict.reason is Reason.START_TIMEOUT
+                if is_taken and attempt.released_at is None:
                     self._fleet.dismiss(attempt.runner_id)
 
     def _end_without_word(self, attempt: AttemptRow, cluster_job: ClusterJob | None) -> None:

@@ -6,7 +6,7 @@ from fastapi.routing import iter_route_contexts
 from api.app import create_app
 from service.settings import Settings
 from tests.support.api import TOKEN, Api
-from tests.support.core import job_id_of
+from tests.support.core import Taken, job_id_of
 
 # Health, and what describes the API itself: no word of anybody's in them.
 OPEN = {"/v1/health", "/v1/openapi.json", "/v1/docs"}
@@ -22,9 +22,16 @@ def _routes() -> list[tuple[str, str]]:
 
 
 def _filled(path: str) -> str:
-    names = ("job_id", "attempt_id", "which", "iteration", "part", "webhook_id")
-    values = ("0" * 16, "0" * 16 + "-a1", "newest", "1", "weights", "0" * 16)
-    for name, value in zip(names, values, strict=True):
+    values = {
+        "job_id": "0" * 16,
+        "attempt_id": "0" * 16 + "-a1",
+        "runner_id": "runner-" + "0" * 16,
+        "which": "newest",
+        "iteration": "1",
+        "part": "weights",
+        "webhook_id": "0" * 16,
+    }
+    for name, value in values.items():
         path = path.replace(f"{{{name}}}", value)
     assert "{" not in path
     return path
@@ -63,27 +70,62 @@ def test_the_name_of_the_scheme_may_be_written_in_any_case(api: Api) -> None:
     assert answer.status_code == 200
 
 
-def test_a_persons_token_is_refused_where_attempts_call(api: Api) -> None:
-    claimed = api.core.run()
+def _doors(of: str) -> list[tuple[str, str]]:
+    """The routes of attempts, of runners, or of people."""
+    found: dict[str, list[tuple[str, str]]] = {"attempts": [], "runners": [], "people": []}
     for method, path in _routes():
-        if path.startswith("/v1/attempts"):
-            target = _filled(path.replace("{attempt_id}", claimed.attempt_id))
-            assert api.call(method, target).status_code == 401, (method, path)
+        if path.startswith("/v1/attempts/"):
+            found["attempts"].append((method, path))
+        elif path.startswith("/v1/runners/"):
+            found["runners"].append((method, path))
+        elif path not in OPEN:
+            found["people"].append((method, path))
+    return found[of]
 
 
-def test_an_attempts_token_is_refused_where_people_call(api: Api) -> None:
-    claimed = api.core.run()
-    for method, path in _routes():
-        if path not in OPEN and not path.startswith("/v1/attempts"):
-            target = _filled(path.replace("{job_id}", job_id_of(claimed)))
-            answer = api.call(method, target, token=claimed.secret)
-            assert answer.status_code == 401, (method, path)
+def _assert_refused(
+    api: Api, token: str, doors: list[tuple[str, str]], *, attempt: Taken, runner_id: str
+) -> None:
+    """Everywhere, though what stands in the path is there."""
+    assert doors
+    for method, path in doors:
+        target = path.replace("{attempt_id}", attempt.attempt_id)
+        target = target.replace("{job_id}", job_id_of(attempt))
+        target = _filled(target.replace("{runner_id}", runner_id))
+        answer = api.call(method, target, token=token)
+        assert answer.status_code == 401, (method, path)
 
 
-def test_an_attempts_token_is_refused_for_another_attempt(api: Api) -> None:
+def test_a_persons_token_opens_no_door_of_attempts_or_runners(api: Api) -> None:
+    taken = api.core.run()
+    doors = _doors("attempts") + _doors("runners")
+    _assert_refused(api, TOKEN, doors, attempt=taken, runner_id=taken.runner_id)
+
+
+def test_an_attempts_token_opens_no_door_of_people_or_runners(api: Api) -> None:
+    taken = api.core.run()
+    doors = _doors("people") + _doors("runners")
+    _assert_refused(api, taken.secret, doors, attempt=taken, runner_id=taken.runner_id)
+
+
+def test_an_attempts_token_opens_no_other_attempts_doors(api: Api) -> None:
     first, second = api.core.run(), api.core.run()
-    for method, path in _routes():
-        if path.startswith("/v1/attempts"):
-            target = _filled(path.replace("{attempt_id}", first.attempt_id))
-            answer = api.call(method, target, token=second.secret)
-            assert answer.status_code == 401, (method, path)
+    doors = _doors("attempts")
+    _assert_refused(api, second.secret, doors, attempt=first, runner_id=first.runner_id)
+
+
+def test_a_runners_token_opens_no_door_of_people_or_attempts(api: Api) -> None:
+    api.core.offer(cpus=4)
+    start = api.core.start_standby()
+    api.core.submit()
+    taken = api.core.start_next()
+    assert taken.runner_id == start.runner_id
+    doors = _doors("people") + _doors("attempts")
+    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=start.runner_id)
+
+
+def test_a_runners_token_opens_no_other_runners_door(api: Api) -> None:
+    taken = api.core.run()
+    start = api.core.start_standby()
+    doors = _doors("runners")
+    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=taken.runner_id)

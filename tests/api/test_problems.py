@@ -45,7 +45,7 @@ def _pointers(answer: httpx.Response) -> list[str]:
         ({"depth": 33}, "/depth"),
         ({"depth": 10**400}, "/depth"),
         ({"depth": -(2**63) - 1}, "/depth"),
-        ({"dataset": "imagenet"}, "/dataset"),
+        ({"dataset": "imagewoof"}, "/dataset"),
         ({"dataset": "digits\x00"}, "/dataset"),
         ({"dataset": "\udfff"}, "/dataset"),
         ({"name": "a\x00b"}, "/name"),

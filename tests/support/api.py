@@ -17,6 +17,7 @@ from api.app import create_app
 from service import schema
 from service.database import Database
 from service.reports import CheckpointNote, Part
+from service.runners import Start
 from service.settings import Settings
 from service.tables import Base, TokenRow
 from tests.support.core import START, Clock, Core, Taken, content
@@ -68,6 +69,11 @@ class Api:
         """What the attempt's processes ask, with their own token."""
         target = f"/v1/attempts/{claimed.attempt_id}{path}"
         return self.call(method, target, token=claimed.secret, **request)
+
+    def ask(self, start: Start, *, token: str | None = None, **question: Any) -> httpx.Response:
+        """What the runner asks, with its own token where no other is given."""
+        path = f"/v1/runners/{start.runner_id}/next"
+        return self.post(path, question, token=token or start.secret)
 
     def report(self, claimed: Taken, sequence: int, **fields: Any) -> httpx.Response:
         body = {"sequence": sequence} | fields

@@ -1,10 +1,19 @@
-"""A cluster in this process: its jobs run until a test ends them, whatever they are asked."""
+"""A cluster in this process: its jobs run until a test ends them, whatever they are asked.
+
+And what happens to a dispatcher in tests: looks, jobs that come, runners that ask.
+"""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+from service import queue
 from service.errors import ClusterUnavailable
+from tests.support.core import Core
 from workers.cluster.ray_jobs import ClusterJob, ClusterJobState, ClusterResources, NodeResources
+from workers.dispatcher import Dispatcher
 
 
 class FakeCluster:
@@ -90,3 +99,63 @@ class FakeCluster:
         self.jobs[submission_id] = ClusterJob(
             submission_id=submission_id, state=state, message=message, metadata=metadata
         )
+
+
+@dataclass
+class Door:
+    """The API's /v1/health, and nothing of it else."""
+
+    url: str
+    is_open: bool = True
+
+
+Make = Callable[..., Dispatcher]
+
+
+@contextmanager
+def running(
+    dispatcher: Dispatcher, *, to_wake_it: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    stopping = threading.Event()
+    thread = threading.Thread(target=dispatcher.run, args=(stopping,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        to_wake_it()
+        thread.join()
+
+
+def later_round(core: Core, dispatcher: Dispatcher, *, after_seconds: float = 1.0) -> None:
+    """Late enough for another look."""
+    core.clock.advance(after_seconds)
+    dispatcher.round()
+
+
+def start(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
+    """The attempt of a new job, whose runner the cluster knows."""
+    job_id = core.submit(**fields)
+    dispatcher.round()
+    return f"{job_id}-a1"
+
+
+def run(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
+    """The attempt of a new job that its runner has taken and that has reported."""
+    attempt_id = start(core, dispatcher, **fields)
+    core.ask(core.runner_of(attempt_id))
+    core.report(attempt_id, 1)
+    return attempt_id
+
+
+def leave(core: Core, cluster: FakeCluster, runner_id: str) -> None:
+    """The runner has nothing more to do, is dismissed, and ends."""
+    orders = core.ask(runner_id)
+    assert orders is not None
+    assert orders.is_dismissed
+    cluster.end(runner_id, ClusterJobState.SUCCEEDED)
+
+
+def reserved_cpus(core: Core) -> int:
+    with core.database.reading() as session:
+        return queue.reserved(session).cpus

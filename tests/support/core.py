@@ -8,7 +8,7 @@ from typing import Any
 
 from service import admission, attempts, events, jobs, queue, runners, steering
 from service.database import Database
-from service.pools import Pool
+from service.pools import Pool, Shape
 from service.queue import Claim
 from service.reports import CheckpointNote, Control, Finish, Orders, Part, PartDigest, Report
 from service.settings import Limit
@@ -18,6 +18,7 @@ from service.tables import AttemptRow, EventRow, JobRow, RunnerRow
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 15.0
+ONE_WORKER = Shape(1, 1, 0)
 
 
 class Clock:
@@ -126,15 +127,29 @@ class Core:
     def start_next(self, owner: str = "one") -> Taken:
         claimed = self.claim(owner)
         self.start_runners()
+        return self.take(claimed)
+
+    def take(self, claimed: Claim) -> Taken:
+        """Its runner, which is up, is handed the attempt."""
         orders = self.ask(claimed.runner_id)
         assert orders is not None
         assert orders.order is not None
+        assert orders.order.brief.attempt_id == claimed.attempt_id
         return Taken(
             attempt_id=claimed.attempt_id,
             fence=claimed.fence,
             runner_id=claimed.runner_id,
             secret=orders.order.token,
         )
+
+    def start_standby(self, shape: Shape = ONE_WORKER) -> runners.Start:
+        """A runner that the cluster knows and that has not asked for anything yet."""
+        self.clock.advance(1.0)
+        with self.database.transaction() as session:
+            runner_id = runners.plan(session, shape, lives=100, now=self.clock.now).id
+        (start,) = self.start_runners()
+        assert start.runner_id == runner_id
+        return start
 
     def start_runners(self) -> list[runners.Start]:
         """Those that there is room for; the cluster knows them."""
@@ -146,11 +161,13 @@ class Core:
                 runners.submitted(session, start.runner_id, now=self.clock.now)
         return starts
 
-    def ask(self, runner_id: str, *, is_leaving: bool = False) -> Orders | None:
+    def ask(
+        self, runner_id: str, *, trained: str | None = None, is_leaving: bool = False
+    ) -> Orders | None:
         """What the runner is to do next."""
         with self.database.transaction() as session:
             return runners.next_orders(
-                session, runner_id, is_leaving=is_leaving, now=self.clock.now
+                session, runner_id, trained=trained, is_leaving=is_leaving, now=self.clock.now
             )
 
     def runner(self, runner_id: str) -> RunnerRow:
@@ -158,6 +175,11 @@ class Core:
             found = session.get(RunnerRow, runner_id)
             assert found is not None
             return found
+
+    def runner_of(self, attempt_id: str) -> str:
+        runner_id = self.attempt(attempt_id).runner_id
+        assert runner_id is not None
+        return runner_id
 
     def run(self, owner: str = "one", **fields: Any) -> Taken:
         """A new job whose training processes have sent their first report, an empty one."""

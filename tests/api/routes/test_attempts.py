@@ -6,12 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from service import queue
-from service.queue import Claim
 from service.reports import AttemptBrief, Part
 from service.states import AttemptState, Reason
 from tests.support.api import Api, serving_new
-from tests.support.core import START, content, job_id_of, note, workers
+from tests.support.core import START, Taken, content, job_id_of, note, workers
 
 
 def _refused(answer: httpx.Response, status: int, code: str) -> str:
@@ -29,7 +27,7 @@ def _line(message: str) -> dict[str, Any]:
     return {"at": START.isoformat(), "level": "info", "message": message}
 
 
-def _told(api: Api, claimed: Claim) -> tuple[dict[str, Any], list[str]]:
+def _told(api: Api, claimed: Taken) -> tuple[dict[str, Any], list[str]]:
     """The job's series and its log."""
     path = f"/v1/jobs/{job_id_of(claimed)}"
     lines = api.get(f"{path}/logs").json()["lines"]
@@ -37,7 +35,7 @@ def _told(api: Api, claimed: Claim) -> tuple[dict[str, Any], list[str]]:
 
 
 @pytest.fixture
-def stale(api: Api) -> Claim:
+def stale(api: Api) -> Taken:
     """An attempt that was called silent; its job runs as another one now."""
     claimed = api.core.run()
     api.core.end(claimed, Reason.SILENT)
@@ -127,7 +125,7 @@ def test_an_attempt_over_its_time_is_told_to_stop(api: Api) -> None:
     ],
 )
 def test_an_attempt_that_another_has_replaced_is_told_to_stop_at_once(
-    api: Api, stale: Claim, method: str, path: str
+    api: Api, stale: Taken, method: str, path: str
 ) -> None:
     bodies: dict[str, dict[str, Any]] = {
         "/reports": {"json": {"sequence": 2, "metrics": [_loss(1, 9.0)]}},
@@ -141,12 +139,12 @@ def test_an_attempt_that_another_has_replaced_is_told_to_stop_at_once(
     assert _told(api, stale) == ({}, [])
 
 
-def test_a_replaced_attempt_uploads_nothing(api: Api, stale: Claim) -> None:
+def test_a_replaced_attempt_uploads_nothing(api: Api, stale: Taken) -> None:
     _refused(api.upload(stale, 1, Part.WEIGHTS), 409, "stale-attempt")
     assert not _stored(api, stale)
 
 
-def _stored(api: Api, claimed: Claim) -> list[bytes]:
+def _stored(api: Api, claimed: Taken) -> list[bytes]:
     """What lies in the store of that attempt's, half-written files as well."""
     folder = api.settings.var_path / "artifacts" / "checkpoints" / claimed.attempt_id
     if not folder.exists():
@@ -308,9 +306,7 @@ def test_an_attempt_may_end_before_it_has_begun(api: Api) -> None:
 
 
 def test_a_new_token_of_an_attempt_ends_the_old_one(api: Api) -> None:
-    claimed = api.core.start()
-    with api.core.database.transaction() as session:
-        secret = queue.renew_secret(session, claimed.attempt_id, fence=claimed.fence)
-    _refused(api.attempt(claimed), 401, "unauthorized")
-    renewed = Claim(attempt_id=claimed.attempt_id, fence=claimed.fence, secret=secret)
-    assert api.attempt(renewed).status_code == 200
+    first = api.core.start()
+    again = api.core.take(first)
+    _refused(api.attempt(first), 401, "unauthorized")
+    assert api.attempt(again).status_code == 200

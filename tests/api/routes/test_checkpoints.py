@@ -5,31 +5,30 @@ from typing import Any
 
 import pytest
 
-from service.queue import Claim
 from service.reports import Part
 from service.states import Reason
 from tests.support.api import Api
-from tests.support.core import content, job_id_of, note
+from tests.support.core import Taken, content, job_id_of, note
 from tests.support.fake_api import eventually
 
 WHOLE = (Part.WEIGHTS, Part.STATE, Part.PT)
 
 
-def _keep(api: Api, claimed: Claim, sequence: int, iteration: int, **fields: Any) -> None:
+def _keep(api: Api, claimed: Taken, sequence: int, iteration: int, **fields: Any) -> None:
     assert api.checkpoint(claimed, sequence, note(iteration, **fields)).status_code == 200
 
 
-def _path(claimed: Claim) -> str:
+def _path(claimed: Taken) -> str:
     return f"/v1/jobs/{job_id_of(claimed)}/checkpoints"
 
 
-def _listed(api: Api, claimed: Claim) -> list[dict[str, Any]]:
+def _listed(api: Api, claimed: Taken) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = api.get(_path(claimed)).json()["checkpoints"]
     return found
 
 
 @pytest.fixture
-def kept(api: Api) -> Claim:
+def kept(api: Api) -> Taken:
     """An attempt whose checkpoint of iteration 2 is the best, that of iteration 3 the newest."""
     claimed = api.core.run()
     _keep(api, claimed, 2, 2, test_error=1.0, parts=WHOLE)
@@ -43,7 +42,7 @@ def test_a_job_without_checkpoints_has_an_empty_list(api: Api) -> None:
     assert api.get(f"{_path(claimed)}/newest/weights").status_code == 404
 
 
-def test_checkpoints_are_listed_newest_first_with_their_parts(api: Api, kept: Claim) -> None:
+def test_checkpoints_are_listed_newest_first_with_their_parts(api: Api, kept: Taken) -> None:
     newest, best = _listed(api, kept)
     assert (newest["iteration"], best["iteration"]) == (3, 2)
     assert (best["job_id"], best["attempt"], best["test_error"]) == (job_id_of(kept), 1, 1.0)
@@ -66,20 +65,20 @@ def test_a_checkpoint_counts_only_once_it_was_reported(api: Api) -> None:
 
 @pytest.mark.parametrize(("which", "iteration"), [("newest", 3), ("best", 2)])
 def test_newest_and_best_are_downloaded_by_these_words(
-    api: Api, kept: Claim, which: str, iteration: int
+    api: Api, kept: Taken, which: str, iteration: int
 ) -> None:
     answer = api.get(f"{_path(kept)}/{which}/weights")
     assert answer.status_code == 200
     assert answer.content == content(Part.WEIGHTS, iteration)
 
 
-def test_a_checkpoint_is_downloaded_by_its_id(api: Api, kept: Claim) -> None:
+def test_a_checkpoint_is_downloaded_by_its_id(api: Api, kept: Taken) -> None:
     best = _listed(api, kept)[1]
     answer = api.get(f"{_path(kept)}/{best['id']}/weights")
     assert answer.content == content(Part.WEIGHTS, 2)
 
 
-def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Claim) -> None:
+def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/best/weights")
     sha256 = hashlib.sha256(answer.content).hexdigest()
     assert answer.headers["ETag"] == f'"{sha256}"'
@@ -89,25 +88,25 @@ def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Claim) -
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}"'
 
 
-def test_weights_are_downloaded_for_torch_too(api: Api, kept: Claim) -> None:
+def test_weights_are_downloaded_for_torch_too(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/best/weights?format=pt")
     assert answer.content == content(Part.PT, 2)
     assert answer.headers["ETag"].strip('"') == hashlib.sha256(answer.content).hexdigest()
     assert answer.headers["Content-Disposition"].endswith('-2.pt"')
 
 
-def test_a_format_that_was_not_stored_is_not_found(api: Api, kept: Claim) -> None:
+def test_a_format_that_was_not_stored_is_not_found(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/newest/weights?format=pt")
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     assert "state, weights" in answer.json()["detail"]
 
 
-def test_a_format_that_nobody_knows_is_refused(api: Api, kept: Claim) -> None:
+def test_a_format_that_nobody_knows_is_refused(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/best/weights?format=gguf")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/format")
 
 
-def test_who_asks_for_a_range_is_answered_the_whole(api: Api, kept: Claim) -> None:
+def test_who_asks_for_a_range_is_answered_the_whole(api: Api, kept: Taken) -> None:
     """As everybody may who does not say Accept-Ranges (RFC 9110, section 14.2)."""
     answer = api.get(f"{_path(kept)}/best/weights", headers={"Range": "bytes=2-3"})
     assert answer.status_code == 200
@@ -133,7 +132,7 @@ def test_of_one_iteration_the_later_attempts_weights_are_the_newest(api: Api) ->
     assert api.get(f"{_path(first)}/newest/weights").status_code == 200
 
 
-def test_what_is_superseded_is_forgotten_with_its_bytes(api: Api, kept: Claim) -> None:
+def test_what_is_superseded_is_forgotten_with_its_bytes(api: Api, kept: Taken) -> None:
     folder = api.settings.var_path / "artifacts" / "checkpoints" / kept.attempt_id
     superseded = _listed(api, kept)[0]
     _keep(api, kept, 4, 4, test_error=3.0)
@@ -143,12 +142,12 @@ def test_what_is_superseded_is_forgotten_with_its_bytes(api: Api, kept: Claim) -
     eventually(lambda: {int(path.name.partition("-")[0]) for path in folder.iterdir()} == {2, 4})
 
 
-def test_a_checkpoint_of_another_job_is_not_found(api: Api, kept: Claim) -> None:
+def test_a_checkpoint_of_another_job_is_not_found(api: Api, kept: Taken) -> None:
     other = api.core.run()
     checkpoint = _listed(api, kept)[0]
     assert api.get(f"{_path(other)}/{checkpoint['id']}/weights").status_code == 404
 
 
-def test_weights_are_downloaded_after_the_job_has_ended(api: Api, kept: Claim) -> None:
+def test_weights_are_downloaded_after_the_job_has_ended(api: Api, kept: Taken) -> None:
     api.core.finish(kept.attempt_id)
     assert api.get(f"{_path(kept)}/newest/weights").content == content(Part.WEIGHTS, 3)

@@ -1,0 +1,273 @@
+"""What runners ask: answered at once, or as soon as there is something to do."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from service import runners
+from service.pools import Shape
+from service.queue import Claim
+from service.reports import Orders
+from service.runners import Start
+from service.states import RunnerState
+from tests.support.api import TOKEN, Api
+from tests.support.core import ONE_WORKER, START, workers
+from tests.support.fake_api import eventually
+
+EMPTY = {"order": None, "is_dismissed": False}
+DISMISSED = {"order": None, "is_dismissed": True}
+
+Waiting = Callable[[Api, Start], Future[httpx.Response]]
+
+
+@pytest.fixture
+def waiting() -> Iterator[Waiting]:
+    """Asks in a thread of its own, with the longest patience; the API has heard it."""
+    with ThreadPoolExecutor() as threads:
+
+        def ask(api: Api, start: Start) -> Future[httpx.Response]:
+            before = api.core.runner(start.runner_id).asked_at
+            api.core.clock.advance(1.0)
+            answer = threads.submit(api.ask, start, wait_seconds=60)
+            eventually(lambda: api.core.runner(start.runner_id).asked_at != before)
+            assert not answer.done()
+            return answer
+
+        yield ask
+
+
+def _standby(api: Api, shape: Shape = ONE_WORKER) -> Start:
+    """A runner that has come up and found nothing to do."""
+    start = api.core.start_standby(shape)
+    assert api.ask(start).json() == EMPTY
+    return start
+
+
+def _attempt_in(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    orders = Orders.model_validate_json(answer.content)
+    assert orders.order is not None
+    assert not orders.is_dismissed
+    return orders.order.brief.attempt_id
+
+
+def _claim(api: Api, **fields: Any) -> Claim:
+    api.core.submit(**fields)
+    return api.core.claim()
+
+
+def _finish(api: Api, start: Start) -> None:
+    """Whatever the runner has to do."""
+    attempt_id = api.core.runner(start.runner_id).attempt_id
+    assert attempt_id is not None
+    api.core.finish(attempt_id)
+
+
+def test_a_runner_is_handed_its_attempt_with_a_token_for_it(api: Api) -> None:
+    api.core.offer(cpus=4)
+    start = _standby(api)
+    claimed = _claim(api, seed=7)
+    answer = api.ask(start)
+    assert _attempt_in(answer) == claimed.attempt_id
+    order = answer.json()["order"]
+    brief = api.get(f"/v1/attempts/{claimed.attempt_id}", token=order["token"])
+    assert brief.json() == order["brief"]
+    assert brief.json()["spec"]["seed"] == 7
+
+
+def test_a_runner_without_patience_is_answered_at_once(api: Api) -> None:
+    api.core.offer(cpus=4)
+    start = api.core.start_standby()
+    assert api.ask(start).json() == EMPTY
+    assert api.core.runner(start.runner_id).state is RunnerState.READY
+
+
+def test_the_answer_is_empty_when_the_wait_is_over(api: Api) -> None:
+    api.core.offer(cpus=4)
+    start = api.core.start_standby()
+    began = time.monotonic()
+    assert api.ask(start, wait_seconds=0.3).json() == EMPTY
+    assert time.monotonic() - began >= 0.3
+
+
+def test_a_claim_ends_the_wait_within_a_fraction_of_a_second(
+    any_api: Api, waiting: Waiting
+) -> None:
+    any_api.core.offer(cpus=4)
+    start = _standby(any_api)
+    took = []
+    for _ in range(3):
+        answer = waiting(any_api, start)
+        began = time.monotonic()
+        claimed = _claim(any_api)
+        assert _attempt_in(answer.result()) == claimed.attempt_id
+        took.append(time.monotonic() - began)
+        _finish(any_api, start)
+    assert min(took) < 0.5
+
+
+def test_the_wait_goes_on_while_others_are_given_work(api: Api, waiting: Waiting) -> None:
+    api.core.offer(cpus=4)
+    large, small = _standby(api, Shape(2, 1, 0)), _standby(api)
+    answers = {start: waiting(api, start) for start in (large, small)}
+    first = _claim(api)
+    assert _attempt_in(answers[small].result()) == first.attempt_id
+    assert not answers[large].done()
+    second = _claim(api, resources=workers(2))
+    assert _attempt_in(answers[large].result()) == second.attempt_id
+
+
+def test_a_standby_that_gives_way_is_told_at_once(any_api: Api, waiting: Waiting) -> None:
+    any_api.core.offer(cpus=2)
+    start = _standby(any_api)
+    answer = waiting(any_api, start)
+    _claim(any_api, resources=workers(2))
+    any_api.core.start_runners()
+    assert answer.result(timeout=10.0).json() == DISMISSED
+
+
+def test_a_runner_that_is_dismissed_while_it_waits_is_told_at_once(
+    any_api: Api, waiting: Waiting
+) -> None:
+    any_api.core.offer(cpus=4)
+    start = _standby(any_api)
+    answer = waiting(any_api, start)
+    with any_api.core.database.transaction() as session:
+        runners.dismiss(session, start.runner_id, now=any_api.core.clock.now)
+    assert answer.result(timeout=10.0).json() == DISMISSED
+
+
+def test_a_runner_that_was_given_up_is_dismissed(api: Api) -> None:
+    api.core.offer(cpus=4)
+    start = _standby(api)
+    with api.core.database.transaction() as session:
+        runners.gone(session, start.runner_id, now=api.core.clock.now)
+    assert api.ask(start, wait_seconds=60).json() == DISMISSED
+
+
+def test_a_runner_that_has_trained_an_attempt_is_free_while_that_delivers(api: Api) -> None:
+    api.core.offer(cpus=1)
+    start = _standby(api)
+    first = api.core.take(_claim(api))
+    assert api.ask(start, trained=first.attempt_id).json() == EMPTY
+    second = _claim(api)
+    assert _attempt_in(api.ask(start, trained=first.attempt_id)) == second.attempt_id
+    assert api.report(first, 1).status_code == 200
+
+
+def test_who_leaves_is_told_what_it_leaves_undone(api: Api) -> None:
+    api.core.offer(cpus=4)
+    start = _standby(api)
+    claimed = _claim(api)
+    taken = api.core.take(claimed)
+    answer = api.ask(start, is_leaving=True)
+    assert _attempt_in(answer) == claimed.attempt_id
+    assert api.attempt(taken).status_code == 401, "its processes are no more"
+    path = f"/v1/attempts/{claimed.attempt_id}/finish"
+    token = answer.json()["order"]["token"]
+    assert api.post(path, {"reason": "diverged"}, token=token).status_code == 200
+    assert api.ask(start).json() == DISMISSED
+
+
+def test_who_leaves_with_nothing_undone_need_not_wait(api: Api) -> None:
+    api.core.offer(cpus=4)
+    start = _standby(api)
+    assert api.ask(start, is_leaving=True, wait_seconds=60).json() == DISMISSED
+    assert api.core.runner(start.runner_id).state is RunnerState.LEAVING
+
+
+def test_who_has_hung_up_takes_nothing(api: Api, waiting: Waiting) -> None:
+    api.core.offer(cpus=4)
+    start, witness = _standby(api), _standby(api, Shape(2, 1, 0))
+    path = f"/v1/runners/{start.runner_id}/next"
+    with pytest.raises(httpx.ReadTimeout):
+        api.post(path, {"wait_seconds": 60}, token=start.secret, timeout=0.3)
+    answer = waiting(api, witness)
+    claimed = _claim(api)
+    _claim(api, resources=workers(2))
+    _attempt_in(answer.result())
+    for _ in range(10):
+        api.get("/v1/health")
+    assert api.core.attempt(claimed.attempt_id).taken_at is None
+    assert _attempt_in(api.ask(start)) == claimed.attempt_id
+
+
+@pytest.mark.parametrize("path", ["persons", "attempts", "other runners"])
+def test_a_runner_proves_itself_with_its_own_token_only(api: Api, path: str) -> None:
+    api.core.offer(cpus=4)
+    start, other = _standby(api), _standby(api)
+    claimed = api.core.take(_claim(api))
+    token = {"persons": TOKEN, "attempts": claimed.secret, "other runners": other.secret}[path]
+    before = api.core.runner(claimed.runner_id)
+    assert claimed.runner_id == start.runner_id
+    api.core.clock.advance(1.0)
+    answer = api.ask(start, token=token, is_leaving=True)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    after = api.core.runner(claimed.runner_id)
+    assert (after.state, after.asked_at) == (before.state, before.asked_at)
+
+
+@pytest.mark.parametrize(
+    ("question", "pointer"),
+    [
+        ({"wait_seconds": 61}, "/wait_seconds"),
+        ({"wait_seconds": -1}, "/wait_seconds"),
+        ({"wait_seconds": float("nan")}, "/wait_seconds"),
+        ({"is_leaving": "perhaps"}, "/is_leaving"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused(
+    api: Api, question: dict[str, Any], pointer: str
+) -> None:
+    api.core.offer(cpus=4)
+    answer = api.ask(_standby(api), **question)
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+
+
+def test_people_see_the_runners_that_are_up_or_about_to_be(api: Api) -> None:
+    api.core.offer(cpus=4)
+    gone, busy = _standby(api), _standby(api, Shape(2, 1, 0))
+    with api.core.database.transaction() as session:
+        runners.gone(session, gone.runner_id, now=api.core.clock.now)
+    claimed = _claim(api, resources=workers(2))
+    planned = _claim(api)
+    answer = api.get("/v1/runners")
+    assert answer.json()["runners"] == [
+        {
+            "id": busy.runner_id,
+            "state": "ready",
+            "num_workers": 2,
+            "cpus_per_worker": 1,
+            "gpus_per_worker": 0,
+            "attempt_id": claimed.attempt_id,
+            "attempts_left": 100,
+            "created_at": _at(2),
+            "submitted_at": _at(2),
+            "ready_at": _at(2),
+        },
+        {
+            "id": planned.runner_id,
+            "state": "planned",
+            "num_workers": 1,
+            "cpus_per_worker": 1,
+            "gpus_per_worker": 0,
+            "attempt_id": planned.attempt_id,
+            "attempts_left": 1,
+            "created_at": _at(4),
+            "submitted_at": None,
+            "ready_at": None,
+        },
+    ]
+
+
+def _at(second: int) -> str:
+    return START.replace(second=second).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_where_nothing_is_up_the_list_of_runners_is_empty(api: Api) -> None:
+    assert api.get("/v1/runners").json() == {"runners": []}

@@ -1,0 +1,66 @@
+"""Dispatchers over a database of each kind and a cluster in this process."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.settings import Settings
+from tests.support.cluster import Door, FakeCluster, Make
+from tests.support.core import Core
+from workers.dispatcher import Dispatcher
+
+
+@pytest.fixture(scope="session")
+def _door() -> Iterator[Door]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_well = opened.is_open and self.path == "/v1/health"
+            self.send_response(200 if is_well else 503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        opened = Door(f"http://127.0.0.1:{server.server_address[1]}")
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield opened
+        server.shutdown()
+
+
+@pytest.fixture
+def door(_door: Door) -> Door:
+    _door.is_open = True
+    return _door
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, door: Door) -> Settings:
+    """Without standbys: a runner is there for one attempt, and for nothing else."""
+    return Settings(var_path=tmp_path, api_url=door.url, standbys=0)
+
+
+@pytest.fixture
+def make(core: Core, cluster: FakeCluster, settings: Settings) -> Make:
+    """One more dispatcher, whose settings differ as told."""
+
+    def made(**fields: Any) -> Dispatcher:
+        differing = settings.model_copy(update=fields)
+        return Dispatcher(differing, core.database, cluster, now=core.clock)
+
+    return made
+
+
+@pytest.fixture
+def dispatcher(make: Make) -> Dispatcher:
+    return make()
