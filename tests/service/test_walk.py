@@ -5,6 +5,7 @@ agree, and the rules that hold at all times must hold.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ class Model:
     needs: str | None = None
     claim: Claim | None = None
     sequence: int = 0
+    ready_at: datetime | None = None
     is_pausing: bool = False
     is_cancelling: bool = False
 
@@ -94,7 +96,10 @@ class Walk(RuleBasedStateMachine):
         """Without measurements the model is: the first of the queue, or who fits beside it."""
         claimed = self.core.try_claim()
         queued = sorted(
-            (job.place, job_id) for job_id, job in self.jobs.items() if job.state is JobState.QUEUED
+            (job.place, job_id)
+            for job_id, job in self.jobs.items()
+            if job.state is JobState.QUEUED
+            and (job.ready_at is None or job.ready_at <= self.core.clock.now)
         )
         free = CPUS - sum(attempt.cpus for attempt in self.held)
         if claimed is None:
@@ -145,6 +150,7 @@ class Walk(RuleBasedStateMachine):
         assert row.state in expected
         if row.state is JobState.FAILED and reason.is_retried:
             assert row.restarts > 2, "it had restarts left"
+        job.ready_at = row.not_before
         self._moved(job_id, row.state)
 
     @rule(data=st.data(), verb=st.sampled_from(["hold", "pause", "cancel", "kill"]))
