@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 import resnetd
-from benchmarks.observers import Unheard
 from benchmarks.sheet import Row, publish
 from deploy.local import LocalService
 from service.reports import MetricPoint
 from service.spec import parse
 from workers.training import loop
 from workers.training.loop import Place
+from workers.training.observers import Unheard
 
 ITERATIONS = 600
 

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from benchmarks.observers import Unheard
 from service.reports import Launch
 from service.spec import parse
 from workers.training import loop
 from workers.training.loop import Place
+from workers.training.observers import Unheard
 
 _SPEC: dict[str, Any] = {
     "depth": 20,

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 import resnetd
-from benchmarks.observers import Unheard
 from benchmarks.scripts import AkamasterStyle, BareLoop, Script, TorchvisionStyle
 from benchmarks.sheet import Row, publish
 from deploy.local import LocalService
@@ -29,6 +28,7 @@ from service.spec import JobSpec, parse
 from service.states import StopReason
 from workers.training import data, local, loop
 from workers.training.loop import Place
+from workers.training.observers import Unheard
 
 DEPTH = 20
 BATCH_SIZE = 128

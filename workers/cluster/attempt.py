@@ -22,16 +22,10 @@ from service.errors import CorruptArtifact, Refused, Unavailable
 from service.reports import (
     MAX_MESSAGE_LENGTH,
     AttemptBrief,
-    CheckpointNote,
-    Facts,
     Finish,
-    Launch,
-    LogLevel,
-    MetricPoint,
     Part,
-    Progress,
 )
-from service.states import Reason, StopReason
+from service.states import Reason
 from workers.reporting.backoff import insist
 from workers.reporting.client import ApiClient
 from workers.reporting.outbox import FENCES
@@ -39,6 +33,7 @@ from workers.reporting.reporter import Reporter, drain
 from workers.training import loop
 from workers.training.faults import TrainingFault
 from workers.training.loop import Place
+from workers.training.observers import Observer, Unheard
 
 # The API may be away for ten minutes; an attempt that ends in them still delivers.
 DELIVERY_SECONDS = 900.0
@@ -140,7 +135,7 @@ def run_rank(
     try:
         resume = _resume(settings, brief, is_fetching=local_rank == 0, meet=meet)
         if place.rank != 0:
-            _train(settings, brief, place, _Unheard(), resume)
+            _train(settings, brief, place, Unheard(), resume)
             return Ending.FINISHED
         ending = _lead(settings, brief, place, resume, on_trained)
         is_clean = ending is not Ending.UNDELIVERED
@@ -240,7 +235,7 @@ def _train(
     settings: AttemptSettings,
     brief: AttemptBrief,
     place: Place,
-    observer: loop.Observer,
+    observer: Observer,
     resume: dict[Part, Path] | None,
 ) -> loop.Outcome:
     return loop.train(
@@ -294,16 +289,3 @@ def _finish(api: ApiClient, finish: Finish, *, deadline_seconds: float) -> Endin
 def _device(brief: AttemptBrief) -> torch.device:
     is_wanted = brief.gpus_per_worker > 0 and torch.cuda.is_available()
     return torch.device("cuda" if is_wanted else "cpu")
-
-
-class _Unheard:
-    """The observer of ranks that have no voice."""
-
-    stop: StopReason | None = None
-
-    def facts(self, facts: Facts) -> None: ...
-    def launched(self, launch: Launch) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def metrics(self, points: list[MetricPoint]) -> None: ...
-    def log(self, level: LogLevel, message: str) -> None: ...
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...

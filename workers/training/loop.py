@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +37,7 @@ from workers.training.engine import Engine
 from workers.training.evaluation import Tester
 from workers.training.export import Finished
 from workers.training.faults import Diverged
+from workers.training.observers import Observer, Unheard
 from workers.training.optimizer import Optimizer
 from workers.training.ranks import Ranks
 from workers.training.sources import Source, open_source
@@ -51,23 +51,6 @@ EXPORTED_IMAGES = 16
 
 # Rows of the sums under way: since the last report of metrics, since the last evaluation.
 REPORT, EVALUATION = 0, 1
-
-
-class Observer(Protocol):
-    """Whom the loop tells; called by rank 0 only, from the thread that trains."""
-
-    def facts(self, facts: Facts) -> None: ...
-    def launched(self, launch: Launch) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def metrics(self, points: list[MetricPoint]) -> None: ...
-    def log(self, level: LogLevel, message: str) -> None: ...
-
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
-        """Takes over the files, which lie in a folder of their own."""
-
-    @property
-    def stop(self) -> StopReason | None:
-        """Read between any two steps: it must not wait for anything."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +88,7 @@ def train(
     """
     torch.set_num_threads(place.threads)
     with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
-        heard = observer if place.rank == 0 else _Silence()
+        heard = observer if place.rank == 0 else Unheard()
         training = _Training(spec, place, joined, heard, data_path=data_path, work_path=work_path)
         if resume is not None:
             training.restore(checkpoint.load(resume, spec=spec))
@@ -406,16 +389,3 @@ class _Training:
                 images_per_second=self.images_per_second,
             )
         )
-
-
-class _Silence:
-    """The observer of the ranks that nobody hears."""
-
-    stop: StopReason | None = None
-
-    def facts(self, facts: Facts) -> None: ...
-    def launched(self, launch: Launch) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def metrics(self, points: list[MetricPoint]) -> None: ...
-    def log(self, level: LogLevel, message: str) -> None: ...
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...
