@@ -1,11 +1,16 @@
 """Processes are killed in the middle of a job, and the job ends as if they had not been."""
 
+from collections.abc import Iterator
+
 import psutil
 import pytest
 
 import resnetd
 from deploy.local import LocalService
+from deploy.ray_head import RayHead
 from service.spec import JobSpec
+from tests.support.fake_api import eventually
+from tests.support.services import running_service
 from tests.support.training import expected_points, is_past, told_points, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -15,13 +20,22 @@ JOB_SECONDS = 240.0
 SOME_SECONDS = {"name": "quick", "iterations": 600, "evaluate_every": 50, "checkpoint_every": 50}
 
 
-def _submit(client: resnetd.Client, *, num_workers: int) -> resnetd.Job:
+@pytest.fixture(scope="module")
+def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    """One for all: each test leaves it as it was."""
+    path = tmp_path_factory.mktemp("service")
+    with running_service(head, path, RESNETD_STANDBY_WORKERS="2") as running:
+        yield running
+
+
+def _submit(client: resnetd.Client) -> resnetd.Job:
+    """For two workers, as the standby has them."""
     return client.submit(
         depth=20,
         shortcut="A",
         dataset="digits",
         recipe=SOME_SECONDS,
-        resources={"num_workers": num_workers},
+        resources={"num_workers": 2},
     )
 
 
@@ -47,7 +61,7 @@ def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:
 def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
     client: resnetd.Client, victim: str
 ) -> None:
-    job = _submit(client, num_workers=2)
+    job = _submit(client)
     wait_until(client, job.id, is_past(120), seconds=JOB_SECONDS)
 
     training = _training_processes(client, job)[1]
@@ -70,7 +84,7 @@ def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
 def test_a_job_runs_through_a_restart_of_the_api(
     service: LocalService, client: resnetd.Client
 ) -> None:
-    job = _submit(client, num_workers=1)
+    job = _submit(client)
     wait_until(client, job.id, is_past(60), seconds=JOB_SECONDS)
 
     service.stop_process("api", kill=True)
@@ -85,19 +99,19 @@ def test_a_job_runs_through_a_restart_of_the_api(
 def test_a_killed_dispatcher_finds_its_attempts_again(
     service: LocalService, client: resnetd.Client
 ) -> None:
-    job = _submit(client, num_workers=1)
+    job = _submit(client)
     wait_until(client, job.id, is_past(60), seconds=JOB_SECONDS)
-    (training,) = _training_processes(client, job)
+    training = _training_processes(client, job)[0]
 
     service.stop_process("dispatcher", kill=True)
     service.start_process("dispatcher")
-    second = _submit(client, num_workers=1)
+    second = _submit(client)
     assert training.is_running()
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
 
     _assert_whole(client, job)
     assert job.attempts == 1
-    assert not training.is_running()
+    eventually(lambda: not training.is_running())
     # The new dispatcher also serves the queue, and gives back what the old one had reserved.
     client.wait(second.id, timeout_seconds=JOB_SECONDS)
     released = [attempt.document["released_at"] for attempt in client.attempts(job.id)]

@@ -26,16 +26,22 @@ JOB_SECONDS = 180.0
 TINY = {"name": "quick", "iterations": 60, "evaluate_every": 30, "checkpoint_every": 30}
 
 
-@pytest.fixture(scope="module", params=["1", "0"], ids=["standby", "no-standby"])
+@pytest.fixture(scope="module")
 def service(
     request: pytest.FixtureRequest, head: RayHead, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalService]:
-    """One for all tests here: with a runner that waits for the next job, and without."""
+    """One for all tests here, with one standby where a test says nothing else."""
     path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBYS=request.param) as running:
+    with running_service(head, path, RESNETD_STANDBYS=getattr(request, "param", "1")) as running:
         yield running
 
 
+with_and_without_standbys = pytest.mark.parametrize(
+    "service", ["1", "0"], indirect=True, ids=["standby", "no-standby"]
+)
+
+
+@with_and_without_standbys
 def test_a_job_of_two_workers_trains_reports_and_leaves_weights_that_load(
     client: resnetd.Client, tmp_path: Path
 ) -> None:
@@ -99,6 +105,7 @@ def test_a_network_trained_on_an_image_folder_is_a_torchvision_resnet(
     theirs.load_state_dict(load_file(client.download(job.id, path=tmp_path)), strict=True)
 
 
+@with_and_without_standbys
 def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
     client: resnetd.Client,
 ) -> None:
@@ -113,6 +120,7 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
     assert newest.iteration >= 5
 
 
+@with_and_without_standbys
 def test_a_missing_data_set_fails_the_job_with_the_command_that_fetches_it(
     client: resnetd.Client,
 ) -> None:

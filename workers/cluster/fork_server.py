@@ -20,8 +20,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -44,6 +44,7 @@ _PR_SET_PDEATHSIG = 1
 _COLLECTIVE = timedelta(seconds=600)
 # So many may still deliver while another trains.
 _MAX_DELIVERING = 4
+_REAP_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def main() -> None:
     warmup.import_all()
     channel = _Channel(sys.stdin.fileno(), answers)
     server = os.getpid()
-    delivering: deque[int] = deque()
+    delivering = _Delivering()
     while (message := channel.hear()) is not None:
         if message["images"] is not None:
             dataset, data_path, family = message["images"]
@@ -177,23 +178,42 @@ def main() -> None:
         turn = _Turn()
         pid = os.fork()
         if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _die_with_parent(server)
             _run_fork(Seat(**message["fork"]), channel, turn)
         status = 0
         if turn.wait_for_its_end():
-            delivering.append(pid)
+            delivering.add(pid)
+            delivering.wait(at_most=_MAX_DELIVERING)
         else:
             _, status = os.waitpid(pid, 0)
-        while delivering and _has_exited(delivering[0], block=len(delivering) > _MAX_DELIVERING):
-            delivering.popleft()
         channel.tell({"over": os.waitstatus_to_exitcode(status)})
-    for pid in delivering:
-        os.waitpid(pid, 0)
+    delivering.wait(at_most=0)
 
 
-def _has_exited(pid: int, *, block: bool) -> bool:
-    exited, _ = os.waitpid(pid, 0 if block else os.WNOHANG)
-    return exited == pid
+class _Delivering:
+    """Forks that live on after their training; none stays behind as a zombie."""
+
+    def __init__(self) -> None:
+        self._pids: set[int] = set()
+        signal.signal(signal.SIGCHLD, self._reap)
+
+    def add(self, pid: int) -> None:
+        self._pids.add(pid)
+        self._reap()  # it may have ended before it was added
+
+    def wait(self, *, at_most: int) -> None:
+        """Until no more than so many are left."""
+        while len(self._pids) > at_most:
+            time.sleep(_REAP_SECONDS)
+            self._reap()
+
+    def _reap(self, *_: object) -> None:
+        for pid in tuple(self._pids):
+            with suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    continue
+            self._pids.discard(pid)
 
 
 class _Turn:
