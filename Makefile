@@ -42,12 +42,8 @@ fast: setup ## the tests that need no PostgreSQL, no Ray and no patience
 
 check: lint types imports fast ## run it before every push
 
-test: setup ## all tests that need no GPU; those on Ray run beside the others, for they mostly wait
-	@mkdir -p build
-	@echo '$(BIN)/pytest -m "ray and not gpu" > build/test-ray.log, beside'
-	@$(BIN)/pytest -m "ray and not gpu" > build/test-ray.log 2>&1 & on_ray=$$!; \
-	echo '$(BIN)/pytest -m "not (ray or gpu)"'; $(BIN)/pytest -m "not (ray or gpu)"; others=$$?; \
-	wait $$on_ray; on_ray=$$?; cat build/test-ray.log; exit $$((others || on_ray))
+test: setup ## all tests that need no GPU
+	$(BIN)/pytest -m "not gpu"
 
 cover: setup ## all tests that need no GPU, with coverage
 	$(BIN)/coverage run -m pytest -m "not gpu"

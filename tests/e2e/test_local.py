@@ -34,7 +34,7 @@ def test_ctrl_c_leaves_no_process_behind_even_in_the_middle_of_a_job(tmp_path: P
             url=f"http://127.0.0.1:{port}", token=token_path.read_text().strip()
         ) as client:
             job = client.submit(depth=20, shortcut="A", dataset="digits", recipe="paper-cifar")
-            wait_until(client, job.id, lambda job: job.state == "starting", seconds=30.0)
+            wait_until(client, job.id, lambda job: job.state != "queued", seconds=30.0)
         everything = psutil.Process(up.pid).children(recursive=True)
         assert len(everything) > 5
 
