@@ -43,7 +43,8 @@ fast: setup ## the tests that need no PostgreSQL, no Ray and no patience
 check: lint types imports fast ## run it before every push
 
 test: setup ## all tests that need no GPU
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu and not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not gpu and ray"
 
 cover: setup ## all tests that need no GPU, with coverage
 	$(BIN)/coverage run -m pytest -m "not gpu"

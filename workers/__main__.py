@@ -26,10 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "dispatcher":
             return _dispatch()
         if chosen.command == "runner":
-            # Imports ray and torch, which cost seconds and which a dispatcher must not need.
-            from workers.cluster import runner  # noqa: PLC0415
+            # Not at the top: a dispatcher needs nothing of a runner's.
+            from workers.cluster import start  # noqa: PLC0415
 
-            return runner.main()
+            return start.main()
         return _fetch(chosen.dataset, chosen.data_path)
     except ResnetdError as error:
         print(f"resnetd-worker: {error}", file=sys.stderr)

@@ -124,6 +124,7 @@ class Fleet:
             token=start.secret,
             data_path=self._settings.data,
             work_path=self._settings.work,
+            num_nodes=len(self._cluster.resources().nodes),
         )
         self._cluster.submit(
             start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata={"by": self._owner}

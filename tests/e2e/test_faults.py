@@ -43,10 +43,14 @@ def _training_processes(client: resnetd.Client, job: resnetd.Job) -> list[psutil
     return [psutil.Process(pid) for pid in client.job(job.id).document["facts"]["pids"]]
 
 
-def _parent(process: psutil.Process) -> psutil.Process:
-    found = process.parent()
-    assert found is not None
-    return found
+def _ray_workers(head: RayHead, runner_id: str) -> list[psutil.Process]:
+    """One for each rank."""
+    return [
+        process
+        for process in psutil.Process(head.process.pid).children(recursive=True)
+        if "RayTrainWorker" in "".join(process.cmdline())
+        and process.environ().get("RESNETD_RUNNER_ID") == runner_id
+    ]
 
 
 def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:
@@ -59,17 +63,16 @@ def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:
 
 @pytest.mark.parametrize("victim", ["training process", "its Ray worker"])
 def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
-    client: resnetd.Client, victim: str
+    head: RayHead, client: resnetd.Client, victim: str
 ) -> None:
     job = _submit(client)
     wait_until(client, job.id, is_past(120), seconds=JOB_SECONDS)
 
-    training = _training_processes(client, job)[1]
     if victim == "training process":
-        training.kill()
+        _training_processes(client, job)[1].kill()
     else:
-        # In between is the fork server.
-        _parent(_parent(training)).kill()
+        [attempt] = client.attempts(job.id)
+        _ray_workers(head, attempt.document["runner_id"])[1].kill()
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
 
     _assert_whole(client, job)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.ids import new_id
 from service.reports import (
     AttemptBrief,
     CheckpointNote,
@@ -33,7 +35,8 @@ from service.spec import JobSpec, parse
 from service.states import StopReason
 
 TOKEN = "rnt_attempt"  # opens this fake only
-RUNNER_ID = "runner-1"
+# Its fork server has a folder of this name, and the machine may run these tests twice.
+RUNNER_ID = new_id(datetime.now(UTC))
 
 
 class Fault(StrEnum):

@@ -9,11 +9,8 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 import torch
@@ -26,6 +23,8 @@ from service.reports import (
     Part,
 )
 from service.states import Reason
+from workers.cluster.endings import AttemptFailed, Ending
+from workers.cluster.settings import AttemptSettings
 from workers.reporting.backoff import insist
 from workers.reporting.client import ApiClient
 from workers.reporting.outbox import FENCES
@@ -35,8 +34,6 @@ from workers.training.faults import TrainingFault
 from workers.training.loop import Place
 from workers.training.observers import Observer, Unheard
 
-# The API may be away for ten minutes; an attempt that ends in them still delivers.
-DELIVERY_SECONDS = 900.0
 # Before a failing rank 0 lets go; what is left then is the runner's to deliver.
 _LAST_WORDS_SECONDS = 10.0
 # Work that was never delivered and never asked for again.
@@ -46,51 +43,6 @@ _LEFTOVER_SECONDS = 7 * 24 * 3600.0
 RESUMED_PARTS = frozenset({Part.WEIGHTS, Part.STATE})
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class AttemptSettings:
-    api_url: str
-    attempt_id: str
-    token: str
-    data_path: Path
-    work_path: Path
-    delivery_seconds: float = DELIVERY_SECONDS
-
-    @classmethod
-    def of_json(cls, fields: dict[str, Any]) -> "AttemptSettings":
-        paths = {name: Path(fields[name]) for name in ("data_path", "work_path")}
-        return cls(**fields | paths)
-
-    def to_json(self) -> dict[str, Any]:
-        paths = {"data_path": str(self.data_path), "work_path": str(self.work_path)}
-        return asdict(self) | paths
-
-    @property
-    def attempt_path(self) -> Path:
-        """This attempt's own folder on this node."""
-        return self.work_path / "attempts" / self.attempt_id
-
-    def client(self) -> ApiClient:
-        return ApiClient(api_url=self.api_url, attempt_id=self.attempt_id, token=self.token)
-
-
-class Ending(StrEnum):
-    FINISHED = "finished"
-    FENCED = "fenced"  # the API has refused the attempt: nobody is to be told anything
-    UNDELIVERED = "undelivered"
-
-
-class AttemptFailed(Exception):
-    """Why a rank could not go on. It travels from the rank's process to the runner's."""
-
-    def __init__(self, reason: Reason, message: str) -> None:
-        super().__init__(reason, message)
-        self.reason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return f"[{self.reason}] {self.message}"
 
 
 def run_here(settings: AttemptSettings) -> Ending:

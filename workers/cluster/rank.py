@@ -5,6 +5,7 @@ and tells the others; the fork of each rank trains, in a process group of the at
 """
 
 import logging
+import os
 from typing import Any, TypeVar
 
 import ray
@@ -15,7 +16,7 @@ from ray.train.torch import get_device
 
 from service.errors import Unavailable
 from service.reports import Order, Question
-from workers.cluster.fork_server import ForkServer, Seat
+from workers.cluster.forks import ForkServer, Seat
 from workers.cluster.settings import RunnerSettings
 from workers.reporting.backoff import insist
 from workers.reporting.client import RunnerClient
@@ -41,19 +42,26 @@ def serve(config: dict[str, Any]) -> None:
         world_size=context.get_world_size(),
         device=_device(settings),
         host=ray.util.get_node_ip_address(),
+        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
-    with ForkServer(settings.delivery_seconds) as server, settings.client() as api:
+    forks = ForkServer(
+        settings.runner_id,
+        is_first=seat.local_rank == 0,
+        delivery_seconds=settings.delivery_seconds,
+    )
+    with forks, settings.client() as api:
         trained: str | None = None
         while True:
-            fork = server.fork(seat)
-            fork.meet(_from_rank_0(fork.meeting_place()))
-            torch.distributed.barrier()
-            order = _from_rank_0(_next_order(api, settings, trained) if seat.rank == 0 else None)
-            if order is None:
-                return
-            fork.begin(settings.attempt(order), order.brief)
-            fork.wait()
-            trained = order.brief.attempt_id
+            with forks.fork(seat) as fork:
+                fork.meet(_from_rank_0(fork.meeting_place()))
+                torch.distributed.barrier()
+                asked = _next_order(api, settings, trained) if seat.rank == 0 else None
+                order = _from_rank_0(asked)
+                if order is None:
+                    return
+                fork.begin(settings.attempt(order), order.brief)
+                fork.wait()
+                trained = order.brief.attempt_id
 
 
 def _next_order(api: RunnerClient, settings: RunnerSettings, trained: str | None) -> Order | None:

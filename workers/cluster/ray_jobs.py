@@ -68,9 +68,16 @@ class ClusterResources:
 
 
 def runner_env(
-    *, api_url: str, runner_id: str, shape: Shape, token: str, data_path: Path, work_path: Path
+    *,
+    api_url: str,
+    runner_id: str,
+    shape: Shape,
+    token: str,
+    data_path: Path,
+    work_path: Path,
+    num_nodes: int,
 ) -> dict[str, str]:
-    """The environment of a runner's Ray job: what workers.cluster.runner reads, and Ray's own.
+    """The environment of a runner's Ray job: what RunnerSettings reads, and Ray's own.
 
     Whoever may list the cluster's jobs reads it: the token opens what this runner is given.
     """
@@ -83,6 +90,7 @@ def runner_env(
         ),
         "RESNETD_DATA_PATH": str(data_path),
         "RESNETD_WORK_PATH": str(work_path),
+        "RESNETD_RUNNER_NODES": str(num_nodes),
         # SIGINT lets Train end its workers in order, 2 s; SIGTERM only ends the driver.
         "RAY_JOB_STOP_SIGNAL": "SIGINT",
         "RAY_JOB_STOP_WAIT_TIME_S": "10",

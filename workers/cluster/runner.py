@@ -1,4 +1,4 @@
-"""The entrypoint of one runner, which is one Ray job: fit, and say how an attempt died.
+"""What one runner does, which is one Ray job: fit, and say how an attempt died.
 
     dispatcher ──submit──► Ray job: runner ──fit()──► TrainController ──► RayTrainWorker x N
                                 │                                              │ forks
@@ -25,11 +25,12 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from service.errors import InvalidInput, Unavailable
+from service.errors import Unavailable
 from service.reports import Question
 from service.states import Reason
 from workers.cluster import rank
-from workers.cluster.attempt import AttemptFailed, Ending, end_in_failure, remove_leftovers
+from workers.cluster.attempt import end_in_failure, remove_leftovers
+from workers.cluster.endings import AttemptFailed, Ending
 from workers.cluster.settings import RunnerSettings
 from workers.reporting.backoff import insist
 from workers.reporting.outbox import FENCES
@@ -51,13 +52,8 @@ _CAUSES = (
 log = structlog.get_logger()
 
 
-def main() -> int:
+def main(settings: RunnerSettings) -> int:
     """The exit status: 0 where the API knows how every attempt ended, or does not want to."""
-    try:
-        settings = RunnerSettings.of_env(os.environ)
-    except InvalidInput as error:
-        log.critical("no runner", error=str(error))
-        return 2
     return 0 if run(settings) is not Ending.UNDELIVERED else 1
 
 

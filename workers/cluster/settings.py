@@ -2,26 +2,59 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from service.errors import InvalidInput
 from service.pools import Shape
 from service.reports import Order
-from workers.cluster.attempt import DELIVERY_SECONDS, AttemptSettings
-from workers.reporting.client import RunnerClient
+from workers.reporting.client import ApiClient, RunnerClient
+
+# The API may be away for ten minutes; an attempt that ends in them still delivers.
+DELIVERY_SECONDS = 900.0
 
 _SHAPE = re.compile(r"(\d+)x(\d+)cpu(\d+)gpu")
 
 
 @dataclass(frozen=True)
+class AttemptSettings:
+    api_url: str
+    attempt_id: str
+    token: str
+    data_path: Path
+    work_path: Path
+    delivery_seconds: float = DELIVERY_SECONDS
+
+    @classmethod
+    def of_json(cls, fields: dict[str, Any]) -> "AttemptSettings":
+        paths = {name: Path(fields[name]) for name in ("data_path", "work_path")}
+        return cls(**fields | paths)
+
+    def to_json(self) -> dict[str, Any]:
+        paths = {"data_path": str(self.data_path), "work_path": str(self.work_path)}
+        return asdict(self) | paths
+
+    @property
+    def attempt_path(self) -> Path:
+        """This attempt's own folder on this node."""
+        return self.work_path / "attempts" / self.attempt_id
+
+    def client(self) -> ApiClient:
+        return ApiClient(api_url=self.api_url, attempt_id=self.attempt_id, token=self.token)
+
+
+@dataclass(frozen=True)
 class RunnerSettings:
+    """`is_on_one_node`: the cluster has no other than the one where the runner's driver is."""
+
     api_url: str
     runner_id: str
     token: str
     shape: Shape
     data_path: Path
     work_path: Path
+    is_on_one_node: bool = False
     delivery_seconds: float = DELIVERY_SECONDS
 
     @classmethod
@@ -38,6 +71,7 @@ class RunnerSettings:
                 shape=Shape(*(int(number) for number in shape.groups())),
                 data_path=Path(env["RESNETD_DATA_PATH"]),
                 work_path=Path(env["RESNETD_WORK_PATH"]),
+                is_on_one_node=env.get("RESNETD_RUNNER_NODES") == "1",
                 delivery_seconds=float(env.get("RESNETD_DELIVERY_SECONDS", DELIVERY_SECONDS)),
             )
         except KeyError as error:

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from service.errors import NotFound
 from service.networks import Family
 from workers.training import folders
 from workers.training.faults import DatasetMissing
+
+_DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"
 
 FetchProgress = Callable[[str, int, int | None], None]
 """Told the file's name, the bytes that are there and the bytes in all (None: not announced)."""
@@ -152,13 +155,13 @@ def _read_folder(dataset: Dataset, data_path: Path, family: Family) -> Images:
 
 
 def _read_digits(_path: Path) -> tuple[Split, Split]:
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - seconds, for one data set
-
-    digits = load_digits()
+    # The file alone: importing the library costs every first attempt of a runner a second.
+    path = metadata.distribution("scikit-learn").locate_file(_DIGITS_FILE)
+    rows_ND = np.loadtxt(str(path), delimiter=",")
     # Scans of 0..16 as bytes. The files are sorted by writer; the fixed shuffle mixes them.
-    order = np.random.RandomState(0).permutation(len(digits.target))
-    grey = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)
-    labels = digits.target[order].astype(np.int64)
+    order = np.random.RandomState(0).permutation(len(rows_ND))
+    grey = np.rint(rows_ND[order, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = rows_ND[order, -1].astype(np.int64)
     of_test = _every_fifth_of_each_class(labels, count=360)
     return _split(grey[~of_test], labels[~of_test]), _split(grey[of_test], labels[of_test])
 

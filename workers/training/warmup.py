@@ -8,12 +8,11 @@ from workers.training import data
 
 
 def import_all() -> None:
-    """Seconds of imports that torch and sklearn put off until they are used.
+    """Seconds of imports that torch puts off until they are used.
 
     Starts no thread, so that this process can still be forked.
     """
-    import sklearn.datasets  # noqa: F401, PLC0415 - the point of the function
-    import torch.nn.parallel  # noqa: PLC0415
+    import torch.nn.parallel  # noqa: PLC0415 - the point of the function
 
     # The first step of an optimizer imports the compiler, used or not.
     parameter = torch.nn.Parameter(torch.zeros(1))

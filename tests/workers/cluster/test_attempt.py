@@ -12,9 +12,10 @@ from service.reports import AttemptBrief, LogLevel, MetricPoint, Part, Result
 from service.states import Reason, StopReason
 from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, fake_api
 from workers.cluster import attempt
-from workers.cluster.attempt import AttemptSettings, Ending, failure_of, run_here
+from workers.cluster.attempt import failure_of, run_here
+from workers.cluster.endings import Ending
 from workers.cluster.ray_jobs import runner_env
-from workers.cluster.settings import RunnerSettings
+from workers.cluster.settings import AttemptSettings, RunnerSettings
 from workers.reporting.reporter import Reporter
 from workers.training import loop
 from workers.training.faults import DatasetMissing, Diverged
@@ -44,10 +45,12 @@ def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path) -> None:
         token="secret",
         data_path=tmp_path / "data",
         work_path=tmp_path / "work",
+        num_nodes=2,
     )
     settings = RunnerSettings.of_env(env)
     assert (settings.runner_id, settings.token, settings.shape) == ("runner-1", "secret", shape)
     assert settings.data_path == tmp_path / "data"
+    assert not settings.is_on_one_node
     for broken in ({}, env | {"RESNETD_RUNNER_SHAPE": "two"}):
         with pytest.raises(InvalidInput):
             RunnerSettings.of_env(broken)

@@ -148,6 +148,7 @@ def test_the_environment_of_a_runner_is_whole() -> None:
         token="t",
         data_path=Path("/data"),
         work_path=Path("/work"),
+        num_nodes=1,
     )
     assert env["RESNETD_RUNNER_SHAPE"] == "2x1cpu0gpu"
     assert env["RAY_JOB_STOP_SIGNAL"] == "SIGINT"

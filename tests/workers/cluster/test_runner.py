@@ -20,8 +20,8 @@ from tests.support.fake_api import (
     eventually,
     fake_api,
 )
-from workers.cluster import runner
-from workers.cluster.attempt import AttemptFailed
+from workers.cluster import runner, start
+from workers.cluster.endings import AttemptFailed
 from workers.cluster.ray_jobs import ClusterJobState, RayJobs, runner_env
 
 # On two busy cores a run needs 15 s to come up; an idle machine needs 10.
@@ -31,7 +31,9 @@ _START_SECONDS = 120.0
 class Submitted:
     """A runner as the dispatcher submits it, for the fake API's one attempt."""
 
-    def __init__(self, jobs: RayJobs, api: FakeApi, submission_id: str, path: Path) -> None:
+    def __init__(
+        self, jobs: RayJobs, api: FakeApi, submission_id: str, path: Path, *, num_nodes: int = 1
+    ) -> None:
         resources = api.attempt.spec.resources
         self._jobs = jobs
         self.api = api
@@ -47,6 +49,7 @@ class Submitted:
                 token=TOKEN,
                 data_path=path / "data",
                 work_path=self.work_path,
+                num_nodes=num_nodes,
             ),
             metadata={},
         )
@@ -115,7 +118,8 @@ def test_the_death_of_a_worker_is_told_after_what_rank_0_left(
 ) -> None:
     brief = digits_brief(iterations=1_000_000, num_workers=2)
     with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
-        attempt = Submitted(jobs, api, "death-a1", tmp_path)
+        # As on a cluster where the runner's own process may be on another node than its ranks.
+        attempt = Submitted(jobs, api, "death-a1", tmp_path, num_nodes=2)
         facts = attempt.facts()
         eventually(lambda: api.points, within_seconds=60)
         os.kill(facts.pids[0], signal.SIGKILL)
@@ -201,7 +205,7 @@ def test_a_controller_that_failed_is_our_fault() -> None:
 
 def test_a_process_without_settings_is_no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESNETD_API_URL", raising=False)
-    assert runner.main() == 2
+    assert start.main() == 2
 
 
 def test_a_failure_survives_its_way_between_processes() -> None:

@@ -1,0 +1,26 @@
+"""The first lines of a runner's process. Its fork server imports torch while Ray comes up."""
+
+import os
+from contextlib import nullcontext
+
+import structlog
+
+from service.errors import InvalidInput
+from workers.cluster import forks
+from workers.cluster.settings import RunnerSettings
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    """The exit status: 0 where the API knows how every attempt ended, or does not want to."""
+    try:
+        settings = RunnerSettings.of_env(os.environ)
+    except InvalidInput as error:
+        log.critical("no runner", error=str(error))
+        return 2
+    with forks.serving(settings.runner_id) if settings.is_on_one_node else nullcontext():
+        # Seconds of imports: ray and torch.
+        from workers.cluster import runner  # noqa: PLC0415
+
+        return runner.main(settings)
