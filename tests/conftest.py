@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -12,6 +13,12 @@ from service.database import Database
 from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile(
+    "resnetd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("resnetd")
 
 
 @pytest.fixture(autouse=True)

@@ -100,9 +100,7 @@ def test_an_empty_report_is_a_heartbeat(core: Core) -> None:
     assert core.attempt(claimed.attempt_id).last_report_at == core.clock.now
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(st.integers(1, 6), max_size=20))
 def test_however_reports_are_repeated_each_counts_once_and_in_order(
     core: Core, sent: list[int]
@@ -396,9 +394,7 @@ def _walk(core: Core, job_id: str, claimed: Claim | None, step: str) -> Claim | 
     return claimed
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(
         st.sampled_from(["cancel", "claim", "report", "complete", "diverge", "die"]), max_size=15

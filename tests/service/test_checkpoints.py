@@ -104,9 +104,7 @@ def test_the_keys_of_a_superseded_checkpoint_are_returned_once_it_is_forgotten(c
     assert [row.iteration for row in _known(core, job_id_of(claimed))] == [400]
 
 
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     errors=st.lists(st.one_of(st.none(), st.sampled_from([1.0, 2.0, 3.0])), min_size=1, max_size=8),
     is_one_report=st.booleans(),

@@ -225,9 +225,7 @@ def test_exactly_the_arrows_of_the_diagram_may_be_walked(core: Core, state: JobS
             assert job.state is state
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(choices=st.lists(st.sampled_from(JobState), max_size=12))
 def test_events_tell_exactly_the_moves_that_were_made(core: Core, choices: list[JobState]) -> None:
     job_id = core.submit()

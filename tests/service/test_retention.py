@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import attempts, metrics, retention
@@ -48,7 +48,7 @@ def test_what_was_not_measured_is_not_the_best() -> None:
     assert _kept([_row(100), _row(200, 5.0), _row(300)]) == {200, 300}
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(
     errors=st.lists(st.none() | st.floats(0, 100), min_size=1, max_size=12),
     best=st.integers(0, 3),

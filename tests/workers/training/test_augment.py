@@ -44,7 +44,7 @@ def cut_one_by_one(images: Images, sampler: Sampler, start: int, stop: int) -> T
     return torch.stack(cut)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     images=st.builds(
         make_images,
@@ -75,7 +75,6 @@ def test_batches_lie_in_memory_with_channels_last() -> None:
     assert images_NCHW.is_contiguous(memory_format=torch.channels_last)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 10**5), images=st.integers(1, 300))
 def test_an_epoch_shows_every_image_once(seed: int, epoch: int, images: int) -> None:
     draws = Sampler(seed, images, offsets=9, flip=FLIP).draw(epoch * images, (epoch + 1) * images)
@@ -83,7 +82,6 @@ def test_an_epoch_shows_every_image_once(seed: int, epoch: int, images: int) -> 
     assert set(draws.top_N.tolist()) | set(draws.left_N.tolist()) <= set(range(9))
 
 
-@settings(deadline=None)
 @given(start=st.integers(0, 500), pieces=st.lists(st.integers(1, 60), min_size=1, max_size=5))
 def test_the_stream_is_the_same_however_it_is_cut(start: int, pieces: list[int]) -> None:
     sampler = Sampler(seed=1, images=37, offsets=3, flip=FLIP)

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -77,7 +77,6 @@ def test_an_epoch_shows_every_photograph_once_and_each_time_anew(photographs: Pa
     assert not any(torch.equal(a, b) for a in first for b in second)
 
 
-@settings(deadline=None)
 @given(
     crop=st.sampled_from(["scaled", "resized"]),
     width=st.integers(1, 4_000),
