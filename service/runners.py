@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import attempts, database, ids, tokens
 from service.errors import Unauthorized
 from service.pools import Pool, Shape
 from service.reports import Order, Orders
-from service.states import AttemptState, JobState, RunnerState
-from service.tables import AttemptRow, JobRow, RunnerRow
+from service.states import AttemptState, RunnerState
+from service.tables import AttemptRow, RunnerRow
 
 _PREFIX = "runner-"
 
@@ -28,11 +28,6 @@ _PREFIX = "runner-"
 _PRESENT = (RunnerState.STARTING, RunnerState.READY, RunnerState.LEAVING)
 # A dispatcher that died while it told the cluster is given up after this.
 _SUBMISSION = timedelta(seconds=60)
-# A standby that nobody needed for so long, where there are more than there should be.
-_SURPLUS = timedelta(seconds=60)
-# Where the last one never came up, the next standby waits.
-_AFTER_FAILURE = timedelta(seconds=60)
-_HISTORY = timedelta(days=1)
 
 
 def is_runner(submission_id: str) -> bool:
@@ -111,7 +106,7 @@ def make_room(session: Session, whole: Pool, *, now: datetime) -> list[Start]:
 
     The caller holds the lock of the cluster's row.
     """
-    runners = _locked(session, (RunnerState.PLANNED, *_PRESENT))
+    runners = all_locked(session)
     free = whole
     starts: list[Start] = []
     for runner in runners:
@@ -138,6 +133,16 @@ def make_room(session: Session, whole: Pool, *, now: datetime) -> list[Start]:
             # The room that this standby was planned for is another's now, or away.
             _dismiss(session, runner, now=now)
     return starts
+
+
+def put_off(session: Session, starts: Iterable[Start]) -> None:
+    """Of these the cluster was not told after all; each is started anew."""
+    for start in starts:
+        runner = _lock(session, start.runner_id)
+        if runner.token_sha256 == tokens.digest(start.secret) and runner.submitted_at is None:
+            runner.submission_began_at = None
+            if runner.state is RunnerState.STARTING:
+                runner.state = RunnerState.PLANNED
 
 
 def submitted(session: Session, runner_id: str, *, now: datetime) -> None:
@@ -247,6 +252,22 @@ def all_of_them(session: Session) -> list[RunnerRow]:
     return list(session.scalars(statement))
 
 
+def all_locked(session: Session) -> list[RunnerRow]:
+    """The same, as they are now, and nobody else changes them."""
+    statement = (
+        select(RunnerRow)
+        .where(RunnerRow.state != RunnerState.GONE)
+        .order_by(RunnerRow.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    return list(session.scalars(statement))
+
+
+def used_at(runner: RunnerRow) -> datetime:
+    return runner.freed_at or runner.created_at
+
+
 def is_any_to_start(session: Session) -> bool:
     """A look without a lock."""
     statement = (
@@ -272,38 +293,6 @@ def is_any_leaving(session: Session) -> bool:
     return session.scalar(statement) is not None
 
 
-def keep_standbys(
-    session: Session, whole: Pool, *, wanted: int, num_workers: int, lives: int, now: datetime
-) -> None:
-    """Plans a standby where one is missing and there is room; dismisses what is too much.
-
-    Of the shape that was asked for last; before anybody asked, of `num_workers` workers. The
-    caller holds the lock of the cluster's row. While a job waits, the room is the job's.
-    """
-    session.execute(
-        delete(RunnerRow).where(
-            RunnerRow.state == RunnerState.GONE, RunnerRow.gone_at < now - _HISTORY
-        )
-    )
-    runners = _locked(session, (RunnerState.PLANNED, *_PRESENT))
-    standbys = [
-        runner
-        for runner in runners
-        if runner.attempt_id is None and runner.state is not RunnerState.LEAVING
-    ]
-    for runner in sorted(standbys, key=_used_at)[: max(0, len(standbys) - wanted)]:
-        if now > _used_at(runner) + _SURPLUS:
-            _dismiss(session, runner, now=now)
-    if len(standbys) >= wanted or _is_anybody_waiting(session) or _did_last_fail(session, now=now):
-        return
-    shape = _last_shape(session) or _default_shape(whole, num_workers)
-    free = whole
-    for runner in runners:
-        free = free.minus(shape_of(runner).pool)
-    if free.holds(shape.pool):
-        plan(session, shape, lives=lives, now=now)
-
-
 def _start(runner: RunnerRow, *, now: datetime) -> Start:
     secret = tokens.new_secret()
     runner.token_sha256 = tokens.digest(secret)
@@ -325,7 +314,7 @@ def _dismiss_standbys(
         for runner in runners
         if runner.attempt_id is None and runner.state in (RunnerState.STARTING, RunnerState.READY)
     ]
-    for runner in sorted(standbys, key=_used_at):
+    for runner in sorted(standbys, key=used_at):
         if free.holds(missing):
             return
         _dismiss(session, runner, now=now)
@@ -350,59 +339,10 @@ def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: d
     database.wake(session)
 
 
-def _used_at(runner: RunnerRow) -> datetime:
-    return runner.freed_at or runner.created_at
-
-
-def _is_anybody_waiting(session: Session) -> bool:
-    statement = select(JobRow.id).where(JobRow.state == JobState.QUEUED).limit(1)
-    return session.scalar(statement) is not None
-
-
-def _did_last_fail(session: Session, *, now: datetime) -> bool:
-    statement = (
-        select(RunnerRow.id)
-        .where(
-            RunnerRow.state == RunnerState.GONE,
-            RunnerRow.submitted_at.is_not(None),
-            RunnerRow.ready_at.is_(None),
-            RunnerRow.dismissed_at.is_(None),
-            RunnerRow.gone_at > now - _AFTER_FAILURE,
-        )
-        .limit(1)
-    )
-    return session.scalar(statement) is not None
-
-
-def _last_shape(session: Session) -> Shape | None:
-    statement = select(AttemptRow).order_by(AttemptRow.created_at.desc()).limit(1)
-    attempt = session.scalar(statement)
-    return None if attempt is None else shape_of(attempt)
-
-
-def _default_shape(whole: Pool, num_workers: int) -> Shape:
-    return Shape(
-        num_workers=num_workers,
-        cpus_per_worker=1,
-        gpus_per_worker=1 if whole.gpus >= num_workers else 0,
-    )
-
-
 def _attempt_of(session: Session, runner: RunnerRow) -> AttemptRow | None:
     if runner.attempt_id is None:
         return None
     return session.get(AttemptRow, runner.attempt_id, populate_existing=True)
-
-
-def _locked(session: Session, states: tuple[RunnerState, ...]) -> list[RunnerRow]:
-    statement = (
-        select(RunnerRow)
-        .where(RunnerRow.state.in_(states))
-        .order_by(RunnerRow.id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    return list(session.scalars(statement))
 
 
 def _lock(session: Session, runner_id: str) -> RunnerRow:

@@ -37,7 +37,7 @@ def postgres() -> Iterator[PostgresServer]:
 @pytest.fixture(scope="session")
 def head() -> Iterator[RayHead]:
     """One Ray head for all tests that need one: it takes as long to start as a test."""
-    with ray_head(num_cpus=4) as running:
+    with ray_head() as running:
         yield running
 
 

@@ -6,8 +6,9 @@ from typing import Protocol
 
 import structlog
 
-from service import queue, runners
+from service import queue, runners, standbys
 from service.database import Database
+from service.errors import ClusterUnavailable
 from service.runners import Start
 from service.settings import Settings
 from service.states import RunnerState
@@ -70,8 +71,13 @@ class Fleet:
         with self._database.transaction() as session:
             whole = queue.lock_cluster(session)
             starts = [] if whole is None else runners.make_room(session, whole, now=self._now())
-        for start in starts:
-            self._submit(start)
+        for number, start in enumerate(starts):
+            try:
+                self._submit(start)
+            except ClusterUnavailable:
+                with self._database.transaction() as session:
+                    runners.put_off(session, starts[number + 1 :])
+                raise
 
     def is_lost(self, runner: RunnerRow, found: Mapping[str, ClusterJob]) -> bool:
         """Whether the cluster is rid of it."""
@@ -97,7 +103,7 @@ class Fleet:
         with self._database.transaction() as session:
             whole = queue.lock_cluster(session)
             if whole is not None:
-                runners.keep_standbys(
+                standbys.keep(
                     session,
                     whole,
                     wanted=self._settings.standbys,
@@ -126,8 +132,10 @@ class Fleet:
             work_path=self._settings.work,
             num_nodes=len(self._cluster.resources().nodes),
         )
+        # For whoever looks at the cluster's jobs, which may be of several services.
+        metadata = {"by": self._owner, "api": self._settings.api}
         self._cluster.submit(
-            start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata={"by": self._owner}
+            start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata=metadata
         )
         self._mark_submitted(start.runner_id)
         log.info("runner submitted", runner_id=start.runner_id, workers=start.shape.num_workers)

@@ -10,10 +10,20 @@ from tests.support.postgres import PostgresServer
 from tests.support.services import running_service
 
 
-@pytest.fixture
-def service(head: RayHead, tmp_path: Path) -> Iterator[LocalService]:
-    """On SQLite, with one standby."""
-    with running_service(head, tmp_path) as running:
+@pytest.fixture(scope="session")
+def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
+    """On SQLite, with a standby of two workers; each test leaves it as it was."""
+    path = tmp_path_factory.mktemp("service")
+    with running_service(head, path, RESNETD_STANDBY_WORKERS="2") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def without_standbys(
+    head: RayHead, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalService]:
+    path = tmp_path_factory.mktemp("service")
+    with running_service(head, path, RESNETD_STANDBYS="0") as running:
         yield running
 
 
@@ -27,5 +37,14 @@ def postgres_service(
 
 @pytest.fixture
 def client(service: LocalService) -> Iterator[resnetd.Client]:
+    with resnetd.Client(url=service.url, token=service.token) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["standby", "no-standby"])
+def client_of_either(request: pytest.FixtureRequest) -> Iterator[resnetd.Client]:
+    """Of a service with standbys, then of one without."""
+    name = {"standby": "service", "no-standby": "without_standbys"}[request.param]
+    service: LocalService = request.getfixturevalue(name)
     with resnetd.Client(url=service.url, token=service.token) as opened:
         yield opened

@@ -1,7 +1,5 @@
 """Processes are killed in the middle of a job, and the job ends as if they had not been."""
 
-from collections.abc import Iterator
-
 import psutil
 import pytest
 
@@ -10,7 +8,7 @@ from deploy.local import LocalService
 from deploy.ray_head import RayHead
 from service.spec import JobSpec
 from tests.support.fake_api import eventually
-from tests.support.services import running_service
+from tests.support.ray import processes_of
 from tests.support.training import expected_points, is_past, told_points, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -18,14 +16,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 JOB_SECONDS = 240.0
 # Long enough to be hit in the middle, with a checkpoint behind it.
 SOME_SECONDS = {"name": "quick", "iterations": 600, "evaluate_every": 50, "checkpoint_every": 50}
-
-
-@pytest.fixture(scope="module")
-def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    """One for all: each test leaves it as it was."""
-    path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBY_WORKERS="2") as running:
-        yield running
 
 
 def _submit(client: resnetd.Client) -> resnetd.Job:
@@ -45,12 +35,8 @@ def _training_processes(client: resnetd.Client, job: resnetd.Job) -> list[psutil
 
 def _ray_workers(head: RayHead, runner_id: str) -> list[psutil.Process]:
     """One for each rank."""
-    return [
-        process
-        for process in psutil.Process(head.process.pid).children(recursive=True)
-        if "RayTrainWorker" in "".join(process.cmdline())
-        and process.environ().get("RESNETD_RUNNER_ID") == runner_id
-    ]
+    workers = processes_of(head, "ray::RayTrainWorker")
+    return [one for one in workers if one.environ().get("RESNETD_RUNNER_ID") == runner_id]
 
 
 def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:

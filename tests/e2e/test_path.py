@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,7 @@ from safetensors.torch import load_file
 
 import resnetd
 from deploy.local import LocalService
-from deploy.ray_head import RayHead
 from service.spec import JobSpec
-from tests.support.services import running_service
 from tests.support.training import expected_points, is_past, told_points, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -26,25 +23,10 @@ JOB_SECONDS = 180.0
 TINY = {"name": "quick", "iterations": 60, "evaluate_every": 30, "checkpoint_every": 30}
 
 
-@pytest.fixture(scope="module")
-def service(
-    request: pytest.FixtureRequest, head: RayHead, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalService]:
-    """One for all tests here, with one standby where a test says nothing else."""
-    path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBYS=getattr(request, "param", "1")) as running:
-        yield running
-
-
-with_and_without_standbys = pytest.mark.parametrize(
-    "service", ["1", "0"], indirect=True, ids=["standby", "no-standby"]
-)
-
-
-@with_and_without_standbys
 def test_a_job_of_two_workers_trains_reports_and_leaves_weights_that_load(
-    client: resnetd.Client, tmp_path: Path
+    client_of_either: resnetd.Client, tmp_path: Path
 ) -> None:
+    client = client_of_either
     job = client.submit(
         depth=8, shortcut="A", dataset="digits", recipe=TINY, resources={"num_workers": 2}
     )
@@ -97,6 +79,7 @@ def test_a_network_trained_on_an_image_folder_is_a_torchvision_resnet(
         shortcut="B",
         dataset="folder:colours",
         recipe={"name": "quick", "iterations": 2, "batch_size": 4},
+        resources={"num_workers": 2},
     )
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
     assert job.state == "succeeded", job.message
@@ -105,11 +88,17 @@ def test_a_network_trained_on_an_image_folder_is_a_torchvision_resnet(
     theirs.load_state_dict(load_file(client.download(job.id, path=tmp_path)), strict=True)
 
 
-@with_and_without_standbys
 def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
-    client: resnetd.Client,
+    client_of_either: resnetd.Client,
 ) -> None:
-    job = client.submit(depth=20, shortcut="A", dataset="digits", recipe={"name": "paper-cifar"})
+    client = client_of_either
+    job = client.submit(
+        depth=20,
+        shortcut="A",
+        dataset="digits",
+        recipe={"name": "paper-cifar"},
+        resources={"num_workers": 2},
+    )
     wait_until(client, job.id, is_past(5), seconds=JOB_SECONDS)
 
     client.cancel(job.id)
@@ -118,18 +107,6 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
     assert (job.state, job.reason) == ("cancelled", "cancelled")
     newest, *_ = client.checkpoints(job.id)
     assert newest.iteration >= 5
-
-
-@with_and_without_standbys
-def test_a_missing_data_set_fails_the_job_with_the_command_that_fetches_it(
-    client: resnetd.Client,
-) -> None:
-    job = client.submit(depth=20, shortcut="A", dataset="cifar10")
-    job = client.wait(job.id, timeout_seconds=JOB_SECONDS, is_checked=False)
-
-    assert (job.state, job.reason, job.attempts) == ("failed", "dataset-missing", 1)
-    assert job.message is not None
-    assert "resnetd-worker fetch cifar10" in job.message
 
 
 def test_the_command_submits_watches_and_downloads(service: LocalService, tmp_path: Path) -> None:
@@ -156,7 +133,7 @@ def test_the_command_submits_watches_and_downloads(service: LocalService, tmp_pa
             "quick",
             "--watch",
         ],
-        *("--set", "recipe.iterations=20"),
+        *("--set", "recipe.iterations=20", "--set", "resources.num_workers=2"),
     )
     assert watched.returncode == 0, watched.stderr
     job_id = watched.stdout.split()[0]
@@ -166,3 +143,14 @@ def test_the_command_submits_watches_and_downloads(service: LocalService, tmp_pa
     listed = resnetd_command("ps", "--all", "-o", "json")
     states = {job["id"]: job["state"] for job in json.loads(listed.stdout)}
     assert states[job_id] == "succeeded"
+
+
+def test_a_missing_data_set_fails_the_job_with_the_command_that_fetches_it(
+    client: resnetd.Client,
+) -> None:
+    job = client.submit(depth=20, shortcut="A", dataset="cifar10", resources={"num_workers": 2})
+    job = client.wait(job.id, timeout_seconds=JOB_SECONDS, is_checked=False)
+
+    assert (job.state, job.reason, job.attempts) == ("failed", "dataset-missing", 1)
+    assert job.message is not None
+    assert "resnetd-worker fetch cifar10" in job.message

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from service import admission, attempts, queue, runners
+from service import admission, attempts, queue, runners, standbys
 from service.errors import Unauthorized
 from service.pools import Pool, Shape
 from service.states import JobState, Reason, RunnerState
@@ -44,7 +44,7 @@ def _keep_standbys(core: Core, *, wanted: int, num_workers: int = 1) -> list[tup
     with core.database.transaction() as session:
         whole = queue.lock_cluster(session)
         assert whole is not None
-        runners.keep_standbys(
+        standbys.keep(
             session,
             whole,
             wanted=wanted,

@@ -8,9 +8,12 @@ import psutil
 
 from deploy.ray_head import RayHead
 
+# More than there are: Ray counts them, and most of what is started only waits.
+NUM_CPUS = 16
+
 
 @contextmanager
-def ray_head(*, num_cpus: int = 4) -> Iterator[RayHead]:
+def ray_head(*, num_cpus: int = NUM_CPUS) -> Iterator[RayHead]:
     """A head that answers job requests; nothing of it is left afterwards."""
     head = RayHead(num_cpus=num_cpus, num_gpus=0, env=os.environ)
     try:

@@ -7,24 +7,32 @@ from pathlib import Path
 from deploy.local import LocalService
 from deploy.ray_head import RayHead
 from tests.support.fake_api import eventually
-from workers.cluster.ray_jobs import RayJobs
+from workers.cluster.ray_jobs import ClusterJob, RayJobs
 
-# A dispatcher that dies is replaced within seconds here, not within a quarter of a minute.
-IMPATIENT = {"RESNETD_LEASE_SECONDS": "3", "RESNETD_POLL_SECONDS": "0.3"}
+# A dispatcher that dies is replaced within seconds here, not within a quarter of a minute. The
+# head has room for several services, each of which believes that it has two pairs of workers.
+IMPATIENT = {
+    "RESNETD_LEASE_SECONDS": "3",
+    "RESNETD_POLL_SECONDS": "0.3",
+    "RESNETD_MAX_CPUS": "4",
+}
 
 
 @contextmanager
 def running_service(head: RayHead, path: Path, **settings: str) -> Iterator[LocalService]:
     """The whole service as its own processes; its runners leave the shared head with it."""
+    service = LocalService(
+        path / "var", settings=IMPATIENT | settings, logs_path=path / "logs", ray=head
+    )
     try:
-        with LocalService(
-            path / "var", settings=IMPATIENT | settings, logs_path=path / "logs", ray=head
-        ) as running:
-            yield running
+        with service:
+            yield service
     finally:
         with RayJobs(url=head.url, token=head.token) as jobs:
-            for job in jobs.list_jobs():
+
+            def own() -> list[ClusterJob]:
+                return [job for job in jobs.list_jobs() if job.metadata.get("api") == service.url]
+
+            for job in own():
                 jobs.stop(job.submission_id)
-            eventually(
-                lambda: all(job.state.is_final for job in jobs.list_jobs()), within_seconds=60.0
-            )
+            eventually(lambda: all(job.state.is_final for job in own()), within_seconds=60.0)

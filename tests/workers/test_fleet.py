@@ -64,7 +64,10 @@ def test_the_cluster_is_told_what_the_runner_needs(
     assert env["RESNETD_WORK_PATH"] == str(settings.work)
     assert _opens(core, cluster, runner_id)
     assert cluster.entrypoints == {"python -m workers runner"}
-    assert cluster.jobs[runner_id].metadata == {"by": dispatcher.owner}
+    assert cluster.jobs[runner_id].metadata == {
+        "by": dispatcher.owner,
+        "api": settings.api,
+    }
 
 
 def test_a_submission_that_never_arrived_is_repeated_after_a_minute_with_a_new_token(
@@ -85,6 +88,19 @@ def test_a_submission_that_never_arrived_is_repeated_after_a_minute_with_a_new_t
     assert core.runner(runner_id).submitted_at == core.clock.now
     assert core.runner(runner_id).token_sha256 != first
     assert _opens(core, cluster, runner_id)
+
+
+def test_those_behind_a_submission_that_failed_are_not_kept_waiting(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt_ids = [f"{core.submit()}-a1" for _ in range(3)]
+    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
+        patched.setattr(cluster, "submit", _refuse)
+        dispatcher.round()
+    dispatcher.round()
+    assert len(cluster.submissions) == 2
+    later_round(core, dispatcher, after_seconds=61.0)
+    assert sorted(cluster.submissions) == sorted(map(core.runner_of, attempt_ids))
 
 
 def _refuse(*_: object, **__: object) -> bool:

@@ -61,7 +61,7 @@ class Submitted:
         return job.state
 
     def facts(self) -> Facts:
-        """Once the training processes are up."""
+        """The newest attempt's, once its processes are up."""
         found: list[Facts] = []
 
         def is_up() -> bool:
@@ -70,7 +70,7 @@ class Submitted:
             return bool(found)
 
         eventually(is_up, within_seconds=_START_SECONDS)
-        return found[0]
+        return found[-1]
 
     def wait_for_the_end(self) -> ClusterJobState:
         eventually(lambda: self.state.is_final, within_seconds=_START_SECONDS)
@@ -138,19 +138,20 @@ def test_a_stopped_attempt_says_so_and_a_stopped_cluster_job_leaves_no_process(
 ) -> None:
     brief = digits_brief(iterations=1_000_000)
     with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
-        polite = Submitted(jobs, api, "polite-a1", tmp_path)
-        polite.facts()
+        api.rounds = 2
         api.stop = StopReason.CANCEL
-        assert polite.wait_for_the_end() is ClusterJobState.SUCCEEDED
+        runner = Submitted(jobs, api, "twice-a1", tmp_path)
+        stopped = runner.facts()
+        eventually(lambda: api.finishes)
         assert [finish.reason for finish in api.finishes] == [Reason.CANCELLED]
 
-    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
-        ended = Submitted(jobs, api, "ended-a1", tmp_path)
-        facts = ended.facts()
-        jobs.stop("ended-a1")
-        assert ended.wait_for_the_end() is ClusterJobState.STOPPED
-        assert api.finishes == []
-        eventually(lambda: not psutil.pid_exists(facts.pids[0]), within_seconds=30)
+        api.stop = None
+        eventually(lambda: runner.facts() != stopped)
+        jobs.stop("twice-a1")
+        assert runner.wait_for_the_end() is ClusterJobState.STOPPED
+        assert len(api.finishes) == 1
+        pids = {*stopped.pids, *runner.facts().pids}
+        eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids), within_seconds=30)
 
 
 def failure(rank: int, error: Exception) -> WorkerGroupError:
