@@ -23,6 +23,7 @@ from api.routes import (
     system,
     webhooks,
 )
+from api.sweeper import Sweeper
 from service import schema, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database
@@ -46,14 +47,18 @@ def create_app(
             tokens.ensure(session, secret, name="admin", now=now())
         changes = ChangeHub(database)
         changes.start()
+        artifacts = ArtifactStore(settings.artifacts)
+        sweeper = Sweeper(database, artifacts, now=now)
+        sweeper.start()
         app.state.services = Services(
             settings=settings,
             database=database,
-            artifacts=ArtifactStore(settings.artifacts),
+            artifacts=artifacts,
             changes=changes,
             now=now,
         )
         yield
+        sweeper.close()
         changes.close()
         database.close()
 
