@@ -24,6 +24,7 @@ from api.routes import (
     webhooks,
 )
 from api.sweeper import Sweeper
+from api.versions import Versions
 from service import schema, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database
@@ -76,6 +77,7 @@ def create_app(
         redirect_slashes=False,
     )
     problems.install(app)
+    app.add_middleware(Versions)
     app.add_middleware(RequestIds)
     for router in (
         jobs.router,

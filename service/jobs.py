@@ -185,15 +185,24 @@ def _save(
         idempotency_key=idempotency_key,
         spec_sha256=_digest(spec),
     )
+    if idempotency_key is None:
+        _insert(session, job, spec, now=now)
+        return Submitted(job=job, is_replay=False)
     try:
         with session.begin_nested():
-            session.add(job)
+            _insert(session, job, spec, now=now)
     except IntegrityError:
         # The same request came twice at one time, and the other one was first.
-        assert idempotency_key is not None
         first = _made_with(session, idempotency_key, _digest(spec))
         assert first is not None
         return Submitted(job=first, is_replay=True)
+    return Submitted(job=job, is_replay=False)
+
+
+def _insert(session: Session, job: JobRow, spec: JobSpec, *, now: datetime) -> None:
+    session.add(job)
+    # Nothing tells the session that the others refer to it.
+    session.flush()
     session.add_all(TagRow(job_id=job.id, tag=tag) for tag in spec.tags)
     session.add_all(
         DependencyRow(job_id=job.id, needed_id=one.job, condition=one.condition)
@@ -201,7 +210,6 @@ def _save(
     )
     events.append(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
     session.flush()
-    return Submitted(job=job, is_replay=False)
 
 
 def _with_source(spec: JobSpec, source: CheckpointRow | None) -> JobSpec:

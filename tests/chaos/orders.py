@@ -63,7 +63,7 @@ MISSING = Order(
 )
 DIVERGING = Order(
     "diverging",
-    _digits("diverging", recipe={"learning_rate": 10.0, "warmup_learning_rate": None}),
+    _digits("diverging", recipe={"learning_rate": 100.0, "weight_decay": 0.9, "milestones": []}),
     state="failed",
     reason="diverged",
 )
