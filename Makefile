@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fix lint types imports fast check test cover up demo lock wheel migration clean
+.PHONY: help setup fix lint types imports fast check test chaos cover up demo lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
+MINUTES ?= 60
 # Pinned, so that the same files are installed next year.
 UV := 0.13.9
 
@@ -45,6 +46,9 @@ check: lint types imports fast ## run it before every push
 test: setup ## all tests that need no GPU
 	$(BIN)/pytest -m "not gpu and not ray" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and ray"
+
+chaos: setup ## kill processes at random while jobs run, and see that nothing is lost; MINUTES=60 SEED=
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 cover: setup ## all tests that need no GPU, with coverage
 	$(BIN)/coverage run -m pytest -m "not gpu"

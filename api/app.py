@@ -23,6 +23,8 @@ from api.routes import (
     system,
     webhooks,
 )
+from api.sweeper import Sweeper
+from api.versions import Versions
 from service import schema, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database
@@ -46,14 +48,18 @@ def create_app(
             tokens.ensure(session, secret, name="admin", now=now())
         changes = ChangeHub(database)
         changes.start()
+        artifacts = ArtifactStore(settings.artifacts)
+        sweeper = Sweeper(database, artifacts, now=now)
+        sweeper.start()
         app.state.services = Services(
             settings=settings,
             database=database,
-            artifacts=ArtifactStore(settings.artifacts),
+            artifacts=artifacts,
             changes=changes,
             now=now,
         )
         yield
+        sweeper.close()
         changes.close()
         database.close()
 
@@ -71,6 +77,7 @@ def create_app(
         redirect_slashes=False,
     )
     problems.install(app)
+    app.add_middleware(Versions)
     app.add_middleware(RequestIds)
     for router in (
         jobs.router,

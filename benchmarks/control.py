@@ -1,11 +1,10 @@
 """`make bench-control`: the API and the queue on SQLite and on PostgreSQL with durable commits.
 
 One API process and one client on this machine. PostgreSQL runs with its own defaults: fsync on.
-Beside it on the same server procrastinate, which is a library: its enqueueing is one insert and
-no HTTP, its jobs ask for nothing.
+Peers on the same server and machine: benchmarks.control_peers.
 """
 
-import json
+import argparse
 import logging
 import multiprocessing
 import os
@@ -16,9 +15,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import psutil
 import structlog
 from sqlalchemy import insert, select, update
 
+from benchmarks import control_peers
 from benchmarks.sheet import Row, publish
 from service import admission, ids, moves, queue, runners, schema
 from service.database import Database
@@ -46,79 +46,89 @@ POSTS = 300
 LISTS = 200
 CLAIMS = 500
 REPORTS = 40
-PEERS = Path("build/peers")
 FINISHED, WAITING = 100_000, 10_000
 
 
+PARTS = ("post", "claimed", "points", "claims", "lists", "peers")
+DATABASES = ("sqlite", "postgres")
+
+
 def main() -> int:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    parser = argparse.ArgumentParser(prog="make bench-control", description=__doc__)
+    parser.add_argument("--part", choices=PARTS, action="append", help="only that; repeatable")
+    parser.add_argument("--database", choices=DATABASES, action="append", help="only on that one")
+    chosen = parser.parse_args()
+    parts = frozenset(chosen.part or PARTS)
+    databases = chosen.database or DATABASES
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        processors=[_note_claims],
+    )
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="rb") as name:
         folder = Path(name)
-        rows += _measure("sqlite", f"sqlite:///{folder / 'bench.db'}", folder)
-        with postgres_server(is_durable=True) as server:
-            rows += _measure("postgres", server.new_database(), folder)
-            rows = _beside(rows, _procrastinate(server.new_database()))
-    publish("control", rows)
+        if "sqlite" in databases:
+            rows += _measure("sqlite", f"sqlite:///{folder / 'bench.db'}", folder, parts)
+        if "postgres" in databases:
+            with postgres_server(is_durable=True) as server:
+                rows += _measure("postgres", server.new_database(), folder, parts)
+                if "peers" in parts:
+                    rows += control_peers.rows(server, rows)
+    print(f"load of the machine meanwhile: {os.getloadavg()[0]:.1f}")
+    # A part alone must not take the place of the whole.
+    publish("control" if parts == {*PARTS} else "control-part", rows)
     return 0
 
 
-def _measure(kind: str, url: str, folder: Path) -> list[Row]:
+def _measure(kind: str, url: str, folder: Path, parts: frozenset[str]) -> list[Row]:
     database = Database(url)
     schema.upgrade(database)
     with database.transaction() as session:
         queue.record_cluster(session, Pool(cpus=10**6, gpus=0), now=_now())
+    rows: list[Row] = []
     with _api(url, folder / kind) as api:
         posts = [_timed(lambda: api.post("/v1/jobs", SPEC)) for _ in range(POSTS)]
-        claimed = _submit_to_claimed(database, api)
+        if "post" in parts:
+            rows += _percentiles(f"POST {{}} ms, {kind}", posts)
         _clear_away(database)
-        points, stream = _points_and_stream(database, api)
-        claims = {n: _claims_per_second(database, url, dispatchers=n) for n in (1, 4)}
-        _fill(database)
-        lists = [_timed(lambda: api.get("/v1/jobs?limit=50")) for _ in range(LISTS)]
-        lists += [_timed(lambda: api.get("/v1/jobs?state=queued")) for _ in range(LISTS)]
-        queues = [_timed(lambda: api.get("/v1/queue")) for _ in range(30)]
+        if "claimed" in parts:
+            rows += _percentiles(
+                f"submit to claimed {{}} ms, {kind}", _submit_to_claimed(database, api)
+            )
+        _clear_away(database)
+        if "points" in parts:
+            rate, stream = _points_and_stream(database, api)
+            rows.append(Row(f"metric points/s, {kind}", "1/s", rate, is_more_better=True))
+            what = f"point to stream p99 ms, {kind}"
+            rows.append(Row(what, "ms", _percentile(stream, 99)))
+        if "claims" in parts:
+            for number in (1, 4):
+                rate = _claims_per_second(database, url, dispatchers=number)
+                what = f"claims/s with {number} dispatchers, {kind}"
+                rows.append(Row(what, "1/s", rate, is_more_better=True))
+        if "lists" in parts:
+            rows += _lists(database, api, kind)
         memory = psutil.Process(api.pid).memory_info().rss / 2**20
+        rows.append(Row(f"memory of the API, {kind}", "MiB", memory))
     database.close()
+    return rows
+
+
+def _lists(database: Database, api: "_Api", kind: str) -> list[Row]:
+    _fill(database)
+    lists = [_timed(lambda: api.get("/v1/jobs?limit=50")) for _ in range(LISTS)]
+    lists += [_timed(lambda: api.get("/v1/jobs?state=queued")) for _ in range(LISTS)]
+    queues = [_timed(lambda: api.get("/v1/queue")) for _ in range(30)]
     return [
-        Row(f"POST p50 ms, {kind}", "ms", _percentile(posts, 50)),
-        Row(f"POST p99 ms, {kind}", "ms", _percentile(posts, 99)),
-        Row(f"submit to claimed p50 ms, {kind}", "ms", _percentile(claimed, 50)),
-        Row(f"submit to claimed p99 ms, {kind}", "ms", _percentile(claimed, 99)),
-        *(
-            Row(f"claims/s with {n} dispatchers, {kind}", "1/s", rate, is_more_better=True)
-            for n, rate in claims.items()
-        ),
-        Row(f"metric points/s, {kind}", "1/s", points, is_more_better=True),
-        Row(f"point to stream p99 ms, {kind}", "ms", _percentile(stream, 99)),
         Row(f"list p99 ms at 100k jobs, {kind}", "ms", _percentile(lists, 99)),
         Row(f"queue with reasons p99 ms, 10k waiting, {kind}", "ms", _percentile(queues, 99)),
-        Row(f"memory of the API, {kind}", "MiB", memory),
     ]
 
 
-def _procrastinate(url: str) -> dict[str, float]:
-    """Its figures by the names of our rows; it is installed into build/peers."""
-    python = PEERS / "bin" / "python"
-    if not python.exists():
-        uv = str(Path(sys.executable).with_name("uv"))
-        subprocess.run([uv, "venv", "--quiet", str(PEERS)], check=True)
-        install = [uv, "pip", "install", "--quiet", "--python", str(python)]
-        subprocess.run([*install, "procrastinate==3.10.0"], check=True)
-    script = Path(__file__).with_name("procrastinate_peer.py")
-    said = subprocess.run([python, script, url], check=True, capture_output=True, text=True)
-    measured = json.loads(said.stdout)
-    return {
-        "POST p50 ms, postgres": _percentile(measured["enqueued"], 50),
-        "POST p99 ms, postgres": _percentile(measured["enqueued"], 99),
-        "submit to claimed p50 ms, postgres": _percentile(measured["latency"], 50),
-        "submit to claimed p99 ms, postgres": _percentile(measured["latency"], 99),
-        "claims/s with 1 dispatchers, postgres": measured["per_second"],
-    }
-
-
-def _beside(rows: list[Row], theirs: dict[str, float]) -> list[Row]:
-    return [replace(row, theirs=theirs.get(row.what)) for row in rows]
+def _percentiles(what: str, seconds: list[float]) -> list[Row]:
+    return [
+        Row(what.format(f"p{percent}"), "ms", _percentile(seconds, percent)) for percent in (50, 99)
+    ]
 
 
 @dataclass(frozen=True)
@@ -167,34 +177,32 @@ def _is_up(http: httpx.Client) -> bool:
         return False
 
 
-class _Watched(FakeCluster):
-    """A cluster that notes when an attempt reaches it: just after the commit of its claim."""
+_claimed_at: list[float] = []
 
-    def __init__(self) -> None:
-        super().__init__(cpus=10**6)
-        self.at: dict[str, float] = {}
 
-    def submit(self, submission_id: str, **fields: Any) -> None:
-        self.at[submission_id.partition("-a")[0]] = time.monotonic()
-        super().submit(submission_id, **fields)
+def _note_claims(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    """The dispatcher says so as soon as a claim is committed."""
+    if event["event"] == "job claimed":
+        _claimed_at.append(time.monotonic())
+    raise structlog.DropEvent
 
 
 def _submit_to_claimed(database: Database, api: _Api) -> list[float]:
     """From before the POST, on an idle service."""
-    cluster, stopping = _Watched(), threading.Event()
+    cluster, stopping = FakeCluster(cpus=10**6), threading.Event()
     # Attempts that nobody reports for must live until the end.
-    settings = Settings(start_timeout_seconds=1e6, silent_seconds=1e6)
+    settings = Settings(start_timeout_seconds=1e6, silent_seconds=1e6, standbys=0)
     dispatcher = Dispatcher(settings, database, cluster, now=_now)
     thread = threading.Thread(target=dispatcher.run, args=(stopping,))
     thread.start()
     took = []
     try:
-        _until(lambda: _count(database, JobState.QUEUED) == 0)
+        _until(lambda: cluster.looks > 0)
         for _ in range(100):
-            began = time.monotonic()
-            job_id = api.post("/v1/jobs", SPEC)["id"]
-            _until(lambda job_id=job_id: job_id in cluster.at)  # type: ignore[misc]
-            took.append(cluster.at[job_id] - began)
+            began, before = time.monotonic(), len(_claimed_at)
+            api.post("/v1/jobs", SPEC)
+            _until(lambda before=before: len(_claimed_at) > before)  # type: ignore[misc]
+            took.append(_claimed_at[-1] - began)
     finally:
         stopping.set()
         thread.join()
@@ -274,12 +282,14 @@ def _claims_per_second(database: Database, url: str, *, dispatchers: int) -> flo
 
 
 def _clear_away(database: Database) -> None:
-    """What was claimed has ended: no cluster runs a thousand jobs."""
+    """Nothing waits or runs any more: no cluster runs a thousand jobs."""
     ended = {"state": AttemptState.ENDED, "ended_at": _now(), "released_at": _now()}
     with database.transaction() as session:
         session.execute(update(AttemptRow).values(**ended))
         session.execute(
-            update(JobRow).where(JobRow.state == JobState.STARTING).values(state=JobState.CANCELLED)
+            update(JobRow)
+            .where(JobRow.state.in_((JobState.QUEUED, JobState.STARTING)))
+            .values(state=JobState.CANCELLED, finished_at=_now())
         )
 
 

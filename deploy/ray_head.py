@@ -55,7 +55,7 @@ class RayHead:
             # Train's workers never match a process that was started ahead of time.
             "RAY_prestart_worker_first_driver": "0",
         }
-        command = [
+        self._command = [
             *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"),
             *("--port", str(gcs), "--dashboard-port", str(dashboard)),
             *("--object-manager-port", str(objects), "--node-manager-port", str(nodes)),
@@ -69,17 +69,12 @@ class RayHead:
             *("--temp-dir", str(self.temp_path), "--disable-usage-stats"),
         ]
         self._log_path = self.temp_path / "head.log"
-        with self._log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "deploy.keeper", *command],
-                env=self.env,
-                # Ray puts its working directory on every worker's path.
-                cwd=self.temp_path,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self.process = self._start()
+
+    def start_again(self) -> None:
+        """After it has ended by itself: at the same address, with nothing of what it knew."""
+        assert self.process.poll() is not None
+        self.process = self._start()
 
     def wait(self) -> None:
         """Until the job endpoint answers. RuntimeError with Ray's log where it does not."""
@@ -106,6 +101,19 @@ class RayHead:
         self.process.terminate()
         self.process.wait(30.0)
         shutil.rmtree(self.temp_path, ignore_errors=True)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log_path.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "deploy.keeper", *self._command],
+                env=self.env,
+                # Ray puts its working directory on every worker's path.
+                cwd=self.temp_path,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
 
 def free_ports(count: int) -> list[int]:

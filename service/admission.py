@@ -1,18 +1,32 @@
 """Admission: gives the next job to a dispatcher under a lease, or makes room for it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from service import checkpoints, events, jobs, moves, queue, runners, scenes, schedule, steering
+from service import (
+    checkpoints,
+    events,
+    jobs,
+    moves,
+    origins,
+    queue,
+    runners,
+    scenes,
+    schedule,
+    steering,
+)
+from service.errors import NotFound
 from service.events import EventKind
 from service.pools import Pool
 from service.queue import Claim
 from service.schedule import Preempt, Scene, Start
 from service.settings import Limit
+from service.spec import How
 from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, JobRow
 
@@ -50,10 +64,8 @@ def claim(
         # Somebody changes it at this moment; the commit wakes us.
         if job is None:
             return None
-        try:
-            jobs.spec_of(job)
-        except ValidationError as error:
-            message = f"this version of the service cannot read the job's spec: {error}"
+        message = _cannot_start(session, job)
+        if message is not None:
             reason = Reason.INTERNAL
             moves.move(session, job, JobState.FAILED, reason=reason, message=message, now=now)
             session.flush()
@@ -71,6 +83,18 @@ def claim(
             runner_lives=runner_lives,
             yields_at=yields_at,
         )
+
+
+def _cannot_start(session: Session, job: JobRow) -> str | None:
+    """Why no attempt of the job could begin; None: one can."""
+    try:
+        jobs.spec_of(job)
+        origins.of_first_attempt(session, job)
+    except ValidationError as error:
+        return f"this version of the service cannot read the job's spec: {error}"
+    except NotFound as error:
+        return None if job.saved_iteration > 0 else str(error)
+    return None
 
 
 def _decide(
@@ -137,7 +161,7 @@ def _start(
         gpus_per_worker=job.gpus_per_worker,
     )
     job.attempts += 1
-    newest = checkpoints.newest(session, job.id) if job.saved_iteration > 0 else None
+    begin = _begin(session, job)
     attempt = AttemptRow(
         id=f"{job.id}-a{job.attempts}",
         job_id=job.id,
@@ -149,8 +173,8 @@ def _start(
         num_workers=job.num_workers,
         cpus_per_worker=needed.cpus // job.num_workers,
         gpus_per_worker=needed.gpus // job.num_workers,
-        resume_checkpoint_id=newest.id if newest is not None else None,
-        first_iteration=newest.iteration if newest is not None else 0,
+        resume_checkpoint_id=begin.checkpoint_id,
+        first_iteration=begin.iteration or 0,
         yields_at=yields_at,
         created_at=now,
         last_sequence=0,
@@ -160,8 +184,28 @@ def _start(
     runner = runners.assign(session, attempt, lives=runner_lives, now=now)
     data = {
         "number": attempt.number,
-        "resumed_at": newest.iteration if newest is not None else None,
+        "resumed_at": begin.iteration,
     }
     events.append(session, job, EventKind.ATTEMPT, data, now=now)
     moves.move(session, job, JobState.STARTING, now=now)
     return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """Where an attempt begins; `iteration` None: at the beginning, maybe with other weights."""
+
+    checkpoint_id: str | None = None
+    iteration: int | None = None
+
+
+def _begin(session: Session, job: JobRow) -> _Begin:
+    """From the job's own newest checkpoint, or else from another job's."""
+    if job.saved_iteration > 0 and (newest := checkpoints.newest(session, job.id)) is not None:
+        return _Begin(newest.id, newest.iteration)
+    source = origins.of_first_attempt(session, job)
+    if source is None:
+        return _Begin()
+    start = jobs.spec_of(job).start_from
+    is_continued = start is not None and start.how is How.CONTINUE
+    return _Begin(source.id, source.iteration if is_continued else None)

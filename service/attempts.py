@@ -65,7 +65,7 @@ def brief(session: Session, attempt_id: str) -> AttemptBrief:
         cpus_per_worker=attempt.cpus_per_worker,
         gpus_per_worker=attempt.gpus_per_worker,
         last_sequence=attempt.last_sequence,
-        resume=_resume_point(session, attempt),
+        resume=_resume_point(session, job, attempt),
     )
 
 
@@ -358,13 +358,16 @@ def _resume_row(session: Session, attempt: AttemptRow) -> CheckpointRow | None:
     return session.get(CheckpointRow, attempt.resume_checkpoint_id)
 
 
-def _resume_point(session: Session, attempt: AttemptRow) -> ResumePoint | None:
+def _resume_point(session: Session, job: JobRow, attempt: AttemptRow) -> ResumePoint | None:
     checkpoint = _resume_row(session, attempt)
     if checkpoint is None:
         return None
+    start = jobs.spec_of(job).start_from
+    is_own = checkpoint.job_id == job.id
     return ResumePoint(
         checkpoint_id=checkpoint.id,
         iteration=checkpoint.iteration,
+        how=None if is_own or start is None else start.how,
         parts=[
             PartDigest(part=Part(name), sha256=entry["sha256"], size_bytes=entry["size_bytes"])
             for name, entry in checkpoint.parts.items()

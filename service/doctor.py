@@ -51,6 +51,15 @@ def examine(database: Database, artifacts: ArtifactStore, *, now: datetime) -> l
     return findings
 
 
+def sweep(database: Database, artifacts: ArtifactStore, *, now: datetime) -> int:
+    """Deletes orphans, and how many: what attempts left that died between upload and report."""
+    orphans = [
+        one for one in examine(database, artifacts, now=now) if one.ailment is Ailment.ORPHAN
+    ]
+    repair(database, artifacts, orphans)
+    return len(orphans)
+
+
 def repair(database: Database, artifacts: ArtifactStore, findings: list[Finding]) -> None:
     """Forgets checkpoints that are not whole, then deletes orphans.
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import counts, events, ids, moves, recipes
+from service import counts, events, ids, moves, origins, recipes
 from service.counts import Counts
 from service.datasets import find as find_dataset
 from service.errors import (
@@ -24,7 +24,7 @@ from service.events import EventKind
 from service.recipes import Recipe
 from service.spec import Condition, Dependency, JobSpec, parse
 from service.states import FINAL_STATES, JobState
-from service.tables import ClusterRow, DependencyRow, JobRow, TagRow
+from service.tables import CheckpointRow, ClusterRow, DependencyRow, JobRow, TagRow
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,11 @@ def _with_ids(spec: JobSpec, batch: Sequence[str]) -> JobSpec:
     return spec.model_copy(update={"after": tuple(after)})
 
 
-def check(session: Session, spec: JobSpec) -> list[JobRow]:
-    """The jobs of `after`, locked; raises what `submit` would."""
+def check(session: Session, spec: JobSpec) -> tuple[list[JobRow], CheckpointRow | None]:
+    """The jobs of `after`, locked, and the checkpoint to start from; raises what `submit` would."""
     _refuse_what_never_fits(session, spec)
-    return _needed_jobs(session, _with_ids(spec, ()))
+    source = origins.resolve(session, spec)
+    return _needed_jobs(session, _with_ids(spec, ())), source
 
 
 def _digest(spec: JobSpec) -> str:
@@ -152,13 +153,14 @@ def _digest(spec: JobSpec) -> str:
 def _save(
     session: Session, spec: JobSpec, *, user: str, now: datetime, idempotency_key: str | None
 ) -> Submitted:
-    needed = check(session, spec)
+    needed, source = check(session, spec)
+    saved = _with_source(spec, source)
     resources = spec.resources
     job = JobRow(
         id=ids.new_id(now),
         name=spec.name,
         dataset=spec.dataset,
-        spec=spec.model_dump(mode="json"),
+        spec=saved.model_dump(mode="json"),
         state=_first_state(spec, needed),
         user=user,
         priority=spec.priority,
@@ -171,6 +173,7 @@ def _save(
         work=work_of(spec),
         iterations=spec.recipe.iterations,
         saved_iteration=0,
+        source_checkpoint_id=source.id if source is not None else None,
         created_at=now,
         attempts=0,
         restarts=0,
@@ -182,15 +185,24 @@ def _save(
         idempotency_key=idempotency_key,
         spec_sha256=_digest(spec),
     )
+    if idempotency_key is None:
+        _insert(session, job, spec, now=now)
+        return Submitted(job=job, is_replay=False)
     try:
         with session.begin_nested():
-            session.add(job)
+            _insert(session, job, spec, now=now)
     except IntegrityError:
         # The same request came twice at one time, and the other one was first.
-        assert idempotency_key is not None
         first = _made_with(session, idempotency_key, _digest(spec))
         assert first is not None
         return Submitted(job=first, is_replay=True)
+    return Submitted(job=job, is_replay=False)
+
+
+def _insert(session: Session, job: JobRow, spec: JobSpec, *, now: datetime) -> None:
+    session.add(job)
+    # Nothing tells the session that the others refer to it.
+    session.flush()
     session.add_all(TagRow(job_id=job.id, tag=tag) for tag in spec.tags)
     session.add_all(
         DependencyRow(job_id=job.id, needed_id=one.job, condition=one.condition)
@@ -198,7 +210,14 @@ def _save(
     )
     events.append(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
     session.flush()
-    return Submitted(job=job, is_replay=False)
+
+
+def _with_source(spec: JobSpec, source: CheckpointRow | None) -> JobSpec:
+    """The saved spec names the checkpoint by its id: what is best today may not be tomorrow."""
+    if spec.start_from is None or source is None:
+        return spec
+    start = spec.start_from.model_copy(update={"checkpoint": source.id})
+    return spec.model_copy(update={"start_from": start})
 
 
 def _first_state(spec: JobSpec, needed: Sequence[JobRow]) -> JobState:

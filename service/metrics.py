@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import ARRAY, Double, Integer, Text, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from service.reports import MetricPoint
 from service.tables import AttemptRow, JobRow, MetricRow
+
+_KEY = (MetricRow.job_id, MetricRow.series, MetricRow.iteration)
+_Told = dict[tuple[str, int], float | None]
 
 
 @dataclass(frozen=True)
@@ -25,28 +28,55 @@ def append(
     """Where an earlier attempt wrote the same iteration, the later one's value stands."""
     if not points:
         return
-    rows = {
-        (point.series, point.iteration): {
-            "job_id": job.id,
-            "series": point.series,
-            "iteration": point.iteration,
-            "attempt": attempt.number,
-            "value": point.value,
-        }
-        for point in points
-    }
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(MetricRow)
-    statement = statement.on_conflict_do_update(
-        index_elements=[MetricRow.job_id, MetricRow.series, MetricRow.iteration],
-        set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
-        where=MetricRow.attempt <= statement.excluded.attempt,
-    )
-    session.execute(statement, list(rows.values()))
+    # Of an iteration that is told twice in one report, the last counts.
+    told = {(point.series, point.iteration): point.value for point in points}
+    insert = _insert_rows if session.get_bind().dialect.name == "sqlite" else _insert_arrays
+    insert(session, job.id, attempt.number, told)
     newest = dict(job.newest_metrics)
     for point in sorted(points, key=lambda point: point.iteration):
         newest[point.series] = point.value
     job.newest_metrics = newest
+
+
+def _insert_rows(session: Session, job_id: str, attempt: int, told: _Told) -> None:
+    statement = sqlite.insert(MetricRow)
+    statement = statement.on_conflict_do_update(
+        index_elements=_KEY,
+        set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
+        where=MetricRow.attempt <= statement.excluded.attempt,
+    )
+    rows = [
+        {
+            "job_id": job_id,
+            "series": series,
+            "iteration": iteration,
+            "attempt": attempt,
+            "value": value,
+        }
+        for (series, iteration), value in told.items()
+    ]
+    session.execute(statement, rows)
+
+
+def _insert_arrays(session: Session, job_id: str, attempt: int, told: _Told) -> None:
+    """All points as three parameters: each row by itself would take several times as long."""
+    unnested = func.unnest(
+        literal([series for series, _ in told], ARRAY(Text)),
+        literal([iteration for _, iteration in told], ARRAY(Integer)),
+        literal(list(told.values()), ARRAY(Double)),
+    ).table_valued("series", "iteration", "value")
+    columns = unnested.render_derived().c
+    statement = postgresql.insert(MetricRow).from_select(
+        ["job_id", "series", "iteration", "attempt", "value"],
+        select(literal(job_id), columns.series, columns.iteration, literal(attempt), columns.value),
+    )
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=_KEY,
+            set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
+            where=MetricRow.attempt <= statement.excluded.attempt,
+        )
+    )
 
 
 def read(

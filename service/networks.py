@@ -245,3 +245,32 @@ def is_projected(shortcut: Shortcut, *, inputs: int, outputs: int, stride: int) 
     if shortcut is Shortcut.B:
         return stride != 1 or inputs != outputs
     return shortcut is Shortcut.C
+
+
+def cannot_deepen(shallow: Architecture, deep: Architecture) -> str | None:
+    """Why the deep network has no solution made of the shallow one's layers and identities.
+
+    None: it has (workers.training.deepen).
+    """
+    if shallow.is_vgg or deep.is_vgg:
+        return "a vgg network has no stages of equal blocks to add to"
+    differing = [
+        name
+        for name in ("family", "block", "shortcut", "stem", "preactivation", "stride_at")
+        if getattr(shallow, name) != getattr(deep, name)
+    ]
+    if shallow.shortcut is Shortcut.A and shallow.zero_padding is not deep.zero_padding:
+        differing.append("zero_padding")
+    if differing:
+        return f"{shallow.label} and {deep.label} differ in {', '.join(differing)}"
+    is_plain = deep.shortcut is Shortcut.NONE
+    if is_plain and (deep.preactivation or deep.block is Block.BOTTLENECK):
+        return f"no added block of {deep.label} can be the identity"
+    if deep.preactivation and deep.shortcut is Shortcut.C:
+        return f"no added block of {deep.label} can be the identity: its projections see ReLU(x)"
+    counts = [
+        (few.blocks, many.blocks) for few, many in zip(stages(shallow), stages(deep), strict=True)
+    ]
+    if deep.depth <= shallow.depth or any(few > many for few, many in counts):
+        return f"{deep.label} is not deeper than {shallow.label} in every stage"
+    return None

@@ -185,14 +185,17 @@ class Outlook:
 
 def waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:
     """Those that may start in their order, then those that may not yet."""
-    is_kept = JobRow.state != JobState.QUEUED
-    statement = (
-        select(JobRow)
-        .where(JobRow.state.in_(WAITING_STATES))
-        .order_by(is_kept, JobRow.place, JobRow.id)
-        .limit(limit)
-    )
-    return list(session.scalars(statement))
+    found: list[JobRow] = []
+    # State by state, as the index has them; of the kept ones there may be many, too.
+    for states in ({JobState.QUEUED}, WAITING_STATES - {JobState.QUEUED}):
+        statement = (
+            select(JobRow)
+            .where(JobRow.state.in_(states))
+            .order_by(JobRow.place, JobRow.id)
+            .limit(limit - len(found))
+        )
+        found += session.scalars(statement)
+    return found
 
 
 @dataclass(frozen=True)

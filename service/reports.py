@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from service.spec import JobSpec
+from service.spec import How, JobSpec
 from service.states import Reason, StopReason
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -155,10 +155,14 @@ class Finish(_Wire):
 
 
 class ResumePoint(_Wire):
-    """The checkpoint that an attempt starts from; the API serves its parts to the attempt."""
+    """The checkpoint that an attempt starts from; the API serves its parts to the attempt.
+
+    `how` it is used where it is another job's; None: the job's own, and the run goes on.
+    """
 
     checkpoint_id: str
     iteration: int
+    how: How | None = None
     parts: list[PartDigest]
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import Session
 
-from service import checkpoints, jobs, moves, webhooks
+from service import checkpoints, jobs, moves, origins, webhooks
 from service.errors import Conflict
 from service.settings import Keep
 from service.spec import Retention
@@ -23,6 +23,7 @@ def drop_superseded(session: Session, job: JobRow) -> list[str]:
     """
     known = checkpoints.of_job(session, job.id)
     kept = kept_ids(known, jobs.spec_of(job).retention)
+    kept |= origins.needed_by(session, {row.id for row in known} - kept).keys()
     dropped = [checkpoint for checkpoint in known if checkpoint.id not in kept]
     still_used = {part["key"] for row in known if row.id in kept for part in row.parts.values()}
     for checkpoint in dropped:
@@ -56,6 +57,10 @@ def delete_job(session: Session, job_id: str) -> list[str]:
     attempts = session.scalars(select(AttemptRow).where(AttemptRow.job_id == job.id)).all()
     if any(attempt.released_at is None for attempt in attempts):
         raise Conflict(f"the processes of job {job.id} are still being cleared away")
+    needed = origins.needed_by(session, [row.id for row in checkpoints.of_job(session, job.id)])
+    if needed:
+        waiting = ", ".join(sorted(set(needed.values())))
+        raise Conflict(f"job {waiting} starts from a checkpoint of job {job.id} and has not ended")
     session.execute(delete(JobRow).where(JobRow.id == job.id))
     return [attempt.id for attempt in attempts]
 

@@ -83,6 +83,22 @@ class Dependency(_Spec):
         return int(self.job[1:]) if self.job.startswith("#") else None
 
 
+class How(StrEnum):
+    """What is taken over from the checkpoint that a job starts from."""
+
+    CONTINUE = "continue"  # everything: the run goes on where it was
+    WEIGHTS = "weights"  # the network's weights; the schedule begins anew
+    DEEPEN = "deepen"  # a shallower network's, with identities for the layers between
+
+
+class StartFrom(_Spec):
+    """Another job's checkpoint: `best`, `newest`, or its id."""
+
+    job: Annotated[str, Field(min_length=1, max_length=16)]
+    checkpoint: Annotated[str, Field(min_length=1, max_length=16)] = "newest"
+    how: How = How.CONTINUE
+
+
 class Retention(_Spec):
     """Which checkpoints stay: so many of the best and of the newest, and those of every so many
     iterations. What one rule keeps, no other removes; the newest always stays.
@@ -118,6 +134,7 @@ class JobSpec(_Spec):
     preemptible: bool = False
     hold: bool = False
     after: Annotated[tuple[Dependency, ...], Field(max_length=100)] = ()
+    start_from: StartFrom | None = None
     retention: Retention = Retention()
     max_restarts: Annotated[int, Field(strict=True, ge=0, le=100)] = 2
     time_limit_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] = 60 * 24

@@ -96,6 +96,7 @@ class JobRow(Base):
         Index("ix_jobs_dataset_id", "dataset", "id"),
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_shape", "shape"),
+        Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
     )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -114,6 +115,8 @@ class JobRow(Base):
     work: Mapped[float | None]
     iterations: Mapped[int]
     saved_iteration: Mapped[int] = mapped_column(default=0)
+    # Another job's, that it starts from; that job does not lose it before this one has ended.
+    source_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
     created_at: Mapped[datetime]
     # A job that is tried again waits until then.
     not_before: Mapped[datetime | None]

@@ -22,7 +22,7 @@ from service.pools import Pool
 from service.queue import Claim, Held
 from service.settings import Settings
 from service.states import AttemptState, Reason
-from service.tables import AttemptRow
+from service.tables import AttemptRow, JobRow
 from workers.cluster.ray_jobs import ClusterJob
 from workers.fleet import Cluster, Fleet
 
@@ -34,6 +34,7 @@ _TEARDOWN_LOOK = timedelta(seconds=0.2)
 # Of old records.
 _SWEEP_EVERY = timedelta(minutes=10)
 _LOG_TAIL_LETTERS = 4_000
+_LONGEST_START_DOUBLINGS = 3
 
 
 class Dispatcher:
@@ -194,7 +195,7 @@ class Dispatcher:
         if attempts.is_over_time(job, attempt, now=now, grace_seconds=grace_seconds):
             return _Verdict(Reason.TIME_LIMIT, "did not stop at its time limit")
         if not has_begun:
-            limit = self._settings.start_timeout_seconds
+            limit = self._start_timeout_seconds(job)
             # Its runner may have no room either, where the cluster has shrunk since the claim.
             if self._is_silent_since(attempt.submitted_at or attempt.created_at, limit):
                 tail = self._cluster.logs_tail(attempt.runner_id or "", max_chars=_LOG_TAIL_LETTERS)
@@ -204,6 +205,14 @@ class Dispatcher:
         if attempt.last_report_at and self._is_silent_since(attempt.last_report_at, limit):
             return _Verdict(Reason.SILENT, f"no report for {limit:g} s")
         return None
+
+    def _start_timeout_seconds(self, job: JobRow) -> float:
+        """Twice as long with each attempt that was broken, up to eight times.
+
+        On a machine that is busy starting runners, starting others instead ends never.
+        """
+        doublings = min(job.other_restarts, _LONGEST_START_DOUBLINGS)
+        return self._settings.start_timeout_seconds * 2.0**doublings
 
     def _is_silent_since(self, last: datetime, limit_seconds: float) -> bool:
         """Whether the limit is over, counted from when reports could have arrived."""

@@ -108,6 +108,14 @@ def submit(
     priority: Annotated[int | None, typer.Option(help="0 to 100; higher runs first.")] = None,
     name: Annotated[str | None, typer.Option(help="For people.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="To find it by; may be repeated.")] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB[:CHECKPOINT[:HOW]]",
+            help="Begin with another job's newest, best or named checkpoint:"
+            " continue its run, take its weights, or deepen its network.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
@@ -134,6 +142,7 @@ def submit(
             "priority": priority,
             "name": name,
             "tags": tag or None,
+            "start_from": None if start_from is None else _origin(session, start_from),
         }
         spec |= {field: value for field, value in given.items() if value is not None}
         if workers is not None:
@@ -146,6 +155,12 @@ def submit(
     else:
         session.show(output, job.document, job.id)
         say(f"Submitted {job.name}. Watch it with: resnetd watch {job.id}")
+
+
+def _origin(session: Session, written: str) -> dict[str, str]:
+    """`start_from` of a spec; the job may be named by the beginning of its id."""
+    origin = writing.read_origin(written)
+    return origin | {"job": session.client.find_job(origin["job"]).id}
 
 
 @app.command(epilog="Example: resnetd ps --state running --state queued")

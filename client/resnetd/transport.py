@@ -6,6 +6,7 @@ and a submission carries an Idempotency-Key.
 
 import itertools
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,7 +165,18 @@ class Transport:
                 if self._connection.token is None
                 else f"the token came from {self._connection.token_source}"
             )
+        theirs, ours = response.headers.get("X-Resnetd-Version"), metadata.version("resnetd")
+        if theirs is not None and _numbers(theirs) < _numbers(ours):
+            error.add_note(
+                f"the service is resnetd {theirs}, older than this client, {ours}:"
+                " it may not know what was asked for"
+            )
         raise error
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Those that compatibility hangs on: 0.1.3 and 0.1 are equal."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def _json(response: httpx.Response) -> Any:

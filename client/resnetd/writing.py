@@ -23,6 +23,14 @@ def read_spec(name: str) -> dict[str, Any]:
     return spec
 
 
+def read_origin(written: str) -> dict[str, str]:
+    """The fields in `JOB[:CHECKPOINT[:HOW]]`. ValueError where it is not of that form."""
+    fields = dict(zip(("job", "checkpoint", "how"), written.split(":"), strict=False))
+    if written.count(":") > 2 or not all(fields.values()):  # noqa: PLR2004 - three fields
+        raise ValueError(f"write it as JOB:best:weights, received {written!r}")
+    return fields
+
+
 def with_setting(spec: dict[str, Any], setting: str) -> dict[str, Any]:
     """The spec with one place changed, as in `recipe.iterations=100`.
 

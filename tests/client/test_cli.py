@@ -48,6 +48,22 @@ def test_submit_sends_what_was_written_and_nothing_else(
     }
 
 
+def test_submit_begins_with_the_checkpoint_of_a_job_that_is_named_by_its_beginning(
+    service: FakeService, command: Command
+) -> None:
+    assert command(*SUBMIT) == 0
+    (job_id,) = service.jobs
+    for written, fields in (
+        (job_id[:12], {}),
+        (f"{job_id}:best:deepen", {"checkpoint": "best", "how": "deepen"}),
+    ):
+        assert command(*SUBMIT, "--start-from", written) == 0
+        *_, request = service.asked("POST", "/v1/jobs")
+        assert request.body["start_from"] == {"job": job_id} | fields
+    assert command(*SUBMIT, "--start-from", f"{job_id}::deepen") == 2
+    assert "write it as JOB:best:weights" in command.err
+
+
 def test_a_refused_spec_is_a_line_for_each_wrong_place(command: Command) -> None:
     assert command("submit", "--depth", "33") == 2
     assert command.out == ""

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, inspect
 
-from service import schema
+from service import schema, tokens, webhooks
 from service.database import Database
 from service.errors import DatabaseUnavailable
+from service.reports import LogLevel, LogLine, MetricPoint
 from service.tables import Base
+from tests.support.core import Core, job_id_of, note
 
 
 def _tables(database: Database) -> set[str]:
@@ -28,6 +31,68 @@ def test_migrations_go_up_down_and_up_again(database: Database) -> None:
     assert _tables(database) == set()
     schema.upgrade(database)
     assert _tables(database) == set(Base.metadata.tables)
+
+
+def test_what_is_in_the_database_survives_every_migration_down_and_up(
+    database: Database, core: Core
+) -> None:
+    """Down one by one to the first, and up again: what the schemas have in common is kept."""
+    _fill(core)
+    before = lower = _content(database)
+    for revision in _revisions():
+        schema.downgrade(database, revision=revision)
+        lower = _content(database)
+        assert _common(lower, before) == _common(before, lower), f"down to {revision}"
+    assert [name for name, rows in lower.items() if not rows] == [], "tables without a row"
+    schema.upgrade(database)
+    after = _content(database)
+    assert _common(after, lower) == _common(before, lower)
+
+
+Content = dict[str, list[dict[str, object]]]
+
+
+def _revisions() -> list[str]:
+    """The newest first."""
+    script = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))
+    return [revision.revision for revision in script.walk_revisions()]
+
+
+def _content(database: Database) -> Content:
+    """The rows of every table that there is now."""
+    metadata = MetaData()
+    metadata.reflect(database.engine)
+    with database.reading() as session:
+        return {
+            name: [dict(row) for row in session.execute(table.select()).mappings()]
+            for name, table in metadata.tables.items()
+            if name != "alembic_version"
+        }
+
+
+def _common(content: Content, other: Content) -> dict[str, list[str]]:
+    """The rows of tables, and of their columns, that the other has as well."""
+    return {
+        name: sorted(
+            repr({column: row[column] for column in sorted(row.keys() & other[name][0].keys())})
+            for row in content[name]
+        )
+        for name in content.keys() & other.keys()
+        if other[name]
+    }
+
+
+def _fill(core: Core) -> None:
+    """A row in each table of the first schema."""
+    with core.database.transaction() as session:
+        tokens.ensure(session, tokens.new_secret(), name="ann", now=core.clock.now)
+        webhooks.add(session, "https://example.org/", (), user="ann", now=core.clock.now)
+    claimed = core.run(tags=["nightly"])
+    point = MetricPoint(series="train/loss", iteration=20, value=1.5)
+    line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="said")
+    core.report(claimed.attempt_id, 2, metrics=[point], logs=[line], checkpoints=[note(20)])
+    core.submit(after=[job_id_of(claimed)])
+    core.finish(claimed.attempt_id)
 
 
 def test_a_repeated_upgrade_changes_nothing(database: Database) -> None:

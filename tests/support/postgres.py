@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import psycopg
 from deploy.ray_head import free_ports
 
 _NOBODY = 65534
+_CRASH_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,22 @@ class PostgresServer:
 
     def stop(self, *, mode: str = "immediate") -> None:
         _control(self.binaries, self.data_path, "stop", "-m", mode)
+
+    def kill(self) -> None:
+        """SIGKILL to the server; its sessions end when they notice."""
+        pid = int((self.data_path / "postmaster.pid").read_text().split()[0])
+        os.kill(pid, signal.SIGKILL)
+
+    def start_after_a_crash(self) -> None:
+        """As soon as the former server's sessions have noticed its end."""
+        deadline = time.monotonic() + _CRASH_SECONDS
+        while True:
+            try:
+                return self.start()
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def start(self) -> None:
         options = (

@@ -5,6 +5,7 @@ nobody else knows both, and the job is done seconds before its cluster job is. A
 posted by whoever outlives it: the runner (workers.cluster.runner), or `run_here`.
 """
 
+import errno
 import shutil
 import time
 import traceback
@@ -36,8 +37,11 @@ from workers.training.observers import Observer, Unheard
 
 # Before a failing rank 0 lets go; what is left then is the runner's to deliver.
 _LAST_WORDS_SECONDS = 10.0
-# Work that was never delivered and never asked for again.
-_LEFTOVER_SECONDS = 7 * 24 * 3600.0
+# Work that was never delivered; an attempt that lives touches its folder every few seconds.
+_LEFTOVER_SECONDS = 4 * DELIVERY_SECONDS
+
+# Another attempt may find room, or another node.
+_DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 # Of a checkpoint, what training goes on from.
 RESUMED_PARTS = frozenset({Part.WEIGHTS, Part.STATE})
@@ -84,6 +88,8 @@ def run_rank(
     """
     path = settings.attempt_path
     is_clean = place.rank != 0
+    if local_rank == 0:
+        _remove_earlier(settings, brief)
     try:
         resume = _resume(settings, brief, is_fetching=local_rank == 0, meet=meet)
         if place.rank != 0:
@@ -131,19 +137,30 @@ def failure_of(error: Exception) -> AttemptFailed:
     if isinstance(error, torch.distributed.DistError) or "gloo/transport" in told:
         # What the living say when one of them is gone.
         return AttemptFailed(Reason.WORKER_DIED, told)
-    if isinstance(error, Unavailable | CorruptArtifact):
+    is_disk_at_fault = isinstance(error, OSError) and error.errno in _DISK_FAULTS
+    if is_disk_at_fault or isinstance(error, Unavailable | CorruptArtifact):
         return AttemptFailed(Reason.DELIVERY_FAILED, told)
     return AttemptFailed(Reason.TRAINING_ERROR, told)
 
 
 def remove_leftovers(work_path: Path, *, now: float) -> None:
-    """Folders of attempts that nobody has touched for a week. `now` in seconds since 1970."""
+    """Folders of attempts that nobody has touched for an hour. `now` in seconds since 1970."""
     for path in (work_path / "attempts").glob("*"):
         try:
             touched = max(entry.stat().st_mtime for entry in (path, *path.iterdir()))
         except OSError:
             continue  # its own attempt is removing it this moment
         if now - touched > _LEFTOVER_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_earlier(settings: AttemptSettings, brief: AttemptBrief) -> None:
+    """What attempts of the job have left here that died with all their processes.
+
+    None of them lives, or there would be no later one: what they have not delivered is refused.
+    """
+    for path in (settings.work_path / "attempts").glob(f"{brief.job_id}-a*"):
+        if path != settings.attempt_path:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -197,6 +214,7 @@ def _train(
         work_path=settings.attempt_path / "checkpoints",
         observer=observer,
         resume=resume,
+        how=brief.resume.how if brief.resume is not None else None,
     )
 
 

@@ -14,7 +14,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from service.networks import Architecture
 from service.reports import Part, PartDigest
 from service.spec import JobSpec
 from workers.training.augment import Normaliser
-from workers.training.faults import CheckpointMismatch
+from workers.training.faults import CheckpointMismatch, CheckpointUnsaved
 
 FILE_NAMES = {
     Part.WEIGHTS: "weights.safetensors",
@@ -73,42 +74,58 @@ class Checkpoint:
 def save(
     checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, normaliser: Normaliser
 ) -> dict[Part, Path]:
-    """Writes the checkpoint as `folder`, in place of what was there. Returns its files."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+    """Writes the checkpoint as `folder`, in place of what was there. Returns its files.
+
+    CheckpointUnsaved, and nothing is left of it, where the disk is full or broken.
+    """
+    with _unsaved(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
     try:
-        weights = {name: _plain(tensor) for name, tensor in checkpoint.weights.items()}
-        _write_safetensors(
-            partial / FILE_NAMES[Part.WEIGHTS],
-            weights,
-            describe(spec, classes=classes, normaliser=normaliser, cursor=checkpoint.cursor),
-        )
-        with (partial / FILE_NAMES[Part.PT]).open("wb") as file:
-            torch.save(weights, file)
-            _flush(file.fileno())
-        state = {f"momentum.{name}": _plain(each) for name, each in checkpoint.momentum.items()}
-        state["sums"] = _plain(checkpoint.sums_RWS)
-        _write_safetensors(
-            partial / FILE_NAMES[Part.STATE],
-            state,
-            {"cursor": json.dumps(asdict(checkpoint.cursor)), "identity": _identity(spec)},
-        )
-        partial.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        with _unsaved(folder):
+            weights = {name: _plain(tensor) for name, tensor in checkpoint.weights.items()}
+            _write_safetensors(
+                partial / FILE_NAMES[Part.WEIGHTS],
+                weights,
+                describe(spec, classes=classes, normaliser=normaliser, cursor=checkpoint.cursor),
+            )
+            with (partial / FILE_NAMES[Part.PT]).open("wb") as file:
+                torch.save(weights, file)
+                _flush(file.fileno())
+            state = {f"momentum.{name}": _plain(each) for name, each in checkpoint.momentum.items()}
+            state["sums"] = _plain(checkpoint.sums_RWS)
+            _write_safetensors(
+                partial / FILE_NAMES[Part.STATE],
+                state,
+                {"cursor": json.dumps(asdict(checkpoint.cursor)), "identity": _identity(spec)},
+            )
+            partial.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {part: folder / name for part, name in FILE_NAMES.items()}
 
 
-def load(files: Mapping[Part, Path], *, spec: JobSpec) -> Checkpoint:
+@contextmanager
+def _unsaved(folder: Path) -> Iterator[None]:
+    """Safetensors and torch have errors of their own for what the system said."""
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+        words = f"the checkpoint {folder.name} cannot be saved: {error}"
+        raise CheckpointUnsaved(words) from error
+
+
+def load(files: Mapping[Part, Path], *, spec: JobSpec, is_own: bool = True) -> Checkpoint:
     """The checkpoint behind its weights and state; CheckpointMismatch where the spec's is another.
 
-    Only what decides the weights is compared: name, tags and resources may differ.
+    Only what decides the weights is compared: name, tags and resources may differ. Nothing is
+    where the job continues another (not `is_own`): the service has seen that they fit.
     """
     with safetensors.safe_open(files[Part.STATE], framework="pt") as file:
         metadata = file.metadata()
-    if metadata["identity"] != _identity(spec):
+    if is_own and metadata["identity"] != _identity(spec):
         raise CheckpointMismatch(
             f"{files[Part.STATE]} was left by another training: {metadata['identity']}, "
             f"this one is {_identity(spec)}"

@@ -34,6 +34,16 @@ class Diverged(TrainingFault):
     reason = Reason.DIVERGED
 
 
+class CheckpointUnsaved(TrainingFault):
+    """The disk does not take a checkpoint."""
+
+    reason = Reason.DELIVERY_FAILED
+
+
+class WeightsMismatch(TrainingFault):
+    """The weights to begin with are another network's."""
+
+
 class CheckpointMismatch(TrainingFault):
     """The checkpoint to resume from was left by another training."""
 

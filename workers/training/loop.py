@@ -7,8 +7,6 @@ Shapes: N batch, C channels, H height, W width; R ranks, W windows, S sums.
 """
 
 import math
-import os
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +19,6 @@ from torch import Tensor
 from service.recipes import Precision, Recipe, Schedule
 from service.reports import (
     CheckpointNote,
-    Facts,
     Launch,
     LogLevel,
     MetricPoint,
@@ -29,14 +26,15 @@ from service.reports import (
     Progress,
     Result,
 )
-from service.spec import JobSpec
+from service.spec import How, JobSpec
 from service.states import StopReason
-from workers.training import augment, checkpoint, export, precision, ranks, resnet, tally
+from workers.training import augment, checkpoint, export, facts, precision, ranks, resnet, tally
+from workers.training.beginnings import take_over
 from workers.training.checkpoint import Checkpoint, Cursor
 from workers.training.engine import Engine
 from workers.training.evaluation import Tester
 from workers.training.export import Finished
-from workers.training.faults import Diverged
+from workers.training.faults import CheckpointUnsaved, Diverged
 from workers.training.observers import Observer, Unheard
 from workers.training.optimizer import Optimizer
 from workers.training.ranks import Ranks
@@ -80,18 +78,22 @@ def train(
     work_path: Path,
     observer: Observer,
     resume: Mapping[Part, Path] | None = None,
+    how: How | None = None,
 ) -> Outcome:
     """Trains the spec's network; with world_size > 1 in the default process group.
 
     Checkpoints are written to folders under `work_path`. `resume`: weights and state of the
-    checkpoint to go on from, given to every rank. TrainingFault where it cannot go on.
+    checkpoint to go on from, given to every rank; `how`: it is another job's, used so.
+    TrainingFault where it cannot go on.
     """
     torch.set_num_threads(place.threads)
     with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
         heard = observer if place.rank == 0 else Unheard()
         training = _Training(spec, place, joined, heard, data_path=data_path, work_path=work_path)
-        if resume is not None:
-            training.restore(checkpoint.load(resume, spec=spec))
+        if resume is not None and how in {None, How.CONTINUE}:
+            training.restore(checkpoint.load(resume, spec=spec, is_own=how is None))
+        elif resume is not None:
+            training.begin_from(resume[Part.WEIGHTS])
         return training.run()
 
 
@@ -151,8 +153,19 @@ class _Training:
             self.sums_WS.copy_(saved.sums_RWS.sum(dim=0))
         self.observer.log(LogLevel.INFO, f"goes on from iteration {self.cursor.iteration}")
 
+    def begin_from(self, weights: Path) -> None:
+        take_over(self.model, weights, self.spec, self.source, self.ranks)
+        self.observer.log(LogLevel.INFO, "begins with another job's weights")
+
     def run(self) -> Outcome:
-        self.facts = self._facts()
+        self.facts = facts.gather(
+            self.model,
+            self.source,
+            self.ranks,
+            device=self.place.device,
+            threads=self.place.threads,
+            precision=self.computed_in,
+        )
         self.observer.facts(self.facts)
         self.cursor = replace(self.cursor, computed_in=self.computed_in)
         images_NCHW, _ = self._batch()
@@ -171,7 +184,7 @@ class _Training:
             stopped = self.ranks.agree(self.observer.stop)
             if stopped is not None:
                 self.observer.log(LogLevel.INFO, f"stops at iteration {self.cursor.iteration}")
-                self._save(test_error=None)
+                self._save(test_error=None, is_last=True)
                 break
             self._step()
             if not self.has_launched:
@@ -186,26 +199,6 @@ class _Training:
                 test_error=self.cursor.test_error,
                 training_seconds=self.cursor.training_seconds,
             ),
-        )
-
-    def _facts(self) -> Facts:
-        device = self.place.device
-        is_gpu = device.type == "cuda"
-        return Facts(
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
-            classes=self.source.classes,
-            train_images=self.source.train_images,
-            test_images=self.source.test_images,
-            device=torch.cuda.get_device_name(device) if is_gpu else device.type,
-            num_workers=self.place.world_size,
-            host=socket.gethostname(),
-            pids=self.ranks.list_of(os.getpid()),
-            versions=checkpoint.versions(),
-            computed={
-                "precision": self.computed_in,
-                "memory_format": "channels_last",
-                "threads": str(self.place.threads),
-            },
         )
 
     def _start_clock(self) -> None:
@@ -255,7 +248,8 @@ class _Training:
         if is_evaluated:
             self._evaluate()
         if is_last or iteration % self.recipe.checkpoint_every == 0:
-            self._save(test_error=self.cursor.test_error if is_evaluated else None)
+            error = self.cursor.test_error if is_evaluated else None
+            self._save(test_error=error, is_last=is_last)
         if time.monotonic() - self.progress_told > PROGRESS_SECONDS or is_last:
             self._tell_progress()
 
@@ -327,8 +321,11 @@ class _Training:
                 f"plateau at iteration {cursor.iteration}: the learning rate drops",
             )
 
-    def _save(self, *, test_error: float | None) -> None:
-        """`test_error` None: these weights were not tested."""
+    def _save(self, *, test_error: float | None, is_last: bool) -> None:
+        """`test_error` None: these weights were not tested.
+
+        A full disk costs the run a checkpoint; it ends the run only where that was the last.
+        """
         iteration = self.cursor.iteration
         if iteration == self.saved_at:
             return
@@ -343,13 +340,19 @@ class _Training:
             momentum=self.optimizer.momentum(),
             sums_RWS=sums_RWS,
         )
-        files = checkpoint.save(
-            saved,
-            checkpoint.folder_of(iteration, self.work_path),
-            spec=self.spec,
-            classes=self.source.classes,
-            normaliser=self.source.normaliser,
-        )
+        try:
+            files = checkpoint.save(
+                saved,
+                checkpoint.folder_of(iteration, self.work_path),
+                spec=self.spec,
+                classes=self.source.classes,
+                normaliser=self.source.normaliser,
+            )
+        except CheckpointUnsaved as error:
+            if is_last:
+                raise
+            self.observer.log(LogLevel.WARNING, str(error))
+            return
         if iteration == self.recipe.iterations:
             files |= self._export(files[Part.WEIGHTS].parent)
         note = CheckpointNote(

@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("work", sa.Double(), nullable=True),
         sa.Column("iterations", sa.Integer(), nullable=False),
         sa.Column("saved_iteration", sa.Integer(), nullable=False),
+        sa.Column("source_checkpoint_id", sa.String(length=16), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
@@ -130,6 +131,9 @@ def upgrade() -> None:
         batch_op.create_index("ix_jobs_dataset_id", ["dataset", "id"], unique=False)
         batch_op.create_index("ix_jobs_queue", ["state", "place", "id"], unique=False)
         batch_op.create_index("ix_jobs_shape", ["shape"], unique=False)
+        batch_op.create_index(
+            "ix_jobs_source_checkpoint_id", ["source_checkpoint_id"], unique=False
+        )
         batch_op.create_index("ix_jobs_state_id", ["state", "id"], unique=False)
 
     op.create_table(
@@ -458,6 +462,7 @@ def downgrade() -> None:
     op.drop_table("tokens")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("ix_jobs_state_id")
+        batch_op.drop_index("ix_jobs_source_checkpoint_id")
         batch_op.drop_index("ix_jobs_shape")
         batch_op.drop_index("ix_jobs_queue")
         batch_op.drop_index("ix_jobs_dataset_id")

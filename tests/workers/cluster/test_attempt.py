@@ -180,13 +180,13 @@ def test_an_unknown_exception_is_told_with_its_traceback() -> None:
     assert str(failed).startswith("[training-error] Traceback")
 
 
-def test_only_folders_that_nobody_touched_for_a_week_are_leftovers(tmp_path: Path) -> None:
+def test_only_folders_that_nobody_touched_for_an_hour_are_leftovers(tmp_path: Path) -> None:
     now = 1_800_000_000.0
-    for name, days in (("old", 8), ("recent", 1)):
+    for name, minutes in (("old", 61), ("recent", 59)):
         spool = tmp_path / "attempts" / name / "spool"
         spool.mkdir(parents=True)
         for path in (spool, spool.parent):
-            os.utime(path, (0, now - days * 24 * 3600))
+            os.utime(path, (0, now - minutes * 60))
 
     attempt.remove_leftovers(tmp_path, now=now)
 

@@ -10,7 +10,7 @@ import torch
 
 from service import spec
 from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
-from service.spec import JobSpec
+from service.spec import How, JobSpec
 from service.states import StopReason
 from workers.training import checkpoint, loop, ranks
 from workers.training.loop import Outcome, Place
@@ -89,6 +89,7 @@ def run(
     place: Place | None = None,
     stops_at: int | None = None,
     resume: dict[Part, Path] | None = None,
+    how: How | None = None,
     data_path: Path = Path("nowhere"),
     recorder: Recorder | None = None,
 ) -> tuple[Outcome, Recorder]:
@@ -102,6 +103,7 @@ def run(
         work_path=work_path,
         observer=recorder,
         resume=resume,
+        how=how,
     )
     return outcome, recorder
 

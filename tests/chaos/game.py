@@ -1,0 +1,122 @@
+"""One game: jobs are submitted, things break at random, and at the end everything must be right."""
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import resnetd
+from service.database import Database
+from tests.chaos import invariants
+from tests.chaos.orders import Order, Undisturbed, run_undisturbed
+from tests.chaos.world import Say, World, world
+from tests.support.fake_api import eventually
+
+# After the last strike: everything that is under way may be tried again a few times.
+_FINISH_SECONDS = 600.0
+_IN_FLIGHT = 6
+_TICK_SECONDS = 0.2
+
+
+class Game:
+    """What was submitted in one world, and who is hit when; all chances come from one seed."""
+
+    def __init__(self, world: World, client: resnetd.Client, chance: random.Random) -> None:
+        self.jobs: dict[str, Order] = {}
+        self._world = world
+        self._client = client
+        self._chance = chance
+        self._to_cancel: dict[str, float] = {}
+
+    def submit(self, order: Order) -> None:
+        job = self._client.submit(dict(order.spec))
+        self.jobs[job.id] = order
+        if order.is_cancelled:
+            self._to_cancel[job.id] = time.monotonic() + self._chance.uniform(0.0, 30.0)
+
+    def keep_busy(self, orders: tuple[Order, ...]) -> None:
+        """So many jobs are under way or wait, drawn from `orders`."""
+        unfinished = sum(not self._client.job(job_id).is_final for job_id in list(self.jobs)[-30:])
+        for _ in range(_IN_FLIGHT - unfinished):
+            self.submit(self._chance.choice(orders))
+
+    def cancel_what_is_unwanted(self, *, at: float) -> None:
+        for job_id in [job_id for job_id, due in self._to_cancel.items() if due <= at]:
+            self._client.cancel(job_id)
+            del self._to_cancel[job_id]
+
+    def strike(self, victim: str) -> None:
+        self._world.strike(victim, self._chance)
+
+    def wait_until(self, due: float) -> None:
+        """Looks after the world until then."""
+
+        def is_over() -> bool:
+            self._world.mend()
+            self.cancel_what_is_unwanted(at=time.monotonic())
+            return time.monotonic() >= due
+
+        eventually(is_over, within_seconds=due - time.monotonic() + 120.0)
+
+    def finish(self) -> None:
+        """Until every job has ended; nothing is hit any more."""
+        self.cancel_what_is_unwanted(at=float("inf"))
+        for job_id in self.jobs:
+            eventually(partial(self._is_final, job_id), within_seconds=_FINISH_SECONDS)
+
+    def _is_final(self, job_id: str) -> bool:
+        self._world.mend()
+        return self._client.job(job_id).is_final
+
+    def check(self, undisturbed: Mapping[str, Undisturbed], folder: Path) -> None:
+        invariants.ended_as_deserved(self._client, self.jobs)
+        invariants.events_have_no_gap(self._client, self.jobs)
+        invariants.attempts_wrote_one_after_the_other(
+            self._client, self._world.database_url, self.jobs
+        )
+        for job_id, order in self.jobs.items():
+            if order.state == "succeeded":
+                invariants.told_everything_once(
+                    self._client, job_id, order, undisturbed[order.name], folder
+                )
+        with closing(Database(self._world.database_url)) as database:
+            invariants.nothing_is_left(self._world, database)
+
+    def summary(self) -> str:
+        attempts: dict[Order, list[int]] = {}
+        for job_id, order in self.jobs.items():
+            attempts.setdefault(order, []).append(len(self._client.attempts(job_id)))
+        return "\n".join(
+            f"{order.name}: {len(each)} jobs {order.state}, {sum(each)} attempts, of one job at "
+            f"most {max(each)}"
+            for order, each in attempts.items()
+        )
+
+
+def play(
+    path: Path, *, seed: int, orders: tuple[Order, ...], plot: Callable[[Game], None], say: Say
+) -> str:
+    """The whole game; AssertionError where something is not right. What happened, in words."""
+    chance = random.Random(seed)
+    succeeding = [order for order in orders if order.state == "succeeded"]
+    with (
+        tempfile.TemporaryDirectory(dir=path) as folder,
+        ThreadPoolExecutor(max_workers=1) as beside,
+    ):
+        runs = {
+            order.name: beside.submit(run_undisturbed, order, Path(folder) / order.name)
+            for order in succeeding
+        }
+        with world(path, say) as made, made.client() as client:
+            invariants.call_a_witness(made.database_url)
+            game = Game(made, client, chance)
+            plot(game)
+            say("nothing is hit any more")
+            game.finish()
+            undisturbed = {name: run.result() for name, run in runs.items()}
+            game.check(undisturbed, Path(folder))
+            return game.summary()

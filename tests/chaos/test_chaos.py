@@ -1,0 +1,34 @@
+"""A minute of what `make chaos` does for an hour."""
+
+import random
+import secrets
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.game import Game, play
+from tests.chaos.orders import MISSING, ONE, TWO
+from tests.chaos.world import VICTIMS
+
+pytestmark = [pytest.mark.ray, pytest.mark.db, pytest.mark.slow]
+
+
+def test_whatever_is_killed_each_job_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    """Each kind of process is hit once, in an order that the seed decides."""
+    seed = secrets.randbelow(10**6)
+    said = [f"seed {seed}"]
+    chance = random.Random(seed)
+
+    def plot(game: Game) -> None:
+        for order in (ONE, TWO, MISSING):
+            game.submit(order)
+        for victim in chance.sample(VICTIMS, len(VICTIMS)):
+            game.wait_until(time.monotonic() + chance.uniform(2.0, 5.0))
+            game.strike(victim)
+
+    try:
+        play(tmp_path, seed=seed, orders=(ONE, TWO, MISSING), plot=plot, say=said.append)
+    except AssertionError as error:
+        error.add_note("\n".join(said))
+        raise

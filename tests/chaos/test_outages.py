@@ -1,0 +1,85 @@
+"""The database is away for ten minutes. Seconds of them pass here; clocks are moved by the rest."""
+
+import threading
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from service.database import Database
+from service.settings import Settings
+from service.states import JobState, Reason
+from tests.support.api import serving_new
+from tests.support.cluster import FakeCluster, running
+from tests.support.fake_api import eventually
+from tests.support.postgres import postgres_server
+from tests.support.training import expected_points
+from workers.cluster.attempt import DELIVERY_SECONDS, AttemptSettings, Ending, run_here
+from workers.dispatcher import Dispatcher
+
+pytestmark = [pytest.mark.db, pytest.mark.slow]
+
+TEN_MINUTES = 600.0
+RECIPE = {"name": "quick", "iterations": 200, "evaluate_every": 50, "checkpoint_every": 50}
+
+
+def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
+    tmp_path: Path,
+) -> None:
+    """What is trained meanwhile is there afterwards, each point once."""
+    assert DELIVERY_SECONDS > TEN_MINUTES, "so long what has ended waits for the API"
+    cluster = FakeCluster()
+    with (
+        postgres_server(is_durable=True) as postgres,
+        serving_new(postgres.new_database(), tmp_path) as api,
+        closing(Database(api.settings.database)) as database,
+    ):
+        core = api.core
+        settings = Settings(
+            database_url=api.settings.database_url,
+            api_url=api.url,
+            var_path=tmp_path,
+            poll_seconds=0.1,
+            standbys=0,
+        )
+        dispatcher = Dispatcher(settings, database, cluster, now=core.clock)
+        with running(dispatcher):
+            job_id = core.submit(recipe=RECIPE)
+            eventually(lambda: cluster.started)
+            orders = core.ask(core.runner_of(f"{job_id}-a1"))
+            assert orders is not None
+            assert orders.order is not None
+            brief = orders.order.brief
+            attempt = AttemptSettings(
+                api_url=api.url,
+                attempt_id=brief.attempt_id,
+                token=orders.order.token,
+                data_path=tmp_path / "data",
+                work_path=tmp_path / "work",
+            )
+            endings: list[Ending] = []
+            training = threading.Thread(target=lambda: endings.append(run_here(attempt)))
+            training.start()
+            eventually(lambda: core.job(job_id).state is JobState.RUNNING)
+
+            postgres.stop()
+            for _ in range(10):
+                core.clock.advance(TEN_MINUTES / 10)
+                eventually(partial(_has_looked_again, cluster, cluster.looks))
+            assert endings == [], "it ended without having been heard"
+            postgres.start()
+
+            training.join(60.0)
+            assert endings == [Ending.FINISHED]
+            eventually(lambda: core.job(job_id).state is JobState.SUCCEEDED)
+
+        job = core.job(job_id)
+        assert (job.attempts, job.reason) == (1, Reason.COMPLETED)
+        told = api.get(f"/v1/jobs/{job_id}/metrics").json()["series"]
+        points = {name: series["iterations"] for name, series in told.items()}
+        assert points == expected_points(brief.spec)
+
+
+def _has_looked_again(cluster: FakeCluster, looks: int) -> bool:
+    return cluster.looks > looks
