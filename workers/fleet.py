@@ -20,9 +20,9 @@ log = structlog.get_logger()
 # A shell command, the same for every runner: what differs goes into the environment.
 ENTRYPOINT = "python -m workers runner"
 
-_ASK_AGAIN = timedelta(seconds=10)
-# A runner that was submitted this moment may not be in the list that was asked for before.
-_UNLISTED = timedelta(seconds=15)
+ASK_AGAIN = timedelta(seconds=10)
+# What was submitted this moment may not be in the list that was asked for before.
+UNLISTED = timedelta(seconds=15)
 
 
 class Cluster(Protocol):
@@ -79,7 +79,7 @@ class Fleet:
         if cluster_job is not None:
             return cluster_job.state.is_final
         if runner.submitted_at is not None:
-            return self._now() > runner.submitted_at + _UNLISTED
+            return self._now() > runner.submitted_at + UNLISTED
         # One that is starting is submitted again.
         is_leaving = runner.state is RunnerState.LEAVING
         return is_leaving and runners.is_submission_lost(runner, now=self._now())
@@ -112,7 +112,7 @@ class Fleet:
             runners.dismiss(session, runner_id, now=self._now())
         now = self._now()
         asked_at = self._asked_to_stop.get(runner_id)
-        if asked_at is None or now >= asked_at + _ASK_AGAIN:
+        if asked_at is None or now >= asked_at + ASK_AGAIN:
             self._asked_to_stop[runner_id] = now
             self._cluster.stop(runner_id)
 
