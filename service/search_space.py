@@ -35,7 +35,7 @@ class Draw(StrEnum):
     GRID = "grid"
     UNIFORM = "uniform"
     LOGUNIFORM = "loguniform"
-    QUNIFORM = "quniform"  # rounded to multiples of its third number
+    QUNIFORM = "quniform"  # multiples of its third number
     RANDINT = "randint"  # below its second number
     LOGRANDINT = "lograndint"
     QRANDINT = "qrandint"  # up to its second number, which a multiple may reach
@@ -72,6 +72,12 @@ class Dimension(BaseModel):
             raise ValueError(f"{given[0]} is of numbers above 0, received {low}")
         if step and not 0 < step[0] <= high - low:
             raise ValueError(f"the step of {given[0]} must fit between its ends, received {step}")
+        # Ray Tune draws multiples of the step, Optuna steps from the low end: here they agree.
+        if step and not all(math.isclose(_rounded(end, step[0]), end) for end in (low, high)):
+            raise ValueError(
+                f"the ends of {given[0]} are multiples of its step {step[0]}, "
+                f"received [{low}, {high}]"
+            )
         return self
 
     @property
@@ -92,10 +98,7 @@ class Dimension(BaseModel):
         """Every value, of a range the least and the greatest."""
         if self.draw in {Draw.CHOICE, Draw.GRID}:
             return list(self.arguments)
-        low, high, *step = self.arguments
-        if step:
-            # Ray Tune rounds to multiples of the step itself, which may lie outside of the ends.
-            return [_rounded(low, step[0]), _rounded(high, step[0])]
+        low, high, *_ = self.arguments
         is_open = self.draw in {Draw.RANDINT, Draw.LOGRANDINT}
         return [low, high - 1] if is_open else [low, high]
 
@@ -106,8 +109,7 @@ class Dimension(BaseModel):
             return range(low + 1, high - 1) if high - low <= _MAX_INTEGERS else ()
         if self.draw is Draw.QRANDINT:
             low, high, step = self.arguments
-            first, last = (_rounded(end, step) for end in (low, high))
-            return range(first + step, last, step) if high - low <= _MAX_INTEGERS * step else ()
+            return range(low + step, high, step) if high - low <= _MAX_INTEGERS * step else ()
         return ()
 
 
@@ -200,8 +202,7 @@ def _combinations(
 
 def _rounded(value: Any, step: Any) -> Any:
     """As Ray Tune rounds, to the nearest multiple."""
-    rounded = round(value / step) * step
-    return int(rounded) if isinstance(step, int) else float(rounded)
+    return round(value / step) * step
 
 
 def _pointer(path: str) -> str:

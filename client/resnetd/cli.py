@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from resnetd import exits, hooks, render, writing
+from resnetd import exits, hooks, render, search_verbs, writing
 from resnetd.errors import NotFinished
 from resnetd.exits import ExitCode
 from resnetd.models import Job
@@ -42,6 +42,7 @@ app = typer.Typer(
 
 app.add_typer(commands)
 app.add_typer(hooks.commands, name="webhook")
+app.add_typer(search_verbs.commands, name="search")
 
 
 def main() -> None:

@@ -79,17 +79,19 @@ def tuner(brief: SearchBrief, api: DriverClient, heart: "Heart", storage_path: P
     spec = brief.spec
     metric = [plain(one) for one in spec.metric]
     modes = ["min"] * len(metric)
+    is_tpe = spec.algorithm is Algorithm.TPE
     # What no part of Ray Tune looks at, it need not find in every result.
     is_compared = spec.scheduler.name is not Scheduler.FIFO
     space = {path: _domain(dimension) for path, dimension in spec.space.items()}
     return tune.Tuner(
         tune.with_resources(Trial, _RESOURCES),
-        param_space=space if spec.algorithm is not Algorithm.TPE else {},
+        param_space={} if is_tpe else space,
         tune_config=tune.TuneConfig(
             metric=metric[0] if is_compared else None,
             mode="min" if is_compared else None,
             num_samples=_samples(spec),
-            max_concurrent_trials=spec.budget.concurrent,
+            # The other generator has its own number.
+            max_concurrent_trials=spec.budget.concurrent if is_tpe else None,
             reuse_actors=True,
             search_alg=_searcher(brief, space, metric, modes),
             scheduler=_scheduler(brief),
@@ -114,6 +116,10 @@ class Heart(tune.Stopper):  # type: ignore[misc] # Ray has no types for mypy
         self.is_over = False
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
         self._thread.start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray Tune saves a copy, which nobody reads."""
+        return {}
 
     def __call__(self, _trial_id: str, _result: dict[str, Any]) -> bool:
         return self.is_over
@@ -141,6 +147,10 @@ class Stops(tune.Callback):  # type: ignore[misc] # as above
         self._api = api
         self._heart = heart
 
+    def __getstate__(self) -> dict[str, Any]:
+        """As above."""
+        return {}
+
     def on_trial_complete(
         self, iteration: int, trials: list[Any], trial: Any, **_info: Any
     ) -> None:
@@ -161,7 +171,7 @@ def _searcher(
     spec = brief.spec
     if spec.algorithm is not Algorithm.TPE:
         # Its draws follow from the seed alone: begun again, it draws the same in the same order.
-        return BasicVariantGenerator(random_state=spec.seed)
+        return BasicVariantGenerator(max_concurrent=spec.budget.concurrent, random_state=spec.seed)
     return OptunaSearch(
         OptunaSearch.convert_search_space(space),
         metric=metric if len(metric) > 1 else metric[0],
