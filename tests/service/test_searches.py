@@ -2,7 +2,7 @@
 
 import pytest
 
-from service import search_spec, searches
+from service import retention, search_spec, searches
 from service.errors import (
     CannotFit,
     Conflict,
@@ -173,7 +173,7 @@ def test_a_search_is_deleted_with_its_trials_once_it_has_ended(searching: Search
         searching.steer_delete(search_id)
     searching.driver_dies(search_id)
     with core.database.transaction() as session, pytest.raises(Conflict, match=search_id):
-        searches.retention.delete_job(session, job_id)
+        retention.delete_job(session, job_id)
 
     searching.steer_delete(search_id)
     with pytest.raises(NotFound):

@@ -26,7 +26,7 @@ from service.reports import (
     Part,
 )
 from service.states import Reason
-from workers.reporting.backoff import insist
+from workers.reporting.backoff import DELIVERY_SECONDS, insist
 from workers.reporting.client import ApiClient
 from workers.reporting.outbox import FENCES
 from workers.reporting.reporter import Reporter, drain
@@ -35,8 +35,6 @@ from workers.training.faults import TrainingFault
 from workers.training.loop import Place
 from workers.training.observers import Observer, Unheard
 
-# The API may be away for ten minutes; an attempt that ends in them still delivers.
-DELIVERY_SECONDS = 900.0
 # Before a failing rank 0 lets go; what is left then is the runner's to deliver.
 _LAST_WORDS_SECONDS = 10.0
 # Work that was never delivered and never asked for again.

@@ -28,9 +28,8 @@ from service.errors import Conflict, InvalidInput, Unauthorized, Unavailable
 from service.search_reports import SearchBrief
 from service.search_space import Dimension, Draw
 from service.search_spec import Algorithm, Scheduler, SearchSpec
-from workers.cluster.attempt import DELIVERY_SECONDS
 from workers.cluster.trial import TIME, Trial, client_of_env, plain
-from workers.reporting.backoff import insist
+from workers.reporting.backoff import DELIVERY_SECONDS, insist
 from workers.reporting.driver_client import DriverClient
 
 # An actor holds no CPU, but a request of nothing at all is refused; this is what one occupies.

@@ -8,7 +8,8 @@ from pathlib import Path
 from service.errors import InvalidInput
 from service.pools import Shape
 from service.reports import Order
-from workers.cluster.attempt import DELIVERY_SECONDS, AttemptSettings
+from workers.cluster.attempt import AttemptSettings
+from workers.reporting.backoff import DELIVERY_SECONDS
 from workers.reporting.client import RunnerClient
 
 _SHAPE = re.compile(r"(\d+)x(\d+)cpu(\d+)gpu")

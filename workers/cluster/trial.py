@@ -11,8 +11,7 @@ from ray import tune
 
 from service.errors import InvalidInput
 from service.search_reports import Evaluation, TrialQuestion
-from workers.cluster.attempt import DELIVERY_SECONDS
-from workers.reporting.backoff import insist
+from workers.reporting.backoff import DELIVERY_SECONDS, insist
 from workers.reporting.driver_client import DriverClient
 
 # Shorter than what proxies cut.
