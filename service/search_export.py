@@ -1,8 +1,11 @@
-"""A search's trials as a table, for other programs."""
+"""A search's trials for other programs: a table, and TensorBoard's HParams."""
 
 import csv
 import io
+import tempfile
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from service.search_spec import SearchSpec
 from service.trials import Trial
@@ -28,3 +31,22 @@ def as_csv(spec: SearchSpec, trials: Sequence[Trial]) -> str:
             ]
         )
     return text.getvalue()
+
+
+def as_tensorboard(trials: Sequence[Trial]) -> bytes:
+    """A zip with a folder for each trial that was measured: unpacked, a log directory."""
+    # It imports NumPy and protobuf, half a second that only this answer is worth.
+    from tensorboardX import SummaryWriter  # noqa: PLC0415
+
+    packed = io.BytesIO()
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed, "w") as archive:
+        with SummaryWriter(folder) as writer:
+            for one in trials:
+                if one.values:
+                    metrics = {metric.value: value for metric, value in one.values.items()}
+                    name = f"trial-{one.row.number:05d}"
+                    writer.add_hparams(dict(one.row.params), metrics, name=name)
+        # What lies beside the folders is the writer's own, and empty.
+        for path in sorted(Path(folder).glob("*/*")):
+            archive.write(path, path.relative_to(folder))
+    return packed.getvalue()

@@ -113,26 +113,25 @@ def answer(session: Session, search: SearchRow, *, tune_id: str, after: int) -> 
     trial = _followed(session, search, tune_id)
     job = jobs.find(session, trial.job_id)
     metric = searches.spec_of(search).metric
-    found = session.scalars(
+    marks = session.scalars(
         select(MetricRow.iteration)
         .where(MetricRow.job_id == job.id, MetricRow.series == _MARK, MetricRow.iteration > after)
         .order_by(MetricRow.iteration)
-        .limit(2)
-    ).all()
-    is_last = job.state in FINAL_STATES and len(found) < 2  # noqa: PLR2004 - nothing after it
+    )
+    measured = ((mark, _values_at(session, job, metric, mark)) for mark in marks)
+    # One that was not finite is passed over.
+    whole = [(mark, values) for mark, values in measured if len(values) == len(metric)]
+    is_last = job.state in FINAL_STATES and len(whole) <= 1
     if job.state is JobState.FAILED and is_last:
         return TrialAnswer(failure=f"job {job.id} has failed: {job.message}"[:2000])
-    if found and (is_last or found[0] < job.iterations):
-        values = _values_at(session, job, metric, found[0])
-        if len(values) == len(metric):
-            evaluation = Evaluation(iteration=found[0], values=values, is_last=is_last)
-            return TrialAnswer(evaluation=evaluation)
-    if not is_last:
+    if is_last and not whole:
+        whole = [(after, _values_at(session, job, metric, after))]
+        if len(whole[0][1]) < len(metric):
+            return TrialAnswer(failure=f"job {job.id} was {job.state} before it was measured")
+    if not whole or (whole[0][0] >= job.iterations and not is_last):
         return None
-    values = _values_at(session, job, metric, after) if after else {}
-    if len(values) < len(metric):
-        return TrialAnswer(failure=f"job {job.id} was {job.state} before it was measured")
-    return TrialAnswer(evaluation=Evaluation(iteration=after, values=values, is_last=True))
+    iteration, values = whole[0]
+    return TrialAnswer(evaluation=Evaluation(iteration=iteration, values=values, is_last=is_last))
 
 
 def stop(session: Session, search: SearchRow, *, tune_id: str, now: datetime) -> bool:

@@ -8,6 +8,7 @@ import structlog
 from service import drivers
 from service.database import Database
 from service.drivers import Start
+from service.errors import Unavailable
 from service.search_tables import SearchRow
 from service.settings import Settings
 from workers.cluster import ray_jobs
@@ -52,11 +53,21 @@ class Drivers:
             there = drivers.present(session)
         for search in there:
             name = drivers.driver_id(search)
-            if self._is_lost(search, found.get(name)):
-                self._clear_away(search, found.get(name))
-            elif self._is_late(search):
-                self._ask_to_stop(name)
-        self._start(self._due())
+            try:
+                self._look_after(search, found.get(name))
+            except Unavailable:
+                raise
+            except Exception:
+                # A row that this version cannot read must not stop the queue, nor other searches.
+                log.exception("driver cannot be looked after", driver_id=name)
+        if there:
+            self._start(self._due())
+
+    def _look_after(self, search: SearchRow, cluster_job: ClusterJob | None) -> None:
+        if self._is_lost(search, cluster_job):
+            self._clear_away(search, cluster_job)
+        elif self._is_late(search):
+            self._ask_to_stop(drivers.driver_id(search))
 
     def _due(self) -> list[Start]:
         with self._database.transaction() as session:

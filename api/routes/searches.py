@@ -95,14 +95,19 @@ def read_importance(search_id: str, session: Reading) -> ImportanceList:
 def export(
     search_id: str,
     session: Reading,
-    format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
+    format: Annotated[  # noqa: A002 - the query's name
+        Literal["json", "csv", "tensorboard"], Query()
+    ] = "json",
 ) -> TrialList | Response:
-    """All trials as a table."""
+    """All trials as a table, or as a zip of TensorBoard's HParams."""
     search = searches.find(session, search_id)
     standing = trials.standing(session, search, now=None)
     if format == "csv":
         text = search_export.as_csv(searches.spec_of(search), standing.trials)
         return Response(text, media_type="text/csv")
+    if format == "tensorboard":
+        packed = search_export.as_tensorboard(standing.trials)
+        return Response(packed, media_type="application/zip")
     return TrialList.of(standing)
 
 

@@ -23,9 +23,9 @@ RATES = {"recipe.learning_rate": {"loguniform": [0.01, 0.5]}}
 
 @pytest.fixture(scope="module")
 def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    """One for all, with a standby for each trial that runs at a time."""
+    """One for all, with a standby for each trial that runs at a time, and no more."""
     path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBYS="2") as running:
+    with running_service(head, path, RESNETD_STANDBYS="2", RESNETD_MAX_CPUS="2") as running:
         yield running
 
 
@@ -85,12 +85,20 @@ def test_a_random_search_goes_on_when_the_dispatcher_is_killed(
     assert sorted(shortcuts) == ["A", "A", "none", "none"]
     assert len(client.importance(search.id)["test/error"].shares) == 2
 
+    client.extend_search(search.id, trials=6)
+    _assert_whole(client, search.id, trials=6)
+
 
 def test_a_tpe_search_goes_on_when_its_driver_is_killed(
     head: RayHead, client: resnetd.Client
 ) -> None:
     search = client.submit_search(
-        job=_job(), space=RATES, algorithm="tpe", budget={"trials": 4, "concurrent": 2}
+        job=_job(),
+        space=RATES,
+        algorithm="tpe",
+        # It stops none so early, but looks at each.
+        scheduler={"name": "median", "grace_iterations": 1000},
+        budget={"trials": 4, "concurrent": 2},
     )
     before = _wait_for(
         client, search.id, lambda trials: any(trial.state.is_final for trial in trials)
@@ -118,6 +126,8 @@ def test_asha_stops_a_trial_that_is_worse_and_says_why(client: resnetd.Client) -
     )
     search = client.wait_search(search.id, timeout_seconds=SEARCH_SECONDS)
     assert search.state == "succeeded", search.message
+    # The stopped one may still save its checkpoint.
+    eventually(lambda: all(trial.state.is_final for trial in client.trials(search.id)))
     good, bad = client.trials(search.id)
     assert (good.params["recipe.learning_rate"], good.reason) == (0.1, "completed")
     assert (bad.state, bad.reason) == ("cancelled", "early-stopped")
@@ -125,7 +135,6 @@ def test_asha_stops_a_trial_that_is_worse_and_says_why(client: resnetd.Client) -
     assert bad.why is not None
     assert bad.why.startswith("asha stopped it at iteration")
     assert client.job(bad.job_id).message == bad.why
-    eventually(lambda: client.job(bad.job_id).is_final)
 
 
 def test_a_search_of_two_metrics_ends_with_those_that_none_beats(

@@ -90,6 +90,23 @@ def test_a_driver_that_begins_again_is_told_everything_again(searching: Searchin
     ] == [(10, False), (20, True)]
 
 
+def test_an_evaluation_that_was_not_finite_is_passed_over(searching: Searching) -> None:
+    core = searching.core
+    search_id = searching.run(metric="test/loss")
+    searching.take(search_id, "a")
+    attempt = core.start_next()
+    for sequence, (iteration, loss) in enumerate(((10, None), (15, 2.0)), start=1):
+        points = [
+            MetricPoint(series="test/error", iteration=iteration, value=50.0),
+            MetricPoint(series="test/loss", iteration=iteration, value=loss),
+        ]
+        core.report(attempt.attempt_id, sequence, metrics=points)
+    told = searching.answer(search_id, "a")
+    assert told is not None
+    assert told.evaluation is not None
+    assert (told.evaluation.iteration, told.evaluation.values) == (15, {"test/loss": 2.0})
+
+
 def test_a_cancelled_trial_ends_with_what_it_had(searching: Searching) -> None:
     core = searching.core
     search_id = searching.run()

@@ -76,24 +76,21 @@ def _drive(api: DriverClient, work_path: Path) -> int:
 
 def tuner(brief: SearchBrief, api: DriverClient, heart: "Heart", storage_path: Path) -> tune.Tuner:
     spec = brief.spec
-    metric = [plain(one) for one in spec.metric]
-    modes = ["min"] * len(metric)
     is_tpe = spec.algorithm is Algorithm.TPE
     # What no part of Ray Tune looks at, it need not find in every result.
     is_compared = spec.scheduler.name is not Scheduler.FIFO
-    space = {path: _domain(dimension) for path, dimension in spec.space.items()}
     return tune.Tuner(
         tune.with_resources(Trial, _RESOURCES),
-        param_space={} if is_tpe else space,
+        param_space={} if is_tpe else _domains(spec),
         tune_config=tune.TuneConfig(
-            metric=metric[0] if is_compared else None,
+            metric=plain(spec.metric[0]) if is_compared else None,
             mode="min" if is_compared else None,
-            num_samples=_samples(spec),
+            num_samples=samples(spec),
             # The other generator has its own number.
             max_concurrent_trials=spec.budget.concurrent if is_tpe else None,
             reuse_actors=True,
-            search_alg=_searcher(brief, space, metric, modes),
-            scheduler=_scheduler(brief),
+            search_alg=searcher(brief),
+            scheduler=scheduler(brief),
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -159,29 +156,28 @@ class Stops(tune.Callback):  # type: ignore[misc] # as above
             insist(lambda: self._api.stop(trial.trial_id), deadline_seconds=DELIVERY_SECONDS)
 
 
-def _samples(spec: SearchSpec) -> int:
+def samples(spec: SearchSpec) -> int:
     """Ray Tune multiplies them by the points of a grid."""
     return spec.trials // spec.grid_points
 
 
-def _searcher(
-    brief: SearchBrief, space: dict[str, Any], metric: list[str], modes: list[str]
-) -> Searcher | SearchAlgorithm:
+def searcher(brief: SearchBrief) -> Searcher | SearchAlgorithm:
     spec = brief.spec
     if spec.algorithm is not Algorithm.TPE:
         # Its draws follow from the seed alone: begun again, it draws the same in the same order.
         return BasicVariantGenerator(max_concurrent=spec.budget.concurrent, random_state=spec.seed)
+    metric = [plain(one) for one in spec.metric]
     return OptunaSearch(
-        OptunaSearch.convert_search_space(space),
+        OptunaSearch.convert_search_space(_domains(spec)),
         metric=metric if len(metric) > 1 else metric[0],
-        mode=modes if len(modes) > 1 else modes[0],
+        mode=["min"] * len(metric) if len(metric) > 1 else "min",
         points_to_evaluate=brief.known or None,
         # Another one for each driver: the known trials would be drawn a second time.
         seed=spec.seed + len(brief.known),
     )
 
 
-def _scheduler(brief: SearchBrief) -> TrialScheduler:
+def scheduler(brief: SearchBrief) -> TrialScheduler:
     stopping = brief.spec.scheduler
     grace = stopping.grace_iterations
     if stopping.name is Scheduler.ASHA:
@@ -196,7 +192,11 @@ def _scheduler(brief: SearchBrief) -> TrialScheduler:
     return FIFOScheduler()
 
 
-def _domain(dimension: Dimension) -> Any:
+def _domains(spec: SearchSpec) -> dict[str, Any]:
+    return {path: domain(dimension) for path, dimension in spec.space.items()}
+
+
+def domain(dimension: Dimension) -> Any:
     """Ray Tune's own word for the draw."""
     arguments = list(dimension.arguments)
     if dimension.draw is Draw.GRID:

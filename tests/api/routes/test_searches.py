@@ -1,5 +1,7 @@
 """Searches over HTTP: submitted, shown, followed, exported, steered."""
 
+import io
+import zipfile
 from typing import Any
 
 import pytest
@@ -91,6 +93,17 @@ def test_an_export_has_a_line_for_each_trial(api: Api, searching: Searching) -> 
     assert line.endswith(",succeeded,completed,0,0.1,5.0,")
     assert len(api.get(f"/v1/searches/{search_id}/export").json()["trials"]) == 1
     assert api.get(f"/v1/searches/{search_id}/export?format=xml").status_code == 422
+
+
+def test_tensorboards_hparams_are_a_folder_for_each_trial(api: Api, searching: Searching) -> None:
+    answer = api.get(f"/v1/searches/{_one_trial(searching)}/export?format=tensorboard")
+    assert answer.headers["Content-Type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        (name,) = archive.namelist()
+        content = archive.read(name)
+    assert name.startswith("trial-00001/events.out.tfevents")
+    assert b"recipe.learning_rate" in content
+    assert b"test/error" in content
 
 
 def test_importance_of_few_trials_is_empty(api: Api, searching: Searching) -> None:
