@@ -1,19 +1,17 @@
 """The drivers of searches in the cluster: started where one is wanted, hurried, cleared away."""
 
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 
 import structlog
 
 from service import drivers
-from service.database import Database
 from service.drivers import Start
 from service.errors import Unavailable
 from service.search_tables import SearchRow
-from service.settings import Settings
 from workers.cluster import ray_jobs
 from workers.cluster.ray_jobs import ClusterJob
-from workers.fleet import ASK_AGAIN, UNLISTED, Cluster
+from workers.fleet import UNLISTED, Keeper
 
 log = structlog.get_logger()
 
@@ -21,24 +19,8 @@ log = structlog.get_logger()
 ENTRYPOINT = "python -m workers search"
 
 
-class Drivers:
-    """Several dispatchers may see to the drivers: what each does twice has the effect of once."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        cluster: Cluster,
-        *,
-        owner: str,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._cluster = cluster
-        self._owner = owner
-        self._now = now
-        self._asked_to_stop: dict[str, datetime] = {}
+class Drivers(Keeper):
+    """Several dispatchers may see to the drivers."""
 
     def start_due(self) -> None:
         """Gives the cluster the drivers that are missing. They hold no CPU: there is room."""
@@ -111,12 +93,6 @@ class Drivers:
         # It says a word every few seconds, unless the API is away: then the next one waits for it.
         patience = timedelta(seconds=2 * self._settings.silent_seconds)
         return now > search.driver_heard_at + patience
-
-    def _ask_to_stop(self, name: str) -> None:
-        asked_at = self._asked_to_stop.get(name)
-        if asked_at is None or self._now() >= asked_at + ASK_AGAIN:
-            self._asked_to_stop[name] = self._now()
-            self._cluster.stop(name)
 
     def _clear_away(self, search: SearchRow, cluster_job: ClusterJob | None) -> None:
         name = drivers.driver_id(search)

@@ -24,6 +24,7 @@ from resnetd.session import (
     Output,
     OutputOption,
     Session,
+    SettingsOption,
     documents,
     explanation,
     say,
@@ -109,10 +110,7 @@ def submit(
     priority: Annotated[int | None, typer.Option(help="0 to 100; higher runs first.")] = None,
     name: Annotated[str | None, typer.Option(help="For people.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="To find it by; may be repeated.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     file: Annotated[
         str | None, typer.Option(help="A spec in JSON, - for standard input; options override it.")
     ] = None,

@@ -13,7 +13,15 @@ from resnetd import exits, render, writing
 from resnetd.client import Client
 from resnetd.exits import ExitCode
 from resnetd.search_models import Search, Trial
-from resnetd.session import Output, OutputOption, Session, documents, say, usage_errors
+from resnetd.session import (
+    Output,
+    OutputOption,
+    Session,
+    SettingsOption,
+    documents,
+    say,
+    usage_errors,
+)
 
 commands = typer.Typer(
     no_args_is_help=True,
@@ -30,10 +38,7 @@ def submit(
     context: typer.Context,
     file: Annotated[str, typer.Argument(help="A search's spec in JSON, - for standard input.")],
     *,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key again answers the same search.")
     ] = None,
