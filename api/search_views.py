@@ -43,7 +43,7 @@ class TrialView(_View):
             values=dict(trial.values),
             rank=trial.rank,
             iteration=job.progress["iteration"] if job.progress is not None else 0,
-            why=trial.row.why,
+            why=trial.why,
         )
 
 

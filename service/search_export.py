@@ -27,7 +27,7 @@ def as_csv(spec: SearchSpec, trials: Sequence[Trial]) -> str:
                 "" if one.rank is None else one.rank,
                 *("" if (value := one.row.params[field]) is None else value for field in fields),
                 *(one.values.get(metric, "") for metric in spec.metric),
-                one.row.why or "",
+                one.why or "",
             ]
         )
     return text.getvalue()

@@ -71,9 +71,10 @@ class TrialAnswer(_Wire):
 
 
 class TrialStop(_Wire):
-    """A scheduler's decision to stop a trial."""
+    """A scheduler's decision to stop a trial, by its evaluation at that iteration."""
 
     tune_id: TuneId
+    iteration: Count
 
 
 class Heartbeat(_Wire):

@@ -16,7 +16,7 @@ from service.search_spec import Metric, SearchSpec
 from service.search_tables import SearchRow, TrialRow
 from service.searches import SearchEventKind
 from service.spec import JobSpec
-from service.states import FINAL_STATES, JobState, SearchEnd, SearchState
+from service.states import FINAL_STATES, JobState, Reason, SearchEnd, SearchState
 from service.tables import AttemptRow, JobRow, MetricRow
 
 # What every evaluation reports.
@@ -34,6 +34,11 @@ class Trial:
     job: JobRow
     values: Mapping[Metric, float]
     rank: int | None
+
+    @property
+    def why(self) -> str | None:
+        """Why its search has stopped it; None where it had ended before it could be."""
+        return self.row.why if self.job.reason is Reason.EARLY_STOPPED else None
 
 
 def ranked(session: Session, search: SearchRow) -> list[Trial]:
@@ -134,15 +139,19 @@ def answer(session: Session, search: SearchRow, *, tune_id: str, after: int) -> 
     return TrialAnswer(evaluation=Evaluation(iteration=iteration, values=values, is_last=is_last))
 
 
-def stop(session: Session, search: SearchRow, *, tune_id: str, now: datetime) -> bool:
-    """Stops a trial for its scheduler; False where its job has ended by itself."""
+def stop(
+    session: Session, search: SearchRow, *, tune_id: str, iteration: int, now: datetime
+) -> bool:
+    """Stops a trial for its scheduler, which has seen the evaluation at that iteration.
+
+    False where its job has ended by itself.
+    """
     trial = _followed(session, search, tune_id)
     spec = searches.spec_of(search)
     job = jobs.find(session, trial.job_id)
-    values = _values(job, spec.metric, {})
+    values = _values_at(session, job, spec.metric, iteration)
     told = ", ".join(f"{metric} {value:g}" for metric, value in values.items())
-    at = job.progress["iteration"] if job.progress is not None else 0
-    why = f"{spec.scheduler.name} stopped it at iteration {at} with {told or 'nothing measured'}"
+    why = f"{spec.scheduler.name} stopped it: at iteration {iteration} it had {told or 'no value'}"
     return _stop(session, search, trial, why=why, now=now)
 
 

@@ -59,7 +59,9 @@ def stop(search_id: CallingDriver, decision: TrialStop, session: Writing, now: N
     search = searches.lock(session, search_id)
     is_over = drivers.is_dismissed(search)
     if not is_over:
-        trials.stop(session, search, tune_id=decision.tune_id, now=now)
+        trials.stop(
+            session, search, tune_id=decision.tune_id, iteration=decision.iteration, now=now
+        )
     return Dismissal(is_over=is_over)
 
 

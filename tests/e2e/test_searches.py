@@ -133,7 +133,7 @@ def test_asha_stops_a_trial_that_is_worse_and_says_why(client: resnetd.Client) -
     assert (bad.state, bad.reason) == ("cancelled", "early-stopped")
     assert bad.iteration < 300
     assert bad.why is not None
-    assert bad.why.startswith("asha stopped it at iteration")
+    assert bad.why.startswith("asha stopped it: at iteration")
     assert client.job(bad.job_id).message == bad.why
 
 

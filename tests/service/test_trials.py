@@ -148,8 +148,22 @@ def test_a_trial_that_its_scheduler_stops_says_so_and_why(searching: Searching) 
     core.finish(attempt.attempt_id, Reason.EARLY_STOPPED)
     job = core.job(job_id)
     assert (job.state, job.reason) == (JobState.CANCELLED, Reason.EARLY_STOPPED)
-    assert job.message == "asha stopped it at iteration 10 with test/error 40"
-    assert searching.standing(search_id).trials[0].row.why == job.message
+    assert job.message == "asha stopped it: at iteration 10 it had test/error 40"
+    assert searching.standing(search_id).trials[0].why == job.message
+
+
+def test_a_trial_that_ended_before_it_was_stopped_says_nothing_of_it(
+    searching: Searching,
+) -> None:
+    core = searching.core
+    search_id = searching.run(scheduler="asha")
+    searching.take(search_id, "a")
+    attempt = core.start_next()
+    searching.evaluate(attempt, 1, 10, 40.0)
+    assert searching.stop(search_id, "a")
+    core.finish(attempt.attempt_id)
+    (trial,) = searching.standing(search_id).trials
+    assert (trial.job.reason, trial.why) == (Reason.COMPLETED, None)
 
 
 def test_a_waiting_trial_is_stopped_at_once(searching: Searching) -> None:

@@ -94,10 +94,12 @@ class Searching:
             search = searches.find(session, search_id)
             return trials.answer(session, search, tune_id=tune_id, after=after)
 
-    def stop(self, search_id: str, tune_id: str) -> bool:
+    def stop(self, search_id: str, tune_id: str, *, iteration: int = 10) -> bool:
         with self.core.database.transaction() as session:
             search = searches.lock(session, search_id)
-            return trials.stop(session, search, tune_id=tune_id, now=self.core.clock.now)
+            return trials.stop(
+                session, search, tune_id=tune_id, iteration=iteration, now=self.core.clock.now
+            )
 
     def heard(self, search_id: str) -> bool:
         """Whether the driver is to leave."""

@@ -153,7 +153,11 @@ class Stops(tune.Callback):  # type: ignore[misc] # as above
         del iteration, trials
         # Where the search is over, the API has decided what becomes of its trials.
         if not self._heart.is_over:
-            insist(lambda: self._api.stop(trial.trial_id), deadline_seconds=DELIVERY_SECONDS)
+            iteration = int(trial.last_result[TIME])
+            insist(
+                lambda: self._api.stop(trial.trial_id, iteration=iteration),
+                deadline_seconds=DELIVERY_SECONDS,
+            )
 
 
 def samples(spec: SearchSpec) -> int:

@@ -58,8 +58,9 @@ class DriverClient:
         """Waits as long as the question says."""
         return self._ask(TrialAnswer, "/trials/next", question, seconds=question.wait_seconds)
 
-    def stop(self, tune_id: str) -> None:
-        self._ask(Dismissal, "/trials/stop", TrialStop(tune_id=tune_id))
+    def stop(self, tune_id: str, *, iteration: int) -> None:
+        decision = TrialStop(tune_id=tune_id, iteration=iteration)
+        self._ask(Dismissal, "/trials/stop", decision)
 
     def is_over(self, *, wait_seconds: float) -> bool:
         """The heartbeat. Waits so long, or until the driver is to leave."""

@@ -51,7 +51,7 @@ def test_a_driver_begins_takes_trials_and_follows_them_to_the_end(
     searching.train(5.0)
     told = _ask(any_api, start, "/trials/next", tune_id="a", after=10).json()["evaluation"]
     assert told == {"iteration": 20, "values": {"test/error": 5.0}, "is_last": True}
-    stop = _ask(any_api, start, "/trials/stop", tune_id="a")
+    stop = _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10)
     assert stop.json() == {"is_over": False}, "it has ended: nothing to stop"
     assert _ask(any_api, start, "/finish", message="done").status_code == 200
     assert searching.row(start.search_id).state == "succeeded"
@@ -84,7 +84,9 @@ def test_a_heartbeat_is_answered_when_the_search_is_cancelled(
     assert _ask(any_api, start, "/trials/next", tune_id="a").json()["is_over"]
     for refused in (_take(any_api, start), _ask(any_api, start, "/begin")):
         assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
-    assert _ask(any_api, start, "/trials/stop", tune_id="a").json() == {"is_over": True}
+    assert _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10).json() == {
+        "is_over": True
+    }
 
 
 def test_only_a_drivers_own_token_opens_its_door(any_api: Api, searching: Searching) -> None:
