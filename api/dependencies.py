@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 
 from api.auth import bearer
 from api.changes import ChangeHub
-from service import attempts, runners, tokens
+from service import attempts, drivers, runners, tokens
 from service.artifacts import ArtifactStore
 from service.database import Database, Session
 from service.settings import Settings
@@ -95,3 +95,15 @@ def runner(
 
 
 CallingRunner = Annotated[str, Depends(runner)]
+
+
+def driver(
+    request: Request, held: Held, driver_id: str, _: Annotated[object, Depends(_scheme)]
+) -> str:
+    """The id of the search whose present driver's own token came with the request."""
+    secret = bearer(request)
+    with held.database.reading() as session:
+        return drivers.authenticate(session, driver_id, secret).id
+
+
+CallingDriver = Annotated[str, Depends(driver)]

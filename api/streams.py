@@ -1,16 +1,20 @@
-"""Server-sent events: what happened to a job, and its progress, as it comes."""
+"""Server-sent events: what happened to a job or a search, and its progress, as it comes."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Services
+from api.search_views import SearchView
 from api.views import EventView, ProgressView
-from service import events, jobs
+from service import events, jobs, searches, trials
 from service.errors import Unavailable
 
 # Proxies close connections that are silent for a minute.
@@ -18,38 +22,58 @@ _KEEPALIVE_SECONDS = 15.0
 _BATCH = 500
 
 
+@dataclass(frozen=True)
+class _Look:
+    """Events after those that were told, and how things stand now; None: nothing to tell."""
+
+    events: Sequence[EventView]
+    progress: BaseModel | None
+    is_final: bool
+
+
 def follow_job(held: Services, job_id: str, *, after: int) -> Response:
     """Events that follow `after`, then those to come, until the job is final."""
+    return _follow(held, partial(_look_at_job, held, job_id), after=after)
+
+
+def follow_search(held: Services, search_id: str, *, after: int) -> Response:
+    """As of a job; its progress is the whole search as it stands."""
+    return _follow(held, partial(_look_at_search, held, search_id), after=after)
+
+
+def _follow(held: Services, look: Callable[[int], _Look], *, after: int) -> Response:
     return StreamingResponse(
-        _follow(held, job_id, after=after),
+        _told(held, look, after=after),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
-async def _follow(held: Services, job_id: str, *, after: int) -> AsyncIterator[bytes]:
+async def _told(
+    held: Services, look: Callable[[int], _Look], *, after: int
+) -> AsyncIterator[bytes]:
     changed = held.changes.subscribe()
-    told: ProgressView | None = None
+    told: BaseModel | None = None
     try:
         yield format_sse_event(retry=1000)
         while not held.changes.is_closing:
             changed.clear()
             try:
-                found, progress, is_final = await run_in_threadpool(_look, held, job_id, after)
+                seen = await run_in_threadpool(look, after)
             except Unavailable:
                 # The reader comes again with Last-Event-ID, when the database may be back.
                 return
-            news = [_event(event) for event in found]
-            after = found[-1].number if found else after
-            if progress is not None and progress != told:
-                told = progress
-                # Nothing follows the event that makes the job final.
-                news.insert(0 if is_final else len(news), _progress(progress))
+            news = [_event(event) for event in seen.events]
+            after = seen.events[-1].number if seen.events else after
+            if seen.progress is not None and seen.progress != told:
+                told = seen.progress
+                # Nothing follows the event that makes it final.
+                news.insert(0 if seen.is_final else len(news), _progress(seen.progress))
             for each in news:
                 yield each
-            if len(found) == _BATCH:
+            if len(seen.events) == _BATCH:
                 continue
-            if is_final:
+            if seen.is_final:
                 return
             try:
                 await asyncio.wait_for(changed.wait(), _KEEPALIVE_SECONDS)
@@ -65,15 +89,22 @@ def _event(event: EventView) -> bytes:
     )
 
 
-def _progress(progress: ProgressView) -> bytes:
+def _progress(progress: BaseModel) -> bytes:
     return format_sse_event(event="progress", data_str=progress.model_dump_json())
 
 
-def _look(
-    held: Services, job_id: str, after: int
-) -> tuple[list[EventView], ProgressView | None, bool]:
+def _look_at_job(held: Services, job_id: str, after: int) -> _Look:
     with held.database.reading() as session:
         job = jobs.find(session, job_id)
         found = events.after(session, job_id, after, limit=_BATCH)
         views = [EventView.of(event) for event in found]
-        return views, ProgressView.of(job), job.state.is_final
+        return _Look(views, ProgressView.of(job), job.state.is_final)
+
+
+def _look_at_search(held: Services, search_id: str, after: int) -> _Look:
+    with held.database.reading() as session:
+        search = searches.find(session, search_id)
+        found = searches.events_after(session, search_id, after, limit=_BATCH)
+        views = [EventView.model_validate(event) for event in found]
+        progress = SearchView.of(search, trials.standing(session, search, now=None))
+        return _Look(views, progress, search.state.is_final)

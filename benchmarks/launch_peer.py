@@ -4,7 +4,7 @@
     python -m benchmarks.launch_peer fits  WORKERS MARKS RUNS   fit() again and again, driver warm
     torchrun ... -m benchmarks.launch_peer plain WORKERS MARK   no Ray at all
     python -m benchmarks.launch_peer small 1 -                  one TorchTrainer.fit() of bench-many
-    python -m benchmarks.launch_peer tune  TRIALS -             as many trials of the same
+    python -m benchmarks.launch_peer tune  TRIALS -             as many trials, of learning rates
 
 A mark is a file with the time of the first optimizer step, in seconds since 1970; `fits` writes
 seconds from the call of fit() instead, one line a run.
@@ -24,7 +24,7 @@ import torch.distributed as dist
 from service.reports import Launch
 from service.spec import parse
 from workers.training import loop
-from workers.training.loop import Place
+from workers.training.loop import Outcome, Place
 from workers.training.observers import Unheard
 
 _SPEC: dict[str, Any] = {
@@ -47,11 +47,11 @@ class _Mark(Unheard):
         self.path.write_text(str(launch.first_step_at.timestamp()))
 
 
-def _train(config: dict[str, Any], *, rank: int, world_size: int) -> None:
+def _train(config: dict[str, Any], *, rank: int, world_size: int) -> Outcome:
     spec = parse({**config["spec"], "resources": {"num_workers": world_size}})
     place = Place(rank=rank, world_size=world_size, device=torch.device("cpu"), threads=1)
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(
+        return loop.train(
             spec,
             place=place,
             data_path=Path(folder),
@@ -107,12 +107,15 @@ def _tune(*, trials: int) -> None:
 
     ray.init(address="auto", logging_level="WARNING")
 
-    def trial(_config: dict[str, Any]) -> None:
-        _train({"mark": None, "spec": _SMALL_SPEC}, rank=0, world_size=1)
+    def trial(config: dict[str, Any]) -> None:
+        spec = _SMALL_SPEC | {"recipe": _SMALL_SPEC["recipe"] | config}
+        outcome = _train({"mark": None, "spec": spec}, rank=0, world_size=1)
+        tune.report({"error": outcome.result.test_error})
 
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(
             tune.with_resources(trial, {"cpu": 1}),
+            param_space={"learning_rate": tune.loguniform(0.01, 0.5)},
             tune_config=tune.TuneConfig(num_samples=trials),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()

@@ -229,6 +229,9 @@ def _move_on(
     now: datetime,
 ) -> None:
     """What becomes of the job after its attempt has ended."""
+    if reason is Reason.EARLY_STOPPED:
+        # The search has said why when it asked.
+        message = job.message or message
     if reason.fault is Fault.USER:
         job.restarts += 1
     elif reason.fault is not None:
@@ -247,8 +250,8 @@ def _move_on(
 def _next_state(job: JobRow, reason: Reason) -> JobState:
     if reason is Reason.COMPLETED:
         return JobState.SUCCEEDED
-    is_cancelled = job.stop_requested is StopReason.CANCEL
-    if is_cancelled or reason in {Reason.CANCELLED, Reason.KILLED}:
+    is_cancelled = job.stop_requested in {StopReason.CANCEL, StopReason.EARLY_STOP}
+    if is_cancelled or reason in {Reason.CANCELLED, Reason.KILLED, Reason.EARLY_STOPPED}:
         return JobState.CANCELLED
     has_restarts = (
         job.restarts <= jobs.spec_of(job).max_restarts and job.other_restarts <= MAX_OTHER_RESTARTS

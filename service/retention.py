@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from service import checkpoints, jobs, moves, origins, webhooks
 from service.errors import Conflict
+from service.search_tables import TrialRow
 from service.settings import Keep
 from service.spec import Retention
 from service.states import FINAL_STATES
@@ -54,6 +55,9 @@ def delete_job(session: Session, job_id: str) -> list[str]:
     job = moves.lock(session, job_id)
     if not job.state.is_final:
         raise Conflict(f"job {job.id} is {job.state}; cancel it first")
+    search_id = session.scalar(select(TrialRow.search_id).where(TrialRow.job_id == job.id))
+    if search_id is not None:
+        raise Conflict(f"job {job.id} is a trial of search {search_id}, and is deleted with it")
     attempts = session.scalars(select(AttemptRow).where(AttemptRow.job_id == job.id)).all()
     if any(attempt.released_at is None for attempt in attempts):
         raise Conflict(f"the processes of job {job.id} are still being cleared away")

@@ -1,4 +1,4 @@
-"""The states of jobs, attempts and runners, the moves between them, and why attempts end.
+"""The states of jobs, attempts, runners and searches, the moves between them, and why they end.
 
     blocked ──what it waits for has ended──┐
     held ──────────release─────────────────┤
@@ -14,6 +14,11 @@ its attempts at the same iteration again and again is held by the service itself
 
 Stopping a running job is a request (a column of the job), not a state: the job moves when its
 attempt has ended.
+
+    queued ──driver is up──► running ──► succeeded, failed, cancelled
+      ▲  ▲                    │   │
+      │  └──────resume── paused ◄─┘      a search; one that has succeeded is
+      └───────extended────────────       queued again when it is extended
 """
 
 from enum import StrEnum
@@ -108,6 +113,7 @@ class Reason(StrEnum):
     KILLED = "killed"
     PAUSED = "paused"
     PREEMPTED = "preempted"
+    EARLY_STOPPED = "early-stopped"
     DEPENDENCY_FAILED = "dependency-failed"
     TIME_LIMIT = "time-limit"
     DATASET_MISSING = "dataset-missing"
@@ -143,6 +149,7 @@ _FAULTS: dict[Reason, Fault | None] = {
     Reason.KILLED: None,
     Reason.PAUSED: None,
     Reason.PREEMPTED: None,
+    Reason.EARLY_STOPPED: None,
     Reason.DEPENDENCY_FAILED: None,
     Reason.TIME_LIMIT: Fault.USER,
     Reason.DATASET_MISSING: Fault.USER,
@@ -189,6 +196,7 @@ class StopReason(StrEnum):
     TIME_LIMIT = "time-limit"
     PAUSE = "pause"
     PREEMPT = "preempt"
+    EARLY_STOP = "early-stop"
 
     @property
     def reason(self) -> Reason:
@@ -201,4 +209,48 @@ _REASONS = {
     StopReason.TIME_LIMIT: Reason.TIME_LIMIT,
     StopReason.PAUSE: Reason.PAUSED,
     StopReason.PREEMPT: Reason.PREEMPTED,
+    StopReason.EARLY_STOP: Reason.EARLY_STOPPED,
 }
+
+
+class SearchState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing of it runs; only an extension brings it back."""
+        return self in _ENDED_SEARCHES
+
+    @property
+    def wants_driver(self) -> bool:
+        return self in {SearchState.QUEUED, SearchState.RUNNING}
+
+
+_ENDED_SEARCHES = frozenset({SearchState.SUCCEEDED, SearchState.FAILED, SearchState.CANCELLED})
+_AFTER_A_SEARCH = _ENDED_SEARCHES | {SearchState.PAUSED}
+
+NEXT_SEARCH_STATES: dict[SearchState, frozenset[SearchState]] = {
+    SearchState.QUEUED: _AFTER_A_SEARCH | {SearchState.RUNNING},
+    SearchState.RUNNING: _AFTER_A_SEARCH | {SearchState.QUEUED},
+    SearchState.PAUSED: frozenset({SearchState.QUEUED, SearchState.CANCELLED}),
+    SearchState.SUCCEEDED: frozenset({SearchState.QUEUED}),
+    SearchState.FAILED: frozenset(),
+    SearchState.CANCELLED: frozenset(),
+}
+
+
+class SearchEnd(StrEnum):
+    """Why a search has ended."""
+
+    TRIALS = "trials"  # all trials of its budget have ended
+    TARGET = "target-error"
+    ITERATIONS = "iterations"
+    WALL_TIME = "wall-seconds"
+    CANCELLED = "cancelled"
+    NO_TRIAL = "no-trial-succeeded"
+    DRIVER = "driver-failed"

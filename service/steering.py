@@ -1,4 +1,4 @@
-"""What people ask of a job that is there: hold, release, pause, resume, cancel, kill, change.
+"""What is asked of a job that is there: hold, release, pause, resume, cancel, kill, change.
 
 Each repeated changes nothing more. IllegalMove where the job's state does not allow it.
 """
@@ -12,6 +12,9 @@ from service.errors import IllegalMove
 from service.events import EventKind
 from service.states import JobState, Reason, StopReason
 from service.tables import JobRow
+
+# After which the job is not tried again.
+_FINAL_REQUESTS = frozenset({StopReason.CANCEL, StopReason.EARLY_STOP})
 
 
 def hold(session: Session, job_id: str, *, now: datetime) -> JobRow:
@@ -74,6 +77,21 @@ def preempt(session: Session, job: JobRow, *, by: str, now: datetime) -> None:
     _ask(session, job, StopReason.PREEMPT, now=now, by=by)
 
 
+def stop_early(session: Session, job_id: str, *, why: str, now: datetime) -> bool:
+    """A search's own cancel: False where the job has ended, or stops already."""
+    job = moves.lock(session, job_id)
+    if job.state.is_final or job.stop_requested in _FINAL_REQUESTS:
+        return False
+    if job.state.is_waiting:
+        reason = Reason.EARLY_STOPPED
+        moves.move(session, job, JobState.CANCELLED, reason=reason, message=why, now=now)
+    else:
+        _ask(session, job, StopReason.EARLY_STOP, now=now, why=why)
+        # Until its attempt has ended: what the job says of its end then.
+        job.message = why
+    return True
+
+
 def change_priority(session: Session, job_id: str, priority: int, *, now: datetime) -> JobRow:
     """The job's place moves as if it had been submitted so."""
     job = moves.lock(session, job_id)
@@ -98,14 +116,22 @@ def _let_go(session: Session, job_id: str, kept: JobState, *, now: datetime) -> 
 
 
 def _ask(
-    session: Session, job: JobRow, stop: StopReason, *, now: datetime, by: str | None = None
+    session: Session,
+    job: JobRow,
+    stop: StopReason,
+    *,
+    now: datetime,
+    by: str | None = None,
+    why: str | None = None,
 ) -> None:
     """The stronger request stands: a cancelled job is not paused, a paused one not preempted."""
     if job.stop_requested is stop:
         return
-    if job.stop_requested is StopReason.CANCEL:
+    is_weaker = stop is not StopReason.CANCEL and job.stop_requested in _FINAL_REQUESTS
+    if job.stop_requested is StopReason.CANCEL or is_weaker:
         raise IllegalMove(f"job {job.id} is being cancelled")
     job.stop_requested = stop
     job.stop_requested_at = now
-    data = {"stop": stop} | ({"by": by} if by is not None else {})
-    events.append(session, job, EventKind.STOP_REQUESTED, data, now=now)
+    data = {"stop": stop, "by": by, "why": why}
+    told = {name: value for name, value in data.items() if value is not None}
+    events.append(session, job, EventKind.STOP_REQUESTED, told, now=now)

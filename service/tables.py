@@ -22,7 +22,15 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.reports import LogLevel
 from service.spec import Condition
-from service.states import AttemptState, JobState, Reason, RunnerState, StopReason
+from service.states import (
+    AttemptState,
+    JobState,
+    Reason,
+    RunnerState,
+    SearchEnd,
+    SearchState,
+    StopReason,
+)
 
 Document = JSON().with_variant(JSONB(), "postgresql")
 
@@ -79,6 +87,8 @@ class Base(DeclarativeBase):
         LogLevel: _text_enum(LogLevel),
         StopReason: _text_enum(StopReason),
         Condition: _text_enum(Condition),
+        SearchState: _text_enum(SearchState),
+        SearchEnd: _text_enum(SearchEnd),
     }
 
 

@@ -1,4 +1,4 @@
-"""`resnetd-worker`: the dispatcher, a runner of attempts, and fetching data sets."""
+"""`resnetd-worker`: the dispatcher, a runner of attempts, a search's driver, fetching data sets."""
 
 import argparse
 import signal
@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("dispatcher", help="give queued jobs to the cluster until told to stop")
     commands.add_parser("runner", help="run attempts of jobs; the dispatcher starts it")
+    commands.add_parser("search", help="drive a search; the dispatcher starts it")
     fetch = commands.add_parser("fetch", help="download a data set to where attempts look for it")
     downloads = [one.name for one in datasets.DATASETS.values() if one.origin is Origin.DOWNLOAD]
     fetch.add_argument("dataset", choices=sorted(downloads))
@@ -30,6 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
             from workers.cluster import start  # noqa: PLC0415
 
             return start.main()
+        if chosen.command == "search":
+            # Ray Tune, as above.
+            from workers.cluster import search  # noqa: PLC0415
+
+            return search.main()
         return _fetch(chosen.dataset, chosen.data_path)
     except ResnetdError as error:
         print(f"resnetd-worker: {error}", file=sys.stderr)

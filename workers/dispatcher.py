@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.states import AttemptState, Reason
 from service.tables import AttemptRow, JobRow
 from workers.cluster.ray_jobs import ClusterJob
+from workers.drivers import Drivers
 from workers.fleet import Cluster, Fleet
 
 log = structlog.get_logger()
@@ -54,6 +55,7 @@ class Dispatcher:
         self._now = now
         self.owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._fleet = Fleet(settings, database, cluster, owner=self.owner, now=now)
+        self._drivers = Drivers(settings, database, cluster, owner=self.owner, now=now)
         self._warned: type[Unavailable] | None = None
         self._next_look = now()
         self._next_sweep = now()
@@ -98,6 +100,7 @@ class Dispatcher:
         while (claim := self._claim()) is not None:
             log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
         self._fleet.start_what_fits()
+        self._drivers.start_due()
         now = self._now()
         with self._database.reading() as session:
             due = queue.next_wake(session, now=now)
@@ -140,6 +143,7 @@ class Dispatcher:
                 # A row that this version cannot read must not stop the queue, nor other attempts.
                 log.exception("attempt cannot be watched", attempt_id=one.attempt.id)
         self._fleet.tidy(there, found)
+        self._drivers.tidy(found)
         self._next_look = self._now() + timedelta(seconds=self._settings.poll_seconds)
 
     def _claim(self) -> Claim | None:

@@ -22,8 +22,8 @@ log = structlog.get_logger()
 ENTRYPOINT = "python -m workers runner"
 
 _ASK_AGAIN = timedelta(seconds=10)
-# A runner that was submitted this moment may not be in the list that was asked for before.
-_UNLISTED = timedelta(seconds=15)
+# What was submitted this moment may not be in the list that was asked for before.
+UNLISTED = timedelta(seconds=15)
 
 
 class Cluster(Protocol):
@@ -44,8 +44,8 @@ class Cluster(Protocol):
     def resources(self) -> ClusterResources: ...
 
 
-class Fleet:
-    """Several dispatchers may see to one fleet: what each does twice has the effect of once."""
+class Keeper:
+    """Who sees to Ray jobs of one kind: what each asks twice has the effect of once."""
 
     def __init__(
         self,
@@ -62,6 +62,18 @@ class Fleet:
         self._owner = owner
         self._now = now
         self._asked_to_stop: dict[str, datetime] = {}
+
+    def _ask_to_stop(self, submission_id: str) -> None:
+        """Now and then again, as long as it is asked for."""
+        now = self._now()
+        asked_at = self._asked_to_stop.get(submission_id)
+        if asked_at is None or now >= asked_at + _ASK_AGAIN:
+            self._asked_to_stop[submission_id] = now
+            self._cluster.stop(submission_id)
+
+
+class Fleet(Keeper):
+    """Several dispatchers may see to one fleet."""
 
     def start_what_fits(self) -> None:
         """Gives the cluster the planned runners that there is room for."""
@@ -85,7 +97,7 @@ class Fleet:
         if cluster_job is not None:
             return cluster_job.state.is_final
         if runner.submitted_at is not None:
-            return self._now() > runner.submitted_at + _UNLISTED
+            return self._now() > runner.submitted_at + UNLISTED
         # One that is starting is submitted again.
         is_leaving = runner.state is RunnerState.LEAVING
         return is_leaving and runners.is_submission_lost(runner, now=self._now())
@@ -116,11 +128,7 @@ class Fleet:
         """Ends a runner that does not come back from its attempt by itself."""
         with self._database.transaction() as session:
             runners.dismiss(session, runner_id, now=self._now())
-        now = self._now()
-        asked_at = self._asked_to_stop.get(runner_id)
-        if asked_at is None or now >= asked_at + _ASK_AGAIN:
-            self._asked_to_stop[runner_id] = now
-            self._cluster.stop(runner_id)
+        self._ask_to_stop(runner_id)
 
     def _submit(self, start: Start) -> None:
         env_vars = ray_jobs.runner_env(

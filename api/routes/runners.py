@@ -1,10 +1,10 @@
 """What runners ask, each with its own token: which attempt is next."""
 
-import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 
+from api import waiting
 from api.dependencies import CallingRunner, Held, Services
 from service import runners
 from service.reports import Orders, Question
@@ -17,27 +17,15 @@ async def next_orders(
     request: Request, runner_id: CallingRunner, question: Question, held: Held
 ) -> Orders:
     """An attempt to run, as soon as there is one; an empty answer when the wait is over."""
-    changed = held.changes.subscribe()
-    try:
-        orders = await run_in_threadpool(_ask, held, runner_id, question)
-        deadline = asyncio.get_running_loop().time() + question.wait_seconds
-        while orders is None and not held.changes.is_closing:
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            try:
-                await asyncio.wait_for(changed.wait(), left)
-            except TimeoutError:
-                break
-            changed.clear()
-            # Who asks twice is answered once: the older answer would replace the newer's token.
-            if await request.is_disconnected():
-                break
-            if await run_in_threadpool(_has_orders, held, runner_id):
-                orders = await run_in_threadpool(_ask, held, runner_id, question)
-        return orders or Orders(order=None, is_dismissed=False)
-    finally:
-        held.changes.unsubscribe(changed)
+    # An older answer's token would be replaced by a newer one's: it looks before it asks.
+    orders = await waiting.until_there_is_one(
+        request,
+        held,
+        partial(_ask, held, runner_id, question),
+        wait_seconds=question.wait_seconds,
+        is_worth_asking=partial(_has_orders, held, runner_id),
+    )
+    return orders or Orders(order=None, is_dismissed=False)
 
 
 def _ask(held: Services, runner_id: str, question: Question) -> Orders | None:

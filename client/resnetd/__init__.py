@@ -28,6 +28,7 @@ from resnetd.errors import (
     NotFinished,
     NotFound,
     ResnetdError,
+    SearchNotFinished,
     ServerError,
     Unauthorized,
     Unavailable,
@@ -56,6 +57,7 @@ from resnetd.models import (
     WaitingJob,
     Webhook,
 )
+from resnetd.search_models import Importance, Search, SearchState, Trial, Used
 from resnetd.transport import Retry
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "Fault",
     "Forbidden",
     "IdempotencyMismatch",
+    "Importance",
     "InvalidInput",
     "Job",
     "JobCancelled",
@@ -95,13 +98,18 @@ __all__ = [
     "ResnetdError",
     "Result",
     "Retry",
+    "Search",
+    "SearchNotFinished",
+    "SearchState",
     "Series",
     "ServerError",
     "Span",
     "Standing",
+    "Trial",
     "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",
+    "Used",
     "WaitingJob",
     "Webhook",
 ]

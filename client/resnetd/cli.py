@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from resnetd import exits, hooks, render, writing
+from resnetd import exits, hooks, render, search_verbs, writing
 from resnetd.errors import NotFinished
 from resnetd.exits import ExitCode
 from resnetd.models import Job
@@ -24,6 +24,7 @@ from resnetd.session import (
     Output,
     OutputOption,
     Session,
+    SettingsOption,
     documents,
     explanation,
     say,
@@ -42,6 +43,7 @@ app = typer.Typer(
 
 app.add_typer(commands)
 app.add_typer(hooks.commands, name="webhook")
+app.add_typer(search_verbs.commands, name="search")
 
 
 def main() -> None:
@@ -116,10 +118,7 @@ def submit(
             " continue its run, take its weights, or deepen its network.",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     file: Annotated[
         str | None, typer.Option(help="A spec in JSON, - for standard input; options override it.")
     ] = None,

@@ -35,6 +35,7 @@ from resnetd.models import (
     Recipe,
     Series,
 )
+from resnetd.searches import Searches
 from resnetd.steering import Steering
 from resnetd.transport import Patience, Retry, Transport
 from resnetd.webhooks import Webhooks
@@ -48,7 +49,7 @@ _CANDIDATES = 5
 T = TypeVar("T")
 
 
-class Client(Steering, Webhooks):
+class Client(Steering, Searches, Webhooks):
     """A connection to one service. Use it as a context manager, or close it.
 
     Args:

@@ -23,9 +23,11 @@ ResnetdError
 └── NotFinished             wait() was given less time than the job needs
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnetd.models import Job, JobState, Reason
+from resnetd.search_models import Search
 
 
 class ResnetdError(Exception):
@@ -113,10 +115,11 @@ class Unavailable(ServerError):
 
 
 class AmbiguousId(ResnetdError):
-    """A shortened id that several jobs begin with; `candidates` are some of them."""
+    """A shortened id that several jobs or searches begin with; `candidates` are some of them."""
 
-    def __init__(self, prefix: str, candidates: tuple[Job, ...]) -> None:
-        super().__init__(f"several jobs begin with {prefix!r}")
+    def __init__(self, prefix: str, candidates: Sequence[Job | Search]) -> None:
+        kind = "jobs" if isinstance(candidates[0], Job) else "searches"
+        super().__init__(f"several {kind} begin with {prefix!r}")
         self.candidates = candidates
 
 
@@ -151,6 +154,14 @@ class NotFinished(ResnetdError, TimeoutError):
     def __init__(self, job: Job, *, timeout_seconds: float) -> None:
         super().__init__(f"job {job.id} is still {job.state} after {timeout_seconds:g} s")
         self.job = job
+
+
+class SearchNotFinished(ResnetdError, TimeoutError):
+    """wait_search() was given less time than the search needs; `search` is how it stood."""
+
+    def __init__(self, search: Search, *, timeout_seconds: float) -> None:
+        super().__init__(f"search {search.id} is still {search.state} after {timeout_seconds:g} s")
+        self.search = search
 
 
 def of_answer(

@@ -13,9 +13,11 @@ from resnetd.errors import (
     NotFinished,
     NotFound,
     ResnetdError,
+    SearchNotFinished,
     Unavailable,
 )
 from resnetd.models import Job, JobState, Reason
+from resnetd.search_models import Search
 
 
 class ExitCode(IntEnum):
@@ -45,6 +47,10 @@ def of_job(job: Job) -> ExitCode:
     return ExitCode.NOT_FINISHED
 
 
+def of_search(search: Search) -> ExitCode:
+    return _BY_STATE.get(JobState(search.state), ExitCode.NOT_FINISHED)
+
+
 def of_jobs(jobs: list[Job]) -> ExitCode:
     """Of several jobs the worst: any failure before a time limit before a cancellation."""
     codes = {of_job(job) for job in jobs}
@@ -55,7 +61,7 @@ _BY_ERROR: tuple[tuple[type[ResnetdError] | tuple[type[ResnetdError], ...], Exit
     ((InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration, AmbiguousId), ExitCode.USAGE),
     ((CannotConnect, Unavailable), ExitCode.CANNOT_CONNECT),
     (NotFound, ExitCode.NOT_FOUND),
-    (NotFinished, ExitCode.NOT_FINISHED),
+    ((NotFinished, SearchNotFinished), ExitCode.NOT_FINISHED),
 )
 
 _BY_STATE = {

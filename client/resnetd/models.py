@@ -35,6 +35,7 @@ class Reason(OpenEnum):
     KILLED = "killed"
     PAUSED = "paused"
     PREEMPTED = "preempted"
+    EARLY_STOPPED = "early-stopped"
     DEPENDENCY_FAILED = "dependency-failed"
     TIME_LIMIT = "time-limit"
     DATASET_MISSING = "dataset-missing"

@@ -32,6 +32,10 @@ JobIds = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or how they begin.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people or for machines.")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
+]
 
 
 @dataclass

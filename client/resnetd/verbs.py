@@ -17,6 +17,7 @@ from resnetd.session import (
     Output,
     OutputOption,
     Session,
+    SettingsOption,
     documents,
     explanation,
     say,
@@ -91,10 +92,7 @@ def clone(
     context: typer.Context,
     job_id: JobId,
     *,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Submit a job like another, with what is set changed. Its id goes to standard output."""
@@ -133,10 +131,7 @@ def batch(
 def plan(
     context: typer.Context,
     *,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field; may be repeated."),
-    ] = None,
+    settings: SettingsOption = None,
     file: Annotated[
         str | None, typer.Option(help="A spec in JSON, - for standard input; --set overrides it.")
     ] = None,

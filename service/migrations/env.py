@@ -3,8 +3,9 @@
 from typing import Any, Literal
 
 from alembic import context
+from sqlalchemy import Connection
 
-from service import settings
+from service import search_tables, settings  # noqa: F401 - its tables belong to the schema
 from service.database import Database
 from service.tables import Base, UtcDateTime
 
@@ -19,6 +20,9 @@ def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
 def run() -> None:
     database = context.config.attributes.get("database") or Database(settings.load().database)
     with database.engine.connect() as connection:
+        if database.is_sqlite:
+            # A changed table is made anew: dropping the old one would take along what refers to it.
+            _set_foreign_keys(connection, is_on=False)
         context.configure(
             connection=connection,
             target_metadata=Base.metadata,
@@ -29,6 +33,17 @@ def run() -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
+        if database.is_sqlite:
+            connection.rollback()
+            _set_foreign_keys(connection, is_on=True)
+
+
+def _set_foreign_keys(connection: Connection, *, is_on: bool) -> None:
+    """Outside of a transaction: SQLite ignores it within one."""
+    assert not connection.in_transaction()
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA foreign_keys={'ON' if is_on else 'OFF'}")
+    cursor.close()
 
 
 run()

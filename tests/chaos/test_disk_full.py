@@ -13,7 +13,9 @@ from tests.support.api import Api, serving_new
 from tests.support.core import note, written
 from tests.support.fake_api import TOKEN, FakeApi, digits_brief, eventually, fake_api
 from tests.support.training import expected_points
-from workers.cluster.attempt import AttemptSettings, Ending, run_here
+from workers.cluster.attempt import run_here
+from workers.cluster.endings import Ending
+from workers.cluster.settings import AttemptSettings
 
 _DISK = "2m"
 

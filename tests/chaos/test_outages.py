@@ -15,8 +15,11 @@ from tests.support.cluster import FakeCluster, running
 from tests.support.fake_api import eventually
 from tests.support.postgres import postgres_server
 from tests.support.training import expected_points
-from workers.cluster.attempt import DELIVERY_SECONDS, AttemptSettings, Ending, run_here
+from workers.cluster.attempt import run_here
+from workers.cluster.endings import Ending
+from workers.cluster.settings import AttemptSettings
 from workers.dispatcher import Dispatcher
+from workers.reporting.backoff import DELIVERY_SECONDS
 
 pytestmark = [pytest.mark.db, pytest.mark.slow]
 

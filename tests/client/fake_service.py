@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.client import fake_documents, misbehaviour
+from tests.client import fake_documents, fake_searches, misbehaviour
 from tests.client.misbehaviour import WEIGHTS
 
 TOKEN = "a-token-nobody-shows"
@@ -214,6 +214,8 @@ class Handler(BaseHTTPRequestHandler):
             self._submit(asked.body) if asked.method == "POST" else self._list()
         elif asked.path.startswith("/v1/webhooks"):
             self.send(fake_documents.WEBHOOKS[asked.method, asked.path.rpartition("/")[2]])
+        elif asked.path.startswith("/v1/searches"):
+            self._answer_for_searches()
         elif asked.path == "/v1/jobs:plan":
             self.send(fake_documents.PLAN | {"spec": asked.body})
         elif asked.path == "/v1/jobs:batch":
@@ -225,6 +227,17 @@ class Handler(BaseHTTPRequestHandler):
             self.send(fake_documents.FIXED[asked.path])
         else:
             self.refuse(404, "not-found", f"nothing is at {asked.path}")
+
+    def _answer_for_searches(self) -> None:
+        asked = self.request_read
+        query = urlsplit(self.path).query
+        try:
+            found = fake_searches.answer(asked.method, asked.path, query)
+        except KeyError:
+            return self.refuse(404, "not-found", "no such search")
+        if isinstance(found, str):
+            return self.send_bytes(found.encode(), "text/csv")
+        return self.send(found, 201 if asked.method == "POST" else 200)
 
     def send(self, document: Any, status: int = 200, **headers: str) -> None:
         self.send_bytes(json.dumps(document).encode(), "application/json", status, **headers)

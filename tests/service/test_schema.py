@@ -6,18 +6,31 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, inspect
+from sqlalchemy import MetaData, inspect, text
 
 from service import schema, tokens, webhooks
 from service.database import Database
 from service.errors import DatabaseUnavailable
 from service.reports import LogLevel, LogLine, MetricPoint
 from service.tables import Base
-from tests.support.core import Core, job_id_of, note
+from tests.support.core import Clock, Core, job_id_of, note
+from tests.support.searching import Searching
+
+_KEPT = ("jobs", "attempts", "events", "runners", "job_tags")
 
 
 def _tables(database: Database) -> set[str]:
     return set(inspect(database.engine).get_table_names()) - {"alembic_version"}
+
+
+def _counts(database: Database) -> dict[str, int]:
+    """Rows of each table that is there, of those that hold jobs or searches."""
+    names = {*_KEPT, "searches", "trials", "search_events"} & _tables(database)
+    with database.engine.connect() as connection:
+        return {
+            name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
+            for name in names
+        }
 
 
 def test_migrations_make_exactly_what_the_tables_say(database: Database) -> None:
@@ -112,3 +125,40 @@ def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
     schema.upgrade(database)
     schema.require_current(database)
     database.close()
+
+
+def test_jobs_live_through_the_migration_to_searches_and_back(database: Database) -> None:
+    core = Core(database, Clock())
+    attempt = core.run()
+    searching = Searching(core)
+    search_id = searching.run()
+    stopped = searching.take(search_id, "a").job_id
+    searching.stop(search_id, "a")
+    core.submit(tags=["kept"])
+    before = _counts(database)
+
+    schema.downgrade(database, revision="0001")
+    assert _counts(database) == {name: before[name] for name in _KEPT}
+    with database.engine.connect() as connection:
+        reason = connection.scalar(
+            text("SELECT reason FROM jobs WHERE id = :job"), {"job": stopped}
+        )
+    assert reason == "cancelled"
+
+    schema.upgrade(database)
+    assert _counts(database) == {name: before[name] for name in _KEPT} | {
+        "searches": 0,
+        "trials": 0,
+        "search_events": 0,
+    }
+    core.report(attempt.attempt_id, 2)
+
+
+def test_after_a_migration_rows_still_go_with_those_they_belong_to(database: Database) -> None:
+    schema.downgrade(database, revision="0001")
+    schema.upgrade(database)
+    core = Core(database, Clock())
+    core.submit(tags=["kept"])
+    with database.transaction() as session:
+        session.execute(text("DELETE FROM jobs"))
+    assert _counts(database)["job_tags"] == 0

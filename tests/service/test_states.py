@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.states import FINAL_STATES, NEXT_STATES, Fault, JobState, Reason
+from service.states import (
+    FINAL_STATES,
+    NEXT_SEARCH_STATES,
+    NEXT_STATES,
+    Fault,
+    JobState,
+    Reason,
+    SearchState,
+    StopReason,
+)
 
 
 def test_exactly_succeeded_failed_and_cancelled_are_final() -> None:
@@ -53,3 +62,18 @@ def test_whatever_is_not_the_users_fault_is_retried() -> None:
 def test_what_would_end_the_same_way_again_is_not_retried(reason: Reason) -> None:
     assert reason.fault is Fault.USER
     assert not reason.is_retried
+
+
+def test_a_search_can_end_from_every_state_and_only_an_extension_follows_its_end() -> None:
+    reaches_end = {state for state in SearchState if state.is_final}
+    for _ in SearchState:
+        reaches_end |= {state for state in SearchState if NEXT_SEARCH_STATES[state] & reaches_end}
+    assert reaches_end == set(SearchState)
+    assert NEXT_SEARCH_STATES[SearchState.SUCCEEDED] == {SearchState.QUEUED}
+    assert not NEXT_SEARCH_STATES[SearchState.FAILED]
+    assert not NEXT_SEARCH_STATES[SearchState.CANCELLED]
+
+
+def test_every_request_to_stop_has_a_reason_without_a_fault_or_a_time_limit() -> None:
+    faults = {stop: stop.reason.fault for stop in StopReason}
+    assert {stop for stop, fault in faults.items() if fault is not None} == {StopReason.TIME_LIMIT}

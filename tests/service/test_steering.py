@@ -147,3 +147,24 @@ def test_what_the_cluster_loses_is_not_poison(core: Core) -> None:
         core.end(claimed, Reason.LOST)
         core.release(claimed)
         claimed = core.retry()
+
+
+def test_a_job_that_its_search_stops_is_not_paused_but_can_be_cancelled(core: Core) -> None:
+    job_id = job_id_of(core.run())
+    assert core.stop_early(job_id)
+    assert not core.stop_early(job_id)
+    with pytest.raises(IllegalMove):
+        core.steer("pause", job_id)
+    assert core.steer("cancel", job_id).stop_requested is StopReason.CANCEL
+
+
+def test_a_job_that_its_search_stops_is_not_tried_again(core: Core) -> None:
+    claimed = core.run()
+    core.stop_early(job_id_of(claimed))
+    assert core.finish(claimed.attempt_id, Reason.WORKER_DIED) is JobState.CANCELLED
+
+
+def test_a_job_that_has_ended_is_not_stopped_early(core: Core) -> None:
+    claimed = core.run()
+    core.finish(claimed.attempt_id)
+    assert not core.stop_early(job_id_of(claimed))

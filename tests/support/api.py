@@ -98,12 +98,14 @@ class Api:
         return self.report(claimed, sequence, checkpoints=[note.model_dump(mode="json")])
 
     @contextmanager
-    def stream(self, job_id: str, **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
-        """The job's events as they come: `id`, `event` and the decoded `data` of each."""
+    def stream(
+        self, name: str, *, of: str = "jobs", **headers: str
+    ) -> Iterator[Iterator[dict[str, Any]]]:
+        """A job's or search's events as they come: `id`, `event`, the decoded `data` of each."""
         sent = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
-        with self.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=sent) as response:
+        with self.http.stream("GET", f"/v1/{of}/{name}/events", headers=sent) as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
             yield _events(response.iter_lines())
 

@@ -233,6 +233,10 @@ class Core:
         with self.database.transaction() as session:
             return steering.cancel(session, job_id, now=self.clock.now).state
 
+    def stop_early(self, job_id: str) -> bool:
+        with self.database.transaction() as session:
+            return steering.stop_early(session, job_id, why="worse", now=self.clock.now)
+
     def steer(self, verb: str, job_id: str, *arguments: Any) -> JobRow:
         """One of service.steering's functions."""
         with self.database.transaction() as session:

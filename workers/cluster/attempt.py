@@ -26,7 +26,7 @@ from service.reports import (
 from service.states import Reason
 from workers.cluster.endings import AttemptFailed, Ending
 from workers.cluster.settings import AttemptSettings
-from workers.reporting.backoff import insist
+from workers.reporting.backoff import DELIVERY_SECONDS, insist
 from workers.reporting.client import ApiClient
 from workers.reporting.outbox import FENCES
 from workers.reporting.reporter import Reporter, drain

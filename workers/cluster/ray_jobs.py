@@ -23,6 +23,15 @@ from service.pools import Shape
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
 
+_RAY_ENV = {
+    # SIGINT lets Train and Tune end their workers in order, 2 s; SIGTERM only ends the driver.
+    "RAY_JOB_STOP_SIGNAL": "SIGINT",
+    "RAY_JOB_STOP_WAIT_TIME_S": "10",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
 class ClusterJobState(StrEnum):
     PENDING = "pending"
     RUNNING = "running"
@@ -81,7 +90,7 @@ def runner_env(
 
     Whoever may list the cluster's jobs reads it: the token opens what this runner is given.
     """
-    return {
+    return _RAY_ENV | {
         "RESNETD_API_URL": api_url,
         "RESNETD_RUNNER_ID": runner_id,
         "RESNETD_RUNNER_TOKEN": token,
@@ -91,18 +100,26 @@ def runner_env(
         "RESNETD_DATA_PATH": str(data_path),
         "RESNETD_WORK_PATH": str(work_path),
         "RESNETD_RUNNER_NODES": str(num_nodes),
-        # SIGINT lets Train end its workers in order, 2 s; SIGTERM only ends the driver.
-        "RAY_JOB_STOP_SIGNAL": "SIGINT",
-        "RAY_JOB_STOP_WAIT_TIME_S": "10",
         # The end, and the death of a worker, are seen within this instead of 2 s.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
         # One process less for each runner: a preempted attempt is retried as a whole.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
         # Or every line of a rank's log comes twice.
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def driver_env(*, api_url: str, driver_id: str, token: str, work_path: Path) -> dict[str, str]:
+    """The environment of a search's driver: what workers.cluster.search reads, and Ray's own."""
+    return _RAY_ENV | {
+        "RESNETD_API_URL": api_url,
+        "RESNETD_DRIVER_ID": driver_id,
+        "RESNETD_DRIVER_TOKEN": token,
+        "RESNETD_WORK_PATH": str(work_path),
+        # The API keeps what trials report; files of Ray Tune's own would say it again.
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
     }
 
 

@@ -9,10 +9,8 @@ from typing import Any
 from service.errors import InvalidInput
 from service.pools import Shape
 from service.reports import Order
+from workers.reporting.backoff import DELIVERY_SECONDS
 from workers.reporting.client import ApiClient, RunnerClient
-
-# The API may be away for ten minutes; an attempt that ends in them still delivers.
-DELIVERY_SECONDS = 900.0
 
 _SHAPE = re.compile(r"(\d+)x(\d+)cpu(\d+)gpu")
 

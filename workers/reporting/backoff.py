@@ -10,6 +10,8 @@ import structlog
 
 from service.errors import Unavailable
 
+# The API may be away for ten minutes; an attempt that ends in them still delivers.
+DELIVERY_SECONDS = 900.0
 SHORTEST_SECONDS = 0.5
 LONGEST_SECONDS = 15.0
 

@@ -16,9 +16,9 @@ from service.states import JobState
 Model = TypeVar("Model", bound=BaseModel)
 
 _CHUNK_BYTES = 1 << 20
-_CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 # The API answers a report in milliseconds; a part it hashes and may write to a far store.
-_REPORT_SECONDS = 10.0
+REPORT_SECONDS = 10.0
 _PART_SECONDS = 120.0
 
 _BY_CODE: dict[str, type[errors.ResnetdError]] = {
@@ -55,18 +55,18 @@ class ApiClient:
         api_url: str,
         attempt_id: str,
         token: str,
-        report_seconds: float = _REPORT_SECONDS,
+        report_seconds: float = REPORT_SECONDS,
         part_seconds: float = _PART_SECONDS,
     ) -> None:
         self._http = httpx.Client(
             base_url=api_url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(report_seconds, connect=_CONNECT_SECONDS),
+            timeout=httpx.Timeout(report_seconds, connect=CONNECT_SECONDS),
             # The proxy of a far network has no say between a cluster and its own API.
             trust_env=False,
         )
         self._path = f"/v1/attempts/{attempt_id}"
-        self._part_timeout = httpx.Timeout(part_seconds, connect=_CONNECT_SECONDS)
+        self._part_timeout = httpx.Timeout(part_seconds, connect=CONNECT_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -78,10 +78,10 @@ class ApiClient:
         self._http.close()
 
     def brief(self) -> AttemptBrief:
-        return _parse(AttemptBrief, self._send("GET", ""))
+        return parse(AttemptBrief, self._send("GET", ""))
 
     def report(self, report: Report) -> Control:
-        return _parse(Control, self._send("POST", "/reports", content=report.model_dump_json()))
+        return parse(Control, self._send("POST", "/reports", content=report.model_dump_json()))
 
     def upload(self, *, iteration: int, digest: PartDigest, path: Path) -> None:
         """OSError where the file cannot be read."""
@@ -103,14 +103,14 @@ class ApiClient:
         sha256 = hashlib.sha256()
         partial = path.with_suffix(".partial")
         with (
-            _transport_errors(),
+            transport_errors(),
             self._http.stream(
                 "GET", f"{self._path}/resume/{digest.part}", timeout=self._part_timeout
             ) as response,
         ):
             if not response.is_success:
                 response.read()
-                raise _error_of(response)
+                raise error_of(response)
             with partial.open("wb") as file:
                 for chunk in response.iter_bytes(_CHUNK_BYTES):
                     sha256.update(chunk)
@@ -125,7 +125,7 @@ class ApiClient:
 
     def finish(self, finish: Finish) -> JobState:
         answer = self._send("POST", "/finish", content=finish.model_dump_json())
-        return _parse(_Ended, answer).job_state
+        return parse(_Ended, answer).job_state
 
     def _send(
         self,
@@ -136,7 +136,7 @@ class ApiClient:
         headers: dict[str, str] | None = None,
         timeout: httpx.Timeout | None = None,
     ) -> httpx.Response:
-        with _transport_errors():
+        with transport_errors():
             response = self._http.request(
                 method,
                 f"{self._path}{path}",
@@ -145,7 +145,7 @@ class ApiClient:
                 timeout=timeout or self._http.timeout,
             )
         if not response.is_success:
-            raise _error_of(response)
+            raise error_of(response)
         return response
 
 
@@ -168,25 +168,25 @@ class RunnerClient:
 
     def next(self, question: Question) -> Orders:
         """Waits as long as the question says."""
-        timeout = httpx.Timeout(question.wait_seconds + _REPORT_SECONDS, connect=_CONNECT_SECONDS)
-        with _transport_errors():
+        timeout = httpx.Timeout(question.wait_seconds + REPORT_SECONDS, connect=CONNECT_SECONDS)
+        with transport_errors():
             response = self._http.post(
                 self._path, content=question.model_dump_json(), timeout=timeout
             )
         if not response.is_success:
-            raise _error_of(response)
-        return _parse(Orders, response)
+            raise error_of(response)
+        return parse(Orders, response)
 
 
 @contextmanager
-def _transport_errors() -> Iterator[None]:
+def transport_errors() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
         raise errors.ApiUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-def _error_of(response: httpx.Response) -> errors.ResnetdError:
+def error_of(response: httpx.Response) -> errors.ResnetdError:
     code, detail = _problem(response)
     request = response.request
     message = f"{request.method} {request.url.path} was answered {response.status_code}: {detail}"
@@ -208,7 +208,7 @@ def _problem(response: httpx.Response) -> tuple[str, str]:
     return str(problem.get("code", "")), str(problem.get("detail", ""))[:500]
 
 
-def _parse(model: type[Model], response: httpx.Response) -> Model:
+def parse(model: type[Model], response: httpx.Response) -> Model:
     try:
         return model.model_validate_json(response.content)
     except ValidationError as error:

@@ -1,0 +1,106 @@
+"""What drivers ask: answered at once, or as soon as there is something to say."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from service.drivers import Start
+from tests.support.api import TOKEN, Api
+from tests.support.fake_api import eventually
+from tests.support.searching import Searching
+
+
+@pytest.fixture
+def searching(any_api: Api) -> Searching:
+    return Searching(any_api.core)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+def _started(searching: Searching) -> Start:
+    searching.submit()
+    (start,) = searching.due()
+    return start
+
+
+def _ask(
+    api: Api, start: Start, path: str, token: str | None = None, **body: Any
+) -> httpx.Response:
+    return api.post(f"/v1/drivers/{start.driver_id}{path}", body, token=token or start.secret)
+
+
+def _take(api: Api, start: Start, tune_id: str = "a") -> httpx.Response:
+    return _ask(api, start, "/trials", tune_id=tune_id, params={"recipe.learning_rate": 0.1})
+
+
+def test_a_driver_begins_takes_trials_and_follows_them_to_the_end(
+    any_api: Api, searching: Searching
+) -> None:
+    start = _started(searching)
+    brief = _ask(any_api, start, "/begin").json()
+    assert (brief["iterations"], brief["evaluate_every"], brief["known"]) == (20, 10, [])
+    assert _take(any_api, start).json()["number"] == 1
+    assert _ask(any_api, start, "/trials/next", tune_id="a").json()["evaluation"] is None
+    searching.train(5.0)
+    told = _ask(any_api, start, "/trials/next", tune_id="a", after=10).json()["evaluation"]
+    assert told == {"iteration": 20, "values": {"test/error": 5.0}, "is_last": True}
+    stop = _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10)
+    assert stop.json() == {"is_over": False}, "it has ended: nothing to stop"
+    assert _ask(any_api, start, "/finish", message="done").status_code == 200
+    assert searching.row(start.search_id).state == "succeeded"
+
+
+def test_a_question_for_an_evaluation_is_answered_when_it_comes(
+    any_api: Api, searching: Searching, threads: ThreadPoolExecutor
+) -> None:
+    start = _started(searching)
+    _ask(any_api, start, "/begin")
+    _take(any_api, start)
+    attempt = searching.core.start_next()
+    waiting = threads.submit(
+        _ask, any_api, start, "/trials/next", tune_id="a", after=0, wait_seconds=60
+    )
+    searching.evaluate(attempt, 1, 10, 40.0)
+    assert waiting.result(30.0).json()["evaluation"]["iteration"] == 10
+
+
+def test_a_heartbeat_is_answered_when_the_search_is_cancelled(
+    any_api: Api, searching: Searching, threads: ThreadPoolExecutor
+) -> None:
+    start = _started(searching)
+    _ask(any_api, start, "/begin")
+    assert _ask(any_api, start, "/heartbeat").json() == {"is_over": False}
+    waiting = threads.submit(_ask, any_api, start, "/heartbeat", wait_seconds=60)
+    eventually(lambda: searching.row(start.search_id).driver_heard_at is not None)
+    any_api.post(f"/v1/searches/{start.search_id}/cancel")
+    assert waiting.result(30.0).json() == {"is_over": True}
+    assert _ask(any_api, start, "/trials/next", tune_id="a").json()["is_over"]
+    for refused in (_take(any_api, start), _ask(any_api, start, "/begin")):
+        assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10).json() == {
+        "is_over": True
+    }
+
+
+def test_only_a_drivers_own_token_opens_its_door(any_api: Api, searching: Searching) -> None:
+    start = _started(searching)
+    for token in (TOKEN, "another token, long enough"):
+        assert _ask(any_api, start, "/begin", token).status_code == 401
+    searching.driver_dies(start.search_id)
+    searching.core.clock.advance(60.0)
+    searching.due()
+    assert _ask(any_api, start, "/begin").status_code == 401
+
+
+def test_parameters_that_make_no_job_are_refused(any_api: Api, searching: Searching) -> None:
+    start = _started(searching)
+    _ask(any_api, start, "/begin")
+    wrong = _ask(any_api, start, "/trials", tune_id="a", params={"recipe.learning_rate": -1.0})
+    assert wrong.status_code == 422

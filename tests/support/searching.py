@@ -1,0 +1,142 @@
+"""Searches driven by hand, over the core: one call is one transaction."""
+
+from typing import Any
+
+from service import drivers, search_spec, searches, trials
+from service.drivers import Start
+from service.reports import MetricPoint, Progress
+from service.search_reports import FollowedTrial, SearchBrief, TrialAnswer
+from service.search_tables import SearchRow
+from service.states import Reason
+from service.trials import Standing
+from tests.support.core import Core, Taken, written
+
+# The smallest job: two evaluations.
+TINY = {"name": "quick", "iterations": 20, "evaluate_every": 10, "checkpoint_every": 20}
+
+
+def search_body(**fields: Any) -> dict[str, Any]:
+    """What somebody writes for a small search, with `fields` beside or instead."""
+    return {
+        "job": written(recipe=TINY),
+        "space": {"recipe.learning_rate": {"loguniform": [0.001, 1.0]}},
+        "algorithm": "random",
+        "budget": {"trials": 4, "concurrent": 2},
+    } | fields
+
+
+class Searching:
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        core.offer(cpus=64)
+
+    def submit(self, *, key: str | None = None, **fields: Any) -> str:
+        spec = search_spec.parse(search_body(**fields))
+        self.core.clock.advance(1.0)
+        with self.core.database.transaction() as session:
+            return searches.submit(
+                session, spec, user="ann", now=self.core.clock.now, idempotency_key=key
+            ).search.id
+
+    def row(self, search_id: str) -> SearchRow:
+        with self.core.database.reading() as session:
+            return searches.find(session, search_id)
+
+    def due(self) -> list[Start]:
+        with self.core.database.transaction() as session:
+            starts = drivers.due(session, now=self.core.clock.now)
+            for start in starts:
+                drivers.submitted(
+                    session, start.search_id, number=start.number, now=self.core.clock.now
+                )
+            return starts
+
+    def begin(self, search_id: str) -> SearchBrief | None:
+        with self.core.database.transaction() as session:
+            return drivers.brief(session, search_id, now=self.core.clock.now)
+
+    def run(self, **fields: Any) -> str:
+        """A new search under its first driver."""
+        search_id = self.submit(**fields)
+        assert [start.search_id for start in self.due()] == [search_id]
+        assert self.begin(search_id) is not None
+        return search_id
+
+    def driver_dies(self, search_id: str) -> None:
+        with self.core.database.transaction() as session:
+            number = searches.find(session, search_id).driver
+            drivers.gone(
+                session, search_id, number=number, message="killed", now=self.core.clock.now
+            )
+
+    def next_driver(self, search_id: str) -> SearchBrief:
+        self.core.clock.advance(120.0)
+        assert [start.search_id for start in self.due()] == [search_id]
+        brief = self.begin(search_id)
+        assert brief is not None
+        return brief
+
+    def take(self, search_id: str, tune_id: str, rate: float = 0.1, **params: Any) -> FollowedTrial:
+        # Of two jobs the later one is younger.
+        self.core.clock.advance(0.001)
+        with self.core.database.transaction() as session:
+            search = searches.lock(session, search_id)
+            return trials.take(
+                session,
+                search,
+                tune_id=tune_id,
+                params={"recipe.learning_rate": rate} | params,
+                now=self.core.clock.now,
+            )
+
+    def answer(self, search_id: str, tune_id: str, after: int = 0) -> TrialAnswer | None:
+        with self.core.database.reading() as session:
+            search = searches.find(session, search_id)
+            return trials.answer(session, search, tune_id=tune_id, after=after)
+
+    def stop(self, search_id: str, tune_id: str, *, iteration: int = 10) -> bool:
+        with self.core.database.transaction() as session:
+            search = searches.lock(session, search_id)
+            return trials.stop(
+                session, search, tune_id=tune_id, iteration=iteration, now=self.core.clock.now
+            )
+
+    def heard(self, search_id: str) -> bool:
+        """Whether the driver is to leave."""
+        with self.core.database.transaction() as session:
+            return drivers.heard(session, search_id, now=self.core.clock.now)
+
+    def finish(self, search_id: str) -> None:
+        with self.core.database.transaction() as session:
+            drivers.finish(session, search_id, message="all ended", now=self.core.clock.now)
+
+    def steer(self, verb: str, search_id: str, *arguments: Any) -> SearchRow:
+        with self.core.database.transaction() as session:
+            steered: SearchRow = getattr(searches, verb)(
+                session, search_id, *arguments, now=self.core.clock.now
+            )
+            return steered
+
+    def standing(self, search_id: str) -> Standing:
+        with self.core.database.reading() as session:
+            search = searches.find(session, search_id)
+            return trials.standing(session, search, now=self.core.clock.now)
+
+    def evaluate(self, attempt: Taken, sequence: int, iteration: int, error: float) -> None:
+        self.core.report(
+            attempt.attempt_id,
+            sequence,
+            progress=Progress(iteration=iteration, iterations=20, images_per_second=None),
+            metrics=[MetricPoint(series="test/error", iteration=iteration, value=error)],
+        )
+
+    def train(self, error: float, *, reason: Reason = Reason.COMPLETED) -> None:
+        """The job that waits longest, to its end."""
+        attempt = self.core.start_next()
+        self.evaluate(attempt, 1, 10, 50.0)
+        self.evaluate(attempt, 2, 20, error)
+        self.core.finish(attempt.attempt_id, reason)
+
+    def steer_delete(self, search_id: str) -> None:
+        with self.core.database.transaction() as session:
+            searches.delete(session, search_id)
