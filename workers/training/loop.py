@@ -11,24 +11,17 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from service.recipes import Precision, Recipe, Schedule
-from service.reports import (
-    CheckpointNote,
-    Facts,
-    Launch,
-    LogLevel,
-    MetricPoint,
-    Part,
-    Progress,
-    Result,
-)
+from service.reports import Facts, Launch, LogLevel, MetricPoint, Part, Progress, Result
 from service.spec import JobSpec
 from service.states import StopReason
 from workers.training import augment, checkpoint, export, precision, ranks, resnet, tally
@@ -40,6 +33,7 @@ from workers.training.faults import Diverged
 from workers.training.observers import Observer, Unheard
 from workers.training.optimizer import Optimizer
 from workers.training.ranks import Ranks
+from workers.training.saving import Export, Saver
 from workers.training.sources import Source, open_source
 from workers.training.synchronized import synchronize
 
@@ -65,7 +59,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`stopped` None: the training is done. The result's errors are of the last evaluation."""
+    """`stopped` None: the training is done. The result's errors are of the last evaluation.
+
+    The last checkpoint may still be on its way: see Observer.saving.
+    """
 
     stopped: StopReason | None
     iteration: int
@@ -92,7 +89,8 @@ def train(
         training = _Training(spec, place, joined, heard, data_path=data_path, work_path=work_path)
         if resume is not None:
             training.restore(checkpoint.load(resume, spec=spec))
-        return training.run()
+        with closing(training.saver):
+            return training.run()
 
 
 def report_every(recipe: Recipe) -> int:
@@ -117,7 +115,7 @@ class _Training:
         work_path: Path,
     ) -> None:
         self.spec, self.recipe, self.place = spec, spec.recipe, place
-        self.ranks, self.observer, self.work_path = joined, observer, work_path
+        self.ranks, self.observer = joined, observer
         self.source: Source = open_source(
             spec, data_path, device=place.device, threads=place.threads
         )
@@ -127,6 +125,13 @@ class _Training:
             self.model = synchronize(self.model)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = Optimizer(self.model, self.recipe)
+        self.saver = Saver(
+            observer,
+            work_path,
+            spec,
+            classes=self.source.classes,
+            normaliser=self.source.normaliser,
+        )
         self.tester = Tester(self.model, self.source, self.recipe, joined, place.device)
         self.cursor = Cursor()
         self.computed_in = precision.choose(self.recipe.precision, place.device)
@@ -343,30 +348,18 @@ class _Training:
             momentum=self.optimizer.momentum(),
             sums_RWS=sums_RWS,
         )
-        files = checkpoint.save(
-            saved,
-            checkpoint.folder_of(iteration, self.work_path),
-            spec=self.spec,
-            classes=self.source.classes,
-            normaliser=self.source.normaliser,
-        )
-        if iteration == self.recipe.iterations:
-            files |= self._export(files[Part.WEIGHTS].parent)
-        note = CheckpointNote(
-            iteration=iteration,
-            test_error=test_error,
-            train_error=self.cursor.train_error,
-            parts=checkpoint.digest(files),
-        )
-        self.observer.checkpoint(note, files)
+        is_last = iteration == self.recipe.iterations
+        self.saver.save(saved, test_error=test_error, export=self._exporter() if is_last else None)
         since, at = self.clock
         self.clock = (since, at + time.monotonic() - began)
 
-    def _export(self, folder: Path) -> dict[Part, Path]:
+    def _exporter(self) -> Export:
+        """Of the network as it is now, without the device."""
         (images_NCHW, *_), _ = next(self.source.views(of_validation=False, rank=0, world_size=1))
         height, width = images_NCHW.shape[2:]
         finished = Finished(self.spec, self.facts, self.cursor, (height, width), self.curve)
-        return export.write(self.model, images_NCHW[:EXPORTED_IMAGES], folder, finished)
+        images_NCHW = images_NCHW[:EXPORTED_IMAGES].cpu().contiguous()
+        return partial(export.write, export.plain_copy(self.model), images_NCHW, finished=finished)
 
     def _tell(self, values: Mapping[str, float]) -> None:
         self.observer.metrics(
