@@ -6,6 +6,7 @@ ones do, step by step, and nothing else.
 Shapes: N batch, C channels, H height, W width, K classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -28,7 +29,7 @@ _BYTES = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Script:
+class Script(ABC):
     """One network under way. `steps` yields the finished iterations; the caller stops.
 
     `test` gives the error in percent.
@@ -43,14 +44,14 @@ class Script:
         torch.manual_seed(0)
         self.prepare()
 
-    def prepare(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def prepare(self) -> None: ...
 
-    def steps(self) -> Iterator[int]:
-        raise NotImplementedError
+    @abstractmethod
+    def steps(self) -> Iterator[int]: ...
 
-    def test(self) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def test(self) -> float: ...
 
     def learning_rate(self, iteration: int) -> float:
         return self.recipe.learning_rate_at(iteration, is_warm=True)

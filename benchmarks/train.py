@@ -1,7 +1,7 @@
 """`make bench-train`: training beside plain scripts, on the same machine, data and run.
 
 RESNETD_BENCH_IMAGES names the images: a folder with train/<class>/ and test/<class>/. Without it
-`var/data/cifar10` is taken. RESNETD_BENCH_EPOCHS is how long each network trains (default 2).
+`var/data/cifar10` is taken. RESNETD_BENCH_EPOCHS is how long each network trains (default 1).
 
 The networks take turns of some steps, so that a busy minute of the machine hits all of them.
 """
@@ -40,14 +40,14 @@ TESTS = 4
 SERVICE_ITERATIONS = 300
 WORKER_ITERATIONS = 60
 
-EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "2"))
+EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "1"))
 
 
 def main() -> int:
     dataset, data_path = _images()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows: list[Row] = []
-    # Published after each part: the whole takes a quarter of an hour.
+    # Published after each part: the whole takes some ten minutes.
     for part in (_beside_scripts, _two_workers, _through_the_service):
         rows += part(dataset, data_path)
         publish("train", rows)

@@ -16,129 +16,73 @@ class Origin(StrEnum):
 class Dataset:
     """What the spec and the reader must agree on.
 
-    `height` and `width` are the images' own size in pixels, None where the folder decides.
-    `flip`: whether a mirrored image is still of its class. `padding`: zeros on each side before
-    the random crop. The paper pads 32x32 images by 4 (section 4.2); others get the same share.
+    `size` is the images' own height and width in pixels, None where the folder decides.
+    `flip`: whether a mirrored image is still of its class.
     """
 
     name: str
     title: str
     origin: Origin
-    classes: int | None
-    height: int | None
-    width: int | None
-    train_images: int | None
-    test_images: int | None
-    flip: bool
-    padding: int
-    default_recipe: str
+    size: int | None = None
+    classes: int | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    flip: bool = True
+    default_recipe: str = "paper-cifar"
 
+    @property
+    def padding(self) -> int:
+        """Zeros on each side before the random crop; of a folder's images, at 32 pixels.
+
+        The paper pads 32x32 images by 4 (section 4.2); others get the same share.
+        """
+        return (self.size or 32) // 8
+
+
+# Name, title; height and width, classes, images to train and to test on, whether mirrored.
+_DOWNLOADS = (
+    ("fashion-mnist", "Fashion-MNIST, grey (Xiao et al. 2017)", 28, 10, 60_000, 10_000, True),
+    ("cifar10", "CIFAR-10, colour (Krizhevsky 2009)", 32, 10, 50_000, 10_000, True),
+    ("cifar100", "CIFAR-100, colour (Krizhevsky 2009)", 32, 100, 50_000, 10_000, True),
+    ("svhn", "SVHN, house numbers, colour (Netzer et al. 2011)", 32, 10, 73_257, 26_032, False),
+    ("stl10", "STL-10, colour, those with labels (Coates et al. 2011)", 96, 10, 5_000, 8_000, True),
+)
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
         Dataset(
-            name="digits",
-            title="Optical digits, 8x8 grey scans (UCI; carried by scikit-learn)",
-            origin=Origin.BUNDLED,
+            "digits",
+            "Optical digits, grey scans (UCI; carried by scikit-learn)",
+            Origin.BUNDLED,
+            size=8,
             classes=10,
-            height=8,
-            width=8,
             train_images=1437,
             test_images=360,
             flip=False,
-            padding=1,
             default_recipe="quick",
         ),
-        Dataset(
-            name="fashion-mnist",
-            title="Fashion-MNIST, 28x28 grey (Xiao et al. 2017)",
-            origin=Origin.DOWNLOAD,
-            classes=10,
-            height=28,
-            width=28,
-            train_images=60_000,
-            test_images=10_000,
-            flip=True,
-            padding=3,
-            default_recipe="paper-cifar",
+        *(
+            Dataset(name, title, Origin.DOWNLOAD, size, classes, train, test, flip)
+            for name, title, size, classes, train, test, flip in _DOWNLOADS
         ),
         Dataset(
-            name="cifar10",
-            title="CIFAR-10, 32x32 colour (Krizhevsky 2009)",
-            origin=Origin.DOWNLOAD,
-            classes=10,
-            height=32,
-            width=32,
-            train_images=50_000,
-            test_images=10_000,
-            flip=True,
-            padding=4,
-            default_recipe="paper-cifar",
-        ),
-        Dataset(
-            name="cifar100",
-            title="CIFAR-100, 32x32 colour (Krizhevsky 2009)",
-            origin=Origin.DOWNLOAD,
-            classes=100,
-            height=32,
-            width=32,
-            train_images=50_000,
-            test_images=10_000,
-            flip=True,
-            padding=4,
-            default_recipe="paper-cifar",
-        ),
-        Dataset(
-            name="svhn",
-            title="Street View House Numbers, 32x32 colour (Netzer et al. 2011)",
-            origin=Origin.DOWNLOAD,
-            classes=10,
-            height=32,
-            width=32,
-            train_images=73_257,
-            test_images=26_032,
-            flip=False,
-            padding=4,
-            default_recipe="paper-cifar",
-        ),
-        Dataset(
-            name="stl10",
-            title="STL-10, 96x96 colour, the labelled images (Coates et al. 2011)",
-            origin=Origin.DOWNLOAD,
-            classes=10,
-            height=96,
-            width=96,
-            train_images=5_000,
-            test_images=8_000,
-            flip=True,
-            padding=12,
-            default_recipe="paper-cifar",
-        ),
-        Dataset(
-            name="imagenet",
-            title="ImageNet 2012, train/<class>/ and val/<class>/ (Russakovsky et al. 2014)",
-            origin=Origin.FOLDER,
+            "imagenet",
+            "ImageNet 2012, train/<class>/ and val/<class>/ (Russakovsky et al. 2014)",
+            Origin.FOLDER,
             classes=1_000,
-            height=None,
-            width=None,
             train_images=1_281_167,
             test_images=50_000,
-            flip=True,
-            padding=4,
             default_recipe="paper-imagenet",
         ),
         Dataset(
-            name="fake",
-            title="Made-up 32x32 images, for tests",
-            origin=Origin.BUNDLED,
+            "fake",
+            "Made-up 32x32 images, for tests",
+            Origin.BUNDLED,
+            size=32,
             classes=10,
-            height=32,
-            width=32,
             train_images=512,
             test_images=128,
-            flip=True,
-            padding=4,
             default_recipe="quick",
         ),
     )
@@ -155,19 +99,7 @@ def find(name: str) -> Dataset | None:
     folder = name.removeprefix(FOLDER_PREFIX)
     if not _is_plain_name(folder):
         return None
-    return Dataset(
-        name=name,
-        title=f"Image folder {folder}",
-        origin=Origin.FOLDER,
-        classes=None,
-        height=None,
-        width=None,
-        train_images=None,
-        test_images=None,
-        flip=True,
-        padding=4,
-        default_recipe="paper-cifar",
-    )
+    return Dataset(name, f"Image folder {folder}", Origin.FOLDER)
 
 
 def _is_plain_name(folder: str) -> bool:

@@ -278,13 +278,13 @@ def counts_of(spec: JobSpec) -> Counts | None:
     """What the spec's network weighs; None where only the folder's images can tell."""
     dataset = find_dataset(spec.dataset)
     assert dataset is not None, "validated"
-    if dataset.classes is None or dataset.height is None or dataset.width is None:
+    if dataset.classes is None or dataset.size is None:
         return None
     return counts.count(
         spec.architecture,
         classes=dataset.classes,
-        height=dataset.height,
-        width=dataset.width,
+        height=dataset.size,
+        width=dataset.size,
     )
 
 

@@ -14,22 +14,11 @@ from rich.console import Console
 from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 from rich.progress import Progress as Bars
 
-from resnetd import exits, hooks, render, search_verbs, writing
+from resnetd import exits, hooks, render, search_verbs, telling, writing
 from resnetd.errors import NotFinished
 from resnetd.exits import ExitCode
 from resnetd.models import Job
-from resnetd.session import (
-    JobId,
-    JobIds,
-    Output,
-    OutputOption,
-    Session,
-    SettingsOption,
-    documents,
-    explanation,
-    say,
-    usage_errors,
-)
+from resnetd.session import JobId, JobIds, Output, OutputOption, Session, SettingsOption
 from resnetd.transport import Retry
 from resnetd.verbs import commands
 from resnetd.watch import watch
@@ -60,8 +49,8 @@ def run(arguments: Sequence[str], *, retry: Retry | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the last door: a person gets a sentence
         if session.is_debug:
             traceback.print_exc()
-        for line in explanation(error):
-            say(line)
+        for line in telling.explanation(error):
+            telling.say(line)
         return exits.of_error(error)
     finally:
         session.close()
@@ -130,7 +119,7 @@ def submit(
 ) -> None:
     """Submit a job. Its id goes to standard output."""
     session: Session = context.obj
-    with usage_errors():
+    with telling.usage_errors():
         spec = writing.read_spec(file) if file is not None else {}
         given = {
             "depth": depth,
@@ -153,7 +142,7 @@ def submit(
         _watch(session, [job], output)
     else:
         session.show(output, job.document, job.id)
-        say(f"Submitted {job.name}. Watch it with: resnetd watch {job.id}")
+        telling.say(f"Submitted {job.name}. Watch it with: resnetd watch {job.id}")
 
 
 def _origin(session: Session, written: str) -> dict[str, str]:
@@ -187,9 +176,9 @@ def ps(
     is_cut = not are_all_wanted and len(jobs) > limit
     jobs = jobs[:limit] if is_cut else jobs
     table = render.jobs(jobs, now=render.now(), has_bars=session.console.is_terminal)
-    session.show(output, documents(jobs), table)
+    session.show(output, telling.documents(jobs), table)
     if is_cut:
-        say(f"The newest {limit}; --all lists every job.")
+        telling.say(f"The newest {limit}; --all lists every job.")
 
 
 @app.command(epilog="Example: resnetd show 0f3k")
@@ -323,7 +312,7 @@ def datasets(context: typer.Context, *, output: OutputOption = Output.TEXT) -> N
     """List the data sets known by name."""
     session: Session = context.obj
     found = session.client.datasets()
-    session.show(output, documents(found), render.datasets(found))
+    session.show(output, telling.documents(found), render.datasets(found))
 
 
 @app.command(epilog="Example: resnetd recipes")
@@ -331,7 +320,7 @@ def recipes(context: typer.Context, *, output: OutputOption = Output.TEXT) -> No
     """List the recipes with their fields."""
     session: Session = context.obj
     found = session.client.recipes()
-    session.show(output, documents(found), *render.recipes(found))
+    session.show(output, telling.documents(found), *render.recipes(found))
 
 
 @app.command(epilog="Example: resnetd cluster")
@@ -365,8 +354,8 @@ def _detachable(jobs: Sequence[Job], way_back: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         who = "The job goes" if len(jobs) == 1 else "The jobs go"
-        say(f"\nDetached. {who} on; come back with: {way_back}")
+        telling.say(f"\nDetached. {who} on; come back with: {way_back}")
         raise typer.Exit(ExitCode.DETACHED) from interrupt
     except NotFinished as error:
-        say(f"{error}; come back with: {way_back}")
+        telling.say(f"{error}; come back with: {way_back}")
         raise typer.Exit(ExitCode.NOT_FINISHED) from error

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from resnetd import render
-from resnetd.session import Output, OutputOption, Session, documents, say
+from resnetd import render, telling
+from resnetd.session import Output, OutputOption, Session
 
 commands = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +30,7 @@ def add(
     session: Session = context.obj
     made = session.client.add_webhook(url, states=state or ())
     session.show(output, made.document, made.secret or "")
-    say(f"Added {made.id}. Try it with: resnetd webhook ping {made.id}")
+    telling.say(f"Added {made.id}. Try it with: resnetd webhook ping {made.id}")
 
 
 @commands.command("list", epilog="Example: resnetd webhook list")
@@ -38,7 +38,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List webhooks."""
     session: Session = context.obj
     found = session.client.webhooks()
-    session.show(output, documents(found), render.webhooks(found))
+    session.show(output, telling.documents(found), render.webhooks(found))
 
 
 @commands.command(epilog="Example: resnetd webhook ping 0f3k000000000001")
@@ -46,7 +46,7 @@ def ping(context: typer.Context, webhook_id: WebhookId) -> None:
     """Send a webhook a delivery that tells nothing."""
     session: Session = context.obj
     session.client.ping_webhook(webhook_id)
-    say(f"Sent. See what came of it with: resnetd webhook deliveries {webhook_id}")
+    telling.say(f"Sent. See what came of it with: resnetd webhook deliveries {webhook_id}")
 
 
 @commands.command(epilog="Example: resnetd webhook deliveries 0f3k000000000001")
@@ -56,7 +56,7 @@ def deliveries(
     """List what a webhook was told, newest first."""
     session: Session = context.obj
     found = session.client.deliveries(webhook_id)
-    session.show(output, documents(found), render.deliveries(found))
+    session.show(output, telling.documents(found), render.deliveries(found))
 
 
 @commands.command(epilog="Example: resnetd webhook delete 0f3k000000000001")

@@ -9,19 +9,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from resnetd import exits, render, writing
+from resnetd import exits, render, telling, writing
 from resnetd.client import Client
 from resnetd.exits import ExitCode
 from resnetd.search_models import Search, Trial
-from resnetd.session import (
-    Output,
-    OutputOption,
-    Session,
-    SettingsOption,
-    documents,
-    say,
-    usage_errors,
-)
+from resnetd.session import Output, OutputOption, Session, SettingsOption
 
 commands = typer.Typer(
     no_args_is_help=True,
@@ -47,7 +39,7 @@ def submit(
 ) -> None:
     """Submit a search. Its id goes to standard output."""
     session: Session = context.obj
-    with usage_errors():
+    with telling.usage_errors():
         spec = writing.read_spec(file)
         for setting in settings or ():
             spec = writing.with_setting(spec, setting)
@@ -78,10 +70,10 @@ def best(
     session: Session = context.obj
     search = session.client.find_search(search_id)
     found = search.best or ()
-    session.show(output, documents(found), _table(found))
+    session.show(output, telling.documents(found), _table(found))
     if download is not None and found:
         # The network as it was when its value was measured.
-        say(f"saved {session.client.download(found[0].job_id, 'newest', path=download)}")
+        telling.say(f"saved {session.client.download(found[0].job_id, 'newest', path=download)}")
     if not found:
         raise typer.Exit(ExitCode.NOT_FINISHED)
 
@@ -101,7 +93,7 @@ def trials(
         typer.echo(session.client.trials_csv(search.id), nl=False)
         return
     found = session.client.trials(search.id)
-    session.show(output, documents(found), _table(found))
+    session.show(output, telling.documents(found), _table(found))
 
 
 @commands.command("list", epilog="Example: resnetd search list")
@@ -112,7 +104,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     table = Table("id", "name", "state", "ended by", box=None)
     for one in found:
         table.add_row(one.id, Text(render.printable(one.name)), one.state, one.end or "")
-    session.show(output, documents(found), table)
+    session.show(output, telling.documents(found), table)
 
 
 @commands.command(epilog="Example: resnetd search importance 0f3k")
@@ -183,14 +175,16 @@ def _watch(session: Session, search: Search) -> None:
             for trial in session.client.trials(search.id):
                 if trial.state.is_final and trial.number not in told:
                     told.add(trial.number)
-                    say(_line(trial))
+                    telling.say(_line(trial))
             if search.is_final:
                 break
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt as interrupt:
-        say(f"\nDetached. The search goes on; come back with: resnetd search watch {search.id}")
+        telling.say(
+            f"\nDetached. The search goes on; come back with: resnetd search watch {search.id}"
+        )
         raise typer.Exit(ExitCode.DETACHED) from interrupt
-    say(f"{search.id} {search.state}: {search.message or ''}")
+    telling.say(f"{search.id} {search.state}: {search.message or ''}")
     session.show(Output.TEXT, None, _table(search.best or ()))
     raise typer.Exit(exits.of_search(search))
 

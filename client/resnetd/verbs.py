@@ -7,60 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
-from resnetd import exits, render, writing
+from resnetd import exits, render, telling, writing
 from resnetd.client import Client
 from resnetd.errors import ResnetdError
 from resnetd.models import Job
-from resnetd.session import (
-    JobId,
-    JobIds,
-    Output,
-    OutputOption,
-    Session,
-    SettingsOption,
-    documents,
-    explanation,
-    say,
-    usage_errors,
-)
+from resnetd.session import JobId, JobIds, Output, OutputOption, Session, SettingsOption
 
 commands = typer.Typer()
 
 
-@commands.command(epilog="Example: resnetd cancel 0f3k")
-def cancel(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
-    """Cancel jobs: waiting ones at once, running ones at their next step boundary."""
-    _steer(context, job_ids, output, Client.cancel)
+def _add(name: str, ask: Callable[[Client, str], Job], help_text: str) -> None:
+    @commands.command(name, help=help_text, epilog=f"Example: resnetd {name} 0f3k")
+    def steer(
+        context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT
+    ) -> None:
+        _steer(context, job_ids, output, ask)
 
 
-@commands.command(epilog="Example: resnetd kill 0f3k")
-def kill(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
-    """End jobs now, without waiting for a checkpoint."""
-    _steer(context, job_ids, output, Client.kill)
-
-
-@commands.command(epilog="Example: resnetd pause 0f3k")
-def pause(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
-    """Pause jobs: they save a checkpoint, free their workers and keep their place."""
-    _steer(context, job_ids, output, Client.pause)
-
-
-@commands.command(epilog="Example: resnetd resume 0f3k")
-def resume(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
-    """Put paused jobs back at their place in the queue."""
-    _steer(context, job_ids, output, Client.resume)
-
-
-@commands.command(epilog="Example: resnetd hold 0f3k")
-def hold(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
-    """Keep waiting jobs from starting."""
-    _steer(context, job_ids, output, Client.hold)
-
-
-@commands.command(epilog="Example: resnetd release 0f3k")
-def release(context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT) -> None:
-    """Let jobs go that were held, by somebody or by the service."""
-    _steer(context, job_ids, output, Client.release)
+for _name, _ask, _help in (
+    ("cancel", Client.cancel, "Cancel jobs: waiting ones at once, others at their next step."),
+    ("kill", Client.kill, "End jobs now, without waiting for a checkpoint."),
+    ("pause", Client.pause, "Pause jobs: they save a checkpoint and keep their place."),
+    ("resume", Client.resume, "Put paused jobs back at their place in the queue."),
+    ("hold", Client.hold, "Keep waiting jobs from starting."),
+    ("release", Client.release, "Let jobs go that were held, by somebody or by the service."),
+):
+    _add(_name, _ask, _help)
 
 
 @commands.command(epilog="Example: resnetd delete 0f3k")
@@ -97,7 +69,7 @@ def clone(
 ) -> None:
     """Submit a job like another, with what is set changed. Its id goes to standard output."""
     session: Session = context.obj
-    with usage_errors():
+    with telling.usage_errors():
         changes: dict[str, Any] = {}
         for setting in settings or ():
             changes = writing.with_setting(changes, setting)
@@ -117,12 +89,12 @@ def batch(
 ) -> None:
     """Submit all jobs of a file or, with any error, none. In `after`, #0 is the first."""
     session: Session = context.obj
-    with usage_errors():
+    with telling.usage_errors():
         specs = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
             raise ValueError(f"{file} holds no JSON array of objects")
         jobs = session.client.submit_batch(specs, idempotency_key=idempotency_key)
-    session.show(output, documents(jobs), *(job.id for job in jobs))
+    session.show(output, telling.documents(jobs), *(job.id for job in jobs))
 
 
 @commands.command(
@@ -139,7 +111,7 @@ def plan(
 ) -> None:
     """Tell what a job would weigh, take and wait, without submitting it."""
     session: Session = context.obj
-    with usage_errors():
+    with telling.usage_errors():
         spec = writing.read_spec(file) if file is not None else {}
         for setting in settings or ():
             spec = writing.with_setting(spec, setting)
@@ -157,7 +129,7 @@ def queue_command(
     """List what waits, in its order, with why and until when."""
     session: Session = context.obj
     found = session.client.queue(limit=limit)
-    session.show(output, documents(found), render.queue(found))
+    session.show(output, telling.documents(found), render.queue(found))
 
 
 def _steer(
@@ -176,10 +148,10 @@ def _steer(
         try:
             steered.append(ask(session.client, session.client.find_job(job_id).id))
         except ResnetdError as error:
-            for line in explanation(error):
-                say(line)
+            for line in telling.explanation(error):
+                telling.say(line)
             first_error = first_error or error
-    session.show(output, documents(steered), *((told or _told)(job) for job in steered))
+    session.show(output, telling.documents(steered), *((told or _told)(job) for job in steered))
     if first_error is not None:
         raise typer.Exit(exits.of_error(first_error))
 

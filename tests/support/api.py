@@ -24,6 +24,7 @@ from tests.support.core import START, Clock, Core, Taken, content
 from tests.support.fake_api import eventually
 
 TOKEN = "the-token-of-the-admin"
+RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Api:

@@ -9,11 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
+
 from service import queue
 from service.errors import ClusterUnavailable
+from service.tables import AttemptRow
 from tests.support.core import Core
 from workers.cluster.ray_jobs import ClusterJob, ClusterJobState, ClusterResources, NodeResources
 from workers.dispatcher import Dispatcher
+
+# The first time that a job is tried again, one second after its attempt's end.
+BACKOFF_SECONDS = 1.0
 
 
 class FakeCluster:
@@ -159,3 +165,28 @@ def leave(core: Core, cluster: FakeCluster, runner_id: str) -> None:
 def reserved_cpus(core: Core) -> int:
     with core.database.reading() as session:
         return queue.reserved(session).cpus
+
+
+def attempts_started(core: Core, cluster: FakeCluster) -> list[str]:
+    """The attempts whose runners were started, in that order."""
+    with core.database.reading() as session:
+        rows = session.execute(select(AttemptRow.runner_id, AttemptRow.id)).all()
+    by_runner = {row.runner_id: row.id for row in rows}
+    return [by_runner[runner_id] for runner_id in cluster.started]
+
+
+def claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
+    """As a dispatcher leaves it that dies right after."""
+    dispatcher.round()
+    core.submit(**fields)
+    claimed = dispatcher._claim()
+    assert claimed is not None
+    return claimed.attempt_id
+
+
+def stand_by(core: Core, cluster: FakeCluster, dispatcher: Dispatcher) -> str:
+    """The runner that the dispatcher has started ahead, up and waiting."""
+    dispatcher.round()
+    runner_id = cluster.started[-1]
+    assert core.ask(runner_id) is None
+    return runner_id

@@ -267,3 +267,10 @@ class Core:
 def job_id_of(attempt: Claim | str) -> str:
     attempt_id = attempt if isinstance(attempt, str) else attempt.attempt_id
     return attempt_id.partition("-a")[0]
+
+
+def cancelled(core: Core, **fields: Any) -> str:
+    """The job that was submitted so, and did not begin."""
+    job_id = core.submit(**fields)
+    core.cancel(job_id)
+    return job_id

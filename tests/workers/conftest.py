@@ -64,3 +64,9 @@ def make(core: Core, cluster: FakeCluster, settings: Settings) -> Make:
 @pytest.fixture
 def dispatcher(make: Make) -> Dispatcher:
     return make()
+
+
+@pytest.fixture
+def with_standby(make: Make) -> Dispatcher:
+    """A dispatcher that keeps one runner standing by."""
+    return make(standbys=1)

@@ -3,22 +3,23 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from service import queue
 from service.errors import ClusterUnavailable
 from service.pools import Pool
 from service.settings import Settings
-from service.states import AttemptState, JobState, Reason, RunnerState
+from service.states import AttemptState, JobState, Reason
 from service.tables import AttemptRow, JobRow
 from tests.support.cluster import (
-    Door,
+    BACKOFF_SECONDS,
     FakeCluster,
     Make,
+    attempts_started,
+    claim_only,
     later_round,
     leave,
     reserved_cpus,
@@ -30,17 +31,6 @@ from tests.support.core import Core, job_id_of, workers
 from tests.support.fake_api import eventually
 from workers.cluster.ray_jobs import ClusterJobState
 from workers.dispatcher import Dispatcher
-
-# The first time that a job is tried again, one second after its attempt's end.
-BACKOFF_SECONDS = 1.0
-
-
-def _started(core: Core, cluster: FakeCluster) -> list[str]:
-    """The attempts whose runners were started, in that order."""
-    with core.database.reading() as session:
-        rows = session.execute(select(AttemptRow.runner_id, AttemptRow.id)).all()
-    by_runner = {row.runner_id: row.id for row in rows}
-    return [by_runner[runner_id] for runner_id in cluster.started]
 
 
 @contextmanager
@@ -71,7 +61,7 @@ def test_nothing_is_started_that_does_not_fit(
     core.submit(resources=workers(2))
     dispatcher.round()
     later_round(core, dispatcher)
-    assert _started(core, cluster) == [f"{first}-a1"]
+    assert attempts_started(core, cluster) == [f"{first}-a1"]
 
 
 def test_no_more_is_given_away_than_the_settings_allow(
@@ -91,7 +81,7 @@ def test_what_waits_is_started_once_the_cluster_has_grown(
     assert cluster.started == []
     cluster.cpus = 8
     later_round(core, dispatcher)
-    assert _started(core, cluster) == [f"{job_id}-a1"]
+    assert attempts_started(core, cluster) == [f"{job_id}-a1"]
 
 
 def test_a_cluster_without_a_node_says_nothing_about_its_size(
@@ -112,7 +102,7 @@ def test_a_change_in_the_database_costs_the_cluster_no_look(
     dispatcher = make(poll_seconds=60.0)
     dispatcher.round()
     attempt_id = start(core, dispatcher)
-    assert _started(core, cluster) == [attempt_id]
+    assert attempts_started(core, cluster) == [attempt_id]
     assert cluster.looks == 1
 
 
@@ -158,19 +148,10 @@ def test_a_restarted_dispatcher_finds_its_attempts_and_starts_no_runner_twice(
 def test_a_restarted_dispatcher_starts_the_runner_of_what_was_only_claimed(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, make: Make
 ) -> None:
-    attempt_id = _claim_only(core, dispatcher)
+    attempt_id = claim_only(core, dispatcher)
     later_round(core, make())
-    assert _started(core, cluster) == [attempt_id]
+    assert attempts_started(core, cluster) == [attempt_id]
     assert core.attempt(attempt_id).submitted_at == core.clock.now
-
-
-def _claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
-    """As a dispatcher leaves it that dies right after."""
-    dispatcher.round()
-    core.submit(**fields)
-    claimed = dispatcher._claim()
-    assert claimed is not None
-    return claimed.attempt_id
 
 
 def test_a_dispatcher_leaves_alone_what_a_living_one_holds(
@@ -189,7 +170,7 @@ def test_a_dispatcher_that_is_told_to_stop_hands_its_attempts_over_at_once(
     with running(first):
         eventually(lambda: cluster.started)
     second.round()
-    assert core.held(second.owner) == _started(core, cluster)
+    assert core.held(second.owner) == attempts_started(core, cluster)
 
 
 def test_what_was_taken_over_is_not_ended_by_who_held_it(
@@ -253,10 +234,10 @@ def test_resources_are_given_away_only_once_the_cluster_is_rid_of_the_runner(
     assert orders is not None
     assert orders.is_dismissed
     later_round(core, dispatcher)
-    assert _started(core, cluster) == [first], "its processes are not gone yet"
+    assert attempts_started(core, cluster) == [first], "its processes are not gone yet"
     cluster.end(core.runner_of(first), ClusterJobState.SUCCEEDED)
     later_round(core, dispatcher)
-    assert _started(core, cluster) == [first, second]
+    assert attempts_started(core, cluster) == [first, second]
 
 
 def test_an_attempt_whose_runner_ended_without_a_word_is_tried_again(
@@ -272,7 +253,7 @@ def test_an_attempt_whose_runner_ended_without_a_word_is_tried_again(
     assert "the driver was killed" in job.message
     assert f"the log of {runner_id}" in job.message
     later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
-    assert _started(core, cluster) == [first, f"{job.id}-a2"]
+    assert attempts_started(core, cluster) == [first, f"{job.id}-a2"]
     assert list(cluster.jobs) == [core.runner_of(f"{job.id}-a2")]
     assert reserved_cpus(core) == 1
 
@@ -298,7 +279,7 @@ def test_an_attempt_whose_runner_the_cluster_has_forgotten_is_lost_and_tried_aga
     job = core.job(job_id_of(attempt_id))
     assert (job.state, job.reason) == (JobState.QUEUED, Reason.LOST)
     later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
-    assert _started(core, cluster) == [attempt_id, f"{job.id}-a2"]
+    assert attempts_started(core, cluster) == [attempt_id, f"{job.id}-a2"]
 
 
 def test_an_end_that_the_attempt_tells_while_the_cluster_is_asked_stands(
@@ -310,252 +291,6 @@ def test_an_end_that_the_attempt_tells_while_the_cluster_is_asked_stands(
     with _no_error():
         later_round(core, dispatcher)
     assert core.job(job_id_of(attempt_id)).state is JobState.SUCCEEDED
-
-
-# Silence
-
-
-def test_the_runner_of_a_silent_attempt_is_stopped_and_the_job_tried_again(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
-) -> None:
-    attempt_id = run(core, dispatcher)
-    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
-    assert core.attempt(attempt_id).state is AttemptState.RUNNING
-    later_round(core, dispatcher)
-    job = core.job(job_id_of(attempt_id))
-    assert (job.state, job.reason) == (JobState.QUEUED, Reason.SILENT)
-    assert cluster.stops == [core.runner_of(attempt_id)]
-    assert reserved_cpus(core) == 1
-    cluster.end(core.runner_of(attempt_id), ClusterJobState.STOPPED)
-    later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
-    assert _started(core, cluster) == [attempt_id, f"{job.id}-a2"]
-
-
-def test_an_attempt_that_reports_is_not_silent(
-    core: Core, dispatcher: Dispatcher, settings: Settings
-) -> None:
-    attempt_id = run(core, dispatcher)
-    for sequence in (2, 3, 4):
-        later_round(core, dispatcher, after_seconds=settings.silent_seconds - 1)
-        core.report(attempt_id, sequence)
-    assert core.attempt(attempt_id).state is AttemptState.RUNNING
-
-
-def test_nobody_is_silent_as_long_as_the_api_is_away(
-    core: Core, dispatcher: Dispatcher, door: Door, settings: Settings
-) -> None:
-    attempt_id = run(core, dispatcher)
-    door.is_open = False
-    for _ in range(5):
-        later_round(core, dispatcher, after_seconds=settings.silent_seconds)
-    door.is_open = True
-    later_round(core, dispatcher)
-    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
-    assert core.attempt(attempt_id).state is AttemptState.RUNNING, "it may be about to report"
-    later_round(core, dispatcher)
-    assert core.attempt(attempt_id).reason is Reason.SILENT
-
-
-def test_nobody_is_silent_where_no_api_listens(core: Core, make: Make, settings: Settings) -> None:
-    dispatcher = make(api_url="http://127.0.0.1:1")
-    attempt_id = run(core, dispatcher)
-    for _ in range(5):
-        later_round(core, dispatcher, after_seconds=settings.silent_seconds)
-    assert core.attempt(attempt_id).state is AttemptState.RUNNING
-
-
-def test_a_restarted_dispatcher_counts_silence_from_its_own_start(
-    core: Core, dispatcher: Dispatcher, make: Make, settings: Settings
-) -> None:
-    attempt_id = run(core, dispatcher)
-    core.clock.advance(10 * settings.silent_seconds)
-    restarted = make()
-    restarted.round()
-    later_round(core, restarted, after_seconds=settings.silent_seconds)
-    assert core.attempt(attempt_id).state is AttemptState.RUNNING
-    later_round(core, restarted)
-    assert core.attempt(attempt_id).reason is Reason.SILENT
-
-
-def test_an_attempt_that_falls_silent_while_it_delivers_leaves_its_runner_to_others(
-    core: Core, cluster: FakeCluster, make: Make, settings: Settings
-) -> None:
-    cluster.cpus = 1
-    dispatcher = make(standbys=1)
-    first = run(core, dispatcher)
-    runner_id = core.runner_of(first)
-    assert core.ask(runner_id, trained=first) is None
-    second = run(core, dispatcher)
-    assert core.runner_of(second) == runner_id
-    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
-    core.report(second, 2)
-    later_round(core, dispatcher)
-    assert core.attempt(first).reason is Reason.SILENT
-    assert core.attempt(second).state is AttemptState.RUNNING
-    assert core.runner(runner_id).state is RunnerState.READY
-    assert cluster.stops == []
-
-
-@pytest.mark.parametrize("is_taken", [False, True])
-def test_the_runner_of_an_attempt_that_never_begins_is_stopped_and_the_job_tried_again(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings, *, is_taken: bool
-) -> None:
-    attempt_id = start(core, dispatcher)
-    runner_id = core.runner_of(attempt_id)
-    if is_taken:
-        core.ask(runner_id)
-    later_round(core, dispatcher, after_seconds=settings.start_timeout_seconds)
-    assert core.attempt(attempt_id).state is AttemptState.STARTING
-    later_round(core, dispatcher)
-    job = core.job(job_id_of(attempt_id))
-    assert (job.state, job.reason) == (JobState.QUEUED, Reason.START_TIMEOUT)
-    assert f"the log of {runner_id}" in str(job.message)
-    assert cluster.stops == [runner_id]
-
-
-def test_an_attempt_cannot_begin_as_long_as_the_api_is_away(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, door: Door, settings: Settings
-) -> None:
-    attempt_id = start(core, dispatcher)
-    door.is_open = False
-    for _ in range(3):
-        later_round(core, dispatcher, after_seconds=settings.start_timeout_seconds)
-    assert core.attempt(attempt_id).state is AttemptState.STARTING
-    assert cluster.stops == []
-
-
-def test_an_attempt_whose_room_went_away_makes_way_for_what_fits(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
-) -> None:
-    large = _claim_only(core, dispatcher, resources=workers(4))
-    cluster.cpus = 2
-    small = core.submit()
-    later_round(core, dispatcher)
-    assert cluster.started == []
-    later_round(core, dispatcher, after_seconds=settings.start_timeout_seconds)
-    assert core.attempt(large).reason is Reason.START_TIMEOUT
-    later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
-    assert _started(core, cluster) == [f"{small}-a1"]
-
-
-# Cancel, and the time limit
-
-
-def test_the_runner_of_a_job_that_is_cancelled_first_is_never_started(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
-) -> None:
-    attempt_id = _claim_only(core, dispatcher)
-    core.cancel(job_id_of(attempt_id))
-    later_round(core, dispatcher)
-    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
-    later_round(core, dispatcher)
-    assert cluster.submissions == []
-    assert reserved_cpus(core) == 0
-
-
-def test_a_job_that_is_cancelled_while_its_runner_starts_ends_at_once(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
-) -> None:
-    attempt_id = start(core, dispatcher)
-    core.cancel(job_id_of(attempt_id))
-    later_round(core, dispatcher)
-    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
-    assert cluster.stops == [], "the runner will do for another"
-    assert reserved_cpus(core) == 1
-    leave(core, cluster, core.runner_of(attempt_id))
-    assert reserved_cpus(core) == 0
-    later_round(core, dispatcher)
-    assert cluster.jobs == {}
-
-
-def test_a_job_that_is_cancelled_before_its_first_report_is_stopped_at_once(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
-) -> None:
-    attempt_id = start(core, dispatcher)
-    core.ask(core.runner_of(attempt_id))
-    core.cancel(job_id_of(attempt_id))
-    later_round(core, dispatcher)
-    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
-    assert cluster.stops == [core.runner_of(attempt_id)]
-    assert reserved_cpus(core) == 1
-    cluster.end(core.runner_of(attempt_id), ClusterJobState.STOPPED)
-    later_round(core, dispatcher)
-    assert reserved_cpus(core) == 0
-    assert _started(core, cluster) == [attempt_id]
-
-
-def test_a_running_job_that_is_cancelled_has_time_to_stop_by_itself(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
-) -> None:
-    attempt_id = run(core, dispatcher)
-    core.cancel(job_id_of(attempt_id))
-    later_round(core, dispatcher, after_seconds=settings.cancel_grace_seconds)
-    assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
-    assert cluster.stops == []
-    later_round(core, dispatcher)
-    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
-    assert cluster.stops == [core.runner_of(attempt_id)]
-
-
-def test_a_cancelled_job_that_stopped_by_itself_is_not_stopped_again(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
-) -> None:
-    attempt_id = run(core, dispatcher)
-    core.cancel(job_id_of(attempt_id))
-    core.finish(attempt_id, Reason.CANCELLED)
-    later_round(core, dispatcher)
-    leave(core, cluster, core.runner_of(attempt_id))
-    later_round(core, dispatcher)
-    assert cluster.stops == []
-    assert reserved_cpus(core) == 0
-
-
-def test_a_job_that_does_not_stop_at_its_time_limit_is_stopped(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
-) -> None:
-    attempt_id = run(core, dispatcher, time_limit_minutes=1)
-    core.clock.advance(60.0 + settings.cancel_grace_seconds)
-    core.report(attempt_id, 2)
-    dispatcher.round()
-    assert core.attempt(attempt_id).state is AttemptState.RUNNING
-    later_round(core, dispatcher)
-    job = core.job(job_id_of(attempt_id))
-    assert (job.state, job.reason) == (JobState.FAILED, Reason.TIME_LIMIT)
-    assert cluster.stops == [core.runner_of(attempt_id)]
-
-
-@pytest.mark.parametrize(
-    ("state", "is_preempted"), [(JobState.PAUSED, False), (JobState.QUEUED, True)]
-)
-def test_a_job_that_does_not_make_way_in_time_is_stopped_and_goes_on_later(
-    core: Core,
-    cluster: FakeCluster,
-    dispatcher: Dispatcher,
-    settings: Settings,
-    state: JobState,
-    is_preempted: bool,
-) -> None:
-    attempt_id = run(core, dispatcher, preemptible=True, priority=1)
-    if is_preempted:
-        core.submit(priority=90, resources={"num_workers": 4})
-        later_round(core, dispatcher)
-    else:
-        core.steer("pause", job_id_of(attempt_id))
-    later_round(core, dispatcher, after_seconds=settings.cancel_grace_seconds)
-    assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
-    later_round(core, dispatcher)
-    job = core.job(job_id_of(attempt_id))
-    assert (job.state, job.other_restarts, job.not_before) == (state, 0, None)
-    assert cluster.stops == [core.runner_of(attempt_id)]
-
-
-def test_a_killed_job_is_stopped_without_patience(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
-) -> None:
-    attempt_id = run(core, dispatcher)
-    core.steer("kill", job_id_of(attempt_id))
-    later_round(core, dispatcher)
-    assert cluster.stops == [core.runner_of(attempt_id)]
 
 
 # What is away, and what is wrong
@@ -611,7 +346,7 @@ def test_a_new_job_ends_the_wait_for_the_next_look(
     with running(make(poll_seconds=60.0), to_wake_it=core.submit):
         eventually(lambda: cluster.looks == 1)
         job_id = core.submit()
-        eventually(lambda: _started(core, cluster) == [f"{job_id}-a1"])
+        eventually(lambda: attempts_started(core, cluster) == [f"{job_id}-a1"])
 
 
 def test_a_row_that_cannot_be_read_stops_no_other_job(
@@ -629,4 +364,4 @@ def test_a_row_that_cannot_be_read_stops_no_other_job(
     cluster.end(core.runner_of(second), ClusterJobState.FAILED)
     with running(dispatcher):
         eventually(lambda: core.attempt(second).state is AttemptState.ENDED)
-        eventually(lambda: f"{third}-a1" in _started(core, cluster))
+        eventually(lambda: f"{third}-a1" in attempts_started(core, cluster))

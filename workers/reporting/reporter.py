@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -105,6 +106,7 @@ class Reporter:
         self._fenced = threading.Event()
         self._stop: StopReason | None = None
         self._last_error: Exception | None = None
+        self._saved: Future[None] | None = None
         self._threads = [
             threading.Thread(target=self._seal_now_and_then, name="spool", daemon=True),
             threading.Thread(target=self._send, name="send", daemon=True),
@@ -140,6 +142,9 @@ class Reporter:
         with self._changed:
             self._pending.logs.append(line)
 
+    def saving(self, saved: Future[None]) -> None:
+        self._saved = saved
+
     def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
         """Takes the files over: they are deleted once the API has them."""
         self._outbox.add(note, files)
@@ -154,24 +159,34 @@ class Reporter:
         return self._fenced.is_set()
 
     @property
-    def last_error(self) -> Exception | None:
+    def last_error(self) -> BaseException | None:
         """What kept things from being delivered, last."""
-        return self._last_error or self._outbox.last_error
+        return self._unsaved() or self._last_error or self._outbox.last_error
 
     def close(self, *, deadline_seconds: float) -> bool:
         """Whether the API has everything, the last checkpoint too. Waits for it until then."""
         deadline = time.monotonic() + deadline_seconds
         is_delivered = self._is_all_delivered()
-        while not is_delivered and not self.is_fenced and time.monotonic() < deadline:
+        while not (is_delivered or self._is_hopeless()) and time.monotonic() < deadline:
             with self._changed:
                 self._changed.wait(0.05)
             is_delivered = self._is_all_delivered()
         # What training still said in the meantime must survive on disk at least.
         self._seal()
         self._end()
-        return is_delivered and not self.is_fenced and not self._outbox.lost_the_newest
+        return is_delivered and not self._is_hopeless() and not self._outbox.lost_the_newest
+
+    def _is_hopeless(self) -> bool:
+        return self.is_fenced or self._unsaved() is not None
+
+    def _unsaved(self) -> BaseException | None:
+        """What kept the last checkpoint from being written. None: nothing did yet."""
+        is_done = self._saved is not None and self._saved.done()
+        return self._saved.exception() if is_done and self._saved is not None else None
 
     def _is_all_delivered(self) -> bool:
+        if self._saved is not None and not self._saved.done():
+            return False
         # In this order: what leaves the outbox goes to the spool before it is forgotten there.
         if not self._outbox.is_empty:
             return False

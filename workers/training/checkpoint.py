@@ -70,6 +70,12 @@ class Checkpoint:
     momentum: StateDict
     sums_RWS: Tensor
 
+    def copied(self) -> "Checkpoint":
+        """The same, in tensors of its own on the CPU: the run's may change."""
+        return Checkpoint(
+            self.cursor, _copies(self.weights), _copies(self.momentum), self.sums_RWS.cpu().clone()
+        )
+
 
 def save(
     checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, normaliser: Normaliser
@@ -223,6 +229,13 @@ def weights_sha256(weights: StateDict) -> str:
         sha256.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
         sha256.update(plain.numpy().tobytes())
     return sha256.hexdigest()
+
+
+def _copies(tensors: StateDict) -> dict[str, Tensor]:
+    return {
+        name: torch.empty(each.shape, dtype=each.dtype).copy_(each.detach())
+        for name, each in tensors.items()
+    }
 
 
 def _plain(tensor: Tensor) -> Tensor:

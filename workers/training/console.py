@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,7 @@ def _train(job: JobSpec, data_path: Path, work_path: Path, place: Place) -> int:
             observer=console,
             resume=checkpoint.newest(work_path),
         )
+        console.wait()
     if place.rank == 0:
         _write(_table(job, outcome))
     return 0 if outcome.stopped is None else INTERRUPTED
@@ -108,6 +110,7 @@ class Console:
     def __init__(self) -> None:
         self.stop: StopReason | None = None
         self._newest: dict[str, float | None] = {}
+        self._saved: Future[None] | None = None
 
     def interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """The first Ctrl-C stops the training at its next step, the second ends the process."""
@@ -142,6 +145,14 @@ class Console:
 
     def log(self, level: LogLevel, message: str) -> None:
         _write_line(message if level is LogLevel.INFO else f"{level}: {message}")
+
+    def saving(self, saved: Future[None]) -> None:
+        self._saved = saved
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole."""
+        if self._saved is not None:
+            self._saved.result()
 
     def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
         del note

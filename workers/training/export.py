@@ -48,15 +48,20 @@ class Finished:
     curve: list[tuple[int, float]]
 
 
+def plain_copy(model: nn.Module) -> nn.Module:
+    """On the CPU, for testing, with one layout in memory for every exporter."""
+    return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+
+
 def write(
-    model: nn.Module, images_NCHW: Tensor, folder: Path, finished: Finished
+    plain: nn.Module, images_NCHW: Tensor, folder: Path, finished: Finished
 ) -> dict[Part, Path]:
-    """Writes what the recipe asks for, and the card. Returns the files that hold parity."""
+    """Writes what the recipe asks for, and the card. Returns the files that hold parity.
+
+    `plain` is a plain_copy; the images lie on the CPU.
+    """
     files: dict[Part, Path] = {}
     told: dict[Part, str] = {}
-    # One layout in memory for every exporter; the run's own model stays as it is.
-    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
-    images_NCHW = images_NCHW.cpu().contiguous()
     with torch.no_grad():
         logits_NK = plain(images_NCHW)
     for part in (_PARTS[export] for export in finished.spec.recipe.exports):

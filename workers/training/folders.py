@@ -1,7 +1,7 @@
 """Image folders: decoded once, then read from a cache beside them.
 
 NAME/train/<class>/*.jpg         NAME/test or NAME/val likewise, with the same classes
-.cache/NAME-<size>-<fingerprint>/   what was decoded, as .npy
+.cache/NAME-<kind>-<fingerprint>/   what was computed from it, as .npy; a size, or a kind of mean
 """
 
 import errno
@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,21 +88,36 @@ def read(folder: Path, *, size: int) -> Decoded:
     train, test = listed.train, listed.test
     _refuse_too_many(folder, len(train.paths) + len(test.paths), size)
 
-    cache = folder.parent / ".cache" / f"{folder.name}-{size}-{_fingerprint(folder, train, test)}"
+    def decode() -> dict[str, np.ndarray]:
+        return {"train": _decode(train, size), "test": _decode(test, size)}
+
+    images = cached(folder, str(size), [train, test], decode)
+    return Decoded(listed.classes, images["train"], train.labels, images["test"], test.labels)
+
+
+def cached(
+    folder: Path,
+    kind: str,
+    listings: list[Listing],
+    compute: Callable[[], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """What `compute` makes of the listed files, from the cache unless one of them has changed.
+
+    Processes that ask at once compute once. Where nothing can be written, each computes.
+    """
+    name = f"{folder.name}-{kind}-{_fingerprint(folder, *listings)}"
+    cache = folder.parent / ".cache" / name
     try:
         with _locked(cache):
             if not cache.is_dir():
-                _write_cache(cache, _decode(train, size), _decode(test, size))
+                _write_cache(cache, compute())
                 _forget_older(cache)
             # Copy-on-write maps: the processes of one machine share the pages.
-            train_images, test_images = (
-                np.load(cache / f"{split}.npy", mmap_mode="c") for split in ("train", "test")
-            )
+            return {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise
-        train_images, test_images = _decode(train, size), _decode(test, size)
-    return Decoded(listed.classes, train_images, train.labels, test_images, test.labels)
+        return compute()
 
 
 def _test_folder(folder: Path) -> Path | None:
@@ -165,12 +180,12 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _write_cache(cache: Path, train: np.ndarray, test: np.ndarray) -> None:
+def _write_cache(cache: Path, arrays: dict[str, np.ndarray]) -> None:
     """Under its name only once it is whole."""
     partial = Path(tempfile.mkdtemp(dir=cache.parent, prefix="partial-"))
     try:
-        np.save(partial / "train.npy", train)
-        np.save(partial / "test.npy", test)
+        for name, array in arrays.items():
+            np.save(partial / f"{name}.npy", array)
         partial.chmod(0o755)
         partial.replace(cache)
     finally:

@@ -9,23 +9,17 @@ Shapes: N batch, C channels, H height, W width; R ranks, W windows, S sums.
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from service.recipes import Precision, Recipe, Schedule
-from service.reports import (
-    CheckpointNote,
-    Launch,
-    LogLevel,
-    MetricPoint,
-    Part,
-    Progress,
-    Result,
-)
+from service.reports import Launch, LogLevel, MetricPoint, Part, Progress, Result
 from service.spec import How, JobSpec
 from service.states import StopReason
 from workers.training import augment, checkpoint, export, facts, precision, ranks, resnet, tally
@@ -34,10 +28,11 @@ from workers.training.checkpoint import Checkpoint, Cursor
 from workers.training.engine import Engine
 from workers.training.evaluation import Tester
 from workers.training.export import Finished
-from workers.training.faults import CheckpointUnsaved, Diverged
+from workers.training.faults import Diverged
 from workers.training.observers import Observer, Unheard
 from workers.training.optimizer import Optimizer
 from workers.training.ranks import Ranks
+from workers.training.saving import Export, Saver
 from workers.training.sources import Source, open_source
 from workers.training.synchronized import synchronize
 
@@ -63,7 +58,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`stopped` None: the training is done. The result's errors are of the last evaluation."""
+    """`stopped` None: the training is done. The result's errors are of the last evaluation.
+
+    The last checkpoint may still be on its way: see Observer.saving.
+    """
 
     stopped: StopReason | None
     iteration: int
@@ -94,7 +92,8 @@ def train(
             training.restore(checkpoint.load(resume, spec=spec, is_own=how is None))
         elif resume is not None:
             training.begin_from(resume[Part.WEIGHTS])
-        return training.run()
+        with closing(training.saver):
+            return training.run()
 
 
 def report_every(recipe: Recipe) -> int:
@@ -119,7 +118,7 @@ class _Training:
         work_path: Path,
     ) -> None:
         self.spec, self.recipe, self.place = spec, spec.recipe, place
-        self.ranks, self.observer, self.work_path = joined, observer, work_path
+        self.ranks, self.observer = joined, observer
         self.source: Source = open_source(
             spec, data_path, device=place.device, threads=place.threads
         )
@@ -129,6 +128,13 @@ class _Training:
             self.model = synchronize(self.model)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = Optimizer(self.model, self.recipe)
+        self.saver = Saver(
+            observer,
+            work_path,
+            spec,
+            classes=self.source.classes,
+            normaliser=self.source.normaliser,
+        )
         self.tester = Tester(self.model, self.source, self.recipe, joined, place.device)
         self.cursor = Cursor()
         self.computed_in = precision.choose(self.recipe.precision, place.device)
@@ -322,10 +328,7 @@ class _Training:
             )
 
     def _save(self, *, test_error: float | None, is_last: bool) -> None:
-        """`test_error` None: these weights were not tested.
-
-        A full disk costs the run a checkpoint; it ends the run only where that was the last.
-        """
+        """`test_error` None: these weights were not tested."""
         iteration = self.cursor.iteration
         if iteration == self.saved_at:
             return
@@ -340,36 +343,18 @@ class _Training:
             momentum=self.optimizer.momentum(),
             sums_RWS=sums_RWS,
         )
-        try:
-            files = checkpoint.save(
-                saved,
-                checkpoint.folder_of(iteration, self.work_path),
-                spec=self.spec,
-                classes=self.source.classes,
-                normaliser=self.source.normaliser,
-            )
-        except CheckpointUnsaved as error:
-            if is_last:
-                raise
-            self.observer.log(LogLevel.WARNING, str(error))
-            return
-        if iteration == self.recipe.iterations:
-            files |= self._export(files[Part.WEIGHTS].parent)
-        note = CheckpointNote(
-            iteration=iteration,
-            test_error=test_error,
-            train_error=self.cursor.train_error,
-            parts=checkpoint.digest(files),
-        )
-        self.observer.checkpoint(note, files)
+        export = self._exporter() if iteration == self.recipe.iterations else None
+        self.saver.save(saved, test_error=test_error, is_last=is_last, export=export)
         since, at = self.clock
         self.clock = (since, at + time.monotonic() - began)
 
-    def _export(self, folder: Path) -> dict[Part, Path]:
+    def _exporter(self) -> Export:
+        """Of the network as it is now, without the device."""
         (images_NCHW, *_), _ = next(self.source.views(of_validation=False, rank=0, world_size=1))
         height, width = images_NCHW.shape[2:]
         finished = Finished(self.spec, self.facts, self.cursor, (height, width), self.curve)
-        return export.write(self.model, images_NCHW[:EXPORTED_IMAGES], folder, finished)
+        images_NCHW = images_NCHW[:EXPORTED_IMAGES].cpu().contiguous()
+        return partial(export.write, export.plain_copy(self.model), images_NCHW, finished=finished)
 
     def _tell(self, values: Mapping[str, float]) -> None:
         self.observer.metrics(

@@ -1,5 +1,6 @@
 """Whom the training loop tells."""
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -8,13 +9,20 @@ from service.states import StopReason
 
 
 class Observer(Protocol):
-    """Called by rank 0 only, from the thread that trains."""
+    """Called by rank 0 only, from the thread that trains; `checkpoint` from the one that saves."""
 
     def facts(self, facts: Facts) -> None: ...
     def launched(self, launch: Launch) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
+
+    def saving(self, saved: Future[None]) -> None:
+        """A checkpoint is on its way to the disk; it was told before `saved` is done.
+
+        The last is still on its way when the training is over: its device is free by then. Who
+        needs the files must wait for it, and hears then what kept them from being written.
+        """
 
     def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
         """Takes over the files, which lie in a folder of their own."""
@@ -25,7 +33,7 @@ class Observer(Protocol):
 
 
 class Unheard:
-    """An observer that nobody hears: of the ranks that have no voice."""
+    """An observer that nobody hears: of the ranks that have no voice. It waits for files."""
 
     @property
     def stop(self) -> StopReason | None:
@@ -37,3 +45,6 @@ class Unheard:
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
     def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...
+
+    def saving(self, saved: Future[None]) -> None:
+        saved.result()

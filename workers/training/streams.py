@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from service.recipes import Normalisation, Recipe, Views
+from service.recipes import Recipe, Views
 from workers.training import augment, folders, views
 from workers.training.augment import Normaliser, Sampler
 from workers.training.data import Split
@@ -54,7 +54,7 @@ class Streamed:
         self._stretch = (-1, -1)
         self._batches: Iterator[_Batch] = iter(())
         self._last: tuple[Tensor, Tensor] | None = None
-        self.normaliser = _measure(train, recipe.normalisation, device)
+        self.normaliser = _measure(folder, train, recipe, device)
 
     def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Batches that follow each other as a training's do have been read ahead."""
@@ -138,12 +138,22 @@ class _Stretches:
             yield list(range(self._start + offset, self._stop + offset))
 
 
-def _measure(train: Listing, normalisation: Normalisation, device: torch.device) -> Normaliser:
+def _measure(folder: Path, train: Listing, recipe: Recipe, device: torch.device) -> Normaliser:
     """From the centres of some images; which they are depends on their number alone."""
     chosen: NDArray[np.int64]
     _, chosen = augment.hold_out(len(train), min(MEAN_IMAGES, len(train)))
-    centres = [
-        views.of_test(folders.open_image(train.paths[image]), Views.SINGLE)[0] for image in chosen
-    ]
-    split = Split(torch.stack(centres), torch.from_numpy(train.labels[chosen]))
-    return Normaliser.of(split, normalisation, device)
+    sample = train.only(chosen)
+
+    def measure() -> dict[str, NDArray[np.float32]]:
+        centres = [
+            views.of_test(folders.open_image(path), Views.SINGLE)[0] for path in sample.paths
+        ]
+        split = Split(torch.stack(centres), torch.from_numpy(sample.labels))
+        measured = Normaliser.of(split, recipe.normalisation, torch.device("cpu"))
+        return {"mean": measured.mean_HWC.numpy(), "deviation": measured.deviation_C.numpy()}
+
+    # What else decides it, beside the files: how they are cut, and which are held out.
+    cut = f"{views.TEST_SIDE}x{views.SIZE}"
+    kind = f"{recipe.normalisation}-{cut}-without-{recipe.validation_images}"
+    found = folders.cached(folder, kind, [sample], measure)
+    return Normaliser(*(torch.from_numpy(found[name]).to(device) for name in ("mean", "deviation")))

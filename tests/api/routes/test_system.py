@@ -70,7 +70,7 @@ def test_every_data_set_known_by_name_is_told(api: Api) -> None:
     assert set(found) == set(datasets.DATASETS)
     assert found["digits"] == {
         "name": "digits",
-        "title": "Optical digits, 8x8 grey scans (UCI; carried by scikit-learn)",
+        "title": "Optical digits, grey scans (UCI; carried by scikit-learn)",
         "origin": "bundled",
         "classes": 10,
         "height": 8,

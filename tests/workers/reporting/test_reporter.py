@@ -1,11 +1,6 @@
-import hashlib
-import os
-import signal
-import subprocess
-import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,105 +8,22 @@ import pytest
 from service.reports import (
     MAX_LINE_LENGTH,
     MAX_POINTS,
-    CheckpointNote,
-    Facts,
     LogLevel,
-    MetricPoint,
     Part,
-    PartDigest,
     Progress,
 )
 from service.states import StopReason
-from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, eventually, fake_api
-from workers.reporting.client import ApiClient
-from workers.reporting.reporter import Reporter, drain
-
-FACTS = Facts(
-    parameters=1,
-    classes=10,
-    train_images=1,
-    test_images=1,
-    device="cpu",
-    num_workers=1,
-    host="here",
-    pids=[1],
-    versions={},
+from tests.support.fake_api import FakeApi, Fault, eventually
+from tests.workers.reporting.support import (
+    FACTS,
+    files_below,
+    iterations,
+    point,
+    save,
+    started,
 )
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with fake_api(digits_brief()) as running:
-        yield running
-
-
-def client_of(api: FakeApi) -> ApiClient:
-    return ApiClient(
-        api_url=api.url,
-        attempt_id=api.attempt.attempt_id,
-        token=TOKEN,
-        report_seconds=0.5,
-        part_seconds=0.5,
-    )
-
-
-@contextmanager
-def started(
-    api: FakeApi,
-    work_path: Path,
-    *,
-    flush_seconds: float = 0.02,
-    heartbeat_seconds: float = 60.0,
-    limit_bytes: int = 1 << 30,
-) -> Iterator[Reporter]:
-    with client_of(api) as client:
-        reporter = Reporter(
-            client,
-            work_path=work_path,
-            last_sequence=api.last_sequence,
-            flush_seconds=flush_seconds,
-            heartbeat_seconds=heartbeat_seconds,
-            limit_bytes=limit_bytes,
-        )
-        reporter.start()
-        try:
-            yield reporter
-        finally:
-            reporter.close(deadline_seconds=0.0)
-
-
-def point(iteration: int) -> MetricPoint:
-    return MetricPoint(series="train/loss", iteration=iteration, value=1 / (iteration + 1))
-
-
-def iterations(api: FakeApi) -> list[int]:
-    return [each.iteration for each in api.points]
-
-
-def save(
-    work_path: Path, iteration: int, *, test_error: float | None = 50.0
-) -> tuple[CheckpointNote, dict[Part, Path]]:
-    folder = work_path / f"checkpoint-{iteration}"
-    folder.mkdir(parents=True)
-    files = {part: folder / part for part in (Part.WEIGHTS, Part.STATE)}
-    for part, path in files.items():
-        path.write_bytes(f"{part} of {iteration}".encode() * 1000)
-    digests = [
-        PartDigest(
-            part=part,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            size_bytes=path.stat().st_size,
-        )
-        for part, path in files.items()
-    ]
-    note = CheckpointNote(
-        iteration=iteration, test_error=test_error, train_error=None, parts=digests
-    )
-    return note, files
-
-
-def files_below(path: Path) -> list[Path]:
-    return [entry for entry in path.rglob("*") if entry.is_file()]
+from workers.reporting.client import ApiClient
+from workers.reporting.reporter import Reporter
 
 
 def test_all_that_training_says_arrives_and_nothing_stays_on_disk(
@@ -261,6 +173,42 @@ def test_a_refused_last_checkpoint_is_told_and_means_undelivered(
     assert "iteration 10 is lost" in api.lines[0].message
 
 
+class Promise(Future[None]):
+    """Knows that somebody has asked whether it is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_asked = threading.Event()
+
+    def done(self) -> bool:
+        self.was_asked.set()
+        return super().done()
+
+
+def test_the_end_waits_until_the_last_checkpoint_is_written(api: FakeApi, tmp_path: Path) -> None:
+    saved = Promise()
+    with started(api, tmp_path) as reporter, ThreadPoolExecutor(1) as thread:
+        reporter.saving(saved)
+        is_delivered = thread.submit(reporter.close, deadline_seconds=20.0)
+        assert saved.was_asked.wait(20.0)
+        reporter.checkpoint(*save(tmp_path, 10))
+        saved.set_result(None)
+        assert is_delivered.result()
+
+    assert [note.iteration for note in api.checkpoints] == [10]
+
+
+def test_a_last_checkpoint_that_cannot_be_written_means_undelivered(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    with started(api, tmp_path) as reporter:
+        saved = Promise()
+        saved.set_exception(OSError("No space left on device"))
+        reporter.saving(saved)
+        assert not reporter.close(deadline_seconds=20.0)
+        assert "No space left" in str(reporter.last_error)
+
+
 def test_a_stop_request_reaches_training(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
         assert reporter.stop is None
@@ -328,80 +276,3 @@ def test_reports_go_on_where_a_restored_api_has_lost_some(api: FakeApi, tmp_path
 
     assert iterations(api) == [1, 4]
     assert [report.sequence for report in api.reports] == [1, 2]
-
-
-_TRAINING = """
-import sys
-from pathlib import Path
-from tests.support.fake_api import TOKEN
-from tests.workers.reporting.test_reporter import point, save
-from service.reports import LogLevel
-from workers.reporting.client import ApiClient
-from workers.reporting.reporter import Reporter
-
-url, work_path = sys.argv[1], Path(sys.argv[2])
-client = ApiClient(api_url=url, attempt_id="job1-a1", token=TOKEN)
-reporter = Reporter(client, work_path=work_path, last_sequence=0, flush_seconds=0.02)
-reporter.start()
-for iteration in range(100):
-    reporter.metrics([point(iteration)])
-reporter.log(LogLevel.ERROR, "last words")
-reporter.checkpoint(*save(work_path, 99))
-print("said", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.LOSING_ANSWERS])
-def test_what_a_killed_process_left_is_delivered_by_a_drain(
-    fault: Fault, api: FakeApi, tmp_path: Path
-) -> None:
-    api.break_down(fault)
-    with subprocess.Popen(
-        [sys.executable, "-c", _TRAINING, api.url, tmp_path],
-        cwd=Path(__file__).parents[3],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as training:
-        assert training.stdout is not None
-        assert training.stdout.readline() == b"said\n"
-        eventually(lambda: _spooled_lines(tmp_path) and files_below(tmp_path / "outbox"))
-        os.kill(training.pid, signal.SIGKILL)
-    api.recover()
-
-    with client_of(api) as client:
-        assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
-
-    assert iterations(api) == list(range(100))
-    assert [line.message for line in api.lines] == ["last words"]
-    assert [note.iteration for note in api.checkpoints] == [99]
-    assert api.complaints == []
-    assert files_below(tmp_path) == []
-
-
-def _spooled_lines(work_path: Path) -> bool:
-    return any("last words" in file.read_text() for file in (work_path / "spool").glob("*.json"))
-
-
-def test_a_drain_goes_on_after_the_last_stored_report(api: FakeApi, tmp_path: Path) -> None:
-    with started(api, tmp_path) as reporter:
-        reporter.metrics([point(1)])
-        assert reporter.close(deadline_seconds=20.0)
-
-    api.break_down(Fault.UNAVAILABLE)
-    with started(api, tmp_path) as dying:
-        dying.checkpoint(*save(tmp_path, 1))
-        eventually(lambda: files_below(tmp_path / "outbox"))
-    api.recover()
-
-    with client_of(api) as client:
-        assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
-
-    assert [report.sequence for report in api.reports] == [1, 2]
-    assert [note.iteration for note in api.checkpoints] == [1]
-
-
-def test_nothing_is_drained_from_an_attempt_that_is_over(api: FakeApi, tmp_path: Path) -> None:
-    api.break_down(Fault.STALE)
-    with client_of(api) as client:
-        assert not drain(client, work_path=tmp_path, deadline_seconds=20.0)

@@ -1,6 +1,7 @@
 """What the tests of training share: an observer that remembers, and small trainings."""
 
 import json
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class Recorder:
     def log(self, level: LogLevel, message: str) -> None:
         del level
         self.lines.append(message)
+
+    def saving(self, saved: Future[None]) -> None:
+        saved.result()
 
     def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
         self.notes.append(note)

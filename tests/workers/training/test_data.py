@@ -33,7 +33,7 @@ def test_bundled_images_are_as_the_service_says(name: str) -> None:
         (images.train, dataset.train_images),
         (images.test, dataset.test_images),
     ):
-        assert split.images_NHWC.shape == (count, dataset.height, dataset.width, 3)
+        assert split.images_NHWC.shape == (count, dataset.size, dataset.size, 3)
         assert split.images_NHWC.dtype == torch.uint8
         assert set(split.labels_N.tolist()) == set(range(10))
     assert (images.classes, images.flip, images.padding) == (10, dataset.flip, dataset.padding)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from service.networks import Family
 from service.recipes import Recipe, Views
 from tests.workers.training.support import digests, run
 from tests.workers.training.support import small_spec as any_spec
-from workers.training import views
+from workers.training import folders, views
 from workers.training.faults import DatasetUnusable
 from workers.training.streams import Streamed
 
@@ -142,6 +143,33 @@ def test_the_test_images_are_shared_by_the_ranks(photographs: Path) -> None:
 def test_more_images_cannot_be_held_out_than_there_are(photographs: Path) -> None:
     with pytest.raises(DatasetUnusable, match="10 training images"):
         stream(photographs, validation_images=10)
+
+
+def test_the_mean_is_measured_once_until_an_image_changes(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photographs"
+    shutil.copytree(photographs, folder)
+    opened: list[Path] = []
+    open_image = folders.open_image
+
+    def open_and_count(path: Path) -> Image.Image:
+        opened.append(path)
+        return open_image(path)
+
+    monkeypatch.setattr(folders, "open_image", open_and_count)
+    first, again = stream(folder).normaliser, stream(folder).normaliser
+    assert len(opened) == 10
+    assert torch.equal(first.mean_HWC, again.mean_HWC)
+    assert torch.equal(first.deviation_C, again.deviation_C)
+
+    changed = folder / "train" / "wren" / "0.jpg"
+    Image.new("RGB", (60, 40)).save(changed)
+    assert not torch.equal(stream(folder).normaliser.mean_HWC, first.mean_HWC)
+    channels = stream(folder, normalisation="channel").normaliser
+    assert (channels.deviation_C < 128).all()
+    assert len(stream(folder, validation_images=2).normaliser.mean_HWC) == 224
+    assert len(opened) == 10 + 10 + 10 + 8
 
 
 @pytest.mark.slow

@@ -1,0 +1,11 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.fake_api import FakeApi, digits_brief, fake_api
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with fake_api(digits_brief()) as running:
+        yield running

@@ -1,0 +1,98 @@
+"""What the tests of the reporter share: a reporter that is in a hurry, and what it is told."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.reports import (
+    CheckpointNote,
+    Facts,
+    MetricPoint,
+    Part,
+    PartDigest,
+)
+from tests.support.fake_api import TOKEN, FakeApi
+from workers.reporting.client import ApiClient
+from workers.reporting.reporter import Reporter
+
+FACTS = Facts(
+    parameters=1,
+    classes=10,
+    train_images=1,
+    test_images=1,
+    device="cpu",
+    num_workers=1,
+    host="here",
+    pids=[1],
+    versions={},
+)
+
+
+def client_of(api: FakeApi) -> ApiClient:
+    return ApiClient(
+        api_url=api.url,
+        attempt_id=api.attempt.attempt_id,
+        token=TOKEN,
+        report_seconds=0.5,
+        part_seconds=0.5,
+    )
+
+
+@contextmanager
+def started(
+    api: FakeApi,
+    work_path: Path,
+    *,
+    flush_seconds: float = 0.02,
+    heartbeat_seconds: float = 60.0,
+    limit_bytes: int = 1 << 30,
+) -> Iterator[Reporter]:
+    with client_of(api) as client:
+        reporter = Reporter(
+            client,
+            work_path=work_path,
+            last_sequence=api.last_sequence,
+            flush_seconds=flush_seconds,
+            heartbeat_seconds=heartbeat_seconds,
+            limit_bytes=limit_bytes,
+        )
+        reporter.start()
+        try:
+            yield reporter
+        finally:
+            reporter.close(deadline_seconds=0.0)
+
+
+def point(iteration: int) -> MetricPoint:
+    return MetricPoint(series="train/loss", iteration=iteration, value=1 / (iteration + 1))
+
+
+def iterations(api: FakeApi) -> list[int]:
+    return [each.iteration for each in api.points]
+
+
+def save(
+    work_path: Path, iteration: int, *, test_error: float | None = 50.0
+) -> tuple[CheckpointNote, dict[Part, Path]]:
+    folder = work_path / f"checkpoint-{iteration}"
+    folder.mkdir(parents=True)
+    files = {part: folder / part for part in (Part.WEIGHTS, Part.STATE)}
+    for part, path in files.items():
+        path.write_bytes(f"{part} of {iteration}".encode() * 1000)
+    digests = [
+        PartDigest(
+            part=part,
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            size_bytes=path.stat().st_size,
+        )
+        for part, path in files.items()
+    ]
+    note = CheckpointNote(
+        iteration=iteration, test_error=test_error, train_error=None, parts=digests
+    )
+    return note, files
+
+
+def files_below(path: Path) -> list[Path]:
+    return [entry for entry in path.rglob("*") if entry.is_file()]

@@ -1,0 +1,89 @@
+"""What dead processes left is delivered."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.fake_api import FakeApi, Fault, eventually
+from tests.workers.reporting.support import client_of, files_below, iterations, point, save, started
+from workers.reporting.reporter import drain
+
+_TRAINING = """
+import sys
+from pathlib import Path
+from tests.support.fake_api import TOKEN
+from tests.workers.reporting.support import point, save
+from service.reports import LogLevel
+from workers.reporting.client import ApiClient
+from workers.reporting.reporter import Reporter
+
+url, work_path = sys.argv[1], Path(sys.argv[2])
+client = ApiClient(api_url=url, attempt_id="job1-a1", token=TOKEN)
+reporter = Reporter(client, work_path=work_path, last_sequence=0, flush_seconds=0.02)
+reporter.start()
+for iteration in range(100):
+    reporter.metrics([point(iteration)])
+reporter.log(LogLevel.ERROR, "last words")
+reporter.checkpoint(*save(work_path, 99))
+print("said", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.LOSING_ANSWERS])
+def test_what_a_killed_process_left_is_delivered_by_a_drain(
+    fault: Fault, api: FakeApi, tmp_path: Path
+) -> None:
+    api.break_down(fault)
+    with subprocess.Popen(
+        [sys.executable, "-c", _TRAINING, api.url, tmp_path],
+        cwd=Path(__file__).parents[3],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == b"said\n"
+        eventually(lambda: _spooled_lines(tmp_path) and files_below(tmp_path / "outbox"))
+        os.kill(training.pid, signal.SIGKILL)
+    api.recover()
+
+    with client_of(api) as client:
+        assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
+
+    assert iterations(api) == list(range(100))
+    assert [line.message for line in api.lines] == ["last words"]
+    assert [note.iteration for note in api.checkpoints] == [99]
+    assert api.complaints == []
+    assert files_below(tmp_path) == []
+
+
+def _spooled_lines(work_path: Path) -> bool:
+    return any("last words" in file.read_text() for file in (work_path / "spool").glob("*.json"))
+
+
+def test_a_drain_goes_on_after_the_last_stored_report(api: FakeApi, tmp_path: Path) -> None:
+    with started(api, tmp_path) as reporter:
+        reporter.metrics([point(1)])
+        assert reporter.close(deadline_seconds=20.0)
+
+    api.break_down(Fault.UNAVAILABLE)
+    with started(api, tmp_path) as dying:
+        dying.checkpoint(*save(tmp_path, 1))
+        eventually(lambda: files_below(tmp_path / "outbox"))
+    api.recover()
+
+    with client_of(api) as client:
+        assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
+
+    assert [report.sequence for report in api.reports] == [1, 2]
+    assert [note.iteration for note in api.checkpoints] == [1]
+
+
+def test_nothing_is_drained_from_an_attempt_that_is_over(api: FakeApi, tmp_path: Path) -> None:
+    api.break_down(Fault.STALE)
+    with client_of(api) as client:
+        assert not drain(client, work_path=tmp_path, deadline_seconds=20.0)
