@@ -8,7 +8,7 @@ import json
 import sys
 import time
 
-from dbos import DBOS, Queue
+from dbos import DBOS
 
 JOBS = 500
 IDLE_JOBS = 30
@@ -23,14 +23,13 @@ def note(number: int) -> None:
 
 def main(url: str) -> None:
     DBOS(config={"name": "peer", "system_database_url": url, "log_level": "ERROR"})
-    queue = Queue("notes")
     DBOS.launch()
+    queue = DBOS.register_queue("notes")
     enqueued, began = [], time.monotonic()
     for number in range(JOBS):
         at = time.monotonic()
         queue.enqueue(note, number)
         enqueued.append(time.monotonic() - at)
-    _wait(JOBS - 1)
     while len(started) < JOBS:
         time.sleep(0.001)
     rate = JOBS / (time.monotonic() - began)

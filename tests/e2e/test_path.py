@@ -109,6 +109,31 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
     assert newest.iteration >= 5
 
 
+def test_a_deeper_network_begins_with_what_a_shallower_one_has_learnt(
+    client: resnetd.Client,
+) -> None:
+    two = {"num_workers": 2}
+    shallow = client.submit(depth=8, shortcut="A", dataset="digits", recipe=TINY, resources=two)
+    shallow = client.wait(shallow.id, timeout_seconds=JOB_SECONDS)
+    deep = client.submit(
+        depth=14,
+        shortcut="A",
+        dataset="digits",
+        recipe=TINY | {"learning_rate": 1e-6},
+        resources=two,
+        start_from={"job": shallow.id, "how": "deepen"},
+    )
+    deep = client.wait(deep.id, timeout_seconds=JOB_SECONDS)
+
+    assert "begins with another job's weights" in {line.message for line in client.logs(deep.id)}
+    assert shallow.result is not None
+    assert deep.result is not None
+    assert deep.result.test_error is not None
+    assert shallow.result.test_error is not None
+    # Without learning anything itself.
+    assert abs(deep.result.test_error - shallow.result.test_error) < 5.0
+
+
 def test_the_command_submits_watches_and_downloads(service: LocalService, tmp_path: Path) -> None:
     def resnetd_command(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

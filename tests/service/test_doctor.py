@@ -70,6 +70,21 @@ def test_what_an_ended_attempt_uploaded_and_never_named_is_an_orphan(
     assert list(artifacts.listed(checkpoints.PREFIX)) == []
 
 
+def test_a_sweep_deletes_orphans_and_leaves_broken_checkpoints_to_people(
+    core: Core, artifacts: ArtifactStore
+) -> None:
+    claimed = core.run()
+    kept = _store(artifacts, claimed, 40)
+    core.report(claimed.attempt_id, 2, checkpoints=[kept])
+    _store(artifacts, claimed, 50)
+    core.end(claimed, Reason.DIVERGED)
+    key = checkpoints.key(claimed.attempt_id, 40, kept.parts[0].part, kept.parts[0].sha256)
+    artifacts.delete([key])
+    assert doctor.sweep(core.database, artifacts, now=LATER) == 2
+    (left,) = _found(core, artifacts)
+    assert left.ailment is Ailment.MISSING
+
+
 def test_a_checkpoint_whose_bytes_are_gone_is_found_and_forgotten(
     core: Core, artifacts: ArtifactStore
 ) -> None:

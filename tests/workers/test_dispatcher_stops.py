@@ -122,6 +122,22 @@ def test_the_runner_of_an_attempt_that_never_begins_is_stopped_and_the_job_tried
     assert cluster.stops == [runner_id]
 
 
+def test_after_a_start_that_was_too_slow_there_is_twice_the_time(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    limit = settings.start_timeout_seconds
+    first = start(core, dispatcher)
+    later_round(core, dispatcher, after_seconds=limit + 1.0)
+    cluster.end(core.runner_of(first), ClusterJobState.STOPPED)
+    later_round(core, dispatcher)
+    later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
+    second = f"{job_id_of(first)}-a2"
+    later_round(core, dispatcher, after_seconds=limit + 1.0)
+    assert core.attempt(second).state is AttemptState.STARTING
+    later_round(core, dispatcher, after_seconds=limit)
+    assert core.attempt(second).reason is Reason.START_TIMEOUT
+
+
 def test_an_attempt_cannot_begin_as_long_as_the_api_is_away(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, door: Door, settings: Settings
 ) -> None:

@@ -193,6 +193,15 @@ def test_only_folders_that_nobody_touched_for_an_hour_are_leftovers(tmp_path: Pa
     assert [path.name for path in (tmp_path / "attempts").iterdir()] == ["recent"]
 
 
+def test_what_an_earlier_attempt_of_the_job_left_is_cleared_away(tmp_path: Path) -> None:
+    folders = tmp_path / "work" / "attempts"
+    for name in ("job1-a0", "job2-a1"):
+        (folders / name / "spool").mkdir(parents=True)
+    with fake_api(digits_brief()) as api:
+        run_here(settings_of(api, tmp_path))
+    assert [path.name for path in folders.iterdir()] == ["job2-a1"]
+
+
 def test_one_process_is_no_two_workers(tmp_path: Path) -> None:
     brief: AttemptBrief = digits_brief(num_workers=2)
     with fake_api(brief) as api, pytest.raises(AssertionError, match="2 workers"):
