@@ -1,0 +1,76 @@
+"""The driver's client, against the API itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.drivers import Start
+from service.errors import ApiUnavailable, Conflict, Unauthorized
+from service.search_reports import TrialQuestion
+from tests.support.api import Api, serving_new
+from tests.support.searching import Searching
+from workers.reporting.driver_client import DriverClient
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[Api]:
+    with serving_new(f"sqlite:///{tmp_path / 'api.db'}", tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def searching(api: Api) -> Searching:
+    return Searching(api.core)
+
+
+@pytest.fixture
+def start(searching: Searching) -> Start:
+    searching.submit(budget={"trials": 1})
+    (started,) = searching.due()
+    return started
+
+
+@pytest.fixture
+def client(api: Api, start: Start) -> Iterator[DriverClient]:
+    with DriverClient(api_url=api.url, driver_id=start.driver_id, token=start.secret) as opened:
+        yield opened
+
+
+def test_a_driver_goes_from_its_brief_to_its_last_word(
+    client: DriverClient, searching: Searching, start: Start
+) -> None:
+    brief = client.brief()
+    assert (brief.search_id, brief.spec.trials) == (start.search_id, 1)
+    taken = client.take("a", {"recipe.learning_rate": 0.1})
+    assert client.take("a", {"recipe.learning_rate": 0.1}) == taken
+    with pytest.raises(Conflict):
+        client.take("b", {"recipe.learning_rate": 0.1})
+    question = TrialQuestion(tune_id="a", after=10)
+    assert client.next(question).evaluation is None
+    searching.train(5.0)
+    evaluation = client.next(question).evaluation
+    assert evaluation is not None
+    assert evaluation.values == {"test/error": 5.0}
+    client.stop("a", iteration=20)
+    assert not client.is_over(wait_seconds=0.0)
+    client.finish("done")
+    assert client.is_over(wait_seconds=60.0), "at once"
+
+
+def test_a_driver_that_was_followed_by_another_is_shut_out(
+    client: DriverClient, searching: Searching, start: Start
+) -> None:
+    searching.driver_dies(start.search_id)
+    searching.core.clock.advance(60.0)
+    searching.due()
+    with pytest.raises(Unauthorized):
+        client.brief()
+
+
+def test_an_api_that_is_away_is_worth_another_try() -> None:
+    with (
+        DriverClient(api_url="http://127.0.0.1:9", driver_id="search-0-d1", token="t") as client,
+        pytest.raises(ApiUnavailable),
+    ):
+        client.brief()
