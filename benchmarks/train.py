@@ -13,12 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 
 import resnetd
+from benchmarks import sharing
 from benchmarks.scripts import AkamasterStyle, BareLoop, Script, TorchvisionStyle
 from benchmarks.sheet import Row, publish
 from deploy.local import LocalService
@@ -26,7 +26,7 @@ from service.networks import Family
 from service.reports import MetricPoint
 from service.spec import JobSpec, parse
 from service.states import StopReason
-from workers.training import data, local, loop
+from workers.training import data, loop
 from workers.training.loop import Place
 from workers.training.observers import Unheard
 
@@ -36,9 +36,8 @@ BATCH_SIZE = 128
 TURN = 25
 # Of each network on the way.
 TESTS = 4
-# Of a run through the service, and of one with two workers.
+# Of a run through the service.
 SERVICE_ITERATIONS = 300
-WORKER_ITERATIONS = 60
 
 EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "1"))
 
@@ -215,44 +214,11 @@ def _rows(contestants: dict[str, Contestant]) -> list[Row]:
     return rows
 
 
-class _Rates(Unheard):
-    """An observer that keeps the rates and nothing else."""
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-
-    def metrics(self, points: list[MetricPoint]) -> None:
-        self.rates += [point.value or 0.0 for point in points if point.series == _RATE]
-
-
-_RATE = "images_per_second"
-
-
 def _two_workers(dataset: str, data_path: Path) -> list[Row]:
-    """Two processes of half the cores each, beside one with all; they take turns too."""
-    cores = len(os.sched_getaffinity(0))
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(3):
-        for processes, kept in rates.items():
-            kept.append(_rate(dataset, data_path, processes, threads=max(1, cores // processes)))
-    one, two = (statistics.median(kept) for kept in rates.values())
+    spec = _spec(dataset, SERVICE_ITERATIONS, resources={"num_workers": 2})
+    one, two = sharing.rates(spec, data_path)
     what = "2 workers vs 1 with both their cores"
     return [Row(what, "images/s", two, one, is_more_better=True)]
-
-
-def _rate(dataset: str, data_path: Path, processes: int, *, threads: int) -> float:
-    spec = _spec(dataset, WORKER_ITERATIONS, resources={"num_workers": processes})
-    with tempfile.TemporaryDirectory() as folder:
-        work = partial(_train_and_tell, spec, data_path, Path(folder))
-        local.spawn(work, num_processes=processes, threads=threads)
-        return float((Path(folder) / "rate").read_text())
-
-
-def _train_and_tell(spec: JobSpec, data_path: Path, folder: Path, place: Place) -> None:
-    observer = _Rates()
-    loop.train(spec, place=place, data_path=data_path, work_path=folder / "work", observer=observer)
-    if place.rank == 0:
-        (folder / "rate").write_text(str(statistics.median(observer.rates)))
 
 
 def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
@@ -272,7 +238,7 @@ def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
             )
             job = client.submit(**spec.model_dump(mode="json"))
             client.wait(job.id)
-            values = client.metrics(job.id)[_RATE].values
+            values = client.metrics(job.id)["images_per_second"].values
     rates = [rate for rate in values if rate is not None]
     bare = statistics.mean([bare, _bare_rate(dataset, data_path)])
     what = "a job's images/s vs a bare loop"

@@ -29,7 +29,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def run(job: JobSpec, *, data_path: Path, work_path: Path) -> int:
     """The exit status: 0, 1 where it could not go on, 130 where Ctrl-C stopped it."""
     num_processes = job.resources.num_workers
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
+    threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
     work = partial(_train, job, data_path, work_path)
     if num_processes == 1:
         return _status(work, local.place(rank=0, num_processes=1, threads=threads))

@@ -28,6 +28,9 @@ SMALL = {
 }
 
 
+Scenes = tuple[Path, list[dict[str, Any]]]
+
+
 @dataclass
 class Recorder:
     """Asks to stop from the reading of `stop` on that comes before step `stops_at`."""
@@ -120,15 +123,28 @@ def digests(files: dict[Part, Path]) -> dict[str, str]:
     }
 
 
-def play_scenes(folder: Path, place: Place) -> None:
-    """What two processes are asked: a whole run, one that stops and goes on, a late wish to stop.
+# One step is enough to see over whom batch normalisation goes; three let it grow.
+NORMALISED = {
+    "iterations": 3,
+    "evaluate_every": 3,
+    "checkpoint_every": 3,
+    "precision": "fp32",
+    "learning_rate": 0.01,
+    "warmup_learning_rate": None,
+    "warmup_until_error": None,
+}
 
-    Each rank leaves what it saw as JSON.
+
+def play_scenes(folder: Path, place: Place) -> None:
+    """What several processes are asked, in one go since their start takes longest.
+
+    A whole run, one that stops and goes on, a late wish to stop; batch normalisation over all
+    ranks and over each one's own images. Each rank leaves what it saw as JSON.
     """
-    job = small_spec(resources={"num_workers": place.world_size})
     scenes = {}
 
-    def play(name: str, **options: Any) -> None:
+    def play(name: str, recipe: dict[str, Any] | None = None, **options: Any) -> None:
+        job = small_spec(recipe, resources={"num_workers": place.world_size})
         outcome, recorder = run(job, folder / name, place=place, **options)
         scenes[name] = {
             "outcome": asdict(outcome) | {"result": outcome.result.model_dump()},
@@ -142,6 +158,8 @@ def play_scenes(folder: Path, place: Place) -> None:
     play("stopped", stops_at=6)
     play("resumed", resume=checkpoint.newest(folder / "stopped"))
     play("late", stops_at=11)
+    play("synchronized", NORMALISED | {"synchronized": True})
+    play("local", NORMALISED)
     with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
         scenes["gathered"] = {"ranks": joined.gather(torch.tensor(place.rank)).tolist()}
     (folder / f"rank-{place.rank}.json").write_text(json.dumps(scenes))

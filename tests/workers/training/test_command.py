@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -6,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from service.reports import MetricPoint
 from service.states import StopReason
-from tests.workers.training.support import digests
+from tests.workers.training.support import Recorder, digests, run, small_spec
 from workers.training import checkpoint
 from workers.training.__main__ import main
 from workers.training.console import Console
@@ -72,10 +74,25 @@ def test_an_interrupt_asks_to_stop_and_a_second_one_insists() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def test_an_interrupted_training_leaves_a_checkpoint_and_exits_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = Console.metrics
+
+    def tell_and_interrupt(self: Console, points: list[MetricPoint]) -> None:
+        tell(self, points)
+        if points[0].iteration == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Console, "metrics", tell_and_interrupt)
+    words = ["--depth", "8", "--iterations", "3000"]
+    assert main([*words, "--work-path", str(tmp_path)]) == 130
+    assert [entry.name for entry in tmp_path.iterdir()] == ["00000005"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path, processes: int) -> None:
-    words = ["--depth", "8", "--iterations", "3000", "--processes", str(processes)]
+def test_interrupted_processes_stop_together(tmp_path: Path) -> None:
+    words = ["--depth", "8", "--iterations", "3000", "--processes", "2"]
     command = [sys.executable, "-m", "workers.training", *words, "--work-path", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -90,24 +107,29 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path, processes:
     assert [int(entry.name) for entry in tmp_path.iterdir()] == [stopped_at]
 
 
-def newest_sha256(folder: Path) -> dict[str, str]:
-    files = checkpoint.newest(folder)
-    assert files is not None
-    return digests(files)
+def killed_at(iteration: int, folder: Path) -> None:
+    """Trains until it is killed as power cuts kill: between two steps, without a word."""
+
+    class Doomed(Recorder):
+        @property
+        def stop(self) -> StopReason | None:
+            if self.readings == iteration:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().stop
+
+    run(small_spec(), folder, recorder=Doomed())
 
 
 @pytest.mark.slow
 def test_a_killed_training_ends_with_the_weights_of_the_uninterrupted_one(tmp_path: Path) -> None:
-    words = ["--depth", "8", "--iterations", "450"]
-    command = [sys.executable, "-m", "workers.training", *words, "--work-path"]
-    with subprocess.Popen(
-        [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        # Between its checkpoint at 200 and its end: the line tells of a later evaluation.
-        next(line for line in process.stdout if line.split()[:1] == ["300"])
-        process.kill()
-    assert [entry.name for entry in (tmp_path / "killed").glob("0*")] == ["00000200"]
-    for folder in ("killed", "whole"):
-        subprocess.run([*command, str(tmp_path / folder)], check=True, capture_output=True)
-    assert newest_sha256(tmp_path / "killed") == newest_sha256(tmp_path / "whole")
+    process = multiprocessing.get_context("spawn").Process(
+        target=killed_at, args=(10, tmp_path / "killed")
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [entry.name for entry in (tmp_path / "killed").iterdir()] == ["00000006"]
+    left = checkpoint.newest(tmp_path / "killed")
+    _, resumed = run(small_spec(), tmp_path / "resumed", resume=left)
+    _, whole = run(small_spec(), tmp_path / "whole")
+    assert digests(resumed.files[12]) == digests(whole.files[12])

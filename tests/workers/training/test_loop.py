@@ -1,6 +1,4 @@
-import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from service.states import Reason, StopReason
-from tests.workers.training import support
-from tests.workers.training.support import Recorder, digests, run, small_spec
-from workers.training import checkpoint, local, loop, resnet
+from tests.workers.training.support import Recorder, Scenes, digests, run, small_spec
+from workers.training import checkpoint, loop, resnet
 from workers.training.faults import CheckpointMismatch, DatasetMissing, Diverged
 from workers.training.resnet import ResNet
 
@@ -240,21 +237,6 @@ def test_some_hundred_reports_tell_a_whole_run(iterations: int, evaluate_every: 
     step = loop.report_every(recipe)
     assert step <= max(5, iterations // 500)
     assert iterations / step <= 1_100 or step <= 5
-
-
-Scenes = tuple[Path, list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module", params=[2, 3])
-def scenes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scenes:
-    """Where the files of support.play_scenes lie, and what each of its processes saw.
-
-    Two can only sum in one order; three show whether the order is kept.
-    """
-    folder = tmp_path_factory.mktemp("processes")
-    ranks = range(request.param)
-    local.spawn(partial(support.play_scenes, folder), num_processes=len(ranks), threads=1)
-    return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in ranks]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -1,5 +1,3 @@
-import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,30 +5,8 @@ import safetensors.torch
 import torch
 
 from service.reports import Part
-from tests.workers.training.support import run, small_spec
-from workers.training import checkpoint, local
-from workers.training.loop import Place
-
-RECIPE = {
-    "iterations": 3,
-    "evaluate_every": 3,
-    "checkpoint_every": 3,
-    "precision": "fp32",
-    "learning_rate": 0.01,
-    "warmup_learning_rate": None,
-    "warmup_until_error": None,
-}
-
-
-def train(folder: Path, place: Place) -> None:
-    for is_synchronized in (True, False):
-        job = small_spec(
-            RECIPE | {"synchronized": is_synchronized}, resources={"num_workers": place.world_size}
-        )
-        outcome, _ = run(job, folder / str(is_synchronized), place=place)
-        if place.rank == 0:
-            result = json.dumps(outcome.result.test_error)
-            (folder / f"{is_synchronized}.json").write_text(result)
+from tests.workers.training.support import NORMALISED, Scenes, run, small_spec
+from workers.training import checkpoint
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -40,16 +16,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_synchronized_ranks_train_as_one_process_does(tmp_path: Path) -> None:
-    local.spawn(partial(train, tmp_path), num_processes=2, threads=1)
-    run(small_spec(RECIPE), tmp_path / "alone")
-    alone = weights(tmp_path / "alone")
+def test_synchronized_ranks_train_as_one_process_does(scenes: Scenes, tmp_path: Path) -> None:
+    folder, _ = scenes
+    run(small_spec(NORMALISED), tmp_path)
+    alone = weights(tmp_path)
 
-    def distance(folder: Path) -> float:
-        theirs = weights(folder)
-        return max(
-            float((alone[name].double() - theirs[name].double()).abs().max()) for name in alone
-        )
+    def distance(name: str) -> float:
+        theirs = weights(folder / name)
+        return max(float((alone[key].double() - theirs[key].double()).abs().max()) for key in alone)
 
-    assert distance(tmp_path / "True") < 1e-4
-    assert distance(tmp_path / "False") > 1e-2
+    assert distance("synchronized") < 1e-4
+    assert distance("local") > 1e-2
