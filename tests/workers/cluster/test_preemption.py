@@ -8,7 +8,8 @@ import pytest
 
 from service.states import Reason, StopReason
 from tests.support.fake_api import TOKEN, FakeApi, brief_of, digits_brief, eventually, fake_api
-from workers.cluster.attempt import AttemptSettings, run_here
+from workers.cluster.attempt import run_here
+from workers.cluster.settings import AttemptSettings
 
 # From the wish to the end, beside a busy machine; docs/operations.md names what it is made of.
 LONGEST_SECONDS = 15.0
