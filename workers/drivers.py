@@ -64,10 +64,7 @@ class Drivers(Keeper):
                 work_path=self._settings.work,
             )
             self._cluster.submit(
-                start.driver_id,
-                entrypoint=ENTRYPOINT,
-                env_vars=env_vars,
-                metadata={"by": self._owner},
+                start.driver_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata=self._signature
             )
             with self._database.transaction() as session:
                 drivers.submitted(session, start.search_id, number=start.number, now=self._now())

@@ -59,9 +59,10 @@ class Keeper:
         self._settings = settings
         self._database = database
         self._cluster = cluster
-        self._owner = owner
         self._now = now
         self._asked_to_stop: dict[str, datetime] = {}
+        # For whoever looks at the cluster's jobs, which may be of several services.
+        self._signature = {"by": owner, "api": settings.api}
 
     def _ask_to_stop(self, submission_id: str) -> None:
         """Now and then again, as long as it is asked for."""
@@ -140,10 +141,8 @@ class Fleet(Keeper):
             work_path=self._settings.work,
             num_nodes=len(self._cluster.resources().nodes),
         )
-        # For whoever looks at the cluster's jobs, which may be of several services.
-        metadata = {"by": self._owner, "api": self._settings.api}
         self._cluster.submit(
-            start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata=metadata
+            start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata=self._signature
         )
         self._mark_submitted(start.runner_id)
         log.info("runner submitted", runner_id=start.runner_id, workers=start.shape.num_workers)
