@@ -29,6 +29,7 @@ from torch import Tensor
 from service.networks import Architecture
 from service.reports import Part, PartDigest
 from service.spec import JobSpec
+from workers.training import guard
 from workers.training.augment import Normaliser
 from workers.training.faults import CheckpointMismatch, CheckpointUnsaved
 
@@ -47,6 +48,7 @@ class Cursor:
 
     `learning_rate` is the last step's, `computed_in` the run's precision; None before it began.
     A plateau is watched for by `best_error`, evaluations `waited`, `drops` of the learning rate.
+    `curve`: (iteration, test error) of each evaluation.
     """
 
     iteration: int = 0
@@ -59,6 +61,16 @@ class Cursor:
     waited: int = 0
     drops: int = 0
     training_seconds: float = 0.0
+    curve: tuple[tuple[int, float], ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of_json(cls, text: str) -> "Cursor":
+        found = json.loads(text)
+        curve = tuple((iteration, error) for iteration, error in found.get("curve", ()))
+        return cls(**found | {"curve": curve})
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,8 @@ def save(
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
     try:
         with _unsaved(folder):
-            weights = {name: _plain(tensor) for name, tensor in checkpoint.weights.items()}
+            weights = guard.guarded(checkpoint.weights, spec.architecture)
+            weights = {name: _plain(tensor) for name, tensor in weights.items()}
             _write_safetensors(
                 partial / FILE_NAMES[Part.WEIGHTS],
                 weights,
@@ -103,7 +116,7 @@ def save(
             _write_safetensors(
                 partial / FILE_NAMES[Part.STATE],
                 state,
-                {"cursor": json.dumps(asdict(checkpoint.cursor)), "identity": _identity(spec)},
+                {"cursor": checkpoint.cursor.to_json(), "identity": _identity(spec)},
             )
             partial.chmod(0o755)
             shutil.rmtree(folder, ignore_errors=True)
@@ -138,8 +151,8 @@ def load(files: Mapping[Part, Path], *, spec: JobSpec, is_own: bool = True) -> C
         )
     state = safetensors.torch.load_file(files[Part.STATE])
     return Checkpoint(
-        cursor=Cursor(**json.loads(metadata["cursor"])),
-        weights=safetensors.torch.load_file(files[Part.WEIGHTS]),
+        cursor=Cursor.of_json(metadata["cursor"]),
+        weights=guard.unguarded(safetensors.torch.load_file(files[Part.WEIGHTS])),
         momentum={
             name.removeprefix("momentum."): tensor
             for name, tensor in state.items()

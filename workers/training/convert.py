@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from service import networks
 from service.networks import Architecture, Block, Family, Shortcut, StrideAt, ZeroPadding
-from workers.training import resnet
+from workers.training import guard, resnet
 
 StateDict = dict[str, Tensor]
 
@@ -29,7 +29,10 @@ def load(path: Path) -> tuple[Architecture, nn.Module]:
     published = _read(path)
     architecture, state = recognise(published)
     network = resnet.create(architecture, classes=len(state["fc.bias"]))
-    network.load_state_dict(state, strict=True)
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no {architecture.label}: {error}") from error
     return architecture, network.eval()
 
 
@@ -37,14 +40,19 @@ def write(path: Path, target: Path) -> Architecture:
     """The file's weights as safetensors under our names, the architecture in the metadata."""
     architecture, network = load(path)
     metadata = {name: str(choice) for name, choice in asdict(architecture).items()}
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    state = guard.guarded(network.state_dict(), architecture)
+    weights = {name: tensor.contiguous() for name, tensor in state.items()}
     safetensors.torch.save_file(weights, target, {"format": "pt"} | metadata)
     return architecture
 
 
 def recognise(published: StateDict) -> tuple[Architecture, StateDict]:
-    """The network that the tensors are of, and they under our names."""
-    names = {name: _our_name(name) for name in published}
+    """The network that the tensors are of, and they under our names.
+
+    ValueError where they do not tell which it is.
+    """
+    stride_at = StrideAt.CONV_1X1 if guard.KEY in published else StrideAt.CONV_3X3
+    names = {name: _our_name(name) for name in guard.unguarded(published)}
     state = {ours: published[theirs] for theirs, ours in names.items()}
     if "conv1.weight" not in state or "fc.bias" not in state:
         raise ValueError("no conv1.weight and fc.bias (or linear.bias): not a residual network")
@@ -53,12 +61,17 @@ def recognise(published: StateDict) -> tuple[Architecture, StateDict]:
     convolutions = 3 if "layer1.0.conv3.weight" in state else 2
     family = Family.CIFAR if state["conv1.weight"].shape[-1] == 3 else Family.IMAGENET  # noqa: PLR2004
     is_projected = any(".downsample." in name for name in state)
+    if not (is_akamaster or is_projected):
+        raise ValueError(
+            "fc.* and no downsample.*: a plain network or one with option A, and which of them "
+            "the names do not tell"
+        )
     architecture = networks.architecture(
         family,
         depth=sum(blocks.values()) * convolutions + 2,
         shortcut=Shortcut.B if is_projected else Shortcut.A,
         block=Block.BOTTLENECK if convolutions == 3 else Block.BASIC,  # noqa: PLR2004
-        stride_at=StrideAt.CONV_3X3,
+        stride_at=stride_at,
         zero_padding=ZeroPadding.BOTH if is_akamaster else ZeroPadding.END,
     )
     return architecture, _with_counters(state)

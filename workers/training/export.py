@@ -36,16 +36,12 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Finished:
-    """What the card tells of a run. `image_size`: height and width in pixels.
-
-    `curve`: (iteration, test error in percent), since the attempt began.
-    """
+    """What the card tells of a run. `image_size`: height and width in pixels."""
 
     spec: JobSpec
     facts: Facts
     cursor: Cursor
     image_size: tuple[int, int]
-    curve: list[tuple[int, float]]
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
@@ -121,7 +117,7 @@ def card(finished: Finished, parities: Mapping[Part, str]) -> str:
         "",
         "| iteration | test error |",
         "|---|---|",
-        *(f"| {iteration:,} | {_percent(error)} |" for iteration, error in finished.curve),
+        *(f"| {iteration:,} | {_percent(error)} |" for iteration, error in cursor.curve),
         "",
         "```json",
         json.dumps(spec.model_dump(mode="json"), indent=2),

@@ -140,7 +140,6 @@ class _Training:
         self.computed_in = precision.choose(self.recipe.precision, place.device)
         self.saved_at = 0
         self.has_launched = False
-        self.curve: list[tuple[int, float]] = []
         self.sums_WS = torch.stack([tally.zeros(place.device)] * 2)
 
     def restore(self, saved: Checkpoint) -> None:
@@ -306,8 +305,12 @@ class _Training:
         self._tell({"test/loss": loss, "test/error": test_error})
         if math.isnan(loss):
             raise Diverged(f"the test loss is {loss} at iteration {self.cursor.iteration}")
-        self.cursor = replace(self.cursor, train_error=train_error, test_error=test_error)
-        self.curve.append((self.cursor.iteration, test_error))
+        self.cursor = replace(
+            self.cursor,
+            train_error=train_error,
+            test_error=test_error,
+            curve=(*self.cursor.curve, (self.cursor.iteration, test_error)),
+        )
         if self.recipe.schedule is Schedule.PLATEAU:
             self._watch_for_a_plateau(test_error)
         since, at = self.clock
@@ -352,7 +355,7 @@ class _Training:
         """Of the network as it is now, without the device."""
         (images_NCHW, *_), _ = next(self.source.views(of_validation=False, rank=0, world_size=1))
         height, width = images_NCHW.shape[2:]
-        finished = Finished(self.spec, self.facts, self.cursor, (height, width), self.curve)
+        finished = Finished(self.spec, self.facts, self.cursor, (height, width))
         images_NCHW = images_NCHW[:EXPORTED_IMAGES].cpu().contiguous()
         return partial(export.write, export.plain_copy(self.model), images_NCHW, finished=finished)
 

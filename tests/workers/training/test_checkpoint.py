@@ -8,15 +8,16 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+import torchvision
 
 from service.reports import Part
 from service.spec import JobSpec
 from tests.workers.training.support import small_spec
-from workers.training import checkpoint, resnet
+from workers.training import checkpoint, convert, resnet
 from workers.training.augment import Normaliser
 from workers.training.checkpoint import Checkpoint, Cursor, weights_sha256
 
-CURSOR = Cursor(iteration=7, is_warm=True, train_error=12.5, drops=2, training_seconds=1.5)
+CURSOR = Cursor(iteration=7, is_warm=True, drops=2, training_seconds=1.5, curve=((4, 12.5),))
 
 
 def make_checkpoint(job: JobSpec) -> Checkpoint:
@@ -56,6 +57,30 @@ def test_weights_say_how_to_build_and_feed_their_network(tmp_path: Path) -> None
     assert mean.reshape(json.loads(told["mean_image_shape"]))[7, 7, 2] == 191
     assert JobSpec.model_validate_json(told["spec"]) == small_spec()
     assert (told["network"], told["iteration"]) == ("resnet-8-A", "7")
+
+
+@pytest.mark.parametrize("part", [Part.WEIGHTS, Part.PT])
+@torch.no_grad()
+def test_torchvision_refuses_weights_that_it_would_misread(tmp_path: Path, part: Part) -> None:
+    job = small_spec(dataset="folder:photographs", depth=50, shortcut="B")
+    network = resnet.build(job, 10).eval()
+    saved = Checkpoint(CURSOR, network.state_dict(), {}, torch.zeros(1, 2, 3))
+    normaliser = Normaliser(torch.zeros(2, 2, 3), torch.ones(3))
+    files = checkpoint.save(saved, tmp_path / "7", spec=job, classes=10, normaliser=normaliser)
+
+    path = tmp_path / f"weights{'.pt' if part is Part.PT else '.safetensors'}"
+    files[part].rename(path)
+    theirs = torchvision.models.resnet50(num_classes=10)
+    with pytest.raises(RuntimeError, match="stride_is_in_the_first_1x1"):
+        theirs.load_state_dict(
+            torch.load(path, weights_only=True)
+            if part is Part.PT
+            else safetensors.torch.load_file(path)
+        )
+    architecture, converted = convert.load(path)
+    assert architecture == job.architecture
+    images_NCHW = torch.randn(2, 3, 64, 64)
+    assert torch.equal(converted(images_NCHW), network(images_NCHW))
 
 
 def test_pt_holds_the_same_weights_and_no_code(tmp_path: Path) -> None:

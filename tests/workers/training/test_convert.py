@@ -8,8 +8,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from service import networks
 from service.networks import Family, Shortcut, StrideAt, ZeroPadding
-from workers.training import convert
+from workers.training import convert, resnet
 from workers.training.__main__ import main
 
 
@@ -105,6 +106,26 @@ def test_converted_weights_say_what_decides_their_function(
     with safetensors.safe_open(target, framework="pt") as file:
         assert file.metadata()["zero_padding"] == "both"
         assert "fc.weight" in file.keys()  # noqa: SIM118 - no mapping
+
+
+@pytest.mark.parametrize("shortcut", [Shortcut.NONE, Shortcut.A])
+def test_weights_that_do_not_tell_their_shortcut_are_refused(
+    shortcut: Shortcut, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = resnet.create(networks.architecture(Family.CIFAR, 20, shortcut), classes=10)
+    torch.save(network.state_dict(), tmp_path / "ours.pt")
+    assert main(["convert", str(tmp_path / "ours.pt"), str(tmp_path / "out.safetensors")]) == 1
+    assert "a plain network or one with option A" in capsys.readouterr().err
+
+
+def test_a_wide_network_with_a_small_stem_is_none_that_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = torchvision.models.resnet18(num_classes=10)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    torch.save(network.state_dict(), tmp_path / "wide.pt")
+    assert main(["convert", str(tmp_path / "wide.pt"), str(tmp_path / "out.safetensors")]) == 1
+    assert capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [{"weight": torch.zeros(1)}, {"state_dict": 7}, [1]])

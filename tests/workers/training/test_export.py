@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,8 @@ from service import counts
 from service.reports import Part
 from tests.workers.training.support import run, small_spec
 from workers.training import checkpoint, export, resnet
+
+CURVE = re.compile(r"\| \d+ \| [\d.]+ % \|")
 
 
 def test_a_finished_training_leaves_a_card_and_an_unfinished_one_does_not(tmp_path: Path) -> None:
@@ -21,6 +24,17 @@ def test_a_finished_training_leaves_a_card_and_an_unfinished_one_does_not(tmp_pa
     assert '"seed": 0' in card
     digests = {each.part for each in recorder.notes[-1].parts}
     assert digests == set(recorder.files[12])
+
+
+def test_the_card_of_a_resumed_run_has_its_whole_curve(tmp_path: Path) -> None:
+    _, whole = run(small_spec(), tmp_path / "whole")
+    _, resumed = run(small_spec(), tmp_path / "resumed", resume=whole.files[6])
+    curves = [
+        [line for line in files[12][Part.CARD].read_text().splitlines() if CURVE.fullmatch(line)]
+        for files in (whole.files, resumed.files)
+    ]
+    assert len(curves[0]) == 3
+    assert curves[1] == curves[0]
 
 
 @pytest.mark.slow
