@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,11 @@ class Order:
     state: str = "succeeded"
     reason: str = "completed"
     is_cancelled: bool = False
+
+    def halved(self) -> "Order":
+        """Half as many iterations."""
+        recipe = {**self.spec["recipe"], "iterations": self.spec["recipe"]["iterations"] // 2}
+        return replace(self, spec={**self.spec, "recipe": recipe})
 
     @property
     def parsed(self) -> JobSpec:
