@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from workers.training.loop import Place
 from workers.training.observers import Unheard
 
 _AT_A_TIME = 2
+_LOOK_SECONDS = 0.2
 _JOB = {
     "depth": 8,
     "shortcut": "A",
@@ -131,22 +133,37 @@ def _bare_cpu_seconds(folder: Path) -> float:
 
 @contextmanager
 def _counting() -> Iterator[Callable[[], float]]:
-    """Seconds of CPU that processes below this one have used since, ended ones included."""
-    before = _cpu_seconds_below()
-    yield lambda: _cpu_seconds_below() - before
+    """Seconds of CPU of the processes below this one, ended ones included.
 
+    They are looked at five times a second: Ray's raylet does not wait for its children, so the
+    kernel adds the time of those that have ended to nobody's.
+    """
+    seen: dict[tuple[int, float], float] = {}
+    stopping = threading.Event()
 
-def _cpu_seconds_below() -> float:
-    """Whoever has ended is counted in the times of whoever waited for it."""
-    own = psutil.Process()
-    ended = own.cpu_times()
-    seconds = ended.children_user + ended.children_system
-    for process in own.children(recursive=True):
-        try:
-            seconds += sum(process.cpu_times()[:4])
-        except psutil.NoSuchProcess:
-            continue
-    return seconds
+    def look() -> None:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                times = process.cpu_times()
+                seen[process.pid, process.create_time()] = times.user + times.system
+            except psutil.NoSuchProcess:
+                continue
+
+    def watch() -> None:
+        while not stopping.wait(_LOOK_SECONDS):
+            look()
+
+    def used() -> float:
+        look()
+        return sum(list(seen.values()))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield used
+    finally:
+        stopping.set()
+        watching.join()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from api.app import create_app
 from service.settings import Settings
 from tests.support.api import TOKEN, Api
 from tests.support.core import Taken, job_id_of
+from tests.support.searching import Searching
 
 # Health, and what describes the API itself: no word of anybody's in them.
 OPEN = {"/v1/health", "/v1/openapi.json", "/v1/docs"}
@@ -30,6 +31,8 @@ def _filled(path: str) -> str:
         "iteration": "1",
         "part": "weights",
         "webhook_id": "0" * 16,
+        "search_id": "0" * 16,
+        "driver_id": "search-" + "0" * 16 + "-d1",
     }
     for name, value in values.items():
         path = path.replace(f"{{{name}}}", value)
@@ -71,13 +74,17 @@ def test_the_name_of_the_scheme_may_be_written_in_any_case(api: Api) -> None:
 
 
 def _doors(of: str) -> list[tuple[str, str]]:
-    """The routes of attempts, of runners, or of people."""
-    found: dict[str, list[tuple[str, str]]] = {"attempts": [], "runners": [], "people": []}
+    """The routes of attempts, of runners, of drivers, or of people."""
+    found: dict[str, list[tuple[str, str]]] = {
+        name: [] for name in ("attempts", "runners", "drivers", "people")
+    }
     for method, path in _routes():
         if path.startswith("/v1/attempts/"):
             found["attempts"].append((method, path))
         elif path.startswith("/v1/runners/"):
             found["runners"].append((method, path))
+        elif path.startswith("/v1/drivers/"):
+            found["drivers"].append((method, path))
         elif path not in OPEN:
             found["people"].append((method, path))
     return found[of]
@@ -96,15 +103,15 @@ def _assert_refused(
         assert answer.status_code == 401, (method, path)
 
 
-def test_a_persons_token_opens_no_door_of_attempts_or_runners(api: Api) -> None:
+def test_a_persons_token_opens_no_door_of_attempts_runners_or_drivers(api: Api) -> None:
     taken = api.core.run()
-    doors = _doors("attempts") + _doors("runners")
+    doors = _doors("attempts") + _doors("runners") + _doors("drivers")
     _assert_refused(api, TOKEN, doors, attempt=taken, runner_id=taken.runner_id)
 
 
 def test_an_attempts_token_opens_no_door_of_people_or_runners(api: Api) -> None:
     taken = api.core.run()
-    doors = _doors("people") + _doors("runners")
+    doors = _doors("people") + _doors("runners") + _doors("drivers")
     _assert_refused(api, taken.secret, doors, attempt=taken, runner_id=taken.runner_id)
 
 
@@ -128,4 +135,13 @@ def test_a_runners_token_opens_no_other_runners_door(api: Api) -> None:
     taken = api.core.run()
     start = api.core.start_standby()
     doors = _doors("runners")
+    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=taken.runner_id)
+
+
+def test_a_drivers_token_opens_no_door_of_people_attempts_or_runners(api: Api) -> None:
+    taken = api.core.run()
+    searching = Searching(api.core)
+    searching.submit()
+    (start,) = searching.due()
+    doors = _doors("people") + _doors("attempts") + _doors("runners")
     _assert_refused(api, start.secret, doors, attempt=taken, runner_id=taken.runner_id)

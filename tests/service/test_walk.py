@@ -30,6 +30,7 @@ from service.tables import AttemptRow, Base, EventRow, JobRow
 from tests.support.core import Clock, Core, job_id_of, workers
 
 CPUS = 4
+_CANCELLING = frozenset({Reason.CANCELLED, Reason.KILLED, Reason.EARLY_STOPPED})
 WAITS = (JobState.QUEUED, JobState.HELD, JobState.PAUSED, JobState.BLOCKED)
 
 
@@ -139,7 +140,7 @@ class Walk(RuleBasedStateMachine):
         row = self.core.job(job_id)
         if reason is Reason.COMPLETED:
             expected = {JobState.SUCCEEDED}
-        elif job.is_cancelling or reason in {Reason.CANCELLED, Reason.KILLED}:
+        elif job.is_cancelling or reason in _CANCELLING:
             expected = {JobState.CANCELLED}
         elif reason.fault is not None and not reason.is_retried:
             expected = {JobState.FAILED}
