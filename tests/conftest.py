@@ -1,5 +1,6 @@
 """What all tests share: databases, a clock, an API in this process."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from service.database import Database
 from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
+
+# Where the tests themselves run in the background of a shell, Ctrl-C is ignored by all that they
+# start, and some of it is told to end that way.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile(

@@ -17,7 +17,8 @@ from workers.cluster.attempt import run_here
 from workers.cluster.endings import Ending
 from workers.cluster.settings import AttemptSettings
 
-_DISK = "2m"
+# Room for the checkpoints that are on their way to the API, and for the last.
+_DISK = "8m"
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def _points_of(api: FakeApi) -> dict[str, list[int]]:
 
 
 def test_a_workers_full_disk_costs_checkpoints_and_no_training(disk: Path) -> None:
-    brief = digits_brief(iterations=400)
+    brief = digits_brief(iterations=2_000)  # still under way when somebody has made room
     (disk / "attempts").mkdir()
     ballast = _fill(disk)
 
@@ -81,7 +82,7 @@ def test_a_workers_full_disk_costs_checkpoints_and_no_training(disk: Path) -> No
     assert _points_of(listening) == expected_points(brief.spec)
     levels = {line.level for line in listening.lines if "cannot be saved" in line.message}
     assert levels == {LogLevel.WARNING}
-    assert listening.checkpoints[-1].iteration == 400
+    assert listening.checkpoints[-1].iteration == 2_000
     assert listening.complaints == []
 
 

@@ -167,17 +167,15 @@ class Reporter:
         """Whether the API has everything, the last checkpoint too. Waits for it until then."""
         deadline = time.monotonic() + deadline_seconds
         is_delivered = self._is_all_delivered()
-        while not (is_delivered or self._is_hopeless()) and time.monotonic() < deadline:
+        while not (is_delivered or self.is_fenced) and time.monotonic() < deadline:
             with self._changed:
                 self._changed.wait(0.05)
             is_delivered = self._is_all_delivered()
         # What training still said in the meantime must survive on disk at least.
         self._seal()
         self._end()
-        return is_delivered and not self._is_hopeless() and not self._outbox.lost_the_newest
-
-    def _is_hopeless(self) -> bool:
-        return self.is_fenced or self._unsaved() is not None
+        is_whole = self._unsaved() is None and not self._outbox.lost_the_newest
+        return is_delivered and is_whole and not self.is_fenced
 
     def _unsaved(self) -> BaseException | None:
         """What kept the last checkpoint from being written. None: nothing did yet."""

@@ -16,6 +16,7 @@ from tests.workers.training.support import small_spec
 from workers.training import checkpoint, convert, resnet
 from workers.training.augment import Normaliser
 from workers.training.checkpoint import Checkpoint, Cursor, weights_sha256
+from workers.training.faults import CheckpointUnsaved
 
 CURSOR = Cursor(iteration=7, is_warm=True, drops=2, training_seconds=1.5, curve=((4, 12.5),))
 
@@ -116,7 +117,7 @@ def test_a_failure_while_writing_leaves_the_earlier_checkpoint(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(CheckpointUnsaved, match="no space left"):
         save(make_checkpoint(small_spec()), tmp_path / "00000007")
     assert checkpoint.digest(files) == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["00000007"]
