@@ -12,9 +12,10 @@ from tests.support.services import running_service
 
 @pytest.fixture(scope="session")
 def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    """On SQLite, with a standby of two workers; each test leaves it as it was."""
+    """On SQLite, with a standby of two workers and room for no other; tests leave it as it was."""
     path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBY_WORKERS="2") as running:
+    settings = {"RESNETD_STANDBY_WORKERS": "2", "RESNETD_MAX_CPUS": "2"}
+    with running_service(head, path, **settings) as running:
         yield running
 
 
@@ -31,7 +32,8 @@ def without_standbys(
 def postgres_service(
     head: RayHead, postgres: PostgresServer, tmp_path: Path
 ) -> Iterator[LocalService]:
-    with running_service(head, tmp_path, RESNETD_DATABASE_URL=postgres.new_database()) as running:
+    settings = {"RESNETD_DATABASE_URL": postgres.new_database(), "RESNETD_STANDBYS": "0"}
+    with running_service(head, tmp_path, **settings) as running:
         yield running
 
 

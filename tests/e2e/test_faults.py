@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 JOB_SECONDS = 240.0
 # Long enough to be hit in the middle, with a checkpoint behind it.
-SOME_SECONDS = {"name": "quick", "iterations": 600, "evaluate_every": 50, "checkpoint_every": 50}
+SOME_SECONDS = {"name": "quick", "iterations": 300, "evaluate_every": 50, "checkpoint_every": 50}
 
 
 def _submit(client: resnetd.Client) -> resnetd.Job:

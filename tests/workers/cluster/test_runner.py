@@ -147,10 +147,10 @@ def test_a_stopped_attempt_says_so_and_a_stopped_cluster_job_leaves_no_process(
 
         api.stop = None
         eventually(lambda: runner.facts() != stopped)
+        pids = {*stopped.pids, *runner.facts().pids}
         jobs.stop("twice-a1")
         assert runner.wait_for_the_end() is ClusterJobState.STOPPED
         assert len(api.finishes) == 1
-        pids = {*stopped.pids, *runner.facts().pids}
         eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids), within_seconds=30)
 
 
