@@ -51,12 +51,14 @@ class Launches:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=10, help="warm jobs of ours, runs of each peer")
-    runs = parser.parse_args().runs
+    parser.add_argument("--runs", type=int, default=10, help="warm jobs of ours")
+    parser.add_argument("--peer-runs", type=int, default=10, help="runs of each peer")
+    chosen = parser.parse_args()
+    runs, peer_runs = chosen.runs, chosen.peer_runs
     rows: list[Row] = []
     for num_workers in (1, 2):
         cold, warm, freed = _ours(num_workers, runs)
-        peers = _theirs(num_workers, runs)
+        peers = _theirs(num_workers, peer_runs)
         shape = f"{num_workers} workers" if num_workers > 1 else "1 worker"
         _print_trace(f"POST to ..., warm, {shape}", warm.trace)
         submitted = peers["ray job submit"].p50

@@ -23,7 +23,8 @@ def keep(
     """Plans a standby where one is missing and there is room; dismisses what is too much.
 
     Of the shape that was asked for last; before anybody asked, of `num_workers` workers. The
-    caller holds the lock of the cluster's row. While a job waits, the room is the job's.
+    caller holds the lock of the cluster's row. While a job waits, the room is the job's; while
+    a runner comes up, which an attempt may wait for, so are the processors.
     """
     session.execute(
         delete(RunnerRow).where(
@@ -39,7 +40,12 @@ def keep(
     for runner in sorted(standbys, key=runners.used_at)[: max(0, len(standbys) - wanted)]:
         if now > runners.used_at(runner) + _SURPLUS:
             runners.dismiss(session, runner.id, now=now)
-    if len(standbys) >= wanted or _is_anybody_waiting(session) or _did_last_fail(session, now=now):
+    is_any_coming_up = any(
+        runner.state in (RunnerState.PLANNED, RunnerState.STARTING) for runner in there
+    )
+    if len(standbys) >= wanted or is_any_coming_up:
+        return
+    if _is_anybody_waiting(session) or _did_last_fail(session, now=now):
         return
     shape = _last_shape(session) or _default_shape(whole, num_workers)
     free = whole

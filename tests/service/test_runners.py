@@ -288,6 +288,8 @@ def test_a_submission_that_nobody_finished_is_repeated_with_a_new_token(core: Co
 def test_a_standby_is_kept_of_the_shape_that_was_asked_for_last(core: Core) -> None:
     core.offer(cpus=8)
     assert _keep_standbys(core, wanted=1) == [(RunnerState.PLANNED, ONE)]
+    (start,) = core.start_runners()
+    assert core.ask(start.runner_id) is None
     taken = core.run(resources=workers(2))
     core.finish(taken.attempt_id)
     core.release(taken)
@@ -315,6 +317,16 @@ def test_no_standby_while_a_job_waits(core: Core) -> None:
     core.offer(cpus=4)
     core.submit(resources=workers(4))
     assert _keep_standbys(core, wanted=1) == []
+
+
+def test_no_standby_while_another_runner_comes_up(core: Core) -> None:
+    core.offer(cpus=4)
+    core.submit()
+    claimed = _claim(core)
+    core.start_runners()
+    assert len(_keep_standbys(core, wanted=1)) == 1
+    assert core.ask(claimed.runner_id) is not None
+    assert len(_keep_standbys(core, wanted=1)) == 2
 
 
 def test_no_standby_soon_after_one_that_never_came_up(core: Core) -> None:
