@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Request, Response
 from fastapi.security import HTTPBearer
 
 from api.auth import bearer
@@ -71,6 +71,13 @@ User = Annotated[str, Depends(person)]
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
 ]
+
+
+def tell_saved(response: Response, *, location: str, is_replay: bool) -> None:
+    """Where what was submitted is now, and whether it was there before."""
+    if is_replay:
+        response.headers["Idempotency-Replayed"] = "true"
+    response.headers["Location"] = location
 
 
 def attempt(

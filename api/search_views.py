@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from api.views import View
 from service import searches
 from service.importance import Importance
 from service.search_spec import Metric, SearchSpec
@@ -14,11 +15,7 @@ from service.states import JobState, Reason, SearchEnd, SearchState
 from service.trials import Standing, Trial
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class TrialView(_View):
+class TrialView(View):
     """`values` are the newest; `rank` counts the trials that are better, null without values."""
 
     number: int
@@ -47,7 +44,7 @@ class TrialView(_View):
         )
 
 
-class TrialList(_View):
+class TrialList(View):
     """The best first."""
 
     trials: list[TrialView]
@@ -57,7 +54,7 @@ class TrialList(_View):
         return cls(trials=[TrialView.of(trial) for trial in standing.trials])
 
 
-class UsedView(_View):
+class UsedView(View):
     """How much of the budget is used; no wall time on the stream, where it would never stand."""
 
     trials: int
@@ -65,7 +62,7 @@ class UsedView(_View):
     wall_seconds: float | None
 
 
-class SearchView(_View):
+class SearchView(View):
     """`best`, `counts` and `used` are null in lists."""
 
     id: str
@@ -111,19 +108,19 @@ class SearchView(_View):
         )
 
 
-class SearchPage(_View):
+class SearchPage(View):
     searches: list[SearchView]
     next_page_token: str | None
 
 
-class ImportanceView(_View):
+class ImportanceView(View):
     """Each field's share of the variance; empty where fewer than four trials have succeeded."""
 
     trials: int
     shares: Mapping[str, float]
 
 
-class ImportanceList(_View):
+class ImportanceList(View):
     importance: dict[Metric, ImportanceView]
 
     @classmethod

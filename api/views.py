@@ -13,11 +13,11 @@ from service.states import AttemptState, Fault, JobState, Reason, RunnerState, S
 from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
 
 
-class _View(BaseModel):
+class View(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
-class ProgressView(_View):
+class ProgressView(View):
     """Errors in `metrics` are percent; `eta_seconds` counts training, not evaluation."""
 
     iteration: int
@@ -46,7 +46,7 @@ class ProgressView(_View):
         )
 
 
-class StandingView(_View):
+class StandingView(View):
     """Why a job waits, as code and in words; `position` counts from 1 among what may start."""
 
     code: WaitCode
@@ -59,7 +59,7 @@ class StandingView(_View):
     starts_p90: datetime | None
 
 
-class JobView(_View):
+class JobView(View):
     id: str
     name: str
     network: str
@@ -112,7 +112,7 @@ class JobView(_View):
         )
 
 
-class WaitingJobView(_View):
+class WaitingJobView(View):
     job_id: str
     name: str
     state: JobState
@@ -120,20 +120,20 @@ class WaitingJobView(_View):
     waiting: StandingView
 
 
-class QueueView(_View):
+class QueueView(View):
     """Jobs that may start in their order, then those that may not yet."""
 
     jobs: list[WaitingJobView]
 
 
-class SpanView(_View):
+class SpanView(View):
     """Minutes, as expected and as nine of ten are."""
 
     p50: float
     p90: float
 
 
-class PlanView(_View):
+class PlanView(View):
     """What a spec would become; null where nothing is known."""
 
     spec: JobSpec
@@ -158,16 +158,16 @@ class PlanView(_View):
         )
 
 
-class JobList(_View):
+class JobList(View):
     jobs: list[JobView]
 
 
-class JobPage(_View):
+class JobPage(View):
     jobs: list[JobView]
     next_page_token: str | None
 
 
-class EventView(_View):
+class EventView(View):
     number: int
     at: datetime
     kind: str
@@ -178,11 +178,11 @@ class EventView(_View):
         return cls.model_validate(event)
 
 
-class EventList(_View):
+class EventList(View):
     events: list[EventView]
 
 
-class LogLineView(_View):
+class LogLineView(View):
     number: int
     attempt: int
     at: datetime
@@ -194,11 +194,11 @@ class LogLineView(_View):
         return cls.model_validate(line)
 
 
-class LogList(_View):
+class LogList(View):
     lines: list[LogLineView]
 
 
-class AttemptView(_View):
+class AttemptView(View):
     """The times are its launch, step by step, and its end: when it was claimed, when its runner
     was known to the cluster and has taken it, when the images were in memory, when the first
     report came, when the first optimizer step was done; `released_at`: when its resources were
@@ -232,11 +232,11 @@ class AttemptView(_View):
         return cls(fault=attempt.reason.fault if attempt.reason is not None else None, **fields)
 
 
-class AttemptList(_View):
+class AttemptList(View):
     attempts: list[AttemptView]
 
 
-class RunnerView(_View):
+class RunnerView(View):
     """`attempt_id`: what it runs or is to run; a ready one without is a standby."""
 
     id: str
@@ -255,16 +255,16 @@ class RunnerView(_View):
         return cls.model_validate(runner)
 
 
-class RunnerList(_View):
+class RunnerList(View):
     runners: list[RunnerView]
 
 
-class PartView(_View):
+class PartView(View):
     sha256: str
     size_bytes: int
 
 
-class CheckpointView(_View):
+class CheckpointView(View):
     id: str
     job_id: str
     attempt: int
@@ -293,16 +293,16 @@ class CheckpointView(_View):
         )
 
 
-class CheckpointList(_View):
+class CheckpointList(View):
     checkpoints: list[CheckpointView]
 
 
-class SeriesView(_View):
+class SeriesView(View):
     iterations: list[int]
     values: list[float | None]
 
 
-class MetricsView(_View):
+class MetricsView(View):
     series: dict[str, SeriesView]
 
 

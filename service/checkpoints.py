@@ -1,11 +1,13 @@
 """Checkpoints: record, newest, best, retention. The bytes lie in the artifact store."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import events, ids
+from service.artifacts import ArtifactStore
 from service.errors import InvalidInput, NotFound
 from service.events import EventKind
 from service.reports import CheckpointNote, Part
@@ -20,6 +22,12 @@ PREFIX = "checkpoints"
 def key(attempt_id: str, iteration: int, part: Part, sha256: str) -> str:
     """Where a part lies: no two attempts and no two contents share a key."""
     return f"{PREFIX}/{attempt_id}/{iteration:09d}-{part}-{sha256[:16]}"
+
+
+def delete_bytes(artifacts: ArtifactStore, attempt_ids: Iterable[str]) -> None:
+    """All that these attempts have stored; after the commit that forgets the attempts."""
+    for attempt_id in attempt_ids:
+        artifacts.delete_below(f"{PREFIX}/{attempt_id}/")
 
 
 def attempt_of(key: str) -> str:

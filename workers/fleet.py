@@ -84,13 +84,16 @@ class Fleet(Keeper):
         with self._database.transaction() as session:
             whole = queue.lock_cluster(session)
             starts = [] if whole is None else runners.make_room(session, whole, now=self._now())
-        for number, start in enumerate(starts):
-            try:
-                self._submit(start)
-            except ClusterUnavailable:
-                with self._database.transaction() as session:
-                    runners.put_off(session, starts[number + 1 :])
-                raise
+        if not starts:
+            return
+        try:
+            num_nodes = len(self._cluster.resources().nodes)
+            while starts:
+                self._submit(starts.pop(0), num_nodes=num_nodes)
+        except ClusterUnavailable:
+            with self._database.transaction() as session:
+                runners.put_off(session, starts)
+            raise
 
     def is_lost(self, runner: RunnerRow, found: Mapping[str, ClusterJob]) -> bool:
         """Whether the cluster is rid of it."""
@@ -131,7 +134,7 @@ class Fleet(Keeper):
             runners.dismiss(session, runner_id, now=self._now())
         self._ask_to_stop(runner_id)
 
-    def _submit(self, start: Start) -> None:
+    def _submit(self, start: Start, *, num_nodes: int) -> None:
         env_vars = ray_jobs.runner_env(
             api_url=self._settings.api,
             runner_id=start.runner_id,
@@ -139,7 +142,7 @@ class Fleet(Keeper):
             token=start.secret,
             data_path=self._settings.data,
             work_path=self._settings.work,
-            num_nodes=len(self._cluster.resources().nodes),
+            num_nodes=num_nodes,
         )
         self._cluster.submit(
             start.runner_id, entrypoint=ENTRYPOINT, env_vars=env_vars, metadata=self._signature

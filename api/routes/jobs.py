@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import streams
-from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person
+from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person, tell_saved
 from api.views import (
     AttemptList,
     AttemptView,
@@ -49,11 +49,9 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Saves a job and puts it into the queue; `depth`, `shortcut`, `dataset` are enough."""
-    submitted = jobs.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
-    if submitted.is_replay:
-        response.headers["Idempotency-Replayed"] = "true"
-    response.headers["Location"] = f"/v1/jobs/{submitted.job.id}"
-    return JobView.of(submitted.job)
+    made = jobs.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
+    tell_saved(response, location=f"/v1/jobs/{made.job.id}", is_replay=made.is_replay)
+    return JobView.of(made.job)
 
 
 class Batch(BaseModel):

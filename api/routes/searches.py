@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Query, Request, Response
 
 from api import streams
-from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person
+from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person, tell_saved
 from api.routes.steering import Change
 from api.search_views import ImportanceList, SearchPage, SearchView, TrialList
 from api.views import EventList, EventView
@@ -28,9 +28,7 @@ def submit(
 ) -> SearchView:
     """Saves a search, every value of whose space makes a legal job."""
     made = searches.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
-    if made.is_replay:
-        response.headers["Idempotency-Replayed"] = "true"
-    response.headers["Location"] = f"/v1/searches/{made.search.id}"
+    tell_saved(response, location=f"/v1/searches/{made.search.id}", is_replay=made.is_replay)
     return SearchView.of(made.search)
 
 
@@ -72,8 +70,7 @@ def delete(search_id: str, held: Held, background: BackgroundTasks) -> None:
     with held.database.transaction() as session:
         attempts = searches.delete(session, search_id)
     # After the commit: rows must never promise bytes that are gone.
-    for attempt_id in attempts:
-        background.add_task(held.artifacts.delete_below, f"{checkpoints.PREFIX}/{attempt_id}/")
+    background.add_task(checkpoints.delete_bytes, held.artifacts, attempts)
 
 
 @router.get("/{search_id}/trials")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Response
 from pydantic import BaseModel, ConfigDict
 
-from api.dependencies import Held, IdempotencyKey, Now, User, Writing, person
+from api.dependencies import Held, IdempotencyKey, Now, User, Writing, person, tell_saved
 from api.views import JobView
 from service import checkpoints, jobs, retention, steering
 from service.spec import Priority
@@ -34,8 +34,7 @@ def delete(job_id: str, held: Held, background: BackgroundTasks) -> None:
     with held.database.transaction() as session:
         attempts = retention.delete_job(session, job_id)
     # After the commit: rows must never promise bytes that are gone.
-    for attempt_id in attempts:
-        background.add_task(held.artifacts.delete_below, f"{checkpoints.PREFIX}/{attempt_id}/")
+    background.add_task(checkpoints.delete_bytes, held.artifacts, attempts)
 
 
 @router.post("/hold")
@@ -88,7 +87,5 @@ def clone(
     made = jobs.clone(
         session, job_id, changes or {}, user=user, now=now, idempotency_key=idempotency_key
     )
-    if made.is_replay:
-        response.headers["Idempotency-Replayed"] = "true"
-    response.headers["Location"] = f"/v1/jobs/{made.job.id}"
+    tell_saved(response, location=f"/v1/jobs/{made.job.id}", is_replay=made.is_replay)
     return JobView.of(made.job)

@@ -16,7 +16,7 @@ from service.states import JobState
 Model = TypeVar("Model", bound=BaseModel)
 
 _CHUNK_BYTES = 1 << 20
-CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 5.0
 # The API answers a report in milliseconds; a part it hashes and may write to a far store.
 REPORT_SECONDS = 10.0
 _PART_SECONDS = 120.0
@@ -61,12 +61,12 @@ class ApiClient:
         self._http = httpx.Client(
             base_url=api_url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(report_seconds, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(report_seconds, connect=_CONNECT_SECONDS),
             # The proxy of a far network has no say between a cluster and its own API.
             trust_env=False,
         )
         self._path = f"/v1/attempts/{attempt_id}"
-        self._part_timeout = httpx.Timeout(part_seconds, connect=CONNECT_SECONDS)
+        self._part_timeout = httpx.Timeout(part_seconds, connect=_CONNECT_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -78,10 +78,10 @@ class ApiClient:
         self._http.close()
 
     def brief(self) -> AttemptBrief:
-        return parse(AttemptBrief, self._send("GET", ""))
+        return _parse(AttemptBrief, self._send("GET", ""))
 
     def report(self, report: Report) -> Control:
-        return parse(Control, self._send("POST", "/reports", content=report.model_dump_json()))
+        return _parse(Control, self._send("POST", "/reports", content=report.model_dump_json()))
 
     def upload(self, *, iteration: int, digest: PartDigest, path: Path) -> None:
         """OSError where the file cannot be read."""
@@ -103,14 +103,14 @@ class ApiClient:
         sha256 = hashlib.sha256()
         partial = path.with_suffix(".partial")
         with (
-            transport_errors(),
+            _transport_errors(),
             self._http.stream(
                 "GET", f"{self._path}/resume/{digest.part}", timeout=self._part_timeout
             ) as response,
         ):
             if not response.is_success:
                 response.read()
-                raise error_of(response)
+                raise _error_of(response)
             with partial.open("wb") as file:
                 for chunk in response.iter_bytes(_CHUNK_BYTES):
                     sha256.update(chunk)
@@ -125,7 +125,7 @@ class ApiClient:
 
     def finish(self, finish: Finish) -> JobState:
         answer = self._send("POST", "/finish", content=finish.model_dump_json())
-        return parse(_Ended, answer).job_state
+        return _parse(_Ended, answer).job_state
 
     def _send(
         self,
@@ -136,7 +136,7 @@ class ApiClient:
         headers: dict[str, str] | None = None,
         timeout: httpx.Timeout | None = None,
     ) -> httpx.Response:
-        with transport_errors():
+        with _transport_errors():
             response = self._http.request(
                 method,
                 f"{self._path}{path}",
@@ -145,48 +145,66 @@ class ApiClient:
                 timeout=timeout or self._http.timeout,
             )
         if not response.is_success:
-            raise error_of(response)
+            raise _error_of(response)
         return response
 
 
-class RunnerClient:
-    """The API as one runner sees it; errors as those of ApiClient."""
+class Asking:
+    """The API as one who asks and waits sees it. Safe to share between threads.
 
-    def __init__(self, *, api_url: str, runner_id: str, token: str) -> None:
+    Errors as those of ApiClient.
+    """
+
+    def __init__(self, base_url: str, *, token: str) -> None:
         self._http = httpx.Client(
-            base_url=api_url,
+            base_url=base_url,
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
             trust_env=False,
         )
-        self._path = f"/v1/runners/{runner_id}/next"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._http.close()
+
+    def _ask(
+        self, model: type[Model], path: str, body: BaseModel | None = None, *, seconds: float = 0.0
+    ) -> Model:
+        """The answer, which may take so many seconds longer than others."""
+        timeout = httpx.Timeout(seconds + REPORT_SECONDS, connect=_CONNECT_SECONDS)
+        with _transport_errors():
+            response = self._http.post(
+                path, content=body.model_dump_json() if body is not None else "{}", timeout=timeout
+            )
+        if not response.is_success:
+            raise _error_of(response)
+        return _parse(model, response)
+
+
+class RunnerClient(Asking):
+    """The API as one runner sees it."""
+
+    def __init__(self, *, api_url: str, runner_id: str, token: str) -> None:
+        super().__init__(f"{api_url}/v1/runners/{runner_id}", token=token)
 
     def next(self, question: Question) -> Orders:
         """Waits as long as the question says."""
-        timeout = httpx.Timeout(question.wait_seconds + REPORT_SECONDS, connect=CONNECT_SECONDS)
-        with transport_errors():
-            response = self._http.post(
-                self._path, content=question.model_dump_json(), timeout=timeout
-            )
-        if not response.is_success:
-            raise error_of(response)
-        return parse(Orders, response)
+        return self._ask(Orders, "/next", question, seconds=question.wait_seconds)
 
 
 @contextmanager
-def transport_errors() -> Iterator[None]:
+def _transport_errors() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
         raise errors.ApiUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-def error_of(response: httpx.Response) -> errors.ResnetdError:
+def _error_of(response: httpx.Response) -> errors.ResnetdError:
     code, detail = _problem(response)
     request = response.request
     message = f"{request.method} {request.url.path} was answered {response.status_code}: {detail}"
@@ -208,7 +226,7 @@ def _problem(response: httpx.Response) -> tuple[str, str]:
     return str(problem.get("code", "")), str(problem.get("detail", ""))[:500]
 
 
-def parse(model: type[Model], response: httpx.Response) -> Model:
+def _parse(model: type[Model], response: httpx.Response) -> Model:
     try:
         return model.model_validate_json(response.content)
     except ValidationError as error:

@@ -1,9 +1,6 @@
 """The API as a search's driver sees it: its brief, its trials, their evaluations."""
 
-from typing import Any, Self, TypeVar
-
-import httpx
-from pydantic import BaseModel
+from typing import Any
 
 from service.search_reports import (
     Dismissal,
@@ -16,35 +13,14 @@ from service.search_reports import (
     TrialQuestion,
     TrialStop,
 )
-from workers.reporting.client import (
-    CONNECT_SECONDS,
-    REPORT_SECONDS,
-    error_of,
-    parse,
-    transport_errors,
-)
-
-Model = TypeVar("Model", bound=BaseModel)
+from workers.reporting.client import Asking
 
 
-class DriverClient:
-    """Safe to share between threads. Errors as those of ApiClient; Unauthorized: it is over."""
+class DriverClient(Asking):
+    """Unauthorized from each call: the driver is over."""
 
     def __init__(self, *, api_url: str, driver_id: str, token: str) -> None:
-        self._http = httpx.Client(
-            base_url=f"{api_url}/v1/drivers/{driver_id}",
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            trust_env=False,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
+        super().__init__(f"{api_url}/v1/drivers/{driver_id}", token=token)
 
     def brief(self) -> SearchBrief:
         """Conflict where the search is over by now, or paused."""
@@ -69,15 +45,3 @@ class DriverClient:
 
     def finish(self, message: str) -> None:
         self._ask(Dismissal, "/finish", SearchFinish(message=message))
-
-    def _ask(
-        self, model: type[Model], path: str, body: BaseModel | None = None, *, seconds: float = 0.0
-    ) -> Model:
-        timeout = httpx.Timeout(seconds + REPORT_SECONDS, connect=CONNECT_SECONDS)
-        with transport_errors():
-            response = self._http.post(
-                path, content=body.model_dump_json() if body is not None else "{}", timeout=timeout
-            )
-        if not response.is_success:
-            raise error_of(response)
-        return parse(model, response)
