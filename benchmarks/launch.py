@@ -29,6 +29,7 @@ from deploy.ray_head import RayHead
 
 _PEER = "benchmarks.launch_peer"
 _NUM_CPUS = len(os.sched_getaffinity(0))
+_CANCELS = 10
 _STEPS = {
     "claimed": "created_at",
     "taken by its runner": "taken_at",
@@ -74,7 +75,7 @@ def main() -> int:
                 max(warm.seconds),
                 max(peers["ray job submit"].seconds),
             ),
-            Row(f"cancel to resources free, {shape}, max of 3", "s", max(freed)),
+            Row(f"cancel to resources free, {shape}, max of {_CANCELS}", "s", max(freed)),
         ]
     publish("launch", rows)
     return 0
@@ -85,7 +86,7 @@ def _ours(num_workers: int, runs: int) -> tuple[float, Launches, list[float]]:
     with _service(num_workers) as client:
         cold, _ = _launch(client, num_workers)
         launches = [_launch(client, num_workers) for _ in range(runs)]
-        freed = [_cancel(client, num_workers) for _ in range(3)]
+        freed = [_cancel(client, num_workers, after=1.0 + 0.1 * turn) for turn in range(_CANCELS)]
     warm = Launches([seconds for seconds, _ in launches], launches[-1][1])
     return cold, warm, freed
 
@@ -126,11 +127,12 @@ def _launch(client: resnetd.Client, num_workers: int) -> tuple[float, dict[str, 
     return trace["first optimizer step"], trace
 
 
-def _cancel(client: resnetd.Client, num_workers: int) -> float:
+def _cancel(client: resnetd.Client, num_workers: int, *, after: float) -> float:
+    """Seconds, of a job that is cancelled so many seconds into its training."""
     job = _submit(client, num_workers, iterations=100_000)
     while client.job(job.id).state != "running":
         time.sleep(0.05)
-    time.sleep(1.0)  # into the training
+    time.sleep(after)
     asked_at = time.time()
     client.cancel(job.id)
     return _wait_until_released(client, job.id) - asked_at

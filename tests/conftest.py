@@ -1,7 +1,9 @@
 """What all tests share: databases, a clock, an API in this process."""
 
+import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import hypothesis
@@ -46,24 +48,52 @@ def head() -> Iterator[RayHead]:
         yield running
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)],
-)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database, empty, of each kind."""
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of each kind, without a table."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'resnetd.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")
     return server.new_database()
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("migrated") / "resnetd.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: PostgresServer) -> str:
+    url = postgres.new_database()
+    _migrate(url)
+    return url
+
+
+def _migrate(url: str) -> None:
+    with closing(Database(url)) as database:
+        schema.upgrade(database)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new database of each kind: a copy, for migrations take longer than most tests."""
+    if request.param == "sqlite":
+        path = tmp_path / "resnetd.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.new_database(copied_from=request.getfixturevalue("migrated_postgres"))
+    yield url
+    server.drop(url)
+
+
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """Of each kind, with this version's schema."""
-    opened = Database(database_url)
-    schema.upgrade(opened)
-    yield opened
-    opened.close()
+    with closing(Database(database_url)) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -113,8 +113,8 @@ def test_a_repeated_upgrade_changes_nothing(database: Database) -> None:
     schema.require_current(database)
 
 
-def test_an_empty_database_is_told_the_command_that_helps(database_url: str) -> None:
-    database = Database(database_url)
+def test_an_empty_database_is_told_the_command_that_helps(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     with pytest.raises(DatabaseUnavailable, match=r"is empty, .* run `resnetd-server migrate`"):
         schema.require_current(database)
     database.close()

@@ -70,7 +70,8 @@ class Reporter:
     >>> reporter.close(deadline_seconds=900.0)  # True: the API has everything
 
     A report goes out each `flush_seconds`, sooner for facts, a checkpoint or the first
-    progress, and an empty one after `heartbeat_seconds` of silence.
+    progress. Where nothing was said for `heartbeat_seconds` it is empty: its answer is how
+    training hears that it should stop.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Reporter:
         work_path: Path,
         last_sequence: int,
         flush_seconds: float = 1.0,
-        heartbeat_seconds: float = 5.0,
+        heartbeat_seconds: float = 0.5,
         limit_bytes: int = spool.LIMIT_BYTES,
     ) -> None:
         self._api = api
