@@ -32,7 +32,7 @@ from benchmarks.sheet import Row, publish
 from service import admission, ids, moves, queue, runners, schema
 from service.database import Database
 from service.pools import Pool
-from service.reports import MAX_POINTS
+from service.reports import MAX_POINTS, MetricPoint, Report
 from service.settings import Settings
 from service.states import AttemptState, JobState
 from service.tables import AttemptRow, JobRow
@@ -45,7 +45,8 @@ SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
 POSTS = 300
 LISTS = 200
 CLAIMS = 500
-REPORTS = 40
+# Reports of as many points as one may have, from so many attempts at once.
+ATTEMPTS, REPORTS = 4, 10
 FINISHED, WAITING = 100_000, 10_000
 
 
@@ -210,7 +211,29 @@ def _submit_to_claimed(database: Database, api: _Api) -> list[float]:
 
 
 def _points_and_stream(database: Database, api: _Api) -> tuple[float, list[float]]:
-    """Points stored a second by one attempt, and seconds from a report to the job's stream."""
+    """Points stored a second by some attempts at once, and seconds from a report to its stream."""
+    attempts = [_begin_attempt(database, api) for _ in range(ATTEMPTS)]
+    bodies = [_points_of(number) for number in range(1, REPORTS + 1)]
+    threads = [
+        threading.Thread(target=_send_all, args=(api, attempt, bodies)) for attempt in attempts
+    ]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rate = ATTEMPTS * REPORTS * MAX_POINTS / (time.monotonic() - began)
+    return rate, _stream_seconds(api, attempts[0])
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    job_id: str
+    path: str
+    token: str
+
+
+def _begin_attempt(database: Database, api: _Api) -> _Attempt:
     job_id = api.post("/v1/jobs", SPEC)["id"]
     with database.transaction() as session:
         claimed = admission.claim(session, owner="bench", now=_now(), lease_seconds=1e6, limits={})
@@ -219,40 +242,45 @@ def _points_and_stream(database: Database, api: _Api) -> tuple[float, list[float
         orders = runners.next_orders(session, claimed.runner_id, now=_now())
     assert orders is not None
     assert orders.order is not None
-    secret = orders.order.token
     path = f"/v1/attempts/{claimed.attempt_id}/reports"
-    batches = [
-        {
-            "sequence": number,
-            "metrics": [
-                {"series": f"s{at % 5}", "iteration": number * MAX_POINTS + at, "value": 0.5}
-                for at in range(MAX_POINTS)
-            ],
-        }
-        for number in range(1, REPORTS + 1)
-    ]
-    began = time.monotonic()
-    for batch in batches:
-        api.post(path, batch, token=secret)
-    rate = REPORTS * MAX_POINTS / (time.monotonic() - began)
+    return _Attempt(job_id=job_id, path=path, token=orders.order.token)
 
+
+def _points_of(number: int) -> str:
+    """A full report, written as workers write it."""
+    points = [
+        MetricPoint(series=f"s{at % 5}", iteration=number * MAX_POINTS + at, value=0.5)
+        for at in range(MAX_POINTS)
+    ]
+    return Report(sequence=number, metrics=points).model_dump_json()
+
+
+def _send_all(api: _Api, attempt: _Attempt, bodies: list[str]) -> None:
+    """On a connection of its own, one report after the other."""
+    headers = {"Authorization": f"Bearer {attempt.token}", "Content-Type": "application/json"}
+    with httpx.Client(base_url=api.http.base_url, timeout=60, trust_env=False) as http:
+        for body in bodies:
+            http.post(attempt.path, content=body, headers=headers).raise_for_status()
+
+
+def _stream_seconds(api: _Api, attempt: _Attempt) -> list[float]:
     heard: list[float] = []
     headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
     took = []
     with httpx.Client(base_url=api.http.base_url, timeout=60, trust_env=False) as other:
-        reader = threading.Thread(target=_listen, args=(other, job_id, headers, heard))
+        reader = threading.Thread(target=_listen, args=(other, attempt.job_id, headers, heard))
         reader.start()
         for number in range(1, 101):
             told = len(heard)
             began = time.monotonic()
             progress = {"iteration": number, "iterations": 600, "images_per_second": 1.0}
             report = {"sequence": REPORTS + number, "progress": progress}
-            api.post(path, report, token=secret)
+            api.post(attempt.path, report, token=attempt.token)
             _until(lambda told=told: len(heard) > told)  # type: ignore[misc]
             took.append(heard[-1] - began)
-        api.post(f"/v1/jobs/{job_id}/kill", None)
+        api.post(f"/v1/jobs/{attempt.job_id}/kill", None)
         reader.join()
-    return rate, took[1:]  # the first may have waited for the stream to open
+    return took[1:]  # the first may have waited for the stream to open
 
 
 def _listen(http: httpx.Client, job_id: str, headers: dict[str, str], heard: list[float]) -> None:

@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,19 +20,12 @@ def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def without_standbys(
-    head: RayHead, tmp_path_factory: pytest.TempPathFactory
+    head: RayHead, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalService]:
+    """On PostgreSQL."""
     path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBYS="0") as running:
-        yield running
-
-
-@pytest.fixture
-def postgres_service(
-    head: RayHead, postgres: PostgresServer, tmp_path: Path
-) -> Iterator[LocalService]:
-    settings = {"RESNETD_DATABASE_URL": postgres.new_database(), "RESNETD_STANDBYS": "0"}
-    with running_service(head, tmp_path, **settings) as running:
+    settings = {"RESNETD_STANDBYS": "0", "RESNETD_DATABASE_URL": postgres.new_database()}
+    with running_service(head, path, **settings) as running:
         yield running
 
 
@@ -43,10 +35,13 @@ def client(service: LocalService) -> Iterator[resnetd.Client]:
         yield opened
 
 
-@pytest.fixture(params=["standby", "no-standby"])
+@pytest.fixture(
+    params=[
+        pytest.param("service", id="SQLite with a standby"),
+        pytest.param("without_standbys", id="PostgreSQL and no standby", marks=pytest.mark.db),
+    ]
+)
 def client_of_either(request: pytest.FixtureRequest) -> Iterator[resnetd.Client]:
-    """Of a service with standbys, then of one without."""
-    name = {"standby": "service", "no-standby": "without_standbys"}[request.param]
-    service: LocalService = request.getfixturevalue(name)
+    service: LocalService = request.getfixturevalue(request.param)
     with resnetd.Client(url=service.url, token=service.token) as opened:
         yield opened

@@ -54,16 +54,6 @@ def test_a_job_of_two_workers_trains_reports_and_leaves_weights_that_load(
     assert all(torch.equal(state_dict[key], one) for key, one in load_file(safetensors).items())
 
 
-@pytest.mark.db
-def test_the_same_path_on_postgresql(postgres_service: LocalService) -> None:
-    with resnetd.Client(url=postgres_service.url, token=postgres_service.token) as client:
-        job = client.submit(depth=8, shortcut="none", dataset="digits", recipe=TINY)
-        job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
-
-        assert job.state == "succeeded", job.message
-        assert told_points(client, job.id)["test/error"] == [30, 60]
-
-
 def test_a_network_trained_on_an_image_folder_is_a_torchvision_resnet(
     service: LocalService, client: resnetd.Client, tmp_path: Path
 ) -> None:

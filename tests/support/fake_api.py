@@ -86,7 +86,8 @@ def digits_brief(*, iterations: int = 4, num_workers: int = 1) -> AttemptBrief:
 class FakeApi:
     """What it was told, and what it is to answer. One attempt only.
 
-    A runner is given the attempt until it has finished it `rounds` times, then dismissed.
+    A runner is given the attempt until it has finished it `rounds` times, then `afterwards` where
+    there is one, and is dismissed.
     """
 
     def __init__(self, brief: AttemptBrief) -> None:
@@ -100,6 +101,7 @@ class FakeApi:
         self.finishes: list[Finish] = []
         self.complaints: list[str] = []
         self.rounds = 1
+        self.afterwards: AttemptBrief | None = None
         self.is_handed_out = False
         self._rounds_done = 0
         self.requests = 0
@@ -186,6 +188,9 @@ class FakeApi:
             self.is_handed_out = False
             self._rounds_done += 1
             eventually(lambda: len(self.finishes) >= self._rounds_done)
+        if self._rounds_done == self.rounds and self.afterwards is not None:
+            self.attempt, self.afterwards = self.afterwards, None
+            self.rounds += 1
         if self._rounds_done >= self.rounds or (question.is_leaving and self.finishes):
             return Orders(order=None, is_dismissed=True)
         self.is_handed_out = True

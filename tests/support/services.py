@@ -1,12 +1,15 @@
 """The whole service for end-to-end tests, on a Ray head that they share."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from deploy.local import LocalService
 from deploy.ray_head import RayHead
 from tests.support.fake_api import eventually
+from tests.support.ray import processes_of
 from workers.cluster.ray_jobs import ClusterJob, RayJobs
 
 # A dispatcher that dies is replaced within seconds here, not within a quarter of a minute. The
@@ -28,11 +31,13 @@ def running_service(head: RayHead, path: Path, **settings: str) -> Iterator[Loca
         with service:
             yield service
     finally:
+        for process in processes_of(head, "-m workers"):
+            with suppress(psutil.Error):
+                if process.environ().get("RESNETD_API_URL") == service.url:
+                    process.kill()
         with RayJobs(url=head.url, token=head.token) as jobs:
 
             def own() -> list[ClusterJob]:
                 return [job for job in jobs.list_jobs() if job.metadata.get("api") == service.url]
 
-            for job in own():
-                jobs.stop(job.submission_id)
             eventually(lambda: all(job.state.is_final for job in own()), within_seconds=60.0)
