@@ -79,9 +79,8 @@ def test_a_network_trained_on_an_image_folder_is_a_torchvision_resnet(
 
 
 def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
-    client_of_either: resnetd.Client,
+    client: resnetd.Client,
 ) -> None:
-    client = client_of_either
     job = client.submit(
         depth=20,
         shortcut="A",

@@ -191,7 +191,9 @@ class FakeApi:
         if self._rounds_done == self.rounds and self.afterwards is not None:
             self.attempt, self.afterwards = self.afterwards, None
             self.rounds += 1
-        if self._rounds_done >= self.rounds or (question.is_leaving and self.finishes):
+        if self._rounds_done >= self.rounds or (
+            question.is_leaving and len(self.finishes) > self._rounds_done
+        ):
             return Orders(order=None, is_dismissed=True)
         self.is_handed_out = True
         return Orders(order=Order(brief=self.get_brief(), token=TOKEN), is_dismissed=False)
@@ -205,6 +207,8 @@ class FakeApi:
         with self._lock:
             if finish not in self.finishes:
                 self.finishes.append(finish)
+                # It was for the attempt that has ended.
+                self.stop = None
 
     def count(self) -> None:
         with self._lock:

@@ -131,10 +131,7 @@ def test_the_stop_of_an_attempt_and_the_death_of_a_worker_are_told(
         # As on a cluster where the runner's own process may be on another node than its ranks.
         runner = Submitted(jobs, api, "death-a1", tmp_path, num_nodes=2)
         stopped = runner.facts()
-        eventually(lambda: api.finishes)
-
-        api.stop = None
-        eventually(lambda: runner.facts() != stopped)
+        eventually(lambda: runner.facts() != stopped, within_seconds=60)
         told = len(api.points)
         eventually(lambda: len(api.points) > told, within_seconds=60)
         os.kill(runner.facts().pids[0], signal.SIGKILL)
