@@ -25,7 +25,7 @@ _AT_A_TIME = 2
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=100, help="ours, and Ray Tune's trials")
-    parser.add_argument("--ray-jobs", type=int, default=20, help="of the slowest peer: a rate")
+    parser.add_argument("--ray-jobs", type=int, default=100, help="of the slowest peer")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rb") as name:
         folder = Path(name)
