@@ -21,8 +21,9 @@ from service.errors import (
     NotFound,
 )
 from service.events import EventKind
+from service.pools import Pool, capacity
 from service.recipes import Recipe
-from service.spec import Condition, Dependency, JobSpec, parse
+from service.spec import Condition, Dependency, JobSpec, Resources, parse
 from service.states import FINAL_STATES, JobState
 from service.tables import CheckpointRow, ClusterRow, DependencyRow, JobRow, TagRow
 
@@ -344,20 +345,28 @@ def _refuse_what_never_fits(session: Session, spec: JobSpec) -> None:
     cluster = session.get(ClusterRow, 1)
     if cluster is None:  # no dispatcher has seen the cluster yet; the job waits for one
         return
-    resources = spec.resources
+    message = _why_never(cluster, spec.resources)
+    if message is not None:
+        raise CannotFit(
+            "the cluster can never hold this job",
+            faults=(Fault(pointer="/resources", message=message),),
+        )
+
+
+def _why_never(cluster: ClusterRow, resources: Resources) -> str | None:
+    """What the cluster lacks when nothing else runs; None: nothing."""
+    count = resources.num_workers
+    worker = Pool(cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker or 0)
     wanted = {
-        "CPUs": (resources.num_workers * resources.cpus_per_worker, cluster.cpus),
-        "GPUs": (resources.num_workers * (resources.gpus_per_worker or 0), cluster.gpus),
+        "CPUs": (count * worker.cpus, cluster.cpus),
+        "GPUs": (count * worker.gpus, cluster.gpus),
     }
     for kind, (needed, there) in wanted.items():
         if needed > there:
-            raise CannotFit(
-                "the cluster can never hold this job",
-                faults=(
-                    Fault(
-                        pointer="/resources",
-                        message=f"{resources.num_workers} workers need {needed} {kind}, "
-                        f"the whole cluster has {there}",
-                    ),
-                ),
-            )
+            return f"{count} workers need {needed} {kind}, the whole cluster has {there}"
+    nodes = [Pool(cpus=cpus, gpus=gpus) for cpus, gpus in cluster.nodes]
+    fitting = capacity(nodes, worker) if nodes else count
+    if fitting >= count:
+        return None
+    each = f"{worker.cpus} CPUs" + (f" and {worker.gpus} GPUs" if worker.gpus else "")
+    return f"a worker of {each} lies on one node, and the nodes hold {fitting} such, not {count}"

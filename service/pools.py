@@ -1,5 +1,6 @@
 """CPUs and GPUs: what the cluster has, what an attempt needs, what is left."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -19,6 +20,11 @@ class Pool:
     def minus(self, other: "Pool") -> "Pool":
         return Pool(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
 
+    def times(self, part: "Pool") -> int:
+        """How often it holds a part that has at least one CPU."""
+        by_cpus = self.cpus // part.cpus
+        return min(by_cpus, self.gpus // part.gpus) if part.gpus else by_cpus
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -34,3 +40,8 @@ class Shape:
             cpus=self.num_workers * self.cpus_per_worker,
             gpus=self.num_workers * self.gpus_per_worker,
         )
+
+
+def capacity(nodes: Iterable[Pool], worker: Pool) -> int:
+    """How many such workers the nodes hold when nothing else runs: each lies on one of them."""
+    return sum(node.times(worker) for node in nodes)

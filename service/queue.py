@@ -5,6 +5,7 @@ the attempt's fence; whoever takes over an expired lease raises the fence, so th
 owner's late writes change nothing.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,17 +37,29 @@ class Claim:
     runner_id: str
 
 
-def record_cluster(session: Session, pool: Pool, *, now: datetime) -> None:
-    """What the cluster holds in all, for admission and for refusing what never fits."""
+def record_cluster(
+    session: Session, pool: Pool, *, nodes: Sequence[Pool] = (), now: datetime
+) -> None:
+    """What the cluster holds in all, for admission and for refusing what never fits.
+
+    `nodes`: what each of them has; none: one has it all.
+    """
     cluster = session.get(ClusterRow, _CLUSTER)
+    seen = {
+        "cpus": pool.cpus,
+        "gpus": pool.gpus,
+        "nodes": sorted([node.cpus, node.gpus] for node in nodes),
+    }
     if cluster is None:
         # Another dispatcher that sees the cluster for the first time may be first.
         with suppress(IntegrityError), session.begin_nested():
-            session.add(ClusterRow(id=_CLUSTER, cpus=pool.cpus, gpus=pool.gpus, seen_at=now))
+            session.add(ClusterRow(id=_CLUSTER, seen_at=now, **seen))
         return
     is_stale = now > cluster.seen_at + timedelta(seconds=_SEEN_SECONDS)
-    if is_stale or (cluster.cpus, cluster.gpus) != (pool.cpus, pool.gpus):
-        cluster.cpus, cluster.gpus, cluster.seen_at = pool.cpus, pool.gpus, now
+    if is_stale or any(getattr(cluster, name) != value for name, value in seen.items()):
+        for name, value in seen.items():
+            setattr(cluster, name, value)
+        cluster.seen_at = now
 
 
 def cluster(session: Session) -> tuple[Pool, datetime] | None:

@@ -365,4 +365,6 @@ class ClusterRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     cpus: Mapped[int]
     gpus: Mapped[int]
+    # CPUs and GPUs of each; none: one node has them all.
+    nodes: Mapped[list[list[int]]] = mapped_column(Document, default=list)
     seen_at: Mapped[datetime]

@@ -23,7 +23,7 @@ from service.queue import Claim, Held
 from service.settings import Settings
 from service.states import AttemptState, Reason
 from service.tables import AttemptRow, JobRow
-from workers.cluster.ray_jobs import ClusterJob
+from workers.cluster.ray_jobs import ClusterJob, ClusterResources
 from workers.drivers import Drivers
 from workers.fleet import Cluster, Fleet
 
@@ -113,12 +113,14 @@ class Dispatcher:
     def _look(self) -> None:
         """One look at the cluster, then at the database, then at each attempt in both."""
         found = {job.submission_id: job for job in self._cluster.list_jobs()}
-        pool = self._pool()
+        resources = self._cluster.resources()
+        pool = self._pool(resources)
+        nodes = [Pool(cpus=node.num_cpus, gpus=node.num_gpus) for node in resources.nodes]
         now = self._now()
         with self._database.transaction() as session:
             # A cluster that is just coming up has no node yet; that says nothing about its size.
             if pool.cpus > 0:
-                queue.record_cluster(session, pool, now=now)
+                queue.record_cluster(session, pool, nodes=nodes, now=now)
             if now >= self._next_sweep and not retention.sweep(
                 session, self._settings.keep, now=now
             ):
@@ -265,9 +267,8 @@ class Dispatcher:
                 "attempt ended", attempt_id=attempt.id, reason=reason, message=message[:200]
             )
 
-    def _pool(self) -> Pool:
+    def _pool(self, there: ClusterResources) -> Pool:
         """What may be given away: what the cluster has, or less where the settings say so."""
-        there = self._cluster.resources()
         limits = self._settings
         return Pool(
             cpus=there.num_cpus

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from service import jobs, moves
 from service.database import Database
 from service.errors import CannotFit, IdempotencyMismatch, IllegalMove, NotFound
+from service.pools import Pool
 from service.states import NEXT_STATES, JobState, Reason
 from tests.support.core import START, Core, job_id_of, spec
 from tests.support.fake_api import eventually
@@ -264,6 +265,36 @@ def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
     with pytest.raises(CannotFit) as caught:
         core.submit(resources={"num_workers": 2, "gpus_per_worker": 1})
     assert "2 GPUs" in caught.value.faults[0].message
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "told"),
+    [
+        (
+            [Pool(cpus=4, gpus=0), Pool(cpus=4, gpus=0)],
+            {"num_workers": 1, "cpus_per_worker": 8},
+            "a worker of 8 CPUs lies on one node, and the nodes hold 0 such, not 1",
+        ),
+        (
+            [Pool(cpus=3, gpus=0), Pool(cpus=5, gpus=0)],
+            {"num_workers": 4, "cpus_per_worker": 2},
+            "a worker of 2 CPUs lies on one node, and the nodes hold 3 such, not 4",
+        ),
+        (
+            [Pool(cpus=7, gpus=0), Pool(cpus=1, gpus=2)],
+            {"num_workers": 2, "gpus_per_worker": 1},
+            "a worker of 1 CPUs and 1 GPUs lies on one node, and the nodes hold 1 such, not 2",
+        ),
+    ],
+)
+def test_a_worker_that_no_node_can_hold_is_refused(
+    core: Core, nodes: list[Pool], resources: dict[str, int], told: str
+) -> None:
+    core.offer(cpus=8, gpus=sum(node.gpus for node in nodes), nodes=nodes)
+    with pytest.raises(CannotFit) as caught:
+        core.submit(resources=resources)
+    assert caught.value.faults[0].message == told
+    core.submit(resources=resources | {"num_workers": 1, "cpus_per_worker": 1})
 
 
 def test_before_any_dispatcher_has_seen_the_cluster_nothing_is_refused(core: Core) -> None:

@@ -23,13 +23,14 @@ BACKOFF_SECONDS = 1.0
 
 
 class FakeCluster:
-    """Nodes with `cpus` in all, and what it was asked for.
+    """`nodes` alike with `cpus` in all, and what it was asked for.
 
     `started`: jobs in the order of their start; `submissions`: all requests to start one.
     """
 
     def __init__(self, *, cpus: int = 4) -> None:
         self.cpus = cpus
+        self.nodes = 1
         self.is_away = False
         self.is_losing_answers = False
         self.jobs: dict[str, ClusterJob] = {}
@@ -92,8 +93,12 @@ class FakeCluster:
 
     def resources(self) -> ClusterResources:
         self._answer()
-        node = NodeResources(node_id="node-1", num_cpus=self.cpus, num_gpus=0)
-        return ClusterResources(nodes=(node,) if self.cpus else ())
+        cpus = self.cpus // self.nodes
+        nodes = [
+            NodeResources(node_id=f"node-{number}", num_cpus=cpus, num_gpus=0)
+            for number in range(self.nodes if cpus else 0)
+        ]
+        return ClusterResources(nodes=tuple(nodes))
 
     def _answer(self) -> None:
         if self.is_away:

@@ -84,10 +84,11 @@ class Core:
         self.clock = clock
         self.limits: dict[str, Limit] = {}
 
-    def offer(self, *, cpus: int, gpus: int = 0) -> None:
-        """The cluster has so much in all."""
+    def offer(self, *, cpus: int, gpus: int = 0, nodes: Sequence[Pool] = ()) -> None:
+        """The cluster has so much in all, on these nodes, or on one."""
+        whole = Pool(cpus=cpus, gpus=gpus)
         with self.database.transaction() as session:
-            queue.record_cluster(session, Pool(cpus=cpus, gpus=gpus), now=self.clock.now)
+            queue.record_cluster(session, whole, nodes=nodes, now=self.clock.now)
 
     def submit(self, *, key: str | None = None, user: str = "ann", **fields: Any) -> str:
         """The new job's id; of two jobs the later one is younger by a second."""

@@ -85,13 +85,10 @@ def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
 
     Durability is not what tests are about, speed is; what measures speed wants it durable.
     """
-    root = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp" if is_durable else _quick_folder()))
-    try:
-        binaries = _binaries(root)
-        data_path = root / "data"
-        if os.getuid() == 0:
-            root.chmod(0o755)
-            os.chown(root, _NOBODY, _NOBODY)
+    # Programs do not run from everywhere where data may lie.
+    with _folder("/tmp") as programs, _folder("/tmp" if is_durable else _quick()) as kept:
+        binaries = _binaries(programs)
+        data_path = kept / "data"
         _run(
             [
                 str(binaries / "initdb"),
@@ -111,11 +108,22 @@ def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
             yield server
         finally:
             server.stop()
+
+
+@contextmanager
+def _folder(where: str) -> Iterator[Path]:
+    """Of its own, for whom the server runs as."""
+    path = Path(tempfile.mkdtemp(prefix="pg", dir=where))
+    try:
+        if os.getuid() == 0:
+            path.chmod(0o755)
+            os.chown(path, _NOBODY, _NOBODY)
+        yield path
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _quick_folder() -> str:
+def _quick() -> str:
     """In memory: there a database is made ten times as fast as on a disk."""
     with suppress(OSError):
         if shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES:

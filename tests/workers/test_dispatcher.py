@@ -9,7 +9,7 @@ from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from service import queue
-from service.errors import ClusterUnavailable
+from service.errors import CannotFit, ClusterUnavailable
 from service.pools import Pool
 from service.settings import Settings
 from service.states import AttemptState, JobState, Reason
@@ -94,6 +94,17 @@ def test_a_cluster_without_a_node_says_nothing_about_its_size(
         seen = queue.cluster(session)
     assert seen is not None
     assert seen[0] == Pool(cpus=4, gpus=0)
+
+
+def test_a_worker_that_is_larger_than_each_node_is_refused_from_the_first_look_on(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    cluster.nodes = 2
+    core.submit(resources=workers(1, cpus_per_worker=4))
+    dispatcher.round()
+    with pytest.raises(CannotFit, match="never hold"):
+        core.submit(resources=workers(1, cpus_per_worker=4))
+    core.submit(resources=workers(2, cpus_per_worker=2))
 
 
 def test_a_change_in_the_database_costs_the_cluster_no_look(
