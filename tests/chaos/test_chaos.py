@@ -25,7 +25,7 @@ def test_whatever_is_killed_each_job_ends_as_if_nothing_had_been(tmp_path: Path)
         for order in orders:
             game.submit(order)
         for victim in chance.sample(VICTIMS, len(VICTIMS)):
-            game.wait_until(time.monotonic() + chance.uniform(2.0, 5.0))
+            game.wait_until(time.monotonic() + chance.uniform(1.0, 3.0))
             game.strike(victim)
 
     try:

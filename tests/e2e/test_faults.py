@@ -18,13 +18,13 @@ JOB_SECONDS = 240.0
 SOME_SECONDS = {"name": "quick", "iterations": 300, "evaluate_every": 50, "checkpoint_every": 50}
 
 
-def _submit(client: resnetd.Client) -> resnetd.Job:
+def _submit(client: resnetd.Client, **recipe: int) -> resnetd.Job:
     """For two workers, as the standby has them."""
     return client.submit(
         depth=20,
         shortcut="A",
         dataset="digits",
-        recipe=SOME_SECONDS,
+        recipe=SOME_SECONDS | recipe,
         resources={"num_workers": 2},
     )
 
@@ -94,7 +94,7 @@ def test_a_killed_dispatcher_finds_its_attempts_again(
 
     service.stop_process("dispatcher", kill=True)
     service.start_process("dispatcher")
-    second = _submit(client)
+    second = _submit(client, iterations=50)
     assert training.is_running()
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
 
