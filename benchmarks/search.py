@@ -2,7 +2,8 @@
 
 Each trial trains a ResNet-8 on digits for some seconds, with one worker; two run at a time. What
 a trial costs beside its training is the CPU time of all processes from the cluster's start on,
-runners and drivers included, less that of the bare loop.
+runners and drivers included, less that of the bare loop. A third search is the first again in
+stacks: as many workers, and several trials in each.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from workers.training.loop import Place
 from workers.training.observers import Unheard
 
 _AT_A_TIME = 2
+_STACK = 4
 _LOOK_SECONDS = 0.2
 _JOB = {
     "depth": 8,
@@ -54,7 +56,8 @@ def main() -> int:
     trials = parser.parse_args().trials
     with tempfile.TemporaryDirectory(prefix="rb") as name:
         bare = _bare_cpu_seconds(Path(name))
-        ours = _ours(trials, Path(name))
+        ours = _ours(trials, Path(name) / "alone")
+        stacked = _ours(trials, Path(name) / "stacked", stack=_STACK)
         theirs = _ray_tune(trials)
     publish(
         "search",
@@ -65,6 +68,26 @@ def main() -> int:
                 3600 * trials / ours.seconds,
                 3600 * trials / theirs.seconds,
                 is_more_better=True,
+            ),
+            Row(
+                f"the same in stacks of {_STACK} vs Ray Tune",
+                "trials/hour",
+                3600 * trials / stacked.seconds,
+                3600 * trials / theirs.seconds,
+                is_more_better=True,
+            ),
+            Row(
+                f"the same in stacks of {_STACK} vs a process for each trial",
+                "trials/hour",
+                3600 * trials / stacked.seconds,
+                3600 * trials / ours.seconds,
+                is_more_better=True,
+            ),
+            Row(
+                f"of each trial in stacks of {_STACK}, all of it",
+                "CPU-s",
+                stacked.cpu_seconds / trials,
+                theirs.cpu_seconds / trials,
             ),
             Row(
                 "of each trial, beside its training",
@@ -78,7 +101,7 @@ def main() -> int:
     return 0
 
 
-def _ours(trials: int, folder: Path) -> Cost:
+def _ours(trials: int, folder: Path, *, stack: int = 1) -> Cost:
     settings = {"RESNETD_STANDBYS": str(_AT_A_TIME)}
     with (
         _counting() as cpu_seconds,
@@ -89,10 +112,10 @@ def _ours(trials: int, folder: Path) -> Cost:
     ):
         began = time.monotonic()
         search = client.submit_search(
-            job=_JOB,
+            job=_JOB | {"resources": {"stack": stack}},
             space=_SPACE,
             algorithm="random",
-            budget={"trials": trials, "concurrent": _AT_A_TIME},
+            budget={"trials": trials, "concurrent": _AT_A_TIME * stack},
         )
         search = client.wait_search(search.id, poll_seconds=0.2)
         if search.state != "succeeded":

@@ -18,6 +18,7 @@ from service import (
     runners,
     scenes,
     schedule,
+    stacks,
     steering,
 )
 from service.errors import NotFound
@@ -49,19 +50,17 @@ def claim(
     whole = queue.lock_cluster(session)
     if whole is None:
         return None
+    lease = _Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds))
     while True:
+        joined = _join(session, whole, limits=limits, lease=lease, now=now)
+        if joined is not None:
+            return joined
         decision = _decide(session, whole, limits=limits, now=now)
         if isinstance(decision, Preempt):
             _preempt(session, decision, now=now)
         if not isinstance(decision, Start):
             return None
-        job = session.scalar(
-            select(JobRow)
-            .where(JobRow.id == decision.job_id, JobRow.state == JobState.QUEUED)
-            .with_for_update(skip_locked=True)
-            .execution_options(populate_existing=True)
-        )
-        # Somebody changes it at this moment; the commit wakes us.
+        job = _locked(session, decision.job_id)
         if job is None:
             return None
         message = _cannot_start(session, job)
@@ -70,19 +69,62 @@ def claim(
             moves.move(session, job, JobState.FAILED, reason=reason, message=message, now=now)
             session.flush()
             continue
-        yields_at = (
-            now + timedelta(seconds=decision.yields_in) if decision.yields_in is not None else None
-        )
-        return _start(
-            session,
-            job,
+        needed = scenes.needed(
             whole,
-            owner=owner,
-            now=now,
-            lease_seconds=lease_seconds,
-            runner_lives=runner_lives,
-            yields_at=yields_at,
+            num_workers=job.num_workers,
+            cpus_per_worker=job.cpus_per_worker,
+            gpus_per_worker=job.gpus_per_worker,
         )
+        attempt = _begin(session, job, needed, lease=lease, now=now)
+        if decision.yields_in is not None:
+            attempt.yields_at = now + timedelta(seconds=decision.yields_in)
+        runner = runners.assign(session, attempt, lives=runner_lives, now=now)
+        return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
+
+
+def _join(
+    session: Session,
+    whole: Pool,
+    *,
+    limits: Mapping[str, Limit],
+    lease: "_Lease",
+    now: datetime,
+) -> Claim | None:
+    """The first job joins a stack that has a place for it.
+
+    Only the first: later ones would keep a stack alive that others wait for.
+    """
+    first = session.execute(scenes.eligible(now).limit(1)).first()
+    if first is None or first.stack_key is None:
+        return None
+    job = _locked(session, first.id)
+    runner = None if job is None else stacks.runner_to_join(session, job)
+    if job is None or runner is None or _cannot_start(session, job) is not None:
+        return None
+    if limits:
+        scene = scenes.read(session, whole, limits=limits, now=now, depth=1)
+        usage = schedule.usage_of(scene.running)
+        if any(schedule.exceeded(one, usage, limits) for one in scene.waiting):
+            return None
+    attempt = _begin(session, job, Pool(cpus=0, gpus=0), lease=lease, now=now)
+    runners.join(attempt, runner, now=now)
+    return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
+
+
+def _locked(session: Session, job_id: str) -> JobRow | None:
+    """The queued job; None where somebody changes it at this moment, whose commit wakes us."""
+    return session.scalar(
+        select(JobRow)
+        .where(JobRow.id == job_id, JobRow.state == JobState.QUEUED)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+
+
+@dataclass(frozen=True)
+class _Lease:
+    owner: str
+    expires_at: datetime
 
 
 def _cannot_start(session: Session, job: JobRow) -> str | None:
@@ -136,76 +178,60 @@ def _may_any_yield(session: Session) -> bool:
 
 
 def _preempt(session: Session, decision: Preempt, *, now: datetime) -> None:
-    for job_id in decision.victims:
+    # Who trains in one process makes way together.
+    victims = {one for job_id in decision.victims for one in stacks.together_with(session, job_id)}
+    for job_id in sorted(victims):
         job = moves.lock(session, job_id)
         is_running = job.state in {JobState.STARTING, JobState.RUNNING}
         if is_running and job.stop_requested is None:
             steering.preempt(session, job, by=decision.job_id, now=now)
 
 
-def _start(
-    session: Session,
-    job: JobRow,
-    whole: Pool,
-    *,
-    owner: str,
-    now: datetime,
-    lease_seconds: float,
-    runner_lives: int,
-    yields_at: datetime | None,
-) -> Claim:
-    needed = scenes.needed(
-        whole,
-        num_workers=job.num_workers,
-        cpus_per_worker=job.cpus_per_worker,
-        gpus_per_worker=job.gpus_per_worker,
-    )
+def _begin(
+    session: Session, job: JobRow, needed: Pool, *, lease: _Lease, now: datetime
+) -> AttemptRow:
+    """The job's next attempt, which occupies so much."""
     job.attempts += 1
-    begin = _begin(session, job)
+    start = _start_of(session, job)
     attempt = AttemptRow(
         id=f"{job.id}-a{job.attempts}",
         job_id=job.id,
         number=job.attempts,
         state=AttemptState.STARTING,
-        owner=owner,
+        owner=lease.owner,
         fence=1,
-        lease_expires_at=now + timedelta(seconds=lease_seconds),
+        lease_expires_at=lease.expires_at,
         num_workers=job.num_workers,
         cpus_per_worker=needed.cpus // job.num_workers,
         gpus_per_worker=needed.gpus // job.num_workers,
-        resume_checkpoint_id=begin.checkpoint_id,
-        first_iteration=begin.iteration or 0,
-        yields_at=yields_at,
+        resume_checkpoint_id=start.checkpoint_id,
+        first_iteration=start.iteration or 0,
         created_at=now,
         last_sequence=0,
     )
     session.add(attempt)
     session.flush()
-    runner = runners.assign(session, attempt, lives=runner_lives, now=now)
-    data = {
-        "number": attempt.number,
-        "resumed_at": begin.iteration,
-    }
+    data = {"number": attempt.number, "resumed_at": start.iteration}
     events.append(session, job, EventKind.ATTEMPT, data, now=now)
     moves.move(session, job, JobState.STARTING, now=now)
-    return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
+    return attempt
 
 
 @dataclass(frozen=True)
-class _Begin:
+class _Start:
     """Where an attempt begins; `iteration` None: at the beginning, maybe with other weights."""
 
     checkpoint_id: str | None = None
     iteration: int | None = None
 
 
-def _begin(session: Session, job: JobRow) -> _Begin:
+def _start_of(session: Session, job: JobRow) -> _Start:
     """From the job's own newest checkpoint, or else from another job's."""
     if job.saved_iteration > 0 and (newest := checkpoints.newest(session, job.id)) is not None:
-        return _Begin(newest.id, newest.iteration)
+        return _Start(newest.id, newest.iteration)
     source = origins.of_first_attempt(session, job)
     if source is None:
-        return _Begin()
+        return _Start()
     start = jobs.spec_of(job).start_from
     is_continued = start is not None and start.how is How.CONTINUE
-    return _Begin(source.id, source.iteration if is_continued else None)
+    return _Start(source.id, source.iteration if is_continued else None)

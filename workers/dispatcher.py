@@ -167,7 +167,7 @@ class Dispatcher:
             patience = timedelta(seconds=self._settings.teardown_seconds)
             is_killed = attempt.reason is Reason.KILLED
             if is_killed or self._now() > attempt.ended_at + patience:
-                self._fleet.dismiss(attempt.runner_id)
+                self._fleet.dismiss_after(attempt.runner_id)
         elif attempt.runner_id in lost:
             self._end_without_word(attempt, lost[attempt.runner_id])
         else:
@@ -178,7 +178,7 @@ class Dispatcher:
                 # released runs another.
                 is_taken = attempt.taken_at is not None or verdict.reason is Reason.START_TIMEOUT
                 if is_taken and attempt.released_at is None:
-                    self._fleet.dismiss(attempt.runner_id)
+                    self._fleet.dismiss_after(attempt.runner_id)
 
     def _end_without_word(self, attempt: AttemptRow, cluster_job: ClusterJob | None) -> None:
         if cluster_job is None:

@@ -128,8 +128,17 @@ class Fleet(Keeper):
                     now=self._now(),
                 )
 
-    def dismiss(self, runner_id: str) -> None:
-        """Ends a runner that does not come back from its attempt by itself."""
+    def dismiss_after(self, runner_id: str) -> None:
+        """Ends a runner that does not come back from its attempt by itself.
+
+        Not while it trains others beside it: they go on, and it hears at its next report.
+        """
+        with self._database.reading() as session:
+            if runners.has_living_attempt(session, runner_id):
+                return
+        self._dismiss(runner_id)
+
+    def _dismiss(self, runner_id: str) -> None:
         with self._database.transaction() as session:
             runners.dismiss(session, runner_id, now=self._now())
         self._ask_to_stop(runner_id)
@@ -181,4 +190,4 @@ class Fleet(Keeper):
         elif runner.ready_at is not None:
             return
         if self._now() > since + timedelta(seconds=seconds):
-            self.dismiss(runner.id)
+            self._dismiss(runner.id)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -47,6 +48,22 @@ def _wait_for(
 
     eventually(look, within_seconds=SEARCH_SECONDS)
     return found
+
+
+def _by_number(client: resnetd.Client, search_id: str) -> list[resnetd.Trial]:
+    return sorted(client.trials(search_id), key=lambda trial: trial.number)
+
+
+def _later_ones_train(trials: list[resnetd.Trial]) -> bool:
+    """Those after the first two."""
+    later = [trial for trial in trials if trial.number > 2]
+    return len(later) == 2 and all(one.state == "running" and one.iteration > 0 for one in later)
+
+
+def _pids(client: resnetd.Client, trials: list[resnetd.Trial]) -> set[int]:
+    """The processes that train them."""
+    facts = [client.job(trial.job_id).document["facts"] for trial in trials]
+    return {pid for one in facts for pid in one["pids"]}
 
 
 def _assert_whole(client: resnetd.Client, search_id: str, *, trials: int) -> resnetd.Search:
@@ -114,6 +131,29 @@ def test_a_tpe_search_goes_on_when_its_driver_is_killed(
     }
     rates = {trial.params["recipe.learning_rate"] for trial in after.values()}
     assert len(rates) == 4
+
+
+def test_trials_of_a_stack_share_a_process_and_are_tried_again_alone_when_it_dies(
+    client: resnetd.Client,
+) -> None:
+    search = client.submit_search(
+        job=_job(iterations=200) | {"resources": {"stack": 2}},
+        space=RATES,
+        algorithm="random",
+        budget={"trials": 4, "concurrent": 2},
+    )
+    _wait_for(client, search.id, _later_ones_train)
+    (pid,) = _pids(client, _by_number(client, search.id)[2:])
+    psutil.Process(pid).kill()
+
+    search = client.wait_search(search.id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.2)
+    assert search.state == "succeeded", search.message
+    trials = _by_number(client, search.id)
+    assert all(trial.reason == "completed" for trial in trials)
+    assert [client.job(one.job_id).attempts for one in trials] == [1, 1, 2, 2]
+    together, alone = trials[:2], trials[2:]
+    assert len(_pids(client, together)) == 1
+    assert len(_pids(client, alone)) == 2
 
 
 def test_asha_stops_a_trial_that_is_worse_and_says_why(client: resnetd.Client) -> None:

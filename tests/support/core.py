@@ -163,12 +163,22 @@ class Core:
         return starts
 
     def ask(
-        self, runner_id: str, *, trained: str | None = None, is_leaving: bool = False
+        self,
+        runner_id: str,
+        *,
+        trained: str | None = None,
+        running: Sequence[str] = (),
+        is_leaving: bool = False,
     ) -> Orders | None:
         """What the runner is to do next."""
         with self.database.transaction() as session:
             return runners.next_orders(
-                session, runner_id, trained=trained, is_leaving=is_leaving, now=self.clock.now
+                session,
+                runner_id,
+                trained=trained,
+                running=running,
+                is_leaving=is_leaving,
+                now=self.clock.now,
             )
 
     def runner(self, runner_id: str) -> RunnerRow:

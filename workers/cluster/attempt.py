@@ -36,7 +36,7 @@ from workers.training.loop import Place
 from workers.training.observers import Observer, Unheard
 
 # Before a failing rank 0 lets go; what is left then is the runner's to deliver.
-_LAST_WORDS_SECONDS = 10.0
+LAST_WORDS_SECONDS = 10.0
 # Work that was never delivered; an attempt that lives touches its folder every few seconds.
 _LEFTOVER_SECONDS = 4 * DELIVERY_SECONDS
 
@@ -89,7 +89,7 @@ def run_rank(
     path = settings.attempt_path
     is_clean = place.rank != 0
     if local_rank == 0:
-        _remove_earlier(settings, brief)
+        remove_earlier(settings, brief)
     try:
         resume = _resume(settings, brief, is_fetching=local_rank == 0, meet=meet)
         if place.rank != 0:
@@ -154,7 +154,7 @@ def remove_leftovers(work_path: Path, *, now: float) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _remove_earlier(settings: AttemptSettings, brief: AttemptBrief) -> None:
+def remove_earlier(settings: AttemptSettings, brief: AttemptBrief) -> None:
     """What attempts of the job have left here that died with all their processes.
 
     None of them lives, or there would be no later one: what they have not delivered is refused.
@@ -178,26 +178,33 @@ def _lead(
         try:
             outcome = _train(settings, brief, place, reporter, resume)
         except BaseException:
-            reporter.close(deadline_seconds=_LAST_WORDS_SECONDS)
+            reporter.close(deadline_seconds=LAST_WORDS_SECONDS)
             if reporter.is_fenced:
                 return Ending.FENCED
             raise
         on_trained()
-        is_delivered = reporter.close(deadline_seconds=settings.delivery_seconds)
-        if reporter.is_fenced:
-            return Ending.FENCED
-        if not is_delivered:
-            finish = Finish(
-                reason=Reason.DELIVERY_FAILED,
-                message=f"the end of the training was not delivered: {reporter.last_error}",
-            )
-            _finish(api, finish, deadline_seconds=_LAST_WORDS_SECONDS)
-            return Ending.UNDELIVERED
+        return deliver(api, settings, reporter, outcome)
+
+
+def deliver(
+    api: ApiClient, settings: AttemptSettings, reporter: Reporter, outcome: loop.Outcome
+) -> Ending:
+    """What a training that is over has left to say."""
+    is_delivered = reporter.close(deadline_seconds=settings.delivery_seconds)
+    if reporter.is_fenced:
+        return Ending.FENCED
+    if not is_delivered:
         finish = Finish(
-            reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
-            result=outcome.result,
+            reason=Reason.DELIVERY_FAILED,
+            message=f"the end of the training was not delivered: {reporter.last_error}",
         )
-        return _finish(api, finish, deadline_seconds=settings.delivery_seconds)
+        _finish(api, finish, deadline_seconds=LAST_WORDS_SECONDS)
+        return Ending.UNDELIVERED
+    finish = Finish(
+        reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
+        result=outcome.result,
+    )
+    return _finish(api, finish, deadline_seconds=settings.delivery_seconds)
 
 
 def _train(
@@ -211,7 +218,7 @@ def _train(
         brief.spec,
         place=place,
         data_path=settings.data_path,
-        work_path=settings.attempt_path / "checkpoints",
+        work_path=settings.checkpoints_path,
         observer=observer,
         resume=resume,
         how=brief.resume.how if brief.resume is not None else None,

@@ -19,6 +19,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from service.networks import Family
 from service.reports import AttemptBrief
+from workers.cluster import stack
 from workers.cluster.attempt import failure_of, run_rank
 from workers.cluster.forks import Line, Meeting, Seat
 from workers.cluster.settings import AttemptSettings
@@ -226,16 +228,18 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
         line.close()
         turn.hand_back()
 
-    brief = AttemptBrief.model_validate(message["brief"])
+    settings, brief = _order(message)
+    place = Place(
+        rank=seat.rank, world_size=seat.world_size, device=device, threads=brief.cpus_per_worker
+    )
+    if brief.is_stacked:
+        stack.run(settings, brief, place=place, later=partial(_hear_order, line))
+        hand_back()
+        return
     run_rank(
-        AttemptSettings.of_json(message["run"]),
+        settings,
         brief,
-        place=Place(
-            rank=seat.rank,
-            world_size=seat.world_size,
-            device=device,
-            threads=brief.cpus_per_worker,
-        ),
+        place=place,
         local_rank=seat.local_rank,
         meet=_meet if seat.world_size > 1 else _nobody_else,
         on_trained=hand_back,
@@ -243,6 +247,16 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
     if not turn.is_over:
         # Other ranks have nothing to deliver, nor has an attempt that was replaced.
         hand_back()
+
+
+def _order(message: dict[str, Any]) -> tuple[AttemptSettings, AttemptBrief]:
+    return AttemptSettings.of_json(message["run"]), AttemptBrief.model_validate(message["brief"])
+
+
+def _hear_order(line: Line) -> tuple[AttemptSettings, AttemptBrief] | None:
+    """Waits for one more; None where the rank is gone."""
+    message = line.hear()
+    return None if message is None else _order(message)
 
 
 def _store_of_rank_0(seat: Seat) -> TCPStore | None:

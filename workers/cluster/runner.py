@@ -101,22 +101,27 @@ def _fit(settings: RunnerSettings) -> None:
 
 
 def _last_word(settings: RunnerSettings, failed: AttemptFailed) -> Ending:
-    """Ends the attempt that was under way, for its processes; there may be none."""
+    """Ends what was under way, for its processes: an attempt, those of a stack, or none."""
     log.error("runner failed", runner_id=settings.runner_id, reason=failed.reason)
     question = Question(is_leaving=True)
     with settings.client() as api:
-        try:
-            orders = insist(lambda: api.next(question), deadline_seconds=settings.delivery_seconds)
-        except FENCES:
-            return Ending.FENCED
-        except Unavailable as error:
-            log.critical("end not delivered", error=str(error))
-            return Ending.UNDELIVERED
-    if orders.order is None:
-        return Ending.FINISHED
-    attempt = settings.attempt(orders.order)
-    with attempt.client() as api:
-        return end_in_failure(api, attempt, failed)
+        while True:
+            try:
+                orders = insist(
+                    lambda: api.next(question), deadline_seconds=settings.delivery_seconds
+                )
+            except FENCES:
+                return Ending.FENCED
+            except Unavailable as error:
+                log.critical("end not delivered", error=str(error))
+                return Ending.UNDELIVERED
+            if orders.order is None:
+                return Ending.FINISHED
+            attempt = settings.attempt(orders.order)
+            with attempt.client() as its_api:
+                ending = end_in_failure(its_api, attempt, failed)
+            if ending is not Ending.FINISHED:
+                return ending
 
 
 def _cause(error: TrainingFailedError) -> AttemptFailed:

@@ -38,6 +38,11 @@ class AttemptSettings:
         """This attempt's own folder on this node."""
         return self.work_path / "attempts" / self.attempt_id
 
+    @property
+    def checkpoints_path(self) -> Path:
+        """Where its checkpoints are written; they are moved on from there."""
+        return self.attempt_path / "checkpoints"
+
     def client(self) -> ApiClient:
         return ApiClient(api_url=self.api_url, attempt_id=self.attempt_id, token=self.token)
 

@@ -87,7 +87,7 @@ def train(
     torch.set_num_threads(place.threads)
     with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
         heard = observer if place.rank == 0 else Unheard()
-        training = _Training(spec, place, joined, heard, data_path=data_path, work_path=work_path)
+        training = Training(spec, place, joined, heard, data_path=data_path, work_path=work_path)
         if resume is not None and how in {None, How.CONTINUE}:
             training.restore(checkpoint.load(resume, spec=spec, is_own=how is None))
         elif resume is not None:
@@ -106,7 +106,21 @@ def report_every(recipe: Recipe) -> int:
     return divisors[-1] if 2 * divisors[-1] >= wanted else wanted
 
 
-class _Training:
+@dataclass(frozen=True)
+class Batch:
+    """A rank's share of the images of one step, and the learning rate to step with."""
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+    learning_rate: float
+
+
+class Training:
+    """A run, but for the steps themselves: what comes before each of them, and what follows.
+
+    `run` takes the steps. Somebody else may: `begin`, then `next_batch` and `took` in turn.
+    """
+
     def __init__(
         self,
         spec: JobSpec,
@@ -139,6 +153,7 @@ class _Training:
         self.cursor = Cursor()
         self.computed_in = precision.choose(self.recipe.precision, place.device)
         self.saved_at = 0
+        self.stopped: StopReason | None = None
         self.has_launched = False
         self.sums_WS = torch.stack([tally.zeros(place.device)] * 2)
 
@@ -163,6 +178,67 @@ class _Training:
         self.observer.log(LogLevel.INFO, "begins with another job's weights")
 
     def run(self) -> Outcome:
+        self._tell_facts()
+        images_NCHW, _ = self._batch()
+        engine = Engine(
+            self.model,
+            self.ranks.parallel(self.model, images_NCHW),
+            self.optimizer,
+            self.recipe,
+            computed_in=self.computed_in,
+            device=self.place.device,
+        )
+        self._start_clocks()
+        while (batch := self.next_batch()) is not None:
+            self.took(engine.step(batch.images_NCHW, batch.labels_N, batch.learning_rate))
+        self.ranks.part_ways()
+        return self.outcome
+
+    def begin(self) -> None:
+        """Of a run in this process alone, whose steps are another's."""
+        self._tell_facts()
+        self._start_clocks()
+
+    def next_batch(self) -> Batch | None:
+        """What the next step takes; None where the run is over, or is asked to stop."""
+        if self.cursor.iteration >= self.recipe.iterations:
+            return None
+        self.stopped = self.ranks.agree(self.observer.stop)
+        if self.stopped is not None:
+            self.observer.log(LogLevel.INFO, f"stops at iteration {self.cursor.iteration}")
+            self._save(test_error=None, is_last=True)
+            return None
+        learning_rate = self.recipe.learning_rate_at(
+            self.cursor.iteration, is_warm=self.cursor.is_warm, drops=self.cursor.drops
+        )
+        self.cursor = replace(self.cursor, learning_rate=learning_rate)
+        return Batch(*self._batch(), learning_rate)
+
+    def took(self, sums_S: Tensor) -> None:
+        """The step was taken; sums_S are this rank's. Whatever is due now is done."""
+        self.sums_WS += sums_S
+        self.cursor = replace(
+            self.cursor,
+            iteration=self.cursor.iteration + 1,
+            training_seconds=time.monotonic() - self.began,
+        )
+        if not self.has_launched:
+            self._tell_launch()
+        self._take_stock()
+
+    @property
+    def outcome(self) -> Outcome:
+        return Outcome(
+            self.stopped,
+            self.cursor.iteration,
+            Result(
+                train_error=self.cursor.train_error,
+                test_error=self.cursor.test_error,
+                training_seconds=self.cursor.training_seconds,
+            ),
+        )
+
+    def _tell_facts(self) -> None:
         self.facts = facts.gather(
             self.model,
             self.source,
@@ -173,57 +249,13 @@ class _Training:
         )
         self.observer.facts(self.facts)
         self.cursor = replace(self.cursor, computed_in=self.computed_in)
-        images_NCHW, _ = self._batch()
-        self.engine = Engine(
-            self.model,
-            self.ranks.parallel(self.model, images_NCHW),
-            self.optimizer,
-            self.recipe,
-            computed_in=self.computed_in,
-            device=self.place.device,
-        )
-        self.began = time.monotonic() - self.cursor.training_seconds
-        self._start_clock()
-        stopped = None
-        while self.cursor.iteration < self.recipe.iterations:
-            stopped = self.ranks.agree(self.observer.stop)
-            if stopped is not None:
-                self.observer.log(LogLevel.INFO, f"stops at iteration {self.cursor.iteration}")
-                self._save(test_error=None, is_last=True)
-                break
-            self._step()
-            if not self.has_launched:
-                self._tell_launch()
-            self._take_stock()
-        self.ranks.part_ways()
-        return Outcome(
-            stopped,
-            self.cursor.iteration,
-            Result(
-                train_error=self.cursor.train_error,
-                test_error=self.cursor.test_error,
-                training_seconds=self.cursor.training_seconds,
-            ),
-        )
 
-    def _start_clock(self) -> None:
-        """Of images_per_second, which counts training only."""
+    def _start_clocks(self) -> None:
+        """The run's, and that of images_per_second, which counts training only."""
+        self.began = time.monotonic() - self.cursor.training_seconds
         self.clock = (self.cursor.iteration, time.monotonic())
         self.images_per_second: float | None = None
         self.progress_told = time.monotonic()
-
-    def _step(self) -> None:
-        images_NCHW, labels_N = self._batch()
-        learning_rate = self.recipe.learning_rate_at(
-            self.cursor.iteration, is_warm=self.cursor.is_warm, drops=self.cursor.drops
-        )
-        self.sums_WS += self.engine.step(images_NCHW, labels_N, learning_rate)
-        self.cursor = replace(
-            self.cursor,
-            iteration=self.cursor.iteration + 1,
-            learning_rate=learning_rate,
-            training_seconds=time.monotonic() - self.began,
-        )
 
     def _tell_launch(self) -> None:
         self.has_launched = True
