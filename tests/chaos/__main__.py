@@ -1,4 +1,4 @@
-"""`make chaos MINUTES=60 SEED=...`: processes are killed every 5 to 40 s while jobs run.
+"""`make chaos MINUTES=60 SEED=...`: processes are killed every 5 to 40 s while jobs run, and a search.
 
 At the end each job must have ended as it deserves, told every number once, and left the weights
 of a run that nobody disturbed; exit status 1 where anything is wrong.
@@ -37,6 +37,7 @@ def main() -> int:
         end = time.monotonic() + chosen.minutes * 60.0
         while time.monotonic() < end:
             game.keep_busy(ALL)
+            game.keep_searching()
             game.wait_until(time.monotonic() + chance.uniform(5.0, 40.0))
             game.strike(chance.choice(VICTIMS))
             strikes += 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import resnetd
 from service.database import Database
 from tests.chaos import invariants
-from tests.chaos.orders import Order, Undisturbed, run_undisturbed
+from tests.chaos.orders import SEARCH, Order, Undisturbed, run_undisturbed
 from tests.chaos.world import Say, World, world
 from tests.support.fake_api import eventually
 
@@ -27,6 +27,7 @@ class Game:
 
     def __init__(self, world: World, client: resnetd.Client, chance: random.Random) -> None:
         self.jobs: dict[str, Order] = {}
+        self.searches: list[str] = []
         self._world = world
         self._client = client
         self._chance = chance
@@ -43,6 +44,11 @@ class Game:
         unfinished = sum(not self._client.job(job_id).is_final for job_id in list(self.jobs)[-30:])
         for _ in range(_IN_FLIGHT - unfinished):
             self.submit(self._chance.choice(orders))
+
+    def keep_searching(self) -> None:
+        """One search is under way."""
+        if not self.searches or self._client.search(self.searches[-1]).is_final:
+            self.searches.append(self._client.submit_search(SEARCH).id)
 
     def cancel_what_is_unwanted(self, *, at: float) -> None:
         for job_id in [job_id for job_id, due in self._to_cancel.items() if due <= at]:
@@ -63,20 +69,29 @@ class Game:
         eventually(is_over, within_seconds=due - time.monotonic() + 120.0)
 
     def finish(self) -> None:
-        """Until every job has ended; nothing is hit any more."""
+        """Until every job and every search has ended; nothing is hit any more."""
         self.cancel_what_is_unwanted(at=float("inf"))
+        for search_id in self.searches:
+            eventually(
+                partial(self._is_final, self._client.search, search_id),
+                within_seconds=_FINISH_SECONDS,
+            )
         for job_id in self.jobs:
-            eventually(partial(self._is_final, job_id), within_seconds=_FINISH_SECONDS)
+            eventually(
+                partial(self._is_final, self._client.job, job_id), within_seconds=_FINISH_SECONDS
+            )
 
-    def _is_final(self, job_id: str) -> bool:
+    def _is_final(self, find: Callable[[str], resnetd.Job | resnetd.Search], which: str) -> bool:
         self._world.mend()
-        return self._client.job(job_id).is_final
+        return find(which).is_final
 
     def check(self, undisturbed: Mapping[str, Undisturbed], folder: Path) -> None:
         invariants.ended_as_deserved(self._client, self.jobs)
-        invariants.events_have_no_gap(self._client, self.jobs)
+        trials = invariants.searches_ended_whole(self._client, self.searches)
+        all_jobs = [*self.jobs, *trials]
+        invariants.events_have_no_gap(self._client, all_jobs)
         invariants.attempts_wrote_one_after_the_other(
-            self._client, self._world.database_url, self.jobs
+            self._client, self._world.database_url, all_jobs
         )
         for job_id, order in self.jobs.items():
             if order.state == "succeeded":
@@ -90,11 +105,15 @@ class Game:
         attempts: dict[Order, list[int]] = {}
         for job_id, order in self.jobs.items():
             attempts.setdefault(order, []).append(len(self._client.attempts(job_id)))
-        return "\n".join(
+        words = [
             f"{order.name}: {len(each)} jobs {order.state}, {sum(each)} attempts, of one job at "
             f"most {max(each)}"
             for order, each in attempts.items()
-        )
+        ]
+        if self.searches:
+            drivers = [self._client.search(each).document["drivers"] for each in self.searches]
+            words.append(f"searches: {len(drivers)} succeeded, {sum(drivers)} drivers")
+        return "\n".join(words)
 
 
 def play(

@@ -15,7 +15,7 @@ from service.database import Database
 from service.doctor import Ailment
 from service.states import Reason, RunnerState
 from service.tables import AttemptRow, RunnerRow
-from tests.chaos.orders import Order, Undisturbed, points_of, sha256_of
+from tests.chaos.orders import SEARCH, Order, Undisturbed, points_of, sha256_of
 from tests.chaos.world import World
 from tests.support.fake_api import eventually
 from workers.cluster.ray_jobs import RayJobs
@@ -53,6 +53,24 @@ def ended_as_deserved(client: resnetd.Client, jobs: Mapping[str, Order]) -> None
             f"{order.name} {job_id} is {job.state} ({job.reason}), "
             f"should be {order.state} ({order.reason}): {job.message}\n{told}"
         )
+
+
+def searches_ended_whole(client: resnetd.Client, search_ids: Iterable[str]) -> list[str]:
+    """Each has all its trials, each of them once, and all completed. The trials' jobs."""
+    found: list[str] = []
+    for search_id in search_ids:
+        search = client.search(search_id)
+        assert (search.state, search.end) == ("succeeded", "trials"), (
+            f"search {search_id} is {search.state} ({search.end}): {search.message}"
+        )
+        trials = client.trials(search_id)
+        numbers = sorted(trial.number for trial in trials)
+        assert numbers == list(range(1, SEARCH["budget"]["trials"] + 1)), f"trials {numbers}"
+        assert len({str(trial.params) for trial in trials}) == len(trials), "a trial came twice"
+        reasons = {trial.reason for trial in trials}
+        assert reasons == {"completed"}, f"trials of {search_id} ended as {reasons}"
+        found += [trial.job_id for trial in trials]
+    return found
 
 
 def told_everything_once(

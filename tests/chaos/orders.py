@@ -72,6 +72,13 @@ DIVERGING = Order(
     state="failed",
     reason="diverged",
 )
+# Its trials train in a stack where nothing disturbs them.
+SEARCH: dict[str, Any] = {
+    "job": _digits("searched", resources={"stack": 2}),
+    "space": {"recipe.learning_rate": {"loguniform": [0.01, 0.2]}},
+    "algorithm": "random",
+    "budget": {"trials": 6, "concurrent": 2},
+}
 ENDLESS = {"iterations": 60_000, "evaluate_every": 60_000, "checkpoint_every": 200}
 LATE = Order(
     "late",

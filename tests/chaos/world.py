@@ -16,8 +16,14 @@ from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.services import IMPATIENT
 
 VICTIMS = ("API", "dispatcher", "training", "raylet", "database")
-# A process that trains, the one that forks it, the rank that Ray made, and the runner's driver.
-_TRAINING = ("workers.cluster.fork_server", "ray::RayTrainWorker", "workers runner")
+# A process that trains, the one that forks it, the rank that Ray made, the runner's driver, and
+# that of a search.
+_TRAINING = (
+    "workers.cluster.fork_server",
+    "ray::RayTrainWorker",
+    "workers runner",
+    "workers search",
+)
 _LONGEST_OUTAGE_SECONDS = 5.0
 
 Say = Callable[[str], None]

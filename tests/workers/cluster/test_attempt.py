@@ -139,7 +139,7 @@ def test_what_could_not_be_delivered_stays_on_disk(
         return loop.Outcome(None, 1, _RESULT)
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(attempt, "_LAST_WORDS_SECONDS", 0.5)
+    monkeypatch.setattr(attempt, "LAST_WORDS_SECONDS", 0.5)
     with fake_api(digits_brief()) as api:
         settings = settings_of(api, tmp_path, delivery_seconds=0.5)
         assert run_here(settings) is Ending.UNDELIVERED
