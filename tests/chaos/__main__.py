@@ -1,4 +1,5 @@
-"""`make chaos MINUTES=60 SEED=...`: processes are killed every 5 to 40 s while jobs run, and a search.
+"""`make chaos MINUTES=60 SEED=...`: something is killed every 5 to 40 s while jobs run, and a search
+is made.
 
 At the end each job must have ended as it deserves, told every number once, and left the weights
 of a run that nobody disturbed; exit status 1 where anything is wrong.

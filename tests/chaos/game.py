@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.support.fake_api import eventually
 # After the last strike: everything that is under way may be tried again a few times.
 _FINISH_SECONDS = 600.0
 _IN_FLIGHT = 6
-_TICK_SECONDS = 0.2
+_PAUSED_SHARE = 0.2
 
 
 class Game:
@@ -46,9 +46,15 @@ class Game:
             self.submit(self._chance.choice(orders))
 
     def keep_searching(self) -> None:
-        """One search is under way."""
-        if not self.searches or self._client.search(self.searches[-1]).is_final:
+        """One search is under way, now and then paused until the next call."""
+        state = self._client.search(self.searches[-1]).state if self.searches else None
+        if state is None or state.is_final:
             self.searches.append(self._client.submit_search(SEARCH).id)
+        elif state == "paused":
+            self._client.resume_search(self.searches[-1])
+        elif self._chance.random() < _PAUSED_SHARE:
+            with suppress(resnetd.Conflict):  # it has ended this moment
+                self._client.pause_search(self.searches[-1])
 
     def cancel_what_is_unwanted(self, *, at: float) -> None:
         for job_id in [job_id for job_id, due in self._to_cancel.items() if due <= at]:
@@ -72,6 +78,8 @@ class Game:
         """Until every job and every search has ended; nothing is hit any more."""
         self.cancel_what_is_unwanted(at=float("inf"))
         for search_id in self.searches:
+            if self._client.search(search_id).state == "paused":
+                self._client.resume_search(search_id)
             eventually(
                 partial(self._is_final, self._client.search, search_id),
                 within_seconds=_FINISH_SECONDS,
