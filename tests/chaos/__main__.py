@@ -1,5 +1,4 @@
-"""`make chaos MINUTES=60 SEED=...`: something is killed every 5 to 40 s while jobs run, and a search
-is made.
+"""`make chaos MINUTES=60 SEED=...`: kills something every 5 to 40 s, under jobs and a search.
 
 At the end each job must have ended as it deserves, told every number once, and left the weights
 of a run that nobody disturbed; exit status 1 where anything is wrong.
