@@ -20,7 +20,6 @@ from workers.training import augment, data
 from workers.training.augment import Augmenter, Normaliser
 from workers.training.data import Images
 from workers.training.faults import DatasetUnusable
-from workers.training.streams import Streamed
 
 # Without gradients a batch may be bigger than in training.
 _TEST_SHARE = 4
@@ -52,6 +51,9 @@ def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads
     if spec.recipe.crop is Crop.PADDED:
         images = data.read(spec.dataset, data_path, family=spec.family)
         return Resident(images, spec.recipe, seed=spec.seed, device=device)
+    # Seconds of torchvision, which nothing else needs.
+    from workers.training.streams import Streamed  # noqa: PLC0415
+
     # Beside a GPU all threads are free to decode, else half of them train.
     processes = threads if device.type == "cuda" else threads // 2
     return Streamed(

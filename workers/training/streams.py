@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchcodec.decoders import decode_image  # type: ignore[attr-defined] # public, unmarked
 
 from service.recipes import Recipe, Views
 from workers.training import augment, folders, views
@@ -50,7 +51,7 @@ class Streamed:
         self.train_images, self.test_images = len(train), len(self._test)
         self.validation_images = len(self._validation)
         self._recipe, self._device, self._processes = recipe, device, processes
-        self._cuts = _Cuts(train, recipe, seed)
+        self._cuts = Cuts(train, recipe, seed)
         self._stretch = (-1, -1)
         self._batches: Iterator[_Batch] = iter(())
         self._last: tuple[Tensor, Tensor] | None = None
@@ -91,7 +92,17 @@ class Streamed:
             )
 
 
-class _Cuts(Dataset[_Item]):
+def open_photograph(path: Path) -> Tensor:
+    """photograph_CHW uint8. DatasetUnusable names the file that is none."""
+    try:
+        photograph_CHW: Tensor = decode_image(path, mode="RGB")
+    except (RuntimeError, ValueError):
+        # Pillow reads more kinds of files, and says what is wrong with one.
+        return torch.from_numpy(np.array(folders.open_image(path))).permute(2, 0, 1)
+    return photograph_CHW
+
+
+class Cuts(Dataset[_Item]):
     """By the place in the stream: image_HWC uint8, the light to add to it, its label."""
 
     def __init__(self, listing: Listing, recipe: Recipe, seed: int) -> None:
@@ -100,16 +111,16 @@ class _Cuts(Dataset[_Item]):
 
     def __getitem__(self, place: int) -> _Item:
         image = int(self._sampler.draw(place, place + 1).index_N)
-        photograph = folders.open_image(self._listing.paths[image])
+        photograph_CHW = open_photograph(self._listing.paths[image])
         cut = views.draw(
             self._recipe,
             seed=self._seed,
             epoch=place // len(self._listing),
             image=image,
-            width=photograph.width,
-            height=photograph.height,
+            width=photograph_CHW.shape[2],
+            height=photograph_CHW.shape[1],
         )
-        image_HWC = views.cut(photograph, cut.box)
+        image_HWC = views.cut(photograph_CHW, cut.box)
         if cut.is_flipped:
             image_HWC = image_HWC.flip(1)
         return image_HWC, cut.light_C, int(self._listing.labels[image])
@@ -120,8 +131,8 @@ class _Views(Dataset[tuple[list[Tensor], int]]):
         self._listing, self._seen = listing, seen
 
     def __getitem__(self, number: int) -> tuple[list[Tensor], int]:
-        photograph = folders.open_image(self._listing.paths[number])
-        return views.of_test(photograph, self._seen), int(self._listing.labels[number])
+        photograph_CHW = open_photograph(self._listing.paths[number])
+        return views.of_test(photograph_CHW, self._seen), int(self._listing.labels[number])
 
     def __len__(self) -> int:
         return len(self._listing)
@@ -145,9 +156,7 @@ def _measure(folder: Path, train: Listing, recipe: Recipe, device: torch.device)
     sample = train.only(chosen)
 
     def measure() -> dict[str, NDArray[np.float32]]:
-        centres = [
-            views.of_test(folders.open_image(path), Views.SINGLE)[0] for path in sample.paths
-        ]
+        centres = [views.of_test(open_photograph(path), Views.SINGLE)[0] for path in sample.paths]
         split = Split(torch.stack(centres), torch.from_numpy(sample.labels))
         measured = Normaliser.of(split, recipe.normalisation, torch.device("cpu"))
         return {"mean": measured.mean_HWC.numpy(), "deviation": measured.deviation_C.numpy()}

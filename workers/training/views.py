@@ -1,7 +1,8 @@
 """Which part of a photograph a network sees (He et al. 2015, section 3.4), as boxes to resize.
 
 What is drawn hangs on (seed, epoch, image) alone. A crop of a resized image is cut out of the
-photograph itself and resized then: the same pixels, without computing those beside them.
+photograph itself and resized then: what lies beside it is not computed. Torchvision's transforms
+do it on bytes, which takes two thirds of the time that they take on Pillow's images.
 
 Shapes: H height, W width, C channels, V views.
 """
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 from service.recipes import Colour, Crop, Flip, Recipe, Views
 
@@ -65,32 +67,48 @@ def draw(recipe: Recipe, *, seed: int, epoch: int, image: int, width: int, heigh
     return Cut(box, is_flipped, light_C)
 
 
-def of_test(photograph: Image.Image, views: Views) -> list[Tensor]:
+def of_test(photograph_CHW: Tensor, views: Views) -> list[Tensor]:
     """The views of a photograph, each image_HWC uint8."""
     if views is Views.MULTI_SCALE:
-        return [_whole(photograph, side) for side in TEST_SIDES]
-    scale = min(photograph.size) / TEST_SIDE
-    length = SIZE * scale
-    right, bottom = (side - length for side in photograph.size)
+        return [_whole(photograph_CHW, side) for side in TEST_SIDES]
+    height, width = photograph_CHW.shape[1:]
+    length = SIZE * min(height, width) / TEST_SIDE
+    right, bottom = width - length, height - length
     places = [(right / 2, bottom / 2)]
     if views is Views.TEN_CROP:
         places += [(left, top) for left in (0.0, right) for top in (0.0, bottom)]
-    seen = [cut(photograph, (x, y, x + length, y + length)) for x, y in places]
+    seen = [cut(photograph_CHW, (x, y, x + length, y + length)) for x, y in places]
     if views in {Views.TEN_CROP, Views.MIRROR}:
         seen += [image_HWC.flip(1) for image_HWC in seen]
     return seen
 
 
-def cut(photograph: Image.Image, box: Box) -> Tensor:
-    """image_HWC uint8 of SIZE pixels a side."""
-    resized = photograph.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
-    return torch.from_numpy(np.array(resized))
+def cut(photograph_CHW: Tensor, box: Box) -> Tensor:
+    """image_HWC uint8 of SIZE pixels a side, from the whole pixels nearest to the box."""
+    left, top, right, bottom = box
+    height, width = max(1, round(bottom - top)), max(1, round(right - left))
+    piece_CHW = transforms.crop(
+        photograph_CHW,
+        top=min(round(top), photograph_CHW.shape[1] - height),
+        left=min(round(left), photograph_CHW.shape[2] - width),
+        height=height,
+        width=width,
+    )
+    return _resized_to(piece_CHW, SIZE, SIZE)
 
 
-def _whole(photograph: Image.Image, side: int) -> Tensor:
-    scale = side / min(photograph.size)
-    width, height = (max(side, round(each * scale)) for each in photograph.size)
-    return torch.from_numpy(np.array(photograph.resize((width, height), Image.Resampling.BICUBIC)))
+def _whole(photograph_CHW: Tensor, side: int) -> Tensor:
+    scale = side / min(photograph_CHW.shape[1:])
+    height, width = (max(side, round(each * scale)) for each in photograph_CHW.shape[1:])
+    return _resized_to(photograph_CHW, height, width)
+
+
+def _resized_to(image_CHW: Tensor, height: int, width: int) -> Tensor:
+    """image_HWC."""
+    resized_CHW: Tensor = transforms.resize(
+        image_CHW, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True
+    )
+    return resized_CHW.permute(1, 2, 0)
 
 
 def _scaled(random: np.random.Generator, width: int, height: int) -> Box:

@@ -8,13 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 from service import recipes
 from service.networks import Family
 from service.recipes import Recipe, Views
 from tests.workers.training.support import digests, run
 from tests.workers.training.support import small_spec as any_spec
-from workers.training import folders, views
+from workers.training import folders, streams, views
 from workers.training.faults import DatasetUnusable
 from workers.training.streams import Streamed
 
@@ -123,12 +124,43 @@ def test_light_varies_along_the_first_colour_most() -> None:
     ],
 )
 def test_views_of_a_test_image(seen: str, sizes: list[tuple[int, int]]) -> None:
-    photograph = Image.fromarray(np.arange(40 * 60 * 3).reshape(40, 60, 3).astype(np.uint8))
-    found = views.of_test(photograph, Views(seen))
+    photograph_CHW = (torch.arange(3 * 40 * 60) % 256).to(torch.uint8).reshape(3, 40, 60)
+    found = views.of_test(photograph_CHW, Views(seen))
     assert [tuple(each.shape[:2]) for each in found] == sizes
     if seen == "10-crop":
         assert len({each.numpy().tobytes() for each in found}) == 10
         assert torch.equal(found[7], found[2].flip(1))
+
+
+def test_a_cut_is_the_part_of_the_photograph_that_its_box_names() -> None:
+    photograph_CHW = torch.zeros(3, 100, 200, dtype=torch.uint8)
+    photograph_CHW[:, 25:75, 50:100] = 200
+    inside_HWC = views.cut(photograph_CHW, (50.3, 24.8, 99.9, 75.2))
+    assert inside_HWC.shape == (224, 224, 3)
+    assert (inside_HWC == 200).all()
+    half_HWC = views.cut(photograph_CHW, (0.0, 25.0, 100.0, 75.0))
+    assert (half_HWC[:, :100] == 0).all()
+    assert (half_HWC[:, 124:] == 200).all()
+    assert views.cut(photograph_CHW, (199.7, 99.8, 200.0, 100.0)).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "bmp", "tiff", "webp"])
+def test_photographs_of_every_kind_are_read_as_pillow_reads_them(tmp_path: Path, kind: str) -> None:
+    pixels_HWC = np.random.RandomState(0).randint(0, 256, (8, 8, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels_HWC).resize((64, 48), Image.Resampling.BICUBIC)
+    path = tmp_path / f"image.{kind}"
+    image.save(path)
+    found_CHW = streams.open_photograph(path)
+    expected_HWC = np.asarray(folders.open_image(path)).astype(int)
+    assert found_CHW.shape == (3, 48, 64)
+    assert np.abs(found_CHW.permute(1, 2, 0).numpy() - expected_HWC).max() <= 2
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no image")
+    with pytest.raises(DatasetUnusable, match=r"broken\.jpg is not an image"):
+        streams.open_photograph(path)
 
 
 def test_the_test_images_are_shared_by_the_ranks(photographs: Path) -> None:
@@ -151,13 +183,13 @@ def test_the_mean_is_measured_once_until_an_image_changes(
     folder = tmp_path / "photographs"
     shutil.copytree(photographs, folder)
     opened: list[Path] = []
-    open_image = folders.open_image
+    open_photograph = streams.open_photograph
 
-    def open_and_count(path: Path) -> Image.Image:
+    def open_and_count(path: Path) -> Tensor:
         opened.append(path)
-        return open_image(path)
+        return open_photograph(path)
 
-    monkeypatch.setattr(folders, "open_image", open_and_count)
+    monkeypatch.setattr(streams, "open_photograph", open_and_count)
     first, again = stream(folder).normaliser, stream(folder).normaliser
     assert len(opened) == 10
     assert torch.equal(first.mean_HWC, again.mean_HWC)
