@@ -35,7 +35,12 @@ def test_a_job_is_answered_with_its_whole_spec(api: Api) -> None:
     assert {"depth": 8, "shortcut": "A", "dataset": "digits", "seed": 7}.items() <= spec.items()
     assert spec["family"] == "cifar"
     assert spec["recipe"]["name"] == "quick"
-    assert spec["resources"] == {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": None}
+    assert spec["resources"] == {
+        "num_workers": 1,
+        "cpus_per_worker": 1,
+        "gpus_per_worker": None,
+        "stack": 1,
+    }
     again = api.post("/v1/jobs", spec).json()["spec"]
     assert again == spec
 
