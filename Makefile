@@ -8,6 +8,9 @@ MINUTES ?= 60
 # Pinned, so that the same files are installed next year.
 UV := 0.13.9
 
+# Without its bytecode each of the many processes here compiles what it imports, for seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z%-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 

@@ -5,10 +5,8 @@ import pytest
 
 import resnetd
 from deploy.local import LocalService
-from deploy.ray_head import RayHead
 from service.spec import JobSpec
 from tests.support.fake_api import eventually
-from tests.support.ray import processes_of
 from tests.support.training import expected_points, is_past, told_points, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -33,12 +31,6 @@ def _training_processes(client: resnetd.Client, job: resnetd.Job) -> list[psutil
     return [psutil.Process(pid) for pid in client.job(job.id).document["facts"]["pids"]]
 
 
-def _ray_workers(head: RayHead, runner_id: str) -> list[psutil.Process]:
-    """One for each rank."""
-    workers = processes_of(head, "ray::RayTrainWorker")
-    return [one for one in workers if one.environ().get("RESNETD_RUNNER_ID") == runner_id]
-
-
 def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:
     assert job.state == "succeeded", job.message
     spec = JobSpec.model_validate(job.document["spec"])
@@ -47,18 +39,13 @@ def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.parametrize("victim", ["training process", "its Ray worker"])
 def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
-    head: RayHead, client: resnetd.Client, victim: str
+    client: resnetd.Client,
 ) -> None:
     job = _submit(client)
     wait_until(client, job.id, is_past(120), seconds=JOB_SECONDS)
 
-    if victim == "training process":
-        _training_processes(client, job)[1].kill()
-    else:
-        [attempt] = client.attempts(job.id)
-        _ray_workers(head, attempt.document["runner_id"])[1].kill()
+    _training_processes(client, job)[1].kill()
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
 
     _assert_whole(client, job)

@@ -24,9 +24,9 @@ RATES = {"recipe.learning_rate": {"loguniform": [0.01, 0.5]}}
 
 @pytest.fixture(scope="module")
 def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
-    """One for all, with a standby for each trial that runs at a time, and no more."""
+    """One for all, with one standby and no more: starting a second takes as long as a search."""
     path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBYS="2", RESNETD_MAX_CPUS="2") as running:
+    with running_service(head, path, RESNETD_STANDBYS="1", RESNETD_MAX_CPUS="1") as running:
         yield running
 
 

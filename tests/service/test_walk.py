@@ -255,4 +255,4 @@ def test_a_walk_through_the_queue_agrees_with_the_model(database: Database) -> N
 
 @pytest.mark.slow
 def test_a_long_walk_through_the_queue_agrees_with_the_model(database: Database) -> None:
-    _walk(database, examples=100, steps=60)
+    _walk(database, examples=60, steps=60)

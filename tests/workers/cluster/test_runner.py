@@ -1,6 +1,4 @@
-import os
 import pickle
-import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from tests.support.fake_api import (
     eventually,
     fake_api,
 )
+from tests.support.ray import processes_of
 from workers.cluster import runner, start
 from workers.cluster.endings import AttemptFailed
 from workers.cluster.ray_jobs import ClusterJobState, RayJobs, runner_env
@@ -138,7 +137,8 @@ def test_the_stop_of_an_attempt_and_the_death_of_a_worker_are_told(
         eventually(lambda: runner.facts() != stopped, within_seconds=60)
         told = len(api.points)
         eventually(lambda: len(api.points) > told, within_seconds=60)
-        os.kill(runner.facts().pids[0], signal.SIGKILL)
+        # The rank that Ray made; its fork goes with it.
+        _ray_workers(head, api)[0].kill()
         assert runner.wait_for_the_end() is ClusterJobState.SUCCEEDED
 
         assert [finish.reason for finish in api.finishes] == [Reason.CANCELLED, Reason.WORKER_DIED]
@@ -146,6 +146,12 @@ def test_the_stop_of_an_attempt_and_the_death_of_a_worker_are_told(
         assert [report.sequence for report in api.reports] == list(range(1, len(api.reports) + 1))
         assert api.complaints == []
         assert runner.files_left() == []
+
+
+def _ray_workers(head: RayHead, api: FakeApi) -> list[psutil.Process]:
+    """Of the runner that reports there, one for each rank."""
+    workers = processes_of(head, "ray::RayTrainWorker")
+    return [one for one in workers if one.environ().get("RESNETD_API_URL") == api.url]
 
 
 def failure(rank: int, error: Exception) -> WorkerGroupError:
