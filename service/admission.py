@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import or_, select
+from sqlalchemy import Row, or_, select
 from sqlalchemy.orm import Session
 
 from service import (
@@ -52,10 +53,14 @@ def claim(
         return None
     lease = _Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds))
     while True:
-        joined = _join(session, whole, limits=limits, lease=lease, now=now)
-        if joined is not None:
-            return joined
-        decision = _decide(session, whole, limits=limits, now=now)
+        first = session.execute(scenes.eligible(now).limit(1)).first()
+        if first is None:
+            return None
+        if first.stack_key is not None:
+            joined = _join(session, first.id, whole, limits=limits, lease=lease, now=now)
+            if joined is not None:
+                return joined
+        decision = _decide(session, whole, first, limits=limits, now=now)
         if isinstance(decision, Preempt):
             _preempt(session, decision, now=now)
         if not isinstance(decision, Start):
@@ -84,6 +89,7 @@ def claim(
 
 def _join(
     session: Session,
+    first_id: str,
     whole: Pool,
     *,
     limits: Mapping[str, Limit],
@@ -94,10 +100,7 @@ def _join(
 
     Only the first: later ones would keep a stack alive that others wait for.
     """
-    first = session.execute(scenes.eligible(now).limit(1)).first()
-    if first is None or first.stack_key is None:
-        return None
-    job = _locked(session, first.id)
+    job = _locked(session, first_id)
     runner = None if job is None else stacks.runner_to_join(session, job)
     if job is None or runner is None or _cannot_start(session, job) is not None:
         return None
@@ -140,13 +143,15 @@ def _cannot_start(session: Session, job: JobRow) -> str | None:
 
 
 def _decide(
-    session: Session, whole: Pool, *, limits: Mapping[str, Limit], now: datetime
+    session: Session,
+    whole: Pool,
+    first: Row[tuple[Any, ...]],
+    *,
+    limits: Mapping[str, Limit],
+    now: datetime,
 ) -> Start | Preempt | None:
     """Looks at the whole queue only where that can matter: estimates cost time."""
     if not limits:
-        first = session.execute(scenes.eligible(now).limit(1)).first()
-        if first is None:
-            return None
         needed = scenes.needed(
             whole,
             num_workers=first.num_workers,
