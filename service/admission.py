@@ -56,10 +56,9 @@ def claim(
         first = session.execute(scenes.eligible(now).limit(1)).first()
         if first is None:
             return None
-        if first.stack_key is not None:
-            joined = _join(session, first.id, whole, limits=limits, lease=lease, now=now)
-            if joined is not None:
-                return joined
+        joined = _join(session, first, whole, limits=limits, lease=lease, now=now)
+        if joined is not None:
+            return joined
         decision = _decide(session, whole, first, limits=limits, now=now)
         if isinstance(decision, Preempt):
             _preempt(session, decision, now=now)
@@ -74,22 +73,25 @@ def claim(
             moves.move(session, job, JobState.FAILED, reason=reason, message=message, now=now)
             session.flush()
             continue
-        needed = scenes.needed(
-            whole,
-            num_workers=job.num_workers,
-            cpus_per_worker=job.cpus_per_worker,
-            gpus_per_worker=job.gpus_per_worker,
-        )
-        attempt = _begin(session, job, needed, lease=lease, now=now)
+        attempt = _begin(session, job, _needed(whole, job), lease=lease, now=now)
         if decision.yields_in is not None:
             attempt.yields_at = now + timedelta(seconds=decision.yields_in)
         runner = runners.assign(session, attempt, lives=runner_lives, now=now)
         return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
 
 
+def _needed(whole: Pool, job: JobRow | Row[tuple[Any, ...]]) -> Pool:
+    return scenes.needed(
+        whole,
+        num_workers=job.num_workers,
+        cpus_per_worker=job.cpus_per_worker,
+        gpus_per_worker=job.gpus_per_worker,
+    )
+
+
 def _join(
     session: Session,
-    first_id: str,
+    first: Row[tuple[Any, ...]],
     whole: Pool,
     *,
     limits: Mapping[str, Limit],
@@ -100,7 +102,7 @@ def _join(
 
     Only the first: later ones would keep a stack alive that others wait for.
     """
-    job = _locked(session, first_id)
+    job = _locked(session, first.id) if first.stack_key is not None else None
     runner = None if job is None else stacks.runner_to_join(session, job)
     if job is None or runner is None or _cannot_start(session, job) is not None:
         return None
@@ -152,14 +154,8 @@ def _decide(
 ) -> Start | Preempt | None:
     """Looks at the whole queue only where that can matter: estimates cost time."""
     if not limits:
-        needed = scenes.needed(
-            whole,
-            num_workers=first.num_workers,
-            cpus_per_worker=first.cpus_per_worker,
-            gpus_per_worker=first.gpus_per_worker,
-        )
         free = whole.minus(queue.reserved(session))
-        if free.holds(needed):
+        if free.holds(_needed(whole, first)):
             return Start(first.id)
         # Every commit wakes dispatchers; a full cluster is the usual case.
         if free.cpus < 1 and not _may_any_yield(session):
