@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from service import queue, stacks
+from service import queue, runners, stacks, standbys
 from service.errors import InvalidInput
-from service.pools import Pool
+from service.pools import Pool, Shape
 from service.settings import Limit
 from service.spec import parse
 from service.states import JobState, Reason, RunnerState
@@ -96,6 +96,19 @@ def test_nobody_joins_past_a_job_that_waits_for_the_room(core: Core) -> None:
     core.submit(seed=1)
     core.submit(resources=STACKED, seed=2)
     assert core.try_claim() is None
+
+
+def test_no_standby_is_kept_for_who_joins(core: Core) -> None:
+    core.offer(cpus=2)
+    first = start(core)
+    join(core, first, seed=1)
+    with core.database.transaction() as session:
+        whole = queue.lock_cluster(session)
+        assert whole is not None
+        standbys.keep(session, whole, wanted=1, num_workers=1, lives=9, now=core.clock.now)
+    with core.database.reading() as session:
+        shapes = [runners.shape_of(one) for one in runners.all_of_them(session)]
+    assert shapes == [Shape(1, 1, 0)] * 2
 
 
 def test_limits_hold_for_who_joins(core: Core) -> None:
