@@ -93,12 +93,7 @@ def runner_to_join(session: Session, job: JobRow) -> RunnerRow | None:
 
 def together_with(session: Session, job_id: str) -> list[str]:
     """The jobs that train in one process with the job, itself among them."""
-    its_runner = (
-        select(AttemptRow.runner_id)
-        .where(AttemptRow.job_id == job_id, AttemptRow.released_at.is_(None))
-        .scalar_subquery()
-    )
-    statement = select(AttemptRow.job_id).where(
-        AttemptRow.runner_id == its_runner, AttemptRow.released_at.is_(None)
-    )
+    is_living = AttemptRow.state != AttemptState.ENDED
+    its_runner = select(AttemptRow.runner_id).where(AttemptRow.job_id == job_id, is_living)
+    statement = select(AttemptRow.job_id).where(AttemptRow.runner_id.in_(its_runner), is_living)
     return list(session.scalars(statement))

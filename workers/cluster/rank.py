@@ -83,8 +83,10 @@ def _joining(api: RunnerClient, settings: RunnerSettings, fork: Fork, first: str
         target=_hand_over, args=(api, settings, fork, first, is_over), name="join", daemon=True
     )
     thread.start()
-    yield
-    is_over.set()
+    try:
+        yield
+    finally:
+        is_over.set()
     # Before the runner asks for its next orders: two questions at a time would get one answer.
     thread.join()
 

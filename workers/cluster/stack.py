@@ -8,6 +8,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -47,7 +48,7 @@ def run(
     crew = _Crew()
     # Nobody is waited for: who comes later begins in a fork of its own.
     train_together(
-        lambda _is_idle: [crew.member(*order) for order in _all_of(arrived)],
+        lambda _is_idle: crew.begin([arrived.get() for _ in range(arrived.qsize())]),
         place=place,
         data_path=settings.data_path,
     )
@@ -60,7 +61,22 @@ class _Crew:
     def __init__(self) -> None:
         self._leaving: list[threading.Thread] = []
 
-    def member(self, settings: AttemptSettings, brief: AttemptBrief) -> Member:
+    def begin(self, orders: list[_Order]) -> list[Member]:
+        """Those that could: of any other it is told why."""
+        members = []
+        for settings, brief in orders:
+            log.info("attempt joins a stack", attempt_id=brief.attempt_id)
+            try:
+                members.append(self._member(settings, brief))
+            except Exception as error:  # noqa: BLE001 - the others train on
+                self._speak(partial(_fail, settings, error))
+        return members
+
+    def wait(self) -> None:
+        for thread in self._leaving:
+            thread.join()
+
+    def _member(self, settings: AttemptSettings, brief: AttemptBrief) -> Member:
         attempt.remove_earlier(settings, brief)
         api = settings.client()
         reporter = Reporter(api, work_path=settings.attempt_path, last_sequence=brief.last_sequence)
@@ -74,21 +90,23 @@ class _Crew:
                         shutil.rmtree(settings.attempt_path, ignore_errors=True)
                     return
                 reporter.close(deadline_seconds=LAST_WORDS_SECONDS)
-                if not reporter.is_fenced:
-                    attempt.end_in_failure(api, settings, attempt.failure_of(how))
+                is_fenced = reporter.is_fenced
+            if not is_fenced:
+                _fail(settings, how)
 
-        def ended(how: Outcome | Exception) -> None:
-            thread = threading.Thread(target=leave, args=[how], name="leave")
-            self._leaving.append(thread)
-            thread.start()
+        return Member(
+            brief.spec,
+            settings.checkpoints_path,
+            reporter,
+            ended=lambda how: self._speak(partial(leave, how)),
+        )
 
-        log.info("attempt joins a stack", attempt_id=brief.attempt_id)
-        return Member(brief.spec, settings.checkpoints_path, reporter, ended)
-
-    def wait(self) -> None:
-        for thread in self._leaving:
-            thread.join()
+    def _speak(self, last_words: Callable[[], None]) -> None:
+        thread = threading.Thread(target=last_words, name="leave")
+        self._leaving.append(thread)
+        thread.start()
 
 
-def _all_of(arrived: queue.SimpleQueue[_Order]) -> list[_Order]:
-    return [arrived.get() for _ in range(arrived.qsize())]
+def _fail(settings: AttemptSettings, error: Exception) -> None:
+    with settings.client() as api:
+        attempt.end_in_failure(api, settings, attempt.failure_of(error))

@@ -101,6 +101,8 @@ class _Run:
             self.end(error)
 
     def end(self, how: Outcome | Exception) -> None:
+        if self._has_ended:
+            return
         self._has_ended = True
         if self._training is not None:
             self._training.saver.close()
