@@ -10,6 +10,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +115,13 @@ def end_in_failure(api: ApiClient, settings: AttemptSettings, failed: AttemptFai
     log.error("attempt failed", attempt_id=settings.attempt_id, reason=failed.reason)
     deadline = time.monotonic() + settings.delivery_seconds
     if settings.attempt_path.exists():
-        drain(api, work_path=settings.attempt_path, deadline_seconds=settings.delivery_seconds / 2)
+        # Where the disk itself is at fault, the reason can be told still.
+        with suppress(OSError):
+            drain(
+                api,
+                work_path=settings.attempt_path,
+                deadline_seconds=settings.delivery_seconds / 2,
+            )
     ending = _finish(
         api,
         Finish(reason=failed.reason, message=failed.message[-MAX_MESSAGE_LENGTH:]),
