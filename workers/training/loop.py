@@ -22,7 +22,17 @@ from service.recipes import Precision, Recipe, Schedule
 from service.reports import Launch, LogLevel, MetricPoint, Part, Progress, Result
 from service.spec import How, JobSpec
 from service.states import StopReason
-from workers.training import augment, checkpoint, export, facts, precision, ranks, resnet, tally
+from workers.training import (
+    augment,
+    checkpoint,
+    export,
+    facts,
+    memory,
+    precision,
+    ranks,
+    resnet,
+    tally,
+)
 from workers.training.beginnings import take_over
 from workers.training.checkpoint import Checkpoint, Cursor
 from workers.training.engine import Engine
@@ -85,6 +95,7 @@ def train(
     TrainingFault where it cannot go on.
     """
     torch.set_num_threads(place.threads)
+    memory.keep_for_the_next_step()
     with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
         heard = observer if place.rank == 0 else Unheard()
         training = Training(spec, place, joined, heard, data_path=data_path, work_path=work_path)

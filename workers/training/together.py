@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.reports import LogLevel
 from service.spec import JobSpec
-from workers.training import ranks
+from workers.training import memory, ranks
 from workers.training.loop import Batch, Outcome, Place, Training
 from workers.training.observers import Observer
 from workers.training.ranks import Ranks
@@ -44,6 +44,7 @@ def train_together(
     that they share.
     """
     torch.set_num_threads(place.threads)
+    memory.keep_for_the_next_step()
     together: list[_Run] = []
     engine: StackedEngine | None = None
     with ranks.join(rank=0, world_size=1) as alone:
