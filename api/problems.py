@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from service import errors, spec
+from service import errors, findings
 from service.errors import Fault, InvalidInput, ResnetdError
 
 log = structlog.get_logger()
@@ -82,7 +82,7 @@ def _invalid(request: Request, error: Exception) -> Response:
             code=InvalidInput.code,
             detail=f"the body is not JSON: {error.errors()[0]['ctx']['error']}",
         )
-    faults = spec.faults_of(error.errors(), skip=1)
+    faults = findings.faults_of(error.errors(), skip=1)
     return problem(
         request,
         HTTPStatus.UNPROCESSABLE_ENTITY,

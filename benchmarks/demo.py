@@ -16,8 +16,8 @@ from deploy.local import LocalService
 from service.reports import MetricPoint
 from service.spec import parse
 from workers.training import loop
-from workers.training.loop import Place
 from workers.training.observers import Unheard
+from workers.training.place import Place
 
 ITERATIONS = 600
 

@@ -24,8 +24,9 @@ import torch.distributed as dist
 from service.reports import Launch
 from service.spec import parse
 from workers.training import loop
-from workers.training.loop import Outcome, Place
+from workers.training.loop import Outcome
 from workers.training.observers import Unheard
+from workers.training.place import Place
 
 _SPEC: dict[str, Any] = {
     "depth": 20,

@@ -27,8 +27,8 @@ from deploy.local import LocalService
 from deploy.ray_head import RayHead
 from service.spec import parse
 from workers.training import loop
-from workers.training.loop import Place
 from workers.training.observers import Unheard
+from workers.training.place import Place
 
 _AT_A_TIME = 2
 _STACK = 4
@@ -59,30 +59,17 @@ def main() -> int:
         ours = _ours(trials, Path(name) / "alone")
         stacked = _ours(trials, Path(name) / "stacked", stack=_STACK)
         theirs = _ray_tune(trials)
+
+    def per_hour(what: str, one: Cost, other: Cost) -> Row:
+        first, second = (3600 * trials / cost.seconds for cost in (one, other))
+        return Row(what, "trials/hour", first, second, is_more_better=True)
+
     publish(
         "search",
         [
-            Row(
-                f"random search of {trials} trials",
-                "trials/hour",
-                3600 * trials / ours.seconds,
-                3600 * trials / theirs.seconds,
-                is_more_better=True,
-            ),
-            Row(
-                f"the same in stacks of {_STACK} vs Ray Tune",
-                "trials/hour",
-                3600 * trials / stacked.seconds,
-                3600 * trials / theirs.seconds,
-                is_more_better=True,
-            ),
-            Row(
-                f"the same in stacks of {_STACK} vs a process for each trial",
-                "trials/hour",
-                3600 * trials / stacked.seconds,
-                3600 * trials / ours.seconds,
-                is_more_better=True,
-            ),
+            per_hour(f"random search of {trials} trials", ours, theirs),
+            per_hour(f"the same in stacks of {_STACK} vs Ray Tune", stacked, theirs),
+            per_hour(f"the same in stacks of {_STACK} vs a process for each trial", stacked, ours),
             Row(
                 f"of each trial in stacks of {_STACK}, all of it",
                 "CPU-s",

@@ -20,8 +20,8 @@ from service.spec import JobSpec
 from workers.training import local, precision, ranks, resnet, sources
 from workers.training.augment import share_of_batch
 from workers.training.engine import Engine
-from workers.training.loop import Place
 from workers.training.optimizer import Optimizer
+from workers.training.place import Place
 from workers.training.ranks import Ranks
 
 STEPS = 10

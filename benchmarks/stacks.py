@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.sheet import Row, publish
 from service.recipes import Precision
@@ -84,13 +84,10 @@ def _alone(
     computed_in: Precision,
 ) -> Callable[[], None]:
     recipe = _spec(case).recipe
-    engines = []
-    for _ in batches:
-        model = _model(case, device)
-        optimizer = Optimizer(model, recipe)
-        engines.append(
-            Engine(model, model, optimizer, recipe, computed_in=computed_in, device=device)
-        )
+    engines = [
+        Engine(model, model, optimizer, recipe, computed_in=computed_in, device=device)
+        for model, optimizer in _networks(case, len(batches), device)
+    ]
 
     def step() -> None:
         for engine, (images_NCHW, labels_N) in zip(engines, batches, strict=True):
@@ -106,10 +103,10 @@ def _stacked(
     computed_in: Precision,
 ) -> Callable[[], None]:
     recipe = _spec(case).recipe
-    models = [_model(case, device) for _ in batches]
+    models, optimizers = zip(*_networks(case, len(batches), device), strict=True)
     engine = StackedEngine(
         models,
-        [Optimizer(model, recipe) for model in models],
+        optimizers,
         [recipe for _ in models],
         computed_in=computed_in,
         device=device,
@@ -134,9 +131,12 @@ def _spec(case: Case) -> JobSpec:
     )
 
 
-def _model(case: Case, device: torch.device) -> torch.nn.Module:
-    model = resnet.build(_spec(case), 10).to(device)
-    return model.to(memory_format=torch.channels_last)
+def _networks(case: Case, count: int, device: torch.device) -> list[tuple[nn.Module, Optimizer]]:
+    networks = []
+    for _ in range(count):
+        model = resnet.build(_spec(case), 10).to(device).to(memory_format=torch.channels_last)
+        networks.append((model, Optimizer(model, _spec(case).recipe)))
+    return networks
 
 
 def _batch(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,8 @@ from service.reports import MetricPoint
 from service.spec import JobSpec, parse
 from service.states import StopReason
 from workers.training import data, loop
-from workers.training.loop import Place
 from workers.training.observers import Unheard
+from workers.training.place import Place
 
 DEPTH = 20
 BATCH_SIZE = 128

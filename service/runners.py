@@ -352,7 +352,6 @@ def _dismiss(session: Session, runner: RunnerRow, *, now: datetime) -> None:
 def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: datetime) -> None:
     """What the attempt occupied is free, or another's that trains beside it."""
     attempt.released_at = now
-    session.flush()
     database.wake(session)
     if runner.attempt_id != attempt.id:
         return
@@ -367,7 +366,6 @@ def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: d
 
 def _attempts_of(session: Session, runner: RunnerRow) -> list[AttemptRow]:
     """What holds its room, and what trains beside that; oldest first."""
-    session.flush()
     return list(
         session.scalars(
             select(AttemptRow)

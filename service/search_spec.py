@@ -16,8 +16,9 @@ from pydantic import (
 
 from service import search_space
 from service.errors import Fault, InvalidInput
+from service.findings import faults_of
 from service.search_space import Dimension, Draw, Space
-from service.spec import JobSpec, faults_of
+from service.spec import JobSpec
 
 MAX_TRIALS = 10_000
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"

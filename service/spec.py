@@ -1,7 +1,6 @@
 """What people write: the spec of a job. Frozen, closed, and whole once it is validated."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import fields
 from enum import StrEnum
 from typing import Annotated, Any
@@ -19,7 +18,8 @@ from pydantic_core import PydanticCustomError
 
 from service import datasets, ids, networks, recipes
 from service.datasets import Origin
-from service.errors import Fault, InvalidInput
+from service.errors import InvalidInput
+from service.findings import faults_of
 from service.networks import Architecture, Block, Family, Shortcut, Stem, StrideAt, ZeroPadding
 from service.recipes import Crop, Recipe
 
@@ -339,36 +339,6 @@ def parse(written: Any) -> JobSpec:
     except ValidationError as error:
         faults = faults_of(error.errors(include_url=False))
         raise InvalidInput("the job's spec is not valid", faults=faults) from error
-
-
-def faults_of(findings: Iterable[Any], *, skip: int = 0) -> tuple[Fault, ...]:
-    """Pydantic's findings as JSON pointers and sentences that name what was received.
-
-    `skip` steps of each location are left out: FastAPI puts `body` or `query` first.
-    """
-    return tuple(
-        Fault(pointer=_pointer(finding["loc"][skip:]), message=_message(finding))
-        for finding in findings
-        # A default that waits for a field that is wrong: its own fault is named already.
-        if finding["type"] != "default_factory_not_called"
-    )
-
-
-def _pointer(location: tuple[int | str, ...]) -> str:
-    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in location)
-    return "".join(f"/{step}" for step in steps)
-
-
-def _message(finding: Any) -> str:
-    if finding["type"] == "missing":
-        return "is required"
-    if finding["type"] == "extra_forbidden":
-        return "is not a field here"
-    message = str(finding["msg"]).removeprefix("Value error, ")
-    received = finding["input"]
-    if isinstance(received, str | int | float | bool | None) and repr(received) not in message:
-        return f"{message}; received {received!r}"[:500]
-    return message[:500]
 
 
 def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:

@@ -12,8 +12,8 @@ import safetensors.torch
 from service.reports import MetricPoint, Part
 from service.spec import JobSpec, parse
 from workers.training import checkpoint, local, loop
-from workers.training.loop import Place
 from workers.training.observers import Unheard
+from workers.training.place import Place
 
 # A few seconds of training, with checkpoints in between.
 _RECIPE = {"name": "quick", "iterations": 400, "evaluate_every": 100, "checkpoint_every": 50}

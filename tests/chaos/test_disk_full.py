@@ -11,11 +11,10 @@ from service.reports import LogLevel, Part
 from service.states import Fault, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import note, written
-from tests.support.fake_api import TOKEN, FakeApi, digits_brief, eventually, fake_api
+from tests.support.fake_api import FakeApi, digits_brief, eventually, fake_api, settings_of
 from tests.support.training import expected_points
 from workers.cluster.attempt import run_here
 from workers.cluster.endings import Ending
-from workers.cluster.settings import AttemptSettings
 
 # Room for the checkpoints that are on their way to the API, and for the last.
 _DISK = "8m"
@@ -44,17 +43,6 @@ def _fill(disk: Path) -> Path:
     return ballast
 
 
-def _settings(api: FakeApi, disk: Path) -> AttemptSettings:
-    return AttemptSettings(
-        api_url=api.url,
-        attempt_id=api.attempt.attempt_id,
-        token=TOKEN,
-        data_path=disk / "data",
-        work_path=disk,
-        delivery_seconds=20.0,
-    )
-
-
 def _points_of(api: FakeApi) -> dict[str, list[int]]:
     told: dict[str, list[int]] = {}
     for point in api.points:
@@ -64,7 +52,7 @@ def _points_of(api: FakeApi) -> dict[str, list[int]]:
 
 def test_a_workers_full_disk_costs_checkpoints_and_no_training(disk: Path) -> None:
     brief = digits_brief(iterations=2_000)  # still under way when somebody has made room
-    (disk / "attempts").mkdir()
+    (disk / "work" / "attempts").mkdir(parents=True)
     ballast = _fill(disk)
 
     def make_room(told: FakeApi) -> None:
@@ -74,7 +62,7 @@ def test_a_workers_full_disk_costs_checkpoints_and_no_training(disk: Path) -> No
     with fake_api(brief) as listening:
         somebody = threading.Thread(target=make_room, args=(listening,))
         somebody.start()
-        assert run_here(_settings(listening, disk)) is Ending.FINISHED
+        assert run_here(settings_of(listening, disk)) is Ending.FINISHED
         somebody.join()
 
     [finish] = listening.finishes
@@ -90,10 +78,10 @@ def test_without_room_to_the_end_the_attempt_is_tried_again_as_nobodys_mistake(
     disk: Path,
 ) -> None:
     brief = digits_brief(iterations=20)
-    (disk / "attempts").mkdir()
+    (disk / "work" / "attempts").mkdir(parents=True)
     _fill(disk)
     with fake_api(brief) as api:
-        run_here(_settings(api, disk))
+        run_here(settings_of(api, disk))
 
     [finish] = api.finishes
     assert (finish.reason, finish.reason.fault) == (Reason.DELIVERY_FAILED, Fault.INFRASTRUCTURE)

@@ -177,3 +177,28 @@ def test_asha_stops_a_trial_that_is_worse_and_says_why(client: resnetd.Client) -
     assert bad.why is not None
     assert bad.why.startswith("asha stopped it: at iteration")
     assert client.job(bad.job_id).message == bad.why
+
+
+def test_a_trial_makes_way_for_a_more_important_job_and_goes_on_where_it_was(
+    client: resnetd.Client,
+) -> None:
+    search = client.submit_search(
+        job=_job(iterations=400, evaluate_every=50, checkpoint_every=400) | {"preemptible": True},
+        space={"recipe.learning_rate": {"grid": [0.05, 0.1]}},
+        budget={"concurrent": 1},
+    )
+    _wait_for(client, search.id, lambda trials: any(trial.iteration > 20 for trial in trials))
+    urgent = client.submit(**_job(), priority=90)
+    urgent = client.wait(urgent.id, timeout_seconds=SEARCH_SECONDS)
+    assert urgent.state == "succeeded", urgent.message
+
+    search = client.wait_search(search.id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.2)
+    assert search.state == "succeeded", search.message
+    first, second = _by_number(client, search.id)
+    assert (first.reason, second.reason) == ("completed", "completed")
+    assert [one.reason for one in client.attempts(first.job_id)] == ["preempted", "completed"]
+    lines = [line.message for line in client.logs(first.job_id)]
+    (goes_on,) = (line for line in lines if line.startswith("goes on from iteration"))
+    assert int(goes_on.rsplit(maxsplit=1)[-1]) > 20
+    assert client.job(second.job_id).attempts == 1
+    assert search.document["drivers"] == 1

@@ -4,15 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from service import admission, attempts, queue, runners, standbys
+from service import admission, attempts, queue, runners
 from service.errors import Unauthorized
 from service.pools import Pool, Shape
 from service.states import JobState, Reason, RunnerState
 from service.tables import RunnerRow
-from tests.support.core import Core, Taken, job_id_of, workers
+from tests.support.core import LIVES, Core, Taken, job_id_of, workers
 
 ONE, TWO = Shape(1, 1, 0), Shape(2, 1, 0)
-LIVES = 100
 
 
 def _standby(core: Core, shape: Shape = ONE, *, lives: int = LIVES) -> str:
@@ -37,23 +36,6 @@ def _claim(core: Core) -> queue.Claim:
         )
     assert claimed is not None
     return claimed
-
-
-def _keep_standbys(core: Core, *, wanted: int, num_workers: int = 1) -> list[tuple[str, Shape]]:
-    """All runners that are planned or there, with their state, after standbys were seen to."""
-    with core.database.transaction() as session:
-        whole = queue.lock_cluster(session)
-        assert whole is not None
-        standbys.keep(
-            session,
-            whole,
-            wanted=wanted,
-            num_workers=num_workers,
-            lives=LIVES,
-            now=core.clock.now,
-        )
-    with core.database.reading() as session:
-        return [(one.state, runners.shape_of(one)) for one in runners.all_of_them(session)]
 
 
 def _dismiss(core: Core, runner_id: str) -> None:
@@ -287,36 +269,36 @@ def test_a_submission_that_nobody_finished_is_repeated_with_a_new_token(core: Co
 
 def test_a_standby_is_kept_of_the_shape_that_was_asked_for_last(core: Core) -> None:
     core.offer(cpus=8)
-    assert _keep_standbys(core, wanted=1) == [(RunnerState.PLANNED, ONE)]
+    assert core.keep_standbys(wanted=1) == [(RunnerState.PLANNED, ONE)]
     (start,) = core.start_runners()
     assert core.ask(start.runner_id) is None
     taken = core.run(resources=workers(2))
     core.finish(taken.attempt_id)
     core.release(taken)
     core.offer(cpus=8)
-    assert _keep_standbys(core, wanted=2)[-1] == (RunnerState.PLANNED, TWO)
+    assert core.keep_standbys(wanted=2)[-1] == (RunnerState.PLANNED, TWO)
 
 
 def test_the_first_standby_has_as_many_workers_as_the_settings_say(core: Core) -> None:
     core.offer(cpus=2)
-    assert _keep_standbys(core, wanted=1, num_workers=2) == [(RunnerState.PLANNED, TWO)]
+    assert core.keep_standbys(wanted=1, num_workers=2) == [(RunnerState.PLANNED, TWO)]
 
 
 def test_the_first_standby_has_a_gpu_where_there_is_one(core: Core) -> None:
     core.offer(cpus=4, gpus=1)
-    assert _keep_standbys(core, wanted=1) == [(RunnerState.PLANNED, Shape(1, 1, 1))]
+    assert core.keep_standbys(wanted=1) == [(RunnerState.PLANNED, Shape(1, 1, 1))]
 
 
 def test_no_standby_where_there_is_no_room(core: Core) -> None:
     core.offer(cpus=1)
     _standby(core)
-    assert len(_keep_standbys(core, wanted=2)) == 1
+    assert len(core.keep_standbys(wanted=2)) == 1
 
 
 def test_no_standby_while_a_job_waits(core: Core) -> None:
     core.offer(cpus=4)
     core.submit(resources=workers(4))
-    assert _keep_standbys(core, wanted=1) == []
+    assert core.keep_standbys(wanted=1) == []
 
 
 def test_no_standby_while_another_runner_comes_up(core: Core) -> None:
@@ -324,34 +306,34 @@ def test_no_standby_while_another_runner_comes_up(core: Core) -> None:
     core.submit()
     claimed = _claim(core)
     core.start_runners()
-    assert len(_keep_standbys(core, wanted=1)) == 1
+    assert len(core.keep_standbys(wanted=1)) == 1
     assert core.ask(claimed.runner_id) is not None
-    assert len(_keep_standbys(core, wanted=1)) == 2
+    assert len(core.keep_standbys(wanted=1)) == 2
 
 
 def test_no_standby_soon_after_one_that_never_came_up(core: Core) -> None:
     core.offer(cpus=4)
-    _keep_standbys(core, wanted=1)
+    core.keep_standbys(wanted=1)
     (start,) = core.start_runners()
     assert _gone(core, start.runner_id)
-    assert _keep_standbys(core, wanted=1) == []
+    assert core.keep_standbys(wanted=1) == []
     core.clock.advance(61.0)
-    assert _keep_standbys(core, wanted=1) == [(RunnerState.PLANNED, ONE)]
+    assert core.keep_standbys(wanted=1) == [(RunnerState.PLANNED, ONE)]
 
 
 def test_a_surplus_of_standbys_is_dismissed_after_a_minute(core: Core) -> None:
     core.offer(cpus=4)
     old, young = _standby(core), _standby(core)
-    assert len(_keep_standbys(core, wanted=1)) == 2
+    assert len(core.keep_standbys(wanted=1)) == 2
     core.clock.advance(61.0)
-    _keep_standbys(core, wanted=1)
+    core.keep_standbys(wanted=1)
     assert core.runner(old).state is RunnerState.LEAVING
     assert core.runner(young).state is RunnerState.READY
 
 
 def test_nothing_waits_where_standbys_are_switched_off(core: Core) -> None:
     core.offer(cpus=4)
-    assert _keep_standbys(core, wanted=0) == []
+    assert core.keep_standbys(wanted=0) == []
 
 
 def test_runners_of_yesterday_are_forgotten(core: Core) -> None:
@@ -359,7 +341,7 @@ def test_runners_of_yesterday_are_forgotten(core: Core) -> None:
     runner_id = _standby(core)
     assert _gone(core, runner_id)
     core.clock.now += timedelta(days=2)
-    _keep_standbys(core, wanted=0)
+    core.keep_standbys(wanted=0)
     with core.database.reading() as session:
         assert session.get(RunnerRow, runner_id) is None
 

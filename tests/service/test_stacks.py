@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service import queue, runners, stacks, standbys
+from service import queue, stacks
 from service.errors import InvalidInput
 from service.pools import Pool, Shape
 from service.settings import Limit
@@ -102,13 +102,8 @@ def test_no_standby_is_kept_for_who_joins(core: Core) -> None:
     core.offer(cpus=2)
     first = start(core)
     join(core, first, seed=1)
-    with core.database.transaction() as session:
-        whole = queue.lock_cluster(session)
-        assert whole is not None
-        standbys.keep(session, whole, wanted=1, num_workers=1, lives=9, now=core.clock.now)
-    with core.database.reading() as session:
-        shapes = [runners.shape_of(one) for one in runners.all_of_them(session)]
-    assert shapes == [Shape(1, 1, 0)] * 2
+    there = core.keep_standbys(wanted=1)
+    assert [shape for _, shape in there] == [Shape(1, 1, 0)] * 2
 
 
 def test_limits_hold_for_who_joins(core: Core) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service import admission, attempts, events, jobs, queue, runners, steering
+from service import admission, attempts, events, jobs, queue, runners, standbys, steering
 from service.database import Database
 from service.pools import Pool, Shape
 from service.queue import Claim
@@ -19,6 +19,8 @@ from service.tables import AttemptRow, EventRow, JobRow, RunnerRow
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 15.0
 ONE_WORKER = Shape(1, 1, 0)
+# Attempts that a runner trains before it leaves.
+LIVES = 100
 
 
 class Clock:
@@ -147,10 +149,26 @@ class Core:
         """A runner that the cluster knows and that has not asked for anything yet."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:
-            runner_id = runners.plan(session, shape, lives=100, now=self.clock.now).id
+            runner_id = runners.plan(session, shape, lives=LIVES, now=self.clock.now).id
         (start,) = self.start_runners()
         assert start.runner_id == runner_id
         return start
+
+    def keep_standbys(self, *, wanted: int, num_workers: int = 1) -> list[tuple[str, Shape]]:
+        """All runners that are planned or there, with their state, after standbys were seen to."""
+        with self.database.transaction() as session:
+            whole = queue.lock_cluster(session)
+            assert whole is not None
+            standbys.keep(
+                session,
+                whole,
+                wanted=wanted,
+                num_workers=num_workers,
+                lives=LIVES,
+                now=self.clock.now,
+            )
+        with self.database.reading() as session:
+            return [(one.state, runners.shape_of(one)) for one in runners.all_of_them(session)]
 
     def start_runners(self) -> list[runners.Start]:
         """Those that there is room for; the cluster knows them."""

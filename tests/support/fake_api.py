@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -33,6 +34,7 @@ from service.reports import (
 )
 from service.spec import JobSpec, parse
 from service.states import StopReason
+from workers.cluster.settings import AttemptSettings
 
 TOKEN = "rnt_attempt"  # opens this fake only
 # Its fork server has a folder of this name, and the machine may run these tests twice.
@@ -60,6 +62,18 @@ def brief_of(spec: JobSpec, *, attempt_id: str = "job1-a1") -> AttemptBrief:
         gpus_per_worker=spec.resources.gpus_per_worker or 0,
         last_sequence=0,
         resume=None,
+    )
+
+
+def settings_of(api: "FakeApi", path: Path, *, delivery_seconds: float = 20.0) -> AttemptSettings:
+    """Of the fake's attempt, with all that it writes below `path`."""
+    return AttemptSettings(
+        api_url=api.url,
+        attempt_id=api.attempt.attempt_id,
+        token=TOKEN,
+        data_path=path / "data",
+        work_path=path / "work",
+        delivery_seconds=delivery_seconds,
     )
 
 

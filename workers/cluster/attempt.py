@@ -33,8 +33,8 @@ from workers.reporting.outbox import FENCES
 from workers.reporting.reporter import Reporter, drain
 from workers.training import loop
 from workers.training.faults import TrainingFault
-from workers.training.loop import Place
 from workers.training.observers import Observer, Unheard
+from workers.training.place import Place
 
 # Before a failing rank 0 lets go; what is left then is the runner's to deliver.
 LAST_WORDS_SECONDS = 10.0

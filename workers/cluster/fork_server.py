@@ -34,7 +34,7 @@ from workers.cluster.attempt import failure_of, run_rank
 from workers.cluster.forks import Line, Meeting, Seat
 from workers.cluster.settings import AttemptSettings
 from workers.training import warmup
-from workers.training.loop import Place
+from workers.training.place import Place
 
 _PR_SET_PDEATHSIG = 1
 # Of a collective: a hung one must become a failure. Torch's 30 minutes are a third of a short run.

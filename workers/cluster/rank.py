@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import ray
@@ -67,12 +67,10 @@ def serve(config: dict[str, Any]) -> None:
                 if order is None:
                     return
                 fork.begin(settings.attempt(order), order.brief)
-                if order.brief.is_stacked:
-                    with _joining(api, settings, fork, order.brief.attempt_id):
-                        fork.wait()
-                else:
-                    fork.wait()
                 trained = order.brief.attempt_id
+                is_joined = order.brief.is_stacked
+                with _joining(api, settings, fork, trained) if is_joined else nullcontext():
+                    fork.wait()
 
 
 @contextmanager

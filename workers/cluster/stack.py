@@ -18,7 +18,8 @@ from workers.cluster.attempt import LAST_WORDS_SECONDS
 from workers.cluster.endings import Ending
 from workers.cluster.settings import AttemptSettings
 from workers.reporting.reporter import Reporter
-from workers.training.loop import Outcome, Place
+from workers.training.loop import Outcome
+from workers.training.place import Place
 from workers.training.together import Member, train_together
 
 _Order = tuple[AttemptSettings, AttemptBrief]
@@ -48,7 +49,7 @@ def run(
     crew = _Crew()
     # Nobody is waited for: who comes later begins in a fork of its own.
     train_together(
-        lambda _is_idle: crew.begin([arrived.get() for _ in range(arrived.qsize())]),
+        lambda: crew.begin([arrived.get() for _ in range(arrived.qsize())]),
         place=place,
         data_path=settings.data_path,
     )

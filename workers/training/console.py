@@ -18,7 +18,8 @@ from service.spec import JobSpec
 from service.states import StopReason
 from workers.training import checkpoint, local, loop
 from workers.training.faults import TrainingFault
-from workers.training.loop import Outcome, Place
+from workers.training.loop import Outcome
+from workers.training.place import Place
 
 Work = Callable[[Place], int]
 Answer = Callable[[int, FrameType | None], None] | signal.Handlers

@@ -38,7 +38,7 @@ class Engine:
         self._recipe = recipe
         self._precision = computed_in
         self._device = device
-        self._loss_scale = precision.FP16_LOSS_SCALE if computed_in is Precision.FP16 else 1.0
+        self._loss_scale = precision.loss_scale(computed_in)
         precision.allow(computed_in, device)
 
     def step(self, images_NCHW: Tensor, labels_N: Tensor, learning_rate: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn as spawn_processes
 
-from workers.training.loop import Place
+from workers.training.place import Place
 
 
 def place(*, rank: int, num_processes: int, threads: int) -> Place:

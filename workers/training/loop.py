@@ -27,7 +27,6 @@ from workers.training import (
     checkpoint,
     export,
     facts,
-    memory,
     precision,
     ranks,
     resnet,
@@ -41,6 +40,8 @@ from workers.training.export import Finished
 from workers.training.faults import Diverged
 from workers.training.observers import Observer, Unheard
 from workers.training.optimizer import Optimizer
+from workers.training.pace import Pace
+from workers.training.place import Place
 from workers.training.ranks import Ranks
 from workers.training.saving import Export, Saver
 from workers.training.sources import Source, open_source
@@ -54,16 +55,6 @@ EXPORTED_IMAGES = 16
 
 # Rows of the sums under way: since the last report of metrics, since the last evaluation.
 REPORT, EVALUATION = 0, 1
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this process stands: rank of world_size, its device, its CPU threads."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -94,8 +85,7 @@ def train(
     checkpoint to go on from, given to every rank; `how`: it is another job's, used so.
     TrainingFault where it cannot go on.
     """
-    torch.set_num_threads(place.threads)
-    memory.keep_for_the_next_step()
+    place.settle()
     with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
         heard = observer if place.rank == 0 else Unheard()
         training = Training(spec, place, joined, heard, data_path=data_path, work_path=work_path)
@@ -262,10 +252,8 @@ class Training:
         self.cursor = replace(self.cursor, computed_in=self.computed_in)
 
     def _start_clocks(self) -> None:
-        """The run's, and that of images_per_second, which counts training only."""
         self.began = time.monotonic() - self.cursor.training_seconds
-        self.clock = (self.cursor.iteration, time.monotonic())
-        self.images_per_second: float | None = None
+        self.pace = Pace(self.recipe.batch_size, self.cursor.iteration)
         self.progress_told = time.monotonic()
 
     def _tell_launch(self) -> None:
@@ -304,18 +292,14 @@ class Training:
     def _report(self) -> None:
         """Means since the last report, over all ranks; the warm-up ends by their error."""
         loss, error = self._means_of(REPORT)
-        done, now = self.cursor.iteration, time.monotonic()
-        since, at = self.clock
-        self.images_per_second = (done - since) * self.recipe.batch_size / (now - at)
-        self.clock = (done, now)
-        learning_rate = self.cursor.learning_rate
+        done, learning_rate = self.cursor.iteration, self.cursor.learning_rate
         assert learning_rate is not None, "a step came before"
         self._tell(
             {
                 "train/loss": loss,
                 "train/error": error,
                 "learning_rate": learning_rate,
-                "images_per_second": self.images_per_second,
+                "images_per_second": self.pace.measure(done),
             }
         )
         if not math.isfinite(loss):
@@ -339,12 +323,12 @@ class Training:
     def _evaluate(self) -> None:
         """With rank 0's batch statistics on all ranks, which share the images."""
         _, train_error = self._means_of(EVALUATION)
-        began = time.monotonic()
-        self.tester.settle_statistics()
-        if self.source.validation_images > 0:
-            loss, error = self.tester.means(of_validation=True)
-            self._tell({"validation/loss": loss, "validation/error": error})
-        loss, test_error = self.tester.means(of_validation=False)
+        with self.pace.paused():
+            self.tester.settle_statistics()
+            if self.source.validation_images > 0:
+                loss, error = self.tester.means(of_validation=True)
+                self._tell({"validation/loss": loss, "validation/error": error})
+            loss, test_error = self.tester.means(of_validation=False)
         self._tell({"test/loss": loss, "test/error": test_error})
         if math.isnan(loss):
             raise Diverged(f"the test loss is {loss} at iteration {self.cursor.iteration}")
@@ -356,8 +340,6 @@ class Training:
         )
         if self.recipe.schedule is Schedule.PLATEAU:
             self._watch_for_a_plateau(test_error)
-        since, at = self.clock
-        self.clock = (since, at + time.monotonic() - began)
 
     def _watch_for_a_plateau(self, test_error: float) -> None:
         """Drops the learning rate after `patience` evaluations without a lower test error."""
@@ -378,21 +360,19 @@ class Training:
         iteration = self.cursor.iteration
         if iteration == self.saved_at:
             return
-        began = time.monotonic()
-        sums_RWS = self.ranks.gather(self.sums_WS)
-        self.saved_at = iteration
-        if self.place.rank > 0:
-            return
-        saved = Checkpoint(
-            cursor=self.cursor,
-            weights=self.model.state_dict(),
-            momentum=self.optimizer.momentum(),
-            sums_RWS=sums_RWS,
-        )
-        export = self._exporter() if iteration == self.recipe.iterations else None
-        self.saver.save(saved, test_error=test_error, is_last=is_last, export=export)
-        since, at = self.clock
-        self.clock = (since, at + time.monotonic() - began)
+        with self.pace.paused():
+            sums_RWS = self.ranks.gather(self.sums_WS)
+            self.saved_at = iteration
+            if self.place.rank > 0:
+                return
+            saved = Checkpoint(
+                cursor=self.cursor,
+                weights=self.model.state_dict(),
+                momentum=self.optimizer.momentum(),
+                sums_RWS=sums_RWS,
+            )
+            export = self._exporter() if iteration == self.recipe.iterations else None
+            self.saver.save(saved, test_error=test_error, is_last=is_last, export=export)
 
     def _exporter(self) -> Export:
         """Of the network as it is now, without the device."""
@@ -420,6 +400,6 @@ class Training:
             Progress(
                 iteration=self.cursor.iteration,
                 iterations=self.recipe.iterations,
-                images_per_second=self.images_per_second,
+                images_per_second=self.pace.images_per_second,
             )
         )

@@ -7,9 +7,9 @@ import torch
 from service.recipes import Precision
 from workers.training.faults import TrainingFault
 
-# The loss is multiplied by it in fp16, whose small gradients would be zero; NVIDIA's ResNet-50
+# In fp16 small gradients would be zero; NVIDIA's ResNet-50
 # recipe has the same fixed scale, and a fixed one leaves no state to resume.
-FP16_LOSS_SCALE = 128.0
+_FP16_LOSS_SCALE = 128.0
 
 
 def choose(wanted: Precision, device: torch.device) -> Precision:
@@ -29,6 +29,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision is Precision.FP16:
         return torch.autocast(device.type, torch.float16)
     return nullcontext()
+
+
+def loss_scale(precision: Precision) -> float:
+    """The loss is multiplied by it, and the gradients are divided by it."""
+    return _FP16_LOSS_SCALE if precision is Precision.FP16 else 1.0
 
 
 def allow(precision: Precision, device: torch.device) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from service.reports import LogLevel
 from service.spec import JobSpec
-from workers.training import memory, ranks
-from workers.training.loop import Batch, Outcome, Place, Training
+from workers.training import ranks
+from workers.training.loop import Batch, Outcome, Training
 from workers.training.observers import Observer
+from workers.training.place import Place
 from workers.training.ranks import Ranks
 from workers.training.stacked import StackedEngine
 
@@ -34,22 +34,20 @@ class Member:
 
 
 def train_together(
-    arrivals: Callable[[bool], Iterable[Member]], *, place: Place, data_path: Path
+    arrivals: Callable[[], Iterable[Member]], *, place: Place, data_path: Path
 ) -> None:
     """Trains all members that arrive, in lockstep; returns once none is left and none arrives.
 
-    `arrivals` is called between two steps with whether nobody trains: only then it may wait, and
-    what it returns then is the end if it is empty. All members have one shape of network and of
-    batch, and one precision. What ends one member ends no other, but for what breaks the step
-    that they share.
+    `arrivals` is called between two steps. All members have one shape of network and of batch,
+    and one precision. What ends one member ends no other, but for what breaks the step that they
+    share.
     """
-    torch.set_num_threads(place.threads)
-    memory.keep_for_the_next_step()
+    place.settle()
     together: list[_Run] = []
     engine: StackedEngine | None = None
     with ranks.join(rank=0, world_size=1) as alone:
         while True:
-            members = list(arrivals(not together))
+            members = list(arrivals())
             if not members and not together:
                 return
             runs = together + [_Run(member, alone, place, data_path) for member in members]

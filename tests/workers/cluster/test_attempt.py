@@ -10,7 +10,7 @@ from service.errors import ApiUnavailable, InvalidInput
 from service.pools import Shape
 from service.reports import AttemptBrief, LogLevel, MetricPoint, Part, Result
 from service.states import Reason, StopReason
-from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, fake_api
+from tests.support.fake_api import Fault, digits_brief, fake_api, settings_of
 from workers.cluster import attempt
 from workers.cluster.attempt import failure_of, run_here
 from workers.cluster.endings import Ending
@@ -19,17 +19,6 @@ from workers.cluster.settings import AttemptSettings, RunnerSettings
 from workers.reporting.reporter import Reporter
 from workers.training import loop
 from workers.training.faults import DatasetMissing, Diverged
-
-
-def settings_of(api: FakeApi, path: Path, *, delivery_seconds: float = 20.0) -> AttemptSettings:
-    return AttemptSettings(
-        api_url=api.url,
-        attempt_id=api.attempt.attempt_id,
-        token=TOKEN,
-        data_path=path / "data",
-        work_path=path / "work",
-        delivery_seconds=delivery_seconds,
-    )
 
 
 def files_below(path: Path) -> list[Path]:

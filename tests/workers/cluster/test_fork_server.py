@@ -18,10 +18,9 @@ import pytest
 
 from service.ids import new_id
 from service.states import Reason
-from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, eventually, fake_api
+from tests.support.fake_api import FakeApi, Fault, digits_brief, eventually, fake_api, settings_of
 from workers.cluster.endings import AttemptFailed
 from workers.cluster.forks import Fork, ForkServer, Seat, serving
-from workers.cluster.settings import AttemptSettings
 
 ALONE = Seat(rank=0, local_rank=0, world_size=1, device="cpu", host="127.0.0.1")
 
@@ -36,20 +35,10 @@ def own_server(delivery_seconds: float) -> ForkServer:
     return ForkServer(new_id(datetime.now(UTC)), is_first=True, delivery_seconds=delivery_seconds)
 
 
-def _settings(api: FakeApi, path: Path) -> AttemptSettings:
-    return AttemptSettings(
-        api_url=api.url,
-        attempt_id=api.attempt.attempt_id,
-        token=TOKEN,
-        data_path=path / "data",
-        work_path=path / "work",
-    )
-
-
 def _begin(server: ForkServer, api: FakeApi, path: Path) -> Fork:
     fork = server.fork(ALONE)
     fork.meet(fork.meeting_place())
-    fork.begin(_settings(api, path), api.get_brief())
+    fork.begin(settings_of(api, path), api.get_brief())
     return fork
 
 
@@ -134,7 +123,7 @@ def test_the_next_attempt_does_not_wait_for_what_the_last_one_delivers(tmp_path:
         with server.fork(ALONE) as fork:
             fork.meet(fork.meeting_place())
             slow.break_down(Fault.HANGING)
-            fork.begin(_settings(slow, tmp_path / "slow"), brief)
+            fork.begin(settings_of(slow, tmp_path / "slow"), brief)
             fork.wait()
         with _begin(server, quick, tmp_path / "quick") as fork:
             fork.wait()
@@ -160,7 +149,7 @@ def test_the_ranks_of_a_node_share_the_server_that_its_runner_has_started(tmp_pa
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda fork: fork.meet(place), forks))
         for fork in forks:
-            fork.begin(_settings(api, tmp_path), brief)
+            fork.begin(settings_of(api, tmp_path), brief)
         for fork in forks:
             fork.wait()
         eventually(lambda: api.finishes)

@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from service.states import Reason, StopReason
-from tests.support.fake_api import TOKEN, FakeApi, brief_of, digits_brief, eventually, fake_api
+from tests.support.fake_api import (
+    FakeApi,
+    brief_of,
+    digits_brief,
+    eventually,
+    fake_api,
+    settings_of,
+)
 from workers.cluster.attempt import run_here
-from workers.cluster.settings import AttemptSettings
 
 # From the wish to the end, beside a busy machine; docs/operations.md names what it is made of.
 LONGEST_SECONDS = 15.0
@@ -25,14 +31,7 @@ def test_a_preempted_attempt_saves_every_iteration_that_it_told(
         recipe = api.attempt.spec.recipe.model_copy(update=endless)
         spec = api.attempt.spec.model_copy(update={"recipe": recipe})
         api.attempt = brief_of(spec, attempt_id=api.attempt.attempt_id)
-        settings = AttemptSettings(
-            api_url=api.url,
-            attempt_id=api.attempt.attempt_id,
-            token=TOKEN,
-            data_path=tmp_path / "data",
-            work_path=tmp_path / "work",
-            delivery_seconds=20.0,
-        )
+        settings = settings_of(api, tmp_path)
         training = threading.Thread(target=run_here, args=(settings,))
         training.start()
         eventually(lambda: _told(api) >= told_before)

@@ -8,12 +8,12 @@ import torch
 
 from service.reports import AttemptBrief
 from service.states import Reason
-from tests.support.fake_api import TOKEN, FakeApi, brief_of, fake_api
+from tests.support.fake_api import FakeApi, brief_of, fake_api, settings_of
 from tests.workers.training.support import small_spec
 from workers.cluster import stack
 from workers.cluster.settings import AttemptSettings
 from workers.training import stacked
-from workers.training.loop import Place
+from workers.training.place import Place
 
 PLACE = Place(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
 
@@ -22,17 +22,6 @@ def stacked_brief(attempt_id: str, **recipe: object) -> AttemptBrief:
     spec = small_spec(dict(recipe), resources={"stack": 2})
     job_id = attempt_id.partition("-")[0]
     return brief_of(spec, attempt_id=attempt_id).model_copy(update={"job_id": job_id})
-
-
-def settings_of(api: FakeApi, work_path: Path) -> AttemptSettings:
-    return AttemptSettings(
-        api_url=api.url,
-        attempt_id=api.attempt.attempt_id,
-        token=TOKEN,
-        data_path=work_path / "data",
-        work_path=work_path,
-        delivery_seconds=20.0,
-    )
 
 
 def run(work_path: Path, first: FakeApi, *others: FakeApi) -> None:
@@ -59,7 +48,7 @@ def test_each_attempt_reports_delivers_and_finishes_by_itself(tmp_path: Path) ->
             assert max(point.iteration for point in api.points) == iterations
             assert api.checkpoints[-1].iteration == iterations
             assert api.complaints == []
-    assert list((tmp_path / "attempts").iterdir()) == []
+    assert list((tmp_path / "work" / "attempts").iterdir()) == []
 
 
 def test_one_that_cannot_begin_or_that_fails_ends_no_other(tmp_path: Path) -> None:
@@ -77,8 +66,8 @@ def test_one_that_cannot_begin_or_that_fails_ends_no_other(tmp_path: Path) -> No
             )
         ) as diverging,
     ):
-        (tmp_path / "attempts").mkdir()
-        (tmp_path / "attempts" / "job2-a1").write_text("in the way of its folder")
+        (tmp_path / "work" / "attempts").mkdir(parents=True)
+        (tmp_path / "work" / "attempts" / "job2-a1").write_text("in the way of its folder")
         run(tmp_path, whole, blocked, diverging)
         assert [finish.reason for finish in whole.finishes] == [Reason.COMPLETED]
         assert [finish.reason for finish in diverging.finishes] == [Reason.DIVERGED]

@@ -14,7 +14,8 @@ from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint
 from service.spec import How, JobSpec
 from service.states import StopReason
 from workers.training import checkpoint, loop, ranks
-from workers.training.loop import Outcome, Place
+from workers.training.loop import Outcome
+from workers.training.place import Place
 
 SMALL = {
     "name": "quick",

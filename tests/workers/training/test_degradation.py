@@ -10,7 +10,7 @@ import torch
 
 from service import spec
 from tests.workers.training.support import run
-from workers.training.loop import Place
+from workers.training.place import Place
 
 # A folder with train/<class>/ and test/<class>/, such as CIFAR-10 unpacked as pictures.
 PHOTOGRAPHS = os.environ.get("RESNETD_TEST_PHOTOGRAPHS")

@@ -18,8 +18,9 @@ from tests.workers.training.support import SMALL, Recorder, run, small_spec
 from workers.training import resnet, stacked
 from workers.training.engine import Engine
 from workers.training.faults import Diverged
-from workers.training.loop import Outcome, Place
+from workers.training.loop import Outcome
 from workers.training.optimizer import Optimizer
+from workers.training.place import Place
 from workers.training.stacked import StackedEngine
 from workers.training.together import Member, train_together
 
@@ -150,9 +151,9 @@ class Crew:
         return safetensors.torch.load_file(files[Part.WEIGHTS])
 
 
-def arriving(*arrivals: list[Member]) -> Callable[[bool], list[Member]]:
+def arriving(*arrivals: list[Member]) -> Callable[[], list[Member]]:
     waiting = iter(arrivals)
-    return lambda _is_idle: next(waiting, [])
+    return lambda: next(waiting, [])
 
 
 def test_runs_together_tell_and_save_what_each_tells_and_saves_alone(tmp_path: Path) -> None:
