@@ -8,7 +8,6 @@ own parent dies.
 import ctypes
 import os
 import signal
-import subprocess
 import sys
 import time
 from types import FrameType
@@ -17,7 +16,6 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_LOOK_SECONDS = 0.1
 
 
 def die_with_parent() -> None:
@@ -33,11 +31,12 @@ def keep(command: list[str]) -> int:
     # A terminal's Ctrl-C reaches the whole group; the parent decides what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        child = subprocess.Popen(command)
-        while child.poll() is None:
-            _reap(except_for=child.pid)
-            time.sleep(_LOOK_SECONDS)
-        return child.returncode
+        child = os.posix_spawnp(command[0], command, os.environ)
+        while True:
+            # Orphans, too: they are zombies of this process until it asks for them.
+            pid, status = os.wait()
+            if pid == child:
+                return os.waitstatus_to_exitcode(status)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _kill_all_descendants()
@@ -45,13 +44,6 @@ def keep(command: list[str]) -> int:
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
-
-
-def _reap(*, except_for: int) -> None:
-    """Orphans that have ended are zombies of this process until somebody asks for them."""
-    for child in psutil.Process().children():
-        if child.pid != except_for and child.status() == psutil.STATUS_ZOMBIE:
-            os.waitpid(child.pid, os.WNOHANG)
 
 
 def _kill_all_descendants() -> None:

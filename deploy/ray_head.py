@@ -50,6 +50,8 @@ class RayHead:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Of Ray itself: nobody would fetch them, and a small machine has better to do.
+            "RAY_enable_metrics_collection": "0",
             # Workers run at nice 15 otherwise, and starve beside anything else.
             "RAY_worker_niceness": "0",
             # Train's workers never match a process that was started ahead of time.

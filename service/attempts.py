@@ -12,6 +12,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from service import checkpoints, database, events, ids, jobs, metrics, moves, retention, tokens
+from service.database import Change
 from service.errors import NotFound, SequenceGap, StaleAttempt, Unauthorized
 from service.events import EventKind
 from service.reports import (
@@ -117,7 +118,7 @@ def apply_report(session: Session, attempt_id: str, report: Report, *, now: date
         attempt.first_step_at = report.launch.first_step_at
     if report.progress is not None:
         job.progress = report.progress.model_dump(mode="json")
-        database.wake(session)
+        database.wake(session, Change.PROGRESS)
     metrics.append(session, job, attempt, report.metrics)
     if report.metrics:
         told = max(point.iteration for point in report.metrics)

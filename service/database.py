@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +23,16 @@ from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - routes name it 
 
 from service.errors import DatabaseUnavailable, DispatcherIsRunning, InvalidInput
 
-_CHANNEL = "resnetd"
-_WAKES = "wakes"
+_CHANGES = "changes"
+# PRAGMA user_version is a signed integer of 32 bits.
+_MAX_VERSION = 2**31
+
+
+class Change(StrEnum):
+    """What a commit may tell those who listen; the values are PostgreSQL's channels."""
+
+    STATE = "resnetd_state"  # of anything that a dispatcher could have to do with
+    PROGRESS = "resnetd_progress"  # of what runs on as before
 
 
 class Database:
@@ -43,8 +52,7 @@ class Database:
         with self._session(begin="BEGIN IMMEDIATE") as session, session.begin():
             yield session
             session.flush()
-            if session.info.get(_WAKES) and not self.is_sqlite:
-                session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": _CHANNEL})
+            self._announce(session)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -69,9 +77,22 @@ class Database:
                 raise
             raise DatabaseUnavailable(f"the database went away: {error.orig}") from error
 
-    def changes(self) -> "Changes":
-        """A new listener; it belongs to one thread."""
-        return _SqliteChanges(self) if self.is_sqlite else _PostgresChanges(self._url)
+    def _announce(self, session: Session) -> None:
+        changes: set[Change] = session.info.get(_CHANGES, set())
+        if not self.is_sqlite:
+            for change in changes:
+                session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": change})
+        elif Change.STATE in changes:
+            connection = session.connection()
+            states = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            connection.exec_driver_sql(f"PRAGMA user_version = {(states + 1) % _MAX_VERSION}")
+
+    def changes(self, *, with_progress: bool = False) -> "Changes":
+        """A new listener; it belongs to one thread. `with_progress`: to every kind of change."""
+        if self.is_sqlite:
+            return _SqliteChanges(self, with_progress=with_progress)
+        channels = tuple(Change) if with_progress else (Change.STATE,)
+        return _PostgresChanges(self._url, channels)
 
     @contextmanager
     def sole_dispatcher(self) -> Iterator[None]:
@@ -107,9 +128,9 @@ class Database:
         self.engine.dispose()
 
 
-def wake(session: Session) -> None:
-    """The commit of this transaction shall wake those who listen for changes."""
-    session.info[_WAKES] = True
+def wake(session: Session, change: Change = Change.STATE) -> None:
+    """The commit of this transaction shall wake those who listen for such changes."""
+    session.info.setdefault(_CHANGES, set()).add(change)
 
 
 class Changes(Protocol):
@@ -122,20 +143,23 @@ class Changes(Protocol):
 
 
 class _SqliteChanges:
-    """Polls PRAGMA data_version, which costs microseconds and changes with others' commits."""
+    """Polls PRAGMA data_version, which costs microseconds and changes with others' commits.
+
+    PRAGMA user_version counts those that changed a state.
+    """
 
     _interval_seconds = 0.01
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, with_progress: bool) -> None:
         self._connection = database.engine.raw_connection()
-        self._version = self._read()
+        self._with_progress = with_progress
+        self._data_version = self._read("data_version")
+        self._states = self._read("user_version")
 
     def wait(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while True:
-            version = self._read()
-            if version != self._version:
-                self._version = version
+            if self._has_changed():
                 return True
             if time.monotonic() >= deadline:
                 return False
@@ -144,10 +168,18 @@ class _SqliteChanges:
     def close(self) -> None:
         self._connection.close()
 
-    def _read(self) -> int:
+    def _has_changed(self) -> bool:
+        data_version = self._read("data_version")
+        if data_version == self._data_version:
+            return False
+        self._data_version = data_version
+        before, self._states = self._states, self._read("user_version")
+        return self._with_progress or self._states != before
+
+    def _read(self, pragma: str) -> int:
         cursor = self._connection.cursor()
         try:
-            cursor.execute("PRAGMA data_version")
+            cursor.execute(f"PRAGMA {pragma}")
             (version,) = cursor.fetchone() or (0,)
             return int(version)
         finally:
@@ -157,7 +189,8 @@ class _SqliteChanges:
 class _PostgresChanges:
     """LISTEN on an own connection, opened again after it was lost."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, channels: tuple[Change, ...]) -> None:
+        self._channels = channels
         plain = url.set(drivername="postgresql")
         self._conninfo = plain.render_as_string(hide_password=False)
         self._connection: psycopg.Connection[Any] | None = None
@@ -166,7 +199,8 @@ class _PostgresChanges:
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(self._conninfo, autocommit=True)
-                self._connection.execute(f"LISTEN {_CHANNEL}")
+                for channel in self._channels:
+                    self._connection.execute(f"LISTEN {channel}")
                 # Whatever happened while nobody listened counts as a change.
                 return True
             return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))

@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 
 from service import database as databases
 from service import schema
-from service.database import Database
+from service.database import Change, Database
 from service.errors import DatabaseUnavailable, DispatcherIsRunning, InvalidInput
 from service.tables import ClusterRow
 from tests.support.core import START
@@ -128,6 +128,23 @@ def test_a_transaction_that_was_taken_back_wakes_nobody(database: Database) -> N
         _ = 1 / 0
     assert not changes.wait(0.02)
     changes.close()
+
+
+def test_progress_wakes_those_only_who_want_to_hear_of_it(database: Database) -> None:
+    deaf, keen = database.changes(), database.changes(with_progress=True)
+    for each in (deaf, keen):
+        each.wait(0.0)
+    with database.transaction() as session:
+        session.add(_row())
+        databases.wake(session, Change.PROGRESS)
+    assert keen.wait(30.0)
+    assert not deaf.wait(0.02)
+    with database.transaction() as session:
+        databases.wake(session)
+    assert deaf.wait(30.0)
+    assert keen.wait(30.0)
+    for each in (deaf, keen):
+        each.close()
 
 
 def test_a_pool_without_a_free_connection_is_a_database_that_is_away(
