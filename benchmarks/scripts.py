@@ -20,6 +20,7 @@ from service.networks import Family, Shortcut, ZeroPadding, architecture
 from service.recipes import Recipe
 from workers.training import precision, resnet
 from workers.training.augment import Augmenter, Normaliser
+from workers.training.blocks import PaddedShortcut
 from workers.training.data import Images, Split
 
 # Of a DataLoader: both cores, as the scripts' documentation advises.
@@ -66,6 +67,10 @@ class TorchvisionStyle(Script):
     def prepare(self) -> None:
         network = architecture(Family.CIFAR, self.depth, Shortcut.A, zero_padding=self.zero_padding)
         self.model = resnet.create(network, classes=self.images.classes)
+        for block in self.model.modules():
+            shortcut = getattr(block, "downsample", None)
+            if isinstance(shortcut, PaddedShortcut):
+                block.downsample = _Sliced(shortcut)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=self.recipe.learning_rate,
@@ -177,6 +182,17 @@ class BareLoop(Script):
             wrong += int((logits_NK.argmax(dim=1) != labels_N).sum())
         self.model.train()
         return 100 * wrong / len(self.images.test)
+
+
+class _Sliced(nn.Module):
+    """Option A as scripts have it, whose maps lie in memory channel by channel."""
+
+    def __init__(self, shortcut: PaddedShortcut) -> None:
+        super().__init__()
+        self.stride, self.padding = shortcut.stride, (0, 0, 0, 0, *shortcut.padding)
+
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
+        return functional.pad(maps_NCHW[:, :, :: self.stride, :: self.stride], self.padding)
 
 
 class _Pictures(Dataset[tuple[Tensor, int]]):

@@ -3,7 +3,7 @@
 RESNETD_BENCH_IMAGES names the images: a folder with train/<class>/ and test/<class>/. Without it
 `var/data/cifar10` is taken. RESNETD_BENCH_EPOCHS is how long each network trains (default 1).
 
-The networks take turns of some steps, so that a busy minute of the machine hits all of them.
+The networks take turns of some steps, each in a process of its own.
 """
 
 import os
@@ -11,22 +11,25 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import resnetd
-from benchmarks import sharing
+from benchmarks import contest, sharing
+from benchmarks.contest import Score, Turns
 from benchmarks.scripts import AkamasterStyle, BareLoop, Script, TorchvisionStyle
 from benchmarks.sheet import Row, publish
 from deploy.local import LocalService
 from service.networks import Family
+from service.recipes import Recipe
 from service.reports import MetricPoint
 from service.spec import JobSpec, parse
 from service.states import StopReason
 from workers.training import data, loop
+from workers.training.data import Images
 from workers.training.observers import Unheard
 from workers.training.place import Place
 
@@ -38,6 +41,8 @@ TURN = 25
 TESTS = 4
 # Of a run through the service.
 SERVICE_ITERATIONS = 300
+
+_Make = Callable[[Images, Recipe, int], Script]
 
 EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "1"))
 
@@ -76,84 +81,58 @@ def _spec(dataset: str, iterations: int, *, tests: int = 1, **fields: object) ->
     )
 
 
-@dataclass
-class Contestant:
-    """`tests`: images seen, and the error in percent that they led to."""
-
-    rates: list[float] = field(default_factory=list)
-    tests: list[tuple[int, float]] = field(default_factory=list)
-
-    def count(self, steps: int, seconds: float) -> None:
-        self.rates.append(steps * BATCH_SIZE / seconds)
-
-    def tell(self, steps: int, error: float) -> None:
-        self.tests.append((steps * BATCH_SIZE, error))
-
-    @property
-    def images_per_second(self) -> float:
-        return statistics.median(self.rates)
-
-    @property
-    def error(self) -> float:
-        return self.tests[-1][1]
-
-    def seconds_to(self, error: float) -> float:
-        """At the median rate: a shared machine's slow minutes hit whoever has his turn."""
-        images = next(images for images, attained in self.tests if attained <= error)
-        return images / self.images_per_second
-
-
 def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
-    images = data.read(dataset, data_path, family=Family.CIFAR)
+    images = _read(dataset, data_path)
     iterations = round(EPOCHS * len(images.train) / BATCH_SIZE)
     spec = _spec(dataset, iterations, tests=TESTS)
-    scripts: dict[str, Script] = {
-        "torchvision": TorchvisionStyle(images, spec.recipe, DEPTH),
-        "akamaster": AkamasterStyle(images, spec.recipe, DEPTH),
-        "bare": BareLoop(images, spec.recipe, DEPTH),
+    scripts: dict[str, _Make] = {
+        "torchvision": TorchvisionStyle,
+        "akamaster": AkamasterStyle,
+        "bare": BareLoop,
     }
-    contestants = {name: Contestant() for name in scripts}
-    turns = {
-        name: _turns(script, contestants[name], iterations) for name, script in scripts.items()
-    }
-
-    def let_others_train() -> None:
-        for turn in turns.values():
-            next(turn, None)
-
-    ours = _TakingTurns(Contestant(), let_others_train)
-    place = Place(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
-    with tempfile.TemporaryDirectory() as work_path:
-        loop.train(spec, place=place, data_path=data_path, work_path=Path(work_path), observer=ours)
-    for turn in turns.values():
-        for _ in turn:
-            pass
-    contestants["ours"] = ours.contestant
-    return _rows(contestants)
+    scores = contest.hold(
+        {name: partial(_run_script, make, spec, data_path) for name, make in scripts.items()}
+        | {"ours": partial(_run_ours, spec, data_path)}
+    )
+    return _rows(scores)
 
 
-def _turns(script: Script, contestant: Contestant, iterations: int) -> Iterator[None]:
-    """Trains the script's network; every item is a turn."""
+def _run_script(make: _Make, spec: JobSpec, data_path: Path, turns: Turns) -> None:
+    script = make(_read(spec.dataset, data_path), spec.recipe, DEPTH)
+    iterations, every = spec.recipe.iterations, spec.recipe.evaluate_every
     steps = script.steps()
     next(steps)  # the first, with its allocations and its loaders' start, counts for nobody
     done, since, began = 1, 1, time.perf_counter()
     while done < iterations:
         done = next(steps)
-        is_tested = done % max(1, round(iterations / TESTS)) == 0 or done == iterations
+        is_tested = done % every == 0 or done == iterations
         if done - since == TURN or is_tested:
-            contestant.count(done - since, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            turns.score.rates.append((done - since) * BATCH_SIZE / seconds)
             if is_tested:
-                contestant.tell(done, script.test())
-            yield
+                turns.score.tests.append((done * BATCH_SIZE, script.test()))
+            turns.pass_on()
             since, began = done, time.perf_counter()
+
+
+def _run_ours(spec: JobSpec, data_path: Path, turns: Turns) -> None:
+    place = Place(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
+    observer = _TakingTurns(turns)
+    with tempfile.TemporaryDirectory() as work_path:
+        loop.train(
+            spec, place=place, data_path=data_path, work_path=Path(work_path), observer=observer
+        )
+
+
+def _read(dataset: str, data_path: Path) -> Images:
+    return data.read(dataset, data_path, family=Family.CIFAR)
 
 
 class _TakingTurns(Unheard):
     """An observer that lets the others train after each of our turns."""
 
-    def __init__(self, contestant: Contestant, let_others_train: Callable[[], None]) -> None:
-        self.contestant = contestant
-        self._let_others_train = let_others_train
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
         self._steps = -1
         self._since = 0
         self._began = time.perf_counter()
@@ -168,9 +147,9 @@ class _TakingTurns(Unheard):
         return None
 
     def _pause(self) -> None:
-        if self._steps > self._since:
-            self.contestant.count(self._steps - self._since, time.perf_counter() - self._began)
-        self._let_others_train()
+        seconds = time.perf_counter() - self._began
+        self._turns.score.rates.append((self._steps - self._since) * BATCH_SIZE / seconds)
+        self._turns.pass_on()
         self._since, self._began = self._steps, time.perf_counter()
 
     def metrics(self, points: list[MetricPoint]) -> None:
@@ -180,11 +159,11 @@ class _TakingTurns(Unheard):
                 self._tested_from = time.perf_counter()
             if point.series == "test/error":
                 self._began += time.perf_counter() - self._tested_from
-                self.contestant.tell(point.iteration, point.value or 0.0)
+                self._turns.score.tests.append((point.iteration * BATCH_SIZE, point.value or 0.0))
 
 
-def _rows(contestants: dict[str, Contestant]) -> list[Row]:
-    ours = contestants["ours"]
+def _rows(scores: dict[str, Score]) -> list[Row]:
+    ours = scores["ours"]
     titles = {
         "torchvision": "torchvision-style script",
         "akamaster": "akamaster-style script",
@@ -192,7 +171,7 @@ def _rows(contestants: dict[str, Contestant]) -> list[Row]:
     }
     rows = []
     for name, title in titles.items():
-        theirs = contestants[name]
+        theirs = scores[name]
         # The lowest error that both attained; each network's seconds are its own training's.
         error = max(min(each for _, each in one.tests) for one in (ours, theirs))
         rows += [
@@ -246,12 +225,9 @@ def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
 
 
 def _bare_rate(dataset: str, data_path: Path) -> float:
-    images = data.read(dataset, data_path, family=Family.CIFAR)
-    contestant = Contestant()
-    script = BareLoop(images, _spec(dataset, SERVICE_ITERATIONS).recipe, DEPTH)
-    for _ in _turns(script, contestant, SERVICE_ITERATIONS // 2):
-        pass
-    return contestant.images_per_second
+    spec = _spec(dataset, SERVICE_ITERATIONS // 2)
+    scores = contest.hold({"bare": partial(_run_script, BareLoop, spec, data_path)})
+    return scores["bare"].images_per_second
 
 
 if __name__ == "__main__":

@@ -152,6 +152,7 @@ class _SqliteChanges:
 
     def __init__(self, database: Database, *, with_progress: bool) -> None:
         self._connection = database.engine.raw_connection()
+        self._cursor = self._connection.cursor()
         self._with_progress = with_progress
         self._data_version = self._read("data_version")
         self._states = self._read("user_version")
@@ -177,13 +178,9 @@ class _SqliteChanges:
         return self._with_progress or self._states != before
 
     def _read(self, pragma: str) -> int:
-        cursor = self._connection.cursor()
-        try:
-            cursor.execute(f"PRAGMA {pragma}")
-            (version,) = cursor.fetchone() or (0,)
-            return int(version)
-        finally:
-            cursor.close()
+        # All of the answer is fetched: a statement that is not over holds the database open.
+        ((version,),) = self._cursor.execute(f"PRAGMA {pragma}").fetchall()
+        return int(version)
 
 
 class _PostgresChanges:

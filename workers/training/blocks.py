@@ -124,11 +124,14 @@ class PaddedShortcut(nn.Module):
     def __init__(self, new_channels: int, stride: int, zero_padding: ZeroPadding) -> None:
         super().__init__()
         before = new_channels // 2 if zero_padding is ZeroPadding.BOTH else 0
-        self.padding = (0, 0, 0, 0, before, new_channels - before)
+        self.padding = (before, new_channels - before)
         self.stride = stride
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
-        return functional.pad(maps_NCHW[:, :, :: self.stride, :: self.stride], self.padding)
+        # Cut with channels last, as maps lie in memory: else the slice's gradient lies otherwise,
+        # and on 2 cores what meets it costs a sixth of a ResNet-20's step.
+        maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
+        return functional.pad(maps_NHWC, self.padding).permute(0, 3, 1, 2)
 
 
 def convolution(kernel: int, inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:

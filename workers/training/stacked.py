@@ -209,11 +209,10 @@ class _PaddedShortcuts(nn.Module):
     def __init__(self, shortcut: PaddedShortcut, members: int) -> None:
         super().__init__()
         self.stride, self.members = shortcut.stride, members
-        self.padding = shortcut.padding[-2:]
+        self.padding = shortcut.padding
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
-        # Channels are last in memory, so that this copies once.
-        maps_NHWC = maps_NCHW[:, :, :: self.stride, :: self.stride].permute(0, 2, 3, 1)
+        maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
         maps_NHWMC = maps_NHWC.reshape(*maps_NHWC.shape[:3], self.members, -1)
         return functional.pad(maps_NHWMC, self.padding).flatten(3).permute(0, 3, 1, 2)
 

@@ -164,6 +164,14 @@ def test_option_a_can_add_its_zeros_on_both_sides() -> None:
     assert not shortened_NCHW[:, [0, 1, 5, 6]].any()
 
 
+def test_the_gradient_of_option_a_lies_in_memory_as_the_maps_do() -> None:
+    maps_NCHW = images(size=8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    shortened_NCHW = PaddedShortcut(3, 2, ZeroPadding.END)(maps_NCHW)
+    assert shortened_NCHW.is_contiguous(memory_format=torch.channels_last)
+    (gradient_NCHW,) = torch.autograd.grad(shortened_NCHW.sum(), maps_NCHW)
+    assert gradient_NCHW.is_contiguous(memory_format=torch.channels_last)
+
+
 def basic_block(shortcut: Shortcut) -> blocks.BasicBlock:
     architecture = network(CIFAR, 8, shortcut)
     stage = networks.stages(architecture)[0]
