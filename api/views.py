@@ -210,7 +210,7 @@ class AttemptView(View):
     state: AttemptState
     num_workers: int
     cpus_per_worker: int
-    gpus_per_worker: int
+    gpus_per_worker: float
     resume_checkpoint_id: str | None
     runner_id: str | None
     created_at: datetime
@@ -243,7 +243,7 @@ class RunnerView(View):
     state: RunnerState
     num_workers: int
     cpus_per_worker: int
-    gpus_per_worker: int
+    gpus_per_worker: float
     attempt_id: str | None
     attempts_left: int
     created_at: datetime

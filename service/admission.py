@@ -204,7 +204,7 @@ def _begin(
         lease_expires_at=lease.expires_at,
         num_workers=job.num_workers,
         cpus_per_worker=needed.cpus // job.num_workers,
-        gpus_per_worker=needed.gpus // job.num_workers,
+        gpus_per_worker=needed.gpus / job.num_workers,
         resume_checkpoint_id=start.checkpoint_id,
         first_iteration=start.iteration or 0,
         created_at=now,

@@ -34,7 +34,7 @@ class Estimates:
         *,
         shape: str,
         work: float | None,
-        resources: tuple[int, int, int | None],
+        resources: tuple[int, int, float | None],
         iterations: int,
     ) -> Span | None:
         """From the claim to the end of so many iterations; None where nothing is measured.
@@ -51,7 +51,7 @@ class Estimates:
         )
 
     def step(
-        self, *, shape: str, work: float | None, resources: tuple[int, int, int | None]
+        self, *, shape: str, work: float | None, resources: tuple[int, int, float | None]
     ) -> Span | None:
         """Of one iteration."""
         key = (shape, work, resources)
@@ -106,7 +106,7 @@ class Estimates:
         return max(0.0, ((attempt.started_at or now) + limit - now).total_seconds())
 
     def _measured_step(
-        self, shape: str, work: float | None, resources: tuple[int, int, int | None]
+        self, shape: str, work: float | None, resources: tuple[int, int, float | None]
     ) -> Span | None:
         alike = self._steps(JobRow.shape == shape)
         if alike:

@@ -269,7 +269,7 @@ def spec_of(job: JobRow) -> JobSpec:
 def shape_of(spec: JobSpec) -> str:
     """Jobs of one shape take as long for an iteration, on the same machines."""
     resources = spec.resources
-    gpus = "any" if resources.gpus_per_worker is None else resources.gpus_per_worker
+    gpus = "any" if resources.gpus_per_worker is None else f"{resources.gpus_per_worker:g}"
     return (
         f"{spec.family}/{spec.network}/{spec.dataset}/batch={spec.recipe.batch_size}"
         f"/workers={resources.num_workers}/cpus={resources.cpus_per_worker}/gpus={gpus}"
@@ -368,10 +368,10 @@ def _why_never(cluster: ClusterRow, resources: Resources) -> str | None:
     }
     for kind, (needed, there) in wanted.items():
         if needed > there:
-            return f"{count} workers need {needed} {kind}, the whole cluster has {there}"
+            return f"{count} workers need {needed:g} {kind}, the whole cluster has {there}"
     nodes = [Pool(cpus=cpus, gpus=gpus) for cpus, gpus in cluster.nodes]
     fitting = capacity(nodes, worker) if nodes else count
     if fitting >= count:
         return None
-    each = f"{worker.cpus} CPUs" + (f" and {worker.gpus} GPUs" if worker.gpus else "")
+    each = f"{worker.cpus} CPUs" + (f" and {worker.gpus:g} GPUs" if worker.gpus else "")
     return f"a worker of {each} lies on one node, and the nodes hold {fitting} such, not {count}"

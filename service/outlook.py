@@ -263,7 +263,7 @@ def _memory_bytes(spec: JobSpec, counts: Counts) -> int:
 
 
 def _told(pool: Pool) -> str:
-    gpus = f" and {pool.gpus} GPUs" if pool.gpus else ""
+    gpus = f" and {pool.gpus:g} GPUs" if pool.gpus else ""
     return f"{pool.cpus} CPUs{gpus}"
 
 

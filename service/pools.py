@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pool:
-    """CPUs and GPUs, counted as whole ones."""
+    """CPUs, counted as whole ones, and GPUs."""
 
     cpus: int
-    gpus: int
+    gpus: float
 
     def holds(self, other: "Pool") -> bool:
         return other.cpus <= self.cpus and other.gpus <= self.gpus
@@ -21,9 +21,9 @@ class Pool:
         return Pool(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
 
     def times(self, part: "Pool") -> int:
-        """How often it holds a part that has at least one CPU."""
+        """How often it holds a part that has at least one CPU and at most one GPU."""
         by_cpus = self.cpus // part.cpus
-        return min(by_cpus, self.gpus // part.gpus) if part.gpus else by_cpus
+        return min(by_cpus, int(1 / part.gpus) * int(self.gpus)) if part.gpus else by_cpus
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Shape:
 
     num_workers: int
     cpus_per_worker: int
-    gpus_per_worker: int
+    gpus_per_worker: float
 
     @property
     def pool(self) -> Pool:

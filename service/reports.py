@@ -175,7 +175,7 @@ class AttemptBrief(_Wire):
     spec: JobSpec
     num_workers: int
     cpus_per_worker: int
-    gpus_per_worker: int
+    gpus_per_worker: float
     last_sequence: int
     resume: ResumePoint | None
 

@@ -74,7 +74,7 @@ def read(
 
 
 def needed(
-    whole: Pool, *, num_workers: int, cpus_per_worker: int, gpus_per_worker: int | None
+    whole: Pool, *, num_workers: int, cpus_per_worker: int, gpus_per_worker: float | None
 ) -> Pool:
     """What a job occupies: a GPU for each worker where nothing was said and there are so many."""
     if gpus_per_worker is None:

@@ -27,6 +27,7 @@ from service.recipes import Crop, Recipe
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 _VGG = frozenset({Family.VGG, Family.VGG_BN})
 _PLACE_IN_A_BATCH = re.compile(r"#(0|[1-9][0-9]{0,3})")
+PARTS_OF_A_GPU = (0.5, 0.25, 0.125, 0.0625)
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
 
 
@@ -41,14 +42,26 @@ class _Spec(BaseModel):
 class Resources(_Spec):
     """What each attempt of the job occupies on the cluster.
 
-    `gpus_per_worker` None: one where the cluster has GPUs, else none. `stack`: so many jobs of
-    one user, alike in network, data and batch, may train at once on what one of them occupies.
+    `gpus_per_worker` None: one where the cluster has GPUs, else none; a part of one is shared with
+    other jobs, and memory with it. `stack`: so many jobs of one user, alike in network, data and
+    batch, may train at once on what one of them occupies.
     """
 
     num_workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
     cpus_per_worker: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
-    gpus_per_worker: Annotated[int, Field(strict=True, ge=0, le=1)] | None = None
+    gpus_per_worker: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
     stack: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _is_a_part_that_adds_up(cls, gpus: float | None, info: ValidationInfo) -> float | None:
+        """Halves of halves: sums of them are exact, and equal ones leave no gap on a GPU."""
+        if gpus not in {None, 0.0, 1.0, *PARTS_OF_A_GPU}:
+            parts = ", ".join(f"{part:g}" for part in PARTS_OF_A_GPU)
+            raise ValueError(f"is 0, 1, or a part of a GPU: {parts}")
+        if gpus in PARTS_OF_A_GPU and info.data.get("num_workers", 1) > 1:
+            raise ValueError("workers of one job cannot share a GPU: a part goes with one worker")
+        return gpus
 
 
 class Condition(StrEnum):

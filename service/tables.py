@@ -122,7 +122,7 @@ class JobRow(Base):
     stack_key: Mapped[str | None] = mapped_column(String(64))
     num_workers: Mapped[int]
     cpus_per_worker: Mapped[int]
-    gpus_per_worker: Mapped[int | None]
+    gpus_per_worker: Mapped[float | None]
     shape: Mapped[str] = mapped_column(Text)
     work: Mapped[float | None]
     iterations: Mapped[int]
@@ -205,7 +205,7 @@ class AttemptRow(Base):
     lease_expires_at: Mapped[datetime]
     num_workers: Mapped[int]
     cpus_per_worker: Mapped[int]
-    gpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[float]
     resume_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
     first_iteration: Mapped[int] = mapped_column(default=0)
     iteration: Mapped[int | None]
@@ -236,7 +236,7 @@ class RunnerRow(Base):
     state: Mapped[RunnerState]
     num_workers: Mapped[int]
     cpus_per_worker: Mapped[int]
-    gpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[float]
     token_sha256: Mapped[str] = mapped_column(String(64))
     attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="SET NULL"))
     # How many more it runs before it leaves.

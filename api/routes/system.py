@@ -36,7 +36,7 @@ class ClusterView(BaseModel):
     cpus: int | None
     gpus: int | None
     reserved_cpus: int
-    reserved_gpus: int
+    reserved_gpus: float
     seen_at: datetime | None
 
 

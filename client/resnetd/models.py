@@ -254,7 +254,7 @@ class Cluster(Record):
     cpus: int | None = None
     gpus: int | None = None
     reserved_cpus: int = 0
-    reserved_gpus: int = 0
+    reserved_gpus: float = 0
     seen_at: datetime | None = None
 
 

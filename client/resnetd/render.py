@@ -167,7 +167,7 @@ def cluster(seen: Cluster) -> list[str]:
         return ["The cluster was not seen yet; is a dispatcher running?"]
     return [
         f"CPUs: {seen.reserved_cpus} of {seen.cpus} reserved",
-        f"GPUs: {seen.reserved_gpus} of {seen.gpus} reserved",
+        f"GPUs: {seen.reserved_gpus:g} of {seen.gpus} reserved",
         f"seen at {_time(seen.seen_at)}",
     ]
 

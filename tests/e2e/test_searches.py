@@ -26,12 +26,20 @@ RATES = {"recipe.learning_rate": {"loguniform": [0.01, 0.5]}}
 def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     """One for all, with one standby and no more: starting a second takes as long as a search."""
     path = tmp_path_factory.mktemp("service")
-    with running_service(head, path, RESNETD_STANDBYS="1", RESNETD_MAX_CPUS="1") as running:
+    room = {"RESNETD_STANDBYS": "1", "RESNETD_MAX_CPUS": "1", "RESNETD_MAX_GPUS": "1"}
+    with running_service(head, path, **room) as running:
         yield running
 
 
-def _job(**recipe: Any) -> dict[str, Any]:
-    return {"depth": 8, "shortcut": "A", "dataset": "digits", "recipe": TINY | recipe}
+def _job(*, stack: int = 1, **recipe: Any) -> dict[str, Any]:
+    """A trial's, on half of a GPU."""
+    return {
+        "depth": 8,
+        "shortcut": "A",
+        "dataset": "digits",
+        "recipe": TINY | recipe,
+        "resources": {"gpus_per_worker": 0.5, "stack": stack},
+    }
 
 
 def _wait_for(
@@ -139,7 +147,7 @@ def test_trials_of_a_stack_share_a_process_and_are_tried_again_alone_when_it_die
     client: resnetd.Client,
 ) -> None:
     search = client.submit_search(
-        job=_job(iterations=200) | {"resources": {"stack": 2}},
+        job=_job(stack=2, iterations=200),
         space=RATES,
         algorithm="random",
         budget={"trials": 4, "concurrent": 2},

@@ -285,12 +285,17 @@ def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
             {"num_workers": 2, "gpus_per_worker": 1},
             "a worker of 1 CPUs and 1 GPUs lies on one node, and the nodes hold 1 such, not 2",
         ),
+        (
+            [Pool(cpus=7, gpus=0), Pool(cpus=1, gpus=1)],
+            {"num_workers": 1, "cpus_per_worker": 2, "gpus_per_worker": 0.5},
+            "a worker of 2 CPUs and 0.5 GPUs lies on one node, and the nodes hold 0 such, not 1",
+        ),
     ],
 )
 def test_a_worker_that_no_node_can_hold_is_refused(
-    core: Core, nodes: list[Pool], resources: dict[str, int], told: str
+    core: Core, nodes: list[Pool], resources: dict[str, float], told: str
 ) -> None:
-    core.offer(cpus=8, gpus=sum(node.gpus for node in nodes), nodes=nodes)
+    core.offer(cpus=8, gpus=sum(int(node.gpus) for node in nodes), nodes=nodes)
     with pytest.raises(CannotFit) as caught:
         core.submit(resources=resources)
     assert caught.value.faults[0].message == told

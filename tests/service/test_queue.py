@@ -122,6 +122,15 @@ def test_a_gpu_is_given_away_once(core: Core) -> None:
     assert _claimed_jobs(core) == ["first"]
 
 
+def test_a_gpu_is_shared_by_as_many_as_it_holds(core: Core) -> None:
+    core.offer(cpus=8, gpus=1)
+    parts = {"half": 0.5, "quarter": 0.25, "other half": 0.5, "other quarter": 0.25, "rest": 0.25}
+    for name, gpus in parts.items():
+        core.submit(name=name, resources=workers(1, gpus_per_worker=gpus))
+    assert _claimed_jobs(core) == ["half", "quarter", "other quarter"]
+    assert _reserved(core) == Pool(cpus=3, gpus=1)
+
+
 def test_a_job_that_waits_to_be_tried_again_is_claimed_when_its_time_has_come(core: Core) -> None:
     claimed = core.run()
     core.end(claimed, Reason.WORKER_DIED)

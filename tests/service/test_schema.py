@@ -84,15 +84,19 @@ def _content(database: Database) -> Content:
 
 
 def _common(content: Content, other: Content) -> dict[str, list[str]]:
-    """The rows of tables, and of their columns, that the other has as well."""
+    """The rows of tables, and of their columns, that the other has as well: 1.0 is 1 there."""
     return {
         name: sorted(
-            repr({column: row[column] for column in sorted(row.keys() & other[name][0].keys())})
+            repr({column: _plain(row[column]) for column in sorted(row.keys() & other[name][0])})
             for row in content[name]
         )
         for name in content.keys() & other.keys()
         if other[name]
     }
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fill(core: Core) -> None:

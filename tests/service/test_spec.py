@@ -221,6 +221,8 @@ def test_a_part_of_a_recipe_points_into_the_recipe() -> None:
         {"recipe": {"name": ["quick"]}},
         {"recipe": {"name": "quick", "iterations": 10**400}},
         {"resources": {"gpus_per_worker": 2}},
+        {"resources": {"gpus_per_worker": True}},
+        {"resources": {"gpus_per_worker": float("nan")}},
         {"family": "alexnet"},
         {"depth": 10**400},
     ],
@@ -233,6 +235,26 @@ def test_a_field_outside_its_range_is_refused(fields: dict[str, Any]) -> None:
 def test_what_is_no_spec_at_all_is_refused(body: Any) -> None:
     with pytest.raises(InvalidInput):
         parse(body)
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 1.0, 0.5, 0.25, 0.125, 0.0625])
+def test_a_worker_has_a_gpu_a_part_of_one_or_none(gpus: float) -> None:
+    assert parse(written(resources={"gpus_per_worker": gpus})).resources.gpus_per_worker == gpus
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"gpus_per_worker": 0.3}, "is 0, 1, or a part of a GPU: 0.5, 0.25, 0.125, 0.0625"),
+        ({"gpus_per_worker": 0.5, "num_workers": 2}, "workers of one job cannot share a GPU"),
+    ],
+)
+def test_a_part_of_a_gpu_that_does_not_add_up_is_refused(
+    resources: dict[str, float], told: str
+) -> None:
+    (fault,) = _faults(resources=resources)
+    assert fault.pointer == "/resources/gpus_per_worker"
+    assert told in fault.message
 
 
 def test_repeated_tags_count_once_in_their_order() -> None:

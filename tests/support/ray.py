@@ -14,8 +14,11 @@ NUM_CPUS = 16
 
 @contextmanager
 def ray_head(*, num_cpus: int = NUM_CPUS) -> Iterator[RayHead]:
-    """A head that answers job requests; nothing of it is left afterwards."""
-    head = RayHead(num_cpus=num_cpus, num_gpus=0, env=os.environ)
+    """A head that answers job requests; nothing of it is left afterwards.
+
+    Its GPU is one in name only: services do without, unless they are told otherwise.
+    """
+    head = RayHead(num_cpus=num_cpus, num_gpus=1, env=os.environ)
     try:
         head.wait()
         yield head

@@ -18,6 +18,7 @@ IMPATIENT = {
     "RESNETD_LEASE_SECONDS": "3",
     "RESNETD_POLL_SECONDS": "0.3",
     "RESNETD_MAX_CPUS": "4",
+    "RESNETD_MAX_GPUS": "0",
 }
 
 

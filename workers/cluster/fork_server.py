@@ -230,7 +230,11 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
 
     settings, brief = _order(message)
     place = Place(
-        rank=seat.rank, world_size=seat.world_size, device=device, threads=brief.cpus_per_worker
+        rank=seat.rank,
+        world_size=seat.world_size,
+        device=device,
+        threads=brief.cpus_per_worker,
+        gpu_share=brief.gpus_per_worker or 1.0,
     )
     if brief.is_stacked:
         stack.run(settings, brief, place=place, later=partial(_hear_order, line))

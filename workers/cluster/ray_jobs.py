@@ -95,7 +95,7 @@ def runner_env(
         "RESNETD_RUNNER_ID": runner_id,
         "RESNETD_RUNNER_TOKEN": token,
         "RESNETD_RUNNER_SHAPE": (
-            f"{shape.num_workers}x{shape.cpus_per_worker}cpu{shape.gpus_per_worker}gpu"
+            f"{shape.num_workers}x{shape.cpus_per_worker}cpu{shape.gpus_per_worker:g}gpu"
         ),
         "RESNETD_DATA_PATH": str(data_path),
         "RESNETD_WORK_PATH": str(work_path),

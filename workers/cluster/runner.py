@@ -71,7 +71,7 @@ def _fit(settings: RunnerSettings) -> None:
     """AttemptFailed with the cause, where several ranks failed."""
     storage_path = settings.work_path / "runners" / settings.runner_id
     shape = settings.shape
-    resources = {"CPU": float(shape.cpus_per_worker), "GPU": float(shape.gpus_per_worker)}
+    resources = {"CPU": float(shape.cpus_per_worker), "GPU": shape.gpus_per_worker}
     try:
         # "auto" fails without a cluster; no address would start one and write to ~/.ray.
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), logging_level="WARNING")

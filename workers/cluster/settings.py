@@ -12,7 +12,7 @@ from service.reports import Order
 from workers.reporting.backoff import DELIVERY_SECONDS
 from workers.reporting.client import ApiClient, RunnerClient
 
-_SHAPE = re.compile(r"(\d+)x(\d+)cpu(\d+)gpu")
+_SHAPE = re.compile(r"(\d+)x(\d+)cpu(\d(?:\.\d+)?)gpu")
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,12 @@ class RunnerSettings:
             shape = _SHAPE.fullmatch(env["RESNETD_RUNNER_SHAPE"])
             if shape is None:
                 raise InvalidInput("RESNETD_RUNNER_SHAPE is not like 2x1cpu0gpu")
+            num_workers, cpus, gpus = shape.groups()
             return cls(
                 api_url=env["RESNETD_API_URL"],
                 runner_id=env["RESNETD_RUNNER_ID"],
                 token=env["RESNETD_RUNNER_TOKEN"],
-                shape=Shape(*(int(number) for number in shape.groups())),
+                shape=Shape(int(num_workers), int(cpus), float(gpus)),
                 data_path=Path(env["RESNETD_DATA_PATH"]),
                 work_path=Path(env["RESNETD_WORK_PATH"]),
                 is_on_one_node=env.get("RESNETD_RUNNER_NODES") == "1",

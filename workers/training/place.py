@@ -9,14 +9,18 @@ from workers.training import memory
 
 @dataclass(frozen=True)
 class Place:
-    """Rank of world_size, the device, and how many CPU threads."""
+    """Rank of world_size, the device and this process's share of it, how many CPU threads."""
 
     rank: int
     world_size: int
     device: torch.device
     threads: int
+    gpu_share: float = 1.0
 
     def settle(self) -> None:
         """Makes this process ready to train here: before its first step."""
         torch.set_num_threads(self.threads)
         memory.keep_for_the_next_step()
+        if self.gpu_share < 1.0 and self.device.type == "cuda":
+            # What is beyond it is for those who have the other shares.
+            torch.cuda.set_per_process_memory_fraction(self.gpu_share, self.device)

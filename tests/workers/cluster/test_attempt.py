@@ -25,8 +25,8 @@ def files_below(path: Path) -> list[Path]:
     return [entry for entry in path.rglob("*") if entry.is_file()]
 
 
-def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path) -> None:
-    shape = Shape(num_workers=2, cpus_per_worker=3, gpus_per_worker=1)
+@pytest.mark.parametrize("shape", [Shape(2, 3, 0), Shape(4, 1, 1), Shape(1, 12, 0.0625)])
+def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path, shape: Shape) -> None:
     env = runner_env(
         api_url="http://api",
         runner_id="runner-1",

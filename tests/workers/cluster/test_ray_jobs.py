@@ -104,7 +104,7 @@ def test_how_a_real_job_ended_is_told_with_the_end_of_its_log(head: RayHead) -> 
 def test_the_resources_of_a_real_cluster_are_what_it_was_started_with(head: RayHead) -> None:
     with RayJobs(url=head.url, token=head.token) as jobs:
         there = jobs.resources()
-    assert (there.num_cpus, there.num_gpus, len(there.nodes)) == (NUM_CPUS, 0, 1)
+    assert (there.num_cpus, there.num_gpus, len(there.nodes)) == (NUM_CPUS, 1, 1)
 
 
 def test_resources_are_those_of_living_nodes(jobs: RayJobs) -> None:
