@@ -129,7 +129,7 @@ class PaddedShortcut(nn.Module):
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         # Cut with channels last, as maps lie in memory: else the slice's gradient lies otherwise,
-        # and on 2 cores what meets it costs a sixth of a ResNet-20's step.
+        # and on 2 cores what meets it costs an eighth of a ResNet-20's step.
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
         return functional.pad(maps_NHWC, self.padding).permute(0, 3, 1, 2)
 
