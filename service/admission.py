@@ -157,7 +157,7 @@ def _decide(
         free = whole.minus(queue.reserved(session))
         if free.holds(_needed(whole, first)):
             return Start(first.id)
-        # Every commit wakes dispatchers; a full cluster is the usual case.
+        # Each change of a state wakes dispatchers; a full cluster is the usual case.
         if free.cpus < 1 and not _may_any_yield(session):
             return None
     scene: Scene = scenes.read(session, whole, limits=limits, now=now)
