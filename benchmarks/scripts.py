@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from service.networks import Family, Shortcut, ZeroPadding, architecture
 from service.recipes import Recipe
-from workers.training import precision, resnet
+from workers.training import memory, precision, resnet
 from workers.training.augment import Augmenter, Normaliser
 from workers.training.blocks import PaddedShortcut
 from workers.training.data import Images, Split
@@ -141,6 +141,8 @@ class BareLoop(Script):
     """Ours without us: the same batches, network and precision in a dozen lines, told to nobody."""
 
     def prepare(self) -> None:
+        # Else it would be slower until its first test, from which glibc learns to keep memory.
+        memory.keep_for_the_next_step()
         cpu = torch.device("cpu")
         network = architecture(Family.CIFAR, self.depth, Shortcut.A)
         self.model = resnet.create(network, classes=self.images.classes)

@@ -27,7 +27,7 @@ from service.recipes import Crop, Recipe
 _NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 _VGG = frozenset({Family.VGG, Family.VGG_BN})
 _PLACE_IN_A_BATCH = re.compile(r"#(0|[1-9][0-9]{0,3})")
-PARTS_OF_A_GPU = (0.5, 0.25, 0.125, 0.0625)
+_PARTS_OF_A_GPU = (0.5, 0.25, 0.125, 0.0625)
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
 
 
@@ -56,10 +56,10 @@ class Resources(_Spec):
     @classmethod
     def _is_a_part_that_adds_up(cls, gpus: float | None, info: ValidationInfo) -> float | None:
         """Halves of halves: sums of them are exact, and equal ones leave no gap on a GPU."""
-        if gpus not in {None, 0.0, 1.0, *PARTS_OF_A_GPU}:
-            parts = ", ".join(f"{part:g}" for part in PARTS_OF_A_GPU)
+        if gpus not in {None, 0.0, 1.0, *_PARTS_OF_A_GPU}:
+            parts = ", ".join(f"{part:g}" for part in _PARTS_OF_A_GPU)
             raise ValueError(f"is 0, 1, or a part of a GPU: {parts}")
-        if gpus in PARTS_OF_A_GPU and info.data.get("num_workers", 1) > 1:
+        if gpus in _PARTS_OF_A_GPU and info.data.get("num_workers", 1) > 1:
             raise ValueError("workers of one job cannot share a GPU: a part goes with one worker")
         return gpus
 

@@ -7,8 +7,8 @@ import torch
 from service.recipes import Precision
 from workers.training.faults import TrainingFault
 
-# In fp16 small gradients would be zero; NVIDIA's ResNet-50
-# recipe has the same fixed scale, and a fixed one leaves no state to resume.
+# In fp16 small gradients would be zero; NVIDIA's ResNet-50 recipe has the same fixed scale, and a
+# fixed one leaves no state to resume.
 _FP16_LOSS_SCALE = 128.0
 
 
