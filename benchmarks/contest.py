@@ -25,6 +25,10 @@ class Score:
     rates: list[float] = field(default_factory=list)
     tests: list[tuple[int, float]] = field(default_factory=list)
 
+    def count(self, images: int, seconds: float) -> None:
+        """A turn's."""
+        self.rates.append(images / seconds)
+
     @property
     def images_per_second(self) -> float:
         return statistics.median(self.rates)

@@ -107,8 +107,7 @@ def _run_script(make: _Make, spec: JobSpec, data_path: Path, turns: Turns) -> No
         done = next(steps)
         is_tested = done % every == 0 or done == iterations
         if done - since == TURN or is_tested:
-            seconds = time.perf_counter() - began
-            turns.score.rates.append((done - since) * BATCH_SIZE / seconds)
+            turns.score.count((done - since) * BATCH_SIZE, time.perf_counter() - began)
             if is_tested:
                 turns.score.tests.append((done * BATCH_SIZE, script.test()))
             turns.pass_on()
@@ -147,8 +146,8 @@ class _TakingTurns(Unheard):
         return None
 
     def _pause(self) -> None:
-        seconds = time.perf_counter() - self._began
-        self._turns.score.rates.append((self._steps - self._since) * BATCH_SIZE / seconds)
+        images = (self._steps - self._since) * BATCH_SIZE
+        self._turns.score.count(images, time.perf_counter() - self._began)
         self._turns.pass_on()
         self._since, self._began = self._steps, time.perf_counter()
 

@@ -295,7 +295,7 @@ def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
 def test_a_worker_that_no_node_can_hold_is_refused(
     core: Core, nodes: list[Pool], resources: dict[str, float], told: str
 ) -> None:
-    core.offer(cpus=8, gpus=sum(int(node.gpus) for node in nodes), nodes=nodes)
+    core.offer(cpus=8, gpus=sum(node.gpus for node in nodes), nodes=nodes)
     with pytest.raises(CannotFit) as caught:
         core.submit(resources=resources)
     assert caught.value.faults[0].message == told

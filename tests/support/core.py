@@ -86,7 +86,7 @@ class Core:
         self.clock = clock
         self.limits: dict[str, Limit] = {}
 
-    def offer(self, *, cpus: int, gpus: int = 0, nodes: Sequence[Pool] = ()) -> None:
+    def offer(self, *, cpus: int, gpus: float = 0, nodes: Sequence[Pool] = ()) -> None:
         """The cluster has so much in all, on these nodes, or on one."""
         whole = Pool(cpus=cpus, gpus=gpus)
         with self.database.transaction() as session:

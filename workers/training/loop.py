@@ -22,16 +22,7 @@ from service.recipes import Precision, Recipe, Schedule
 from service.reports import Launch, LogLevel, MetricPoint, Part, Progress, Result
 from service.spec import How, JobSpec
 from service.states import StopReason
-from workers.training import (
-    augment,
-    checkpoint,
-    export,
-    facts,
-    precision,
-    ranks,
-    resnet,
-    tally,
-)
+from workers.training import augment, checkpoint, export, facts, precision, ranks, resnet, tally
 from workers.training.beginnings import take_over
 from workers.training.checkpoint import Checkpoint, Cursor
 from workers.training.engine import Engine
