@@ -1,11 +1,12 @@
 """One optimizer step: forward, backward, SGD. What makes it fast keeps the recipe.
 
 Maps lie in memory with channels last, convolutions are computed in the run's precision, nothing
-waits for the device: sums stay there until somebody reports them.
+waits for the device: sums stay there until somebody reports them. On one GPU a step is replayed.
 
 Shapes: N batch, C channels, H height, W width, K classes, S sums.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -15,7 +16,9 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from service.recipes import Precision, Recipe
-from workers.training import precision, tally
+from service.reports import LogLevel
+from workers.training import graphs, precision, tally
+from workers.training.graphs import Recorder, Repeated
 from workers.training.optimizer import Optimizer
 
 
@@ -31,6 +34,8 @@ class Engine:
         *,
         computed_in: Precision,
         device: torch.device,
+        recorder: Recorder | None = None,
+        log: Callable[[LogLevel, str], None] = graphs.unheard,
     ) -> None:
         self._model = model
         self._parallel = parallel
@@ -39,10 +44,22 @@ class Engine:
         self._precision = computed_in
         self._device = device
         self._loss_scale = precision.loss_scale(computed_in)
+        self._repeated = Repeated(
+            self._computed,
+            state=lambda: [*model.parameters(), *model.buffers(), *optimizer.momentum().values()],
+            forget=optimizer.forget,
+            recorder=recorder,
+            log=log,
+        )
         precision.allow(computed_in, device)
 
     def step(self, images_NCHW: Tensor, labels_N: Tensor, learning_rate: float) -> Tensor:
         """The step of this rank's share of a batch. Returns its sums_S."""
+        self._optimizer.prepare(learning_rate)
+        return self._repeated([images_NCHW, labels_N])
+
+    def _computed(self, batch: Sequence[Tensor]) -> Tensor:
+        images_NCHW, labels_N = batch
         size = self._recipe.images_per_pass or len(labels_N)
         passes = list(zip(torch.split(images_NCHW, size), torch.split(labels_N, size), strict=True))
         sums_S = tally.zeros(self._device)
@@ -52,7 +69,7 @@ class Engine:
         if self._loss_scale != 1.0:
             gradients = [each.grad for each in self._model.parameters() if each.grad is not None]
             torch._foreach_div_(gradients, self._loss_scale)
-        self._optimizer.step(learning_rate)
+        self._optimizer.step()
         return sums_S
 
     def _pass(

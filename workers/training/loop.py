@@ -22,7 +22,17 @@ from service.recipes import Precision, Recipe, Schedule
 from service.reports import Launch, LogLevel, MetricPoint, Part, Progress, Result
 from service.spec import How, JobSpec
 from service.states import StopReason
-from workers.training import augment, checkpoint, export, facts, precision, ranks, resnet, tally
+from workers.training import (
+    augment,
+    checkpoint,
+    export,
+    facts,
+    graphs,
+    precision,
+    ranks,
+    resnet,
+    tally,
+)
 from workers.training.beginnings import take_over
 from workers.training.checkpoint import Checkpoint, Cursor
 from workers.training.engine import Engine
@@ -179,6 +189,8 @@ class Training:
             self.recipe,
             computed_in=self.computed_in,
             device=self.place.device,
+            recorder=graphs.recorder_at(self.place),
+            log=self.observer.log,
         )
         self._start_clocks()
         while (batch := self.next_batch()) is not None:

@@ -23,11 +23,10 @@ class Optimizer:
         self._learning_rate: float | None = None
         self._sgd = SGD(
             _groups(model, recipe),
-            lr=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             nesterov=recipe.nesterov,
-            foreach=True,
+            fused=True,
         )
 
     @property
@@ -35,16 +34,28 @@ class Optimizer:
         """Of the step before. None: there was none."""
         return self._learning_rate
 
-    def step(self, learning_rate: float) -> None:
-        """One step along the parameters' gradients, which are gone afterwards."""
+    def prepare(self, learning_rate: float) -> None:
+        """Before each step: with that rate it will be taken."""
         before, self._learning_rate = self._learning_rate, learning_rate
-        if self._form is MomentumForm.CAFFE and before is not None and before != learning_rate:
+        if before == learning_rate:
+            return
+        if self._form is MomentumForm.CAFFE and before is not None:
             buffers = list(self.momentum().values())
             if buffers:
                 torch._foreach_mul_(buffers, before / learning_rate)
         for group in self._sgd.param_groups:
-            group["lr"] = learning_rate * group["rate_scale"]
+            group["lr"].fill_(learning_rate * group["rate_scale"])
+
+    def step(self) -> None:
+        """Along the parameters' gradients, which are gone afterwards.
+
+        The same kernels on the same tensors each time: it can be replayed (workers.training.graphs)
+        """
         self._sgd.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the gradients."""
         self._sgd.zero_grad(set_to_none=True)
 
     def momentum(self) -> dict[str, Tensor]:
@@ -56,7 +67,9 @@ class Optimizer:
         }
 
     def restore(self, momentum: Mapping[str, Tensor], learning_rate: float | None) -> None:
-        self._learning_rate = learning_rate
+        """The momentum that a step with that rate has left."""
+        if learning_rate is not None:
+            self.prepare(learning_rate)
         for parameter, name in self._names.items():
             if name in momentum:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
@@ -76,7 +89,12 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             rate_scale = recipe.bias_learning_rate_scale if is_scaled else 1.0
             groups.setdefault((is_decayed, rate_scale), []).append(parameter)
     return [
-        {"params": parameters, "rate_scale": rate_scale}
+        {
+            "params": parameters,
+            # A tensor, whose place a graph knows.
+            "lr": torch.zeros((), device=parameters[0].device),
+            "rate_scale": rate_scale,
+        }
         | ({} if is_decayed else {"weight_decay": 0.0})
         for (is_decayed, rate_scale), parameters in groups.items()
     ]

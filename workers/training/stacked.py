@@ -9,7 +9,7 @@ S sums.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.recipes import Precision, Recipe
-from workers.training import precision, tally
+from service.reports import LogLevel
+from workers.training import graphs, precision, tally
 from workers.training.blocks import PaddedShortcut
+from workers.training.graphs import Recorder, Repeated
 from workers.training.optimizer import Optimizer
 
 # What keeps no numbers, and treats every channel alike.
@@ -39,12 +41,17 @@ class StackedEngine:
         *,
         computed_in: Precision,
         device: torch.device,
+        recorder: Recorder | None = None,
+        log: Callable[[LogLevel, str], None] = graphs.unheard,
     ) -> None:
         self._stack = Stack(models)
         self._models, self._optimizers, self._recipes = models, optimizers, recipes
         self._precision = computed_in
         self._device = device
         self._loss_scale = precision.loss_scale(computed_in)
+        self._repeated = Repeated(
+            self._computed, state=self._state, forget=self._forget, recorder=recorder, log=log
+        )
         precision.allow(computed_in, device)
 
     def step(
@@ -52,25 +59,30 @@ class StackedEngine:
         images_MNCHW: Sequence[Tensor],
         labels_MN: Sequence[Tensor],
         learning_rates_M: Sequence[float],
-    ) -> list[Tensor]:
-        """Returns the sums_S of each member."""
+    ) -> Tensor:
+        """Returns sums_MS."""
+        for optimizer, rate in zip(self._optimizers, learning_rates_M, strict=True):
+            optimizer.prepare(rate)
+        return self._repeated([*images_MNCHW, *labels_MN])
+
+    def _computed(self, batches: Sequence[Tensor]) -> Tensor:
+        images_MNCHW, labels_MN = batches[: len(self._models)], batches[len(self._models) :]
         images = len(labels_MN[0])
         size = self._recipes[0].images_per_pass or images
-        sums_MS = [tally.zeros(self._device) for _ in self._models]
+        sums_MS = torch.stack([tally.zeros(self._device) for _ in self._models])
         for start in range(0, images, size):
             part = slice(start, start + size)
-            done = self._pass(
+            sums_MS += self._pass(
                 [one[part] for one in images_MNCHW], [one[part] for one in labels_MN], images
             )
-            sums_MS = [sums + more for sums, more in zip(sums_MS, done, strict=True)]
         self._stack.hand_out_gradients(self._loss_scale)
-        for optimizer, rate in zip(self._optimizers, learning_rates_M, strict=True):
-            optimizer.step(rate)
+        for optimizer in self._optimizers:
+            optimizer.step()
         return sums_MS
 
     def _pass(
         self, images_MNCHW: Sequence[Tensor], labels_MN: Sequence[Tensor], images: int
-    ) -> list[Tensor]:
+    ) -> Tensor:
         """Adds the gradients of a part of the batch, which has so many images in all."""
         with precision.autocast(self._precision, self._device):
             logits_MNK = self._stack(images_MNCHW)
@@ -85,10 +97,23 @@ class StackedEngine:
         share = len(labels_MN[0]) / images
         total = torch.stack(losses_M).sum() * (share * self._loss_scale)
         total.backward()  # type: ignore[no-untyped-call]
-        return [
-            tally.count(logits_NK.detach(), labels_N, loss.detach() * len(labels_N))
-            for logits_NK, labels_N, loss in zip(logits_MNK, labels_MN, losses_M, strict=True)
-        ]
+        return torch.stack(
+            [
+                tally.count(logits_NK.detach(), labels_N, loss.detach() * len(labels_N))
+                for logits_NK, labels_N, loss in zip(logits_MNK, labels_MN, losses_M, strict=True)
+            ]
+        )
+
+    def _state(self) -> list[Tensor]:
+        state: list[Tensor] = []
+        for model, optimizer in zip(self._models, self._optimizers, strict=True):
+            state += [*model.parameters(), *model.buffers(), *optimizer.momentum().values()]
+        return state
+
+    def _forget(self) -> None:
+        self._stack.forget_gradients()
+        for optimizer in self._optimizers:
+            optimizer.forget()
 
 
 class Stack:
@@ -116,6 +141,9 @@ class Stack:
         for module in self._network.modules():
             if isinstance(module, _Shared):
                 module.hand_out_gradients(scale)
+
+    def forget_gradients(self) -> None:
+        self._network.zero_grad(set_to_none=True)
 
 
 class _Shared(nn.Module):

@@ -6,13 +6,14 @@ likes: between two steps the stack is made anew of those that are there.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from service.reports import LogLevel
 from service.spec import JobSpec
-from workers.training import ranks
+from workers.training import graphs, ranks
 from workers.training.loop import Batch, Outcome, Training
 from workers.training.observers import Observer
 from workers.training.place import Place
@@ -122,15 +123,21 @@ class _Run:
 
 def _engine(together: Sequence[_Run], place: Place) -> StackedEngine:
     trainings = [run.training for run in together]
-    for training in trainings:
-        training.observer.log(LogLevel.INFO, f"trains in a stack of {len(trainings)}")
+    _tell_all(trainings, LogLevel.INFO, f"trains in a stack of {len(trainings)}")
     return StackedEngine(
         [training.model for training in trainings],
         [training.optimizer for training in trainings],
         [training.recipe for training in trainings],
         computed_in=trainings[0].computed_in,
         device=place.device,
+        recorder=graphs.recorder_at(place),
+        log=partial(_tell_all, trainings),
     )
+
+
+def _tell_all(trainings: Sequence[Training], level: LogLevel, message: str) -> None:
+    for training in trainings:
+        training.observer.log(level, message)
 
 
 def _step(engine: StackedEngine, together: Sequence[_Run]) -> None:

@@ -100,7 +100,8 @@ def test_weight_decay_spares_batch_normalisation_unless_told(decayed: str, falls
     optimizer = Optimizer(model, recipe(decayed=decayed, weight_decay=0.1))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step(0.1)
+    optimizer.prepare(0.1)
+    optimizer.step()
     scale = model.get_parameter("1.weight")
     assert bool((scale < 1).all()) is falls
 
@@ -110,7 +111,8 @@ def test_biases_of_batch_normalisation_can_learn_faster() -> None:
     optimizer = Optimizer(model, recipe(bias_learning_rate_scale=64, weight_decay=0))
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    optimizer.step(0.01)
+    optimizer.prepare(0.01)
+    optimizer.step()
     assert torch.allclose(model.get_parameter("1.bias"), torch.full((4,), -0.64))
     assert torch.allclose(model.get_parameter("1.weight"), torch.full((4,), 0.99))
 

@@ -213,7 +213,7 @@ def test_what_breaks_the_step_ends_all_and_later_ones_begin_anew(
     steps = 0
     whole = StackedEngine.step
 
-    def breaking(self: StackedEngine, *batches: Any) -> list[Tensor]:
+    def breaking(self: StackedEngine, *batches: Any) -> Tensor:
         nonlocal steps
         steps += 1
         if steps == 3:

@@ -1,0 +1,197 @@
+"""Steps that are replayed; on a CPU by a tape, which keeps to a CUDA graph's rules."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.recipes import Precision
+from service.reports import LogLevel
+from service.spec import JobSpec
+from tests.workers.training.support import digests, run, small_spec
+from tests.workers.training.tape import Tape
+from workers.training import graphs, resnet
+from workers.training.engine import Engine
+from workers.training.graphs import WARM_STEPS
+from workers.training.optimizer import Optimizer
+from workers.training.place import Place
+from workers.training.stacked import StackedEngine
+
+CPU = torch.device("cpu")
+# More than one at each, so that replays see changes and none.
+RATES = [0.1] * (WARM_STEPS + 2) + [0.01] * 2 + [0.1, 0.05, 0.05]
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, level: LogLevel, message: str) -> None:
+        self.lines.append(f"{level}: {message}")
+
+
+def spec_of(**recipe: Any) -> JobSpec:
+    return small_spec({"batch_size": 8, "precision": "fp32"} | recipe)
+
+
+def network(written: JobSpec) -> nn.Module:
+    return resnet.build(written, 10).to(memory_format=torch.channels_last)
+
+
+def batch(number: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(number)
+    images_NCHW = torch.randn(8, 3, 16, 16, generator=generator)
+    labels_N = torch.randint(0, 10, (8,), generator=generator)
+    return images_NCHW.contiguous(memory_format=torch.channels_last), labels_N
+
+
+def trained(
+    written: JobSpec, recorder: graphs.Recorder | None, log: Log | None = None
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Weights and momentum after the steps, and every step's sums."""
+    model = network(written)
+    optimizer = Optimizer(model, written.recipe)
+    engine = Engine(
+        model,
+        model,
+        optimizer,
+        written.recipe,
+        computed_in=written.recipe.precision,
+        device=CPU,
+        recorder=recorder,
+        log=log or Log(),
+    )
+    sums = [engine.step(*batch(number), rate) for number, rate in enumerate(RATES)]
+    momentum = {f"momentum of {name}": each for name, each in optimizer.momentum().items()}
+    return model.state_dict() | momentum, sums
+
+
+def is_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"precision": "bf16", "images_per_pass": 4},
+        {"precision": "fp16", "label_smoothing": 0.2},
+        {"momentum_form": "torch", "nesterov": True, "bias_learning_rate_scale": 64.0},
+        {"momentum": 0.0},
+    ],
+    ids=str,
+)
+def test_replayed_steps_are_the_steps_themselves(recipe: dict[str, Any]) -> None:
+    written = spec_of(**recipe)
+    tape = Tape()
+    weights, sums = trained(written, None)
+    replayed, replayed_sums = trained(written, tape)
+    assert is_same(replayed, weights)
+    assert torch.equal(torch.stack(replayed_sums), torch.stack(sums))
+    assert (tape.recorded, tape.replayed) == (1, len(RATES) - WARM_STEPS)
+
+
+def test_a_stack_is_replayed_with_each_members_images_and_rate() -> None:
+    specs = [spec_of(), spec_of(momentum=0.5, weight_decay=0.01)]
+
+    def stepped(recorder: graphs.Recorder | None) -> list[dict[str, Tensor]]:
+        models = [network(one) for one in specs]
+        engine = StackedEngine(
+            models,
+            [Optimizer(model, one.recipe) for one, model in zip(specs, models, strict=True)],
+            [one.recipe for one in specs],
+            computed_in=Precision.FP32,
+            device=CPU,
+            recorder=recorder,
+        )
+        for number, rate in enumerate(RATES):
+            batches = [batch(2 * number + member) for member in range(2)]
+            images_MNCHW, labels_MN = zip(*batches, strict=True)
+            engine.step(images_MNCHW, labels_MN, [rate, rate / 3])
+        return [model.state_dict() for model in models]
+
+    tape = Tape()
+    assert all(map(is_same, stepped(tape), stepped(None)))
+    assert tape.replayed == len(RATES) - WARM_STEPS
+
+
+def test_a_run_whose_steps_are_replayed_is_the_run_whose_steps_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plain = run(small_spec(), tmp_path / "plain")
+    tapes: list[Tape] = []
+
+    def taped(_place: Place) -> Tape:
+        tapes.append(Tape())
+        return tapes[-1]
+
+    monkeypatch.setattr(graphs, "recorder_at", taped)
+    _, replayed = run(small_spec(), tmp_path / "replayed")
+    assert digests(replayed.files[12]) == digests(plain.files[12])
+    assert replayed.values() == plain.values()
+    _, resumed = run(small_spec(), tmp_path / "resumed", resume=plain.files[6])
+    assert digests(resumed.files[12]) == digests(plain.files[12])
+    assert all(tape.replayed > 0 for tape in tapes)
+    assert "from now on steps are replayed as one CUDA graph" in replayed.lines
+
+
+@pytest.mark.parametrize("skipped", ["_fused_sgd_.tensor_lr", "native_batch_norm_backward.default"])
+def test_a_graph_that_takes_another_step_is_not_believed(skipped: str) -> None:
+    tape, log = Tape(skips=[skipped]), Log()
+    weights, sums = trained(spec_of(), None)
+    kept, kept_sums = trained(spec_of(), tape, log)
+    assert is_same(kept, weights)
+    assert torch.equal(torch.stack(kept_sums), torch.stack(sums))
+    assert tape.replayed == 1
+    assert [line.split(":")[0] for line in log.lines] == ["warning"]
+
+
+class Full:
+    """A device on which a step cannot be recorded, once it was half done."""
+
+    apart = Tape().apart
+
+    def record(self, work: Any) -> Any:
+        tape = Tape()
+        tape.record(work)
+        raise torch.OutOfMemoryError("no room for a second step")
+
+
+def test_where_recording_fails_steps_stay_as_they_are() -> None:
+    log = Log()
+    kept, _ = trained(spec_of(), Full(), log)
+    weights, _ = trained(spec_of(), None)
+    assert is_same(kept, weights)
+    assert log.lines == [
+        "warning: steps are not replayed as a CUDA graph: no room for a second step"
+    ]
+
+
+def test_work_that_waits_for_the_device_is_not_replayed() -> None:
+    log, total = Log(), torch.zeros(1)
+
+    def work(inputs: Any) -> Tensor:
+        total.add_(inputs[0].sum().item())
+        return total.clone()
+
+    repeated = graphs.Repeated(
+        work, state=lambda: [total], forget=lambda: None, recorder=Tape(), log=log
+    )
+    for _ in range(WARM_STEPS + 2):
+        repeated([torch.ones(1)])
+    assert total.item() == WARM_STEPS + 2
+    assert "must not wait" in log.lines[0]
+
+
+def test_only_a_training_alone_on_a_gpu_is_recorded() -> None:
+    assert graphs.recorder_at(Place(0, 1, CPU, threads=1)) is None
+    assert graphs.recorder_at(Place(0, 2, torch.device("cuda", 0), threads=1)) is None
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_replayed_steps_are_the_steps_themselves(tmp_path: Path) -> None:
+    place = Place(0, 1, torch.device("cuda", 0), threads=1)
+    _, recorder = run(small_spec(), tmp_path, place=place)
+    assert "from now on steps are replayed as one CUDA graph" in recorder.lines

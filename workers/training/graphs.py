@@ -1,0 +1,157 @@
+"""Steps that are all alike, recorded once and replayed: CUDA graphs.
+
+The kernels of a small network take less time than to start them one by one; a graph starts them
+with one call. It repeats what was recorded to the letter: the same kernels, in the same places of
+memory, with the same numbers. So whatever differs between two steps lies in tensors that keep
+their place, and nothing in a step waits for the device. A graph is believed once it has taken a
+step as the step itself is taken; where it has not, or cannot be recorded, steps stay as they are.
+
+Shapes: S sums.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from service.reports import LogLevel
+from workers.training.place import Place
+
+# Steps taken one kernel at a time before one is recorded: what libraries do at first use only
+# (choose algorithms, allocate) must not be in the graph.
+WARM_STEPS = 3
+
+# Of the way that a tensor goes in a step: so far may two of the same step lie apart. Sums of
+# atomic additions differ in their last bits; a rate or an image that stood still, by all of it.
+_TOLERANCE = 0.05
+# Of the tensor's own length: its float32 numbers are not better known.
+_ROUNDING = 1e-5
+
+Work = Callable[[Sequence[Tensor]], Tensor]
+"""Takes the inputs and returns sums; all else that it changes is its state."""
+
+
+class Recorder(Protocol):
+    def apart(self) -> AbstractContextManager[None]:
+        """In it work is done as it is while it is recorded, but at once."""
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """What replays the work, and where its result lies then. Nothing is done yet.
+
+        RuntimeError where the work cannot be replayed.
+        """
+
+
+class CudaRecorder:
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        current = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            yield
+        current.wait_stream(self._stream)
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may go on with the device: they save checkpoints, or decode.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            result = work()
+        return graph.replay, result
+
+
+def recorder_at(place: Place) -> Recorder | None:
+    """None where steps are not recorded: on a CPU, and where ranks talk in the middle of them."""
+    if place.device.type != "cuda" or place.world_size > 1:
+        return None
+    return CudaRecorder(place.device)
+
+
+def unheard(level: LogLevel, message: str) -> None:
+    """For steps that nobody asks about."""
+
+
+class Repeated:
+    """Work that is called again and again with inputs of the same shapes."""
+
+    def __init__(
+        self,
+        work: Work,
+        *,
+        state: Callable[[], Sequence[Tensor]],
+        forget: Callable[[], None],
+        recorder: Recorder | None,
+        log: Callable[[LogLevel, str], None],
+    ) -> None:
+        """`state`: what the work changes. `forget`: drops what work left undone has left behind."""
+        self._work, self._state, self._forget = work, state, forget
+        self._recorder, self._log = recorder, log
+        self._warm_steps = 0
+        self._graph: _Graph | None = None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Its sums_S, which the next call leaves alone."""
+        if self._graph is not None:
+            return self._graph(inputs)
+        if self._recorder is None:
+            return self._work(inputs)
+        if self._warm_steps < WARM_STEPS:
+            self._warm_steps += 1
+            with self._recorder.apart():
+                return self._work(inputs)
+        recorder, self._recorder = self._recorder, None
+        try:
+            graph = _Graph(self._work, inputs, recorder)
+        except RuntimeError as error:  # out of memory among them
+            self._forget()
+            self._log(LogLevel.WARNING, f"steps are not replayed as a CUDA graph: {error}")
+            return self._work(inputs)
+        return self._try(graph, inputs)
+
+    def _try(self, graph: "_Graph", inputs: Sequence[Tensor]) -> Tensor:
+        """One step both ways."""
+        state = [each.detach() for each in self._state()]
+        before = [each.clone() for each in state]
+        sums_S = self._work(inputs)
+        wanted = [each.clone() for each in state]
+        _put(before, state)
+        replayed_S = graph(inputs)
+        pairs = [(replayed_S, sums_S, torch.zeros_like(sums_S))]
+        pairs += zip(state, wanted, before, strict=True)
+        if bool(torch.stack([_is_near(*pair) for pair in pairs]).all()):
+            self._graph = graph
+            self._log(LogLevel.INFO, "from now on steps are replayed as one CUDA graph")
+            return replayed_S
+        _put(wanted, state)
+        self._log(
+            LogLevel.WARNING,
+            "steps are not replayed as a CUDA graph: it took another step than the one recorded",
+        )
+        return sums_S
+
+
+class _Graph:
+    def __init__(self, work: Work, inputs: Sequence[Tensor], recorder: Recorder) -> None:
+        self._inputs = [each.clone() for each in inputs]
+        self._replay, self._result = recorder.record(lambda: work(self._inputs))
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        _put(inputs, self._inputs)
+        self._replay()
+        return self._result.clone()
+
+
+def _put(values: Sequence[Tensor], places: Sequence[Tensor]) -> None:
+    for value, place in zip(values, places, strict=True):
+        place.copy_(value)
+
+
+def _is_near(replayed: Tensor, wanted: Tensor, before: Tensor) -> Tensor:
+    """A bool on the device: whether both came from `before` to the same place, or nearly."""
+    replayed, wanted, before = (each.double() for each in (replayed, wanted, before))
+    allowed = _TOLERANCE * (wanted - before).norm() + _ROUNDING * wanted.norm()
+    return torch.le((replayed - wanted).norm(), allowed)
