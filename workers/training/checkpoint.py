@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,31 @@ class Cursor:
     drops: int = 0
     training_seconds: float = 0.0
     curve: tuple[tuple[int, float], ...] = ()
+
+    def tested(
+        self, iteration: int, *, train_error: float, test_error: float, patience: int | None
+    ) -> "Cursor":
+        """The same run, once it knows how it was at `iteration`.
+
+        `patience`: of a plateau, after so many tests without a lower error the rate drops; None
+        where none is watched for.
+        """
+        best, waited, drops = self.best_error, self.waited, self.drops
+        if patience is not None:
+            is_better = best is None or test_error < best
+            best = test_error if is_better else best
+            waited = 0 if is_better else waited + 1
+            if waited == patience:
+                waited, drops = 0, drops + 1
+        return replace(
+            self,
+            train_error=train_error,
+            test_error=test_error,
+            best_error=best,
+            waited=waited,
+            drops=drops,
+            curve=(*self.curve, (iteration, test_error)),
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

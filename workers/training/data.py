@@ -43,6 +43,9 @@ class Split:
     def only(self, index_N: Tensor) -> "Split":
         return Split(self.images_NHWC[index_N], self.labels_N[index_N])
 
+    def to(self, device: torch.device) -> "Split":
+        return Split(self.images_NHWC.to(device), self.labels_N.to(device))
+
 
 @dataclass(frozen=True)
 class Images:

@@ -5,8 +5,11 @@ In float32, whatever the run is computed in: that is how people will use the wei
 Shapes: N batch, C channels, H height, W width, K classes, S sums.
 """
 
+import copy
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,7 @@ from torch.nn import functional
 
 from service.recipes import Recipe, Statistics, Views
 from workers.training import augment, tally
+from workers.training.place import Place
 from workers.training.ranks import Ranks
 from workers.training.sources import Source
 
@@ -24,30 +28,120 @@ Viewed = Iterable[tuple[list[Tensor], Tensor]]
 """Batches: the views of the images, each images_NCHW of a size of its own, and labels_N."""
 
 
-class Tester:
-    """Tests a training's network, each rank on its share of the images."""
+class Stream:
+    """Of a GPU: what is started in it is computed beside what is started elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def after_what_was_started(self) -> None:
+        """It begins once the rest of the device has done what it has been given so far."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+
+    def used(self) -> AbstractContextManager[object]:
+        return torch.cuda.stream(self._stream)
+
+
+def stream_at(place: Place) -> Stream | None:
+    """None where tests take the training's turn: on a CPU, and where ranks test together."""
+    if place.device.type != "cuda" or place.world_size > 1:
+        return None
+    return Stream(place.device)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Loss, and error in percent; `validation` None: no images were held out."""
+
+    test: tuple[float, float]
+    validation: tuple[float, float] | None
+
+
+class Test:
+    """Under way, or done."""
 
     def __init__(
-        self, model: nn.Module, source: Source, recipe: Recipe, ranks: Ranks, device: torch.device
+        self, sums_S: Tensor, validation_S: Tensor | None, stream: Stream | None, ranks: Ranks
+    ) -> None:
+        self._sums_S, self._validation_S = sums_S, validation_S
+        self._stream, self._ranks = stream, ranks
+
+    def results(self) -> Tested:
+        """Waits for them. Called by every rank."""
+        with nullcontext() if self._stream is None else self._stream.used():
+            validation_S = self._validation_S
+            return Tested(
+                test=tally.means(self._ranks.sum(self._sums_S)),
+                validation=None
+                if validation_S is None
+                else tally.means(self._ranks.sum(validation_S)),
+            )
+
+
+class Tester:
+    """Tests a training's network, each rank on its share of the images.
+
+    In a `stream` of its own it tests a copy, and the training goes on meanwhile.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        recipe: Recipe,
+        ranks: Ranks,
+        device: torch.device,
+        *,
+        stream: Stream | None,
     ) -> None:
         self._model, self._source, self._recipe = model, source, recipe
         self._ranks, self._device = ranks, device
+        self._stream = stream
+        self._copy: nn.Module | None = None
 
-    def settle_statistics(self) -> None:
+    @property
+    def is_beside(self) -> bool:
+        return self._stream is not None
+
+    def begin(self) -> Test:
+        """Of the network as it is now. The test before it must have been waited for."""
+        self._settle_statistics()
+        if self._stream is None:
+            return self._test(self._model)
+        copy_of_it = self._copied()
+        self._stream.after_what_was_started()
+        with self._stream.used():
+            return self._test(copy_of_it)
+
+    def _test(self, model: nn.Module) -> Test:
+        has_validation = self._source.validation_images > 0
+        validation_S = self._sums(model, of_validation=True) if has_validation else None
+        sums_S = self._sums(model, of_validation=False)
+        return Test(sums_S, validation_S, self._stream, self._ranks)
+
+    def _sums(self, model: nn.Module, *, of_validation: bool) -> Tensor:
+        batches = self._source.views(
+            of_validation=of_validation, rank=self._ranks.rank, world_size=self._ranks.world_size
+        )
+        return evaluate(model, batches, self._recipe.views, device=self._device)
+
+    @torch.no_grad()
+    def _copied(self) -> nn.Module:
+        if self._copy is None:
+            self._copy = copy.deepcopy(self._model)
+        else:
+            mine, its = self._copy.state_dict(), self._model.state_dict()
+            for name, tensor in mine.items():
+                tensor.copy_(its[name])
+        return self._copy
+
+    def _settle_statistics(self) -> None:
         """Gives all ranks the same statistics of batch normalisation to test with."""
         if self._recipe.statistics is Statistics.POPULATION:
             measure_population(self._model, self._population())
             self._ranks.average_statistics(self._model)
         else:
             self._ranks.share_statistics(self._model)
-
-    def means(self, *, of_validation: bool) -> tuple[float, float]:
-        """Loss, and error in percent."""
-        batches = self._source.views(
-            of_validation=of_validation, rank=self._ranks.rank, world_size=self._ranks.world_size
-        )
-        sums_S = evaluate(self._model, batches, self._recipe.views, device=self._device)
-        return tally.means(self._ranks.sum(sums_S))
 
     def _population(self) -> Iterable[Tensor]:
         """This rank's share of the images that an epoch begins with, cut as in training."""

@@ -47,7 +47,7 @@ class Saver:
         is_last: bool = False,
         export: Export | None = None,
     ) -> None:
-        """Returns once the tensors are copied and the checkpoint before is whole.
+        """Returns once the checkpoint before is whole; nobody changes this one's tensors.
 
         Raises what kept that one from being so, but a full disk: that costs the run a checkpoint,
         and ends it only where it was the last. `test_error` None: these weights were not tested.
@@ -55,7 +55,7 @@ class Saver:
         if self._saved is not None:
             self._saved.result()
         self._saved = self._thread.submit(
-            self._write, saved.copied(), test_error, is_last=is_last, export=export
+            self._write, saved, test_error, is_last=is_last, export=export
         )
         self._observer.saving(self._saved)
 

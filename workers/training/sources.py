@@ -74,7 +74,10 @@ class Resident:
         self.train_images, self.test_images = len(images.train), len(images.test)
         self.validation_images = 0 if images.validation is None else len(images.validation)
         self.normaliser = Normaliser.of(images.train, recipe.normalisation, device)
-        self._images, self._recipe, self._device = images, recipe, device
+        self._recipe = recipe
+        # A test that is to run beside the training must not wait for bytes on their way.
+        self._test = images.test.to(device)
+        self._validation = None if images.validation is None else images.validation.to(device)
         self._augmenter = Augmenter(
             images, self.normaliser, seed=seed, device=device, flip=recipe.flip
         )
@@ -85,13 +88,13 @@ class Resident:
     def views(
         self, *, of_validation: bool, rank: int, world_size: int
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
-        split = self._images.validation if of_validation else self._images.test
+        split = self._validation if of_validation else self._test
         assert split is not None
         for rows_N in _shares(len(split), self._recipe.batch_size, rank, world_size):
-            images_NCHW = self.normaliser(split.images_NHWC[rows_N].to(self._device))
+            images_NCHW = self.normaliser(split.images_NHWC[rows_N])
             is_mirrored = self._recipe.views is Views.MIRROR
             views = [images_NCHW, images_NCHW.flip(3)] if is_mirrored else [images_NCHW]
-            yield views, split.labels_N[rows_N].to(self._device)
+            yield views, split.labels_N[rows_N]
 
 
 def _split(images: Images, validation_images: int) -> Images:

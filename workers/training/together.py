@@ -105,7 +105,7 @@ class _Run:
             return
         self._has_ended = True
         if self._training is not None:
-            self._training.saver.close()
+            self._training.stock.close()
         self._member.ended(how)
 
     def _begun(self) -> Training:

@@ -17,7 +17,7 @@ def import_all() -> None:
     # The first step of an optimizer imports the compiler, used or not.
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
-    torch.optim.SGD([parameter], lr=0.1, momentum=0.9, foreach=True).step()
+    torch.optim.SGD([parameter], lr=0.1, momentum=0.9, fused=True).step()
 
 
 def read_images(name: str, data_path: Path, *, family: Family) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from service.states import Reason, StopReason
 from tests.workers.training.support import Recorder, Scenes, digests, run, small_spec
-from workers.training import checkpoint, loop, resnet
+from workers.training import checkpoint, resnet, stock
 from workers.training.faults import CheckpointMismatch, DatasetMissing, Diverged
 from workers.training.resnet import ResNet
 
@@ -234,7 +234,7 @@ def test_a_run_records_its_precision_and_keeps_it(
 )
 def test_some_hundred_reports_tell_a_whole_run(iterations: int, evaluate_every: int) -> None:
     recipe = small_spec({"iterations": iterations, "evaluate_every": evaluate_every}).recipe
-    step = loop.report_every(recipe)
+    step = stock.report_every(recipe)
     assert step <= max(5, iterations // 500)
     assert iterations / step <= 1_100 or step <= 5
 

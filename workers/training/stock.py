@@ -1,0 +1,273 @@
+"""Taking stock between two steps: what is due is measured, tested, saved and told.
+
+Every decision hangs on the iteration and on sums that lie in the checkpoint, none on time.
+
+Shapes: N batch, C channels, H height, W width; R ranks, W windows, S sums.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from service.recipes import Recipe, Schedule
+from service.reports import Facts, LogLevel, MetricPoint, Progress
+from service.spec import JobSpec
+from workers.training import evaluation, export, tally
+from workers.training.checkpoint import Checkpoint, Cursor
+from workers.training.evaluation import Test, Tester
+from workers.training.export import Finished
+from workers.training.faults import Diverged
+from workers.training.observers import Observer
+from workers.training.optimizer import Optimizer
+from workers.training.pace import Pace
+from workers.training.place import Place
+from workers.training.ranks import Ranks
+from workers.training.saving import Export, Saver
+from workers.training.sources import Source
+
+# Of the progress that the observer is told beside the metrics.
+PROGRESS_SECONDS = 1.0
+
+# On so many test images an exported network is compared with the network itself.
+EXPORTED_IMAGES = 16
+
+# Rows of the sums under way: since the last report of metrics, since the last evaluation.
+REPORT, EVALUATION = 0, 1
+
+
+def report_every(recipe: Recipe) -> int:
+    """Iterations between two reports of metrics: some hundred over a run, or every fifth.
+
+    A divisor of evaluate_every where there is one near; a resumed run reports at the same ones.
+    """
+    wanted = max(5, recipe.iterations // 500)
+    divisors = [step for step in range(1, wanted + 1) if recipe.evaluate_every % step == 0]
+    return divisors[-1] if 2 * divisors[-1] >= wanted else wanted
+
+
+@dataclass
+class _UnderWay:
+    """A test of the weights at `iteration`. `checkpoint` is theirs, and waits for it."""
+
+    test: Test
+    iteration: int
+    train_error: float
+    checkpoint: Checkpoint | None = None
+
+
+class Stock:
+    """A run's. `begin` comes before the first step; after each, `count` and then `take`.
+
+    Checkpoints are written to folders under `work_path`.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        place: Place,
+        ranks: Ranks,
+        observer: Observer,
+        *,
+        source: Source,
+        model: nn.Module,
+        optimizer: Optimizer,
+        work_path: Path,
+    ) -> None:
+        self._spec, self._recipe, self._place = spec, spec.recipe, place
+        self._ranks, self._observer, self._source = ranks, observer, source
+        self._model, self._optimizer = model, optimizer
+        self._saver = Saver(
+            observer, work_path, spec, classes=source.classes, normaliser=source.normaliser
+        )
+        self._tester = Tester(
+            model, source, spec.recipe, ranks, place.device, stream=evaluation.stream_at(place)
+        )
+        self._under_way: _UnderWay | None = None
+        self._saved_at = 0
+        self._is_stopped = False
+        self._cursor = Cursor()
+        self._sums_WS = torch.stack([tally.zeros(place.device)] * 2)
+
+    def restore(self, saved: Checkpoint) -> None:
+        self._saved_at = saved.cursor.iteration
+        if len(saved.sums_RWS) == self._place.world_size:
+            self._sums_WS.copy_(saved.sums_RWS[self._place.rank])
+        elif self._place.rank == 0:
+            self._sums_WS.copy_(saved.sums_RWS.sum(dim=0))
+
+    def begin(self, facts: Facts, iteration: int) -> None:
+        self._facts = facts
+        self._pace = Pace(self._recipe.batch_size, iteration)
+        self._progress_told = time.monotonic()
+
+    def count(self, sums_S: Tensor) -> None:
+        """Of a step of this rank."""
+        self._sums_WS += sums_S
+
+    def take(self, cursor: Cursor) -> Cursor:
+        """Does what is due at the cursor's iteration, and returns what is known then."""
+        self._cursor = cursor
+        iteration = cursor.iteration
+        is_last = iteration == self._recipe.iterations
+        is_tested = is_last or iteration % self._recipe.evaluate_every == 0
+        if is_tested or iteration % report_every(self._recipe) == 0:
+            self._hear_of_the_test()
+            self._report()
+        if is_tested:
+            self._test()
+        if is_last or iteration % self._recipe.checkpoint_every == 0:
+            self._save()
+        # What follows may hang on its error.
+        if is_last or not self._tester.is_beside or self._recipe.schedule is Schedule.PLATEAU:
+            self._hear_of_the_test()
+        if time.monotonic() - self._progress_told > PROGRESS_SECONDS or is_last:
+            self._tell_progress()
+        return self._cursor
+
+    def stop(self, cursor: Cursor) -> Cursor:
+        """The run ends here, before its time."""
+        self._cursor = cursor
+        self._hear_of_the_test()
+        self._is_stopped = True
+        self._save()
+        return self._cursor
+
+    def close(self) -> None:
+        self._saver.close()
+
+    def _report(self) -> None:
+        """Means since the last report, over all ranks; the warm-up ends by their error."""
+        loss, error = self._means_of(REPORT)
+        done, learning_rate = self._cursor.iteration, self._cursor.learning_rate
+        assert learning_rate is not None, "a step came before"
+        self._tell(
+            {
+                "train/loss": loss,
+                "train/error": error,
+                "learning_rate": learning_rate,
+                "images_per_second": self._pace.measure(done),
+            },
+            done,
+        )
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the training loss is {loss} at iteration {done}, "
+                f"learning rate {learning_rate}; a smaller one may help"
+            )
+        until = self._recipe.warmup_until_error
+        if until is not None and not self._cursor.is_warm and error < until:
+            self._cursor = replace(self._cursor, is_warm=True)
+            self._observer.log(
+                LogLevel.INFO, f"warm-up ends at iteration {done}: training error {error:.1f} %"
+            )
+
+    def _means_of(self, window: int) -> tuple[float, float]:
+        """Loss, and error in percent, of a window that ends here."""
+        sums_S = self._ranks.sum(self._sums_WS[window].clone())
+        self._sums_WS[window] = 0
+        return tally.means(sums_S)
+
+    def _test(self) -> None:
+        _, train_error = self._means_of(EVALUATION)
+        with self._pace.paused():
+            self._under_way = _UnderWay(self._tester.begin(), self._cursor.iteration, train_error)
+
+    def _hear_of_the_test(self) -> None:
+        """Waits for the test that is under way, if one is, and gives its checkpoint on."""
+        if self._under_way is None:
+            return
+        under_way, self._under_way = self._under_way, None
+        iteration = under_way.iteration
+        with self._pace.paused():
+            tested = under_way.test.results()
+        if tested.validation is not None:
+            loss, error = tested.validation
+            self._tell({"validation/loss": loss, "validation/error": error}, iteration)
+        loss, error = tested.test
+        self._tell({"test/loss": loss, "test/error": error}, iteration)
+        if math.isnan(loss):
+            raise Diverged(f"the test loss is {loss} at iteration {iteration}")
+        learn = partial(
+            Cursor.tested,
+            iteration=iteration,
+            train_error=under_way.train_error,
+            test_error=error,
+            patience=self._recipe.patience if self._recipe.schedule is Schedule.PLATEAU else None,
+        )
+        drops, self._cursor = self._cursor.drops, learn(self._cursor)
+        if self._cursor.drops > drops:
+            self._observer.log(
+                LogLevel.INFO, f"plateau at iteration {iteration}: the learning rate drops"
+            )
+        if under_way.checkpoint is not None:
+            cursor = learn(under_way.checkpoint.cursor)
+            self._write(replace(under_way.checkpoint, cursor=cursor), error)
+
+    def _save(self) -> None:
+        """These weights; written as soon as they are tested, if they are."""
+        iteration = self._cursor.iteration
+        if iteration == self._saved_at:
+            return
+        if self._under_way is not None and self._under_way.iteration < iteration:
+            self._hear_of_the_test()
+        with self._pace.paused():
+            sums_RWS = self._ranks.gather(self._sums_WS)
+            self._saved_at = iteration
+            if self._place.rank > 0:
+                return
+            checkpoint = Checkpoint(
+                cursor=self._cursor,
+                weights=self._model.state_dict(),
+                momentum=self._optimizer.momentum(),
+                sums_RWS=sums_RWS,
+            ).copied()
+        if self._under_way is None:
+            self._write(checkpoint, test_error=None)
+        else:
+            self._under_way.checkpoint = checkpoint
+
+    def _write(self, checkpoint: Checkpoint, test_error: float | None) -> None:
+        is_done = checkpoint.cursor.iteration == self._recipe.iterations
+        with self._pace.paused():
+            self._saver.save(
+                checkpoint,
+                test_error=test_error,
+                is_last=is_done or self._is_stopped,
+                export=self._exporter(checkpoint.cursor) if is_done else None,
+            )
+
+    def _exporter(self, cursor: Cursor) -> Export:
+        """Of the network as it is now, without the device."""
+        (images_NCHW, *_), _ = next(self._source.views(of_validation=False, rank=0, world_size=1))
+        height, width = images_NCHW.shape[2:]
+        finished = Finished(self._spec, self._facts, cursor, (height, width))
+        images_NCHW = images_NCHW[:EXPORTED_IMAGES].cpu().contiguous()
+        return partial(export.write, export.plain_copy(self._model), images_NCHW, finished=finished)
+
+    def _tell(self, values: Mapping[str, float], iteration: int) -> None:
+        self._observer.metrics(
+            [
+                MetricPoint(
+                    series=series,
+                    iteration=iteration,
+                    value=value if math.isfinite(value) else None,
+                )
+                for series, value in values.items()
+            ]
+        )
+
+    def _tell_progress(self) -> None:
+        self._progress_told = time.monotonic()
+        self._observer.progress(
+            Progress(
+                iteration=self._cursor.iteration,
+                iterations=self._recipe.iterations,
+                images_per_second=self._pace.images_per_second,
+            )
+        )
