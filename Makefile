@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fix lint types imports fast check test chaos cover up demo lock wheel migration clean
+.PHONY: help setup fix lint types imports fast check test test-gpu chaos cover up demo lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -49,6 +49,9 @@ check: lint types imports fast ## run it before every push
 test: setup ## all tests that need no GPU
 	$(BIN)/pytest -m "not gpu and not ray" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and ray"
+
+test-gpu: setup ## the tests that need a GPU, on a machine that has one
+	$(BIN)/pytest -m gpu
 
 chaos: setup ## kill processes at random while jobs run, and see that nothing is lost; MINUTES=60 SEED=
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -4,8 +4,9 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.console import Console
@@ -32,7 +33,7 @@ class Row:
         return self.ours / self.theirs if self.is_more_better else self.theirs / self.ours
 
 
-def publish(name: str, rows: list[Row]) -> None:
+def publish(name: str, rows: list[Row], *, gpu: str | None = None) -> None:
     """Prints the rows and writes them, with hardware, versions and commit."""
     table = Table("what", "unit", title=name)
     for column in ("ours", "theirs", "ratio"):
@@ -43,9 +44,10 @@ def publish(name: str, rows: list[Row]) -> None:
     document = {
         "name": name,
         "commit": _commit(),
-        "hardware": f"{len(os.sched_getaffinity(0))} cores, {_processor()}",
-        "versions": {"python": platform.python_version()}
-        | {one: version(one) for one in _PACKAGES},
+        "hardware": ", ".join(
+            [f"{len(os.sched_getaffinity(0))} cores", _processor(), *([gpu] if gpu else [])]
+        ),
+        "versions": {"python": platform.python_version()} | _versions(),
         "rows": [
             {key: value for key, value in asdict(row).items() if key != "is_more_better"}
             | {"ratio": row.ratio}
@@ -55,6 +57,15 @@ def publish(name: str, rows: list[Row]) -> None:
     path = Path("build/bench") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _versions() -> dict[str, str]:
+    """Of what is installed: a machine with a GPU may have torch alone."""
+    found = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _figure(value: float | None) -> str:

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from benchmarks.sheet import Row, publish
 from service.recipes import Precision
 from service.spec import JobSpec, parse
-from workers.training import precision, resnet
+from workers.training import graphs, precision, resnet
 from workers.training.engine import Engine
 from workers.training.optimizer import Optimizer
+from workers.training.place import Place
 from workers.training.stacked import StackedEngine
 
 BATCH_SIZE = 128
 MEMBERS = (2, 4, 8)
 ROUNDS = 9
-# The first ones choose kernels and allocate memory.
-WARM_STEPS = 3
+# The first ones choose kernels, allocate memory, and are recorded.
+WARM_STEPS = graphs.WARM_STEPS + 2
 STEPS = 2
 RATE = 0.01
 
@@ -85,7 +86,15 @@ def _alone(
 ) -> Callable[[], None]:
     recipe = _spec(case).recipe
     engines = [
-        Engine(model, model, optimizer, recipe, computed_in=computed_in, device=device)
+        Engine(
+            model,
+            model,
+            optimizer,
+            recipe,
+            computed_in=computed_in,
+            device=device,
+            recorder=graphs.recorder_at(Place(0, 1, device, threads=1)),
+        )
         for model, optimizer in _networks(case, len(batches), device)
     ]
 
@@ -110,6 +119,7 @@ def _stacked(
         [recipe for _ in models],
         computed_in=computed_in,
         device=device,
+        recorder=graphs.recorder_at(Place(0, 1, device, threads=1)),
     )
     images_MNCHW = [images for images, _ in batches]
     labels_MN = [labels for _, labels in batches]

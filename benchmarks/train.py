@@ -48,7 +48,7 @@ EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "1"))
 
 
 def main() -> int:
-    dataset, data_path = _images()
+    dataset, data_path = images_to_train_on()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows: list[Row] = []
     # Published after each part: the whole takes some ten minutes.
@@ -58,7 +58,8 @@ def main() -> int:
     return 0
 
 
-def _images() -> tuple[str, Path]:
+def images_to_train_on() -> tuple[str, Path]:
+    """The data set's name, and the folder that it lies in."""
     folder = os.environ.get("RESNETD_BENCH_IMAGES")
     if folder is None:
         return "cifar10", Path("var/data")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from workers.training.faults import DatasetMissing, DatasetUnusable
 
@@ -209,10 +209,10 @@ def _decode(listing: Listing, size: int) -> np.ndarray:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The whole image in colour. DatasetUnusable names the file that is none."""
+    """The whole image in colour, upright. DatasetUnusable names the file that is none."""
     try:
         with Image.open(path) as file:
-            return file.convert("RGB")
+            return ImageOps.exif_transpose(file).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetUnusable(f"{path} is not an image that can be read: {error}") from error
 

@@ -26,8 +26,9 @@ _TEST_SHARE = 4
 
 
 class Source(Protocol):
-    """`validation_images` 0: none were held out."""
+    """`validation_images` 0: none were held out. `read` says where images become numbers."""
 
+    read: str
     classes: int
     train_images: int
     validation_images: int
@@ -54,14 +55,15 @@ def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads
     # Seconds of torchvision, which nothing else needs.
     from workers.training.streams import Streamed  # noqa: PLC0415
 
-    # Beside a GPU all threads are free to decode, else half of them train.
-    processes = threads if device.type == "cuda" else threads // 2
+    # Beside a GPU all threads are free to read, else half of them train.
+    is_gpu = device.type == "cuda"
     return Streamed(
         data.folder_path(spec.dataset, data_path),
         spec.recipe,
         seed=spec.seed,
         device=device,
-        processes=processes,
+        processes=threads if is_gpu else threads // 2,
+        is_decoded_there=is_gpu,
     )
 
 
@@ -70,6 +72,7 @@ class Resident:
 
     def __init__(self, images: Images, recipe: Recipe, *, seed: int, device: torch.device) -> None:
         images = _split(images, recipe.validation_images)
+        self.read = f"bytes on the {device.type}"
         self.classes = images.classes
         self.train_images, self.test_images = len(images.train), len(images.test)
         self.validation_images = 0 if images.validation is None else len(images.validation)

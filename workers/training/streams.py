@@ -1,7 +1,8 @@
 """Photographs that stream from their files: as many as the disk holds, cut anew at every sight.
 
-Processes beside the training decode and cut. They are told places in the stream of images, and
-all else follows: any number of them at any number of ranks makes the same batches.
+Processes beside the training read, and beside a CPU decode and cut as well. They are told places
+in the stream of images, and all else follows: any number of them at any number of ranks makes the
+same batches.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -9,35 +10,45 @@ Shapes: N batch, C channels, H height, W width.
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchcodec.decoders import decode_image  # type: ignore[attr-defined] # public, unmarked
 
 from service.recipes import Recipe, Views
-from workers.training import augment, folders, views
+from workers.training import augment, decoding, folders, views
 from workers.training.augment import Normaliser, Sampler
 from workers.training.data import Split
+from workers.training.decoding import Ahead, Decoded, Photograph, Undecoded
 from workers.training.faults import DatasetUnusable
 from workers.training.folders import Listing
+from workers.training.views import Cut
 
 # Of the images that the mean is taken over, and the deviation.
 MEAN_IMAGES = 2_000
 _TEST_BATCH = 32
 
 _Item = tuple[Tensor, Tensor, int]
-_Batch = tuple[Tensor, Tensor, Tensor]
+_File = tuple[Photograph, Cut, int]
 
 
 class Streamed:
     """A source (workers.training.sources) over an image folder."""
 
     def __init__(
-        self, folder: Path, recipe: Recipe, *, seed: int, device: torch.device, processes: int
+        self,
+        folder: Path,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        processes: int,
+        is_decoded_there: bool,
     ) -> None:
+        """`is_decoded_there`: on the device, else by the processes."""
         listed = folders.list_images(folder)
         if recipe.validation_images >= len(listed.train):
             raise DatasetUnusable(
@@ -51,9 +62,11 @@ class Streamed:
         self.train_images, self.test_images = len(train), len(self._test)
         self.validation_images = len(self._validation)
         self._recipe, self._device, self._processes = recipe, device, processes
-        self._cuts = Cuts(train, recipe, seed)
+        decoder = device.type if is_decoded_there else "processes beside it"
+        self.read = f"files, decoded by the {decoder}"
+        self._train, self._seed, self._is_decoded_there = train, seed, is_decoded_there
         self._stretch = (-1, -1)
-        self._batches: Iterator[_Batch] = iter(())
+        self._batches: Ahead | _Cut | None = None
         self._last: tuple[Tensor, Tensor] | None = None
         self.normaliser = _measure(folder, train, recipe, device)
 
@@ -62,18 +75,27 @@ class Streamed:
         if self._last is not None and self._stretch == (start, stop):
             return self._last
         step = self._recipe.batch_size
-        if self._stretch != (start - step, stop - step):
-            loader = DataLoader(
-                self._cuts,
-                batch_sampler=_Stretches(start, stop, step),
-                num_workers=self._processes,
-            )
-            self._batches = iter(loader)
+        if self._batches is None or self._stretch != (start - step, stop - step):
+            self._batches = self._opened(_Stretches(start, stop, step))
         self._stretch = (start, stop)
-        bytes_NHWC, light_NC, labels_N = next(self._batches)
-        lit_NHWC = bytes_NHWC.to(self._device) + light_NC.to(self._device)[:, None, None, :]
-        self._last = (self.normaliser(lit_NHWC), labels_N.to(self._device))
+        decoded = next(self._batches)
+        light_NC = decoded.light_NC.to(self._device)
+        lit_NHWC = decoded.images_NHWC.to(self._device) + light_NC[:, None, None, :]
+        self._last = (self.normaliser(lit_NHWC), decoded.labels_N.to(self._device))
         return self._last
+
+    def _opened(self, stretches: "_Stretches") -> "Ahead | _Cut":
+        """Batches from there on."""
+        if isinstance(self._batches, Ahead):
+            self._batches.close()
+        if self._is_decoded_there:
+            files = Files(self._train, self._recipe, self._seed)
+            loader: DataLoader[Any] = DataLoader(
+                files, batch_sampler=stretches, num_workers=self._processes, collate_fn=_packed
+            )
+            return Ahead(iter(loader), self._device)
+        cuts = Cuts(self._train, self._recipe, self._seed)
+        return _Cut(DataLoader(cuts, batch_sampler=stretches, num_workers=self._processes))
 
     def views(
         self, *, of_validation: bool, rank: int, world_size: int
@@ -92,38 +114,72 @@ class Streamed:
             )
 
 
-def open_photograph(path: Path) -> Tensor:
-    """photograph_CHW uint8. DatasetUnusable names the file that is none."""
-    try:
-        photograph_CHW: Tensor = decode_image(path, mode="RGB")
-    except (RuntimeError, ValueError):
-        # Pillow reads more kinds of files, and says what is wrong with one.
-        return torch.from_numpy(np.array(folders.open_image(path))).permute(2, 0, 1)
-    return photograph_CHW
-
-
-class Cuts(Dataset[_Item]):
-    """By the place in the stream: image_HWC uint8, the light to add to it, its label."""
+class _Draws:
+    """By the place in the stream: which photograph, and how it is cut."""
 
     def __init__(self, listing: Listing, recipe: Recipe, seed: int) -> None:
         self._listing, self._recipe, self._seed = listing, recipe, seed
         self._sampler = Sampler(seed, len(listing), offsets=1, flip=None)
 
-    def __getitem__(self, place: int) -> _Item:
-        image = int(self._sampler.draw(place, place + 1).index_N)
-        photograph_CHW = open_photograph(self._listing.paths[image])
-        cut = views.draw(
+    def _image(self, place: int) -> int:
+        return int(self._sampler.draw(place, place + 1).index_N)
+
+    def _cut(self, place: int, image: int, *, width: int, height: int) -> Cut:
+        return views.draw(
             self._recipe,
             seed=self._seed,
             epoch=place // len(self._listing),
             image=image,
-            width=photograph_CHW.shape[2],
-            height=photograph_CHW.shape[1],
+            width=width,
+            height=height,
         )
+
+
+class Cuts(_Draws, Dataset[_Item]):
+    """By the place in the stream: image_HWC uint8, the light to add to it, its label."""
+
+    def __getitem__(self, place: int) -> _Item:
+        image = self._image(place)
+        photograph_CHW = decoding.open_photograph(self._listing.paths[image])
+        height, width = photograph_CHW.shape[1:]
+        cut = self._cut(place, image, width=width, height=height)
         image_HWC = views.cut(photograph_CHW, cut.box)
         if cut.is_flipped:
             image_HWC = image_HWC.flip(1)
         return image_HWC, cut.light_C, int(self._listing.labels[image])
+
+
+class Files(_Draws, Dataset[_File]):
+    """The same, still to be decoded and cut."""
+
+    def __getitem__(self, place: int) -> _File:
+        image = self._image(place)
+        photograph = decoding.read(self._listing.paths[image])
+        cut = self._cut(place, image, width=photograph.width, height=photograph.height)
+        return photograph, cut, int(self._listing.labels[image])
+
+
+def _packed(files: list[_File]) -> Undecoded:
+    photographs, cuts, labels = zip(*files, strict=True)
+    return Undecoded(
+        [each.path for each in photographs],
+        torch.cat([each.bytes.flatten() for each in photographs]),
+        shapes=[tuple(each.bytes.shape) for each in photographs],
+        boxes=[cut.box for cut in cuts],
+        is_flipped=[cut.is_flipped for cut in cuts],
+        light_NC=torch.stack([cut.light_C for cut in cuts]),
+        labels_N=torch.tensor(labels),
+    )
+
+
+class _Cut:
+    """What the processes have decoded and cut."""
+
+    def __init__(self, loader: DataLoader[_Item]) -> None:
+        self._batches = iter(loader)
+
+    def __next__(self) -> Decoded:
+        return Decoded(*next(self._batches))
 
 
 class _Views(Dataset[tuple[list[Tensor], int]]):
@@ -131,7 +187,7 @@ class _Views(Dataset[tuple[list[Tensor], int]]):
         self._listing, self._seen = listing, seen
 
     def __getitem__(self, number: int) -> tuple[list[Tensor], int]:
-        photograph_CHW = open_photograph(self._listing.paths[number])
+        photograph_CHW = decoding.open_photograph(self._listing.paths[number])
         return views.of_test(photograph_CHW, self._seen), int(self._listing.labels[number])
 
     def __len__(self) -> int:
@@ -156,7 +212,9 @@ def _measure(folder: Path, train: Listing, recipe: Recipe, device: torch.device)
     sample = train.only(chosen)
 
     def measure() -> dict[str, NDArray[np.float32]]:
-        centres = [views.of_test(open_photograph(path), Views.SINGLE)[0] for path in sample.paths]
+        centres = [
+            views.of_test(decoding.open_photograph(path), Views.SINGLE)[0] for path in sample.paths
+        ]
         split = Split(torch.stack(centres), torch.from_numpy(sample.labels))
         measured = Normaliser.of(split, recipe.normalisation, torch.device("cpu"))
         return {"mean": measured.mean_HWC.numpy(), "deviation": measured.deviation_C.numpy()}

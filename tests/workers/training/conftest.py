@@ -2,6 +2,7 @@ import json
 from functools import partial
 
 import pytest
+import torch
 
 from tests.workers.training import support
 from tests.workers.training.support import Scenes
@@ -17,3 +18,10 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
     folder = tmp_path_factory.mktemp("processes")
     local.spawn(partial(support.play_scenes, folder), num_processes=3, threads=1)
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(3)]
+
+
+@pytest.fixture
+def gpu() -> torch.device:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    return torch.device("cuda", 0)

@@ -191,7 +191,14 @@ def test_only_a_training_alone_on_a_gpu_is_recorded() -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_replayed_steps_are_the_steps_themselves(tmp_path: Path) -> None:
-    place = Place(0, 1, torch.device("cuda", 0), threads=1)
-    _, recorder = run(small_spec(), tmp_path, place=place)
-    assert "from now on steps are replayed as one CUDA graph" in recorder.lines
+def test_on_a_gpu_replayed_steps_are_the_steps_themselves(
+    tmp_path: Path, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(0, 1, gpu, threads=1)
+    spec = small_spec({"iterations": 24, "precision": "fp32"})
+    _, replayed = run(spec, tmp_path / "replayed", place=place)
+    assert "from now on steps are replayed as one CUDA graph" in replayed.lines
+    monkeypatch.setattr(graphs, "recorder_at", lambda _place: None)
+    _, plain = run(spec, tmp_path / "plain", place=place)
+    for at, value in plain.values().items():
+        assert replayed.values()[at] == pytest.approx(value, rel=0.1), at

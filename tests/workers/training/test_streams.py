@@ -15,7 +15,7 @@ from service.networks import Family
 from service.recipes import Recipe, Views
 from tests.workers.training.support import digests, run
 from tests.workers.training.support import small_spec as any_spec
-from workers.training import folders, streams, views
+from workers.training import decoding, folders, views
 from workers.training.faults import DatasetUnusable
 from workers.training.streams import Streamed
 
@@ -41,8 +41,17 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def stream(folder: Path, *, processes: int = 0, **fields: Any) -> Streamed:
-    return Streamed(folder, recipe(**fields), seed=1, device=CPU, processes=processes)
+def stream(
+    folder: Path, *, processes: int = 0, is_decoded_there: bool = False, **fields: Any
+) -> Streamed:
+    return Streamed(
+        folder,
+        recipe(**fields),
+        seed=1,
+        device=CPU,
+        processes=processes,
+        is_decoded_there=is_decoded_there,
+    )
 
 
 def test_batches_are_the_same_however_they_are_reached_and_by_any_number_of_ranks(
@@ -150,7 +159,7 @@ def test_photographs_of_every_kind_are_read_as_pillow_reads_them(tmp_path: Path,
     image = Image.fromarray(pixels_HWC).resize((64, 48), Image.Resampling.BICUBIC)
     path = tmp_path / f"image.{kind}"
     image.save(path)
-    found_CHW = streams.open_photograph(path)
+    found_CHW = decoding.open_photograph(path)
     expected_HWC = np.asarray(folders.open_image(path)).astype(int)
     assert found_CHW.shape == (3, 48, 64)
     assert np.abs(found_CHW.permute(1, 2, 0).numpy() - expected_HWC).max() <= 2
@@ -160,7 +169,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(b"no image")
     with pytest.raises(DatasetUnusable, match=r"broken\.jpg is not an image"):
-        streams.open_photograph(path)
+        decoding.open_photograph(path)
 
 
 def test_the_test_images_are_shared_by_the_ranks(photographs: Path) -> None:
@@ -183,13 +192,13 @@ def test_the_mean_is_measured_once_until_an_image_changes(
     folder = tmp_path / "photographs"
     shutil.copytree(photographs, folder)
     opened: list[Path] = []
-    open_photograph = streams.open_photograph
+    open_photograph = decoding.open_photograph
 
     def open_and_count(path: Path) -> Tensor:
         opened.append(path)
         return open_photograph(path)
 
-    monkeypatch.setattr(streams, "open_photograph", open_and_count)
+    monkeypatch.setattr(decoding, "open_photograph", open_and_count)
     first, again = stream(folder).normaliser, stream(folder).normaliser
     assert len(opened) == 10
     assert torch.equal(first.mean_HWC, again.mean_HWC)

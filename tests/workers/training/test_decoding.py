@@ -1,0 +1,147 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+from torch import Tensor
+
+from service import recipes
+from service.networks import Family
+from service.recipes import Recipe
+from workers.training import decoding, folders
+from workers.training.faults import DatasetUnusable
+from workers.training.streams import Streamed
+
+CPU = torch.device("cpu")
+CLASSES = ("robin", "wren")
+# One of each way that a file can take, in each class.
+KINDS = ("colour", "grey", "four-colours", "turned", "png")
+
+
+def picture(number: int) -> Image.Image:
+    rough = np.random.RandomState(number).randint(0, 256, (6, 8, 3)).astype(np.uint8)
+    return Image.fromarray(rough).resize((80, 60), Image.Resampling.BICUBIC)
+
+
+def save(image: Image.Image, path: Path, kind: str) -> None:
+    options: dict[str, Any] = {}
+    if kind == "turned":
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.Orientation] = 6
+    modes = {"grey": "L", "four-colours": "CMYK"}
+    image.convert(modes.get(kind, "RGB")).save(
+        path.with_suffix(".png" if kind == "png" else ".jpg"), **options
+    )
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "photographs"
+    for split in ("train", "test"):
+        for name in CLASSES:
+            (folder / split / name).mkdir(parents=True)
+            for number, kind in enumerate(KINDS):
+                save(picture(number), folder / split / name / kind, kind)
+    return folder
+
+
+def recipe() -> Recipe:
+    fields = {"name": "paper-imagenet", "batch_size": 4, "images_per_pass": None}
+    return Recipe.model_validate(recipes.resolve(fields, family=Family.IMAGENET, depth=18))
+
+
+def batches(
+    folder: Path, *, is_decoded_there: bool, processes: int = 0, device: torch.device = CPU
+) -> list[tuple[Tensor, Tensor]]:
+    source = Streamed(
+        folder,
+        recipe(),
+        seed=0,
+        device=device,
+        processes=processes,
+        is_decoded_there=is_decoded_there,
+    )
+    return [source.batch(4 * number, 4 * number + 4) for number in range(6)]
+
+
+def farthest(some: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]]) -> float:
+    assert all(
+        torch.equal(one.cpu(), other.cpu())
+        for (_, one), (_, other) in zip(some, others, strict=True)
+    )
+    return max(
+        float((one.cpu() - other.cpu()).abs().max())
+        for (one, _), (other, _) in zip(some, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_the_device_decodes_is_what_the_processes_would_have(
+    photographs: Path, processes: int
+) -> None:
+    wanted = batches(photographs, is_decoded_there=False)
+    found = batches(photographs, is_decoded_there=True, processes=processes)
+    assert farthest(found, wanted) == 0
+
+
+def test_only_plain_jpegs_are_left_to_the_device(photographs: Path) -> None:
+    folder = photographs / "train" / "wren"
+    for path in folder.iterdir():
+        photograph = decoding.read(path)
+        is_left = photograph.bytes.dim() == 1
+        assert is_left is (path.stem in {"colour", "grey"}), path
+        decoded_CHW = decoding.open_photograph(path)
+        assert (photograph.height, photograph.width) == decoded_CHW.shape[1:]
+
+
+def test_a_picture_that_lies_on_its_side_is_stood_up(photographs: Path) -> None:
+    path = photographs / "train" / "wren" / "turned.jpg"
+    upright_HWC = np.asarray(folders.open_image(path))
+    assert upright_HWC.shape == (80, 60, 3)
+    opened_CHW = decoding.open_photograph(path)
+    assert np.abs(opened_CHW.permute(1, 2, 0).numpy() - upright_HWC.astype(int)).max() <= 2
+
+
+def test_a_batch_that_the_device_refuses_is_decoded_without_it(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_files: Any, **_options: Any) -> Any:
+        raise RuntimeError("nvjpeg: not supported")
+
+    wanted = batches(photographs, is_decoded_there=False)
+    monkeypatch.setattr(decoding, "decode_jpeg", refuse)
+    assert farthest(batches(photographs, is_decoded_there=True), wanted) == 0
+
+
+def test_a_broken_photograph_is_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in CLASSES:
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for number in range(3):
+                save(picture(number), tmp_path / "set" / split / name / str(number), "colour")
+    batches(tmp_path / "set", is_decoded_there=True)  # measures the mean
+    broken = tmp_path / "set" / "train" / "wren" / "1.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetUnusable, match=r"wren/1\.jpg"):
+        batches(tmp_path / "set", is_decoded_there=True)
+
+
+def test_batches_are_decoded_from_any_place_on(photographs: Path) -> None:
+    source = Streamed(photographs, recipe(), seed=0, device=CPU, processes=0, is_decoded_there=True)
+    first, _ = source.batch(0, 4)
+    again, _ = source.batch(0, 4)
+    assert first is again
+    far, _ = source.batch(400, 404)
+    near, _ = source.batch(0, 4)
+    assert torch.equal(near, first)
+    assert not torch.equal(far, first)
+
+
+@pytest.mark.gpu
+def test_a_gpu_decodes_nearly_the_same(photographs: Path, gpu: torch.device) -> None:
+    wanted = batches(photographs, is_decoded_there=False)
+    found = batches(photographs, is_decoded_there=True, device=gpu)
+    assert farthest(found, wanted) < 16 / 255
