@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import resnetd
-from benchmarks import contest, sharing
+from benchmarks import contest, images, sharing
 from benchmarks.contest import Score, Turns
 from benchmarks.scripts import AkamasterStyle, BareLoop, Script, TorchvisionStyle
 from benchmarks.sheet import Row, publish
@@ -48,7 +48,7 @@ EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "1"))
 
 
 def main() -> int:
-    dataset, data_path = images_to_train_on()
+    dataset, data_path = images.to_train_on()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows: list[Row] = []
     # Published after each part: the whole takes some ten minutes.
@@ -56,15 +56,6 @@ def main() -> int:
         rows += part(dataset, data_path)
         publish("train", rows)
     return 0
-
-
-def images_to_train_on() -> tuple[str, Path]:
-    """The data set's name, and the folder that it lies in."""
-    folder = os.environ.get("RESNETD_BENCH_IMAGES")
-    if folder is None:
-        return "cifar10", Path("var/data")
-    path = Path(folder).absolute()
-    return f"folder:{path.name}", path.parent
 
 
 def _spec(dataset: str, iterations: int, *, tests: int = 1, **fields: object) -> JobSpec:

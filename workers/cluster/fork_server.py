@@ -9,6 +9,7 @@ One for each runner on each of its nodes. What is said is in workers.cluster.for
 """
 
 import ctypes
+import gc
 import os
 import select
 import shutil
@@ -223,7 +224,7 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
     def hand_back() -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
-        torch.cuda.empty_cache()
+        _give_memory_back(device)
         line.tell({"trained": True})
         line.close()
         turn.hand_back()
@@ -251,6 +252,13 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
     if not turn.is_over:
         # Other ranks have nothing to deliver, nor has an attempt that was replaced.
         hand_back()
+
+
+def _give_memory_back(device: torch.device) -> None:
+    """All of it but the driver's own: the next attempt has the device now."""
+    if device.type == "cuda":
+        gc.collect()  # whatever still holds a tensor of the run
+        torch.cuda.empty_cache()
 
 
 def _order(message: dict[str, Any]) -> tuple[AttemptSettings, AttemptBrief]:

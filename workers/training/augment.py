@@ -8,7 +8,6 @@ Shapes: N batch, H height, W width, C channels; P pixels of an image with its ze
 
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,6 +17,9 @@ from torch.nn import functional
 
 from service.recipes import Flip, Normalisation
 from workers.training.data import Images, Split
+
+# A batch may lie across two.
+_KEPT_EPOCHS = 2
 
 _UInt64s = NDArray[np.uint64]
 
@@ -39,7 +41,6 @@ class Draws:
     is_flipped_N: Tensor
 
 
-@dataclass(frozen=True)
 class Sampler:
     """The endless stream of images that a training sees: epoch after epoch, each in its own order.
 
@@ -47,26 +48,39 @@ class Sampler:
     `offsets`: places of a crop along one side, twice the padding and one. `flip` None: never.
     """
 
-    seed: int
-    images: int
-    offsets: int
-    flip: Flip | None
+    def __init__(
+        self,
+        seed: int,
+        images: int,
+        *,
+        offsets: int,
+        flip: Flip | None,
+        device: torch.device | None = None,
+    ) -> None:
+        self._seed, self._images, self._offsets, self._flip = seed, images, offsets, flip
+        self._device = device
+        self._epochs: dict[int, Tensor] = {}
 
-    def draw(self, start: int, stop: int, *, device: torch.device | None = None) -> Draws:
-        """Places `start` to `stop` of the stream, as int64 on the device (None: the CPU)."""
-        first, last = start // self.images, (stop - 1) // self.images
+    def draw(self, start: int, stop: int) -> Draws:
+        """Places `start` to `stop` of the stream, as int64 on the device."""
+        first, last = start // self._images, (stop - 1) // self._images
         pieces = []
         for epoch in range(first, last + 1):
-            begin = epoch * self.images
+            begin = epoch * self._images
             pieces.append(self._epoch(epoch)[:, max(start - begin, 0) : stop - begin])
-        return Draws(*torch.from_numpy(np.concatenate(pieces, axis=1)).to(device))
+        return Draws(*(pieces[0] if first == last else torch.cat(pieces, dim=1)))
 
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        return _epoch(self.seed, epoch, self.images, self.offsets, self.flip)
+    def _epoch(self, epoch: int) -> Tensor:
+        """Of each the device has all draws: to copy those of a batch it would have to be idle."""
+        if epoch not in self._epochs:
+            if len(self._epochs) == _KEPT_EPOCHS:
+                del self._epochs[next(iter(self._epochs))]
+            drawn = _draw_epoch(self._seed, epoch, self._images, self._offsets, self._flip)
+            self._epochs[epoch] = torch.from_numpy(drawn).to(self._device)
+        return self._epochs[epoch]
 
 
-@lru_cache(maxsize=2)  # a batch may lie across two epochs
-def _epoch(
+def _draw_epoch(
     seed: int, epoch: int, images: int, offsets: int, flip: Flip | None
 ) -> NDArray[np.int64]:
     """Rows: index, top, left, is_flipped; columns: the images in the epoch's order."""
@@ -142,9 +156,8 @@ class Normaliser:
             for images_NHWC in torch.split(train.images_NHWC, 4096)
         ]
         variance_C = torch.stack(squares).sum(dim=0) / len(train) - mean_C.square()
-        return cls(
-            mean_C.float().expand_as(mean_HWC).to(device), variance_C.sqrt().float().to(device)
-        )
+        deviation_C = torch.where(variance_C > 0, variance_C.sqrt(), 255.0)  # of a constant channel
+        return cls(mean_C.float().expand_as(mean_HWC).to(device), deviation_C.float().to(device))
 
     def __call__(self, images_NHWC: Tensor) -> Tensor:
         """Bytes as the network takes them for testing: images_NCHW, uncut.
@@ -186,21 +199,25 @@ class Augmenter:
         self._mean_PC = mean_HWC.view(self._pixels, channels)
         self._deviation_C = normaliser.deviation_C
         self._labels_N = images.train.labels_N.to(device)
-        self._device = device
         self.sampler = Sampler(
-            seed, count, offsets=2 * padding + 1, flip=flip if images.flip else None
+            seed,
+            count,
+            offsets=2 * padding + 1,
+            flip=flip if images.flip else None,
+            device=device,
         )
+        self._columns_W = torch.arange(self._width, device=device)
+        self._rows_H = torch.arange(self._height, device=device)
 
     def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """images_NCHW float32 (channels last in memory) and labels_N of places in the stream."""
-        draws = self.sampler.draw(start, stop, device=self._device)
-        columns_W = torch.arange(self._width, device=self._device)
-        mirrored_NW = draws.is_flipped_N[:, None] * (self._width - 1 - 2 * columns_W)
-        columns_NW = draws.left_N[:, None] + columns_W + mirrored_NW
-        rows_NH = draws.top_N[:, None] + torch.arange(self._height, device=self._device)
+        draws = self.sampler.draw(start, stop)
+        mirrored_NW = draws.is_flipped_N[:, None] * (self._width - 1 - 2 * self._columns_W)
+        columns_NW = draws.left_N[:, None] + self._columns_W + mirrored_NW
+        rows_NH = draws.top_N[:, None] + self._rows_H
         place_NHW = rows_NH[:, :, None] * self._padded_width + columns_NW[:, None, :]
         pixel_NHW = place_NHW + draws.index_N[:, None, None] * self._pixels
         bytes_PC = self._bytes_PC.index_select(0, pixel_NHW.view(-1))
         mean_PC = self._mean_PC.index_select(0, place_NHW.view(-1))
-        images_NHWC = (bytes_PC - mean_PC).div_(255).view(*place_NHW.shape, -1)
+        images_NHWC = (bytes_PC - mean_PC).div_(self._deviation_C).view(*place_NHW.shape, -1)
         return images_NHWC.permute(0, 3, 1, 2), self._labels_N.index_select(0, draws.index_N)

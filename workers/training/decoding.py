@@ -2,7 +2,7 @@
 
 Processes beside the training read the files and draw how they are cut; the device decodes and cuts
 a batch while the network computes the one before. What the unit does not decode (other kinds of
-files, four colours, turned pictures) comes decoded from the process that read it.
+files, four colours, turned pictures) comes cut from the process that read it.
 
 Shapes: N batch, C channels, H height, W width, B bytes of a batch's files one after the other.
 """
@@ -26,14 +26,14 @@ from torchcodec.decoders import (  # type: ignore[attr-defined] # public, unmark
 from workers.training import folders, views
 from workers.training.views import Box
 
-_Shape = tuple[int, ...]
+# Along a side. A GPU cannot make a larger crop small with antialiasing in one step.
+LARGEST_SIDE = 8_000
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """`bytes`: the JPEG file, or photograph_CHW uint8 where it is decoded already."""
+class Jpeg:
+    """A file that a device may decode, and its size in pixels."""
 
-    path: Path
     bytes: Tensor
     width: int
     height: int
@@ -41,12 +41,15 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Undecoded:
-    """A batch of photographs, as few tensors as will do: each goes from process to process."""
+    """A batch, as few tensors as will do: each goes from process to process.
+
+    `bytes_B` are JPEG files and, where a box is None, images_HWC of views.SIZE that are cut.
+    """
 
     paths: list[Path]
     bytes_B: Tensor
-    shapes: list[_Shape]
-    boxes: list[Box]
+    lengths: list[int]
+    boxes: list[Box | None]
     is_flipped: list[bool]
     light_NC: Tensor
     labels_N: Tensor
@@ -71,43 +74,48 @@ def open_photograph(path: Path) -> Tensor:
     return photograph_CHW
 
 
-def read(path: Path) -> Photograph:
-    """For a device to decode; what it does not is decoded here."""
+def read_jpeg(path: Path) -> Jpeg | None:
+    """None: the file is something else, broken, or a JPEG that not every device decodes."""
     content = path.read_bytes()
-    size = _size_of_plain_jpeg(content)
-    if size is None:
-        photograph_CHW = open_photograph(path)
-        height, width = photograph_CHW.shape[1:]
-        return Photograph(path, photograph_CHW, width, height)
-    return Photograph(path, torch.frombuffer(bytearray(content), dtype=torch.uint8), *size)
-
-
-def _size_of_plain_jpeg(content: bytes) -> tuple[int, int] | None:
-    """Width and height, as its head says. None: it is something else, or broken."""
     try:
         with Image.open(BytesIO(content), formats=["JPEG"]) as head:
             is_upright = head.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            return head.size if head.mode in {"RGB", "L"} and is_upright else None
+            is_plain = head.mode in {"RGB", "L"} and is_upright
+            width, height = head.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
+    if not is_plain or max(width, height) > LARGEST_SIDE:
+        return None
+    return Jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), width, height)
+
+
+def is_done_by(device: torch.device) -> bool:
+    """Whether it decodes: a GPU's unit may be missing, or hidden from a container."""
+    file = BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    try:
+        decode_jpeg([file.getvalue()], mode="RGB", device=device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return False
+    return True
 
 
 def decode(batch: Undecoded, device: torch.device) -> Decoded:
     """Decoded and cut on the device."""
-    sizes = [torch.Size(shape).numel() for shape in batch.shapes]
-    files = [
-        piece.view(shape)
-        for piece, shape in zip(torch.split(batch.bytes_B, sizes), batch.shapes, strict=True)
-    ]
-    encoded = [number for number, file in enumerate(files) if file.dim() == 1]
-    decoded = _decode_jpegs(
+    files = list(torch.split(batch.bytes_B, batch.lengths))
+    encoded = [number for number, box in enumerate(batch.boxes) if box is not None]
+    photographs = _decode_jpegs(
         [files[each] for each in encoded], [batch.paths[each] for each in encoded], device
     )
-    for number, photograph_CHW in zip(encoded, decoded, strict=True):
-        files[number] = photograph_CHW
+    decoded = dict(zip(encoded, photographs, strict=True))
     images = []
-    for photograph_CHW, box, is_flipped in zip(files, batch.boxes, batch.is_flipped, strict=True):
-        image_HWC = views.cut(photograph_CHW.to(device), box)
+    for number, (box, is_flipped) in enumerate(zip(batch.boxes, batch.is_flipped, strict=True)):
+        if box is None:
+            image_HWC = files[number].view(views.SIZE, views.SIZE, 3).to(device)
+        else:
+            image_HWC = views.cut(decoded[number], box)
         images.append(image_HWC.flip(1) if is_flipped else image_HWC)
     return Decoded(torch.stack(images), batch.light_NC.to(device), batch.labels_N.to(device))
 
@@ -116,11 +124,22 @@ def _decode_jpegs(files: list[Tensor], paths: Sequence[Path], device: torch.devi
     if not files:
         return []
     try:
-        decoded = list(decode_jpeg(files, mode="RGB", device=device))
+        return list(decode_jpeg(files, mode="RGB", device=device))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
-        # One that the device cannot read spoils them all; this names one that nobody can.
-        decoded = [open_photograph(path) for path in paths]
-    return decoded
+        # One that the device cannot read spoils them all.
+        return [_decode_one(*one, device) for one in zip(files, paths, strict=True)]
+
+
+def _decode_one(file: Tensor, path: Path, device: torch.device) -> Tensor:
+    try:
+        (photograph_CHW,) = decode_jpeg([file], mode="RGB", device=device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return open_photograph(path).to(device)  # which names it if nobody can
+    return photograph_CHW
 
 
 class Ahead:
@@ -132,11 +151,11 @@ class Ahead:
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode")
-        self._next: Future[Decoded] = self._thread.submit(self._decode_one)
+        self._next: Future[Decoded] = self._thread.submit(self._decode_next)
 
     def __next__(self) -> Decoded:
         decoded = self._next.result()
-        self._next = self._thread.submit(self._decode_one)
+        self._next = self._thread.submit(self._decode_next)
         if self._stream is not None:
             current = torch.cuda.current_stream(self._device)
             for tensor in (decoded.images_NHWC, decoded.light_NC, decoded.labels_N):
@@ -147,7 +166,7 @@ class Ahead:
         """Nobody asks for another batch."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _decode_one(self) -> Decoded:
+    def _decode_next(self) -> Decoded:
         with self._used():
             decoded = decode(next(self._batches), self._device)
         if self._stream is not None:

@@ -44,22 +44,18 @@ class Engine:
         self._precision = computed_in
         self._device = device
         self._loss_scale = precision.loss_scale(computed_in)
-        self._repeated = Repeated(
-            self._computed,
-            state=lambda: [*model.parameters(), *model.buffers(), *optimizer.momentum().values()],
-            forget=optimizer.forget,
-            recorder=recorder,
-            log=log,
-        )
+        # Chance would take two other ways in a step that is taken twice.
+        has_chance = any(isinstance(each, nn.Dropout) for each in model.modules())
+        self._repeated = Repeated(None if has_chance else recorder, log)
         precision.allow(computed_in, device)
 
     def step(self, images_NCHW: Tensor, labels_N: Tensor, learning_rate: float) -> Tensor:
         """The step of this rank's share of a batch. Returns its sums_S."""
         self._optimizer.prepare(learning_rate)
-        return self._repeated([images_NCHW, labels_N])
+        return self._repeated(self, [images_NCHW, labels_N])
 
-    def _computed(self, batch: Sequence[Tensor]) -> Tensor:
-        images_NCHW, labels_N = batch
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        images_NCHW, labels_N = inputs
         size = self._recipe.images_per_pass or len(labels_N)
         passes = list(zip(torch.split(images_NCHW, size), torch.split(labels_N, size), strict=True))
         sums_S = tally.zeros(self._device)
@@ -71,6 +67,13 @@ class Engine:
             torch._foreach_div_(gradients, self._loss_scale)
         self._optimizer.step()
         return sums_S
+
+    def state(self) -> list[Tensor]:
+        model, momentum = self._model, self._optimizer.momentum()
+        return [*model.parameters(), *model.buffers(), *momentum.values()]
+
+    def forget(self) -> None:
+        self._optimizer.forget()
 
     def _pass(
         self, images_NCHW: Tensor, labels_N: Tensor, share: float, *, is_last: bool

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from service.recipes import Recipe, Statistics, Views
-from workers.training import augment, tally
+from workers.training import augment, precision, tally
 from workers.training.place import Place
 from workers.training.ranks import Ranks
 from workers.training.sources import Source
@@ -162,7 +163,8 @@ def evaluate(model: nn.Module, batches: Viewed, views: Views, *, device: torch.d
     model.eval()
     sums_S = tally.zeros(device)
     for views_NCHW, labels_N in batches:
-        scores_NK = scores(model, views_NCHW, views)
+        with precision.exact(device):
+            scores_NK = scores(model, views_NCHW, views)
         losses = functional.cross_entropy(scores_NK, labels_N, reduction="sum")
         sums_S += tally.count(scores_NK, labels_N, losses)
     model.train()
@@ -188,12 +190,15 @@ def measure_population(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     As the paper's authors did after training (KaimingHe/deep-residual-networks, README, item 5).
     """
-    normalisations = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    normalisations = [each for each in model.modules() if isinstance(each, _BatchNorm)]
     momenta = [each.momentum for each in normalisations]
     for each in normalisations:
         each.reset_running_stats()
-        each.momentum = None  # torch's word for a plain mean over all batches
-    for images_NCHW in batches:
-        model(images_NCHW)
+    for number, images_NCHW in enumerate(batches, start=1):
+        for each in normalisations:
+            # A plain mean over all batches. Torch's own (None) reads its counter on the device.
+            each.momentum = 1 / number
+        with precision.exact(images_NCHW.device):
+            model(images_NCHW)
     for each, momentum in zip(normalisations, momenta, strict=True):
         each.momentum = momentum

@@ -23,30 +23,44 @@ from workers.training.place import Place
 # (choose algorithms, allocate) must not be in the graph.
 WARM_STEPS = 3
 
+# Told once steps are.
+REPLAYED = "from now on steps are replayed as one CUDA graph"
+
 # Of the way that a tensor goes in a step: so far may two of the same step lie apart. Sums of
 # atomic additions differ in their last bits; a rate or an image that stood still, by all of it.
 _TOLERANCE = 0.05
 # Of the tensor's own length: its float32 numbers are not better known.
 _ROUNDING = 1e-5
 
-Work = Callable[[Sequence[Tensor]], Tensor]
-"""Takes the inputs and returns sums; all else that it changes is its state."""
+
+class Work(Protocol):
+    """What is done again and again."""
+
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Its sums. All else that it changes is its state."""
+
+    def state(self) -> Sequence[Tensor]: ...
+
+    def forget(self) -> None:
+        """Drops what a computation that was left undone has left behind."""
 
 
 class Recorder(Protocol):
     def apart(self) -> AbstractContextManager[None]:
         """In it work is done as it is while it is recorded, but at once."""
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """What replays the work, and where its result lies then. Nothing is done yet.
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """What replays the computation, and where its result lies then. Nothing is done yet.
 
-        RuntimeError where the work cannot be replayed.
+        RuntimeError where it cannot be replayed.
         """
 
 
 class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
-        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Urgent ones are of a pool of their own: nobody else is given this one, whose workspaces
+        # a graph remembers.
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -56,11 +70,11 @@ class CudaRecorder:
             yield
         current.wait_stream(self._stream)
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
         # Other threads may go on with the device: they save checkpoints, or decode.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            result = work()
+            result = compute()
         return graph.replay, result
 
 
@@ -76,68 +90,62 @@ def unheard(level: LogLevel, message: str) -> None:
 
 
 class Repeated:
-    """Work that is called again and again with inputs of the same shapes."""
+    """Work that is done again and again, with inputs of the same shapes.
+
+    It holds on to no work: who has both is gone, with all memory of a graph, when nobody has him.
+    """
 
     def __init__(
-        self,
-        work: Work,
-        *,
-        state: Callable[[], Sequence[Tensor]],
-        forget: Callable[[], None],
-        recorder: Recorder | None,
-        log: Callable[[LogLevel, str], None],
+        self, recorder: Recorder | None, log: Callable[[LogLevel, str], None] = unheard
     ) -> None:
-        """`state`: what the work changes. `forget`: drops what work left undone has left behind."""
-        self._work, self._state, self._forget = work, state, forget
         self._recorder, self._log = recorder, log
         self._warm_steps = 0
         self._graph: _Graph | None = None
 
-    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Its sums_S, which the next call leaves alone."""
+    def __call__(self, work: Work, inputs: Sequence[Tensor]) -> Tensor:
+        """The work's sums_S, which the next call leaves alone."""
         if self._graph is not None:
             return self._graph(inputs)
         if self._recorder is None:
-            return self._work(inputs)
+            return work.compute(inputs)
         if self._warm_steps < WARM_STEPS:
             self._warm_steps += 1
             with self._recorder.apart():
-                return self._work(inputs)
-        recorder, self._recorder = self._recorder, None
-        try:
-            graph = _Graph(self._work, inputs, recorder)
-        except RuntimeError as error:  # out of memory among them
-            self._forget()
-            self._log(LogLevel.WARNING, f"steps are not replayed as a CUDA graph: {error}")
-            return self._work(inputs)
-        return self._try(graph, inputs)
+                return work.compute(inputs)
+        return self._try(work, inputs, self._recorder)
 
-    def _try(self, graph: "_Graph", inputs: Sequence[Tensor]) -> Tensor:
-        """One step both ways."""
-        state = [each.detach() for each in self._state()]
+    def _try(self, work: Work, inputs: Sequence[Tensor], recorder: Recorder) -> Tensor:
+        """One step both ways; each in turn may need all of the device's memory."""
+        self._recorder = None
+        state = [each.detach() for each in work.state()]
         before = [each.clone() for each in state]
-        sums_S = self._work(inputs)
+        with recorder.apart():
+            sums_S = work.compute(inputs)
         wanted = [each.clone() for each in state]
         _put(before, state)
-        replayed_S = graph(inputs)
-        pairs = [(replayed_S, sums_S, torch.zeros_like(sums_S))]
-        pairs += zip(state, wanted, before, strict=True)
-        if bool(torch.stack([_is_near(*pair) for pair in pairs]).all()):
-            self._graph = graph
-            self._log(LogLevel.INFO, "from now on steps are replayed as one CUDA graph")
-            return replayed_S
+        graph, why = None, "it took another step than the one recorded"
+        try:
+            graph = _Graph(work, inputs, recorder)
+            replayed_S = graph(inputs)
+        except RuntimeError as error:  # out of memory among them
+            why = str(error)
+        else:
+            pairs = [(replayed_S, sums_S, torch.zeros_like(sums_S))]
+            pairs += zip(state, wanted, before, strict=True)
+            if bool(torch.stack([_is_near(*pair) for pair in pairs]).all()):
+                self._graph = graph
+                self._log(LogLevel.INFO, REPLAYED)
+                return replayed_S
+        work.forget()
         _put(wanted, state)
-        self._log(
-            LogLevel.WARNING,
-            "steps are not replayed as a CUDA graph: it took another step than the one recorded",
-        )
+        self._log(LogLevel.WARNING, f"steps are not replayed as a CUDA graph: {why}")
         return sums_S
 
 
 class _Graph:
     def __init__(self, work: Work, inputs: Sequence[Tensor], recorder: Recorder) -> None:
         self._inputs = [each.clone() for each in inputs]
-        self._replay, self._result = recorder.record(lambda: work(self._inputs))
+        self._replay, self._result = recorder.record(lambda: work.compute(self._inputs))
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         _put(inputs, self._inputs)

@@ -221,8 +221,7 @@ class Training:
 
     def _tell_launch(self) -> None:
         self.has_launched = True
-        if self.place.device.type == "cuda":
-            torch.cuda.synchronize(self.place.device)  # once, so that "done" means done
+        self.place.wait()  # once, so that "done" means done
         self.observer.launched(
             Launch(data_ready_at=self.data_ready_at, first_step_at=datetime.now(UTC))
         )

@@ -17,6 +17,11 @@ class Place:
     threads: int
     gpu_share: float = 1.0
 
+    def wait(self) -> None:
+        """Until the device has taken the steps that were started."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+
     def settle(self) -> None:
         """Makes this process ready to train here: before its first step."""
         torch.set_num_threads(self.threads)

@@ -1,6 +1,7 @@
 """What a step is computed in: chosen once for a run, recorded with it, never changed on the way."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -41,6 +42,21 @@ def allow(precision: Precision, device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
         torch.backends.cuda.matmul.allow_tf32 = precision is Precision.TF32
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Float32 as it is: what a run is `allow`ed is not allowed in it."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    allowed = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = allowed
 
 
 def _computes_bf16(device: torch.device) -> bool:

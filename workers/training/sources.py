@@ -26,9 +26,13 @@ _TEST_SHARE = 4
 
 
 class Source(Protocol):
-    """`validation_images` 0: none were held out. `read` says where images become numbers."""
+    """`validation_images` 0: none were held out. `read` says where images become numbers.
+
+    `is_resident`: all of them lie on the device, and nobody waits for a batch.
+    """
 
     read: str
+    is_resident: bool
     classes: int
     train_images: int
     validation_images: int
@@ -53,6 +57,7 @@ def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads
         images = data.read(spec.dataset, data_path, family=spec.family)
         return Resident(images, spec.recipe, seed=spec.seed, device=device)
     # Seconds of torchvision, which nothing else needs.
+    from workers.training import decoding  # noqa: PLC0415
     from workers.training.streams import Streamed  # noqa: PLC0415
 
     # Beside a GPU all threads are free to read, else half of them train.
@@ -63,12 +68,14 @@ def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads
         seed=spec.seed,
         device=device,
         processes=threads if is_gpu else threads // 2,
-        is_decoded_there=is_gpu,
+        is_decoded_there=is_gpu and decoding.is_done_by(device),
     )
 
 
 class Resident:
     """Small data sets: bytes on the device, cut and mirrored there by one gather."""
+
+    is_resident = True
 
     def __init__(self, images: Images, recipe: Recipe, *, seed: int, device: torch.device) -> None:
         images = _split(images, recipe.validation_images)

@@ -49,9 +49,7 @@ class StackedEngine:
         self._precision = computed_in
         self._device = device
         self._loss_scale = precision.loss_scale(computed_in)
-        self._repeated = Repeated(
-            self._computed, state=self._state, forget=self._forget, recorder=recorder, log=log
-        )
+        self._repeated = Repeated(recorder, log)
         precision.allow(computed_in, device)
 
     def step(
@@ -63,10 +61,10 @@ class StackedEngine:
         """Returns sums_MS."""
         for optimizer, rate in zip(self._optimizers, learning_rates_M, strict=True):
             optimizer.prepare(rate)
-        return self._repeated([*images_MNCHW, *labels_MN])
+        return self._repeated(self, [*images_MNCHW, *labels_MN])
 
-    def _computed(self, batches: Sequence[Tensor]) -> Tensor:
-        images_MNCHW, labels_MN = batches[: len(self._models)], batches[len(self._models) :]
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        images_MNCHW, labels_MN = inputs[: len(self._models)], inputs[len(self._models) :]
         images = len(labels_MN[0])
         size = self._recipes[0].images_per_pass or images
         sums_MS = torch.stack([tally.zeros(self._device) for _ in self._models])
@@ -104,13 +102,13 @@ class StackedEngine:
             ]
         )
 
-    def _state(self) -> list[Tensor]:
+    def state(self) -> list[Tensor]:
         state: list[Tensor] = []
         for model, optimizer in zip(self._models, self._optimizers, strict=True):
             state += [*model.parameters(), *model.buffers(), *optimizer.momentum().values()]
         return state
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self._stack.forget_gradients()
         for optimizer in self._optimizers:
             optimizer.forget()

@@ -7,7 +7,8 @@ Shapes: N batch, C channels, H height, W width; R ranks, W windows, S sums.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -85,9 +86,9 @@ class Stock:
         self._saver = Saver(
             observer, work_path, spec, classes=source.classes, normaliser=source.normaliser
         )
-        self._tester = Tester(
-            model, source, spec.recipe, ranks, place.device, stream=evaluation.stream_at(place)
-        )
+        # Who waits for photographs waits in the training's turn.
+        stream = evaluation.stream_at(place) if source.is_resident else None
+        self._tester = Tester(model, source, spec.recipe, ranks, place.device, stream=stream)
         self._under_way: _UnderWay | None = None
         self._saved_at = 0
         self._is_stopped = False
@@ -175,7 +176,7 @@ class Stock:
 
     def _test(self) -> None:
         _, train_error = self._means_of(EVALUATION)
-        with self._pace.paused():
+        with self._paused():
             self._under_way = _UnderWay(self._tester.begin(), self._cursor.iteration, train_error)
 
     def _hear_of_the_test(self) -> None:
@@ -184,7 +185,8 @@ class Stock:
             return
         under_way, self._under_way = self._under_way, None
         iteration = under_way.iteration
-        with self._pace.paused():
+        # Beside it the training goes on, and so does its time.
+        with nullcontext() if self._tester.is_beside else self._paused():
             tested = under_way.test.results()
         if tested.validation is not None:
             loss, error = tested.validation
@@ -216,7 +218,7 @@ class Stock:
             return
         if self._under_way is not None and self._under_way.iteration < iteration:
             self._hear_of_the_test()
-        with self._pace.paused():
+        with self._paused():
             sums_RWS = self._ranks.gather(self._sums_WS)
             self._saved_at = iteration
             if self._place.rank > 0:
@@ -234,7 +236,7 @@ class Stock:
 
     def _write(self, checkpoint: Checkpoint, test_error: float | None) -> None:
         is_done = checkpoint.cursor.iteration == self._recipe.iterations
-        with self._pace.paused():
+        with self._paused():
             self._saver.save(
                 checkpoint,
                 test_error=test_error,
@@ -249,6 +251,13 @@ class Stock:
         finished = Finished(self._spec, self._facts, cursor, (height, width))
         images_NCHW = images_NCHW[:EXPORTED_IMAGES].cpu().contiguous()
         return partial(export.write, export.plain_copy(self._model), images_NCHW, finished=finished)
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Time in it is not the steps', once those that were started are done."""
+        self._place.wait()
+        with self._pace.paused():
+            yield
 
     def _tell(self, values: Mapping[str, float], iteration: int) -> None:
         self._observer.metrics(

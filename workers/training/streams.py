@@ -22,21 +22,23 @@ from service.recipes import Recipe, Views
 from workers.training import augment, decoding, folders, views
 from workers.training.augment import Normaliser, Sampler
 from workers.training.data import Split
-from workers.training.decoding import Ahead, Decoded, Photograph, Undecoded
+from workers.training.decoding import Ahead, Decoded, Undecoded
 from workers.training.faults import DatasetUnusable
 from workers.training.folders import Listing
-from workers.training.views import Cut
+from workers.training.views import Box, Cut
 
 # Of the images that the mean is taken over, and the deviation.
 MEAN_IMAGES = 2_000
 _TEST_BATCH = 32
 
 _Item = tuple[Tensor, Tensor, int]
-_File = tuple[Photograph, Cut, int]
+_File = tuple[Path, Tensor, Box | None, bool, Tensor, int]
 
 
 class Streamed:
     """A source (workers.training.sources) over an image folder."""
+
+    is_resident = False
 
     def __init__(
         self,
@@ -79,9 +81,11 @@ class Streamed:
             self._batches = self._opened(_Stretches(start, stop, step))
         self._stretch = (start, stop)
         decoded = next(self._batches)
-        light_NC = decoded.light_NC.to(self._device)
-        lit_NHWC = decoded.images_NHWC.to(self._device) + light_NC[:, None, None, :]
-        self._last = (self.normaliser(lit_NHWC), decoded.labels_N.to(self._device))
+        images_NHWC, light_NC, labels_N = (
+            each.to(self._device, non_blocking=True)
+            for each in (decoded.images_NHWC, decoded.light_NC, decoded.labels_N)
+        )
+        self._last = (self.normaliser(images_NHWC + light_NC[:, None, None, :]), labels_N)
         return self._last
 
     def _opened(self, stretches: "_Stretches") -> "Ahead | _Cut":
@@ -95,7 +99,14 @@ class Streamed:
             )
             return Ahead(iter(loader), self._device)
         cuts = Cuts(self._train, self._recipe, self._seed)
-        return _Cut(DataLoader(cuts, batch_sampler=stretches, num_workers=self._processes))
+        return _Cut(
+            DataLoader(
+                cuts,
+                batch_sampler=stretches,
+                num_workers=self._processes,
+                pin_memory=self._device.type == "cuda",
+            )
+        )
 
     def views(
         self, *, of_validation: bool, rank: int, world_size: int
@@ -150,25 +161,33 @@ class Cuts(_Draws, Dataset[_Item]):
 
 
 class Files(_Draws, Dataset[_File]):
-    """The same, still to be decoded and cut."""
+    """The same, still to be decoded and cut where that can be left to a device."""
+
+    def __init__(self, listing: Listing, recipe: Recipe, seed: int) -> None:
+        super().__init__(listing, recipe, seed)
+        self._cuts = Cuts(listing, recipe, seed)
 
     def __getitem__(self, place: int) -> _File:
         image = self._image(place)
-        photograph = decoding.read(self._listing.paths[image])
-        cut = self._cut(place, image, width=photograph.width, height=photograph.height)
-        return photograph, cut, int(self._listing.labels[image])
+        path, label = self._listing.paths[image], int(self._listing.labels[image])
+        jpeg = decoding.read_jpeg(path)
+        if jpeg is None:
+            image_HWC, light_C, _ = self._cuts[place]
+            return path, image_HWC, None, False, light_C, label
+        cut = self._cut(place, image, width=jpeg.width, height=jpeg.height)
+        return path, jpeg.bytes, cut.box, cut.is_flipped, cut.light_C, label
 
 
 def _packed(files: list[_File]) -> Undecoded:
-    photographs, cuts, labels = zip(*files, strict=True)
+    paths, contents, boxes, is_flipped, light_NC, labels_N = zip(*files, strict=True)
     return Undecoded(
-        [each.path for each in photographs],
-        torch.cat([each.bytes.flatten() for each in photographs]),
-        shapes=[tuple(each.bytes.shape) for each in photographs],
-        boxes=[cut.box for cut in cuts],
-        is_flipped=[cut.is_flipped for cut in cuts],
-        light_NC=torch.stack([cut.light_C for cut in cuts]),
-        labels_N=torch.tensor(labels),
+        list(paths),
+        torch.cat([each.flatten() for each in contents]),
+        [each.numel() for each in contents],
+        list(boxes),
+        list(is_flipped),
+        torch.stack(light_NC),
+        torch.tensor(labels_N),
     )
 
 

@@ -187,3 +187,23 @@ def test_images_are_held_out_once_and_alike_for_ever(images: int, share: float) 
     kept, held = augment.hold_out(images, count)
     assert len(held) == count
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(images))
+
+
+@pytest.mark.parametrize("normalisation", Normalisation)
+def test_images_are_normalised_alike_for_training_and_for_testing(
+    normalisation: Normalisation,
+) -> None:
+    images = make_images(count=6, height=4, width=4, padding=0, flip=False)
+    normaliser = Normaliser.of(images.train, normalisation, CPU)
+    augmenter = Augmenter(images, normaliser, seed=0, device=CPU)
+    trained_NCHW, _ = augmenter.batch(0, 6)
+    index_N = augmenter.sampler.draw(0, 6).index_N
+    assert torch.equal(trained_NCHW, normaliser(images.train.images_NHWC[index_N]))
+
+
+def test_a_channel_that_never_changes_stays_a_number() -> None:
+    images = Split(
+        torch.full((4, 2, 2, 3), 7, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
+    )
+    normal_NCHW = Normaliser.of(images, Normalisation.CHANNEL, CPU)(images.images_NHWC)
+    assert torch.equal(normal_NCHW, torch.zeros(4, 3, 2, 2))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from service.recipes import Views
 from workers.training import evaluation
@@ -38,13 +39,14 @@ def test_errors_are_counted_and_the_model_trains_on() -> None:
     assert model.training
 
 
-def test_population_statistics_are_means_over_all_batches() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3))
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_population_statistics_are_means_over_all_batches(kind: type[_BatchNorm]) -> None:
+    model = nn.Sequential(kind(3))
     batches = [torch.randn(16, 3, 4, 4) + shift for shift in (0.0, 1.0, 5.0)]
     before = model.state_dict()["0.running_mean"].clone()
     evaluation.measure_population(model, batches)
     normalisation = model[0]
-    assert isinstance(normalisation, nn.BatchNorm2d)
+    assert isinstance(normalisation, kind)
     assert normalisation.running_mean is not None
     assert not torch.equal(normalisation.running_mean, before)
     wanted_C = torch.stack([each.mean(dim=(0, 2, 3)) for each in batches]).mean(dim=0)

@@ -1,5 +1,8 @@
 """Steps that are replayed; on a CPU by a tape, which keeps to a CUDA graph's rules."""
 
+import gc
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +137,7 @@ def test_a_run_whose_steps_are_replayed_is_the_run_whose_steps_are_not(
     _, resumed = run(small_spec(), tmp_path / "resumed", resume=plain.files[6])
     assert digests(resumed.files[12]) == digests(plain.files[12])
     assert all(tape.replayed > 0 for tape in tapes)
-    assert "from now on steps are replayed as one CUDA graph" in replayed.lines
+    assert graphs.REPLAYED in replayed.lines
 
 
 @pytest.mark.parametrize("skipped", ["_fused_sgd_.tensor_lr", "native_batch_norm_backward.default"])
@@ -169,20 +172,68 @@ def test_where_recording_fails_steps_stay_as_they_are() -> None:
     ]
 
 
+class Waiting:
+    """Work whose result goes by way of the processor."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros(1)
+
+    def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        self.total.add_(inputs[0].sum().item())
+        return self.total.clone()
+
+    def state(self) -> list[Tensor]:
+        return [self.total]
+
+    def forget(self) -> None: ...
+
+
 def test_work_that_waits_for_the_device_is_not_replayed() -> None:
-    log, total = Log(), torch.zeros(1)
-
-    def work(inputs: Any) -> Tensor:
-        total.add_(inputs[0].sum().item())
-        return total.clone()
-
-    repeated = graphs.Repeated(
-        work, state=lambda: [total], forget=lambda: None, recorder=Tape(), log=log
-    )
+    log, work = Log(), Waiting()
+    repeated = graphs.Repeated(Tape(), log)
     for _ in range(WARM_STEPS + 2):
-        repeated([torch.ones(1)])
-    assert total.item() == WARM_STEPS + 2
+        repeated(work, [torch.ones(1)])
+    assert work.total.item() == WARM_STEPS + 2
     assert "must not wait" in log.lines[0]
+
+
+def test_a_network_with_chance_in_it_is_not_recorded() -> None:
+    tape, written = Tape(), spec_of()
+    model = nn.Sequential(network(written), nn.Dropout())
+    engine = Engine(
+        model,
+        model,
+        Optimizer(model, written.recipe),
+        written.recipe,
+        computed_in=Precision.FP32,
+        device=CPU,
+        recorder=tape,
+    )
+    for number in range(WARM_STEPS + 2):
+        engine.step(*batch(number), 0.1)
+    assert tape.recorded == 0
+
+
+def test_what_was_replayed_is_gone_with_its_engine() -> None:
+    written = spec_of()
+    model = network(written)
+    engine = Engine(
+        model,
+        model,
+        Optimizer(model, written.recipe),
+        written.recipe,
+        computed_in=Precision.FP32,
+        device=CPU,
+        recorder=Tape(),
+    )
+    known = weakref.ref(engine)
+    engine.step(*batch(0), 0.1)
+    gc.disable()
+    try:
+        del engine
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 def test_only_a_training_alone_on_a_gpu_is_recorded() -> None:
@@ -191,14 +242,47 @@ def test_only_a_training_alone_on_a_gpu_is_recorded() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("recipe", "near"),
+    [
+        ({"precision": "fp32"}, 0.1),
+        ({"precision": "bf16"}, 0.3),
+        ({"precision": "fp16", "images_per_pass": 24}, 0.3),
+    ],
+    ids=str,
+)
 def test_on_a_gpu_replayed_steps_are_the_steps_themselves(
-    tmp_path: Path, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    gpu: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: dict[str, Any],
+    near: float,
 ) -> None:
     place = Place(0, 1, gpu, threads=1)
-    spec = small_spec({"iterations": 24, "precision": "fp32"})
+    spec = small_spec({"iterations": 24} | recipe)
     _, replayed = run(spec, tmp_path / "replayed", place=place)
-    assert "from now on steps are replayed as one CUDA graph" in replayed.lines
+    assert graphs.REPLAYED in replayed.lines
     monkeypatch.setattr(graphs, "recorder_at", lambda _place: None)
     _, plain = run(spec, tmp_path / "plain", place=place)
     for at, value in plain.values().items():
-        assert replayed.values()[at] == pytest.approx(value, rel=0.1), at
+        assert replayed.values()[at] == pytest.approx(value, rel=near), at
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_stack_is_replayed(gpu: torch.device) -> None:
+    log, written = Log(), spec_of(precision="bf16")
+    models = [network(written).to(gpu) for _ in range(2)]
+    engine = StackedEngine(
+        models,
+        [Optimizer(model, written.recipe) for model in models],
+        [written.recipe] * 2,
+        computed_in=Precision.BF16,
+        device=gpu,
+        recorder=graphs.recorder_at(Place(0, 1, gpu, threads=1)),
+        log=log,
+    )
+    for number, rate in enumerate(RATES):
+        images_NCHW, labels_N = (each.to(gpu) for each in batch(number))
+        sums_MS = engine.step([images_NCHW] * 2, [labels_N] * 2, [rate, rate])
+        assert bool(sums_MS.isfinite().all())
+    assert graphs.REPLAYED in log.lines[0]
