@@ -44,7 +44,7 @@ CHIP_SIZE = 8_192
 PASSES = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """How much is measured. Each rate is the median of so many rounds of steps."""
 
@@ -67,10 +67,27 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true")
     threads = torch.get_num_threads()
     if parser.parse_args().rehearse:
-        scale = Scale(torch.device("cpu"), threads, 1, 1, 4, 16, 2, 256)
+        scale = Scale(
+            device=torch.device("cpu"),
+            threads=threads,
+            steps=1,
+            rounds=1,
+            iterations=4,
+            photographs=16,
+            a_batch=2,
+            chip_size=256,
+        )
     elif torch.cuda.is_available():
-        device = torch.device("cuda", 0)
-        scale = Scale(device, threads, 100, 5, 64_000, PHOTOGRAPHS, PHOTOGRAPHS_A_BATCH, CHIP_SIZE)
+        scale = Scale(
+            device=torch.device("cuda", 0),
+            threads=threads,
+            steps=100,
+            rounds=5,
+            iterations=64_000,
+            photographs=PHOTOGRAPHS,
+            a_batch=PHOTOGRAPHS_A_BATCH,
+            chip_size=CHIP_SIZE,
+        )
     else:
         print("no GPU here: nothing was measured")
         return 2
@@ -219,13 +236,9 @@ def _whole_recipe(scale: Scale) -> list[Row]:
     spec = _cifar_spec(dataset, CIFAR_DEPTHS[0], scale.iterations)
     # The first training of a process waits for what is loaded and chosen once.
     _train(_cifar_spec(dataset, CIFAR_DEPTHS[0], 10), data_path, scale)
-    began = time.perf_counter()
-    error = _train(spec, data_path, scale)
-    beside = time.perf_counter() - began
+    beside, error = _train(spec, data_path, scale)
     with mock.patch.object(evaluation, "stream_at", return_value=None):
-        began = time.perf_counter()
-        _train(spec, data_path, scale)
-        in_turn = time.perf_counter() - began
+        in_turn, _ = _train(spec, data_path, scale)
     what = f"resnet-{CIFAR_DEPTHS[0]}, {scale.iterations:,} iterations with tests and checkpoints"
     return [
         Row(f"{what}, tests beside it vs in turn", "s", beside, in_turn),
@@ -234,23 +247,31 @@ def _whole_recipe(scale: Scale) -> list[Row]:
 
 
 class _Unwaited(Unheard):
-    """An observer that nobody hears, and that waits for no file."""
+    """An observer that nobody hears, and that waits for no file before all is over."""
 
-    def saving(self, saved: Future[None]) -> None: ...
+    saved: Future[None] | None = None
+
+    def saving(self, saved: Future[None]) -> None:
+        self.saved = saved
 
 
-def _train(spec: JobSpec, data_path: Path, scale: Scale) -> float:
-    """The last test error, in percent."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
+    """Seconds until the device is free, and the last test error in percent."""
+    observer = _Unwaited()
+    with tempfile.TemporaryDirectory() as name:
+        began = time.perf_counter()
         outcome = loop.train(
             spec,
             place=scale.place,
             data_path=data_path,
             work_path=Path(name),
-            observer=_Unwaited(),
+            observer=observer,
         )
+        seconds = time.perf_counter() - began
+        assert observer.saved is not None
+        observer.saved.result()
     assert outcome.result.test_error is not None
-    return outcome.result.test_error
+    return seconds, outcome.result.test_error
 
 
 def _images_per_second(

@@ -38,6 +38,6 @@ def gather(
             "precision": precision,
             "memory_format": "channels_last",
             "threads": str(threads),
-            "images": source.read,
+            "images": source.description,
         },
     )

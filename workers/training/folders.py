@@ -1,7 +1,7 @@
 """Image folders: decoded once, then read from a cache beside them.
 
 NAME/train/<class>/*.jpg         NAME/test or NAME/val likewise, with the same classes
-.cache/NAME-<kind>-<fingerprint>/   what was computed from it, as .npy; a size, or a kind of mean
+.cache/NAME-<kind>-<fingerprint>/   what was computed from it, as .npy: images, or a mean
 """
 
 import errno
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workers.training.faults import DatasetMissing, DatasetUnusable
 
@@ -23,6 +23,17 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", 
 
 # All images lie in memory, padded copies included; a bigger set needs a reader that streams.
 MAX_DECODED_BYTES = 8 * 2**30
+
+# By what a camera notes of how it was held; Pillow's own way fails at other notes that are broken.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # A data path mounted for reading only is fine: then there is no cache.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -91,7 +102,7 @@ def read(folder: Path, *, size: int) -> Decoded:
     def decode() -> dict[str, np.ndarray]:
         return {"train": _decode(train, size), "test": _decode(test, size)}
 
-    images = cached(folder, str(size), [train, test], decode)
+    images = cached(folder, f"{size}-upright", [train, test], decode)
     return Decoded(listed.classes, images["train"], train.labels, images["test"], test.labels)
 
 
@@ -212,7 +223,9 @@ def open_image(path: Path) -> Image.Image:
     """The whole image in colour, upright. DatasetUnusable names the file that is none."""
     try:
         with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+            turn = _UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+            colour = file.convert("RGB")
+            return colour if turn is None else colour.transpose(turn)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetUnusable(f"{path} is not an image that can be read: {error}") from error
 

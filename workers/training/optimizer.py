@@ -21,6 +21,7 @@ class Optimizer:
         self._names: dict[Tensor, str] = {each: name for name, each in model.named_parameters()}
         self._form = recipe.momentum_form
         self._learning_rate: float | None = None
+        self._has_stepped = False
         self._sgd = SGD(
             _groups(model, recipe),
             momentum=recipe.momentum,
@@ -51,6 +52,12 @@ class Optimizer:
 
         The same kernels on the same tensors each time: it can be replayed (workers.training.graphs)
         """
+        if not self._has_stepped:
+            self._has_stepped = True
+            # Torch's fused SGD reads both in the order of one, without a word.
+            for parameter, name in self._names.items():
+                gradient = parameter.grad
+                assert gradient is None or _order(gradient) == _order(parameter), name
         self._sgd.step()
         self.forget()
 
@@ -74,6 +81,11 @@ class Optimizer:
             if name in momentum:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
                 self._sgd.state[parameter] = {"momentum_buffer": buffer}
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """In which its numbers lie in memory: the strides of all dimensions that have any."""
+    return [step for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

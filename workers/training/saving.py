@@ -47,17 +47,21 @@ class Saver:
         is_last: bool = False,
         export: Export | None = None,
     ) -> None:
-        """Returns once the checkpoint before is whole; nobody changes this one's tensors.
-
-        Raises what kept that one from being so, but a full disk: that costs the run a checkpoint,
-        and ends it only where it was the last. `test_error` None: these weights were not tested.
-        """
-        if self._saved is not None:
-            self._saved.result()
+        """Nobody changes its tensors. `test_error` None: these weights were not tested."""
+        self.wait()
         self._saved = self._thread.submit(
             self._write, saved, test_error, is_last=is_last, export=export
         )
         self._observer.saving(self._saved)
+
+    def wait(self) -> None:
+        """Until the checkpoint before is whole.
+
+        Raises what kept it from being so, but a full disk: that costs the run a checkpoint, and
+        ends it only where it was the last.
+        """
+        if self._saved is not None:
+            self._saved.result()
 
     def close(self) -> None:
         """No other checkpoint comes; the thread goes once the last one is whole."""

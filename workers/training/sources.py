@@ -26,12 +26,12 @@ _TEST_SHARE = 4
 
 
 class Source(Protocol):
-    """`validation_images` 0: none were held out. `read` says where images become numbers.
+    """`validation_images` 0: none were held out. `description`: how images come to the network.
 
     `is_resident`: all of them lie on the device, and nobody waits for a batch.
     """
 
-    read: str
+    description: str
     is_resident: bool
     classes: int
     train_images: int
@@ -46,6 +46,9 @@ class Source(Protocol):
         self, *, of_validation: bool, rank: int, world_size: int
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         """The rank's share of the images to test on, as evaluation.evaluate takes them."""
+
+    def close(self) -> None:
+        """No more images are wanted."""
 
 
 def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads: int) -> Source:
@@ -72,6 +75,10 @@ def open_source(spec: JobSpec, data_path: Path, *, device: torch.device, threads
     )
 
 
+def _name(device: torch.device) -> str:
+    return "GPU" if device.type == "cuda" else "CPU"
+
+
 class Resident:
     """Small data sets: bytes on the device, cut and mirrored there by one gather."""
 
@@ -79,7 +86,7 @@ class Resident:
 
     def __init__(self, images: Images, recipe: Recipe, *, seed: int, device: torch.device) -> None:
         images = _split(images, recipe.validation_images)
-        self.read = f"bytes on the {device.type}"
+        self.description = f"bytes on the {_name(device)}"
         self.classes = images.classes
         self.train_images, self.test_images = len(images.train), len(images.test)
         self.validation_images = 0 if images.validation is None else len(images.validation)
@@ -105,6 +112,8 @@ class Resident:
             is_mirrored = self._recipe.views is Views.MIRROR
             views = [images_NCHW, images_NCHW.flip(3)] if is_mirrored else [images_NCHW]
             yield views, split.labels_N[rows_N]
+
+    def close(self) -> None: ...
 
 
 def _split(images: Images, validation_images: int) -> Images:

@@ -1,8 +1,8 @@
 """Taking stock between two steps: what is due is measured, tested, saved and told.
 
-Every decision hangs on the iteration and on sums that lie in the checkpoint, none on time.
+What changes the run hangs on the iteration and on sums that lie in the checkpoint, not on time.
 
-Shapes: N batch, C channels, H height, W width; R ranks, W windows, S sums.
+Shapes: R ranks, W windows, S sums; of images N batch, C channels, H height, W width.
 """
 
 import math
@@ -134,13 +134,14 @@ class Stock:
     def stop(self, cursor: Cursor) -> Cursor:
         """The run ends here, before its time."""
         self._cursor = cursor
-        self._hear_of_the_test()
         self._is_stopped = True
+        self._hear_of_the_test()
         self._save()
         return self._cursor
 
     def close(self) -> None:
         self._saver.close()
+        self._source.close()
 
     def _report(self) -> None:
         """Means since the last report, over all ranks; the warm-up ends by their error."""
@@ -223,6 +224,7 @@ class Stock:
             self._saved_at = iteration
             if self._place.rank > 0:
                 return
+            self._saver.wait()  # there is memory for one copy, maybe not for two
             checkpoint = Checkpoint(
                 cursor=self._cursor,
                 weights=self._model.state_dict(),
@@ -235,12 +237,13 @@ class Stock:
             self._under_way.checkpoint = checkpoint
 
     def _write(self, checkpoint: Checkpoint, test_error: float | None) -> None:
-        is_done = checkpoint.cursor.iteration == self._recipe.iterations
+        iteration = checkpoint.cursor.iteration
+        is_done = iteration == self._recipe.iterations
         with self._paused():
             self._saver.save(
                 checkpoint,
                 test_error=test_error,
-                is_last=is_done or self._is_stopped,
+                is_last=is_done or (self._is_stopped and iteration == self._cursor.iteration),
                 export=self._exporter(checkpoint.cursor) if is_done else None,
             )
 

@@ -64,8 +64,8 @@ class Streamed:
         self.train_images, self.test_images = len(train), len(self._test)
         self.validation_images = len(self._validation)
         self._recipe, self._device, self._processes = recipe, device, processes
-        decoder = device.type if is_decoded_there else "processes beside it"
-        self.read = f"files, decoded by the {decoder}"
+        decoder = "the device" if is_decoded_there else "processes beside the training"
+        self.description = f"files, decoded by {decoder}"
         self._train, self._seed, self._is_decoded_there = train, seed, is_decoded_there
         self._stretch = (-1, -1)
         self._batches: Ahead | _Cut | None = None
@@ -90,8 +90,7 @@ class Streamed:
 
     def _opened(self, stretches: "_Stretches") -> "Ahead | _Cut":
         """Batches from there on."""
-        if isinstance(self._batches, Ahead):
-            self._batches.close()
+        self.close()
         if self._is_decoded_there:
             files = Files(self._train, self._recipe, self._seed)
             loader: DataLoader[Any] = DataLoader(
@@ -124,6 +123,11 @@ class Streamed:
                 labels_N.to(self._device),
             )
 
+    def close(self) -> None:
+        if isinstance(self._batches, Ahead):
+            self._batches.close()
+        self._batches = None
+
 
 class _Draws:
     """By the place in the stream: which photograph, and how it is cut."""
@@ -145,34 +149,32 @@ class _Draws:
             height=height,
         )
 
+    def _decoded(self, place: int, image: int) -> tuple[Tensor, Tensor]:
+        """image_HWC, cut, and the light to add to it."""
+        photograph_CHW = decoding.open_photograph(self._listing.paths[image])
+        height, width = photograph_CHW.shape[1:]
+        cut = self._cut(place, image, width=width, height=height)
+        image_HWC = views.cut(photograph_CHW, cut.box)
+        return image_HWC.flip(1) if cut.is_flipped else image_HWC, cut.light_C
+
 
 class Cuts(_Draws, Dataset[_Item]):
     """By the place in the stream: image_HWC uint8, the light to add to it, its label."""
 
     def __getitem__(self, place: int) -> _Item:
         image = self._image(place)
-        photograph_CHW = decoding.open_photograph(self._listing.paths[image])
-        height, width = photograph_CHW.shape[1:]
-        cut = self._cut(place, image, width=width, height=height)
-        image_HWC = views.cut(photograph_CHW, cut.box)
-        if cut.is_flipped:
-            image_HWC = image_HWC.flip(1)
-        return image_HWC, cut.light_C, int(self._listing.labels[image])
+        return *self._decoded(place, image), int(self._listing.labels[image])
 
 
 class Files(_Draws, Dataset[_File]):
     """The same, still to be decoded and cut where that can be left to a device."""
-
-    def __init__(self, listing: Listing, recipe: Recipe, seed: int) -> None:
-        super().__init__(listing, recipe, seed)
-        self._cuts = Cuts(listing, recipe, seed)
 
     def __getitem__(self, place: int) -> _File:
         image = self._image(place)
         path, label = self._listing.paths[image], int(self._listing.labels[image])
         jpeg = decoding.read_jpeg(path)
         if jpeg is None:
-            image_HWC, light_C, _ = self._cuts[place]
+            image_HWC, light_C = self._decoded(place, image)
             return path, image_HWC, None, False, light_C, label
         cut = self._cut(place, image, width=jpeg.width, height=jpeg.height)
         return path, jpeg.bytes, cut.box, cut.is_flipped, cut.light_C, label

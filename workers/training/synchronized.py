@@ -41,14 +41,14 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
         return centred_NCHW * scale_C[:, None, None] + self.bias[:, None, None]
 
     def _follow(self, mean_C: Tensor, variance_C: Tensor) -> None:
-        """Moves the running statistics; without momentum they are means over all batches."""
+        """Moves the running statistics."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_C, share)
-        self.running_var.lerp_(variance_C, share)
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean_C, self.momentum)
+        self.running_var.lerp_(variance_C, self.momentum)
 
 
 def _sum(tensor: Tensor) -> Tensor:

@@ -8,13 +8,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import nn
 
 from service import spec
+from service.recipes import Recipe
 from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
 from service.spec import How, JobSpec
 from service.states import StopReason
-from workers.training import checkpoint, loop, ranks
+from workers.training import checkpoint, loop, precision, ranks
+from workers.training.engine import Engine
 from workers.training.loop import Outcome
+from workers.training.optimizer import Optimizer
 from workers.training.place import Place
 
 SMALL = {
@@ -87,6 +91,20 @@ def small_spec(recipe: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
     return spec.parse(
         {"dataset": "digits", "depth": 8, "shortcut": "A", "recipe": SMALL | (recipe or {})}
         | fields
+    )
+
+
+def engine_of(written: Recipe, model: nn.Module, **options: Any) -> Engine:
+    """Steps the network alone, on a CPU."""
+    device = torch.device("cpu")
+    return Engine(
+        model,
+        model,
+        Optimizer(model, written),
+        written,
+        computed_in=precision.choose(written.precision, device),
+        device=device,
+        **options,
     )
 
 

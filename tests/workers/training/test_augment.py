@@ -207,3 +207,11 @@ def test_a_channel_that_never_changes_stays_a_number() -> None:
     )
     normal_NCHW = Normaliser.of(images, Normalisation.CHANNEL, CPU)(images.images_NHWC)
     assert torch.equal(normal_NCHW, torch.zeros(4, 3, 2, 2))
+
+
+def test_a_sampler_keeps_the_epochs_that_a_batch_may_lie_across_and_no_others() -> None:
+    sampler = Sampler(seed=0, images=10, offsets=3, flip=None)
+    drawn = [sampler.draw(start, start + 4) for start in range(0, 60, 4)]
+    assert len(sampler._epochs) == 2
+    again = sampler.draw(0, 4)
+    assert torch.equal(again.index_N, drawn[0].index_N)

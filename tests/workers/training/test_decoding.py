@@ -1,10 +1,11 @@
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined] # public, unmarked
 
@@ -111,6 +112,27 @@ def test_a_picture_that_lies_on_its_side_is_stood_up(photographs: Path) -> None:
     assert np.abs(opened_CHW.permute(1, 2, 0).numpy() - upright_HWC.astype(int)).max() <= 2
 
 
+def test_what_a_camera_notes_wrongly_keeps_nobody_from_standing_it_up(tmp_path: Path) -> None:
+    # Two notes: a width that is a word, and an orientation.
+    width = struct.pack("<HHI4s", ExifTags.Base.ImageWidth, 2, 4, b"far")
+    orientation = struct.pack("<HHIHH", ExifTags.Base.Orientation, 3, 1, 6, 0)
+    notes = struct.pack("<2sHIH", b"II", 42, 8, 2) + width + orientation + bytes(4)
+    path = tmp_path / "noted.jpg"
+    picture(0).save(path, exif=b"Exif\0\0" + notes)
+    assert folders.open_image(path).size == (60, 80)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_way_to_hold_a_camera_is_known(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / "held.png"
+    picture(0).save(path, exif=exif)
+    with Image.open(path) as file:
+        wanted = np.asarray(ImageOps.exif_transpose(file))
+    assert np.array_equal(np.asarray(folders.open_image(path)), wanted)
+
+
 @pytest.mark.parametrize("refused", ["batches", "all"])
 def test_what_the_device_refuses_is_decoded_without_it(
     photographs: Path, monkeypatch: pytest.MonkeyPatch, refused: str
@@ -191,5 +213,5 @@ def test_a_network_is_trained_on_what_a_gpu_decodes(
     )
     place = Place(0, 1, gpu, threads=1)
     _, recorder = run(spec, tmp_path, place=place, data_path=photographs.parent)
-    assert recorder.told[0].computed["images"] == "files, decoded by the cuda"
+    assert recorder.told[0].computed["images"] == "files, decoded by the device"
     assert graphs.REPLAYED in recorder.lines

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from service.recipes import Precision, Recipe
-from tests.workers.training.support import small_spec
+from tests.workers.training.support import engine_of, small_spec
 from workers.training import precision
-from workers.training.engine import Engine
 from workers.training.faults import TrainingFault
 from workers.training.optimizer import Optimizer
 
@@ -36,9 +35,7 @@ def images(count: int = 8) -> tuple[Tensor, Tensor]:
 
 def trained(written: Recipe, rates: list[float], *, is_normalised: bool = False) -> nn.Module:
     model = network(is_normalised=is_normalised)
-    optimizer = Optimizer(model, written)
-    computed_in = precision.choose(written.precision, CPU)
-    engine = Engine(model, model, optimizer, written, computed_in=computed_in, device=CPU)
+    engine = engine_of(written, model)
     for rate in rates:
         engine.step(*images(), rate)
     return model

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from service.recipes import Precision
 from service.reports import LogLevel
 from service.spec import JobSpec
-from tests.workers.training.support import digests, run, small_spec
+from tests.workers.training.support import digests, engine_of, run, small_spec
 from tests.workers.training.tape import Tape
 from workers.training import graphs, resnet
-from workers.training.engine import Engine
 from workers.training.graphs import WARM_STEPS
 from workers.training.optimizer import Optimizer
 from workers.training.place import Place
@@ -52,27 +51,16 @@ def batch(number: int) -> tuple[Tensor, Tensor]:
 
 def trained(
     written: JobSpec, recorder: graphs.Recorder | None, log: Log | None = None
-) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Weights and momentum after the steps, and every step's sums."""
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights, statistics and momentum after the steps, and every step's sums."""
     model = network(written)
-    optimizer = Optimizer(model, written.recipe)
-    engine = Engine(
-        model,
-        model,
-        optimizer,
-        written.recipe,
-        computed_in=written.recipe.precision,
-        device=CPU,
-        recorder=recorder,
-        log=log or Log(),
-    )
+    engine = engine_of(written.recipe, model, recorder=recorder, log=log or Log())
     sums = [engine.step(*batch(number), rate) for number, rate in enumerate(RATES)]
-    momentum = {f"momentum of {name}": each for name, each in optimizer.momentum().items()}
-    return model.state_dict() | momentum, sums
+    return engine.state(), sums
 
 
-def is_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def is_same(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +87,7 @@ def test_replayed_steps_are_the_steps_themselves(recipe: dict[str, Any]) -> None
 def test_a_stack_is_replayed_with_each_members_images_and_rate() -> None:
     specs = [spec_of(), spec_of(momentum=0.5, weight_decay=0.01)]
 
-    def stepped(recorder: graphs.Recorder | None) -> list[dict[str, Tensor]]:
+    def stepped(recorder: graphs.Recorder | None) -> list[Tensor]:
         models = [network(one) for one in specs]
         engine = StackedEngine(
             models,
@@ -113,10 +101,10 @@ def test_a_stack_is_replayed_with_each_members_images_and_rate() -> None:
             batches = [batch(2 * number + member) for member in range(2)]
             images_MNCHW, labels_MN = zip(*batches, strict=True)
             engine.step(images_MNCHW, labels_MN, [rate, rate / 3])
-        return [model.state_dict() for model in models]
+        return engine.state()
 
     tape = Tape()
-    assert all(map(is_same, stepped(tape), stepped(None)))
+    assert is_same(stepped(tape), stepped(None))
     assert tape.replayed == len(RATES) - WARM_STEPS
 
 
@@ -200,15 +188,7 @@ def test_work_that_waits_for_the_device_is_not_replayed() -> None:
 def test_a_network_with_chance_in_it_is_not_recorded() -> None:
     tape, written = Tape(), spec_of()
     model = nn.Sequential(network(written), nn.Dropout())
-    engine = Engine(
-        model,
-        model,
-        Optimizer(model, written.recipe),
-        written.recipe,
-        computed_in=Precision.FP32,
-        device=CPU,
-        recorder=tape,
-    )
+    engine = engine_of(written.recipe, model, recorder=tape)
     for number in range(WARM_STEPS + 2):
         engine.step(*batch(number), 0.1)
     assert tape.recorded == 0
@@ -217,17 +197,12 @@ def test_a_network_with_chance_in_it_is_not_recorded() -> None:
 def test_what_was_replayed_is_gone_with_its_engine() -> None:
     written = spec_of()
     model = network(written)
-    engine = Engine(
-        model,
-        model,
-        Optimizer(model, written.recipe),
-        written.recipe,
-        computed_in=Precision.FP32,
-        device=CPU,
-        recorder=Tape(),
-    )
+    tape = Tape()
+    engine = engine_of(written.recipe, model, recorder=tape)
     known = weakref.ref(engine)
-    engine.step(*batch(0), 0.1)
+    for number in range(WARM_STEPS + 2):
+        engine.step(*batch(number), 0.1)
+    assert tape.replayed > 0
     gc.disable()
     try:
         del engine

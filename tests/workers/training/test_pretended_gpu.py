@@ -14,25 +14,27 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from service.networks import Family
 from tests.workers.training.support import small_spec
 from workers.training import data, evaluation, resnet, tally
+from workers.training.data import Images
 from workers.training.sources import Resident
 
 GPU = torch.device("cuda", 0)
 
 
-@pytest.fixture(autouse=True)
-def pretended() -> Iterator[None]:
+@pytest.fixture
+def images() -> Iterator[Images]:
+    # Read before anything is pretended: who reads them next is given the same.
+    read = data.read("digits", Path("nowhere"), family=Family.CIFAR)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
+        yield read
 
 
 @pytest.mark.parametrize(
     "recipe", [{}, {"views": "mirror", "normalisation": "channel"}, {"validation_images": 100}]
 )
 def test_batches_are_cut_and_tested_on_the_gpu_and_nothing_waits_for_it(
-    recipe: dict[str, Any],
+    recipe: dict[str, Any], images: Images
 ) -> None:
     spec = small_spec(recipe)
-    images = data.read("digits", Path("nowhere"), family=Family.CIFAR)
     source = Resident(images, spec.recipe, seed=0, device=GPU)
     images_NCHW, labels_N = source.batch(0, 48)
     assert (images_NCHW.device, labels_N.device) == (GPU, GPU)

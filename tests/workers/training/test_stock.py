@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from service.networks import Family
+from service.spec import parse
 from service.states import StopReason
 from tests.workers.training.support import Recorder, digests, run, small_spec
 from workers.training import data, evaluation, resnet, stock
 from workers.training.place import Place
 from workers.training.ranks import Ranks
+from workers.training.saving import Saver
 from workers.training.sources import Resident
 
 CPU = torch.device("cpu")
@@ -77,7 +80,7 @@ def test_a_run_is_the_same_whether_its_tests_take_turns_or_not(
 ) -> None:
     wanted = in_turn(tmp_path)
     outcome, beside = run(small_spec(FIELDS), tmp_path / "beside")
-    assert streams
+    assert streams[0].used_count > 0
     assert beside.values() == wanted.values()
     assert [(note.iteration, note.test_error) for note in beside.notes] == [
         (6, None),
@@ -97,7 +100,7 @@ def test_a_run_that_stops_hears_of_its_test_first(
     tmp_path: Path, streams: list[Aside], stops_at: int
 ) -> None:
     outcome, stopped = run(small_spec(FIELDS), tmp_path / "stopped", stops_at=stops_at)
-    assert streams
+    assert streams[0].used_count > 0
     assert outcome.stopped is StopReason.CANCEL
     assert outcome.result.test_error == stopped.values()["test/error", 8]
     _, resumed = run(small_spec(FIELDS), tmp_path / "resumed", resume=stopped.files[stops_at])
@@ -145,3 +148,54 @@ def test_beside_the_training_a_copy_is_tested_as_the_network_is_then(
         for name, tensor in tested[-1].state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name])
     assert tested[0] is tested[1]
+
+
+def test_a_run_that_stops_with_a_test_under_way_saves_what_waits_for_it(
+    tmp_path: Path, streams: list[Aside]
+) -> None:
+    fields = FIELDS | {"checkpoint_every": 8}
+    lasts: list[bool] = []
+    save = Saver.save
+
+    def seen(self: Saver, *arguments: Any, is_last: bool, **options: Any) -> None:
+        lasts.append(is_last)
+        save(self, *arguments, is_last=is_last, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saver, "save", seen)
+        _, stopped = run(small_spec(fields), tmp_path, stops_at=8)
+    assert streams[0].used_count > 0
+    assert lasts == [True]
+    assert [note.test_error for note in stopped.notes] == [stopped.values()["test/error", 8]]
+
+
+@pytest.mark.parametrize(("device", "ranks"), [("cpu", 1), ("cuda", 2)])
+def test_tests_take_turns_on_a_cpu_and_with_several_ranks(device: str, ranks: int) -> None:
+    assert evaluation.stream_at(Place(0, ranks, torch.device(device), threads=1)) is None
+
+
+def test_tests_on_photographs_take_turns(tmp_path: Path, streams: list[Aside]) -> None:
+    for split in ("train", "test"):
+        for name in ("robin", "wren"):
+            (tmp_path / "birds" / split / name).mkdir(parents=True)
+            for number in range(4):
+                image = Image.new("RGB", (64, 48), (40 * number, 80, 120))
+                image.save(tmp_path / "birds" / split / name / f"{number}.jpg")
+    spec = parse(
+        {
+            "depth": 18,
+            "shortcut": "B",
+            "dataset": "folder:birds",
+            "recipe": {
+                "name": "torchvision-v1",
+                "iterations": 2,
+                "batch_size": 2,
+                "images_per_pass": None,
+                "evaluate_every": 1,
+                "checkpoint_every": 2,
+                "exports": [],
+            },
+        }
+    )
+    run(spec, tmp_path / "work", data_path=tmp_path)
+    assert [stream.used_count for stream in streams] in ([], [0])

@@ -14,9 +14,8 @@ from service.recipes import Precision
 from service.reports import Part
 from service.spec import JobSpec
 from service.states import StopReason
-from tests.workers.training.support import SMALL, Recorder, run, small_spec
+from tests.workers.training.support import SMALL, Recorder, engine_of, run, small_spec
 from workers.training import resnet, stacked
-from workers.training.engine import Engine
 from workers.training.faults import Diverged
 from workers.training.loop import Outcome
 from workers.training.optimizer import Optimizer
@@ -57,17 +56,6 @@ def batch(seed: int) -> tuple[Tensor, Tensor]:
     return images_NCHW.contiguous(memory_format=torch.channels_last), labels_N
 
 
-def engine_of(written: JobSpec, model: nn.Module) -> Engine:
-    return Engine(
-        model,
-        model,
-        Optimizer(model, written.recipe),
-        written.recipe,
-        computed_in=Precision.FP32,
-        device=CPU,
-    )
-
-
 def stack_of(specs: list[JobSpec], models: list[nn.Module]) -> StackedEngine:
     return StackedEngine(
         models,
@@ -91,7 +79,7 @@ def test_a_member_of_a_stack_steps_as_if_it_were_alone(network: dict[str, Any]) 
         spec_of(network, 2, learning_rate=0.005, label_smoothing=0.2),
     ]
     alone, together = models_of(specs), models_of(specs)
-    engines = [engine_of(one, model) for one, model in zip(specs, alone, strict=True)]
+    engines = [engine_of(one.recipe, model) for one, model in zip(specs, alone, strict=True)]
     stack = stack_of(specs, together)
     for step in range(3):
         batches = [batch(10 * step + number) for number in range(3)]
@@ -110,7 +98,7 @@ def test_passes_of_a_stack_add_up_as_they_do_alone() -> None:
     written = spec_of(NETWORKS[0], 0, images_per_pass=4, learning_rate=0.05)
     (alone,), (together,) = models_of([written]), models_of([written])
     images_NCHW, labels_N = batch(0)
-    expected = engine_of(written, alone).step(images_NCHW, labels_N, 0.05)
+    expected = engine_of(written.recipe, alone).step(images_NCHW, labels_N, 0.05)
     (told_S,) = stack_of([written], [together]).step([images_NCHW], [labels_N], [0.05])
     assert torch.allclose(told_S, expected)
     assert distance(together.state_dict(), alone.state_dict()) < AFTER_THREE_STEPS
