@@ -313,11 +313,11 @@ def _rounds(step: Callable[[], object], scale: Scale) -> Iterator[float]:
     for _ in range(graphs.WARM_STEPS + 5):
         step()
     for _ in range(scale.rounds):
-        _wait_for(scale.device)
+        scale.place.wait()
         began = time.perf_counter()
         for _ in range(scale.steps):
             step()
-        _wait_for(scale.device)
+        scale.place.wait()
         yield (time.perf_counter() - began) / scale.steps
 
 
@@ -335,11 +335,6 @@ def _share_of_chip(
     counted = counts.count(spec.architecture, classes=classes, height=height, width=width)
     operations = 2 * PASSES * counted.multiply_adds * rate
     return Row(f"{what}: of what the chip allows", "%", 100 * operations / _peak(scale))
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -44,32 +44,34 @@ CASES = (Case(8, 8), Case(20, 8), Case(20, 32))
 
 def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
     computed_in = precision.choose(Precision.AUTO, device)
-    rows = [_row(case, members, device, computed_in) for case in CASES for members in MEMBERS]
+    place = Place(0, 1, device, threads=threads)
+    rows = [_row(case, members, place, computed_in) for case in CASES for members in MEMBERS]
     publish("stacks", rows)
     return 0
 
 
-def _row(case: Case, members: int, device: torch.device, computed_in: Precision) -> Row:
-    batches = [_batch(case, device) for _ in range(members)]
-    alone = _alone(case, batches, device, computed_in)
-    stacked = _stacked(case, batches, device, computed_in)
+def _row(case: Case, members: int, place: Place, computed_in: Precision) -> Row:
+    batches = [_batch(case, place.device) for _ in range(members)]
+    alone = _alone(case, batches, place, computed_in)
+    stacked = _stacked(case, batches, place, computed_in)
     seconds: dict[Callable[[], None], list[float]] = {alone: [], stacked: []}
     for step in seconds:
         for _ in range(WARM_STEPS):
             step()
     for _ in range(ROUNDS):
         for step, taken in seconds.items():
-            _wait_for(device)
+            place.wait()
             began = time.perf_counter()
             for _ in range(STEPS):
                 step()
-            _wait_for(device)
+            place.wait()
             taken.append((time.perf_counter() - began) / STEPS)
     images = members * BATCH_SIZE
     return Row(
-        f"{members} x resnet-{case.depth} of {case.size}x{case.size} on {device.type}, "
+        f"{members} x resnet-{case.depth} of {case.size}x{case.size} on {place.device.type}, "
         f"{computed_in}, as a stack vs one after another",
         "images/s",
         images / statistics.median(seconds[stacked]),
@@ -81,7 +83,7 @@ def _row(case: Case, members: int, device: torch.device, computed_in: Precision)
 def _alone(
     case: Case,
     batches: list[tuple[Tensor, Tensor]],
-    device: torch.device,
+    place: Place,
     computed_in: Precision,
 ) -> Callable[[], None]:
     recipe = _spec(case).recipe
@@ -92,10 +94,10 @@ def _alone(
             optimizer,
             recipe,
             computed_in=computed_in,
-            device=device,
-            recorder=graphs.recorder_at(Place(0, 1, device, threads=1)),
+            device=place.device,
+            recorder=graphs.recorder_at(place),
         )
-        for model, optimizer in _networks(case, len(batches), device)
+        for model, optimizer in _networks(case, len(batches), place.device)
     ]
 
     def step() -> None:
@@ -108,18 +110,18 @@ def _alone(
 def _stacked(
     case: Case,
     batches: list[tuple[Tensor, Tensor]],
-    device: torch.device,
+    place: Place,
     computed_in: Precision,
 ) -> Callable[[], None]:
     recipe = _spec(case).recipe
-    models, optimizers = zip(*_networks(case, len(batches), device), strict=True)
+    models, optimizers = zip(*_networks(case, len(batches), place.device), strict=True)
     engine = StackedEngine(
         models,
         optimizers,
         [recipe for _ in models],
         computed_in=computed_in,
-        device=device,
-        recorder=graphs.recorder_at(Place(0, 1, device, threads=1)),
+        device=place.device,
+        recorder=graphs.recorder_at(place),
     )
     images_MNCHW = [images for images, _ in batches]
     labels_MN = [labels for _, labels in batches]
@@ -153,11 +155,6 @@ def _batch(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
     images_NCHW = torch.randn(BATCH_SIZE, 3, case.size, case.size, device=device)
     labels_N = torch.randint(0, 10, (BATCH_SIZE,), device=device)
     return images_NCHW.contiguous(memory_format=torch.channels_last), labels_N
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

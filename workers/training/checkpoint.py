@@ -76,7 +76,7 @@ class Cursor:
             is_better = best is None or test_error < best
             best = test_error if is_better else best
             waited = 0 if is_better else waited + 1
-            if waited == patience:
+            if waited >= patience:
                 waited, drops = 0, drops + 1
         return replace(
             self,

@@ -93,13 +93,7 @@ def is_done_by(device: torch.device) -> bool:
     """Whether it decodes: a GPU's unit may be missing, or hidden from a container."""
     file = BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
-    try:
-        decode_jpeg([file.getvalue()], mode="RGB", device=device)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        return False
-    return True
+    return _by_the_device([file.getvalue()], device) is not None
 
 
 def decode(batch: Undecoded, device: torch.device) -> Decoded:
@@ -121,25 +115,28 @@ def decode(batch: Undecoded, device: torch.device) -> Decoded:
 
 
 def _decode_jpegs(files: list[Tensor], paths: Sequence[Path], device: torch.device) -> list[Tensor]:
-    if not files:
-        return []
+    decoded = _by_the_device(files, device) if files else []
+    if decoded is not None:
+        return decoded
+    # One that the device cannot read spoils them all.
+    photographs = []
+    for file, path in zip(files, paths, strict=True):
+        alone = _by_the_device([file], device)
+        # The processor names it if nobody can.
+        photographs += [open_photograph(path).to(device)] if alone is None else alone
+    return photographs
+
+
+def _by_the_device(
+    files: Sequence[Tensor] | Sequence[bytes], device: torch.device
+) -> list[Tensor] | None:
+    """None: it refuses."""
     try:
-        return list(decode_jpeg(files, mode="RGB", device=device))
+        return list(decode_jpeg(list(files), mode="RGB", device=device))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
-        # One that the device cannot read spoils them all.
-        return [_decode_one(*one, device) for one in zip(files, paths, strict=True)]
-
-
-def _decode_one(file: Tensor, path: Path, device: torch.device) -> Tensor:
-    try:
-        (photograph_CHW,) = decode_jpeg([file], mode="RGB", device=device)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        return open_photograph(path).to(device)  # which names it if nobody can
-    return photograph_CHW
+        return None
 
 
 class Ahead:

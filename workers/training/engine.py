@@ -22,6 +22,11 @@ from workers.training.graphs import Recorder, Repeated
 from workers.training.optimizer import Optimizer
 
 
+def state_of(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
+    """All that a step changes."""
+    return [*model.parameters(), *model.buffers(), *optimizer.momentum().values()]
+
+
 class Engine:
     """`parallel` is the model or DDP around it; all parameters are the model's."""
 
@@ -69,8 +74,7 @@ class Engine:
         return sums_S
 
     def state(self) -> list[Tensor]:
-        model, momentum = self._model, self._optimizer.momentum()
-        return [*model.parameters(), *model.buffers(), *momentum.values()]
+        return state_of(self._model, self._optimizer)
 
     def forget(self) -> None:
         self._optimizer.forget()

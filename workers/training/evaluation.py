@@ -7,9 +7,8 @@ Shapes: N batch, C channels, H height, W width, K classes, S sums.
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -45,38 +44,21 @@ class Stream:
 
 def stream_at(place: Place) -> Stream | None:
     """None where tests take the training's turn: on a CPU, and where ranks test together."""
-    if place.device.type != "cuda" or place.world_size > 1:
-        return None
-    return Stream(place.device)
-
-
-@dataclass(frozen=True)
-class Tested:
-    """Loss, and error in percent; `validation` None: no images were held out."""
-
-    test: tuple[float, float]
-    validation: tuple[float, float] | None
+    return Stream(place.device) if place.is_alone_on_gpu else None
 
 
 class Test:
-    """Under way, or done."""
+    """Under way, or done. `sums` are this rank's sums_S by the name of the images."""
 
-    def __init__(
-        self, sums_S: Tensor, validation_S: Tensor | None, stream: Stream | None, ranks: Ranks
-    ) -> None:
-        self._sums_S, self._validation_S = sums_S, validation_S
-        self._stream, self._ranks = stream, ranks
+    def __init__(self, sums: Mapping[str, Tensor], stream: Stream | None, ranks: Ranks) -> None:
+        self._sums, self._stream, self._ranks = sums, stream, ranks
 
-    def results(self) -> Tested:
-        """Waits for them. Called by every rank."""
+    def results(self) -> dict[str, tuple[float, float]]:
+        """Waits for them: loss, and error in percent. Called by every rank."""
         with nullcontext() if self._stream is None else self._stream.used():
-            validation_S = self._validation_S
-            return Tested(
-                test=tally.means(self._ranks.sum(self._sums_S)),
-                validation=None
-                if validation_S is None
-                else tally.means(self._ranks.sum(validation_S)),
-            )
+            return {
+                name: tally.means(self._ranks.sum(sums_S)) for name, sums_S in self._sums.items()
+            }
 
 
 class Tester:
@@ -105,7 +87,10 @@ class Tester:
         return self._stream is not None
 
     def begin(self) -> Test:
-        """Of the network as it is now. The test before it must have been waited for."""
+        """Of the network as it is now, on "test" and on "validation" images if any are held out.
+
+        The test before it must have been waited for.
+        """
         self._settle_statistics()
         if self._stream is None:
             return self._test(self._model)
@@ -115,10 +100,11 @@ class Tester:
             return self._test(copy_of_it)
 
     def _test(self, model: nn.Module) -> Test:
-        has_validation = self._source.validation_images > 0
-        validation_S = self._sums(model, of_validation=True) if has_validation else None
-        sums_S = self._sums(model, of_validation=False)
-        return Test(sums_S, validation_S, self._stream, self._ranks)
+        sums = {}
+        if self._source.validation_images > 0:
+            sums["validation"] = self._sums(model, of_validation=True)
+        sums["test"] = self._sums(model, of_validation=False)
+        return Test(sums, self._stream, self._ranks)
 
     def _sums(self, model: nn.Module, *, of_validation: bool) -> Tensor:
         batches = self._source.views(

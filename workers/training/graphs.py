@@ -80,9 +80,7 @@ class CudaRecorder:
 
 def recorder_at(place: Place) -> Recorder | None:
     """None where steps are not recorded: on a CPU, and where ranks talk in the middle of them."""
-    if place.device.type != "cuda" or place.world_size > 1:
-        return None
-    return CudaRecorder(place.device)
+    return CudaRecorder(place.device) if place.is_alone_on_gpu else None
 
 
 def unheard(level: LogLevel, message: str) -> None:

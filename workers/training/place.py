@@ -17,6 +17,11 @@ class Place:
     threads: int
     gpu_share: float = 1.0
 
+    @property
+    def is_alone_on_gpu(self) -> bool:
+        """No other rank has to do the same at the same time."""
+        return self.device.type == "cuda" and self.world_size == 1
+
     def wait(self) -> None:
         """Until the device has taken the steps that were started."""
         if self.device.type == "cuda":

@@ -20,6 +20,7 @@ from service.recipes import Precision, Recipe
 from service.reports import LogLevel
 from workers.training import graphs, precision, tally
 from workers.training.blocks import PaddedShortcut
+from workers.training.engine import state_of
 from workers.training.graphs import Recorder, Repeated
 from workers.training.optimizer import Optimizer
 
@@ -103,10 +104,8 @@ class StackedEngine:
         )
 
     def state(self) -> list[Tensor]:
-        state: list[Tensor] = []
-        for model, optimizer in zip(self._models, self._optimizers, strict=True):
-            state += [*model.parameters(), *model.buffers(), *optimizer.momentum().values()]
-        return state
+        members = zip(self._models, self._optimizers, strict=True)
+        return [each for model, optimizer in members for each in state_of(model, optimizer)]
 
     def forget(self) -> None:
         self._stack.forget_gradients()

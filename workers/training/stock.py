@@ -188,12 +188,10 @@ class Stock:
         iteration = under_way.iteration
         # Beside it the training goes on, and so does its time.
         with nullcontext() if self._tester.is_beside else self._paused():
-            tested = under_way.test.results()
-        if tested.validation is not None:
-            loss, error = tested.validation
-            self._tell({"validation/loss": loss, "validation/error": error}, iteration)
-        loss, error = tested.test
-        self._tell({"test/loss": loss, "test/error": error}, iteration)
+            results = under_way.test.results()
+        for images, (loss, error) in results.items():
+            self._tell({f"{images}/loss": loss, f"{images}/error": error}, iteration)
+        loss, error = results["test"]
         if math.isnan(loss):
             raise Diverged(f"the test loss is {loss} at iteration {iteration}")
         learn = partial(

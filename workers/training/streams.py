@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H height, W width.
 """
 
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, starmap
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Streamed:
         self.description = f"files, decoded by {decoder}"
         self._train, self._seed, self._is_decoded_there = train, seed, is_decoded_there
         self._stretch = (-1, -1)
-        self._batches: Ahead | _Cut | None = None
+        self._batches: Ahead | Iterator[Decoded] | None = None
         self._last: tuple[Tensor, Tensor] | None = None
         self.normaliser = _measure(folder, train, recipe, device)
 
@@ -88,7 +88,7 @@ class Streamed:
         self._last = (self.normaliser(images_NHWC + light_NC[:, None, None, :]), labels_N)
         return self._last
 
-    def _opened(self, stretches: "_Stretches") -> "Ahead | _Cut":
+    def _opened(self, stretches: "_Stretches") -> Ahead | Iterator[Decoded]:
         """Batches from there on."""
         self.close()
         if self._is_decoded_there:
@@ -98,14 +98,13 @@ class Streamed:
             )
             return Ahead(iter(loader), self._device)
         cuts = Cuts(self._train, self._recipe, self._seed)
-        return _Cut(
-            DataLoader(
-                cuts,
-                batch_sampler=stretches,
-                num_workers=self._processes,
-                pin_memory=self._device.type == "cuda",
-            )
+        loader = DataLoader(
+            cuts,
+            batch_sampler=stretches,
+            num_workers=self._processes,
+            pin_memory=self._device.type == "cuda",
         )
+        return starmap(Decoded, loader)
 
     def views(
         self, *, of_validation: bool, rank: int, world_size: int
@@ -191,16 +190,6 @@ def _packed(files: list[_File]) -> Undecoded:
         torch.stack(light_NC),
         torch.tensor(labels_N),
     )
-
-
-class _Cut:
-    """What the processes have decoded and cut."""
-
-    def __init__(self, loader: DataLoader[_Item]) -> None:
-        self._batches = iter(loader)
-
-    def __next__(self) -> Decoded:
-        return Decoded(*next(self._batches))
 
 
 class _Views(Dataset[tuple[list[Tensor], int]]):

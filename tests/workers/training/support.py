@@ -8,10 +8,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from service import spec
-from service.recipes import Recipe
+from service.recipes import Precision, Recipe
 from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
 from service.spec import How, JobSpec
 from service.states import StopReason
@@ -20,6 +20,9 @@ from workers.training.engine import Engine
 from workers.training.loop import Outcome
 from workers.training.optimizer import Optimizer
 from workers.training.place import Place
+from workers.training.stacked import StackedEngine
+
+CPU = torch.device("cpu")
 
 SMALL = {
     "name": "quick",
@@ -96,16 +99,41 @@ def small_spec(recipe: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
 
 def engine_of(written: Recipe, model: nn.Module, **options: Any) -> Engine:
     """Steps the network alone, on a CPU."""
-    device = torch.device("cpu")
     return Engine(
         model,
         model,
         Optimizer(model, written),
         written,
-        computed_in=precision.choose(written.precision, device),
+        computed_in=precision.choose(written.precision, CPU),
+        device=CPU,
+        **options,
+    )
+
+
+def stack_of(
+    recipes: list[Recipe],
+    models: list[nn.Module],
+    *,
+    computed_in: Precision = Precision.FP32,
+    device: torch.device = CPU,
+    **options: Any,
+) -> StackedEngine:
+    return StackedEngine(
+        models,
+        [Optimizer(model, recipe) for recipe, model in zip(recipes, models, strict=True)],
+        recipes,
+        computed_in=computed_in,
         device=device,
         **options,
     )
+
+
+def random_batch(seed: int, *, images: int) -> tuple[Tensor, Tensor]:
+    """images_NCHW of 16 pixels a side, channels last in memory, and labels_N of ten classes."""
+    generator = torch.Generator().manual_seed(seed)
+    images_NCHW = torch.randn(images, 3, 16, 16, generator=generator)
+    labels_N = torch.randint(0, 10, (images,), generator=generator)
+    return images_NCHW.contiguous(memory_format=torch.channels_last), labels_N
 
 
 def run(
@@ -121,7 +149,7 @@ def run(
 ) -> tuple[Outcome, Recorder]:
     recorder = recorder or Recorder(stops_at)
     if place is None:
-        place = Place(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
+        place = Place(rank=0, world_size=1, device=CPU, threads=1)
     outcome = loop.train(
         job,
         place=place,

@@ -13,15 +13,20 @@ from torch import Tensor, nn
 from service.recipes import Precision
 from service.reports import LogLevel
 from service.spec import JobSpec
-from tests.workers.training.support import digests, engine_of, run, small_spec
+from tests.workers.training.support import (
+    CPU,
+    digests,
+    engine_of,
+    random_batch,
+    run,
+    small_spec,
+    stack_of,
+)
 from tests.workers.training.tape import Tape
 from workers.training import graphs, resnet
 from workers.training.graphs import WARM_STEPS
-from workers.training.optimizer import Optimizer
 from workers.training.place import Place
-from workers.training.stacked import StackedEngine
 
-CPU = torch.device("cpu")
 # More than one at each, so that replays see changes and none.
 RATES = [0.1] * (WARM_STEPS + 2) + [0.01] * 2 + [0.1, 0.05, 0.05]
 
@@ -43,10 +48,7 @@ def network(written: JobSpec) -> nn.Module:
 
 
 def batch(number: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(number)
-    images_NCHW = torch.randn(8, 3, 16, 16, generator=generator)
-    labels_N = torch.randint(0, 10, (8,), generator=generator)
-    return images_NCHW.contiguous(memory_format=torch.channels_last), labels_N
+    return random_batch(number, images=8)
 
 
 def trained(
@@ -89,14 +91,7 @@ def test_a_stack_is_replayed_with_each_members_images_and_rate() -> None:
 
     def stepped(recorder: graphs.Recorder | None) -> list[Tensor]:
         models = [network(one) for one in specs]
-        engine = StackedEngine(
-            models,
-            [Optimizer(model, one.recipe) for one, model in zip(specs, models, strict=True)],
-            [one.recipe for one in specs],
-            computed_in=Precision.FP32,
-            device=CPU,
-            recorder=recorder,
-        )
+        engine = stack_of([one.recipe for one in specs], models, recorder=recorder)
         for number, rate in enumerate(RATES):
             batches = [batch(2 * number + member) for member in range(2)]
             images_MNCHW, labels_MN = zip(*batches, strict=True)
@@ -247,10 +242,9 @@ def test_on_a_gpu_replayed_steps_are_the_steps_themselves(
 def test_on_a_gpu_a_stack_is_replayed(gpu: torch.device) -> None:
     log, written = Log(), spec_of(precision="bf16")
     models = [network(written).to(gpu) for _ in range(2)]
-    engine = StackedEngine(
-        models,
-        [Optimizer(model, written.recipe) for model in models],
+    engine = stack_of(
         [written.recipe] * 2,
+        models,
         computed_in=Precision.BF16,
         device=gpu,
         recorder=graphs.recorder_at(Place(0, 1, gpu, threads=1)),

@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from service.networks import Family
 from service.spec import parse
 from service.states import StopReason
-from tests.workers.training.support import Recorder, digests, run, small_spec
+from tests.workers.training.support import CPU, Recorder, digests, run, small_spec
 from workers.training import data, evaluation, resnet, stock
 from workers.training.place import Place
 from workers.training.ranks import Ranks
 from workers.training.saving import Saver
 from workers.training.sources import Resident
-
-CPU = torch.device("cpu")
 
 # A report lies between each two tests; checkpoints come with a test, with a report and with none.
 FIELDS = {
@@ -174,18 +171,14 @@ def test_tests_take_turns_on_a_cpu_and_with_several_ranks(device: str, ranks: in
     assert evaluation.stream_at(Place(0, ranks, torch.device(device), threads=1)) is None
 
 
-def test_tests_on_photographs_take_turns(tmp_path: Path, streams: list[Aside]) -> None:
-    for split in ("train", "test"):
-        for name in ("robin", "wren"):
-            (tmp_path / "birds" / split / name).mkdir(parents=True)
-            for number in range(4):
-                image = Image.new("RGB", (64, 48), (40 * number, 80, 120))
-                image.save(tmp_path / "birds" / split / name / f"{number}.jpg")
+def test_tests_on_photographs_take_turns(
+    photographs: Path, tmp_path: Path, streams: list[Aside]
+) -> None:
     spec = parse(
         {
             "depth": 18,
             "shortcut": "B",
-            "dataset": "folder:birds",
+            "dataset": f"folder:{photographs.name}",
             "recipe": {
                 "name": "torchvision-v1",
                 "iterations": 2,
@@ -197,5 +190,5 @@ def test_tests_on_photographs_take_turns(tmp_path: Path, streams: list[Aside]) -
             },
         }
     )
-    run(spec, tmp_path / "work", data_path=tmp_path)
+    run(spec, tmp_path, data_path=photographs.parent)
     assert [stream.used_count for stream in streams] in ([], [0])

@@ -27,20 +27,6 @@ def recipe(**fields: Any) -> Recipe:
     return Recipe.model_validate(recipes.resolve(written, family=Family.IMAGENET, depth=18))
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "photographs"
-    random = np.random.RandomState(0)
-    for split, count in (("train", 5), ("val", 3)):
-        for name in ("robin", "wren"):
-            (folder / split / name).mkdir(parents=True)
-            for number in range(count):
-                shape = (40 + 10 * number, 60, 3)
-                pixels = random.randint(0, 256, shape).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / split / name / f"{number}.jpg")
-    return folder
-
-
 def stream(
     folder: Path, *, processes: int = 0, is_decoded_there: bool = False, **fields: Any
 ) -> Streamed:

@@ -10,15 +10,21 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from service.recipes import Precision
 from service.reports import Part
 from service.spec import JobSpec
 from service.states import StopReason
-from tests.workers.training.support import SMALL, Recorder, engine_of, run, small_spec
+from tests.workers.training.support import (
+    SMALL,
+    Recorder,
+    engine_of,
+    random_batch,
+    run,
+    small_spec,
+    stack_of,
+)
 from workers.training import resnet, stacked
 from workers.training.faults import Diverged
 from workers.training.loop import Outcome
-from workers.training.optimizer import Optimizer
 from workers.training.place import Place
 from workers.training.stacked import StackedEngine
 from workers.training.together import Member, train_together
@@ -50,20 +56,7 @@ def models_of(specs: Iterable[JobSpec]) -> list[nn.Module]:
 
 
 def batch(seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    images_NCHW = torch.randn(12, 3, 16, 16, generator=generator)
-    labels_N = torch.randint(0, 10, (12,), generator=generator)
-    return images_NCHW.contiguous(memory_format=torch.channels_last), labels_N
-
-
-def stack_of(specs: list[JobSpec], models: list[nn.Module]) -> StackedEngine:
-    return StackedEngine(
-        models,
-        [Optimizer(model, one.recipe) for one, model in zip(specs, models, strict=True)],
-        [one.recipe for one in specs],
-        computed_in=Precision.FP32,
-        device=CPU,
-    )
+    return random_batch(seed, images=12)
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -80,7 +73,7 @@ def test_a_member_of_a_stack_steps_as_if_it_were_alone(network: dict[str, Any]) 
     ]
     alone, together = models_of(specs), models_of(specs)
     engines = [engine_of(one.recipe, model) for one, model in zip(specs, alone, strict=True)]
-    stack = stack_of(specs, together)
+    stack = stack_of([one.recipe for one in specs], together)
     for step in range(3):
         batches = [batch(10 * step + number) for number in range(3)]
         rates = [one.recipe.learning_rate for one in specs]
@@ -99,7 +92,7 @@ def test_passes_of_a_stack_add_up_as_they_do_alone() -> None:
     (alone,), (together,) = models_of([written]), models_of([written])
     images_NCHW, labels_N = batch(0)
     expected = engine_of(written.recipe, alone).step(images_NCHW, labels_N, 0.05)
-    (told_S,) = stack_of([written], [together]).step([images_NCHW], [labels_N], [0.05])
+    (told_S,) = stack_of([written.recipe], [together]).step([images_NCHW], [labels_N], [0.05])
     assert torch.allclose(told_S, expected)
     assert distance(together.state_dict(), alone.state_dict()) < AFTER_THREE_STEPS
 
