@@ -2,8 +2,7 @@
 
 Each trial trains a ResNet-8 on digits for some seconds, with one worker; two run at a time. What
 a trial costs beside its training is the CPU time of all processes from the cluster's start on,
-runners and drivers included, less that of the bare loop. A third search is the first again in
-stacks: as many workers, and several trials in each.
+runners and drivers included, less that of the bare loop.
 """
 
 import argparse
@@ -31,7 +30,6 @@ from workers.training.observers import Unheard
 from workers.training.place import Place
 
 _AT_A_TIME = 2
-_STACK = 4
 _LOOK_SECONDS = 0.2
 _JOB = {
     "depth": 8,
@@ -57,7 +55,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rb") as name:
         bare = _bare_cpu_seconds(Path(name))
         ours = _ours(trials, Path(name) / "alone")
-        stacked = _ours(trials, Path(name) / "stacked", stack=_STACK)
         theirs = _ray_tune(trials)
 
     def per_hour(what: str, one: Cost, other: Cost) -> Row:
@@ -68,14 +65,6 @@ def main() -> int:
         "search",
         [
             per_hour(f"random search of {trials} trials", ours, theirs),
-            per_hour(f"the same in stacks of {_STACK} vs Ray Tune", stacked, theirs),
-            per_hour(f"the same in stacks of {_STACK} vs a process for each trial", stacked, ours),
-            Row(
-                f"of each trial in stacks of {_STACK}, all of it",
-                "CPU-s",
-                stacked.cpu_seconds / trials,
-                theirs.cpu_seconds / trials,
-            ),
             Row(
                 "of each trial, beside its training",
                 "CPU-s",
@@ -88,7 +77,7 @@ def main() -> int:
     return 0
 
 
-def _ours(trials: int, folder: Path, *, stack: int = 1) -> Cost:
+def _ours(trials: int, folder: Path) -> Cost:
     settings = {"RESNETD_STANDBYS": str(_AT_A_TIME)}
     with (
         _counting() as cpu_seconds,
@@ -99,10 +88,10 @@ def _ours(trials: int, folder: Path, *, stack: int = 1) -> Cost:
     ):
         began = time.monotonic()
         search = client.submit_search(
-            job=_JOB | {"resources": {"stack": stack}},
+            job=_JOB,
             space=_SPACE,
             algorithm="random",
-            budget={"trials": trials, "concurrent": _AT_A_TIME * stack},
+            budget={"trials": trials, "concurrent": _AT_A_TIME},
         )
         search = client.wait_search(search.id, poll_seconds=0.2)
         if search.state != "succeeded":

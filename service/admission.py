@@ -19,7 +19,6 @@ from service import (
     runners,
     scenes,
     schedule,
-    stacks,
     steering,
 )
 from service.errors import NotFound
@@ -56,9 +55,6 @@ def claim(
         first = session.execute(scenes.eligible(now).limit(1)).first()
         if first is None:
             return None
-        joined = _join(session, first, whole, limits=limits, lease=lease, now=now)
-        if joined is not None:
-            return joined
         decision = _decide(session, whole, first, limits=limits, now=now)
         if isinstance(decision, Preempt):
             _preempt(session, decision, now=now)
@@ -87,33 +83,6 @@ def _needed(whole: Pool, job: JobRow | Row[tuple[Any, ...]]) -> Pool:
         cpus_per_worker=job.cpus_per_worker,
         gpus_per_worker=job.gpus_per_worker,
     )
-
-
-def _join(
-    session: Session,
-    first: Row[tuple[Any, ...]],
-    whole: Pool,
-    *,
-    limits: Mapping[str, Limit],
-    lease: "_Lease",
-    now: datetime,
-) -> Claim | None:
-    """The first job joins a stack that has a place for it.
-
-    Only the first: later ones would keep a stack alive that others wait for.
-    """
-    job = _locked(session, first.id) if first.stack_key is not None else None
-    runner = None if job is None else stacks.runner_to_join(session, job)
-    if job is None or runner is None or _cannot_start(session, job) is not None:
-        return None
-    if limits:
-        scene = scenes.read(session, whole, limits=limits, now=now, depth=1)
-        usage = schedule.usage_of(scene.running)
-        if any(schedule.exceeded(one, usage, limits) for one in scene.waiting):
-            return None
-    attempt = _begin(session, job, Pool(cpus=0, gpus=0), lease=lease, now=now)
-    runners.join(attempt, runner, now=now)
-    return Claim(attempt_id=attempt.id, fence=attempt.fence, runner_id=runner.id)
 
 
 def _locked(session: Session, job_id: str) -> JobRow | None:
@@ -179,9 +148,7 @@ def _may_any_yield(session: Session) -> bool:
 
 
 def _preempt(session: Session, decision: Preempt, *, now: datetime) -> None:
-    # Who trains in one process makes way together.
-    victims = {one for job_id in decision.victims for one in stacks.together_with(session, job_id)}
-    for job_id in sorted(victims):
+    for job_id in sorted(decision.victims):
         job = moves.lock(session, job_id)
         is_running = job.state in {JobState.STARTING, JobState.RUNNING}
         if is_running and job.stop_requested is None:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import counts, events, ids, moves, origins, recipes, stacks
+from service import counts, events, ids, moves, origins, recipes
 from service.counts import Counts
 from service.datasets import find as find_dataset
 from service.errors import (
@@ -167,7 +167,6 @@ def _save(
         priority=spec.priority,
         place=moves.place(created_at=now, priority=spec.priority),
         preemptible=spec.preemptible,
-        stack_key=stacks.key_of(spec, user=user),
         num_workers=resources.num_workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
@@ -273,7 +272,6 @@ def shape_of(spec: JobSpec) -> str:
     return (
         f"{spec.family}/{spec.network}/{spec.dataset}/batch={spec.recipe.batch_size}"
         f"/workers={resources.num_workers}/cpus={resources.cpus_per_worker}/gpus={gpus}"
-        f"/stack={resources.stack}"
     )
 
 
@@ -292,11 +290,8 @@ def counts_of(spec: JobSpec) -> Counts | None:
 
 
 def work_of(spec: JobSpec) -> float | None:
-    """Multiply-adds of the forward pass in one iteration; None where only the images can tell.
-
-    Also None in a stack: how long an iteration takes depends on who trains beside.
-    """
-    weight = counts_of(spec) if spec.resources.stack == 1 else None
+    """Multiply-adds of the forward pass in one iteration; None where only the images can tell."""
+    weight = counts_of(spec)
     return None if weight is None else float(weight.multiply_adds * spec.recipe.batch_size)
 
 

@@ -179,22 +179,14 @@ class AttemptBrief(_Wire):
     last_sequence: int
     resume: ResumePoint | None
 
-    @property
-    def is_stacked(self) -> bool:
-        """Whether others may train in its process: only with a first attempt, and on it."""
-        return self.number == 1 and self.spec.resources.stack > 1
-
 
 class Question(_Wire):
     """What a runner asks: for its next orders, or, on its way out, for what it leaves undone.
 
     `trained`: the attempt whose training is over; what it has to deliver still is on its way.
-    `running`: the attempts of a stack that has places left; it is answered once one is to join,
-    or once all of them have ended.
     """
 
     trained: str | None = None
-    running: Annotated[list[str], Field(max_length=10_000)] = []
     wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
     is_leaving: bool = False
 

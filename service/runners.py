@@ -8,7 +8,7 @@ under the lock of the cluster's row; the API answers the runner's question what 
 """
 
 import hmac
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -92,12 +92,6 @@ def assign(session: Session, attempt: AttemptRow, *, lives: int, now: datetime) 
     return runner
 
 
-def join(attempt: AttemptRow, runner: RunnerRow, *, now: datetime) -> None:
-    """Gives the attempt to a runner that trains others, whose room it shares."""
-    attempt.runner_id = runner.id
-    attempt.submitted_at = runner.submitted_at and now
-
-
 @dataclass(frozen=True)
 class Start:
     """A runner that the cluster is to be told of; `secret` is its token."""
@@ -155,7 +149,8 @@ def submitted(session: Session, runner_id: str, *, now: datetime) -> None:
     """The cluster knows the runner."""
     runner = _lock(session, runner_id)
     runner.submitted_at = runner.submitted_at or now
-    for attempt in _attempts_of(session, runner):
+    attempt = _attempt_of(session, runner)
+    if attempt is not None:
         attempt.submitted_at = attempt.submitted_at or now
 
 
@@ -164,16 +159,14 @@ def next_orders(
     runner_id: str,
     *,
     trained: str | None = None,
-    running: Collection[str] = (),
     is_leaving: bool = False,
     now: datetime,
 ) -> Orders | None:
     """What a runner that asks is to do next; None: nothing yet.
 
     The resources of its attempt are free again if that has ended, or if it is the one that has
-    `trained` and only delivers. Any other that is not `running` is handed out again, with a new
-    token: the answer before was lost, or the processes that had it have died and the runner will
-    say so. Who trains a stack is answered, too, once all that is `running` has ended.
+    `trained` and only delivers. Any other is handed out again, with a new token: the answer before
+    was lost, or the processes that had it have died and the runner will say so.
     """
     runner = _lock(session, runner_id)
     if runner.state is RunnerState.GONE:
@@ -184,18 +177,14 @@ def next_orders(
         runner.state = RunnerState.READY
         # It may come up before its dispatcher has heard that it was submitted.
         submitted(session, runner_id, now=now)
-    left = []
-    for attempt in _attempts_of(session, runner):
-        if attempt.state is AttemptState.ENDED or attempt.id == trained:
-            _release(session, runner, attempt, now=now)
-            runner.attempts_left -= 1
-        else:
-            left.append(attempt)
-    if is_leaving or (runner.attempts_left <= 0 and not left):
+    attempt = _attempt_of(session, runner)
+    if attempt is not None and (attempt.state is AttemptState.ENDED or attempt.id == trained):
+        _release(session, runner, attempt, now=now)
+        runner.attempts_left -= 1
+        attempt = None
+    if is_leaving or (runner.attempts_left <= 0 and attempt is None):
         _dismiss(session, runner, now=now)
-    waiting = [attempt for attempt in left if attempt.id not in running]
-    if waiting:
-        attempt = waiting[0]
+    if attempt is not None:
         secret = tokens.new_secret()
         attempt.token_sha256 = tokens.digest(secret)
         attempt.taken_at = now
@@ -203,22 +192,15 @@ def next_orders(
         return Orders(order=Order(brief=brief, token=secret), is_dismissed=False)
     if runner.state is RunnerState.LEAVING:
         return Orders(order=None, is_dismissed=True)
-    return Orders(order=None, is_dismissed=False) if running and not left else None
+    return None
 
 
-def has_orders(session: Session, runner_id: str, *, running: Collection[str] = ()) -> bool:
+def has_orders(session: Session, runner_id: str) -> bool:
     """Whether asking would bring anything; a look without a lock."""
-    state = session.scalar(select(RunnerRow.state).where(RunnerRow.id == runner_id))
-    if state is not RunnerState.READY:
-        return True
-    there = session.execute(
-        select(AttemptRow.id, AttemptRow.state).where(
-            AttemptRow.runner_id == runner_id, AttemptRow.released_at.is_(None)
-        )
-    ).all()
-    return any(
-        attempt_id not in running or state is AttemptState.ENDED for attempt_id, state in there
-    )
+    runner = session.execute(
+        select(RunnerRow.state, RunnerRow.attempt_id).where(RunnerRow.id == runner_id)
+    ).one_or_none()
+    return runner is None or runner.state is not RunnerState.READY or runner.attempt_id is not None
 
 
 def dismiss(session: Session, runner_id: str, *, now: datetime) -> None:
@@ -238,7 +220,8 @@ def gone(session: Session, runner_id: str, *, now: datetime) -> bool:
     runner = _lock(session, runner_id)
     if has_living_attempt(session, runner_id):
         return False
-    for attempt in _attempts_of(session, runner):
+    attempt = _attempt_of(session, runner)
+    if attempt is not None:
         _release(session, runner, attempt, now=now)
     if runner.state is not RunnerState.GONE:
         runner.state = RunnerState.GONE
@@ -350,30 +333,11 @@ def _dismiss(session: Session, runner: RunnerRow, *, now: datetime) -> None:
 
 
 def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: datetime) -> None:
-    """What the attempt occupied is free, or another's that trains beside it."""
+    """What the attempt occupied is free."""
     attempt.released_at = now
+    runner.attempt_id = None
+    runner.freed_at = now
     database.wake(session)
-    if runner.attempt_id != attempt.id:
-        return
-    heir = next(iter(_attempts_of(session, runner)), None)
-    runner.attempt_id = None if heir is None else heir.id
-    if heir is None:
-        runner.freed_at = now
-    else:
-        heir.cpus_per_worker = attempt.cpus_per_worker
-        heir.gpus_per_worker = attempt.gpus_per_worker
-
-
-def _attempts_of(session: Session, runner: RunnerRow) -> list[AttemptRow]:
-    """What holds its room, and what trains beside that; oldest first."""
-    return list(
-        session.scalars(
-            select(AttemptRow)
-            .where(AttemptRow.runner_id == runner.id, AttemptRow.released_at.is_(None))
-            .order_by(AttemptRow.created_at, AttemptRow.id)
-            .execution_options(populate_existing=True)
-        )
-    )
 
 
 def _attempt_of(session: Session, runner: RunnerRow) -> AttemptRow | None:

@@ -97,7 +97,6 @@ def eligible(now: datetime) -> Select[*tuple[Any, ...]]:
             JobRow.work,
             JobRow.iterations,
             JobRow.saved_iteration,
-            JobRow.stack_key,
         )
         .where(
             JobRow.state == JobState.QUEUED,

@@ -43,14 +43,12 @@ class Resources(_Spec):
     """What each attempt of the job occupies on the cluster.
 
     `gpus_per_worker` None: one where the cluster has GPUs, else none; a part of one is shared with
-    other jobs, and memory with it. `stack`: so many jobs of one user, alike in network, data and
-    batch, may train at once on what one of them occupies.
+    other jobs, and memory with it.
     """
 
     num_workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
     cpus_per_worker: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
     gpus_per_worker: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
-    stack: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -291,28 +289,6 @@ class JobSpec(_Spec):
                 {"share": share, "images_per_pass": images_per_pass},
             )
         return resources
-
-    @field_validator("resources")
-    @classmethod
-    def _can_be_stacked(cls, resources: Resources, info: ValidationInfo) -> Resources:
-        if resources.stack == 1:
-            return resources
-        if resources.num_workers > 1:
-            raise ValueError("jobs of a stack have one worker: num_workers is 1")
-        if info.data.get("family") in _VGG:
-            raise ValueError("vgg networks drop features at random and cannot be stacked")
-        recipe = info.data.get("recipe")
-        if recipe is not None and recipe.crop is not Crop.PADDED:
-            raise ValueError(f"a stack trains on small images, with crop padded, not {recipe.crop}")
-        return resources
-
-    @field_validator("start_from")
-    @classmethod
-    def _begins_alone(cls, start_from: StartFrom | None, info: ValidationInfo) -> StartFrom | None:
-        resources = info.data.get("resources")
-        if start_from is not None and resources is not None and resources.stack > 1:
-            raise ValueError("jobs of a stack begin at the beginning: resources.stack is 1")
-        return start_from
 
     @field_validator("after")
     @classmethod

@@ -76,13 +76,7 @@ def _did_last_fail(session: Session, *, now: datetime) -> bool:
 
 
 def _last_shape(session: Session) -> Shape | None:
-    # Who joins a stack asks for nothing.
-    statement = (
-        select(AttemptRow)
-        .where(AttemptRow.cpus_per_worker > 0)
-        .order_by(AttemptRow.created_at.desc())
-        .limit(1)
-    )
+    statement = select(AttemptRow).order_by(AttemptRow.created_at.desc()).limit(1)
     attempt = session.scalar(statement)
     return None if attempt is None else runners.shape_of(attempt)
 

@@ -118,8 +118,6 @@ class JobRow(Base):
     priority: Mapped[int]
     place: Mapped[float]
     preemptible: Mapped[bool]
-    # The same for jobs that may train in one process; None: it trains alone (service.stacks).
-    stack_key: Mapped[str | None] = mapped_column(String(64))
     num_workers: Mapped[int]
     cpus_per_worker: Mapped[int]
     gpus_per_worker: Mapped[float | None]

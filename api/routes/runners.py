@@ -23,7 +23,7 @@ async def next_orders(
         held,
         partial(_ask, held, runner_id, question),
         wait_seconds=question.wait_seconds,
-        is_worth_asking=partial(_has_orders, held, runner_id, question),
+        is_worth_asking=partial(_has_orders, held, runner_id),
     )
     return orders or Orders(order=None, is_dismissed=False)
 
@@ -34,12 +34,11 @@ def _ask(held: Services, runner_id: str, question: Question) -> Orders | None:
             session,
             runner_id,
             trained=question.trained,
-            running=question.running,
             is_leaving=question.is_leaving,
             now=held.now(),
         )
 
 
-def _has_orders(held: Services, runner_id: str, question: Question) -> bool:
+def _has_orders(held: Services, runner_id: str) -> bool:
     with held.database.reading() as session:
-        return runners.has_orders(session, runner_id, running=question.running)
+        return runners.has_orders(session, runner_id)

@@ -72,9 +72,8 @@ DIVERGING = Order(
     state="failed",
     reason="diverged",
 )
-# Its trials train in a stack where nothing disturbs them.
 SEARCH: dict[str, Any] = {
-    "job": _digits("searched", resources={"stack": 2}),
+    "job": _digits("searched"),
     "space": {"recipe.learning_rate": {"loguniform": [0.01, 0.2]}},
     "algorithm": "random",
     "budget": {"trials": 6, "concurrent": 2},

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -31,14 +30,14 @@ def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
-def _job(*, stack: int = 1, **recipe: Any) -> dict[str, Any]:
+def _job(**recipe: Any) -> dict[str, Any]:
     """A trial's, on half of a GPU."""
     return {
         "depth": 8,
         "shortcut": "A",
         "dataset": "digits",
         "recipe": TINY | recipe,
-        "resources": {"gpus_per_worker": 0.5, "stack": stack},
+        "resources": {"gpus_per_worker": 0.5},
     }
 
 
@@ -60,18 +59,6 @@ def _wait_for(
 
 def _by_number(client: resnetd.Client, search_id: str) -> list[resnetd.Trial]:
     return sorted(client.trials(search_id), key=lambda trial: trial.number)
-
-
-def _later_ones_train(trials: list[resnetd.Trial]) -> bool:
-    """Those after the first two."""
-    later = [trial for trial in trials if trial.number > 2]
-    return len(later) == 2 and all(one.state == "running" and one.iteration > 0 for one in later)
-
-
-def _pids(client: resnetd.Client, trials: list[resnetd.Trial]) -> set[int]:
-    """The processes that train them."""
-    facts = [client.job(trial.job_id).document["facts"] for trial in trials]
-    return {pid for one in facts for pid in one["pids"]}
 
 
 def _assert_whole(client: resnetd.Client, search_id: str, *, trials: int) -> resnetd.Search:
@@ -141,29 +128,6 @@ def test_a_tpe_search_of_two_metrics_goes_on_when_its_driver_is_killed(
     # None of these is beaten in both.
     assert search.best
     assert all(set(trial.values) == {"test/error", "parameters"} for trial in search.best)
-
-
-def test_trials_of_a_stack_share_a_process_and_are_tried_again_alone_when_it_dies(
-    client: resnetd.Client,
-) -> None:
-    search = client.submit_search(
-        job=_job(stack=2, iterations=200),
-        space=RATES,
-        algorithm="random",
-        budget={"trials": 4, "concurrent": 2},
-    )
-    _wait_for(client, search.id, _later_ones_train)
-    (pid,) = _pids(client, _by_number(client, search.id)[2:])
-    psutil.Process(pid).kill()
-
-    search = client.wait_search(search.id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.2)
-    assert search.state == "succeeded", search.message
-    trials = _by_number(client, search.id)
-    assert all(trial.reason == "completed" for trial in trials)
-    assert [client.job(one.job_id).attempts for one in trials] == [1, 1, 2, 2]
-    together, alone = trials[:2], trials[2:]
-    assert len(_pids(client, together)) == 1
-    assert len(_pids(client, alone)) == 2
 
 
 def test_asha_stops_a_trial_that_is_worse_and_says_why(client: resnetd.Client) -> None:

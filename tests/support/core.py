@@ -185,7 +185,6 @@ class Core:
         runner_id: str,
         *,
         trained: str | None = None,
-        running: Sequence[str] = (),
         is_leaving: bool = False,
     ) -> Orders | None:
         """What the runner is to do next."""
@@ -194,7 +193,6 @@ class Core:
                 session,
                 runner_id,
                 trained=trained,
-                running=running,
                 is_leaving=is_leaving,
                 now=self.clock.now,
             )

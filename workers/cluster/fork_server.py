@@ -20,7 +20,6 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +29,6 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from service.networks import Family
 from service.reports import AttemptBrief
-from workers.cluster import stack
 from workers.cluster.attempt import failure_of, run_rank
 from workers.cluster.forks import Line, Meeting, Seat
 from workers.cluster.settings import AttemptSettings
@@ -237,10 +235,6 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
         threads=brief.cpus_per_worker,
         gpu_share=brief.gpus_per_worker or 1.0,
     )
-    if brief.is_stacked:
-        stack.run(settings, brief, place=place, later=partial(_hear_order, line))
-        hand_back()
-        return
     run_rank(
         settings,
         brief,
@@ -263,12 +257,6 @@ def _give_memory_back(device: torch.device) -> None:
 
 def _order(message: dict[str, Any]) -> tuple[AttemptSettings, AttemptBrief]:
     return AttemptSettings.of_json(message["run"]), AttemptBrief.model_validate(message["brief"])
-
-
-def _hear_order(line: Line) -> tuple[AttemptSettings, AttemptBrief] | None:
-    """Waits for one more; None where the rank is gone."""
-    message = line.hear()
-    return None if message is None else _order(message)
 
 
 def _store_of_rank_0(seat: Seat) -> TCPStore | None:

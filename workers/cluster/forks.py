@@ -4,7 +4,7 @@ rank ──{"fork"}──► server ──fork──► fork     One line of JSO
 rank ◄──{"port"}── fork                      for each fork. It is the fork's own until its
 rank ──{"meet"}──► fork (joins the group)    training is over, and the fork is killed where
 rank ◄──{"ready"}── fork                     the rank closes it before. On rank 0 a fork may
-rank ──{"run"}──► fork, again for a stack    live on for a while, to deliver.
+rank ──{"run"}──► fork                       live on for a while, to deliver.
 rank ◄──{"trained"} or {"failed"}── fork
 rank ◄──{"over"}── server
 
@@ -204,12 +204,9 @@ class Fork:
 
     def begin(self, settings: AttemptSettings, brief: AttemptBrief) -> None:
         """Returns at once; `wait` for the end."""
-        _tell(self._line, _order(settings, brief))
+        order = {"run": settings.to_json(), "brief": brief.model_dump(mode="json")}
+        _tell(self._line, order)
         self._server.keep_images(brief, settings.data_path)
-
-    def join(self, settings: AttemptSettings, brief: AttemptBrief) -> None:
-        """Gives a stack one more. AttemptFailed where the fork is no more."""
-        _tell(self._line, _order(settings, brief))
 
     def wait(self) -> None:
         """Returns once the training is over; what is left to deliver is on its way."""
@@ -229,10 +226,6 @@ class Fork:
         if "over" in message:
             raise AttemptFailed(Reason.WORKER_DIED, f"rank {rank} {_died_of(message['over'])}")
         raise AttemptFailed(Reason.INTERNAL, f"rank {rank} said {message}, expected {name}")
-
-
-def _order(settings: AttemptSettings, brief: AttemptBrief) -> dict[str, Any]:
-    return {"run": settings.to_json(), "brief": brief.model_dump(mode="json")}
 
 
 def _folder(runner_id: str) -> Path:

@@ -6,9 +6,6 @@ and tells the others; the fork of each rank trains, in a process group of the at
 
 import logging
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import ray
@@ -19,8 +16,7 @@ from ray.train.torch import get_device
 
 from service.errors import Unavailable
 from service.reports import Order, Question
-from workers.cluster.endings import AttemptFailed
-from workers.cluster.forks import Fork, ForkServer, Seat
+from workers.cluster.forks import ForkServer, Seat
 from workers.cluster.settings import RunnerSettings
 from workers.reporting.backoff import insist
 from workers.reporting.client import RunnerClient
@@ -28,9 +24,6 @@ from workers.reporting.outbox import FENCES
 
 # Shorter than what proxies cut.
 _WAIT_SECONDS = 25.0
-# Of a stack's questions: how long the next fork may have to wait for the answer to the last one.
-_JOIN_WAIT_SECONDS = 5.0
-_BETWEEN_JOINS_SECONDS = 0.01
 
 T = TypeVar("T")
 
@@ -68,51 +61,7 @@ def serve(config: dict[str, Any]) -> None:
                     return
                 fork.begin(settings.attempt(order), order.brief)
                 trained = order.brief.attempt_id
-                is_joined = order.brief.is_stacked
-                with _joining(api, settings, fork, trained) if is_joined else nullcontext():
-                    fork.wait()
-
-
-@contextmanager
-def _joining(api: RunnerClient, settings: RunnerSettings, fork: Fork, first: str) -> Iterator[None]:
-    """Meanwhile, hands over what joins a stack. Returns once the API knows the end of all."""
-    is_over = threading.Event()
-    thread = threading.Thread(
-        target=_hand_over, args=(api, settings, fork, first, is_over), name="join", daemon=True
-    )
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-    # Before the runner asks for its next orders: two questions at a time would get one answer.
-    thread.join()
-
-
-def _hand_over(
-    api: RunnerClient,
-    settings: RunnerSettings,
-    fork: Fork,
-    first: str,
-    is_over: threading.Event,
-) -> None:
-    running = [first]
-    while not is_over.wait(_BETWEEN_JOINS_SECONDS):
-        try:
-            orders = api.next(Question(running=running, wait_seconds=_JOIN_WAIT_SECONDS))
-        except Unavailable:
-            is_over.wait(_JOIN_WAIT_SECONDS)
-            continue
-        except FENCES:
-            return
-        if orders.order is not None:
-            try:
-                fork.join(settings.attempt(orders.order), orders.order.brief)
-            except AttemptFailed:
-                return  # it trains no more; the order is given again
-            running.append(orders.order.brief.attempt_id)
-        elif orders.is_dismissed:
-            return
+                fork.wait()
 
 
 def _next_order(api: RunnerClient, settings: RunnerSettings, trained: str | None) -> Order | None:

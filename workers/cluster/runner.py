@@ -101,7 +101,7 @@ def _fit(settings: RunnerSettings) -> None:
 
 
 def _last_word(settings: RunnerSettings, failed: AttemptFailed) -> Ending:
-    """Ends what was under way, for its processes: an attempt, those of a stack, or none."""
+    """Ends what was under way, for its processes: an attempt, or none."""
     log.error("runner failed", runner_id=settings.runner_id, reason=failed.reason)
     question = Question(is_leaving=True)
     with settings.client() as api:

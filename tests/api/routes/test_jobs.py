@@ -39,7 +39,6 @@ def test_a_job_is_answered_with_its_whole_spec(api: Api) -> None:
         "num_workers": 1,
         "cpus_per_worker": 1,
         "gpus_per_worker": None,
-        "stack": 1,
     }
     again = api.post("/v1/jobs", spec).json()["spec"]
     assert again == spec

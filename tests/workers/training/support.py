@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from service import spec
-from service.recipes import Precision, Recipe
+from service.recipes import Recipe
 from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
 from service.spec import How, JobSpec
 from service.states import StopReason
@@ -20,7 +20,6 @@ from workers.training.engine import Engine
 from workers.training.loop import Outcome
 from workers.training.optimizer import Optimizer
 from workers.training.place import Place
-from workers.training.stacked import StackedEngine
 
 CPU = torch.device("cpu")
 
@@ -106,24 +105,6 @@ def engine_of(written: Recipe, model: nn.Module, **options: Any) -> Engine:
         written,
         computed_in=precision.choose(written.precision, CPU),
         device=CPU,
-        **options,
-    )
-
-
-def stack_of(
-    recipes: list[Recipe],
-    models: list[nn.Module],
-    *,
-    computed_in: Precision = Precision.FP32,
-    device: torch.device = CPU,
-    **options: Any,
-) -> StackedEngine:
-    return StackedEngine(
-        models,
-        [Optimizer(model, recipe) for recipe, model in zip(recipes, models, strict=True)],
-        recipes,
-        computed_in=computed_in,
-        device=device,
         **options,
     )
 

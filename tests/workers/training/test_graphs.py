@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.recipes import Precision
 from service.reports import LogLevel
 from service.spec import JobSpec
 from tests.workers.training.support import (
@@ -20,7 +19,6 @@ from tests.workers.training.support import (
     random_batch,
     run,
     small_spec,
-    stack_of,
 )
 from tests.workers.training.tape import Tape
 from workers.training import graphs, resnet
@@ -84,23 +82,6 @@ def test_replayed_steps_are_the_steps_themselves(recipe: dict[str, Any]) -> None
     assert is_same(replayed, weights)
     assert torch.equal(torch.stack(replayed_sums), torch.stack(sums))
     assert (tape.recorded, tape.replayed) == (1, len(RATES) - WARM_STEPS)
-
-
-def test_a_stack_is_replayed_with_each_members_images_and_rate() -> None:
-    specs = [spec_of(), spec_of(momentum=0.5, weight_decay=0.01)]
-
-    def stepped(recorder: graphs.Recorder | None) -> list[Tensor]:
-        models = [network(one) for one in specs]
-        engine = stack_of([one.recipe for one in specs], models, recorder=recorder)
-        for number, rate in enumerate(RATES):
-            batches = [batch(2 * number + member) for member in range(2)]
-            images_MNCHW, labels_MN = zip(*batches, strict=True)
-            engine.step(images_MNCHW, labels_MN, [rate, rate / 3])
-        return engine.state()
-
-    tape = Tape()
-    assert is_same(stepped(tape), stepped(None))
-    assert tape.replayed == len(RATES) - WARM_STEPS
 
 
 def test_a_run_whose_steps_are_replayed_is_the_run_whose_steps_are_not(
@@ -236,22 +217,3 @@ def test_on_a_gpu_replayed_steps_are_the_steps_themselves(
     _, plain = run(spec, tmp_path / "plain", place=place)
     for at, value in plain.values().items():
         assert replayed.values()[at] == pytest.approx(value, rel=near), at
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_a_stack_is_replayed(gpu: torch.device) -> None:
-    log, written = Log(), spec_of(precision="bf16")
-    models = [network(written).to(gpu) for _ in range(2)]
-    engine = stack_of(
-        [written.recipe] * 2,
-        models,
-        computed_in=Precision.BF16,
-        device=gpu,
-        recorder=graphs.recorder_at(Place(0, 1, gpu, threads=1)),
-        log=log,
-    )
-    for number, rate in enumerate(RATES):
-        images_NCHW, labels_N = (each.to(gpu) for each in batch(number))
-        sums_MS = engine.step([images_NCHW] * 2, [labels_N] * 2, [rate, rate])
-        assert bool(sums_MS.isfinite().all())
-    assert graphs.REPLAYED in log.lines[0]
