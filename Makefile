@@ -79,7 +79,7 @@ wheel: setup ## build the wheels of the server and of the client
 	$(BIN)/uv build --quiet --wheel --out-dir dist client
 
 migration: setup ## a new migration: make migration name="add priority to jobs"
-	$(BIN)/alembic -c service/migrations/alembic.ini revision --autogenerate -m "$(name)"
+	$(BIN)/alembic -c service/storage/migrations/alembic.ini revision --autogenerate -m "$(name)"
 
 clean: ## remove what was built; var/ with its jobs stays
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

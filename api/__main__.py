@@ -7,9 +7,10 @@ import structlog
 import uvicorn
 
 from api.app import create_app
-from service import log, schema, settings
-from service.database import Database
+from service import log, settings
 from service.errors import ResnetdError, Unavailable
+from service.storage import schema
+from service.storage.database import Database
 
 logger = structlog.get_logger()
 
@@ -19,7 +20,7 @@ def main() -> int:
         configured = settings.load()
         log.configure(configured.log_format)
         # Before uvicorn is there to wrap it in a traceback.
-        database = Database(configured.database)
+        database = Database(configured.resolved_database_url)
         schema.require_current(database)
         database.close()
         listener = _listen(configured.api_host, configured.api_port)
@@ -27,7 +28,9 @@ def main() -> int:
         print(f"resnetd-api: {error}", file=sys.stderr)
         return 1
     port = listener.getsockname()[1]
-    logger.info("api is up", host=configured.api_host, port=port, token_file=str(configured.token))
+    logger.info(
+        "api is up", host=configured.api_host, port=port, token_file=str(configured.token_path)
+    )
     uvicorn.Server(
         uvicorn.Config(
             create_app(configured),

@@ -11,26 +11,27 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import problems
-from api.changes import ChangeHub
+from api.artifact_gc import ArtifactCollector
+from api.change_listener import ChangeHub
+from api.client_versions import ClientVersionCheck
 from api.dependencies import Services
 from api.routes import (
     attempts,
     checkpoints,
     datasets,
     drivers,
+    job_actions,
     jobs,
     runners,
     searches,
-    steering,
     system,
     webhooks,
 )
-from api.sweeper import Sweeper
-from api.versions import Versions
-from service import schema, tokens
-from service.artifacts import ArtifactStore
-from service.database import Database
+from service.access import tokens
 from service.settings import Settings
+from service.storage import schema
+from service.storage.artifacts import ArtifactStore
+from service.storage.database import Database
 
 # A report's limits come to less; uploads have their own.
 _MAX_BODY_BYTES = 16 * 2**20
@@ -43,15 +44,15 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database = Database(settings.database)
+        database = Database(settings.resolved_database_url)
         schema.require_current(database)
-        secret = tokens.read_or_make(settings.token)
+        secret = tokens.read_or_create(settings.token_path)
         with database.transaction() as session:
-            tokens.ensure(session, secret, name="admin", now=now())
+            tokens.set_token(session, secret, name="admin", now=now())
         changes = ChangeHub(database)
         changes.start()
-        artifacts = ArtifactStore(settings.artifacts)
-        sweeper = Sweeper(database, artifacts, now=now)
+        artifacts = ArtifactStore(settings.resolved_artifacts_url)
+        sweeper = ArtifactCollector(database, artifacts, now=now)
         sweeper.start()
         app.state.services = Services(
             settings=settings,
@@ -79,11 +80,11 @@ def create_app(
         redirect_slashes=False,
     )
     problems.install(app)
-    app.add_middleware(Versions)
+    app.add_middleware(ClientVersionCheck)
     app.add_middleware(RequestIds)
     for router in (
         jobs.router,
-        steering.router,
+        job_actions.router,
         checkpoints.router,
         attempts.router,
         runners.router,
@@ -94,7 +95,7 @@ def create_app(
         webhooks.router,
     ):
         app.include_router(router)
-    app.include_router(system.for_people)
+    app.include_router(system.authenticated_router)
     return app
 
 

@@ -9,11 +9,13 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.security import HTTPBearer
 
 from api.auth import bearer
-from api.changes import ChangeHub
-from service import attempts, drivers, runners, tokens
-from service.artifacts import ArtifactStore
-from service.database import Database, Session
+from api.change_listener import ChangeHub
+from service.access import tokens
+from service.execution import attempts, runners
+from service.searches import drivers
 from service.settings import Settings
+from service.storage.artifacts import ArtifactStore
+from service.storage.database import Database, Session
 
 # Only so that the OpenAPI document names the scheme; `bearer` reads the header.
 _scheme = HTTPBearer(auto_error=False, description="A person's token, or an attempt's own")
@@ -30,58 +32,60 @@ class Services:
     now: Callable[[], datetime]
 
 
-def services(request: Request) -> Services:
+def get_services(request: Request) -> Services:
     held: Services = request.app.state.services
     return held
 
 
-Held = Annotated[Services, Depends(services)]
+ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def clock(held: Held) -> datetime:
+def get_now(held: ServicesDep) -> datetime:
     return held.now()
 
 
-Now = Annotated[datetime, Depends(clock)]
+Now = Annotated[datetime, Depends(get_now)]
 
 
-def writing(held: Held) -> Iterator[Session]:
+def write_session(held: ServicesDep) -> Iterator[Session]:
     with held.database.transaction() as session:
         yield session
 
 
-def reading(held: Held) -> Iterator[Session]:
+def read_session(held: ServicesDep) -> Iterator[Session]:
     with held.database.reading() as session:
         yield session
 
 
 # The scope closes the session before the answer is sent: a failed commit must not answer 201.
-Writing = Annotated[Session, Depends(writing, scope="function")]
-Reading = Annotated[Session, Depends(reading, scope="function")]
+WriteSession = Annotated[Session, Depends(write_session, scope="function")]
+ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
 
-def person(request: Request, held: Held, _: Annotated[object, Depends(_scheme)]) -> str:
+def authenticate_user(
+    request: Request, held: ServicesDep, _: Annotated[object, Depends(_scheme)]
+) -> str:
     """The name of the token's owner. Unauthorized where nobody knows it."""
     secret = bearer(request)
     with held.database.reading() as session:
-        return tokens.check(session, secret).name
+        return tokens.find_token(session, secret).name
 
 
-User = Annotated[str, Depends(person)]
+User = Annotated[str, Depends(authenticate_user)]
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
 ]
 
 
-def tell_saved(response: Response, *, location: str, is_replay: bool) -> None:
+def set_submission_headers(response: Response, *, location: str, is_replay: bool) -> None:
     """Where what was submitted is now, and whether it was there before."""
     if is_replay:
         response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = location
 
 
-def attempt(
-    request: Request, held: Held, attempt_id: str, _: Annotated[object, Depends(_scheme)]
+def authenticate_attempt(
+    request: Request, held: ServicesDep, attempt_id: str, _: Annotated[object, Depends(_scheme)]
 ) -> str:
     """The id of the attempt in the path, whose own token came with the request."""
     secret = bearer(request)
@@ -89,11 +93,11 @@ def attempt(
         return attempts.authenticate(session, attempt_id, secret).id
 
 
-CallingAttempt = Annotated[str, Depends(attempt)]
+CallingAttempt = Annotated[str, Depends(authenticate_attempt)]
 
 
-def runner(
-    request: Request, held: Held, runner_id: str, _: Annotated[object, Depends(_scheme)]
+def authenticate_runner(
+    request: Request, held: ServicesDep, runner_id: str, _: Annotated[object, Depends(_scheme)]
 ) -> str:
     """The id of the runner in the path, whose own token came with the request."""
     secret = bearer(request)
@@ -101,11 +105,11 @@ def runner(
         return runners.authenticate(session, runner_id, secret).id
 
 
-CallingRunner = Annotated[str, Depends(runner)]
+CallingRunner = Annotated[str, Depends(authenticate_runner)]
 
 
-def driver(
-    request: Request, held: Held, driver_id: str, _: Annotated[object, Depends(_scheme)]
+def authenticate_driver(
+    request: Request, held: ServicesDep, driver_id: str, _: Annotated[object, Depends(_scheme)]
 ) -> str:
     """The id of the search whose present driver's own token came with the request."""
     secret = bearer(request)
@@ -113,4 +117,4 @@ def driver(
         return drivers.authenticate(session, driver_id, secret).id
 
 
-CallingDriver = Annotated[str, Depends(driver)]
+CallingDriver = Annotated[str, Depends(authenticate_driver)]

@@ -8,8 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from service import errors, findings
-from service.errors import Fault, InvalidInput, ResnetdError
+from service import errors
+from service.errors import FieldError, InvalidInput, ResnetdError
+from service.specs import validation
 
 log = structlog.get_logger()
 
@@ -38,7 +39,7 @@ def problem(
     *,
     code: str,
     detail: str,
-    faults: tuple[Fault, ...] = (),
+    faults: tuple[FieldError, ...] = (),
 ) -> Response:
     content = {
         "type": "about:blank",
@@ -82,7 +83,7 @@ def _invalid(request: Request, error: Exception) -> Response:
             code=InvalidInput.code,
             detail=f"the body is not JSON: {error.errors()[0]['ctx']['error']}",
         )
-    faults = findings.faults_of(error.errors(), skip=1)
+    faults = validation.field_errors(error.errors(), skip=1)
     return problem(
         request,
         HTTPStatus.UNPROCESSABLE_ENTITY,

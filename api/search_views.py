@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from api.views import View
-from service import searches
-from service.importance import Importance
-from service.search_spec import Metric, SearchSpec
-from service.search_tables import SearchRow
-from service.states import JobState, Reason, SearchEnd, SearchState
-from service.trials import Standing, Trial
+from service.searches import searches
+from service.searches.importance import Importance
+from service.searches.trials import SearchProgress, Trial
+from service.specs.search_spec import Metric, SearchSpec
+from service.states import JobState, Reason, SearchEndReason, SearchState
+from service.storage.tables import SearchRow
 
 
 class TrialView(View):
@@ -26,7 +26,7 @@ class TrialView(View):
     values: dict[Metric, float]
     rank: int | None
     iteration: int
-    why: Annotated[str | None, Field(description="why the search has stopped it early")]
+    stop_reason: Annotated[str | None, Field(description="why the search has stopped it early")]
 
     @classmethod
     def of(cls, trial: Trial) -> "TrialView":
@@ -40,7 +40,7 @@ class TrialView(View):
             values=dict(trial.values),
             rank=trial.rank,
             iteration=job.progress["iteration"] if job.progress is not None else 0,
-            why=trial.why,
+            stop_reason=trial.stop_reason,
         )
 
 
@@ -50,11 +50,11 @@ class TrialList(View):
     trials: list[TrialView]
 
     @classmethod
-    def of(cls, standing: Standing) -> "TrialList":
+    def of(cls, standing: SearchProgress) -> "TrialList":
         return cls(trials=[TrialView.of(trial) for trial in standing.trials])
 
 
-class UsedView(View):
+class BudgetUsedView(View):
     """How much of the budget is used; no wall time on the stream, where it would never stand."""
 
     trials: int
@@ -69,7 +69,7 @@ class SearchView(View):
     name: str
     state: SearchState
     spec: SearchSpec
-    end: Annotated[SearchEnd | None, Field(description="why it has ended")]
+    end_reason: Annotated[SearchEndReason | None, Field(description="why it has ended")]
     message: str | None
     user: str
     created_at: datetime
@@ -81,11 +81,11 @@ class SearchView(View):
         Field(description="the best trial so far; of several metrics all that none beats in all"),
     ]
     counts: Annotated[dict[JobState, int] | None, Field(description="trials by state")]
-    used: UsedView | None
+    used: BudgetUsedView | None
 
     @classmethod
-    def of(cls, search: SearchRow, standing: Standing | None = None) -> "SearchView":
-        used = standing and UsedView(
+    def of(cls, search: SearchRow, standing: SearchProgress | None = None) -> "SearchView":
+        used = standing and BudgetUsedView(
             trials=len(standing.trials),
             iterations=standing.iterations,
             wall_seconds=standing.wall_seconds,
@@ -95,13 +95,13 @@ class SearchView(View):
             name=search.name,
             state=search.state,
             spec=searches.spec_of(search),
-            end=search.end,
+            end_reason=search.end_reason,
             message=search.message,
             user=search.user,
             created_at=search.created_at,
             started_at=search.started_at,
             finished_at=search.finished_at,
-            drivers=search.driver,
+            drivers=search.driver_number,
             best=[TrialView.of(trial) for trial in standing.best] if standing else None,
             counts=standing.counts if standing else None,
             used=used,

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service import jobs
-from service.outlook import Plan, Standing, WaitCode
-from service.reports import Facts, LogLevel, Part, Result
-from service.spec import JobSpec
-from service.states import AttemptState, Fault, JobState, Reason, RunnerState, StopReason
-from service.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
+from service.jobs import records
+from service.scheduling.queue_status import JobPlan, JobQueueStatus, WaitReason
+from service.specs.job_spec import JobSpec
+from service.specs.protocol import Part, RunEnvironment, TrainingResult
+from service.states import AttemptState, Blame, JobState, LogLevel, Reason, RunnerState, StopReason
+from service.storage.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
 
 
 class View(BaseModel):
@@ -42,15 +42,15 @@ class ProgressView(View):
             percent=round(100.0 * iteration / iterations, 2),
             images_per_second=rate,
             eta_seconds=eta_seconds,
-            metrics=job.newest_metrics,
+            metrics=job.latest_metrics,
         )
 
 
-class StandingView(View):
+class QueueStatusView(View):
     """Why a job waits, as code and in words; `position` counts from 1 among what may start."""
 
-    code: WaitCode
-    words: str
+    code: WaitReason
+    message: str
     position: int | None
     effective_priority: Annotated[
         float, Field(description="a waiting job gains a point every ten minutes")
@@ -70,7 +70,7 @@ class JobView(View):
     user: Annotated[str, Field(description="whose token submitted it")]
     priority: Annotated[int, Field(description="0 to 100; higher goes first")]
     waiting: Annotated[
-        StandingView | None, Field(description="why it waits; in a list always null")
+        QueueStatusView | None, Field(description="why it waits; in a list always null")
     ]
     stop_requested: Annotated[StopReason | None, Field(description="what its attempt is asked for")]
     created_at: datetime
@@ -81,12 +81,12 @@ class JobView(View):
     preemptions: Annotated[int, Field(description="how often it made way for another job")]
     progress: ProgressView | None
     parameters: int | None
-    facts: Facts | None
-    result: Result | None
+    environment: RunEnvironment | None
+    result: TrainingResult | None
 
     @classmethod
-    def of(cls, job: JobRow, standing: Standing | None = None) -> "JobView":
-        spec = jobs.spec_of(job)
+    def of(cls, job: JobRow, standing: JobQueueStatus | None = None) -> "JobView":
+        spec = records.spec_of(job)
         return cls(
             id=job.id,
             name=job.name,
@@ -97,7 +97,7 @@ class JobView(View):
             message=job.message,
             user=job.user,
             priority=job.priority,
-            waiting=None if standing is None else StandingView.model_validate(standing),
+            waiting=None if standing is None else QueueStatusView.model_validate(standing),
             stop_requested=job.stop_requested,
             created_at=job.created_at,
             started_at=job.started_at,
@@ -106,9 +106,11 @@ class JobView(View):
             restarts=job.restarts,
             preemptions=job.preemptions,
             progress=ProgressView.of(job),
-            parameters=job.facts["parameters"] if job.facts is not None else None,
-            facts=Facts.model_validate(job.facts) if job.facts is not None else None,
-            result=Result.model_validate(job.result) if job.result is not None else None,
+            parameters=job.environment["parameters"] if job.environment is not None else None,
+            environment=RunEnvironment.model_validate(job.environment)
+            if job.environment is not None
+            else None,
+            result=TrainingResult.model_validate(job.result) if job.result is not None else None,
         )
 
 
@@ -117,7 +119,7 @@ class WaitingJobView(View):
     name: str
     state: JobState
     priority: int
-    waiting: StandingView
+    waiting: QueueStatusView
 
 
 class QueueView(View):
@@ -126,7 +128,7 @@ class QueueView(View):
     jobs: list[WaitingJobView]
 
 
-class SpanView(View):
+class DurationView(View):
     """Minutes, as expected and as nine of ten are."""
 
     p50: float
@@ -141,11 +143,11 @@ class PlanView(View):
     parameters: int | None
     multiply_adds: Annotated[int | None, Field(description="of one image's forward pass")]
     memory_bytes: Annotated[int | None, Field(description="of each worker, for training alone")]
-    minutes: Annotated[SpanView | None, Field(description="from its start to its end")]
-    waiting: StandingView
+    minutes: Annotated[DurationView | None, Field(description="from its start to its end")]
+    waiting: QueueStatusView
 
     @classmethod
-    def of(cls, plan: Plan) -> "PlanView":
+    def of(cls, plan: JobPlan) -> "PlanView":
         lasts = plan.lasts
         return cls(
             spec=plan.spec,
@@ -153,8 +155,8 @@ class PlanView(View):
             parameters=plan.counts.parameters if plan.counts is not None else None,
             multiply_adds=plan.counts.multiply_adds if plan.counts is not None else None,
             memory_bytes=plan.memory_bytes,
-            minutes=SpanView(p50=lasts.p50 / 60, p90=lasts.p90 / 60) if lasts else None,
-            waiting=StandingView.model_validate(plan.standing),
+            minutes=DurationView(p50=lasts.p50 / 60, p90=lasts.p90 / 60) if lasts else None,
+            waiting=QueueStatusView.model_validate(plan.standing),
         )
 
 
@@ -215,7 +217,7 @@ class AttemptView(View):
     runner_id: str | None
     created_at: datetime
     submitted_at: datetime | None
-    taken_at: datetime | None
+    assigned_at: datetime | None
     data_ready_at: datetime | None
     started_at: datetime | None
     first_step_at: datetime | None
@@ -223,13 +225,13 @@ class AttemptView(View):
     ended_at: datetime | None
     released_at: datetime | None
     reason: Reason | None
-    fault: Fault | None
+    blame: Blame | None
     message: str | None
 
     @classmethod
     def of(cls, attempt: AttemptRow) -> "AttemptView":
-        fields = {name: getattr(attempt, name) for name in cls.model_fields if name != "fault"}
-        return cls(fault=attempt.reason.fault if attempt.reason is not None else None, **fields)
+        fields = {name: getattr(attempt, name) for name in cls.model_fields if name != "blame"}
+        return cls(blame=attempt.reason.blame if attempt.reason is not None else None, **fields)
 
 
 class AttemptList(View):

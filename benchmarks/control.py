@@ -28,19 +28,23 @@ import structlog
 from sqlalchemy import insert, select, update
 
 from benchmarks import control_peers
-from benchmarks.sheet import Row, publish
-from service import admission, ids, moves, queue, runners, schema
-from service.database import Database
-from service.pools import Pool
-from service.reports import MAX_POINTS, MetricPoint, Report
+from benchmarks.results_table import Row, publish
+from service import ids
+from service.execution import runners
+from service.jobs import lifecycle
+from service.resources import ResourceBundle
+from service.scheduling import admission, cluster_state
 from service.settings import Settings
+from service.specs.protocol import MAX_POINTS, MetricPoint, Report
 from service.states import AttemptState, JobState
-from service.tables import AttemptRow, JobRow
+from service.storage import schema
+from service.storage.database import Database
+from service.storage.tables import AttemptRow, JobRow
 from tests.support.cluster import FakeCluster
 from tests.support.postgres import postgres_server
-from workers.dispatcher import Dispatcher
+from workers.dispatcher.dispatcher import Dispatcher
 
-TOKEN = "benchmark-token-of-nobody"  # noqa: S105 - opens this run's API only
+TOKEN = "benchmark-token-of-nobody"
 SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
 POSTS = 300
 LISTS = 200
@@ -85,7 +89,7 @@ def _measure(kind: str, url: str, folder: Path, parts: frozenset[str]) -> list[R
     database = Database(url)
     schema.upgrade(database)
     with database.transaction() as session:
-        queue.record_cluster(session, Pool(cpus=10**6, gpus=0), now=_now())
+        cluster_state.record_cluster(session, ResourceBundle(cpus=10**6, gpus=0), now=_now())
     rows: list[Row] = []
     with _api(url, folder / kind) as api:
         posts = [_timed(lambda: api.post("/v1/jobs", SPEC)) for _ in range(POSTS)]
@@ -236,10 +240,12 @@ class _Attempt:
 def _begin_attempt(database: Database, api: _Api) -> _Attempt:
     job_id = api.post("/v1/jobs", SPEC)["id"]
     with database.transaction() as session:
-        claimed = admission.claim(session, owner="bench", now=_now(), lease_seconds=1e6, limits={})
+        claimed = admission.claim_next_job(
+            session, owner="bench", now=_now(), lease_seconds=1e6, limits={}
+        )
         assert claimed is not None
-        runners.make_room(session, Pool(cpus=10_000, gpus=0), now=_now())
-        orders = runners.next_orders(session, claimed.runner_id, now=_now())
+        runners.take_startable(session, ResourceBundle(cpus=10_000, gpus=0), now=_now())
+        orders = runners.next_attempt(session, claimed.runner_id, now=_now())
     assert orders is not None
     assert orders.order is not None
     path = f"/v1/attempts/{claimed.attempt_id}/reports"
@@ -287,7 +293,7 @@ def _listen(http: httpx.Client, job_id: str, headers: dict[str, str], heard: lis
     with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
         for line in answer.iter_lines():
             if line == "event: progress":
-                heard.append(time.monotonic())  # noqa: PERF401 - each as it comes
+                heard.append(time.monotonic())
 
 
 def _claims_per_second(database: Database, url: str, *, dispatchers: int) -> float:
@@ -327,7 +333,7 @@ def _claim_all(url: str, owner: str, together: Any) -> None:
     together.wait()
     while True:
         with database.transaction() as session:
-            claimed = admission.claim(
+            claimed = admission.claim_next_job(
                 session, owner=owner, now=_now(), lease_seconds=1e6, limits={}
             )
         if claimed is None:
@@ -355,7 +361,7 @@ def _insert(database: Database, number: int, state: JobState) -> None:
             "state": state,
             "created_at": at,
             "finished_at": at if state.is_final else None,
-            "place": moves.place(created_at=at, priority=50),
+            "queue_sort_key": lifecycle.queue_sort_key(created_at=at, priority=50),
             "idempotency_key": None,
             "attempts": 0,
         }

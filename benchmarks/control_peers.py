@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sheet import Row
+from benchmarks.results_table import Row
 from deploy.ray_head import RayHead
 from tests.support.postgres import PostgresServer
 from workers.cluster.ray_jobs import RayJobs
-from workers.reporting.backoff import insist
+from workers.reporting.retry import retry_until
 
 PEERS = Path("build/peers")
 PACKAGES = ("procrastinate==3.10.0", "dbos==3.4.0")
@@ -63,7 +63,7 @@ def _ray_jobs() -> dict[str, float]:
         head.wait()
         with RayJobs(url=head.url, token=head.token) as cluster:
             # A head that has just come up may have no agent yet; and the first is the slowest.
-            insist(partial(_submit, cluster, "peer-0"), deadline_seconds=60.0)
+            retry_until(partial(_submit, cluster, "peer-0"), deadline_seconds=60.0)
             for number in range(1, RAY_JOBS + 1):
                 name = f"peer-{number}"
                 began = time.monotonic()

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 import resnetd
-from benchmarks.sheet import Row, publish
+from benchmarks.results_table import Row, publish
 from deploy.local import LocalService
-from service.reports import MetricPoint
-from service.spec import parse
-from workers.training import loop
-from workers.training.observers import Unheard
-from workers.training.place import Place
+from service.specs.job_spec import parse_job_spec
+from service.specs.protocol import MetricPoint
+from workers.training import trainer
+from workers.training.device_context import DeviceContext
+from workers.training.observers import NullObserver
 
 ITERATIONS = 600
 
@@ -62,7 +62,7 @@ def _through_the_service(client: resnetd.Client, folder: Path) -> list[Row]:
 
 def _bare_images_per_second(folder: Path) -> float:
     """The same network, data and threads in this process, told to nobody."""
-    spec = parse(
+    spec = parse_job_spec(
         {
             "depth": 20,
             "shortcut": "A",
@@ -70,13 +70,13 @@ def _bare_images_per_second(folder: Path) -> float:
             "recipe": {"name": "quick", "iterations": ITERATIONS},
         }
     )
-    place = Place(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
+    place = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
     listener = _Rates()
-    loop.train(spec, place=place, data_path=folder, work_path=folder / "bare", observer=listener)
+    trainer.train(spec, place=place, data_path=folder, work_path=folder / "bare", observer=listener)
     return statistics.median(listener.rates)
 
 
-class _Rates(Unheard):
+class _Rates(NullObserver):
     """An observer that keeps the rates and nothing else."""
 
     def __init__(self) -> None:

@@ -24,14 +24,16 @@ import torch
 from torch import Tensor
 
 from benchmarks import images, photographs
-from benchmarks.sheet import Row, publish
-from service import counts
-from service.spec import JobSpec, parse
-from workers.training import evaluation, graphs, loop, precision, resnet, sources
-from workers.training.engine import Engine
-from workers.training.observers import Unheard
+from benchmarks.results_table import Row, publish
+from service.catalog import model_stats
+from service.specs.job_spec import JobSpec, parse_job_spec
+from workers.training import cuda_graphs, evaluation, precision, trainer
+from workers.training.data import data_source
+from workers.training.device_context import DeviceContext
+from workers.training.models import resnet
+from workers.training.observers import NullObserver
 from workers.training.optimizer import Optimizer
-from workers.training.place import Place
+from workers.training.train_step import TrainStep
 
 CIFAR_DEPTHS = (20, 56, 110)
 # Of the photographs' network, on one GPU with memory for it; the paper's 256 came from eight.
@@ -58,8 +60,8 @@ class Scale:
     chip_size: int
 
     @property
-    def place(self) -> Place:
-        return Place(0, 1, self.device, threads=self.threads)
+    def place(self) -> DeviceContext:
+        return DeviceContext(0, 1, self.device, threads=self.threads)
 
 
 def main() -> int:
@@ -97,7 +99,7 @@ def main() -> int:
     for part in (_chip, _cifar, _whole_recipe, _still_photographs, _from_jpeg):
         try:
             rows += part(scale)
-        except Exception:  # noqa: BLE001 - the other parts are worth having
+        except Exception:
             traceback.print_exc()
             failed = 1
         if scale.device.type == "cuda":
@@ -126,7 +128,9 @@ def _cifar(scale: Scale) -> list[Row]:
     rows = []
     for depth in CIFAR_DEPTHS:
         spec = _cifar_spec(dataset, depth, scale.iterations)
-        source = sources.open_source(spec, data_path, device=scale.device, threads=scale.threads)
+        source = data_source.open_data_source(
+            spec, data_path, device=scale.device, threads=scale.threads
+        )
         replayed = _images_per_second(spec, source, scale)
         single = _images_per_second(spec, source, scale, is_replayed=False)
         what = f"resnet-{depth} on CIFAR-10"
@@ -147,14 +151,16 @@ def _cifar(scale: Scale) -> list[Row]:
 
 def _cifar_spec(dataset: str, depth: int, iterations: int) -> JobSpec:
     recipe = {"name": "paper-cifar", "iterations": iterations, "exports": []}
-    return parse(
+    return parse_job_spec(
         {"depth": depth, "shortcut": "A", "dataset": dataset, "family": "cifar", "recipe": recipe}
     )
 
 
 def _photographs_spec(scale: Scale) -> JobSpec:
-    recipe = {"name": "torchvision-v1", "batch_size": scale.a_batch, "images_per_pass": None}
-    return parse({"depth": 50, "shortcut": "B", "dataset": "folder:photographs", "recipe": recipe})
+    recipe = {"name": "torchvision-v1", "batch_size": scale.a_batch, "micro_batch_size": None}
+    return parse_job_spec(
+        {"depth": 50, "shortcut": "B", "dataset": "folder:photographs", "recipe": recipe}
+    )
 
 
 def _still_photographs(scale: Scale) -> list[Row]:
@@ -172,18 +178,18 @@ def _still_photographs(scale: Scale) -> list[Row]:
 
 def _from_jpeg(scale: Scale) -> list[Row]:
     """ResNet-50 fed from files, decoded by the GPU and by processes."""
-    from workers.training import decoding  # noqa: PLC0415 - not all machines can decode
-    from workers.training.streams import Streamed  # noqa: PLC0415
+    from workers.training.data import image_decoding
+    from workers.training.data.image_loader import StreamingSource
 
     spec = _photographs_spec(scale)
     rates = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photographs"
         photographs.make(folder, count=scale.photographs)
-        if not decoding.is_done_by(scale.device):
+        if not image_decoding.supports_jpeg_decoding(scale.device):
             raise RuntimeError("the device decodes no JPEG")
         for is_there in (True, False):
-            source = Streamed(
+            source = StreamingSource(
                 folder,
                 spec.recipe,
                 seed=0,
@@ -246,7 +252,7 @@ def _whole_recipe(scale: Scale) -> list[Row]:
     ]
 
 
-class _Unwaited(Unheard):
+class _Unwaited(NullObserver):
     """An observer that nobody hears, and that waits for no file before all is over."""
 
     saved: Future[None] | None = None
@@ -260,7 +266,7 @@ def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
     observer = _Unwaited()
     with tempfile.TemporaryDirectory() as name:
         began = time.perf_counter()
-        outcome = loop.train(
+        outcome = trainer.train(
             spec,
             place=scale.place,
             data_path=data_path,
@@ -275,19 +281,23 @@ def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
 
 
 def _images_per_second(
-    spec: JobSpec, source: "sources.Source | _Still", scale: Scale, *, is_replayed: bool = True
+    spec: JobSpec,
+    source: "data_source.DataSource | _Still",
+    scale: Scale,
+    *,
+    is_replayed: bool = True,
 ) -> float:
-    model = resnet.build(spec, source.classes).to(scale.device)
+    model = resnet.build_network(spec, source.classes).to(scale.device)
     model.to(memory_format=torch.channels_last)
     said: list[str] = []
-    engine = Engine(
+    engine = TrainStep(
         model,
         model,
         Optimizer(model, spec.recipe),
         spec.recipe,
-        computed_in=precision.choose(spec.recipe.precision, scale.device),
+        computed_in=precision.resolve_precision(spec.recipe.precision, scale.device),
         device=scale.device,
-        recorder=graphs.recorder_at(scale.place) if is_replayed else None,
+        recorder=cuda_graphs.make_recorder(scale.place) if is_replayed else None,
         log=lambda _level, message: said.append(message),
     )
     size = spec.recipe.batch_size
@@ -299,7 +309,7 @@ def _images_per_second(
 
     seconds = _seconds_a_step(step, scale)
     is_wanted = is_replayed and scale.device.type == "cuda"
-    if said != ([graphs.REPLAYED] if is_wanted else []):
+    if said != ([cuda_graphs.GRAPH_REPLAYED_MESSAGE] if is_wanted else []):
         raise RuntimeError(f"what was measured is something else: {said}")
     return size / seconds
 
@@ -310,7 +320,7 @@ def _seconds_a_step(step: Callable[[], object], scale: Scale) -> float:
 
 def _rounds(step: Callable[[], object], scale: Scale) -> Iterator[float]:
     # Kernels are chosen, memory is allocated, a step is recorded.
-    for _ in range(graphs.WARM_STEPS + 5):
+    for _ in range(cuda_graphs.WARMUP_STEPS + 5):
         step()
     for _ in range(scale.rounds):
         scale.place.wait()
@@ -332,7 +342,9 @@ def _share_of_chip(
 ) -> Row:
     """Of a training of so many images per second, each of that height and width."""
     height, width = size
-    counted = counts.count(spec.architecture, classes=classes, height=height, width=width)
+    counted = model_stats.compute_model_stats(
+        spec.architecture, classes=classes, height=height, width=width
+    )
     operations = 2 * PASSES * counted.multiply_adds * rate
     return Row(f"{what}: of what the chip allows", "%", 100 * operations / _peak(scale))
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import resnetd
-from benchmarks.sheet import Row, publish
+from benchmarks.results_table import Row, publish
 from deploy.local import LocalService
 from deploy.ray_head import RayHead
 
@@ -32,7 +32,7 @@ _NUM_CPUS = len(os.sched_getaffinity(0))
 _CANCELS = 10
 _STEPS = {
     "claimed": "created_at",
-    "taken by its runner": "taken_at",
+    "taken by its runner": "assigned_at",
     "data ready": "data_ready_at",
     "first optimizer step": "first_step_at",
 }

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from service.reports import Launch
-from service.spec import parse
-from workers.training import loop
-from workers.training.loop import Outcome
-from workers.training.observers import Unheard
-from workers.training.place import Place
+from service.specs.job_spec import parse_job_spec
+from service.specs.protocol import LaunchTimes
+from workers.training import trainer
+from workers.training.device_context import DeviceContext
+from workers.training.observers import NullObserver
+from workers.training.trainer import Outcome
 
 _SPEC: dict[str, Any] = {
     "depth": 20,
@@ -40,29 +40,29 @@ _SMALL_SPEC: dict[str, Any] = _SPEC | {
 }
 
 
-class _Mark(Unheard):
+class _Mark(NullObserver):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def launched(self, launch: Launch) -> None:
+    def launched(self, launch: LaunchTimes) -> None:
         self.path.write_text(str(launch.first_step_at.timestamp()))
 
 
 def _train(config: dict[str, Any], *, rank: int, world_size: int) -> Outcome:
-    spec = parse({**config["spec"], "resources": {"num_workers": world_size}})
-    place = Place(rank=rank, world_size=world_size, device=torch.device("cpu"), threads=1)
+    spec = parse_job_spec({**config["spec"], "resources": {"num_workers": world_size}})
+    place = DeviceContext(rank=rank, world_size=world_size, device=torch.device("cpu"), threads=1)
     with tempfile.TemporaryDirectory() as folder:
-        return loop.train(
+        return trainer.train(
             spec,
             place=place,
             data_path=Path(folder),
             work_path=Path(folder),
-            observer=_Mark(Path(config["mark"])) if config["mark"] else Unheard(),
+            observer=_Mark(Path(config["mark"])) if config["mark"] else NullObserver(),
         )
 
 
 def _train_on_ray(config: dict[str, Any]) -> None:
-    from ray.train import get_context  # noqa: PLC0415 - torchrun's processes do without Ray
+    from ray.train import get_context
 
     context = get_context()
     _train(config, rank=context.get_world_rank(), world_size=context.get_world_size())
@@ -70,9 +70,9 @@ def _train_on_ray(config: dict[str, Any]) -> None:
 
 def _fitter(num_workers: int, folder: str, spec: dict[str, Any]) -> Callable[[Path | None], None]:
     """Calls fit(); whatever can be imported is."""
-    import ray  # noqa: PLC0415 - as above
-    from ray.train import LoggingConfig, RunConfig, ScalingConfig  # noqa: PLC0415
-    from ray.train.torch import TorchTrainer  # noqa: PLC0415
+    import ray
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
     ray.init(address="auto", logging_level="WARNING")
 
@@ -103,8 +103,8 @@ def _fits(num_workers: int, marks: Path, runs: int) -> None:
 
 
 def _tune(*, trials: int) -> None:
-    import ray  # noqa: PLC0415 - as above
-    from ray import tune  # noqa: PLC0415
+    import ray
+    from ray import tune
 
     ray.init(address="auto", logging_level="WARNING")
 

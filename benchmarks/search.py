@@ -21,13 +21,13 @@ import torch
 
 import resnetd
 from benchmarks.launch import run_beside
-from benchmarks.sheet import Row, publish
+from benchmarks.results_table import Row, publish
 from deploy.local import LocalService
 from deploy.ray_head import RayHead
-from service.spec import parse
-from workers.training import loop
-from workers.training.observers import Unheard
-from workers.training.place import Place
+from service.specs.job_spec import parse_job_spec
+from workers.training import trainer
+from workers.training.device_context import DeviceContext
+from workers.training.observers import NullObserver
 
 _AT_A_TIME = 2
 _LOOK_SECONDS = 0.2
@@ -115,16 +115,16 @@ def _ray_tune(trials: int) -> Cost:
 
 def _bare_cpu_seconds(folder: Path) -> float:
     """Of one training in this process, the second one: imports and first calls are over."""
-    place = Place(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
+    place = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
     seconds = 0.0
     for number in range(2):
         began = time.process_time()
-        loop.train(
-            parse(_JOB),
+        trainer.train(
+            parse_job_spec(_JOB),
             place=place,
             data_path=folder,
             work_path=folder / f"bare-{number}",
-            observer=Unheard(),
+            observer=NullObserver(),
         )
         seconds = time.process_time() - began
     return seconds

@@ -18,20 +18,21 @@ from pathlib import Path
 import torch
 
 import resnetd
-from benchmarks import contest, images, sharing
-from benchmarks.contest import Score, Turns
-from benchmarks.scripts import AkamasterStyle, BareLoop, Script, TorchvisionStyle
-from benchmarks.sheet import Row, publish
+from benchmarks import images, interleaved, scaling
+from benchmarks.baselines import AkamasterStyle, BareLoop, Script, TorchvisionStyle
+from benchmarks.interleaved import Score, Turns
+from benchmarks.results_table import Row, publish
 from deploy.local import LocalService
-from service.networks import Family
-from service.recipes import Recipe
-from service.reports import MetricPoint
-from service.spec import JobSpec, parse
+from service.catalog.architectures import Family
+from service.catalog.recipes import Recipe
+from service.specs.job_spec import JobSpec, parse_job_spec
+from service.specs.protocol import MetricPoint
 from service.states import StopReason
-from workers.training import data, loop
-from workers.training.data import Images
-from workers.training.observers import Unheard
-from workers.training.place import Place
+from workers.training import trainer
+from workers.training.data import datasets
+from workers.training.data.datasets import Images
+from workers.training.device_context import DeviceContext
+from workers.training.observers import NullObserver
 
 DEPTH = 20
 BATCH_SIZE = 128
@@ -67,7 +68,7 @@ def _spec(dataset: str, iterations: int, *, tests: int = 1, **fields: object) ->
         "checkpoint_every": iterations,
         "exports": [],
     }
-    return parse(
+    return parse_job_spec(
         {"depth": DEPTH, "shortcut": "A", "dataset": dataset, "family": "cifar", "recipe": recipe}
         | fields
     )
@@ -82,7 +83,7 @@ def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
         "akamaster": AkamasterStyle,
         "bare": BareLoop,
     }
-    scores = contest.hold(
+    scores = interleaved.hold(
         {name: partial(_run_script, make, spec, data_path) for name, make in scripts.items()}
         | {"ours": partial(_run_ours, spec, data_path)}
     )
@@ -107,19 +108,19 @@ def _run_script(make: _Make, spec: JobSpec, data_path: Path, turns: Turns) -> No
 
 
 def _run_ours(spec: JobSpec, data_path: Path, turns: Turns) -> None:
-    place = Place(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
+    place = DeviceContext(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
     observer = _TakingTurns(turns)
     with tempfile.TemporaryDirectory() as work_path:
-        loop.train(
+        trainer.train(
             spec, place=place, data_path=data_path, work_path=Path(work_path), observer=observer
         )
 
 
 def _read(dataset: str, data_path: Path) -> Images:
-    return data.read(dataset, data_path, family=Family.CIFAR)
+    return datasets.read_images(dataset, data_path, family=Family.CIFAR)
 
 
-class _TakingTurns(Unheard):
+class _TakingTurns(NullObserver):
     """An observer that lets the others train after each of our turns."""
 
     def __init__(self, turns: Turns) -> None:
@@ -186,7 +187,7 @@ def _rows(scores: dict[str, Score]) -> list[Row]:
 
 def _two_workers(dataset: str, data_path: Path) -> list[Row]:
     spec = _spec(dataset, SERVICE_ITERATIONS, resources={"num_workers": 2})
-    one, two = sharing.rates(spec, data_path)
+    one, two = scaling.rates(spec, data_path)
     what = "2 workers vs 1 with both their cores"
     return [Row(what, "images/s", two, one, is_more_better=True)]
 
@@ -217,7 +218,7 @@ def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
 
 def _bare_rate(dataset: str, data_path: Path) -> float:
     spec = _spec(dataset, SERVICE_ITERATIONS // 2)
-    scores = contest.hold({"bare": partial(_run_script, BareLoop, spec, data_path)})
+    scores = interleaved.hold({"bare": partial(_run_script, BareLoop, spec, data_path)})
     return scores["bare"].images_per_second
 
 

@@ -19,7 +19,7 @@ from typing import IO, Self
 
 import httpx
 
-from deploy.keeper import die_with_parent
+from deploy.process_reaper import die_with_parent
 from deploy.ray_head import START_SECONDS, RayHead, free_ports
 
 _STOP_SECONDS = 15.0
@@ -139,7 +139,7 @@ class LocalService:
                 stderr=log,
                 # Ctrl-C in the terminal is for this process alone; it stops them in order.
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock here
+                preexec_fn=die_with_parent,
             )
 
     def stop_process(self, name: str, *, kill: bool = False) -> None:

@@ -23,7 +23,7 @@ _NOT_INHERITED = {"PYTHONDONTWRITEBYTECODE"}
 class RayHead:
     """Starts at once; `wait` until it answers. `env` is what belongs to this cluster.
 
-    The head runs under deploy.keeper: it ends with this process, and with it all that it started.
+    The head runs under deploy.process_reaper: it ends with this process, and with it all that it started.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RayHead:
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log_path.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "deploy.keeper", *self._command],
+                [sys.executable, "-m", "deploy.process_reaper", *self._command],
                 env=self.env,
                 # Ray puts its working directory on every worker's path.
                 cwd=self.temp_path,

@@ -4,10 +4,13 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from service import doctor, log, schema, settings, tokens
-from service.artifacts import ArtifactStore
-from service.database import Database
+from service import log, settings
+from service.access import tokens
 from service.errors import ResnetdError
+from service.jobs import consistency
+from service.storage import schema
+from service.storage.artifacts import ArtifactStore
+from service.storage.database import Database
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,12 +26,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         configured = settings.load()
         log.configure(configured.log_format)
-        database = Database(configured.database)
+        database = Database(configured.resolved_database_url)
         if chosen.command == "migrate":
             schema.upgrade(database)
             print("the database is at this version's schema")
         elif chosen.command == "doctor":
-            is_well = _examine(database, ArtifactStore(configured.artifacts), chosen.repair)
+            is_well = _examine(
+                database, ArtifactStore(configured.resolved_artifacts_url), chosen.repair
+            )
         else:
             _make_token(database, chosen.name)
         database.close()
@@ -41,11 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _examine(database: Database, artifacts: ArtifactStore, is_repaired: bool) -> bool:
     """Whether nothing was found, or it was repaired."""
     schema.require_current(database)
-    findings = doctor.examine(database, artifacts, now=datetime.now(UTC))
+    findings = consistency.check(database, artifacts, now=datetime.now(UTC))
     for finding in findings:
-        print(f"{finding.ailment}: {finding.key}: {finding.words}")
+        print(f"{finding.ailment}: {finding.key}: {finding.message}")
     if findings and is_repaired:
-        doctor.repair(database, artifacts, findings)
+        consistency.repair(database, artifacts, findings)
     print(f"{len(findings)} found{', repaired' if findings and is_repaired else ''}")
     return is_repaired or not findings
 
@@ -54,7 +59,7 @@ def _make_token(database: Database, name: str) -> None:
     schema.require_current(database)
     secret = tokens.new_secret()
     with database.transaction() as session:
-        tokens.ensure(session, secret, name=name, now=datetime.now(UTC))
+        tokens.set_token(session, secret, name=name, now=datetime.now(UTC))
     print(secret)
 
 

@@ -37,7 +37,7 @@ class Refused(ResnetdError):
 
 
 @dataclass(frozen=True)
-class Fault:
+class FieldError:
     """One wrong place in what somebody wrote; `pointer` is a JSON pointer (RFC 6901)."""
 
     pointer: str
@@ -47,7 +47,7 @@ class Fault:
 class InvalidInput(Refused):
     code = "invalid-input"
 
-    def __init__(self, message: str, *, faults: tuple[Fault, ...] = ()) -> None:
+    def __init__(self, message: str, *, faults: tuple[FieldError, ...] = ()) -> None:
         super().__init__(message)
         self.faults = faults
 
@@ -72,7 +72,7 @@ class Conflict(Refused):
     code = "conflict"
 
 
-class IllegalMove(Conflict):
+class IllegalTransition(Conflict):
     code = "illegal-move"
 
 
@@ -92,11 +92,11 @@ class CorruptArtifact(ResnetdError):
     code = "corrupt-artifact"
 
 
-class AddressRefused(ResnetdError):
+class UrlNotAllowed(ResnetdError):
     code = "address-refused"
 
 
-class DispatcherIsRunning(ResnetdError):
+class DispatcherAlreadyRunning(ResnetdError):
     code = "dispatcher-is-running"
 
 

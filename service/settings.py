@@ -30,7 +30,7 @@ class Limit(BaseModel):
     workers: Annotated[int, Field(ge=0)] | None = None
 
 
-class Keep(BaseModel):
+class RecordRetention(BaseModel):
     """How long records of a job stay after its end, in days; None: for ever.
 
     `log_lines`: of each job the newest so many, whether it has ended or not.
@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     limits: dict[LimitKey, Limit] = {}
 
     # Retention; checkpoints have their own, in each spec.
-    keep: Keep = Keep()
+    keep: RecordRetention = RecordRetention()
 
     # Private networks that webhooks may call: 10.0.0.0/8.
     webhook_networks: tuple[IPvAnyNetwork, ...] = ()
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         return url.rstrip("/") if url is not None else None
 
     @property
-    def database(self) -> str:
+    def resolved_database_url(self) -> str:
         if self.database_url is not None:
             return self.database_url.get_secret_value().strip()
         return f"sqlite:///{self.var_path.absolute() / 'resnetd.db'}"
@@ -113,23 +113,23 @@ class Settings(BaseSettings):
         return self.runner_attempts if self.standbys else 1
 
     @property
-    def artifacts(self) -> str:
+    def resolved_artifacts_url(self) -> str:
         return self.artifacts_url or (self.var_path.absolute() / "artifacts").as_uri()
 
     @property
-    def data(self) -> Path:
+    def data_dir(self) -> Path:
         return (self.data_path or self.var_path / "data").absolute()
 
     @property
-    def token(self) -> Path:
+    def token_path(self) -> Path:
         return (self.token_file or self.var_path / "token").absolute()
 
     @property
-    def work(self) -> Path:
+    def work_dir(self) -> Path:
         return (self.work_path or self.var_path / "work").absolute()
 
     @property
-    def api(self) -> str:
+    def resolved_api_url(self) -> str:
         """The API's URL as training processes see it."""
         return self.api_url or f"http://{self.api_host}:{self.api_port}"
 

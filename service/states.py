@@ -93,11 +93,11 @@ class RunnerState(StrEnum):
     PLANNED = "planned"
     STARTING = "starting"
     READY = "ready"
-    LEAVING = "leaving"
-    GONE = "gone"
+    DRAINING = "draining"
+    TERMINATED = "terminated"
 
 
-class Fault(StrEnum):
+class Blame(StrEnum):
     """Whose fault the end of an attempt is; only the user's count against max_restarts."""
 
     USER = "user"
@@ -121,29 +121,29 @@ class Reason(StrEnum):
     TRAINING_ERROR = "training-error"
     OUT_OF_MEMORY = "out-of-memory"
     WORKER_DIED = "worker-died"
-    SILENT = "silent"
+    HEARTBEAT_TIMEOUT = "heartbeat-timeout"
     START_TIMEOUT = "start-timeout"
-    LOST = "lost"
+    CLUSTER_LOST = "cluster-lost"
     DELIVERY_FAILED = "delivery-failed"
     INTERNAL = "internal"
 
     @property
-    def fault(self) -> Fault | None:
+    def blame(self) -> Blame | None:
         """None where nobody is at fault: the attempt completed, or was stopped on request."""
-        return _FAULTS[self]
+        return _BLAME[self]
 
     @property
-    def is_from_within(self) -> bool:
+    def is_process_failure(self) -> bool:
         """Whether the job's own processes broke, for whatever cause."""
-        return self in _FROM_WITHIN
+        return self in _PROCESS_FAILURES
 
     @property
-    def is_retried(self) -> bool:
+    def is_retryable(self) -> bool:
         """Whether another attempt could end differently."""
-        return self in _RETRIED
+        return self in _RETRYABLE
 
 
-_FAULTS: dict[Reason, Fault | None] = {
+_BLAME: dict[Reason, Blame | None] = {
     Reason.COMPLETED: None,
     Reason.CANCELLED: None,
     Reason.KILLED: None,
@@ -151,39 +151,39 @@ _FAULTS: dict[Reason, Fault | None] = {
     Reason.PREEMPTED: None,
     Reason.EARLY_STOPPED: None,
     Reason.DEPENDENCY_FAILED: None,
-    Reason.TIME_LIMIT: Fault.USER,
-    Reason.DATASET_MISSING: Fault.USER,
-    Reason.DIVERGED: Fault.USER,
-    Reason.TRAINING_ERROR: Fault.USER,
-    Reason.OUT_OF_MEMORY: Fault.USER,
-    Reason.WORKER_DIED: Fault.INFRASTRUCTURE,
-    Reason.SILENT: Fault.INFRASTRUCTURE,
-    Reason.START_TIMEOUT: Fault.INFRASTRUCTURE,
-    Reason.LOST: Fault.INFRASTRUCTURE,
-    Reason.DELIVERY_FAILED: Fault.INFRASTRUCTURE,
-    Reason.INTERNAL: Fault.PLATFORM,
+    Reason.TIME_LIMIT: Blame.USER,
+    Reason.DATASET_MISSING: Blame.USER,
+    Reason.DIVERGED: Blame.USER,
+    Reason.TRAINING_ERROR: Blame.USER,
+    Reason.OUT_OF_MEMORY: Blame.USER,
+    Reason.WORKER_DIED: Blame.INFRASTRUCTURE,
+    Reason.HEARTBEAT_TIMEOUT: Blame.INFRASTRUCTURE,
+    Reason.START_TIMEOUT: Blame.INFRASTRUCTURE,
+    Reason.CLUSTER_LOST: Blame.INFRASTRUCTURE,
+    Reason.DELIVERY_FAILED: Blame.INFRASTRUCTURE,
+    Reason.INTERNAL: Blame.PLATFORM,
 }
 
-_RETRIED = frozenset(
+_RETRYABLE = frozenset(
     {
         Reason.TRAINING_ERROR,
         Reason.OUT_OF_MEMORY,
         Reason.WORKER_DIED,
-        Reason.SILENT,
+        Reason.HEARTBEAT_TIMEOUT,
         Reason.START_TIMEOUT,
-        Reason.LOST,
+        Reason.CLUSTER_LOST,
         Reason.DELIVERY_FAILED,
         Reason.INTERNAL,
     }
 )
 
 
-_FROM_WITHIN = frozenset(
+_PROCESS_FAILURES = frozenset(
     {
         Reason.TRAINING_ERROR,
         Reason.OUT_OF_MEMORY,
         Reason.WORKER_DIED,
-        Reason.SILENT,
+        Reason.HEARTBEAT_TIMEOUT,
         Reason.INTERNAL,
     }
 )
@@ -244,7 +244,7 @@ NEXT_SEARCH_STATES: dict[SearchState, frozenset[SearchState]] = {
 }
 
 
-class SearchEnd(StrEnum):
+class SearchEndReason(StrEnum):
     """Why a search has ended."""
 
     TRIALS = "trials"  # all trials of its budget have ended
@@ -254,3 +254,22 @@ class SearchEnd(StrEnum):
     CANCELLED = "cancelled"
     NO_TRIAL = "no-trial-succeeded"
     DRIVER = "driver-failed"
+
+
+class LogLevel(StrEnum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class DependencyCondition(StrEnum):
+    """How a job that is waited for must have ended."""
+
+    OK = "ok"  # succeeded
+    ANY = "any"
+
+
+class DeliveryState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"

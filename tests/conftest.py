@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from deploy.ray_head import RayHead
-from service import schema
-from service.database import Database
+from service.storage import schema
+from service.storage.database import Database
 from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head

@@ -7,8 +7,9 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service import datasets, log, settings
-from service.datasets import Origin
+from service import log, settings
+from service.catalog import datasets as catalog_datasets
+from service.catalog.datasets import DatasetOrigin
 from service.errors import ResnetdError
 
 
@@ -19,7 +20,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("runner", help="run attempts of jobs; the dispatcher starts it")
     commands.add_parser("search", help="drive a search; the dispatcher starts it")
     fetch = commands.add_parser("fetch", help="download a data set to where attempts look for it")
-    downloads = [one.name for one in datasets.DATASETS.values() if one.origin is Origin.DOWNLOAD]
+    downloads = [
+        one.name
+        for one in catalog_datasets.DATASETS.values()
+        if one.origin is DatasetOrigin.DOWNLOAD
+    ]
     fetch.add_argument("dataset", choices=sorted(downloads))
     fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_PATH")
     chosen = parser.parse_args(arguments)
@@ -28,14 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
             return _dispatch()
         if chosen.command == "runner":
             # Not at the top: a dispatcher needs nothing of a runner's.
-            from workers.cluster import start  # noqa: PLC0415
+            from workers.cluster import runner_main
 
-            return start.main()
+            return runner_main.main()
         if chosen.command == "search":
             # Ray Tune, as above.
-            from workers.cluster import search  # noqa: PLC0415
+            from workers.cluster import search_driver
 
-            return search.main()
+            return search_driver.main()
         return _fetch(chosen.dataset, chosen.data_path)
     except ResnetdError as error:
         print(f"resnetd-worker: {error}", file=sys.stderr)
@@ -44,15 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch() -> int:
     # Not at the top: a runner's process has no use for them, and starts faster without.
-    from service import schema  # noqa: PLC0415
-    from service.database import Database  # noqa: PLC0415
-    from workers.cluster.ray_jobs import RayJobs  # noqa: PLC0415
-    from workers.courier import Courier  # noqa: PLC0415
-    from workers.dispatcher import Dispatcher  # noqa: PLC0415
+    from service.storage import schema
+    from service.storage.database import Database
+    from workers.cluster.ray_jobs import RayJobs
+    from workers.dispatcher.dispatcher import Dispatcher
+    from workers.dispatcher.webhook_sender import WebhookSender
 
     configured = settings.load()
     log.configure(configured.log_format)
-    database = Database(configured.database)
+    database = Database(configured.resolved_database_url)
     schema.require_current(database)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -62,8 +67,8 @@ def _dispatch() -> int:
         database.sole_dispatcher(),
         RayJobs(url=configured.ray_url, token=token) as cluster,
     ):
-        now = lambda: datetime.now(UTC)  # noqa: E731 - the clock
-        courier = Courier(database, allowed=configured.webhook_networks, now=now)
+        now = lambda: datetime.now(UTC)
+        courier = WebhookSender(database, allowed=configured.webhook_networks, now=now)
         sending = threading.Thread(target=courier.run, args=(stopping,), name="courier")
         sending.start()
         try:
@@ -77,9 +82,9 @@ def _dispatch() -> int:
 
 def _fetch(name: str, data_path: Path | None) -> int:
     # torch, as above.
-    from workers.training import data  # noqa: PLC0415
+    from workers.training.data import datasets as data_datasets
 
-    data.fetch(name, data_path or settings.load().data, on_progress=print)
+    data_datasets.fetch_dataset(name, data_path or settings.load().data_dir, on_progress=print)
     return 0
 
 

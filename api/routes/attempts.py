@@ -8,17 +8,18 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from api.dependencies import CallingAttempt, Held, Now, Writing
-from service import attempts, checkpoints
+from api.dependencies import CallingAttempt, Now, ServicesDep, WriteSession
 from service.errors import CorruptArtifact
-from service.reports import (
-    AttemptBrief,
-    Control,
+from service.execution import attempts
+from service.jobs import artifact_keys, checkpoints
+from service.specs.protocol import (
+    AttemptConfig,
     Count,
-    Finish,
+    FinishAttemptRequest,
     Part,
     PartDigest,
     Report,
+    ReportResponse,
     Sha256,
 )
 from service.states import JobState
@@ -31,15 +32,19 @@ class Finished(BaseModel):
 
 
 @router.get("")
-def brief(attempt_id: CallingAttempt, session: Writing) -> AttemptBrief:
+def brief(attempt_id: CallingAttempt, session: WriteSession) -> AttemptConfig:
     """All that the training processes need to know to begin."""
-    return attempts.brief(session, attempt_id)
+    return attempts.build_config(session, attempt_id)
 
 
 @router.post("/reports")
 def report(
-    attempt_id: CallingAttempt, report: Report, held: Held, now: Now, background: BackgroundTasks
-) -> Control:
+    attempt_id: CallingAttempt,
+    report: Report,
+    held: ServicesDep,
+    now: Now,
+    background: BackgroundTasks,
+) -> ReportResponse:
     """Stores a report once and in its turn; the answer says whether to stop."""
     # The store is asked before the transaction begins: no network inside one.
     if report.checkpoints:
@@ -57,13 +62,13 @@ async def upload(
     iteration: Count,
     part: Part,
     request: Request,
-    held: Held,
+    held: ServicesDep,
     x_content_sha256: Annotated[Sha256, Header()],
 ) -> PartDigest:
     """The bytes of a part; they count once a report names them."""
     await run_in_threadpool(_check_living, held, attempt_id)
     stored = await held.artifacts.write(
-        checkpoints.key(attempt_id, iteration, part, x_content_sha256),
+        artifact_keys.checkpoint_key(attempt_id, iteration, part, x_content_sha256),
         request.stream(),
         sha256=x_content_sha256,
         max_bytes=held.settings.max_part_bytes,
@@ -72,11 +77,11 @@ async def upload(
 
 
 @router.get("/resume/{part}", response_class=StreamingResponse)
-def resume(attempt_id: CallingAttempt, part: Part, held: Held) -> StreamingResponse:
+def resume(attempt_id: CallingAttempt, part: Part, held: ServicesDep) -> StreamingResponse:
     """The bytes of a part of the checkpoint to resume from."""
     with held.database.transaction() as session:
-        checkpoint = attempts.resume_checkpoint(session, attempt_id)
-    key = attempts.part_key(checkpoint, part)
+        checkpoint = attempts.find_resume_checkpoint(session, attempt_id)
+    key = checkpoints.part_key(checkpoint, part)
     entry = checkpoint.parts[part.value]
     return StreamingResponse(
         held.artifacts.read(key),
@@ -86,23 +91,25 @@ def resume(attempt_id: CallingAttempt, part: Part, held: Held) -> StreamingRespo
 
 
 @router.post("/finish")
-def finish(attempt_id: CallingAttempt, last_word: Finish, session: Writing, now: Now) -> Finished:
+def finish(
+    attempt_id: CallingAttempt, last_word: FinishAttemptRequest, session: WriteSession, now: Now
+) -> Finished:
     """The attempt's own account of its end."""
-    return Finished(job_state=attempts.finish(session, attempt_id, last_word, now=now))
+    return Finished(job_state=attempts.finish_attempt(session, attempt_id, last_word, now=now))
 
 
-def _require_artifacts(held: Held, attempt_id: str, report: Report) -> None:
+def _require_artifacts(held: ServicesDep, attempt_id: str, report: Report) -> None:
     """CorruptArtifact where a new report names bytes that are not there."""
     with held.database.transaction() as session:
-        if attempts.is_stored(session, attempt_id, report.sequence):
+        if attempts.is_report_stored(session, attempt_id, report.sequence):
             return
     for note in report.checkpoints:
-        for key, digest in attempts.keys_of(attempt_id, note).items():
+        for key, digest in attempts.list_artifact_keys(attempt_id, note).items():
             if held.artifacts.size(key) != digest.size_bytes:
                 raise CorruptArtifact(f"{digest.part} of iteration {note.iteration} is not stored")
 
 
-def _check_living(held: Held, attempt_id: str) -> None:
+def _check_living(held: ServicesDep, attempt_id: str) -> None:
     """StaleAttempt where its bytes would be for nothing."""
     with held.database.transaction() as session:
-        attempts.check_living(session, attempt_id)
+        attempts.require_active(session, attempt_id)

@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
-from api.dependencies import Held, Reading, person
+from api.dependencies import ReadSession, ServicesDep, authenticate_user
 from api.views import CheckpointList, CheckpointView
-from service import attempts, checkpoints, jobs
-from service.reports import Part
+from service.jobs import checkpoints, records
+from service.specs.protocol import Part
 
 router = APIRouter(
-    prefix="/v1/jobs/{job_id}/checkpoints", tags=["checkpoints"], dependencies=[Depends(person)]
+    prefix="/v1/jobs/{job_id}/checkpoints",
+    tags=["checkpoints"],
+    dependencies=[Depends(authenticate_user)],
 )
 
 _PARTS = {
@@ -25,10 +27,10 @@ _PARTS = {
 
 
 @router.get("")
-def list_checkpoints(job_id: str, session: Reading) -> CheckpointList:
+def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     """Newest first."""
-    jobs.find(session, job_id)
-    found = checkpoints.of_job(session, job_id)
+    records.find_job(session, job_id)
+    found = checkpoints.list_checkpoints(session, job_id)
     return CheckpointList(checkpoints=[CheckpointView.of(checkpoint) for checkpoint in found])
 
 
@@ -36,8 +38,8 @@ def list_checkpoints(job_id: str, session: Reading) -> CheckpointList:
 def download(
     job_id: str,
     which: str,
-    held: Held,
-    format: Annotated[  # noqa: A002 - the query's name
+    held: ServicesDep,
+    format: Annotated[
         Literal["safetensors", "pt", "onnx", "pt2", "md"],
         Query(
             description="pt: a state_dict for torch.load(weights_only=True); onnx, pt2 (a "
@@ -48,12 +50,12 @@ def download(
     """The weights of the `newest` or `best` checkpoint, or of the one with that id."""
     # The store is asked after the session is closed: no network inside one.
     with held.database.reading() as session:
-        job = jobs.find(session, job_id)
-        checkpoint = checkpoints.choose(session, job_id, which)
+        job = records.find_job(session, job_id)
+        checkpoint = checkpoints.select_checkpoint(session, job_id, which)
     part = _PARTS[format]
-    key = attempts.part_key(checkpoint, part)
+    key = checkpoints.part_key(checkpoint, part)
     entry = checkpoint.parts[part.value]
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{jobs.spec_of(job).network}-{job.dataset}")
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{records.spec_of(job).network}-{job.dataset}")
     filename = f"{stem}-{job.id}-{checkpoint.iteration}.{format}"
     return StreamingResponse(
         held.artifacts.read(key),

@@ -9,31 +9,33 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from api.dependencies import Held, person
-from service import datasets, uploads
-from service.datasets import Dataset, Origin
-from service.reports import Sha256
-from service.uploads import Upload
+from api.dependencies import ServicesDep, authenticate_user
+from service.catalog import datasets, uploads
+from service.catalog.datasets import Dataset, DatasetOrigin
+from service.catalog.uploads import Upload
+from service.specs.protocol import Sha256
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(person)])
+router = APIRouter(
+    prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(authenticate_user)]
+)
 
 # Unpacked, an archive of pictures is hardly bigger than it was; one of zeros is.
 _UNPACKED_SHARE = 4
 
 
 class DatasetView(BaseModel):
-    """`is_here`: whether the API sees its images under the data path. `sha256`: of an upload."""
+    """`available`: whether the API sees its images under the data path. `sha256`: of an upload."""
 
     name: str
     title: str
-    origin: Origin
+    origin: DatasetOrigin
     classes: int | None
     height: int | None
     width: int | None
     train_images: int | None
     test_images: int | None
     default_recipe: str
-    is_here: bool
+    available: bool
     sha256: str | None
 
 
@@ -42,14 +44,14 @@ class DatasetList(BaseModel):
 
 
 @router.get("")
-def list_datasets(held: Held) -> DatasetList:
+def list_datasets(held: ServicesDep) -> DatasetList:
     """Those known by name, and the image folders under the data path."""
-    data_path = held.settings.data
+    data_path = held.settings.data_dir
     folders = [
         found
         for path in (sorted(data_path.iterdir()) if data_path.is_dir() else [])
         if (path / "train").is_dir()
-        and (found := datasets.find(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
+        and (found := datasets.find_dataset(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
     ]
     return DatasetList(
         datasets=[_view(each, data_path) for each in [*datasets.DATASETS.values(), *folders]]
@@ -60,18 +62,18 @@ def list_datasets(held: Held) -> DatasetList:
 async def upload(
     name: Annotated[str, Query(max_length=100)],
     request: Request,
-    held: Held,
+    held: ServicesDep,
     x_content_sha256: Annotated[Sha256 | None, Header()] = None,
 ) -> DatasetView:
     """A tar or zip of class folders, looked at file by file; known as folder:NAME afterwards."""
     max_bytes = held.settings.max_part_bytes
-    data_path = held.settings.data
+    data_path = held.settings.data_dir
     with tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file:
         archive = Path(file.name)
-        sha256, _ = await uploads.receive(request.stream(), archive, max_bytes=max_bytes)
-        uploads.check(sha256, announced=x_content_sha256)
+        sha256, _ = await uploads.receive_archive(request.stream(), archive, max_bytes=max_bytes)
+        uploads.verify_sha256(sha256, announced=x_content_sha256)
         dataset, _ = await run_in_threadpool(
-            uploads.register,
+            uploads.register_dataset,
             name,
             archive,
             sha256=sha256,
@@ -83,7 +85,7 @@ async def upload(
 
 def _view(dataset: Dataset, data_path: Path) -> DatasetView:
     folder = data_path / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
-    uploaded = uploads.find(folder)
+    uploaded = uploads.find_upload(folder)
     return DatasetView(
         name=dataset.name,
         title=dataset.title,
@@ -94,7 +96,7 @@ def _view(dataset: Dataset, data_path: Path) -> DatasetView:
         train_images=_images(dataset.train_images, uploaded, "train_images"),
         test_images=_images(dataset.test_images, uploaded, "test_images"),
         default_recipe=dataset.default_recipe,
-        is_here=dataset.origin is Origin.BUNDLED or folder.is_dir(),
+        available=dataset.origin is DatasetOrigin.BUNDLED or folder.is_dir(),
         sha256=None if uploaded is None else uploaded.sha256,
     )
 

@@ -8,8 +8,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import streams
-from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person, tell_saved
+from api import event_streams
+from api.dependencies import (
+    IdempotencyKey,
+    Now,
+    ReadSession,
+    ServicesDep,
+    User,
+    WriteSession,
+    authenticate_user,
+    set_submission_headers,
+)
 from api.views import (
     AttemptList,
     AttemptView,
@@ -25,13 +34,16 @@ from api.views import (
     ProgressView,
     SeriesView,
 )
-from service import attempts, events, ids, jobs, metrics, outlook
-from service.errors import Fault, InvalidInput
-from service.outlook import Outlook
-from service.spec import JobSpec
+from service import ids
+from service.errors import FieldError, InvalidInput
+from service.execution import attempts
+from service.jobs import events, logs, metrics, records, submission
+from service.scheduling import queue_status
+from service.scheduling.queue_status import QueueStatus
+from service.specs.job_spec import JobSpec
 from service.states import JobState
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(person)])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(authenticate_user)])
 
 # PostgreSQL refuses a NUL in a text.
 Words = Annotated[str, Query(max_length=120, pattern=r"^[^\x00]*$")]
@@ -42,15 +54,15 @@ AfterNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="only what ha
 @router.post("", status_code=HTTPStatus.CREATED)
 def submit(
     spec: JobSpec,
-    session: Writing,
+    session: WriteSession,
     now: Now,
     user: User,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Saves a job and puts it into the queue; `depth`, `shortcut`, `dataset` are enough."""
-    made = jobs.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
-    tell_saved(response, location=f"/v1/jobs/{made.job.id}", is_replay=made.is_replay)
+    made = submission.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
+    set_submission_headers(response, location=f"/v1/jobs/{made.job.id}", is_replay=made.is_replay)
     return JobView.of(made.job)
 
 
@@ -63,14 +75,14 @@ class Batch(BaseModel):
 @router.post(":batch", status_code=HTTPStatus.CREATED)
 def submit_batch(
     batch: Batch,
-    session: Writing,
+    session: WriteSession,
     now: Now,
     user: User,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobList:
     """Saves all jobs or none. In `after`, `#0` is the batch's first job."""
-    made = jobs.submit_batch(
+    made = submission.submit_batch(
         session, batch.jobs, user=user, now=now, idempotency_key=idempotency_key
     )
     if all(one.is_replay for one in made):
@@ -79,15 +91,15 @@ def submit_batch(
 
 
 @router.post(":plan")
-def plan(spec: JobSpec, session: Writing, held: Held, now: Now, user: User) -> PlanView:
+def plan(spec: JobSpec, session: WriteSession, held: ServicesDep, now: Now, user: User) -> PlanView:
     """What the spec would become, how long it would wait and take; submits nothing."""
-    made = outlook.plan(session, spec, user=user, limits=held.settings.limits, now=now)
+    made = queue_status.plan_job(session, spec, user=user, limits=held.settings.limits, now=now)
     return PlanView.of(made)
 
 
 @router.get("")
 def page(
-    session: Reading,
+    session: ReadSession,
     state: Annotated[list[JobState] | None, Query()] = None,
     dataset: Words | None = None,
     tag: Annotated[list[Words] | None, Query()] = None,
@@ -98,11 +110,11 @@ def page(
 ) -> JobPage:
     """Jobs that match all that is given, newest first."""
     if page_token is not None and not ids.is_id(page_token):
-        fault = Fault(pointer="/page_token", message=f"is not of this service: {page_token!r}")
+        fault = FieldError(pointer="/page_token", message=f"is not of this service: {page_token!r}")
         raise InvalidInput("the request is not valid", faults=(fault,))
     if id_prefix is not None and not ids.is_id(id_prefix):
         return JobPage(jobs=[], next_page_token=None)
-    found = jobs.page(
+    found = records.list_page(
         session,
         limit=limit,
         before_id=page_token,
@@ -116,31 +128,31 @@ def page(
 
 
 @router.get("/{job_id}")
-def show(job_id: str, session: Reading, held: Held, now: Now) -> JobView:
+def show(job_id: str, session: ReadSession, held: ServicesDep, now: Now) -> JobView:
     """With why it waits, where it does."""
-    job = jobs.find(session, job_id)
+    job = records.find_job(session, job_id)
     if not job.state.is_waiting:
         return JobView.of(job)
-    return JobView.of(job, Outlook(session, limits=held.settings.limits, now=now).of(job))
+    return JobView.of(job, QueueStatus(session, limits=held.settings.limits, now=now).of(job))
 
 
 @router.get("/{job_id}/progress")
-def progress(job_id: str, session: Reading) -> ProgressView | None:
+def progress(job_id: str, session: ReadSession) -> ProgressView | None:
     """Null until the training processes are up."""
-    return ProgressView.of(jobs.find(session, job_id))
+    return ProgressView.of(records.find_job(session, job_id))
 
 
 @router.get("/{job_id}/metrics", response_model=MetricsView)
 def read_metrics(
     job_id: str,
-    session: Reading,
+    session: ReadSession,
     series: Annotated[list[Words] | None, Query()] = None,
     points: Annotated[int | None, Query(ge=1, le=100_000)] = None,
-    format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
+    format: Annotated[Literal["json", "csv"], Query()] = "json",
 ) -> MetricsView | Response:
     """Series of metrics, each thinned to at most `points` of its own points."""
-    jobs.find(session, job_id)
-    found = metrics.read(session, job_id, names=series or (), points=points)
+    records.find_job(session, job_id)
+    found = metrics.read_series(session, job_id, names=series or (), points=points)
     if format == "csv":
         return Response(_as_csv(found), media_type="text/csv")
     return MetricsView(series={name: SeriesView.model_validate(one) for name, one in found.items()})
@@ -150,39 +162,39 @@ def read_metrics(
 def read_events(
     job_id: str,
     request: Request,
-    held: Held,
-    session: Reading,
+    held: ServicesDep,
+    session: ReadSession,
     after: AfterNumber = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
 ) -> EventList | Response:
     """What happened to the job; as a live stream where text/event-stream is accepted."""
-    jobs.find(session, job_id)
+    records.find_job(session, job_id)
     if "text/event-stream" in request.headers.get("Accept", ""):
         start = after if last_event_id is None else last_event_id
-        return streams.follow_job(held, job_id, after=start)
-    found = events.after(session, job_id, after, limit=limit)
+        return event_streams.follow_job(held, job_id, after=start)
+    found = events.list_events_after(session, job_id, after, limit=limit)
     return EventList(events=[EventView.of(event) for event in found])
 
 
 @router.get("/{job_id}/logs")
 def read_logs(
     job_id: str,
-    session: Reading,
+    session: ReadSession,
     after: AfterNumber = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> LogList:
     """Log lines of all attempts, oldest first."""
-    jobs.find(session, job_id)
-    found = attempts.logs_after(session, job_id, after, limit=limit)
+    records.find_job(session, job_id)
+    found = logs.list_lines_after(session, job_id, after, limit=limit)
     return LogList(lines=[LogLineView.of(line) for line in found])
 
 
 @router.get("/{job_id}/attempts")
-def list_attempts(job_id: str, session: Reading) -> AttemptList:
+def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
     """Oldest first."""
-    jobs.find(session, job_id)
-    found = attempts.of_job(session, job_id)
+    records.find_job(session, job_id)
+    found = attempts.list_attempts(session, job_id)
     return AttemptList(attempts=[AttemptView.of(attempt) for attempt in found])
 
 

@@ -5,22 +5,36 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Query, Request, Response
 
-from api import streams
-from api.dependencies import Held, IdempotencyKey, Now, Reading, User, Writing, person, tell_saved
-from api.routes.steering import Change
+from api import event_streams
+from api.dependencies import (
+    IdempotencyKey,
+    Now,
+    ReadSession,
+    ServicesDep,
+    User,
+    WriteSession,
+    authenticate_user,
+    set_submission_headers,
+)
+from api.routes.job_actions import Change
 from api.search_views import ImportanceList, SearchPage, SearchView, TrialList
 from api.views import EventList, EventView
-from service import checkpoints, ids, importance, search_export, searches, trials
-from service.errors import Fault, InvalidInput
-from service.search_spec import SearchSpec
+from service import ids
+from service.errors import FieldError, InvalidInput
+from service.jobs import checkpoints
+from service.searches import export as search_export
+from service.searches import importance, searches, trials
+from service.specs.search_spec import SearchSpec
 
-router = APIRouter(prefix="/v1/searches", tags=["searches"], dependencies=[Depends(person)])
+router = APIRouter(
+    prefix="/v1/searches", tags=["searches"], dependencies=[Depends(authenticate_user)]
+)
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
 def submit(
     spec: SearchSpec,
-    session: Writing,
+    session: WriteSession,
     now: Now,
     user: User,
     response: Response,
@@ -28,77 +42,77 @@ def submit(
 ) -> SearchView:
     """Saves a search, every value of whose space makes a legal job."""
     made = searches.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
-    tell_saved(response, location=f"/v1/searches/{made.search.id}", is_replay=made.is_replay)
+    set_submission_headers(
+        response, location=f"/v1/searches/{made.search.id}", is_replay=made.is_replay
+    )
     return SearchView.of(made.search)
 
 
 @router.get("")
 def page(
-    session: Reading,
+    session: ReadSession,
     id_prefix: Annotated[str | None, Query(max_length=16)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     page_token: str | None = None,
 ) -> SearchPage:
     """Newest first."""
     if page_token is not None and not ids.is_id(page_token):
-        fault = Fault(pointer="/page_token", message=f"is not of this service: {page_token!r}")
+        fault = FieldError(pointer="/page_token", message=f"is not of this service: {page_token!r}")
         raise InvalidInput("the request is not valid", faults=(fault,))
     if id_prefix is not None and not ids.is_id(id_prefix):
         return SearchPage(searches=[], next_page_token=None)
-    found = searches.page(session, limit=limit, before_id=page_token, id_prefix=id_prefix)
+    found = searches.list_page(session, limit=limit, before_id=page_token, id_prefix=id_prefix)
     views = [SearchView.of(search) for search in found.searches]
     return SearchPage(searches=views, next_page_token=found.next_id)
 
 
 @router.get("/{search_id}")
-def show(search_id: str, session: Reading, now: Now) -> SearchView:
+def show(search_id: str, session: ReadSession, now: Now) -> SearchView:
     """With its best trial so far, and how much of its budget is used."""
-    search = searches.find(session, search_id)
-    return SearchView.of(search, trials.standing(session, search, now=now))
+    search = searches.find_search(session, search_id)
+    return SearchView.of(search, trials.read_progress(session, search, now=now))
 
 
 @router.patch("/{search_id}")
-def change(search_id: str, wanted: Change, session: Writing, now: Now) -> SearchView:
+def change(search_id: str, wanted: Change, session: WriteSession, now: Now) -> SearchView:
     """Changes the priority of its trials, those to come and those that have not ended."""
     changed = searches.change_priority(session, search_id, wanted.priority, now=now)
     return SearchView.of(changed)
 
 
 @router.delete("/{search_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(search_id: str, held: Held, background: BackgroundTasks) -> None:
+def delete(search_id: str, held: ServicesDep, background: BackgroundTasks) -> None:
     """Forgets a search that has ended, with all its trials and what they have left."""
     with held.database.transaction() as session:
         attempts = searches.delete(session, search_id)
     # After the commit: rows must never promise bytes that are gone.
-    background.add_task(checkpoints.delete_bytes, held.artifacts, attempts)
+    background.add_task(checkpoints.delete_artifacts, held.artifacts, attempts)
 
 
 @router.get("/{search_id}/trials")
-def list_trials(search_id: str, session: Reading) -> TrialList:
+def list_trials(search_id: str, session: ReadSession) -> TrialList:
     """The best first."""
-    search = searches.find(session, search_id)
-    return TrialList.of(trials.standing(session, search, now=None))
+    search = searches.find_search(session, search_id)
+    return TrialList.of(trials.read_progress(session, search, now=None))
 
 
 @router.get("/{search_id}/importance")
-def read_importance(search_id: str, session: Reading) -> ImportanceList:
+def read_importance(search_id: str, session: ReadSession) -> ImportanceList:
     """How much each field matters: its share of each metric's variance over succeeded trials."""
-    search = searches.find(session, search_id)
-    found = importance.of_search(searches.spec_of(search), trials.ranked(session, search))
+    search = searches.find_search(session, search_id)
+    found = importance.of_search(searches.spec_of(search), trials.rank_trials(session, search))
     return ImportanceList.of(found)
 
 
 @router.get("/{search_id}/export", response_model=TrialList)
 def export(
     search_id: str,
-    session: Reading,
-    format: Annotated[  # noqa: A002 - the query's name
-        Literal["json", "csv", "tensorboard"], Query()
-    ] = "json",
+    session: ReadSession,
+    format: Annotated[Literal["json", "csv", "tensorboard"], Query()] = "json",
 ) -> TrialList | Response:
     """All trials as a table, or as a zip of TensorBoard's HParams."""
-    search = searches.find(session, search_id)
-    standing = trials.standing(session, search, now=None)
+    search = searches.find_search(session, search_id)
+    standing = trials.read_progress(session, search, now=None)
     if format == "csv":
         text = search_export.as_csv(searches.spec_of(search), standing.trials)
         return Response(text, media_type="text/csv")
@@ -112,35 +126,35 @@ def export(
 def read_events(
     search_id: str,
     request: Request,
-    held: Held,
-    session: Reading,
+    held: ServicesDep,
+    session: ReadSession,
     after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
 ) -> EventList | Response:
     """What happened to the search; as a live stream where text/event-stream is accepted."""
-    searches.find(session, search_id)
+    searches.find_search(session, search_id)
     if "text/event-stream" in request.headers.get("Accept", ""):
         start = after if last_event_id is None else last_event_id
-        return streams.follow_search(held, search_id, after=start)
-    found = searches.events_after(session, search_id, after, limit=limit)
+        return event_streams.follow_search(held, search_id, after=start)
+    found = searches.list_events_after(session, search_id, after, limit=limit)
     return EventList(events=[EventView.model_validate(event) for event in found])
 
 
 @router.post("/{search_id}/pause", status_code=HTTPStatus.ACCEPTED)
-def pause(search_id: str, session: Writing, now: Now) -> SearchView:
+def pause(search_id: str, session: WriteSession, now: Now) -> SearchView:
     """No trial begins; those that run save a checkpoint and free their workers."""
     return SearchView.of(searches.pause(session, search_id, now=now))
 
 
 @router.post("/{search_id}/resume")
-def resume(search_id: str, session: Writing, now: Now) -> SearchView:
+def resume(search_id: str, session: WriteSession, now: Now) -> SearchView:
     """Its trials go on from their checkpoints."""
     return SearchView.of(searches.resume(session, search_id, now=now))
 
 
 @router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED)
-def cancel(search_id: str, session: Writing, now: Now) -> SearchView:
+def cancel(search_id: str, session: WriteSession, now: Now) -> SearchView:
     """With its trials: waiting ones at once, running ones save a checkpoint and stop."""
     return SearchView.of(searches.cancel(session, search_id, now=now))
 
@@ -148,7 +162,7 @@ def cancel(search_id: str, session: Writing, now: Now) -> SearchView:
 @router.post("/{search_id}/extend")
 def extend(
     search_id: str,
-    session: Writing,
+    session: WriteSession,
     now: Now,
     budget: Annotated[dict[str, Any], Body(description="fields of a budget, in new totals")],
 ) -> SearchView:

@@ -6,14 +6,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from api.dependencies import Held, Now, Reading, person
-from api.views import QueueView, RunnerList, RunnerView, StandingView, WaitingJobView
-from service import queue, recipes, runners
-from service.networks import Family
-from service.outlook import Outlook, waiting_jobs
+from api.dependencies import Now, ReadSession, ServicesDep, authenticate_user
+from api.views import QueueStatusView, QueueView, RunnerList, RunnerView, WaitingJobView
+from service.catalog import recipes
+from service.catalog.architectures import Family
+from service.execution import runners
+from service.scheduling import cluster_state
+from service.scheduling.queue_status import QueueStatus, list_waiting_jobs
 
 router = APIRouter(prefix="/v1", tags=["system"])
-for_people = APIRouter(prefix="/v1", tags=["system"], dependencies=[Depends(person)])
+authenticated_router = APIRouter(
+    prefix="/v1", tags=["system"], dependencies=[Depends(authenticate_user)]
+)
 
 
 class Health(BaseModel):
@@ -41,13 +45,13 @@ class ClusterView(BaseModel):
 
 
 @router.get("/health")
-def health(held: Held) -> Health:
+def health(held: ServicesDep) -> Health:
     """503 where the database does not answer. The only route without a token."""
     held.database.check()
     return Health(status="ok")
 
 
-@for_people.get("/recipes")
+@authenticated_router.get("/recipes")
 def list_recipes() -> RecipeList:
     """The recipes, with the fields that they have for ResNet-20."""
     return RecipeList(
@@ -55,17 +59,17 @@ def list_recipes() -> RecipeList:
             RecipeView(
                 name=name,
                 source=(recipe.__doc__ or "").strip(),
-                fields=recipes.whole(name, family=Family.CIFAR, depth=20),
+                fields=recipes.full_recipe(name, family=Family.CIFAR, depth=20),
             )
             for name, recipe in recipes.RECIPES.items()
         ]
     )
 
 
-@for_people.get("/cluster")
-def cluster(session: Reading) -> ClusterView:
-    seen = queue.cluster(session)
-    reserved = queue.reserved(session)
+@authenticated_router.get("/cluster")
+def cluster(session: ReadSession) -> ClusterView:
+    seen = cluster_state.read_cluster(session)
+    reserved = cluster_state.sum_reserved(session)
     return ClusterView(
         cpus=seen[0].cpus if seen is not None else None,
         gpus=seen[0].gpus if seen is not None else None,
@@ -75,19 +79,22 @@ def cluster(session: Reading) -> ClusterView:
     )
 
 
-@for_people.get("/runners")
-def list_runners(session: Reading) -> RunnerList:
+@authenticated_router.get("/runners")
+def list_runners(session: ReadSession) -> RunnerList:
     """What is up in the cluster or about to be, oldest first."""
-    return RunnerList(runners=[RunnerView.of(one) for one in runners.all_of_them(session)])
+    return RunnerList(runners=[RunnerView.of(one) for one in runners.list_all(session)])
 
 
-@for_people.get("/queue")
+@authenticated_router.get("/queue")
 def waiting(
-    session: Reading, held: Held, now: Now, limit: Annotated[int, Query(ge=1, le=500)] = 50
+    session: ReadSession,
+    held: ServicesDep,
+    now: Now,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> QueueView:
     """What waits: jobs that may start in their order, then those that may not yet."""
-    outlook = Outlook(session, limits=held.settings.limits, now=now)
-    found = [(job, outlook.of(job)) for job in waiting_jobs(session, limit=limit)]
+    outlook = QueueStatus(session, limits=held.settings.limits, now=now)
+    found = [(job, outlook.of(job)) for job in list_waiting_jobs(session, limit=limit)]
     return QueueView(
         jobs=[
             WaitingJobView(
@@ -95,7 +102,7 @@ def waiting(
                 name=job.name,
                 state=job.state,
                 priority=job.priority,
-                waiting=StandingView.model_validate(standing),
+                waiting=QueueStatusView.model_validate(standing),
             )
             for job, standing in found
         ]

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.dependencies import Held, Now, Reading, User, Writing, person
-from service import addresses, webhooks
-from service.states import JobState
-from service.tables import DeliveryState
+from api.dependencies import Now, ReadSession, ServicesDep, User, WriteSession, authenticate_user
+from service.notifications import url_guard, webhooks
+from service.states import DeliveryState, JobState
 
-router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], dependencies=[Depends(person)])
+router = APIRouter(
+    prefix="/v1/webhooks", tags=["webhooks"], dependencies=[Depends(authenticate_user)]
+)
 
 
 class WebhookSpec(BaseModel):
@@ -63,36 +64,38 @@ class DeliveryList(BaseModel):
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-def add(wanted: WebhookSpec, session: Writing, held: Held, now: Now, user: User) -> NewWebhookView:
+def add(
+    wanted: WebhookSpec, session: WriteSession, held: ServicesDep, now: Now, user: User
+) -> NewWebhookView:
     """Deliveries are signed as Standard Webhooks has it, with the secret of this answer."""
-    addresses.parse_url(wanted.url, allowed=held.settings.webhook_networks)
-    row = webhooks.add(session, wanted.url, wanted.states, user=user, now=now)
+    url_guard.parse_url(wanted.url, allowed=held.settings.webhook_networks)
+    row = webhooks.add_webhook(session, wanted.url, wanted.states, user=user, now=now)
     return NewWebhookView.model_validate(row)
 
 
 @router.get("")
-def list_webhooks(session: Reading) -> WebhookList:
+def list_webhooks(session: ReadSession) -> WebhookList:
     """Without their secrets."""
-    found = webhooks.all_of(session)
+    found = webhooks.list_webhooks(session)
     return WebhookList(webhooks=[WebhookView.model_validate(row) for row in found])
 
 
 @router.delete("/{webhook_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(webhook_id: str, session: Writing) -> None:
+def delete(webhook_id: str, session: WriteSession) -> None:
     """With the log of its deliveries."""
-    webhooks.delete(session, webhook_id)
+    webhooks.delete_webhook(session, webhook_id)
 
 
 @router.post("/{webhook_id}/ping", status_code=HTTPStatus.ACCEPTED)
-def ping(webhook_id: str, session: Writing, now: Now) -> DeliveryView:
+def ping(webhook_id: str, session: WriteSession, now: Now) -> DeliveryView:
     """Sends a delivery that tells nothing, to see whether it arrives."""
     return DeliveryView.model_validate(webhooks.ping(session, webhook_id, now=now))
 
 
 @router.get("/{webhook_id}/deliveries")
 def list_deliveries(
-    webhook_id: str, session: Reading, limit: Annotated[int, Query(ge=1, le=1000)] = 50
+    webhook_id: str, session: ReadSession, limit: Annotated[int, Query(ge=1, le=1000)] = 50
 ) -> DeliveryList:
     """Newest first."""
-    found = webhooks.deliveries(session, webhook_id, limit=limit)
+    found = webhooks.list_deliveries(session, webhook_id, limit=limit)
     return DeliveryList(deliveries=[DeliveryView.model_validate(row) for row in found])

@@ -43,9 +43,9 @@ class Reason(OpenEnum):
     TRAINING_ERROR = "training-error"
     OUT_OF_MEMORY = "out-of-memory"
     WORKER_DIED = "worker-died"
-    SILENT = "silent"
+    HEARTBEAT_TIMEOUT = "heartbeat-timeout"
     START_TIMEOUT = "start-timeout"
-    LOST = "lost"
+    CLUSTER_LOST = "cluster-lost"
     DELIVERY_FAILED = "delivery-failed"
     INTERNAL = "internal"
 
@@ -84,7 +84,7 @@ class Standing(Record):
     """Why a job waits, as a code and in words. Nine of ten jobs start by `starts_p90`."""
 
     code: str
-    words: str
+    message: str
     position: int | None = None
     effective_priority: float | None = None
     starts_p50: datetime | None = None
@@ -223,7 +223,7 @@ class Series(Record):
 class Dataset(Record):
     """Height and width of an image in pixels; None where the images decide.
 
-    `is_here`: whether the service sees its images; else they are fetched, or missing.
+    `available`: whether the service sees its images; else they are fetched, or missing.
     """
 
     name: str
@@ -235,7 +235,7 @@ class Dataset(Record):
     train_images: int | None = None
     test_images: int | None = None
     default_recipe: str | None = None
-    is_here: bool | None = None
+    available: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

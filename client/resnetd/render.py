@@ -145,7 +145,7 @@ def datasets(rows: Iterable[Dataset]) -> Table:
             _number(dataset.train_images),
             _number(dataset.test_images),
             _text(dataset.default_recipe or ""),
-            _HERE[dataset.is_here],
+            _HERE[dataset.available],
         )
     return table
 
@@ -182,7 +182,7 @@ def queue(rows: Iterable[WaitingJob]) -> Table:
             _state(row.state),
             f"{row.waiting.effective_priority:.1f}" if row.waiting.effective_priority else "",
             _time(row.waiting.starts_p50),
-            _text(row.waiting.words),
+            _text(row.waiting.message),
         )
     return table
 
@@ -219,7 +219,7 @@ def plan(made: Plan) -> Table:
         ("memory", memory),
         ("takes", lasts or "unknown: nothing like it has run"),
         ("starts", _time(made.waiting.starts_p50)),
-        ("queue", _text(made.waiting.words).plain),
+        ("queue", _text(made.waiting.message).plain),
     ):
         if value:
             sheet.add_row(name, value)
@@ -306,7 +306,7 @@ def _facts_of_job(shown: Job, now: datetime) -> list[tuple[str, RenderableType]]
     if shown.stop_requested is not None:
         facts.append((_text(shown.stop_requested).plain, "asked for; at its next step boundary"))
     if shown.waiting is not None:
-        facts.append(("waits", _text(shown.waiting.words)))
+        facts.append(("waits", _text(shown.waiting.message)))
         facts.append(("starts", _time(shown.waiting.starts_p50)))
     if shown.is_final:
         facts.append(("outcome", _text(outcome(shown))))

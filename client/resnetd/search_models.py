@@ -33,7 +33,7 @@ class Trial(Record):
     rank: int | None = None
     reason: Reason | None = None
     iteration: int = 0
-    why: str | None = None
+    stop_reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

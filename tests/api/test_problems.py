@@ -174,7 +174,7 @@ def test_a_method_that_a_path_does_not_know_is_refused(api: Api) -> None:
 FIELDS = [
     *("dataset", "family", "depth", "shortcut", "recipe", "resources", "seed", "priority"),
     *("max_restarts", "time_limit_minutes", "name", "tags", "iterations", "milestones"),
-    *("num_workers", "cpus_per_worker", "gpus_per_worker", "batch_size", "decay"),
+    *("num_workers", "cpus_per_worker", "gpus_per_worker", "batch_size", "lr_gamma"),
 ]
 # Halves of characters among them, which JSON can write and UTF-8 cannot.
 texts = st.text(st.characters(exclude_categories=()), max_size=20)
@@ -201,7 +201,7 @@ bodies = st.one_of(
         lambda found: written(**found)
     ),
     st.dictionaries(
-        st.sampled_from(["name", "iterations", "milestones", "batch_size", "decay"]),
+        st.sampled_from(["name", "iterations", "milestones", "batch_size", "lr_gamma"]),
         values,
         max_size=3,
     ).map(lambda found: written(recipe={"name": "quick"} | found)),
@@ -224,7 +224,7 @@ def test_no_body_makes_the_service_fail(any_api: Api, body: Any, key: str | None
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     fields=st.dictionaries(
-        st.sampled_from(["sequence", "progress", "facts", "metrics", "logs", "checkpoints"]),
+        st.sampled_from(["sequence", "progress", "environment", "metrics", "logs", "checkpoints"]),
         st.one_of(
             values,
             st.lists(

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local import interrupt
-from tests.chaos.game import Game, play
-from tests.chaos.orders import ALL
-from tests.chaos.world import VICTIMS
+from tests.chaos.environment import VICTIMS
+from tests.chaos.scenario import Game, play
+from tests.chaos.workload import ALL
 
 
 def main() -> int:

@@ -9,15 +9,15 @@ import psycopg
 from sqlalchemy import func, select
 
 import resnetd
-from service import doctor
-from service.artifacts import ArtifactStore
-from service.database import Database
-from service.doctor import Ailment
 from service.errors import ClusterUnavailable
+from service.jobs import consistency
+from service.jobs.consistency import IssueKind
 from service.states import Reason, RunnerState
-from service.tables import AttemptRow, RunnerRow
-from tests.chaos.orders import SEARCH, Order, Undisturbed, points_of, sha256_of
-from tests.chaos.world import World
+from service.storage.artifacts import ArtifactStore
+from service.storage.database import Database
+from service.storage.tables import AttemptRow, RunnerRow
+from tests.chaos.environment import World
+from tests.chaos.workload import SEARCH, Order, Undisturbed, points_of, sha256_of
 from tests.support.fake_api import eventually
 from workers.cluster.ray_jobs import RayJobs
 
@@ -124,10 +124,10 @@ def nothing_is_left(world: World, database: Database) -> None:
     # Ten minutes after everything: what nothing names then is nobody's any more.
     later = datetime.now(UTC) + timedelta(hours=2)
     artifacts = ArtifactStore(f"file://{world.service.var_path}/artifacts")
-    findings = doctor.examine(database, artifacts, now=later)
-    assert [one for one in findings if one.ailment is Ailment.MISSING] == []
-    doctor.sweep(database, artifacts, now=later)
-    assert doctor.examine(database, artifacts, now=later) == []
+    findings = consistency.check(database, artifacts, now=later)
+    assert [one for one in findings if one.ailment is IssueKind.MISSING] == []
+    consistency.delete_orphans(database, artifacts, now=later)
+    assert consistency.check(database, artifacts, now=later) == []
     assert not list((world.service.var_path / "artifacts").rglob("*#*")), "half an upload is left"
 
 
@@ -141,7 +141,7 @@ def _cluster_agrees(world: World, database: Database) -> bool:
     """Ray runs what the table says, and each runner's ranks have their processes and no others."""
     with database.reading() as session:
         runners = session.scalars(
-            select(RunnerRow).where(RunnerRow.state != RunnerState.GONE)
+            select(RunnerRow).where(RunnerRow.state != RunnerState.TERMINATED)
         ).all()
     head = world.service.ray
     assert head is not None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.game import Game, play
-from tests.chaos.orders import MISSING, TWO
-from tests.chaos.world import VICTIMS
+from tests.chaos.environment import VICTIMS
+from tests.chaos.scenario import Game, play
+from tests.chaos.workload import MISSING, TWO
 
 pytestmark = [pytest.mark.ray, pytest.mark.db, pytest.mark.slow]
 

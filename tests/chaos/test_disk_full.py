@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from service.reports import LogLevel, Part
-from service.states import Fault, Reason
+from service.specs.protocol import Part
+from service.states import Blame, LogLevel, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import note, written
 from tests.support.fake_api import FakeApi, digits_brief, eventually, fake_api, settings_of
 from tests.support.training import expected_points
-from workers.cluster.attempt import run_here
-from workers.cluster.endings import Ending
+from workers.cluster.attempt_outcome import AttemptOutcome
+from workers.cluster.attempt_process import run_in_process
 
 # Room for the checkpoints that are on their way to the API, and for the last.
 _DISK = "8m"
@@ -62,7 +62,7 @@ def test_a_workers_full_disk_costs_checkpoints_and_no_training(disk: Path) -> No
     with fake_api(brief) as listening:
         somebody = threading.Thread(target=make_room, args=(listening,))
         somebody.start()
-        assert run_here(settings_of(listening, disk)) is Ending.FINISHED
+        assert run_in_process(settings_of(listening, disk)) is AttemptOutcome.FINISHED
         somebody.join()
 
     [finish] = listening.finishes
@@ -81,11 +81,11 @@ def test_without_room_to_the_end_the_attempt_is_tried_again_as_nobodys_mistake(
     (disk / "work" / "attempts").mkdir(parents=True)
     _fill(disk)
     with fake_api(brief) as api:
-        run_here(settings_of(api, disk))
+        run_in_process(settings_of(api, disk))
 
     [finish] = api.finishes
-    assert (finish.reason, finish.reason.fault) == (Reason.DELIVERY_FAILED, Fault.INFRASTRUCTURE)
-    assert finish.reason.is_retried
+    assert (finish.reason, finish.reason.blame) == (Reason.DELIVERY_FAILED, Blame.INFRASTRUCTURE)
+    assert finish.reason.is_retryable
     assert "No space left" in finish.message
     assert _points_of(api) == expected_points(brief.spec)
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from service.database import Database
 from service.settings import Settings
 from service.states import JobState, Reason
+from service.storage.database import Database
 from tests.support.api import serving_new
 from tests.support.cluster import FakeCluster, running
 from tests.support.fake_api import eventually
 from tests.support.postgres import postgres_server
 from tests.support.training import expected_points
-from workers.cluster.attempt import run_here
-from workers.cluster.endings import Ending
-from workers.cluster.settings import AttemptSettings
-from workers.dispatcher import Dispatcher
-from workers.reporting.backoff import DELIVERY_SECONDS
+from workers.cluster.attempt_outcome import AttemptOutcome
+from workers.cluster.attempt_process import run_in_process
+from workers.cluster.process_settings import AttemptSettings
+from workers.dispatcher.dispatcher import Dispatcher
+from workers.reporting.retry import DELIVERY_SECONDS
 
 pytestmark = [pytest.mark.db, pytest.mark.slow]
 
@@ -36,7 +36,7 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
     with (
         postgres_server(is_durable=True) as postgres,
         serving_new(postgres.new_database(), tmp_path) as api,
-        closing(Database(api.settings.database)) as database,
+        closing(Database(api.settings.resolved_database_url)) as database,
     ):
         core = api.core
         settings = Settings(
@@ -61,8 +61,8 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
                 data_path=tmp_path / "data",
                 work_path=tmp_path / "work",
             )
-            endings: list[Ending] = []
-            training = threading.Thread(target=lambda: endings.append(run_here(attempt)))
+            endings: list[AttemptOutcome] = []
+            training = threading.Thread(target=lambda: endings.append(run_in_process(attempt)))
             training.start()
             eventually(lambda: core.job(job_id).state is JobState.RUNNING)
 
@@ -74,7 +74,7 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
             postgres.start()
 
             training.join(60.0)
-            assert endings == [Ending.FINISHED]
+            assert endings == [AttemptOutcome.FINISHED]
             eventually(lambda: core.job(job_id).state is JobState.SUCCEEDED)
 
         job = core.job(job_id)

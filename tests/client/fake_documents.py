@@ -54,7 +54,7 @@ METRICS = {
 }
 WAITING = {
     "code": "resources",
-    "words": "it needs 4 CPUs, 2 CPUs are free",
+    "message": "it needs 4 CPUs, 2 CPUs are free",
     "position": 1,
     "effective_priority": 51.5,
     "starts_p50": "2026-11-21T12:10:00Z",

@@ -13,7 +13,7 @@ TRIALS = [
         "values": {"test/error": error},
         "rank": rank,
         "iteration": 20,
-        "why": why,
+        "stop_reason": why,
     }
     for number, state, reason, rate, error, rank, why in (
         (2, "succeeded", "completed", 0.0625, 4.5, 0, None),

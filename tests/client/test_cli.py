@@ -55,7 +55,7 @@ def test_submit_begins_with_the_checkpoint_of_a_job_that_is_named_by_its_beginni
     (job_id,) = service.jobs
     for written, fields in (
         (job_id[:12], {}),
-        (f"{job_id}:best:deepen", {"checkpoint": "best", "how": "deepen"}),
+        (f"{job_id}:best:deepen", {"checkpoint": "best", "mode": "deepen"}),
     ):
         assert command(*SUBMIT, "--start-from", written) == 0
         *_, request = service.asked("POST", "/v1/jobs")

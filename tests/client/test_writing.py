@@ -26,8 +26,8 @@ from resnetd import writing
         ),
         (
             {"recipe": {"name": "quick"}},
-            "recipe.decay=0.5",
-            {"recipe": {"name": "quick", "decay": 0.5}},
+            "recipe.lr_gamma=0.5",
+            {"recipe": {"name": "quick", "lr_gamma": 0.5}},
         ),
     ],
 )

@@ -98,7 +98,7 @@ class Composed:
         home.mkdir(parents=True)
         with (self.path / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "deploy.keeper", *command],
+                [sys.executable, "-m", "deploy.process_reaper", *command],
                 env=self._env(name),
                 cwd=home,
                 stdin=subprocess.DEVNULL,

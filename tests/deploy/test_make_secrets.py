@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from deploy.make_secrets import CannotMake, make_secrets
-from service import tokens
+from service.access import tokens
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -54,4 +54,4 @@ def test_nobody_else_gets_into_the_folder_and_containers_read_the_files(tmp_path
 def test_the_api_takes_the_administrators_token_as_it_is(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     made = _read(tmp_path)["resnetd_admin_token"]
-    assert tokens.read_or_make(tmp_path / "resnetd_admin_token") == made
+    assert tokens.read_or_create(tmp_path / "resnetd_admin_token") == made

@@ -5,7 +5,7 @@ import pytest
 
 import resnetd
 from deploy.local import LocalService
-from service.spec import JobSpec
+from service.specs.job_spec import JobSpec
 from tests.support.fake_api import eventually
 from tests.support.training import expected_points, is_past, told_points, wait_until
 
@@ -28,7 +28,7 @@ def _submit(client: resnetd.Client, **recipe: int) -> resnetd.Job:
 
 
 def _training_processes(client: resnetd.Client, job: resnetd.Job) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in client.job(job.id).document["facts"]["pids"]]
+    return [psutil.Process(pid) for pid in client.job(job.id).document["environment"]["pids"]]
 
 
 def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import resnetd
 from deploy.local import LocalService
-from service.spec import JobSpec
+from service.specs.job_spec import JobSpec
 from tests.support.training import expected_points, is_past, told_points, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -110,7 +110,7 @@ def test_a_deeper_network_begins_with_what_a_shallower_one_has_learnt(
         dataset="digits",
         recipe=TINY | {"learning_rate": 1e-6},
         resources=two,
-        start_from={"job": shallow.id, "how": "deepen"},
+        start_from={"job": shallow.id, "mode": "deepen"},
     )
     deep = client.wait(deep.id, timeout_seconds=JOB_SECONDS)
 

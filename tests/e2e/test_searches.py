@@ -146,9 +146,9 @@ def test_asha_stops_a_trial_that_is_worse_and_says_why(client: resnetd.Client) -
     assert (good.params["recipe.learning_rate"], good.reason) == (0.1, "completed")
     assert (bad.state, bad.reason) == ("cancelled", "early-stopped")
     assert bad.iteration < 300
-    assert bad.why is not None
-    assert bad.why.startswith("asha stopped it: at iteration")
-    assert client.job(bad.job_id).message == bad.why
+    assert bad.stop_reason is not None
+    assert bad.stop_reason.startswith("asha stopped it: at iteration")
+    assert client.job(bad.job_id).message == bad.stop_reason
 
 
 def test_a_trial_makes_way_for_a_more_important_job_and_goes_on_where_it_was(

@@ -10,7 +10,7 @@ from service.states import (
     FINAL_STATES,
     NEXT_SEARCH_STATES,
     NEXT_STATES,
-    Fault,
+    Blame,
     JobState,
     Reason,
     SearchState,
@@ -49,19 +49,19 @@ def test_a_walk_runs_only_after_it_has_started(choices: list[int]) -> None:
 
 @pytest.mark.parametrize("reason", [Reason.COMPLETED, Reason.CANCELLED])
 def test_nobody_is_at_fault_where_an_attempt_completed_or_was_cancelled(reason: Reason) -> None:
-    assert reason.fault is None
-    assert not reason.is_retried
+    assert reason.blame is None
+    assert not reason.is_retryable
 
 
 def test_whatever_is_not_the_users_fault_is_retried() -> None:
-    faults = {Fault.INFRASTRUCTURE, Fault.PLATFORM}
-    assert all(reason.is_retried for reason in Reason if reason.fault in faults)
+    faults = {Blame.INFRASTRUCTURE, Blame.PLATFORM}
+    assert all(reason.is_retryable for reason in Reason if reason.blame in faults)
 
 
 @pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.DATASET_MISSING, Reason.DIVERGED])
 def test_what_would_end_the_same_way_again_is_not_retried(reason: Reason) -> None:
-    assert reason.fault is Fault.USER
-    assert not reason.is_retried
+    assert reason.blame is Blame.USER
+    assert not reason.is_retryable
 
 
 def test_a_search_can_end_from_every_state_and_only_an_extension_follows_its_end() -> None:
@@ -75,5 +75,5 @@ def test_a_search_can_end_from_every_state_and_only_an_extension_follows_its_end
 
 
 def test_every_request_to_stop_has_a_reason_without_a_fault_or_a_time_limit() -> None:
-    faults = {stop: stop.reason.fault for stop in StopReason}
+    faults = {stop: stop.reason.blame for stop in StopReason}
     assert {stop for stop, fault in faults.items() if fault is not None} == {StopReason.TIME_LIMIT}

@@ -14,12 +14,12 @@ import uvicorn
 
 from api.__main__ import _listen
 from api.app import create_app
-from service import schema
-from service.database import Database
-from service.reports import CheckpointNote, Part
-from service.runners import Start
+from service.execution.runners import RunnerSubmission
 from service.settings import Settings
-from service.tables import Base, TokenRow
+from service.specs.protocol import CheckpointManifest, Part
+from service.storage import schema
+from service.storage.database import Database
+from service.storage.tables import Base, TokenRow
 from tests.support.core import START, Clock, Core, Taken, content
 from tests.support.fake_api import eventually
 
@@ -71,7 +71,9 @@ class Api:
         target = f"/v1/attempts/{claimed.attempt_id}{path}"
         return self.call(method, target, token=claimed.secret, **request)
 
-    def ask(self, start: Start, *, token: str | None = None, **question: Any) -> httpx.Response:
+    def ask(
+        self, start: RunnerSubmission, *, token: str | None = None, **question: Any
+    ) -> httpx.Response:
         """What the runner asks, with its own token where no other is given."""
         path = f"/v1/runners/{start.runner_id}/next"
         return self.post(path, question, token=token or start.secret)
@@ -92,7 +94,7 @@ class Api:
             headers={"X-Content-SHA256": sha256 or hashlib.sha256(whole).hexdigest()},
         )
 
-    def checkpoint(self, claimed: Taken, sequence: int, note: CheckpointNote) -> httpx.Response:
+    def checkpoint(self, claimed: Taken, sequence: int, note: CheckpointManifest) -> httpx.Response:
         """Uploads all parts and reports them."""
         for digest in note.parts:
             assert self.upload(claimed, note.iteration, digest.part).status_code == 201
@@ -148,7 +150,7 @@ def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> I
     )
     with _listen("127.0.0.1", 0) as listener, pytest.MonkeyPatch.context() as patched:
         # A quick end: the listening thread looks so often whether it should.
-        patched.setattr("api.changes._LISTEN_SECONDS", 0.05)
+        patched.setattr("api.change_listener._LISTEN_SECONDS", 0.05)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         eventually(lambda: server.started or not thread.is_alive())

@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from service import queue
 from service.errors import ClusterUnavailable
-from service.tables import AttemptRow
+from service.scheduling import cluster_state
+from service.storage.tables import AttemptRow
 from tests.support.core import Core
 from workers.cluster.ray_jobs import ClusterJob, ClusterJobState, ClusterResources, NodeResources
-from workers.dispatcher import Dispatcher
+from workers.dispatcher.dispatcher import Dispatcher
 
 # The first time that a job is tried again, one second after its attempt's end.
 BACKOFF_SECONDS = 1.0
@@ -169,7 +169,7 @@ def leave(core: Core, cluster: FakeCluster, runner_id: str) -> None:
 
 def reserved_cpus(core: Core) -> int:
     with core.database.reading() as session:
-        return queue.reserved(session).cpus
+        return cluster_state.sum_reserved(session).cpus
 
 
 def attempts_started(core: Core, cluster: FakeCluster) -> list[str]:

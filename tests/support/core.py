@@ -6,19 +6,29 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from service import admission, attempts, events, jobs, queue, runners, standbys, steering
-from service.database import Database
-from service.pools import Pool, Shape
-from service.queue import Claim
-from service.reports import CheckpointNote, Control, Finish, Orders, Part, PartDigest, Report
+from service.execution import attempts, runners, warm_pool
+from service.jobs import commands, events, records, submission
+from service.resources import ResourceBundle, WorkerGroup
+from service.scheduling import admission, cluster_state, leases
+from service.scheduling.leases import Claim
 from service.settings import Limit
-from service.spec import JobSpec, parse
+from service.specs.job_spec import JobSpec, parse_job_spec
+from service.specs.protocol import (
+    CheckpointManifest,
+    FinishAttemptRequest,
+    NextAttemptResponse,
+    Part,
+    PartDigest,
+    Report,
+    ReportResponse,
+)
 from service.states import JobState, Reason
-from service.tables import AttemptRow, EventRow, JobRow, RunnerRow
+from service.storage.database import Database
+from service.storage.tables import AttemptRow, EventRow, JobRow, RunnerRow
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 15.0
-ONE_WORKER = Shape(1, 1, 0)
+ONE_WORKER = WorkerGroup(1, 1, 0)
 # Attempts that a runner trains before it leaves.
 LIVES = 100
 
@@ -40,7 +50,7 @@ def written(**fields: Any) -> dict[str, Any]:
 
 
 def spec(**fields: Any) -> JobSpec:
-    return parse(written(**fields))
+    return parse_job_spec(written(**fields))
 
 
 def workers(number: int, **fields: Any) -> dict[str, Any]:
@@ -57,8 +67,8 @@ def note(
     *,
     test_error: float | None = None,
     parts: Sequence[Part] = (Part.WEIGHTS, Part.STATE),
-) -> CheckpointNote:
-    return CheckpointNote(
+) -> CheckpointManifest:
+    return CheckpointManifest(
         iteration=iteration,
         test_error=test_error,
         train_error=None,
@@ -86,24 +96,24 @@ class Core:
         self.clock = clock
         self.limits: dict[str, Limit] = {}
 
-    def offer(self, *, cpus: int, gpus: float = 0, nodes: Sequence[Pool] = ()) -> None:
+    def offer(self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()) -> None:
         """The cluster has so much in all, on these nodes, or on one."""
-        whole = Pool(cpus=cpus, gpus=gpus)
+        whole = ResourceBundle(cpus=cpus, gpus=gpus)
         with self.database.transaction() as session:
-            queue.record_cluster(session, whole, nodes=nodes, now=self.clock.now)
+            cluster_state.record_cluster(session, whole, nodes=nodes, now=self.clock.now)
 
     def submit(self, *, key: str | None = None, user: str = "ann", **fields: Any) -> str:
         """The new job's id; of two jobs the later one is younger by a second."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:
-            submitted = jobs.submit(
+            submitted = submission.submit(
                 session, spec(**fields), user=user, now=self.clock.now, idempotency_key=key
             )
             return submitted.job.id
 
     def try_claim(self, owner: str = "one") -> Claim | None:
         with self.database.transaction() as session:
-            return admission.claim(
+            return admission.claim_next_job(
                 session,
                 owner=owner,
                 now=self.clock.now,
@@ -140,26 +150,26 @@ class Core:
         assert orders.order.brief.attempt_id == claimed.attempt_id
         return Taken(
             attempt_id=claimed.attempt_id,
-            fence=claimed.fence,
+            fencing_token=claimed.fencing_token,
             runner_id=claimed.runner_id,
             secret=orders.order.token,
         )
 
-    def start_standby(self, shape: Shape = ONE_WORKER) -> runners.Start:
+    def start_standby(self, shape: WorkerGroup = ONE_WORKER) -> runners.RunnerSubmission:
         """A runner that the cluster knows and that has not asked for anything yet."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:
-            runner_id = runners.plan(session, shape, lives=LIVES, now=self.clock.now).id
+            runner_id = runners.plan_runner(session, shape, lives=LIVES, now=self.clock.now).id
         (start,) = self.start_runners()
         assert start.runner_id == runner_id
         return start
 
-    def keep_standbys(self, *, wanted: int, num_workers: int = 1) -> list[tuple[str, Shape]]:
+    def keep_standbys(self, *, wanted: int, num_workers: int = 1) -> list[tuple[str, WorkerGroup]]:
         """All runners that are planned or there, with their state, after standbys were seen to."""
         with self.database.transaction() as session:
-            whole = queue.lock_cluster(session)
+            whole = cluster_state.lock_cluster(session)
             assert whole is not None
-            standbys.keep(
+            warm_pool.reconcile(
                 session,
                 whole,
                 wanted=wanted,
@@ -168,16 +178,16 @@ class Core:
                 now=self.clock.now,
             )
         with self.database.reading() as session:
-            return [(one.state, runners.shape_of(one)) for one in runners.all_of_them(session)]
+            return [(one.state, runners.worker_group_of(one)) for one in runners.list_all(session)]
 
-    def start_runners(self) -> list[runners.Start]:
+    def start_runners(self) -> list[runners.RunnerSubmission]:
         """Those that there is room for; the cluster knows them."""
         with self.database.transaction() as session:
-            whole = queue.lock_cluster(session)
+            whole = cluster_state.lock_cluster(session)
             assert whole is not None
-            starts = runners.make_room(session, whole, now=self.clock.now)
+            starts = runners.take_startable(session, whole, now=self.clock.now)
             for start in starts:
-                runners.submitted(session, start.runner_id, now=self.clock.now)
+                runners.mark_submitted(session, start.runner_id, now=self.clock.now)
         return starts
 
     def ask(
@@ -186,10 +196,10 @@ class Core:
         *,
         trained: str | None = None,
         is_leaving: bool = False,
-    ) -> Orders | None:
+    ) -> NextAttemptResponse | None:
         """What the runner is to do next."""
         with self.database.transaction() as session:
-            return runners.next_orders(
+            return runners.next_attempt(
                 session,
                 runner_id,
                 trained=trained,
@@ -221,26 +231,28 @@ class Core:
         self.report(claimed.attempt_id, 1)
         return claimed
 
-    def report(self, attempt_id: str, sequence: int, **fields: Any) -> Control:
+    def report(self, attempt_id: str, sequence: int, **fields: Any) -> ReportResponse:
         return self.apply(attempt_id, sequence, **fields).control
 
-    def apply(self, attempt_id: str, sequence: int, **fields: Any) -> attempts.Applied:
+    def apply(self, attempt_id: str, sequence: int, **fields: Any) -> attempts.AppliedReport:
         sent = Report(sequence=sequence, **fields)
         with self.database.transaction() as session:
             return attempts.apply_report(session, attempt_id, sent, now=self.clock.now)
 
     def finish(self, attempt_id: str, reason: Reason = Reason.COMPLETED) -> JobState:
         with self.database.transaction() as session:
-            return attempts.finish(session, attempt_id, Finish(reason=reason), now=self.clock.now)
+            return attempts.finish_attempt(
+                session, attempt_id, FinishAttemptRequest(reason=reason), now=self.clock.now
+            )
 
     def end(self, claimed: Claim, reason: Reason) -> bool:
         """By the dispatcher."""
         with self.database.transaction() as session:
-            return queue.end(
+            return leases.end_attempt(
                 session,
                 claimed.attempt_id,
                 reason,
-                fence=claimed.fence,
+                fencing_token=claimed.fencing_token,
                 now=self.clock.now,
                 message="ended by a test",
             )
@@ -248,33 +260,33 @@ class Core:
     def release(self, claimed: Claim) -> None:
         """The attempt's runner is done with it, and gone."""
         with self.database.transaction() as session:
-            assert runners.gone(session, claimed.runner_id, now=self.clock.now)
+            assert runners.mark_terminated(session, claimed.runner_id, now=self.clock.now)
 
     def take_over(self, owner: str) -> list[AttemptRow]:
         with self.database.transaction() as session:
-            return queue.take_over(
+            return leases.take_over_expired(
                 session, owner=owner, now=self.clock.now, lease_seconds=LEASE_SECONDS
             )
 
     def cancel(self, job_id: str) -> JobState:
         with self.database.transaction() as session:
-            return steering.cancel(session, job_id, now=self.clock.now).state
+            return commands.cancel(session, job_id, now=self.clock.now).state
 
     def stop_early(self, job_id: str) -> bool:
         with self.database.transaction() as session:
-            return steering.stop_early(session, job_id, why="worse", now=self.clock.now)
+            return commands.stop_early(session, job_id, why="worse", now=self.clock.now)
 
     def steer(self, verb: str, job_id: str, *arguments: Any) -> JobRow:
         """One of service.steering's functions."""
         with self.database.transaction() as session:
-            steered: JobRow = getattr(steering, verb)(
+            steered: JobRow = getattr(commands, verb)(
                 session, job_id, *arguments, now=self.clock.now
             )
             return steered
 
     def job(self, job_id: str) -> JobRow:
         with self.database.reading() as session:
-            return jobs.find(session, job_id)
+            return records.find_job(session, job_id)
 
     def attempt(self, attempt_id: str) -> AttemptRow:
         with self.database.reading() as session:
@@ -284,11 +296,11 @@ class Core:
 
     def events(self, job_id: str) -> list[EventRow]:
         with self.database.reading() as session:
-            return events.after(session, job_id, 0, limit=10_000)
+            return events.list_events_after(session, job_id, 0, limit=10_000)
 
     def held(self, owner: str) -> list[str]:
         with self.database.reading() as session:
-            return [one.attempt.id for one in queue.held(session, owner=owner)]
+            return [one.attempt.id for one in leases.list_owned(session, owner=owner)]
 
 
 def job_id_of(attempt: Claim | str) -> str:

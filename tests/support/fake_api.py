@@ -17,24 +17,24 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.ids import new_id
-from service.reports import (
-    AttemptBrief,
-    CheckpointNote,
-    Control,
-    Finish,
+from service.specs.job_spec import JobSpec, parse_job_spec
+from service.specs.protocol import (
+    AttemptAssignment,
+    AttemptConfig,
+    CheckpointManifest,
+    FinishAttemptRequest,
     LogLine,
     MetricPoint,
-    Order,
-    Orders,
+    NextAttemptRequest,
+    NextAttemptResponse,
     Part,
     PartDigest,
-    Question,
     Report,
-    ResumePoint,
+    ReportResponse,
+    ResumeCheckpoint,
 )
-from service.spec import JobSpec, parse
 from service.states import StopReason
-from workers.cluster.settings import AttemptSettings
+from workers.cluster.process_settings import AttemptSettings
 
 TOKEN = "rnt_attempt"  # opens this fake only
 # Its fork server has a folder of this name, and the machine may run these tests twice.
@@ -51,8 +51,8 @@ class Fault(StrEnum):
     REFUSING_REPORTS = "422 invalid-input, for reports with points"
 
 
-def brief_of(spec: JobSpec, *, attempt_id: str = "job1-a1") -> AttemptBrief:
-    return AttemptBrief(
+def brief_of(spec: JobSpec, *, attempt_id: str = "job1-a1") -> AttemptConfig:
+    return AttemptConfig(
         attempt_id=attempt_id,
         job_id="job1",
         number=1,
@@ -77,9 +77,9 @@ def settings_of(api: "FakeApi", path: Path, *, delivery_seconds: float = 20.0) -
     )
 
 
-def digits_brief(*, iterations: int = 4, num_workers: int = 1) -> AttemptBrief:
+def digits_brief(*, iterations: int = 4, num_workers: int = 1) -> AttemptConfig:
     return brief_of(
-        parse(
+        parse_job_spec(
             {
                 "depth": 8,
                 "shortcut": "A",
@@ -104,7 +104,7 @@ class FakeApi:
     there is one, and is dismissed.
     """
 
-    def __init__(self, brief: AttemptBrief) -> None:
+    def __init__(self, brief: AttemptConfig) -> None:
         self.attempt = brief
         self.fault: Fault | None = None
         self.stop: StopReason | None = None
@@ -112,10 +112,10 @@ class FakeApi:
         self.parts: dict[tuple[int, Part], bytes] = {}
         self.uploads: list[tuple[int, Part]] = []
         self.resume_parts: dict[Part, bytes] = {}
-        self.finishes: list[Finish] = []
+        self.finishes: list[FinishAttemptRequest] = []
         self.complaints: list[str] = []
         self.rounds = 1
-        self.afterwards: AttemptBrief | None = None
+        self.afterwards: AttemptConfig | None = None
         self.is_handed_out = False
         self._rounds_done = 0
         self.requests = 0
@@ -141,7 +141,7 @@ class FakeApi:
         return [line for report in self.reports for line in report.logs]
 
     @property
-    def checkpoints(self) -> list[CheckpointNote]:
+    def checkpoints(self) -> list[CheckpointManifest]:
         return [note for report in self.reports for note in report.checkpoints]
 
     def offer_to_resume(self, *, iteration: int, parts: dict[Part, bytes]) -> None:
@@ -152,7 +152,7 @@ class FakeApi:
             )
             for part, content in parts.items()
         ]
-        resume = ResumePoint(checkpoint_id="c1", iteration=iteration, parts=digests)
+        resume = ResumeCheckpoint(checkpoint_id="c1", iteration=iteration, parts=digests)
         self.attempt = self.attempt.model_copy(update={"resume": resume})
 
     def open(self) -> None:
@@ -182,10 +182,10 @@ class FakeApi:
     def wait_until_well(self) -> None:
         self._well.wait(60.0)
 
-    def get_brief(self) -> AttemptBrief:
+    def get_brief(self) -> AttemptConfig:
         return self.attempt.model_copy(update={"last_sequence": self.last_sequence})
 
-    def store_report(self, report: Report) -> Control | str:
+    def store_report(self, report: Report) -> ReportResponse | str:
         """What it answers, or the code of a conflict."""
         with self._lock:
             if report.sequence > self.last_sequence + 1:
@@ -194,9 +194,9 @@ class FakeApi:
                 for note in report.checkpoints:
                     self._complain_of_missing_parts(note)
                 self.reports.append(report)
-            return Control(last_sequence=self.last_sequence, stop=self.stop)
+            return ReportResponse(last_sequence=self.last_sequence, stop=self.stop)
 
-    def next_orders(self, question: Question) -> Orders:
+    def next_orders(self, question: NextAttemptRequest) -> NextAttemptResponse:
         """One attempt cannot be under way twice: its end is waited for."""
         if question.trained is not None and self.is_handed_out:
             self.is_handed_out = False
@@ -208,16 +208,18 @@ class FakeApi:
         if self._rounds_done >= self.rounds or (
             question.is_leaving and len(self.finishes) > self._rounds_done
         ):
-            return Orders(order=None, is_dismissed=True)
+            return NextAttemptResponse(order=None, is_dismissed=True)
         self.is_handed_out = True
-        return Orders(order=Order(brief=self.get_brief(), token=TOKEN), is_dismissed=False)
+        return NextAttemptResponse(
+            order=AttemptAssignment(brief=self.get_brief(), token=TOKEN), is_dismissed=False
+        )
 
     def store_part(self, iteration: int, part: Part, content: bytes) -> None:
         with self._lock:
             self.parts[iteration, part] = content
             self.uploads.append((iteration, part))
 
-    def store_finish(self, finish: Finish) -> None:
+    def store_finish(self, finish: FinishAttemptRequest) -> None:
         with self._lock:
             if finish not in self.finishes:
                 self.finishes.append(finish)
@@ -228,7 +230,7 @@ class FakeApi:
         with self._lock:
             self.requests += 1
 
-    def _complain_of_missing_parts(self, note: CheckpointNote) -> None:
+    def _complain_of_missing_parts(self, note: CheckpointManifest) -> None:
         for digest in note.parts:
             content = self.parts.get((note.iteration, digest.part), b"")
             if hashlib.sha256(content).hexdigest() != digest.sha256:
@@ -244,7 +246,7 @@ def eventually(condition: Callable[[], object], *, within_seconds: float = 20.0)
 
 
 @contextmanager
-def fake_api(brief: AttemptBrief) -> Iterator[FakeApi]:
+def fake_api(brief: AttemptConfig) -> Iterator[FakeApi]:
     api = FakeApi(brief)
     api.open()
     try:
@@ -305,7 +307,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             self._refuse(HTTPStatus.UNAUTHORIZED, "unauthorized")
         elif path == ["v1", "runners", RUNNER_ID, "next"]:
-            self._answer(HTTPStatus.OK, api.next_orders(Question.model_validate_json(content)))
+            self._answer(
+                HTTPStatus.OK, api.next_orders(NextAttemptRequest.model_validate_json(content))
+            )
         elif path[:3] != ["v1", "attempts", api.attempt.attempt_id]:
             self._refuse(HTTPStatus.NOT_FOUND, "not-found")
         elif api.fault is Fault.UNAVAILABLE:
@@ -329,7 +333,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _post(self, path: list[str], content: bytes) -> None:
         api = self.server.api
         if path == ["finish"]:
-            api.store_finish(Finish.model_validate_json(content))
+            api.store_finish(FinishAttemptRequest.model_validate_json(content))
             return self._answer(HTTPStatus.OK, {"job_state": "succeeded"})
         report = Report.model_validate_json(content)
         if api.fault is Fault.REFUSING_REPORTS and report.metrics:

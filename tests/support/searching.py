@@ -2,13 +2,19 @@
 
 from typing import Any
 
-from service import drivers, search_spec, searches, trials
-from service.drivers import Start
-from service.reports import MetricPoint, Progress
-from service.search_reports import FollowedTrial, SearchBrief, TrialAnswer
-from service.search_tables import SearchRow
+from service.searches import drivers, searches, trials
+from service.searches.drivers import DriverSubmission
+from service.searches.trials import SearchProgress
+from service.specs import search_spec
+from service.specs.protocol import (
+    AssignedTrial,
+    MetricPoint,
+    NextEvaluationResponse,
+    Progress,
+    SearchDriverConfig,
+)
 from service.states import Reason
-from service.trials import Standing
+from service.storage.tables import SearchRow
 from tests.support.core import Core, Taken, written
 
 # The smallest job: two evaluations.
@@ -31,7 +37,7 @@ class Searching:
         core.offer(cpus=64)
 
     def submit(self, *, key: str | None = None, **fields: Any) -> str:
-        spec = search_spec.parse(search_body(**fields))
+        spec = search_spec.parse_search_spec(search_body(**fields))
         self.core.clock.advance(1.0)
         with self.core.database.transaction() as session:
             return searches.submit(
@@ -40,20 +46,20 @@ class Searching:
 
     def row(self, search_id: str) -> SearchRow:
         with self.core.database.reading() as session:
-            return searches.find(session, search_id)
+            return searches.find_search(session, search_id)
 
-    def due(self) -> list[Start]:
+    def due(self) -> list[DriverSubmission]:
         with self.core.database.transaction() as session:
-            starts = drivers.due(session, now=self.core.clock.now)
+            starts = drivers.take_startable(session, now=self.core.clock.now)
             for start in starts:
-                drivers.submitted(
+                drivers.mark_submitted(
                     session, start.search_id, number=start.number, now=self.core.clock.now
                 )
             return starts
 
-    def begin(self, search_id: str) -> SearchBrief | None:
+    def begin(self, search_id: str) -> SearchDriverConfig | None:
         with self.core.database.transaction() as session:
-            return drivers.brief(session, search_id, now=self.core.clock.now)
+            return drivers.begin_driver(session, search_id, now=self.core.clock.now)
 
     def run(self, **fields: Any) -> str:
         """A new search under its first driver."""
@@ -64,24 +70,24 @@ class Searching:
 
     def driver_dies(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
-            number = searches.find(session, search_id).driver
-            drivers.gone(
+            number = searches.find_search(session, search_id).driver_number
+            drivers.mark_terminated(
                 session, search_id, number=number, message="killed", now=self.core.clock.now
             )
 
-    def next_driver(self, search_id: str) -> SearchBrief:
+    def next_driver(self, search_id: str) -> SearchDriverConfig:
         self.core.clock.advance(120.0)
         assert [start.search_id for start in self.due()] == [search_id]
         brief = self.begin(search_id)
         assert brief is not None
         return brief
 
-    def take(self, search_id: str, tune_id: str, rate: float = 0.1, **params: Any) -> FollowedTrial:
+    def take(self, search_id: str, tune_id: str, rate: float = 0.1, **params: Any) -> AssignedTrial:
         # Of two jobs the later one is younger.
         self.core.clock.advance(0.001)
         with self.core.database.transaction() as session:
-            search = searches.lock(session, search_id)
-            return trials.take(
+            search = searches.lock_search(session, search_id)
+            return trials.assign_trial(
                 session,
                 search,
                 tune_id=tune_id,
@@ -89,26 +95,26 @@ class Searching:
                 now=self.core.clock.now,
             )
 
-    def answer(self, search_id: str, tune_id: str, after: int = 0) -> TrialAnswer | None:
+    def answer(self, search_id: str, tune_id: str, after: int = 0) -> NextEvaluationResponse | None:
         with self.core.database.reading() as session:
-            search = searches.find(session, search_id)
-            return trials.answer(session, search, tune_id=tune_id, after=after)
+            search = searches.find_search(session, search_id)
+            return trials.find_next_evaluation(session, search, tune_id=tune_id, after=after)
 
     def stop(self, search_id: str, tune_id: str, *, iteration: int = 10) -> bool:
         with self.core.database.transaction() as session:
-            search = searches.lock(session, search_id)
-            return trials.stop(
+            search = searches.lock_search(session, search_id)
+            return trials.stop_trial(
                 session, search, tune_id=tune_id, iteration=iteration, now=self.core.clock.now
             )
 
     def heard(self, search_id: str) -> bool:
         """Whether the driver is to leave."""
         with self.core.database.transaction() as session:
-            return drivers.heard(session, search_id, now=self.core.clock.now)
+            return drivers.record_heartbeat(session, search_id, now=self.core.clock.now)
 
     def finish(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
-            drivers.finish(session, search_id, message="all ended", now=self.core.clock.now)
+            drivers.finish_driver(session, search_id, message="all ended", now=self.core.clock.now)
 
     def steer(self, verb: str, search_id: str, *arguments: Any) -> SearchRow:
         with self.core.database.transaction() as session:
@@ -117,10 +123,10 @@ class Searching:
             )
             return steered
 
-    def standing(self, search_id: str) -> Standing:
+    def standing(self, search_id: str) -> SearchProgress:
         with self.core.database.reading() as session:
-            search = searches.find(session, search_id)
-            return trials.standing(session, search, now=self.core.clock.now)
+            search = searches.find_search(session, search_id)
+            return trials.read_progress(session, search, now=self.core.clock.now)
 
     def evaluate(self, attempt: Taken, sequence: int, iteration: int, error: float) -> None:
         self.core.report(

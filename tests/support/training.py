@@ -3,17 +3,17 @@
 from collections.abc import Callable
 
 import resnetd
-from service.recipes import Recipe
-from service.spec import JobSpec
+from service.catalog.recipes import Recipe
+from service.specs.job_spec import JobSpec
 from tests.support.fake_api import eventually
-from workers.training import stock
+from workers.training import train_hooks
 
 
 def expected_points(spec: JobSpec) -> dict[str, list[int]]:
     """The iterations at which each series has a point, for a run from beginning to end."""
     recipe = spec.recipe
     evaluated = _marks(recipe, recipe.evaluate_every)
-    reported = sorted({*_marks(recipe, stock.report_every(recipe)), *evaluated})
+    reported = sorted({*_marks(recipe, train_hooks.report_every(recipe)), *evaluated})
     return {
         "train/loss": reported,
         "train/error": reported,

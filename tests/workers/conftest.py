@@ -11,7 +11,7 @@ import pytest
 from service.settings import Settings
 from tests.support.cluster import Door, FakeCluster, Make
 from tests.support.core import Core
-from workers.dispatcher import Dispatcher
+from workers.dispatcher.dispatcher import Dispatcher
 
 
 @pytest.fixture(scope="session")

@@ -27,13 +27,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from service.networks import Family
-from service.reports import AttemptBrief
-from workers.cluster.attempt import failure_of, run_rank
-from workers.cluster.forks import Line, Meeting, Seat
-from workers.cluster.settings import AttemptSettings
-from workers.training import warmup
-from workers.training.place import Place
+from service.catalog.architectures import Family
+from service.specs.protocol import AttemptConfig
+from workers.cluster.attempt_process import classify_failure, run_rank
+from workers.cluster.fork_client import JsonConnection, RankAssignment, Rendezvous
+from workers.cluster.process_settings import AttemptSettings
+from workers.training import preload
+from workers.training.device_context import DeviceContext
 
 _PR_SET_PDEATHSIG = 1
 # Of a collective: a hung one must become a failure. Torch's 30 minutes are a third of a short run.
@@ -51,7 +51,7 @@ def main() -> NoReturn:
         _die_with_parent(parent, signal.SIGTERM)
         # A pool of threads would be lost in a fork, and who waits for it waits for ever.
         torch.set_num_threads(1)
-        warmup.import_all()
+        preload.import_all()
         _Server(socket.socket(fileno=listener)).serve()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -62,7 +62,7 @@ class _Fork:
     """As its server sees it. `line` is None once its training is over."""
 
     pid: int
-    line: Line | None
+    line: JsonConnection | None
     turn: int  # what it can be heard on: a word when its training is over, the end when it ends
 
 
@@ -85,7 +85,7 @@ class _Server:
         self._poll.register(listener, select.EPOLLIN)
         self._forks: list[_Fork] = []
         # Who asked for a fork, or for the end of deliveries, and waits until there are fewer.
-        self._waiting: list[tuple[Line, dict[str, Any]]] = []
+        self._waiting: list[tuple[JsonConnection, dict[str, Any]]] = []
 
     def serve(self) -> NoReturn:
         while True:
@@ -106,7 +106,7 @@ class _Server:
         return sum(fork.line is None for fork in self._forks)
 
     def _greet(self) -> None:
-        line = Line(self._listener.accept()[0])
+        line = JsonConnection(self._listener.accept()[0])
         message = line.hear()
         if message is None:
             line.close()
@@ -126,17 +126,17 @@ class _Server:
             else:
                 self._fork(line, message)
 
-    def _fork(self, line: Line, message: dict[str, Any]) -> None:
+    def _fork(self, line: JsonConnection, message: dict[str, Any]) -> None:
         if message["images"] is not None:
             dataset, data_path, family = message["images"]
-            warmup.read_images(dataset, Path(data_path), family=Family(family))
+            preload.read_images(dataset, Path(data_path), family=Family(family))
         ours, its = os.pipe()
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
             os.close(ours)
             self._close()
-            _run_fork(server, Seat(**message["fork"]), line, _Turn(its))
+            _run_fork(server, RankAssignment(**message["fork"]), line, _Turn(its))
         os.close(its)
         self._forks.append(_Fork(pid, line, ours))
         self._poll.register(ours, select.EPOLLIN)
@@ -174,7 +174,7 @@ class _Server:
             line.close()
 
 
-def _run_fork(server: int, seat: Seat, line: Line, turn: _Turn) -> NoReturn:
+def _run_fork(server: int, seat: RankAssignment, line: JsonConnection, turn: _Turn) -> NoReturn:
     """The life of a fork."""
     status = 1
     try:
@@ -182,10 +182,10 @@ def _run_fork(server: int, seat: Seat, line: Line, turn: _Turn) -> NoReturn:
         _die_with_parent(server, signal.SIGKILL)
         _attempt(seat, line, turn)
         status = 0
-    except Exception as error:  # noqa: BLE001 - whatever it is, the rank must hear of it
+    except Exception as error:
         traceback.print_exc()
         if not turn.is_over:
-            failed = failure_of(error)
+            failed = classify_failure(error)
             with suppress(OSError):
                 line.tell({"failed": [failed.reason, failed.message]})
     finally:
@@ -194,7 +194,7 @@ def _run_fork(server: int, seat: Seat, line: Line, turn: _Turn) -> NoReturn:
         os._exit(status)
 
 
-def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
+def _attempt(seat: RankAssignment, line: JsonConnection, turn: _Turn) -> None:
     if seat.visible_devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = seat.visible_devices
     device = torch.device(seat.device)
@@ -206,7 +206,7 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
     if message is None:
         return
     if seat.world_size > 1:
-        meeting = Meeting(**message["meet"])
+        meeting = Rendezvous(**message["meet"])
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store or TCPStore(meeting.host, meeting.port, timeout=_COLLECTIVE),
@@ -228,7 +228,7 @@ def _attempt(seat: Seat, line: Line, turn: _Turn) -> None:
         turn.hand_back()
 
     settings, brief = _order(message)
-    place = Place(
+    place = DeviceContext(
         rank=seat.rank,
         world_size=seat.world_size,
         device=device,
@@ -255,11 +255,11 @@ def _give_memory_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _order(message: dict[str, Any]) -> tuple[AttemptSettings, AttemptBrief]:
-    return AttemptSettings.of_json(message["run"]), AttemptBrief.model_validate(message["brief"])
+def _order(message: dict[str, Any]) -> tuple[AttemptSettings, AttemptConfig]:
+    return AttemptSettings.of_json(message["run"]), AttemptConfig.model_validate(message["brief"])
 
 
-def _store_of_rank_0(seat: Seat) -> TCPStore | None:
+def _store_of_rank_0(seat: RankAssignment) -> TCPStore | None:
     if seat.rank > 0 or seat.world_size == 1:
         return None
     # Port 0: one that is free, which a port chosen before may no longer be.

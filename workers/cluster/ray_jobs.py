@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 
 from service.errors import ClusterUnavailable
-from service.pools import Shape
+from service.resources import WorkerGroup
 
 # A cold job agent connects to the cluster first: 4 s on two cores.
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -80,7 +80,7 @@ def runner_env(
     *,
     api_url: str,
     runner_id: str,
-    shape: Shape,
+    shape: WorkerGroup,
     token: str,
     data_path: Path,
     work_path: Path,

@@ -19,25 +19,24 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.errors import Refused, SequenceGap, Unavailable
-from service.reports import (
+from service.specs.protocol import (
     MAX_LINE_LENGTH,
     MAX_LINES,
     MAX_POINTS,
-    CheckpointNote,
-    Facts,
-    Launch,
-    LogLevel,
+    CheckpointManifest,
+    LaunchTimes,
     LogLine,
     MetricPoint,
     Part,
     Progress,
     Report,
+    RunEnvironment,
 )
-from service.states import StopReason
+from service.states import LogLevel, StopReason
 from workers.reporting import spool
-from workers.reporting.backoff import SHORTEST_SECONDS, Backoff, insist
-from workers.reporting.client import ApiClient
-from workers.reporting.outbox import FENCES, Outbox
+from workers.reporting.api_client import ApiClient
+from workers.reporting.checkpoint_outbox import FENCED_ERRORS, CheckpointOutbox
+from workers.reporting.retry import SHORTEST_SECONDS, Backoff, retry_until
 from workers.reporting.spool import Spool
 
 # What waits in memory while the disk hangs; beyond it the oldest goes.
@@ -49,8 +48,8 @@ T = TypeVar("T")
 
 @dataclass
 class _Pending:
-    facts: Facts | None = None
-    launch: Launch | None = None
+    environment: RunEnvironment | None = None
+    launch: LaunchTimes | None = None
     progress: Progress | None = None
     metrics: deque[MetricPoint] = field(default_factory=lambda: deque(maxlen=_MAX_PENDING_POINTS))
     logs: deque[LogLine] = field(default_factory=lambda: deque(maxlen=_MAX_PENDING_LINES))
@@ -58,7 +57,7 @@ class _Pending:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.facts or self.launch or self.progress or self.metrics or self.logs)
+        return not (self.environment or self.launch or self.progress or self.metrics or self.logs)
 
 
 class Reporter:
@@ -69,7 +68,7 @@ class Reporter:
     >>> ...                                     # train(..., observer=reporter)
     >>> reporter.close(deadline_seconds=900.0)  # True: the API has everything
 
-    A report goes out each `flush_seconds`, sooner for facts, a checkpoint or the first
+    A report goes out each `flush_seconds`, sooner for environment, a checkpoint or the first
     progress. Where nothing was said for `heartbeat_seconds` it is empty: its answer is how
     training hears that it should stop.
     """
@@ -90,7 +89,7 @@ class Reporter:
         self._spool = Spool(
             work_path / "spool", last_sequence=last_sequence, limit_bytes=limit_bytes
         )
-        self._outbox = Outbox(
+        self._outbox = CheckpointOutbox(
             api,
             work_path / "outbox",
             on_uploaded=self._note,
@@ -118,12 +117,12 @@ class Reporter:
             thread.start()
         self._outbox.start()
 
-    def facts(self, facts: Facts) -> None:
+    def environment(self, environment: RunEnvironment) -> None:
         with self._changed:
-            self._pending.facts = facts
+            self._pending.environment = environment
             self._hurry()
 
-    def launched(self, launch: Launch) -> None:
+    def launched(self, launch: LaunchTimes) -> None:
         with self._changed:
             self._pending.launch = launch
 
@@ -146,7 +145,7 @@ class Reporter:
     def saving(self, saved: Future[None]) -> None:
         self._saved = saved
 
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
+    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
         """Takes the files over: they are deleted once the API has them."""
         self._outbox.add(note, files)
 
@@ -217,7 +216,9 @@ class Reporter:
             # While the API is away heartbeats would only pile up.
             self._seal(with_heartbeat=is_silent and self._spool.is_empty)
 
-    def _seal(self, note: CheckpointNote | None = None, *, with_heartbeat: bool = False) -> None:
+    def _seal(
+        self, note: CheckpointManifest | None = None, *, with_heartbeat: bool = False
+    ) -> None:
         """Moves what is pending to the spool, and `note` after it."""
         with self._sealing:
             with self._changed:
@@ -230,10 +231,10 @@ class Reporter:
         with self._changed:
             self._changed.notify_all()
 
-    def _note(self, note: CheckpointNote) -> None:
+    def _note(self, note: CheckpointManifest) -> None:
         self._seal(note)
 
-    def _tell_refusal(self, note: CheckpointNote, error: Exception) -> None:
+    def _tell_refusal(self, note: CheckpointManifest, error: Exception) -> None:
         self.log(LogLevel.ERROR, f"the checkpoint of iteration {note.iteration} is lost: {error}")
 
     # ---- send ----
@@ -253,7 +254,7 @@ class Reporter:
             except Unavailable as error:
                 self._last_error = error
                 self._ended.wait(backoff.next_seconds())
-            except FENCES as error:
+            except FENCED_ERRORS as error:
                 self._fence(error)
             except Refused as error:
                 self._last_error = error
@@ -306,23 +307,23 @@ def drain(api: ApiClient, *, work_path: Path, deadline_seconds: float) -> bool:
     """
     deadline = time.monotonic() + deadline_seconds
     try:
-        brief = insist(api.brief, deadline_seconds=deadline_seconds)
-    except (Unavailable, *FENCES):
+        brief = retry_until(api.brief, deadline_seconds=deadline_seconds)
+    except (Unavailable, *FENCED_ERRORS):
         return False
     reporter = Reporter(api, work_path=work_path, last_sequence=brief.last_sequence)
     reporter.start()
     return reporter.close(deadline_seconds=deadline - time.monotonic())
 
 
-def _reports(pending: _Pending, note: CheckpointNote | None) -> list[Report]:
-    """One report, or as many as the limits want; facts in the first, the note in the last."""
+def _reports(pending: _Pending, note: CheckpointManifest | None) -> list[Report]:
+    """One report, or as many as the limits want; environment in the first, the note in the last."""
     metrics = list(_chunks(pending.metrics, MAX_POINTS))
     logs = list(_chunks(pending.logs, MAX_LINES))
     count = max(len(metrics), len(logs), 1)
     return [
         Report(
             sequence=1,  # the spool numbers it
-            facts=pending.facts if index == 0 else None,
+            environment=pending.environment if index == 0 else None,
             launch=pending.launch if index == 0 else None,
             progress=pending.progress if index == count - 1 else None,
             metrics=metrics[index] if index < len(metrics) else [],

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.reports import LogLevel, Report
+from service.specs.protocol import Report
+from service.states import LogLevel
 
 # Days of points: a report of 100 points has about 6 kB.
 LIMIT_BYTES = 1 << 30
@@ -18,7 +19,7 @@ LIMIT_BYTES = 1 << 30
 class Spool:
     """The reports of one attempt that wait to be acknowledged; safe to share between threads.
 
-    Beyond `limit_bytes` the oldest reports lose their points and what is not a warning; facts,
+    Beyond `limit_bytes` the oldest reports lose their points and what is not a warning; environment,
     progress and checkpoints stay. Where the disk takes no file (full, read-only) the report
     stays in memory and counts towards the same limit.
     """

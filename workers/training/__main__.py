@@ -12,10 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from service import datasets, recipes, spec
+from service.catalog import datasets, recipes
+from service.catalog.architectures import Family, Shortcut
 from service.errors import InvalidInput
-from service.networks import Family, Shortcut
-from workers.training import console, convert, counting
+from service.specs import job_spec
+from workers.training import cli_observer
+from workers.training.models import compare_stats, convert
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,15 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _convert(words[1:])
     written = _parser().parse_args(words)
     try:
-        job = spec.parse(_spec_fields(written))
+        job = job_spec.parse_job_spec(_spec_fields(written))
     except InvalidInput as error:
         for fault in error.faults:
             print(f"{fault.pointer.lstrip('/')}: {fault.message}", file=sys.stderr)
         return 1
     if written.work_path is not None:
-        return console.run(job, data_path=written.data_path, work_path=written.work_path)
+        return cli_observer.run(job, data_path=written.data_path, work_path=written.work_path)
     with tempfile.TemporaryDirectory() as folder:
-        return console.run(job, data_path=written.data_path, work_path=Path(folder))
+        return cli_observer.run(job, data_path=written.data_path, work_path=Path(folder))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +72,7 @@ def _spec_fields(written: argparse.Namespace) -> dict[str, Any]:
     if written.family is not None:
         fields["family"] = written.family
     if written.recipe is not None or written.iterations is not None:
-        dataset = datasets.find(written.dataset)
+        dataset = datasets.find_dataset(written.dataset)
         default = "quick" if dataset is None else dataset.default_recipe
         recipe: dict[str, Any] = {"name": written.recipe or default}
         if written.iterations is not None:
@@ -87,7 +89,9 @@ def _counts(words: list[str]) -> int:
     parser.add_argument("--against", type=Path, metavar="FILE", help="published counts as CSV")
     against = parser.parse_args(words).against
     try:
-        lines, differing = (counting.table(), 0) if against is None else counting.compare(against)
+        lines, differing = (
+            (compare_stats.table(), 0) if against is None else compare_stats.compare(against)
+        )
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

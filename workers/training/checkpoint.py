@@ -26,12 +26,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from service.networks import Architecture
-from service.reports import Part, PartDigest
-from service.spec import JobSpec
-from workers.training import guard
-from workers.training.augment import Normaliser
-from workers.training.faults import CheckpointMismatch, CheckpointUnsaved
+from service.catalog.architectures import Architecture
+from service.specs.job_spec import JobSpec
+from service.specs.protocol import Part, PartDigest
+from workers.training.data.augmentation import Normalizer
+from workers.training.errors import CheckpointMismatch, CheckpointWriteError
+from workers.training.models import torchvision_marker
 
 FILE_NAMES = {
     Part.WEIGHTS: "weights.safetensors",
@@ -43,7 +43,7 @@ StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Cursor:
+class TrainProgress:
     """How far the run has come. Errors in percent; None before the first evaluation.
 
     `learning_rate` is the last step's, `computed_in` the run's precision; None before it began.
@@ -65,7 +65,7 @@ class Cursor:
 
     def tested(
         self, iteration: int, *, train_error: float, test_error: float, patience: int | None
-    ) -> "Cursor":
+    ) -> "TrainProgress":
         """The same run, once it knows how it was at `iteration`.
 
         `patience`: of a plateau, after so many tests without a lower error the rate drops; None
@@ -92,7 +92,7 @@ class Cursor:
         return json.dumps(asdict(self))
 
     @classmethod
-    def of_json(cls, text: str) -> "Cursor":
+    def of_json(cls, text: str) -> "TrainProgress":
         found = json.loads(text)
         curve = tuple((iteration, error) for iteration, error in found.get("curve", ()))
         return cls(**found | {"curve": curve})
@@ -102,7 +102,7 @@ class Cursor:
 class Checkpoint:
     """`momentum` goes by parameter name; `sums_RWS` are each rank's sums under way."""
 
-    cursor: Cursor
+    cursor: TrainProgress
     weights: StateDict
     momentum: StateDict
     sums_RWS: Tensor
@@ -115,7 +115,7 @@ class Checkpoint:
 
 
 def save(
-    checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, normaliser: Normaliser
+    checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, normaliser: Normalizer
 ) -> dict[Part, Path]:
     """Writes the checkpoint as `folder`, in place of what was there. Returns its files.
 
@@ -126,7 +126,7 @@ def save(
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
     try:
         with _unsaved(folder):
-            weights = guard.guarded(checkpoint.weights, spec.architecture)
+            weights = torchvision_marker.add_marker(checkpoint.weights, spec.architecture)
             weights = {name: _plain(tensor) for name, tensor in weights.items()}
             _write_safetensors(
                 partial / FILE_NAMES[Part.WEIGHTS],
@@ -158,7 +158,7 @@ def _unsaved(folder: Path) -> Iterator[None]:
         yield
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         words = f"the checkpoint {folder.name} cannot be saved: {error}"
-        raise CheckpointUnsaved(words) from error
+        raise CheckpointWriteError(words) from error
 
 
 def load(files: Mapping[Part, Path], *, spec: JobSpec, is_own: bool = True) -> Checkpoint:
@@ -176,8 +176,8 @@ def load(files: Mapping[Part, Path], *, spec: JobSpec, is_own: bool = True) -> C
         )
     state = safetensors.torch.load_file(files[Part.STATE])
     return Checkpoint(
-        cursor=Cursor.of_json(metadata["cursor"]),
-        weights=guard.unguarded(safetensors.torch.load_file(files[Part.WEIGHTS])),
+        cursor=TrainProgress.of_json(metadata["cursor"]),
+        weights=torchvision_marker.remove_marker(safetensors.torch.load_file(files[Part.WEIGHTS])),
         momentum={
             name.removeprefix("momentum."): tensor
             for name, tensor in state.items()
@@ -187,26 +187,26 @@ def load(files: Mapping[Part, Path], *, spec: JobSpec, is_own: bool = True) -> C
     )
 
 
-def folder_of(iteration: int, work_path: Path) -> Path:
+def checkpoint_folder(iteration: int, work_path: Path) -> Path:
     return work_path / f"{iteration:08d}"
 
 
-def folders(work_path: Path) -> list[Path]:
+def list_folders(work_path: Path) -> list[Path]:
     """Of the whole checkpoints below `work_path`, the newest last."""
     found = [entry for entry in work_path.glob("*") if entry.name.isdecimal()]
     return sorted(found, key=lambda entry: int(entry.name))
 
 
-def newest(work_path: Path) -> dict[Part, Path] | None:
+def find_newest(work_path: Path) -> dict[Part, Path] | None:
     """The files of the whole checkpoint that came furthest. None: there is none."""
-    found = folders(work_path)
+    found = list_folders(work_path)
     if not found:
         return None
     return {part: found[-1] / name for part, name in FILE_NAMES.items()}
 
 
 def describe(
-    spec: JobSpec, *, classes: int, normaliser: Normaliser, cursor: Cursor
+    spec: JobSpec, *, classes: int, normaliser: Normalizer, cursor: TrainProgress
 ) -> dict[str, str]:
     """The weights' metadata: enough to build the network, feed it, and say where it comes from.
 

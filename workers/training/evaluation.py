@@ -15,20 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from service.recipes import Recipe, Statistics, Views
-from workers.training import augment, precision, tally
-from workers.training.place import Place
-from workers.training.ranks import Ranks
-from workers.training.sources import Source
+from service.catalog.recipes import BnStatistics, Recipe, TtaMode
+from workers.training import metric_sums, precision
+from workers.training.data import augmentation
+from workers.training.data.data_source import DataSource
+from workers.training.device_context import DeviceContext
+from workers.training.distributed import RankGroup
 
 # Of the training images, for population statistics; how many the authors took is not told.
-POPULATION_IMAGES = 10_000
+PRECISE_BN_IMAGES = 10_000
 
-Viewed = Iterable[tuple[list[Tensor], Tensor]]
+EvaluationBatches = Iterable[tuple[list[Tensor], Tensor]]
 """Batches: the views of the images, each images_NCHW of a size of its own, and labels_N."""
 
 
-class Stream:
+class EvaluationStream:
     """Of a GPU: what is started in it is computed beside what is started elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
@@ -42,26 +43,29 @@ class Stream:
         return torch.cuda.stream(self._stream)
 
 
-def stream_at(place: Place) -> Stream | None:
+def make_stream(place: DeviceContext) -> EvaluationStream | None:
     """None where tests take the training's turn: on a CPU, and where ranks test together."""
-    return Stream(place.device) if place.is_alone_on_gpu else None
+    return EvaluationStream(place.device) if place.is_alone_on_gpu else None
 
 
-class Test:
+class PendingEvaluation:
     """Under way, or done. `sums` are this rank's sums_S by the name of the images."""
 
-    def __init__(self, sums: Mapping[str, Tensor], stream: Stream | None, ranks: Ranks) -> None:
+    def __init__(
+        self, sums: Mapping[str, Tensor], stream: EvaluationStream | None, ranks: RankGroup
+    ) -> None:
         self._sums, self._stream, self._ranks = sums, stream, ranks
 
     def results(self) -> dict[str, tuple[float, float]]:
         """Waits for them: loss, and error in percent. Called by every rank."""
         with nullcontext() if self._stream is None else self._stream.used():
             return {
-                name: tally.means(self._ranks.sum(sums_S)) for name, sums_S in self._sums.items()
+                name: metric_sums.means(self._ranks.sum(sums_S))
+                for name, sums_S in self._sums.items()
             }
 
 
-class Tester:
+class Evaluator:
     """Tests a training's network, each rank on its share of the images.
 
     In a `stream` of its own it tests a copy, and the training goes on meanwhile.
@@ -70,12 +74,12 @@ class Tester:
     def __init__(
         self,
         model: nn.Module,
-        source: Source,
+        source: DataSource,
         recipe: Recipe,
-        ranks: Ranks,
+        ranks: RankGroup,
         device: torch.device,
         *,
-        stream: Stream | None,
+        stream: EvaluationStream | None,
     ) -> None:
         self._model, self._source, self._recipe = model, source, recipe
         self._ranks, self._device = ranks, device
@@ -86,7 +90,7 @@ class Tester:
     def is_beside(self) -> bool:
         return self._stream is not None
 
-    def begin(self) -> Test:
+    def begin(self) -> PendingEvaluation:
         """Of the network as it is now, on "test" and on "validation" images if any are held out.
 
         The test before it must have been waited for.
@@ -99,18 +103,18 @@ class Tester:
         with self._stream.used():
             return self._test(copy_of_it)
 
-    def _test(self, model: nn.Module) -> Test:
+    def _test(self, model: nn.Module) -> PendingEvaluation:
         sums = {}
         if self._source.validation_images > 0:
             sums["validation"] = self._sums(model, of_validation=True)
         sums["test"] = self._sums(model, of_validation=False)
-        return Test(sums, self._stream, self._ranks)
+        return PendingEvaluation(sums, self._stream, self._ranks)
 
     def _sums(self, model: nn.Module, *, of_validation: bool) -> Tensor:
         batches = self._source.views(
             of_validation=of_validation, rank=self._ranks.rank, world_size=self._ranks.world_size
         )
-        return evaluate(model, batches, self._recipe.views, device=self._device)
+        return evaluate(model, batches, self._recipe.test_time_augmentation, device=self._device)
 
     @torch.no_grad()
     def _copied(self) -> nn.Module:
@@ -124,17 +128,17 @@ class Tester:
 
     def _settle_statistics(self) -> None:
         """Gives all ranks the same statistics of batch normalisation to test with."""
-        if self._recipe.statistics is Statistics.POPULATION:
-            measure_population(self._model, self._population())
+        if self._recipe.bn_statistics is BnStatistics.PRECISE:
+            measure_precise_bn(self._model, self._population())
             self._ranks.average_statistics(self._model)
         else:
             self._ranks.share_statistics(self._model)
 
     def _population(self) -> Iterable[Tensor]:
         """This rank's share of the images that an epoch begins with, cut as in training."""
-        images = min(POPULATION_IMAGES, self._source.train_images)
+        images = min(PRECISE_BN_IMAGES, self._source.train_images)
         for number in range(max(1, images // self._recipe.batch_size)):
-            start, stop = augment.share_of_batch(
+            start, stop = augmentation.batch_range(
                 number,
                 self._recipe.batch_size,
                 rank=self._ranks.rank,
@@ -144,20 +148,26 @@ class Tester:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Viewed, views: Views, *, device: torch.device) -> Tensor:
+def evaluate(
+    model: nn.Module,
+    batches: EvaluationBatches,
+    views: TtaMode,
+    *,
+    device: torch.device,
+) -> Tensor:
     """sums_S over the batches. The model is in training mode again afterwards."""
     model.eval()
-    sums_S = tally.zeros(device)
+    sums_S = metric_sums.zeros(device)
     for views_NCHW, labels_N in batches:
-        with precision.exact(device):
-            scores_NK = scores(model, views_NCHW, views)
+        with precision.exact_float32(device):
+            scores_NK = combine_scores(model, views_NCHW, views)
         losses = functional.cross_entropy(scores_NK, labels_N, reduction="sum")
-        sums_S += tally.count(scores_NK, labels_N, losses)
+        sums_S += metric_sums.count(scores_NK, labels_N, losses)
     model.train()
     return sums_S
 
 
-def scores(model: nn.Module, views_NCHW: list[Tensor], views: Views) -> Tensor:
+def combine_scores(model: nn.Module, views_NCHW: list[Tensor], views: TtaMode) -> Tensor:
     """scores_NK whose softmax is the averaged probability.
 
     Mirror images' logits are averaged (Jordan 2024). Of ten crops and of several scales the
@@ -165,13 +175,13 @@ def scores(model: nn.Module, views_NCHW: list[Tensor], views: Views) -> Tensor:
     is linear, so the logits of all its places are.
     """
     logits_VNK = torch.stack([model(each) for each in views_NCHW])
-    if views in {Views.SINGLE, Views.MIRROR}:
+    if views in {TtaMode.NONE, TtaMode.HFLIP}:
         return logits_VNK.mean(dim=0)
     return logits_VNK.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(views_NCHW))
 
 
 @torch.no_grad()
-def measure_population(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def measure_precise_bn(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replaces the moving averages of batch normalisation by means over the batches.
 
     As the paper's authors did after training (KaimingHe/deep-residual-networks, README, item 5).
@@ -184,7 +194,7 @@ def measure_population(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for each in normalisations:
             # A plain mean over all batches. Torch's own (None) reads its counter on the device.
             each.momentum = 1 / number
-        with precision.exact(images_NCHW.device):
+        with precision.exact_float32(images_NCHW.device):
             model(images_NCHW)
     for each, momentum in zip(normalisations, momenta, strict=True):
         each.momentum = momentum

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from service import counts
-from service.recipes import Export
-from service.reports import Facts, Part
-from service.spec import JobSpec
-from workers.training.checkpoint import Cursor
+from service.catalog import model_stats
+from service.catalog.recipes import Export
+from service.specs.job_spec import JobSpec
+from service.specs.protocol import Part, RunEnvironment
+from workers.training.checkpoint import TrainProgress
 
 FILE_NAMES = {Part.ONNX: "model.onnx", Part.PROGRAM: "model.pt2", Part.CARD: "card.md"}
 
@@ -35,22 +35,22 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """What the card tells of a run. `image_size`: height and width in pixels."""
 
     spec: JobSpec
-    facts: Facts
-    cursor: Cursor
+    environment: RunEnvironment
+    cursor: TrainProgress
     image_size: tuple[int, int]
 
 
-def plain_copy(model: nn.Module) -> nn.Module:
+def export_copy(model: nn.Module) -> nn.Module:
     """On the CPU, for testing, with one layout in memory for every exporter."""
     return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
 
 
-def write(
-    plain: nn.Module, images_NCHW: Tensor, folder: Path, finished: Finished
+def write_exports(
+    plain: nn.Module, images_NCHW: Tensor, folder: Path, finished: FinishedRun
 ) -> dict[Part, Path]:
     """Writes what the recipe asks for, and the card. Returns the files that hold parity.
 
@@ -68,25 +68,25 @@ def write(
                     plain, (images_NCHW,), dynamic_shapes=({0: Dim("N", min=1)},)
                 )
                 parity = _WRITERS[part](program, images_NCHW, logits_NK, path)
-        except Exception as error:  # noqa: BLE001 - the training is done: no exporter may undo it
+        except Exception as error:
             told[part] = f"not exported: {type(error).__name__}"
             continue
         told[part] = f"{parity:.2e}"
         if parity <= TOLERANCE:
             files[part] = path
     files[Part.CARD] = folder / FILE_NAMES[Part.CARD]
-    files[Part.CARD].write_text(card(finished, told))
+    files[Part.CARD].write_text(model_card(finished, told))
     return files
 
 
-def card(finished: Finished, parities: Mapping[Part, str]) -> str:
+def model_card(finished: FinishedRun, parities: Mapping[Part, str]) -> str:
     """Markdown. `parities`: largest difference of a logit, or why there is none."""
-    spec, facts, cursor = finished.spec, finished.facts, finished.cursor
+    spec, environment, cursor = finished.spec, finished.environment, finished.cursor
     recipe = spec.recipe
     trained = (
         f"Trained with the recipe `{recipe.name}`, seed {spec.seed}: {cursor.iteration:,} "
         f"iterations of {recipe.batch_size} images in {cursor.training_seconds:,.0f} s on "
-        f"{facts.num_workers} x {facts.device}."
+        f"{environment.num_workers} x {environment.device}."
     )
     fed = (
         "The models take (bytes - mean image) / deviation, which are in the metadata of the "
@@ -99,15 +99,15 @@ def card(finished: Finished, parities: Mapping[Part, str]) -> str:
         "",
         "| what | value |",
         "|---|---|",
-        f"| test error, {recipe.views} view | {_percent(cursor.test_error)} |",
+        f"| test error, {recipe.test_time_augmentation} view | {_percent(cursor.test_error)} |",
         f"| training error | {_percent(cursor.train_error)} |",
-        f"| parameters | {facts.parameters:,} |",
+        f"| parameters | {environment.parameters:,} |",
         f"| multiply-adds of one image | {_multiply_adds(finished)} |",
-        f"| classes | {facts.classes} |",
-        f"| training images | {facts.train_images:,} |",
-        f"| test images | {facts.test_images:,} |",
-        *(f"| {name} | {value} |" for name, value in facts.computed.items()),
-        *(f"| {name} | {value} |" for name, value in facts.versions.items()),
+        f"| classes | {environment.classes} |",
+        f"| training images | {environment.train_images:,} |",
+        f"| test images | {environment.test_images:,} |",
+        *(f"| {name} | {value} |" for name, value in environment.numerics.items()),
+        *(f"| {name} | {value} |" for name, value in environment.versions.items()),
         *(
             f"| largest difference of a logit, {FILE_NAMES[part]} | {parity} |"
             for part, parity in parities.items()
@@ -141,8 +141,8 @@ def _write_onnx(
 ) -> float:
     """The difference that ONNX Runtime measures lies in the file's own metadata too."""
     # Seconds, and only who exports needs them.
-    import onnx  # noqa: PLC0415
-    import onnxruntime  # noqa: PLC0415
+    import onnx
+    import onnxruntime
 
     torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -177,11 +177,11 @@ def _quietly() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _multiply_adds(finished: Finished) -> str:
+def _multiply_adds(finished: FinishedRun) -> str:
     """For images of the size that the network was trained on."""
     height, width = finished.image_size
-    counted = counts.count(
-        finished.spec.architecture, classes=finished.facts.classes, height=height, width=width
+    counted = model_stats.compute_model_stats(
+        finished.spec.architecture, classes=finished.environment.classes, height=height, width=width
     )
     return f"{counted.multiply_adds:,} ({height}x{width})"
 

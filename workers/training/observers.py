@@ -4,15 +4,22 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
-from service.states import StopReason
+from service.specs.protocol import (
+    CheckpointManifest,
+    LaunchTimes,
+    MetricPoint,
+    Part,
+    Progress,
+    RunEnvironment,
+)
+from service.states import LogLevel, StopReason
 
 
 class Observer(Protocol):
     """Called by rank 0 only, from the thread that trains; `checkpoint` from the one that saves."""
 
-    def facts(self, facts: Facts) -> None: ...
-    def launched(self, launch: Launch) -> None: ...
+    def environment(self, environment: RunEnvironment) -> None: ...
+    def launched(self, launch: LaunchTimes) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
@@ -24,7 +31,7 @@ class Observer(Protocol):
         needs the files must wait for it, and hears then what kept them from being written.
         """
 
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
+    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
         """Takes over the files, which lie in a folder of their own."""
 
     @property
@@ -32,19 +39,19 @@ class Observer(Protocol):
         """Read between any two steps: it must not wait for anything."""
 
 
-class Unheard:
+class NullObserver:
     """An observer that nobody hears: of the ranks that have no voice. It waits for files."""
 
     @property
     def stop(self) -> StopReason | None:
         return None
 
-    def facts(self, facts: Facts) -> None: ...
-    def launched(self, launch: Launch) -> None: ...
+    def environment(self, environment: RunEnvironment) -> None: ...
+    def launched(self, launch: LaunchTimes) -> None: ...
     def progress(self, progress: Progress) -> None: ...
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None: ...
+    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None: ...
 
     def saving(self, saved: Future[None]) -> None:
         saved.result()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
-from service.recipes import Decayed, MomentumForm, Recipe
+from service.catalog.recipes import MomentumForm, Recipe, WeightDecayScope
 
 
 class Optimizer:
@@ -96,7 +96,7 @@ def _groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            is_decayed = recipe.decayed is Decayed.ALL or parameter.dim() > 1
+            is_decayed = recipe.weight_decay_scope is WeightDecayScope.ALL or parameter.dim() > 1
             is_scaled = isinstance(module, _BatchNorm) and name == "bias"
             rate_scale = recipe.bias_learning_rate_scale if is_scaled else 1.0
             groups.setdefault((is_decayed, rate_scale), []).append(parameter)

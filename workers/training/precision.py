@@ -5,21 +5,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from service.recipes import Precision
-from workers.training.faults import TrainingFault
+from service.catalog.recipes import Precision
+from workers.training.errors import TrainingError
 
 # In fp16 small gradients would be zero; NVIDIA's ResNet-50 recipe has the same fixed scale, and a
 # fixed one leaves no state to resume.
 _FP16_LOSS_SCALE = 128.0
 
 
-def choose(wanted: Precision, device: torch.device) -> Precision:
+def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
     """What `auto` is on this device. TrainingFault where the device does not compute the wanted."""
     is_gpu = device.type == "cuda"
     if wanted is Precision.AUTO:
         return Precision.BF16 if _computes_bf16(device) else Precision.FP32
     if wanted is Precision.TF32 and not is_gpu:
-        raise TrainingFault(f"precision tf32 is a GPU's; this is a {device.type}")
+        raise TrainingError(f"precision tf32 is a GPU's; this is a {device.type}")
     return wanted
 
 
@@ -37,7 +37,7 @@ def loss_scale(precision: Precision) -> float:
     return _FP16_LOSS_SCALE if precision is Precision.FP16 else 1.0
 
 
-def allow(precision: Precision, device: torch.device) -> None:
+def set_tf32(precision: Precision, device: torch.device) -> None:
     """Lets a GPU round float32 products to TF32, or forbids it: torch allows it in part."""
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
@@ -45,7 +45,7 @@ def allow(precision: Precision, device: torch.device) -> None:
 
 
 @contextmanager
-def exact(device: torch.device) -> Iterator[None]:
+def exact_float32(device: torch.device) -> Iterator[None]:
     """Float32 as it is: what a run is `allow`ed is not allowed in it."""
     if device.type != "cuda":
         yield
@@ -63,4 +63,4 @@ def _computes_bf16(device: torch.device) -> bool:
     """In hardware: where it is emulated, it is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public question
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.reports import AttemptBrief, Part
+from service.specs.protocol import AttemptConfig, Part
 from service.states import AttemptState, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import START, Taken, content, job_id_of, note, workers
@@ -38,7 +38,7 @@ def _told(api: Api, claimed: Taken) -> tuple[dict[str, Any], list[str]]:
 def stale(api: Api) -> Taken:
     """An attempt that was called silent; its job runs as another one now."""
     claimed = api.core.run()
-    api.core.end(claimed, Reason.SILENT)
+    api.core.end(claimed, Reason.HEARTBEAT_TIMEOUT)
     api.core.retry()
     return claimed
 
@@ -47,7 +47,7 @@ def test_the_brief_says_all_that_is_needed_to_begin(api: Api) -> None:
     claimed = api.core.start(resources=workers(2, cpus_per_worker=3), seed=7)
     answer = api.attempt(claimed)
     assert answer.status_code == 200
-    brief = AttemptBrief.model_validate_json(answer.content)
+    brief = AttemptConfig.model_validate_json(answer.content)
     assert (brief.attempt_id, brief.job_id) == (claimed.attempt_id, job_id_of(claimed))
     assert (brief.number, brief.last_sequence, brief.resume) == (1, 0, None)
     assert (brief.num_workers, brief.cpus_per_worker, brief.gpus_per_worker) == (2, 3, 0)
@@ -134,7 +134,7 @@ def test_an_attempt_that_another_has_replaced_is_told_to_stop_at_once(
     }
     before = api.get(f"/v1/jobs/{job_id_of(stale)}").json()
     answer = api.attempt(stale, method, path, **bodies.get(path, {}))
-    assert "silent" in _refused(answer, 409, "stale-attempt")
+    assert "heartbeat-timeout" in _refused(answer, 409, "stale-attempt")
     assert api.get(f"/v1/jobs/{job_id_of(stale)}").json() == before
     assert _told(api, stale) == ({}, [])
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.reports import Part
+from service.specs.protocol import Part
 from service.states import Reason
 from tests.support.api import Api
 from tests.support.core import Taken, content, job_id_of, note

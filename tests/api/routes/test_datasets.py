@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.test_uploads import SPLIT, zipped
+from tests.service.catalog.test_uploads import SPLIT, zipped
 from tests.support.api import Api
 
 
 @pytest.fixture(autouse=True)
 def _no_data_afterwards(api: Api) -> Iterator[None]:
     yield
-    shutil.rmtree(api.settings.data, ignore_errors=True)
+    shutil.rmtree(api.settings.data_dir, ignore_errors=True)
 
 
 def test_an_upload_is_listed_and_can_be_trained_on(api: Api, tmp_path: Path) -> None:

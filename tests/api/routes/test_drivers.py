@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service.drivers import Start
+from service.searches.drivers import DriverSubmission
 from tests.support.api import TOKEN, Api
 from tests.support.fake_api import eventually
 from tests.support.searching import Searching
@@ -24,19 +24,19 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _started(searching: Searching) -> Start:
+def _started(searching: Searching) -> DriverSubmission:
     searching.submit()
     (start,) = searching.due()
     return start
 
 
 def _ask(
-    api: Api, start: Start, path: str, token: str | None = None, **body: Any
+    api: Api, start: DriverSubmission, path: str, token: str | None = None, **body: Any
 ) -> httpx.Response:
     return api.post(f"/v1/drivers/{start.driver_id}{path}", body, token=token or start.secret)
 
 
-def _take(api: Api, start: Start, tune_id: str = "a") -> httpx.Response:
+def _take(api: Api, start: DriverSubmission, tune_id: str = "a") -> httpx.Response:
     return _ask(api, start, "/trials", tune_id=tune_id, params={"recipe.learning_rate": 0.1})
 
 
@@ -78,7 +78,7 @@ def test_a_heartbeat_is_answered_when_the_search_is_cancelled(
     _ask(any_api, start, "/begin")
     assert _ask(any_api, start, "/heartbeat").json() == {"is_over": False}
     waiting = threads.submit(_ask, any_api, start, "/heartbeat", wait_seconds=60)
-    eventually(lambda: searching.row(start.search_id).driver_heard_at is not None)
+    eventually(lambda: searching.row(start.search_id).driver_heartbeat_at is not None)
     any_api.post(f"/v1/searches/{start.search_id}/cancel")
     assert waiting.result(30.0).json() == {"is_over": True}
     assert _ask(any_api, start, "/trials/next", tune_id="a").json()["is_over"]

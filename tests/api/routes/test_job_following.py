@@ -22,7 +22,7 @@ def _line(message: str, level: str = "info") -> dict[str, Any]:
     return {"at": START.isoformat(), "level": level, "message": message}
 
 
-FACTS = {
+ENVIRONMENT = {
     "parameters": 75_290,
     "classes": 10,
     "train_images": 1437,
@@ -46,7 +46,7 @@ def test_progress_tells_how_far_a_job_is_and_how_long_it_takes(api: Api) -> None
     api.report(
         claimed,
         1,
-        facts=FACTS,
+        environment=ENVIRONMENT,
         progress={"iteration": 150, "iterations": 600, "images_per_second": 1500.0},
         metrics=_points("train/loss", {100: 0.7, 150: 0.5}) + _points("test/error", {100: None}),
     )
@@ -177,11 +177,11 @@ def test_attempts_are_told_with_why_each_ended(api: Api) -> None:
     path = f"/v1/jobs/{job_id_of(first)}/attempts"
     one, two = api.get(path).json()["attempts"]
     assert (one["id"], one["number"], one["state"]) == (first.attempt_id, 1, "ended")
-    assert (one["reason"], one["fault"]) == ("worker-died", "infrastructure")
+    assert (one["reason"], one["blame"]) == ("worker-died", "infrastructure")
     assert one["message"] == "ended by a test"
     assert one["released_at"] is not None
     assert (two["id"], two["number"], two["state"]) == (second.attempt_id, 2, "running")
-    assert (two["reason"], two["fault"], two["ended_at"]) == (None, None, None)
+    assert (two["reason"], two["blame"], two["ended_at"]) == (None, None, None)
 
 
 def test_no_secret_of_an_attempt_is_told(api: Api) -> None:
@@ -293,7 +293,7 @@ def test_a_stream_carries_the_progress_as_it_stands_in_the_job(api: Api) -> None
 def test_a_stream_of_more_events_than_one_look_holds_is_whole(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.streams._BATCH", 2)
+    monkeypatch.setattr("api.event_streams._BATCH", 2)
     claimed = api.core.run()
     api.core.finish(claimed.attempt_id)
     with api.stream(job_id_of(claimed)) as stream:
@@ -302,7 +302,7 @@ def test_a_stream_of_more_events_than_one_look_holds_is_whole(
 
 
 def test_a_quiet_stream_sends_comments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.streams._KEEPALIVE_SECONDS", 0.01)
+    monkeypatch.setattr("api.event_streams._KEEPALIVE_SECONDS", 0.01)
     job_id = api.core.submit()
     headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
     with api.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from service import runners
-from service.pools import Shape
-from service.queue import Claim
-from service.reports import Orders
-from service.runners import Start
+from service.execution import runners
+from service.execution.runners import RunnerSubmission
+from service.resources import WorkerGroup
+from service.scheduling.leases import Claim
+from service.specs.protocol import NextAttemptResponse
 from service.states import RunnerState
 from tests.support.api import TOKEN, Api
 from tests.support.core import ONE_WORKER, START, workers
@@ -21,7 +21,7 @@ from tests.support.fake_api import eventually
 EMPTY = {"order": None, "is_dismissed": False}
 DISMISSED = {"order": None, "is_dismissed": True}
 
-Waiting = Callable[[Api, Start], Future[httpx.Response]]
+Waiting = Callable[[Api, RunnerSubmission], Future[httpx.Response]]
 
 
 @pytest.fixture
@@ -29,18 +29,18 @@ def waiting() -> Iterator[Waiting]:
     """Asks in a thread of its own, with the longest patience; the API has heard it."""
     with ThreadPoolExecutor() as threads:
 
-        def ask(api: Api, start: Start) -> Future[httpx.Response]:
-            before = api.core.runner(start.runner_id).asked_at
+        def ask(api: Api, start: RunnerSubmission) -> Future[httpx.Response]:
+            before = api.core.runner(start.runner_id).last_poll_at
             api.core.clock.advance(1.0)
             answer = threads.submit(api.ask, start, wait_seconds=60)
-            eventually(lambda: api.core.runner(start.runner_id).asked_at != before)
+            eventually(lambda: api.core.runner(start.runner_id).last_poll_at != before)
             assert not answer.done()
             return answer
 
         yield ask
 
 
-def _standby(api: Api, shape: Shape = ONE_WORKER) -> Start:
+def _standby(api: Api, shape: WorkerGroup = ONE_WORKER) -> RunnerSubmission:
     """A runner that has come up and found nothing to do."""
     start = api.core.start_standby(shape)
     assert api.ask(start).json() == EMPTY
@@ -49,7 +49,7 @@ def _standby(api: Api, shape: Shape = ONE_WORKER) -> Start:
 
 def _attempt_in(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
-    orders = Orders.model_validate_json(answer.content)
+    orders = NextAttemptResponse.model_validate_json(answer.content)
     assert orders.order is not None
     assert not orders.is_dismissed
     return orders.order.brief.attempt_id
@@ -60,7 +60,7 @@ def _claim(api: Api, **fields: Any) -> Claim:
     return api.core.claim()
 
 
-def _finish(api: Api, start: Start) -> None:
+def _finish(api: Api, start: RunnerSubmission) -> None:
     """Whatever the runner has to do."""
     attempt_id = api.core.runner(start.runner_id).attempt_id
     assert attempt_id is not None
@@ -112,7 +112,7 @@ def test_a_claim_ends_the_wait_within_a_fraction_of_a_second(
 
 def test_the_wait_goes_on_while_others_are_given_work(api: Api, waiting: Waiting) -> None:
     api.core.offer(cpus=4)
-    large, small = _standby(api, Shape(2, 1, 0)), _standby(api)
+    large, small = _standby(api, WorkerGroup(2, 1, 0)), _standby(api)
     answers = {start: waiting(api, start) for start in (large, small)}
     first = _claim(api)
     assert _attempt_in(answers[small].result()) == first.attempt_id
@@ -137,7 +137,7 @@ def test_a_runner_that_is_dismissed_while_it_waits_is_told_at_once(
     start = _standby(any_api)
     answer = waiting(any_api, start)
     with any_api.core.database.transaction() as session:
-        runners.dismiss(session, start.runner_id, now=any_api.core.clock.now)
+        runners.drain_runner(session, start.runner_id, now=any_api.core.clock.now)
     assert answer.result(timeout=10.0).json() == DISMISSED
 
 
@@ -145,7 +145,7 @@ def test_a_runner_that_was_given_up_is_dismissed(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     with api.core.database.transaction() as session:
-        runners.gone(session, start.runner_id, now=api.core.clock.now)
+        runners.mark_terminated(session, start.runner_id, now=api.core.clock.now)
     assert api.ask(start, wait_seconds=60).json() == DISMISSED
 
 
@@ -177,12 +177,12 @@ def test_who_leaves_with_nothing_undone_need_not_wait(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     assert api.ask(start, is_leaving=True, wait_seconds=60).json() == DISMISSED
-    assert api.core.runner(start.runner_id).state is RunnerState.LEAVING
+    assert api.core.runner(start.runner_id).state is RunnerState.DRAINING
 
 
 def test_who_has_hung_up_takes_nothing(api: Api, waiting: Waiting) -> None:
     api.core.offer(cpus=4)
-    start, witness = _standby(api), _standby(api, Shape(2, 1, 0))
+    start, witness = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
     path = f"/v1/runners/{start.runner_id}/next"
     with pytest.raises(httpx.ReadTimeout):
         api.post(path, {"wait_seconds": 60}, token=start.secret, timeout=0.3)
@@ -192,7 +192,7 @@ def test_who_has_hung_up_takes_nothing(api: Api, waiting: Waiting) -> None:
     _attempt_in(answer.result())
     for _ in range(10):
         api.get("/v1/health")
-    assert api.core.attempt(claimed.attempt_id).taken_at is None
+    assert api.core.attempt(claimed.attempt_id).assigned_at is None
     assert _attempt_in(api.ask(start)) == claimed.attempt_id
 
 
@@ -208,7 +208,7 @@ def test_a_runner_proves_itself_with_its_own_token_only(api: Api, path: str) -> 
     answer = api.ask(start, token=token, is_leaving=True)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     after = api.core.runner(claimed.runner_id)
-    assert (after.state, after.asked_at) == (before.state, before.asked_at)
+    assert (after.state, after.last_poll_at) == (before.state, before.last_poll_at)
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,9 @@ def test_a_question_that_cannot_be_answered_is_refused(
 
 def test_people_see_the_runners_that_are_up_or_about_to_be(api: Api) -> None:
     api.core.offer(cpus=4)
-    gone, busy = _standby(api), _standby(api, Shape(2, 1, 0))
+    gone, busy = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
     with api.core.database.transaction() as session:
-        runners.gone(session, gone.runner_id, now=api.core.clock.now)
+        runners.mark_terminated(session, gone.runner_id, now=api.core.clock.now)
     claimed = _claim(api, resources=workers(2))
     planned = _claim(api)
     answer = api.get("/v1/runners")

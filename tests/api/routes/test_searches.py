@@ -79,7 +79,7 @@ def test_trials_stand_by_rank_with_why_they_were_stopped(api: Api, searching: Se
     first, second = api.get(f"/v1/searches/{search_id}/trials").json()["trials"]
     assert (first["number"], first["rank"], first["values"]) == (1, 0, {"test/error": 5.0})
     assert (second["reason"], second["rank"]) == ("early-stopped", None)
-    assert "asha stopped it" in second["why"]
+    assert "asha stopped it" in second["stop_reason"]
     best = api.get(f"/v1/searches/{search_id}").json()["best"]
     assert [trial["number"] for trial in best] == [1]
 
@@ -89,7 +89,7 @@ def test_an_export_has_a_line_for_each_trial(api: Api, searching: Searching) -> 
     answer = api.get(f"/v1/searches/{search_id}/export?format=csv")
     assert answer.headers["Content-Type"].startswith("text/csv")
     header, line = answer.text.splitlines()
-    assert header == "trial,job_id,state,reason,rank,recipe.learning_rate,test/error,why"
+    assert header == "trial,job_id,state,reason,rank,recipe.learning_rate,test/error,stop_reason"
     assert line.endswith(",succeeded,completed,0,0.1,5.0,")
     assert len(api.get(f"/v1/searches/{search_id}/export").json()["trials"]) == 1
     assert api.get(f"/v1/searches/{search_id}/export?format=xml").status_code == 422

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service import datasets, recipes
+from service.catalog import datasets, recipes
 from tests.support.api import Api, serving_new
 from tests.support.core import START, workers, written
 from tests.support.postgres import postgres_server
@@ -60,9 +60,9 @@ def _datasets(api: Api) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def data(api: Api) -> Iterator[Path]:
     """The folder that the API looks for images in."""
-    api.settings.data.mkdir()
-    yield api.settings.data
-    shutil.rmtree(api.settings.data)
+    api.settings.data_dir.mkdir()
+    yield api.settings.data_dir
+    shutil.rmtree(api.settings.data_dir)
 
 
 def test_every_data_set_known_by_name_is_told(api: Api) -> None:
@@ -78,22 +78,22 @@ def test_every_data_set_known_by_name_is_told(api: Api) -> None:
         "train_images": 1437,
         "test_images": 360,
         "default_recipe": "quick",
-        "is_here": True,
+        "available": True,
         "sha256": None,
     }
 
 
 def test_a_data_set_to_be_downloaded_is_here_once_its_folder_is(api: Api, data: Path) -> None:
-    assert not _datasets(api)["cifar10"]["is_here"]
+    assert not _datasets(api)["cifar10"]["available"]
     (data / "cifar10").mkdir()
-    assert _datasets(api)["cifar10"]["is_here"]
-    assert not _datasets(api)["cifar100"]["is_here"]
+    assert _datasets(api)["cifar10"]["available"]
+    assert not _datasets(api)["cifar100"]["available"]
 
 
 def test_a_folder_of_images_is_a_data_set(api: Api, data: Path) -> None:
     (data / "flowers" / "train").mkdir(parents=True)
     found = _datasets(api)["folder:flowers"]
-    assert (found["origin"], found["is_here"], found["classes"]) == ("folder", True, None)
+    assert (found["origin"], found["available"], found["classes"]) == ("folder", True, None)
     assert api.post("/v1/jobs", written(depth=18, dataset="folder:flowers")).status_code == 201
 
 

@@ -19,23 +19,30 @@ import pytest
 from service.ids import new_id
 from service.states import Reason
 from tests.support.fake_api import FakeApi, Fault, digits_brief, eventually, fake_api, settings_of
-from workers.cluster.endings import AttemptFailed
-from workers.cluster.forks import Fork, ForkServer, Seat, serving
+from workers.cluster.attempt_outcome import AttemptFailed
+from workers.cluster.fork_client import (
+    ForkedProcess,
+    ForkServerClient,
+    RankAssignment,
+    run_fork_server,
+)
 
-ALONE = Seat(rank=0, local_rank=0, world_size=1, device="cpu", host="127.0.0.1")
+ALONE = RankAssignment(rank=0, local_rank=0, world_size=1, device="cpu", host="127.0.0.1")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
+def server() -> Iterator[ForkServerClient]:
     with own_server(20.0) as running:
         yield running
 
 
-def own_server(delivery_seconds: float) -> ForkServer:
-    return ForkServer(new_id(datetime.now(UTC)), is_first=True, delivery_seconds=delivery_seconds)
+def own_server(delivery_seconds: float) -> ForkServerClient:
+    return ForkServerClient(
+        new_id(datetime.now(UTC)), is_first=True, delivery_seconds=delivery_seconds
+    )
 
 
-def _begin(server: ForkServer, api: FakeApi, path: Path) -> Fork:
+def _begin(server: ForkServerClient, api: FakeApi, path: Path) -> ForkedProcess:
     fork = server.fork(ALONE)
     fork.meet(fork.meeting_place())
     fork.begin(settings_of(api, path), api.get_brief())
@@ -43,10 +50,10 @@ def _begin(server: ForkServer, api: FakeApi, path: Path) -> Fork:
 
 
 def _pids(api: FakeApi) -> list[int]:
-    return [report.facts.pids[0] for report in api.reports if report.facts]
+    return [report.environment.pids[0] for report in api.reports if report.environment]
 
 
-def test_every_attempt_has_a_process_of_its_own(server: ForkServer, tmp_path: Path) -> None:
+def test_every_attempt_has_a_process_of_its_own(server: ForkServerClient, tmp_path: Path) -> None:
     with fake_api(digits_brief()) as api:
         for number in (1, 2):
             with _begin(server, api, tmp_path) as fork:
@@ -58,7 +65,7 @@ def test_every_attempt_has_a_process_of_its_own(server: ForkServer, tmp_path: Pa
 
 
 def test_an_attempt_computes_with_as_many_threads_as_it_has_cpus(
-    server: ForkServer, tmp_path: Path
+    server: ForkServerClient, tmp_path: Path
 ) -> None:
     brief = digits_brief(iterations=1_000_000).model_copy(update={"cpus_per_worker": 2})
     with fake_api(brief) as api, _begin(server, api, tmp_path):
@@ -67,7 +74,7 @@ def test_an_attempt_computes_with_as_many_threads_as_it_has_cpus(
 
 
 def test_the_death_of_an_attempts_process_is_told_with_its_signal(
-    server: ForkServer, tmp_path: Path
+    server: ForkServerClient, tmp_path: Path
 ) -> None:
     brief = digits_brief(iterations=1_000_000)
     with fake_api(brief) as api:
@@ -81,7 +88,7 @@ def test_the_death_of_an_attempts_process_is_told_with_its_signal(
         assert caught.value.reason is Reason.WORKER_DIED
 
 
-def test_an_attempt_that_fails_says_why(server: ForkServer, tmp_path: Path) -> None:
+def test_an_attempt_that_fails_says_why(server: ForkServerClient, tmp_path: Path) -> None:
     brief = digits_brief()
     missing = brief.spec.model_copy(update={"dataset": "cifar10"})
     with fake_api(brief.model_copy(update={"spec": missing})) as api:
@@ -100,11 +107,11 @@ def test_nothing_outlives_the_process_that_started_the_server(tmp_path: Path) ->
         "from tests.workers.cluster.test_fork_server import _begin\n"
         "brief = digits_brief(iterations=1_000_000)\n"
         "with fake_api(brief) as api:\n"
-        f"    server = ForkServer({runner_id!r}, is_first=True, delivery_seconds=20.0)\n"
+        f"    server = ForkServerClient({runner_id!r}, is_first=True, delivery_seconds=20.0)\n"
         f"    fork = _begin(server, api, Path({str(tmp_path)!r}))\n"
         "    eventually(lambda: api.points)\n"
         "    [forks] = psutil.Process().children()\n"
-        "    print(forks.pid, api.reports[0].facts.pids[0], flush=True)\n"
+        "    print(forks.pid, api.reports[0].environment.pids[0], flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ended = subprocess.run(
@@ -137,11 +144,13 @@ def test_the_ranks_of_a_node_share_the_server_that_its_runner_has_started(tmp_pa
     runner_id = new_id(datetime.now(UTC))
     brief = digits_brief(num_workers=2)
     seats = [replace(ALONE, rank=rank, local_rank=rank, world_size=2) for rank in (0, 1)]
-    with fake_api(brief) as api, serving(runner_id), ExitStack() as opened:
+    with fake_api(brief) as api, run_fork_server(runner_id), ExitStack() as opened:
         children = len(psutil.Process().children())
         forks = []
         for seat in seats:
-            server = ForkServer(runner_id, is_first=seat.local_rank == 0, delivery_seconds=20.0)
+            server = ForkServerClient(
+                runner_id, is_first=seat.local_rank == 0, delivery_seconds=20.0
+            )
             opened.enter_context(server)
             forks.append(opened.enter_context(server.fork(seat)))
         place = forks[0].meeting_place()
@@ -156,7 +165,9 @@ def test_the_ranks_of_a_node_share_the_server_that_its_runner_has_started(tmp_pa
         assert len(psutil.Process().children()) == children
 
 
-def test_the_process_of_a_rank_that_is_gone_is_killed(server: ForkServer, tmp_path: Path) -> None:
+def test_the_process_of_a_rank_that_is_gone_is_killed(
+    server: ForkServerClient, tmp_path: Path
+) -> None:
     with fake_api(digits_brief(iterations=1_000_000)) as api:
         with _begin(server, api, tmp_path):
             eventually(lambda: api.points)

@@ -15,7 +15,7 @@ from tests.support.fake_api import (
     fake_api,
     settings_of,
 )
-from workers.cluster.attempt import run_here
+from workers.cluster.attempt_process import run_in_process
 
 # From the wish to the end, beside a busy machine; docs/operations.md names what it is made of.
 LONGEST_SECONDS = 15.0
@@ -32,7 +32,7 @@ def test_a_preempted_attempt_saves_every_iteration_that_it_told(
         spec = api.attempt.spec.model_copy(update={"recipe": recipe})
         api.attempt = brief_of(spec, attempt_id=api.attempt.attempt_id)
         settings = settings_of(api, tmp_path)
-        training = threading.Thread(target=run_here, args=(settings,))
+        training = threading.Thread(target=run_in_process, args=(settings,))
         training.start()
         eventually(lambda: _told(api) >= told_before)
 

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.ray_head import RayHead
 from service.errors import ClusterUnavailable
-from service.pools import Shape
+from service.resources import WorkerGroup
 from tests.support.fake_api import eventually
 from tests.support.ray import NUM_CPUS
 from tests.workers.cluster.fake_head import TOKEN, FakeHead, fake_head
@@ -146,7 +146,7 @@ def test_the_environment_of_a_runner_is_whole() -> None:
     env = ray_jobs.runner_env(
         api_url="http://api",
         runner_id="runner-1",
-        shape=Shape(num_workers=2, cpus_per_worker=1, gpus_per_worker=0),
+        shape=WorkerGroup(num_workers=2, cpus_per_worker=1, gpus_per_worker=0),
         token="t",
         data_path=Path("/data"),
         work_path=Path("/work"),

@@ -5,18 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.reports import (
-    CheckpointNote,
-    Facts,
-    MetricPoint,
-    Part,
-    PartDigest,
-)
+from service.specs.protocol import CheckpointManifest, MetricPoint, Part, PartDigest, RunEnvironment
 from tests.support.fake_api import TOKEN, FakeApi
-from workers.reporting.client import ApiClient
+from workers.reporting.api_client import ApiClient
 from workers.reporting.reporter import Reporter
 
-FACTS = Facts(
+ENVIRONMENT = RunEnvironment(
     parameters=1,
     classes=10,
     train_images=1,
@@ -74,7 +68,7 @@ def iterations(api: FakeApi) -> list[int]:
 
 def save(
     work_path: Path, iteration: int, *, test_error: float | None = 50.0
-) -> tuple[CheckpointNote, dict[Part, Path]]:
+) -> tuple[CheckpointManifest, dict[Part, Path]]:
     folder = work_path / f"checkpoint-{iteration}"
     folder.mkdir(parents=True)
     files = {part: folder / part for part in (Part.WEIGHTS, Part.STATE)}
@@ -88,7 +82,7 @@ def save(
         )
         for part, path in files.items()
     ]
-    note = CheckpointNote(
+    note = CheckpointManifest(
         iteration=iteration, test_error=test_error, train_error=None, parts=digests
     )
     return note, files

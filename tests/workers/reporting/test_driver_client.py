@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from service.drivers import Start
 from service.errors import ApiUnavailable, Conflict, Unauthorized
-from service.search_reports import TrialQuestion
+from service.searches.drivers import DriverSubmission
+from service.specs.protocol import NextEvaluationRequest
 from tests.support.api import Api, serving_new
 from tests.support.searching import Searching
 from workers.reporting.driver_client import DriverClient
@@ -25,20 +25,20 @@ def searching(api: Api) -> Searching:
 
 
 @pytest.fixture
-def start(searching: Searching) -> Start:
+def start(searching: Searching) -> DriverSubmission:
     searching.submit(budget={"trials": 1})
     (started,) = searching.due()
     return started
 
 
 @pytest.fixture
-def client(api: Api, start: Start) -> Iterator[DriverClient]:
+def client(api: Api, start: DriverSubmission) -> Iterator[DriverClient]:
     with DriverClient(api_url=api.url, driver_id=start.driver_id, token=start.secret) as opened:
         yield opened
 
 
 def test_a_driver_goes_from_its_brief_to_its_last_word(
-    client: DriverClient, searching: Searching, start: Start
+    client: DriverClient, searching: Searching, start: DriverSubmission
 ) -> None:
     brief = client.brief()
     assert (brief.search_id, brief.spec.trials) == (start.search_id, 1)
@@ -46,7 +46,7 @@ def test_a_driver_goes_from_its_brief_to_its_last_word(
     assert client.take("a", {"recipe.learning_rate": 0.1}) == taken
     with pytest.raises(Conflict):
         client.take("b", {"recipe.learning_rate": 0.1})
-    question = TrialQuestion(tune_id="a", after=10)
+    question = NextEvaluationRequest(tune_id="a", after=10)
     assert client.next(question).evaluation is None
     searching.train(5.0)
     evaluation = client.next(question).evaluation
@@ -59,7 +59,7 @@ def test_a_driver_goes_from_its_brief_to_its_last_word(
 
 
 def test_a_driver_that_was_followed_by_another_is_shut_out(
-    client: DriverClient, searching: Searching, start: Start
+    client: DriverClient, searching: Searching, start: DriverSubmission
 ) -> None:
     searching.driver_dies(start.search_id)
     searching.core.clock.advance(60.0)

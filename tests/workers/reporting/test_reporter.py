@@ -5,24 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from service.reports import (
-    MAX_LINE_LENGTH,
-    MAX_POINTS,
-    LogLevel,
-    Part,
-    Progress,
-)
-from service.states import StopReason
+from service.specs.protocol import MAX_LINE_LENGTH, MAX_POINTS, Part, Progress
+from service.states import LogLevel, StopReason
 from tests.support.fake_api import FakeApi, Fault, eventually
 from tests.workers.reporting.support import (
-    FACTS,
+    ENVIRONMENT,
     files_below,
     iterations,
     point,
     save,
     started,
 )
-from workers.reporting.client import ApiClient
+from workers.reporting.api_client import ApiClient
 from workers.reporting.reporter import Reporter
 
 
@@ -30,7 +24,7 @@ def test_all_that_training_says_arrives_and_nothing_stays_on_disk(
     api: FakeApi, tmp_path: Path
 ) -> None:
     with started(api, tmp_path) as reporter:
-        reporter.facts(FACTS)
+        reporter.environment(ENVIRONMENT)
         reporter.metrics([point(1), point(2)])
         reporter.log(LogLevel.WARNING, "look")
         reporter.progress(Progress(iteration=2, iterations=4, images_per_second=1.0))
@@ -38,7 +32,7 @@ def test_all_that_training_says_arrives_and_nothing_stays_on_disk(
         assert reporter.close(deadline_seconds=20.0)
 
     assert [report.sequence for report in api.reports] == list(range(1, len(api.reports) + 1))
-    assert [report.facts for report in api.reports if report.facts] == [FACTS]
+    assert [report.environment for report in api.reports if report.environment] == [ENVIRONMENT]
     assert iterations(api) == [1, 2]
     assert [line.message for line in api.lines] == ["look"]
     assert [report.progress.iteration for report in api.reports if report.progress] == [2]
@@ -97,7 +91,7 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
 def test_training_is_never_held_up_by_an_api_that_hangs(api: FakeApi, tmp_path: Path) -> None:
     api.break_down(Fault.HANGING)
     with started(api, tmp_path) as reporter:
-        reporter.facts(FACTS)
+        reporter.environment(ENVIRONMENT)
         eventually(lambda: api.requests >= 1)
         note, files = save(tmp_path, 1)
         before = time.monotonic()
@@ -118,7 +112,7 @@ def test_a_checkpoint_counts_after_every_metric_that_was_told_before_it(
             reporter.metrics([point(iteration)])
             if iteration % 10 == 0:
                 reporter.checkpoint(*save(tmp_path, iteration))
-                eventually(lambda: len(api.checkpoints) == iteration // 10)  # noqa: B023
+                eventually(lambda: len(api.checkpoints) == iteration // 10)
         assert reporter.close(deadline_seconds=20.0)
 
     seen: list[int] = []
@@ -236,7 +230,7 @@ def test_a_token_that_is_not_good_any_more_fences_the_attempt(api: FakeApi, tmp_
     with ApiClient(api_url=api.url, attempt_id="job1-a1", token="another") as client:
         reporter = Reporter(client, work_path=tmp_path, last_sequence=0)
         reporter.start()
-        reporter.facts(FACTS)
+        reporter.environment(ENVIRONMENT)
         eventually(lambda: reporter.is_fenced)
         assert not reporter.close(deadline_seconds=20.0)
 
@@ -269,7 +263,7 @@ def test_reports_go_on_where_a_restored_api_has_lost_some(api: FakeApi, tmp_path
     with started(api, tmp_path) as reporter:
         for iteration in (1, 2, 3):
             reporter.metrics([point(iteration)])
-            eventually(lambda: iteration in iterations(api))  # noqa: B023
+            eventually(lambda: iteration in iterations(api))
         del api.reports[1:]
         reporter.metrics([point(4)])
         assert reporter.close(deadline_seconds=20.0)

@@ -1,14 +1,15 @@
 import shutil
 from pathlib import Path
 
-from service.reports import CheckpointNote, LogLevel, LogLine, MetricPoint, Report
+from service.specs.protocol import CheckpointManifest, LogLine, MetricPoint, Report
+from service.states import LogLevel
 from workers.reporting.spool import Spool
 
 POINTS = [MetricPoint(series="train/loss", iteration=i, value=0.5) for i in range(100)]
-NOTE = CheckpointNote(iteration=1, test_error=None, train_error=None, parts=[])
+NOTE = CheckpointManifest(iteration=1, test_error=None, train_error=None, parts=[])
 
 
-def report(*, note: CheckpointNote | None = None) -> Report:
+def report(*, note: CheckpointManifest | None = None) -> Report:
     lines = [
         LogLine.model_validate({"at": "2026-11-21T12:00:00Z", "level": level, "message": level})
         for level in LogLevel

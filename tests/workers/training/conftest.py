@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.workers.training import support
 from tests.workers.training.support import Scenes
-from workers.training import local
+from workers.training import spawn
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
     Two could only sum in one order; three show whether the order is kept.
     """
     folder = tmp_path_factory.mktemp("processes")
-    local.spawn(partial(support.play_scenes, folder), num_processes=3, threads=1)
+    spawn.spawn(partial(support.play_scenes, folder), num_processes=3, threads=1)
     return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(3)]
 
 

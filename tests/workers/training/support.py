@@ -10,16 +10,23 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from service import spec
-from service.recipes import Recipe
-from service.reports import CheckpointNote, Facts, Launch, LogLevel, MetricPoint, Part, Progress
-from service.spec import How, JobSpec
-from service.states import StopReason
-from workers.training import checkpoint, loop, precision, ranks
-from workers.training.engine import Engine
-from workers.training.loop import Outcome
+from service.catalog.recipes import Recipe
+from service.specs import job_spec
+from service.specs.job_spec import JobSpec, StartMode
+from service.specs.protocol import (
+    CheckpointManifest,
+    LaunchTimes,
+    MetricPoint,
+    Part,
+    Progress,
+    RunEnvironment,
+)
+from service.states import LogLevel, StopReason
+from workers.training import checkpoint, distributed, precision, trainer
+from workers.training.device_context import DeviceContext
 from workers.training.optimizer import Optimizer
-from workers.training.place import Place
+from workers.training.train_step import TrainStep
+from workers.training.trainer import Outcome
 
 CPU = torch.device("cpu")
 
@@ -44,17 +51,17 @@ class Recorder:
 
     stops_at: int | None = None
     points: list[MetricPoint] = field(default_factory=list)
-    notes: list[CheckpointNote] = field(default_factory=list)
+    notes: list[CheckpointManifest] = field(default_factory=list)
     files: dict[int, dict[Part, Path]] = field(default_factory=dict)
-    told: list[Facts] = field(default_factory=list)
+    told: list[RunEnvironment] = field(default_factory=list)
     progresses: list[Progress] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     readings: int = 0
 
-    def facts(self, facts: Facts) -> None:
-        self.told.append(facts)
+    def environment(self, environment: RunEnvironment) -> None:
+        self.told.append(environment)
 
-    def launched(self, launch: Launch) -> None: ...
+    def launched(self, launch: LaunchTimes) -> None: ...
 
     def progress(self, progress: Progress) -> None:
         self.progresses.append(progress)
@@ -69,7 +76,7 @@ class Recorder:
     def saving(self, saved: Future[None]) -> None:
         saved.result()
 
-    def checkpoint(self, note: CheckpointNote, files: dict[Part, Path]) -> None:
+    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
         self.notes.append(note)
         self.files[note.iteration] = files
 
@@ -90,20 +97,20 @@ class Recorder:
 
 
 def small_spec(recipe: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
-    return spec.parse(
+    return job_spec.parse_job_spec(
         {"dataset": "digits", "depth": 8, "shortcut": "A", "recipe": SMALL | (recipe or {})}
         | fields
     )
 
 
-def engine_of(written: Recipe, model: nn.Module, **options: Any) -> Engine:
+def engine_of(written: Recipe, model: nn.Module, **options: Any) -> TrainStep:
     """Steps the network alone, on a CPU."""
-    return Engine(
+    return TrainStep(
         model,
         model,
         Optimizer(model, written),
         written,
-        computed_in=precision.choose(written.precision, CPU),
+        computed_in=precision.resolve_precision(written.precision, CPU),
         device=CPU,
         **options,
     )
@@ -121,24 +128,24 @@ def run(
     job: JobSpec,
     work_path: Path,
     *,
-    place: Place | None = None,
+    place: DeviceContext | None = None,
     stops_at: int | None = None,
     resume: dict[Part, Path] | None = None,
-    how: How | None = None,
+    mode: StartMode | None = None,
     data_path: Path = Path("nowhere"),
     recorder: Recorder | None = None,
 ) -> tuple[Outcome, Recorder]:
     recorder = recorder or Recorder(stops_at)
     if place is None:
-        place = Place(rank=0, world_size=1, device=CPU, threads=1)
-    outcome = loop.train(
+        place = DeviceContext(rank=0, world_size=1, device=CPU, threads=1)
+    outcome = trainer.train(
         job,
         place=place,
         data_path=data_path,
         work_path=work_path,
         observer=recorder,
         resume=resume,
-        how=how,
+        mode=mode,
     )
     return outcome, recorder
 
@@ -163,7 +170,7 @@ NORMALISED = {
 }
 
 
-def play_scenes(folder: Path, place: Place) -> None:
+def play_scenes(folder: Path, place: DeviceContext) -> None:
     """What several processes are asked, in one go since their start takes longest.
 
     A whole run, one that stops and goes on, a late wish to stop; batch normalisation over all
@@ -178,16 +185,16 @@ def play_scenes(folder: Path, place: Place) -> None:
             "outcome": asdict(outcome) | {"result": outcome.result.model_dump()},
             "points": [[*key, value] for key, value in recorder.values().items()],
             "checkpoints": sorted(recorder.files),
-            "pids": [facts.pids for facts in recorder.told],
+            "pids": [environment.pids for environment in recorder.told],
         }
         torch.distributed.barrier()  # the other rank reads what rank 0 has written
 
     play("whole")
     play("stopped", stops_at=6)
-    play("resumed", resume=checkpoint.newest(folder / "stopped"))
+    play("resumed", resume=checkpoint.find_newest(folder / "stopped"))
     play("late", stops_at=11)
-    play("synchronized", NORMALISED | {"synchronized": True})
+    play("sync_batch_norm", NORMALISED | {"sync_batch_norm": True})
     play("local", NORMALISED)
-    with ranks.join(rank=place.rank, world_size=place.world_size) as joined:
+    with distributed.join_ranks(rank=place.rank, world_size=place.world_size) as joined:
         scenes["gathered"] = {"ranks": joined.gather(torch.tensor(place.rank)).tolist()}
     (folder / f"rank-{place.rank}.json").write_text(json.dumps(scenes))

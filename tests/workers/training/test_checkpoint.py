@@ -10,19 +10,20 @@ import safetensors.torch
 import torch
 import torchvision
 
-from service.reports import Part
-from service.spec import JobSpec
+from service.specs.job_spec import JobSpec
+from service.specs.protocol import Part
 from tests.workers.training.support import small_spec
-from workers.training import checkpoint, convert, resnet
-from workers.training.augment import Normaliser
-from workers.training.checkpoint import Checkpoint, Cursor, weights_sha256
-from workers.training.faults import CheckpointUnsaved
+from workers.training import checkpoint
+from workers.training.checkpoint import Checkpoint, TrainProgress, weights_sha256
+from workers.training.data.augmentation import Normalizer
+from workers.training.errors import CheckpointWriteError
+from workers.training.models import convert, resnet
 
-CURSOR = Cursor(iteration=7, is_warm=True, drops=2, training_seconds=1.5, curve=((4, 12.5),))
+CURSOR = TrainProgress(iteration=7, is_warm=True, drops=2, training_seconds=1.5, curve=((4, 12.5),))
 
 
 def make_checkpoint(job: JobSpec) -> Checkpoint:
-    network = resnet.build(job, 10).to(memory_format=torch.channels_last)
+    network = resnet.build_network(job, 10).to(memory_format=torch.channels_last)
     return Checkpoint(
         cursor=CURSOR,
         weights=network.state_dict(),
@@ -33,7 +34,7 @@ def make_checkpoint(job: JobSpec) -> Checkpoint:
 
 def save(saved: Checkpoint, folder: Path) -> dict[Part, Path]:
     mean_HWC = torch.arange(8 * 8 * 3, dtype=torch.float32).view(8, 8, 3)
-    normaliser = Normaliser(mean_HWC, torch.full((3,), 255.0))
+    normaliser = Normalizer(mean_HWC, torch.full((3,), 255.0))
     return checkpoint.save(saved, folder, spec=small_spec(), classes=10, normaliser=normaliser)
 
 
@@ -52,7 +53,7 @@ def test_weights_say_how_to_build_and_feed_their_network(tmp_path: Path) -> None
         told = file.metadata()
     architecture = checkpoint.architecture_of(told)
     assert architecture == small_spec().architecture
-    network = resnet.create(architecture, classes=int(told["classes"]))
+    network = resnet.create_network(architecture, classes=int(told["classes"]))
     network.load_state_dict(safetensors.torch.load_file(files[Part.WEIGHTS]), strict=True)
     mean = np.frombuffer(base64.b64decode(told["mean_image"]), dtype="<f4")
     assert mean.reshape(json.loads(told["mean_image_shape"]))[7, 7, 2] == 191
@@ -64,9 +65,9 @@ def test_weights_say_how_to_build_and_feed_their_network(tmp_path: Path) -> None
 @torch.no_grad()
 def test_torchvision_refuses_weights_that_it_would_misread(tmp_path: Path, part: Part) -> None:
     job = small_spec(dataset="folder:photographs", depth=50, shortcut="B")
-    network = resnet.build(job, 10).eval()
+    network = resnet.build_network(job, 10).eval()
     saved = Checkpoint(CURSOR, network.state_dict(), {}, torch.zeros(1, 2, 3))
-    normaliser = Normaliser(torch.zeros(2, 2, 3), torch.ones(3))
+    normaliser = Normalizer(torch.zeros(2, 2, 3), torch.ones(3))
     files = checkpoint.save(saved, tmp_path / "7", spec=job, classes=10, normaliser=normaliser)
 
     path = tmp_path / f"weights{'.pt' if part is Part.PT else '.safetensors'}"
@@ -117,17 +118,17 @@ def test_a_failure_while_writing_leaves_the_earlier_checkpoint(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(CheckpointUnsaved, match="no space left"):
+    with pytest.raises(CheckpointWriteError, match="no space left"):
         save(make_checkpoint(small_spec()), tmp_path / "00000007")
     assert checkpoint.digest(files) == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["00000007"]
 
 
 def test_the_newest_checkpoint_is_the_one_that_came_furthest(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.find_newest(tmp_path) is None
     for iteration in (900, 1000):
         save(make_checkpoint(small_spec()), tmp_path / f"{iteration:08d}")
-    found = checkpoint.newest(tmp_path)
+    found = checkpoint.find_newest(tmp_path)
     assert found is not None
     assert {path.parent.name for path in found.values()} == {"00001000"}
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from service import spec
+from service.specs import job_spec
 from tests.workers.training.support import run
-from workers.training.place import Place
+from workers.training.device_context import DeviceContext
 
 # A folder with train/<class>/ and test/<class>/, such as CIFAR-10 unpacked as pictures.
 PHOTOGRAPHS = os.environ.get("RESNETD_TEST_PHOTOGRAPHS")
@@ -24,8 +24,8 @@ def training_error(depth: int, work_path: Path, data_path: Path, **fields: Any) 
         "iterations": 10 * ITERATIONS,  # stopped long before: nothing is tested
         "batch_size": 32,
     }
-    job = spec.parse({"depth": depth, "shortcut": "none", "recipe": recipe} | fields)
-    place = Place(0, 1, torch.device("cpu"), threads=1)  # the least hurt on a busy machine
+    job = job_spec.parse_job_spec({"depth": depth, "shortcut": "none", "recipe": recipe} | fields)
+    place = DeviceContext(0, 1, torch.device("cpu"), threads=1)  # the least hurt on a busy machine
     _, recorder = run(job, work_path, place=place, data_path=data_path, stops_at=ITERATIONS)
     return statistics.mean(
         point.value or 100.0

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from service.recipes import Views
+from service.catalog.recipes import TtaMode
 from workers.training import evaluation
 
 
@@ -20,9 +20,9 @@ def view(*numbers: float) -> torch.Tensor:
 
 def test_mirror_images_average_logits_and_ten_crops_average_probabilities() -> None:
     views = [view(8.0, 0.0), view(0.0, 2.0), view(0.0, 2.0)]
-    logits_NK = evaluation.scores(Constant(), views, Views.MIRROR)
+    logits_NK = evaluation.combine_scores(Constant(), views, TtaMode.HFLIP)
     assert logits_NK.argmax().item() == 0  # 8 against 4
-    scores_NK = evaluation.scores(Constant(), views, Views.TEN_CROP)
+    scores_NK = evaluation.combine_scores(Constant(), views, TtaMode.TEN_CROP)
     mean_NK = torch.stack([each.flatten(1).softmax(dim=1) for each in views]).mean(dim=0)
     assert torch.allclose(scores_NK.softmax(dim=1), mean_NK)
     assert scores_NK.argmax().item() == 1  # 0.41 against 0.59
@@ -33,7 +33,10 @@ def test_errors_are_counted_and_the_model_trains_on() -> None:
     labels_N = torch.tensor([0, 1])
     images_NCHW = torch.cat([view(3.0, 0.0), view(3.0, 0.0)])
     sums_S = evaluation.evaluate(
-        model, [([images_NCHW], labels_N)] * 2, Views.SINGLE, device=torch.device("cpu")
+        model,
+        [([images_NCHW], labels_N)] * 2,
+        TtaMode.NONE,
+        device=torch.device("cpu"),
     )
     assert sums_S[1:].tolist() == [2, 4]
     assert model.training
@@ -44,7 +47,7 @@ def test_population_statistics_are_means_over_all_batches(kind: type[_BatchNorm]
     model = nn.Sequential(kind(3))
     batches = [torch.randn(16, 3, 4, 4) + shift for shift in (0.0, 1.0, 5.0)]
     before = model.state_dict()["0.running_mean"].clone()
-    evaluation.measure_population(model, batches)
+    evaluation.measure_precise_bn(model, batches)
     normalisation = model[0]
     assert isinstance(normalisation, kind)
     assert normalisation.running_mean is not None

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from service import counts
-from service.reports import Part
+from service.catalog import model_stats
+from service.specs.protocol import Part
 from tests.workers.training.support import run, small_spec
-from workers.training import checkpoint, export, resnet
+from workers.training import checkpoint, export
+from workers.training.models import resnet
 
 CURVE = re.compile(r"\| \d+ \| [\d.]+ % \|")
 
@@ -18,7 +19,9 @@ def test_a_finished_training_leaves_a_card_and_an_unfinished_one_does_not(tmp_pa
     card = recorder.files[12][Part.CARD].read_text()
     assert "# resnet-8-A on digits" in card
     assert "| parameters | 75,290 |" in card
-    counted = counts.count(small_spec().architecture, classes=10, height=8, width=8)
+    counted = model_stats.compute_model_stats(
+        small_spec().architecture, classes=10, height=8, width=8
+    )
     assert f"| multiply-adds of one image | {counted.multiply_adds:,} (8x8) |" in card
     assert "| 12 | " in card
     assert '"seed": 0' in card
@@ -39,12 +42,12 @@ def test_the_card_of_a_resumed_run_has_its_whole_curve(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exported_networks_compute_the_same_logits(tmp_path: Path) -> None:
-    import onnx  # noqa: PLC0415 - costs a second, and a slow test alone needs it
-    import onnxruntime  # noqa: PLC0415
+    import onnx
+    import onnxruntime
 
     _, recorder = run(small_spec({"exports": ["onnx", "pt2"]}), tmp_path)
     files = recorder.files[12]
-    model = resnet.build(small_spec(), 10)
+    model = resnet.build_network(small_spec(), 10)
     model.load_state_dict(torch.load(files[Part.PT], weights_only=True))
     images_NCHW = torch.randn(3, 3, 8, 8)  # another number of images than it was exported with
     with torch.no_grad():

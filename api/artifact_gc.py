@@ -1,0 +1,49 @@
+"""Clears away, hour by hour, the bytes in the artifact store that nothing names any more."""
+
+import random
+import threading
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from service.errors import Unavailable
+from service.jobs import consistency
+from service.storage.artifacts import ArtifactStore
+from service.storage.database import Database
+
+log = structlog.get_logger()
+
+_EVERY_SECONDS = 3600.0
+
+
+class ArtifactCollector:
+    """A thread of each API process, which has the store; what two of them delete is deleted."""
+
+    def __init__(
+        self, database: Database, artifacts: ArtifactStore, *, now: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._now = now
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        # Shortened by up to a half: replicas that started together do not sweep together.
+        while not self._closing.wait(_EVERY_SECONDS * random.uniform(0.5, 1.0)):
+            try:
+                number = consistency.delete_orphans(
+                    self._database, self._artifacts, now=self._now()
+                )
+            except Unavailable as error:
+                log.warning("cannot sweep the artifact store", error=str(error))
+                continue
+            log.info("artifact store swept", deleted=number)

@@ -1,0 +1,45 @@
+"""Clients of other versions: the answers say the server's, and one that is too old is told so."""
+
+import re
+from http import HTTPStatus
+from importlib import metadata
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import problems
+
+VERSION = metadata.version("resnetd-server")
+# Within /v1 fields are only added, which clients leave alone; what would break one raises this.
+OLDEST_CLIENT = (0, 1)
+_CLIENT = re.compile(r"resnetd-client/(\d+)\.(\d+)")
+
+
+class ClientVersionCheck:
+    """`X-Resnetd-Version` in each answer; 426 for a client that is too old."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_version(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Resnetd-Version"] = VERSION
+            await send(message)
+
+        client = _CLIENT.match(Headers(scope=scope).get("User-Agent", ""))
+        answer: ASGIApp = self._app
+        if client is not None and (int(client[1]), int(client[2])) < OLDEST_CLIENT:
+            answer = problems.problem(
+                Request(scope),
+                HTTPStatus.UPGRADE_REQUIRED,
+                code="client-too-old",
+                detail=f"{client[0]} is too old for this service, which is {VERSION}: it needs "
+                f"{'.'.join(map(str, OLDEST_CLIENT))} or newer; pip install --upgrade resnetd",
+            )
+        await answer(scope, receive, send_with_version)

@@ -1,0 +1,263 @@
+"""A job's state: `move` is its only writer, writes the event, and tells the jobs that wait."""
+
+import hashlib
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import ids
+from service.errors import IllegalTransition, NotFound
+from service.jobs import (
+    events,
+    records,
+)
+from service.jobs.events import EventKind
+from service.notifications import webhooks
+from service.specs.protocol import (
+    TrainingResult,
+)
+from service.states import (
+    FINAL_STATES,
+    NEXT_STATES,
+    AttemptState,
+    Blame,
+    DependencyCondition,
+    JobState,
+    Reason,
+    StopReason,
+)
+from service.storage.tables import AttemptRow, DependencyRow, JobRow
+
+# A waiting job gains one point of priority in this time, so that nothing starves: after 17 hours
+# the least urgent job goes before the most urgent one that comes then.
+AGING_SECONDS = 600.0
+
+
+def queue_sort_key(*, created_at: datetime, priority: int) -> float:
+    """What orders the queue, in seconds: of two jobs the one with the smaller place goes first.
+
+    All jobs age at one rate, so which of two goes first never changes while they wait, and the
+    order can be an index.
+    """
+    return created_at.timestamp() - priority * AGING_SECONDS
+
+
+def lock_job(session: Session, job_id: str) -> JobRow:
+    """The job, this transaction's alone until it ends. On SQLite every transaction is alone."""
+    if not ids.is_id(job_id):
+        raise NotFound(f"no job {job_id!r}")
+    job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
+    if job is None:
+        raise NotFound(f"no job {job_id!r}")
+    return job
+
+
+def transition(
+    session: Session,
+    job: JobRow,
+    state: JobState,
+    *,
+    now: datetime,
+    reason: Reason | None = None,
+    message: str | None = None,
+) -> None:
+    """Changes the state of a locked job and of those that wait for it. IllegalMove if it may not.
+
+    An end that was waited for lets jobs into the queue, or cancels them with all behind them.
+    """
+    _set_state(session, job, state, now=now, reason=reason, message=message)
+    ended = [job] if state.is_final else []
+    # A list and no recursion: a chain may be longer than Python's stack.
+    while ended:
+        ended += _update_dependents(session, ended.pop(), now=now)
+
+
+def state_when_requeued(session: Session, job: JobRow) -> JobState:
+    """Where a job belongs that nothing but others may keep from starting: queued or blocked."""
+    return JobState.BLOCKED if list_unmet_dependencies(session, job.id) else JobState.QUEUED
+
+
+def list_unmet_dependencies(session: Session, job_id: str) -> list[JobRow]:
+    """The jobs that must end before it starts, oldest first."""
+    return list(
+        session.scalars(
+            select(JobRow)
+            .join(DependencyRow, DependencyRow.needed_id == JobRow.id)
+            .where(DependencyRow.job_id == job_id, JobRow.state.not_in(FINAL_STATES))
+            .order_by(JobRow.id)
+        )
+    )
+
+
+def _update_dependents(session: Session, needed: JobRow, *, now: datetime) -> list[JobRow]:
+    """The jobs that end because `needed` has."""
+    session.flush()
+    dependents = session.execute(
+        select(JobRow, DependencyRow.condition)
+        .join(DependencyRow, DependencyRow.job_id == JobRow.id)
+        .where(DependencyRow.needed_id == needed.id)
+        .order_by(JobRow.id)
+        .with_for_update(of=JobRow)
+        .execution_options(populate_existing=True)
+    ).all()
+    ended = []
+    for job, condition in dependents:
+        if not job.state.is_waiting:
+            continue
+        if condition is DependencyCondition.OK and needed.state is not JobState.SUCCEEDED:
+            reason, message = Reason.DEPENDENCY_FAILED, f"it needs job {needed.id}: {needed.state}"
+            _set_state(session, job, JobState.CANCELLED, now=now, reason=reason, message=message)
+            ended.append(job)
+        elif job.state is JobState.BLOCKED and not list_unmet_dependencies(session, job.id):
+            _set_state(session, job, JobState.QUEUED, now=now, reason=None, message=None)
+    return ended
+
+
+def _set_state(
+    session: Session,
+    job: JobRow,
+    state: JobState,
+    *,
+    now: datetime,
+    reason: Reason | None,
+    message: str | None,
+) -> None:
+    if state not in NEXT_STATES[job.state]:
+        raise IllegalTransition(f"job {job.id} is {job.state} and cannot become {state}")
+    data = {"from": job.state, "to": state, "reason": reason, "message": message}
+    job.state = state
+    job.reason = reason
+    job.message = message
+    if state is JobState.RUNNING and job.started_at is None:
+        job.started_at = now
+    if state.is_waiting or state.is_final:
+        job.stop_requested = None
+        job.stop_requested_at = None
+    if state.is_final:
+        job.finished_at = now
+    events.append_event(session, job, EventKind.STATE, data, now=now)
+    webhooks.enqueue_deliveries(session, job, now=now)
+
+
+# A cluster that breaks every attempt must not spin for ever.
+MAX_INFRA_RESTARTS = 20
+_MAX_BACKOFF_SECONDS = 60.0
+# Attempts in a row that broke at one iteration: the next would as well.
+POISON_ATTEMPTS = 3
+
+
+def end_attempt(
+    session: Session,
+    job: JobRow,
+    attempt: AttemptRow,
+    reason: Reason,
+    *,
+    now: datetime,
+    message: str = "",
+    result: TrainingResult | None = None,
+) -> None:
+    """Ends a living attempt of a locked job and decides what becomes of the job."""
+    assert attempt.state is not AttemptState.ENDED
+    attempt.state = AttemptState.ENDED
+    attempt.reason = reason
+    attempt.message = message or None
+    attempt.ended_at = now
+    data = {
+        "number": attempt.number,
+        "ended": reason,
+        "blame": reason.blame,
+        "message": message[:500],
+    }
+    events.append_event(session, job, EventKind.ATTEMPT, data, now=now)
+    if result is not None:
+        job.result = result.model_dump(mode="json")
+    _finish_or_requeue(session, job, attempt, reason, message=message or None, now=now)
+
+
+def find_active_attempt(session: Session, job: JobRow) -> AttemptRow:
+    """The attempt of a locked job that is starting or running."""
+    found = session.scalar(
+        select(AttemptRow)
+        .where(AttemptRow.job_id == job.id, AttemptRow.state != AttemptState.ENDED)
+        .execution_options(populate_existing=True)
+    )
+    assert found is not None
+    return found
+
+
+def _finish_or_requeue(
+    session: Session,
+    job: JobRow,
+    attempt: AttemptRow,
+    reason: Reason,
+    *,
+    message: str | None,
+    now: datetime,
+) -> None:
+    """What becomes of the job after its attempt has ended."""
+    if reason is Reason.EARLY_STOPPED:
+        # The search has said why when it asked.
+        message = job.message or message
+    if reason.blame is Blame.USER:
+        job.restarts += 1
+    elif reason.blame is not None:
+        job.infra_restarts += 1
+    state = _next_state(job, reason)
+    if state is JobState.QUEUED and reason is Reason.PREEMPTED:
+        job.preemptions += 1
+    elif (
+        state is JobState.QUEUED and (iteration := _find_poison_iteration(session, job)) is not None
+    ):
+        message = f"{POISON_ATTEMPTS} attempts in a row broke at iteration {iteration}: {message}"
+        state = JobState.HELD
+    elif state is JobState.QUEUED:
+        job.not_before = now + _backoff(attempt, job.restarts + job.infra_restarts)
+    transition(session, job, state, reason=reason, message=message, now=now)
+
+
+def _next_state(job: JobRow, reason: Reason) -> JobState:
+    if reason is Reason.COMPLETED:
+        return JobState.SUCCEEDED
+    is_cancelled = job.stop_requested in {StopReason.CANCEL, StopReason.EARLY_STOP}
+    if is_cancelled or reason in {Reason.CANCELLED, Reason.KILLED, Reason.EARLY_STOPPED}:
+        return JobState.CANCELLED
+    has_restarts = (
+        job.restarts <= records.spec_of(job).max_restarts
+        and job.infra_restarts <= MAX_INFRA_RESTARTS
+    )
+    if reason.blame is not None and not (reason.is_retryable and has_restarts):
+        return JobState.FAILED
+    is_paused = reason is Reason.PAUSED or job.stop_requested is StopReason.PAUSE
+    return JobState.PAUSED if is_paused else JobState.QUEUED
+
+
+def _find_poison_iteration(session: Session, job: JobRow) -> int | None:
+    """The iteration at which the last attempts all broke; None where they differ, or are few.
+
+    Attempts that never began to train, or that the cluster lost, say nothing about the job.
+    """
+    session.flush()
+    last = session.scalars(
+        select(AttemptRow)
+        .where(AttemptRow.job_id == job.id)
+        .order_by(AttemptRow.number.desc())
+        .limit(POISON_ATTEMPTS)
+    ).all()
+    broke_at = {
+        one.iteration or one.first_iteration
+        if one.started_at is not None and one.reason is not None and one.reason.is_process_failure
+        else None
+        for one in last
+    }
+    return broke_at.pop() if len(last) == POISON_ATTEMPTS and len(broke_at) == 1 else None
+
+
+def _backoff(attempt: AttemptRow, restarts: int) -> timedelta:
+    """Doubles with each restart, less a share of up to a half that differs between attempts.
+
+    Many jobs that a fault has ended at once must not all come back at once.
+    """
+    seconds = min(_MAX_BACKOFF_SECONDS, 2.0 ** (restarts - 1))
+    share = int.from_bytes(hashlib.sha256(attempt.id.encode()).digest()[:4]) / 2**32
+    return timedelta(seconds=seconds * (1.0 - share / 2))

@@ -1,0 +1,209 @@
+"""Webhooks: who is told of which states, and the log of what was delivered.
+
+A delivery is written in the transaction of the change that it tells, so none is lost; it is sent
+at least once. Signed as Standard Webhooks has it: HMAC-SHA256 over id, timestamp and body.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service import ids
+from service.errors import NotFound
+from service.states import FINAL_STATES, DeliveryState, JobState
+from service.storage import database
+from service.storage.tables import DeliveryRow, JobRow, WebhookRow
+
+# After 10 s, 20 s, 40 s ...: the last try comes about 80 minutes after the first.
+MAX_TRIES = 10
+_FIRST_DELAY_SECONDS = 10.0
+# A sender that dies with a delivery leaves it to others after that.
+_SENDING_SECONDS = 60.0
+_KEPT_DAYS = 30
+_SECRET_PREFIX = "whsec_"
+
+
+def add_webhook(
+    session: Session, url: str, states: Sequence[JobState], *, user: str, now: datetime
+) -> WebhookRow:
+    """`states` empty: all final ones. The URL was checked before."""
+    row = WebhookRow(
+        id=ids.new_id(now),
+        url=url,
+        secret=_SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode(),
+        states=sorted(states or FINAL_STATES),
+        user=user,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def list_webhooks(session: Session) -> list[WebhookRow]:
+    return list(session.scalars(select(WebhookRow).order_by(WebhookRow.id)))
+
+
+def find_webhook(session: Session, webhook_id: str) -> WebhookRow:
+    row = session.get(WebhookRow, webhook_id) if ids.is_id(webhook_id) else None
+    if row is None:
+        raise NotFound(f"no webhook {webhook_id!r}")
+    return row
+
+
+def delete_webhook(session: Session, webhook_id: str) -> None:
+    """With the log of its deliveries."""
+    session.execute(
+        delete_rows(WebhookRow).where(WebhookRow.id == find_webhook(session, webhook_id).id)
+    )
+
+
+def list_deliveries(session: Session, webhook_id: str, *, limit: int) -> list[DeliveryRow]:
+    """Newest first."""
+    statement = (
+        select(DeliveryRow)
+        .where(DeliveryRow.webhook_id == find_webhook(session, webhook_id).id)
+        .order_by(DeliveryRow.id.desc())
+        .limit(limit)
+    )
+    return list(session.scalars(statement))
+
+
+def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
+    """Writes a delivery for each webhook that wants to know of the job's new state."""
+    for webhook in session.scalars(select(WebhookRow)):
+        if job.state in webhook.states:
+            payload = {
+                "type": f"job.{job.state}",
+                "timestamp": now.isoformat(),
+                "data": {
+                    "id": job.id,
+                    "name": job.name,
+                    "user": job.user,
+                    "state": job.state,
+                    "reason": job.reason,
+                    "message": job.message,
+                    "result": job.result,
+                },
+            }
+            _enqueue(session, webhook, payload, now=now)
+
+
+def ping(session: Session, webhook_id: str, *, now: datetime) -> DeliveryRow:
+    """A delivery that tells nothing, to see whether it arrives."""
+    payload = {"type": "ping", "timestamp": now.isoformat(), "data": {}}
+    return _enqueue(session, find_webhook(session, webhook_id), payload, now=now)
+
+
+@dataclass(frozen=True)
+class SignedDelivery:
+    """A delivery that is due, as it is to be sent."""
+
+    delivery_id: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def take_due(session: Session, *, now: datetime) -> SignedDelivery | None:
+    """The delivery to send now, nobody else's for a minute; None where none is due."""
+    due = session.execute(
+        select(DeliveryRow, WebhookRow)
+        .join(WebhookRow, WebhookRow.id == DeliveryRow.webhook_id)
+        .where(DeliveryRow.state == DeliveryState.PENDING, DeliveryRow.next_try_at <= now)
+        .order_by(DeliveryRow.next_try_at, DeliveryRow.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=DeliveryRow)
+    ).first()
+    if due is None:
+        return None
+    delivery, webhook = due
+    delivery.tries += 1
+    delivery.next_try_at = now + timedelta(seconds=_SENDING_SECONDS)
+    body = json.dumps(delivery.payload, separators=(",", ":")).encode()
+    return SignedDelivery(
+        delivery_id=delivery.id,
+        url=webhook.url,
+        headers=sign(webhook.secret, delivery.id, body, now=now),
+        body=body,
+    )
+
+
+def record_outcome(
+    session: Session, delivery_id: str, *, status: int | None, error: str | None, now: datetime
+) -> None:
+    """What came of sending: `status` of the answer, or the `error` without one.
+
+    A 2xx is a delivery; 410 (gone) ends the tries, everything else is tried again for a while.
+    """
+    delivery = session.get(DeliveryRow, delivery_id, with_for_update=True)
+    if delivery is None:  # the webhook was deleted meanwhile
+        return
+    delivery.status = status
+    delivery.error = error
+    if status is not None and 200 <= status < 300:
+        delivery.state = DeliveryState.DELIVERED
+        delivery.delivered_at = now
+    elif status == 410 or delivery.tries >= MAX_TRIES:
+        delivery.state = DeliveryState.FAILED
+    else:
+        delay = _FIRST_DELAY_SECONDS * 2.0 ** (delivery.tries - 1)
+        delivery.next_try_at = now + timedelta(seconds=delay)
+
+
+def find_next_due(session: Session) -> datetime | None:
+    """When the next delivery is to be sent; None where none waits."""
+    return session.scalar(
+        select(func.min(DeliveryRow.next_try_at)).where(DeliveryRow.state == DeliveryState.PENDING)
+    )
+
+
+def delete_old(session: Session, *, now: datetime) -> None:
+    """Of the log, what ended 30 days ago."""
+    session.execute(
+        delete_rows(DeliveryRow).where(
+            DeliveryRow.state != DeliveryState.PENDING,
+            DeliveryRow.created_at < now - timedelta(days=_KEPT_DAYS),
+        )
+    )
+
+
+def sign(secret: str, delivery_id: str, body: bytes, *, now: datetime) -> dict[str, str]:
+    """The headers by which a receiver knows that we sent it, and when."""
+    key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
+    timestamp = str(int(now.timestamp()))
+    signed = b".".join((delivery_id.encode(), timestamp.encode(), body))
+    signature = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": delivery_id,
+        "webhook-timestamp": timestamp,
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
+def _enqueue(
+    session: Session, webhook: WebhookRow, payload: dict[str, Any], *, now: datetime
+) -> DeliveryRow:
+    row = DeliveryRow(
+        id=ids.new_id(now),
+        webhook_id=webhook.id,
+        payload=payload,
+        state=DeliveryState.PENDING,
+        tries=0,
+        next_try_at=now,
+        created_at=now,
+    )
+    session.add(row)
+    database.notify(session)
+    return row

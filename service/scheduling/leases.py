@@ -1,0 +1,127 @@
+"""Leases: heartbeats, release, taking over from dead dispatchers; and what the cluster holds.
+
+A dispatcher owns an attempt from the claim until it has ended and is released. It proves that with
+the attempt's fence; whoever takes over an expired lease raises the fencing_token, so that the former
+owner's late writes change nothing.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from service.errors import LeaseLost
+from service.jobs import lifecycle
+from service.specs.protocol import sanitize_text
+from service.states import AttemptState, JobState, Reason
+from service.storage.tables import AttemptRow, JobRow
+
+# One may live on without resources, while it delivers what it has trained.
+_IS_LEASED = or_(AttemptRow.released_at.is_(None), AttemptRow.state != AttemptState.ENDED)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An attempt with the runner that will run it."""
+
+    attempt_id: str
+    fencing_token: int
+    runner_id: str
+
+
+def renew_leases(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> None:
+    """The heartbeat: all leases of the owner that it still holds."""
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.owner == owner, _IS_LEASED)
+        .values(lease_expires_at=now + timedelta(seconds=lease_seconds))
+    )
+
+
+def take_over_expired(
+    session: Session, *, owner: str, now: datetime, lease_seconds: float
+) -> list[AttemptRow]:
+    """Makes the attempts whose lease has expired the owner's own."""
+    expired = session.scalars(
+        select(AttemptRow)
+        .where(
+            _IS_LEASED,
+            AttemptRow.owner != owner,
+            AttemptRow.lease_expires_at < now,
+        )
+        .with_for_update(skip_locked=True)
+    ).all()
+    for attempt in expired:
+        attempt.owner = owner
+        attempt.fencing_token += 1
+        attempt.lease_expires_at = now + timedelta(seconds=lease_seconds)
+    return list(expired)
+
+
+def release_leases(session: Session, *, owner: str, now: datetime) -> None:
+    """At an orderly end: others need not wait for the leases to expire."""
+    session.execute(
+        update(AttemptRow)
+        .where(AttemptRow.owner == owner, _IS_LEASED)
+        .values(lease_expires_at=now - timedelta(seconds=1))
+    )
+
+
+@dataclass(frozen=True)
+class OwnedAttempt:
+    """An attempt that the owner watches, with its job."""
+
+    attempt: AttemptRow
+    job: JobRow
+
+
+def list_owned(session: Session, *, owner: str) -> list[OwnedAttempt]:
+    """Oldest first."""
+    rows = session.execute(
+        select(AttemptRow, JobRow)
+        .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .where(AttemptRow.owner == owner, _IS_LEASED)
+        .order_by(AttemptRow.id)
+    )
+    return [OwnedAttempt(attempt=attempt, job=job) for attempt, job in rows]
+
+
+def end_attempt(
+    session: Session,
+    attempt_id: str,
+    reason: Reason,
+    *,
+    fencing_token: int,
+    now: datetime,
+    message: str,
+) -> bool:
+    """The dispatcher's account of an end; False where the attempt had told its own before."""
+    job, attempt = _lock_owned(session, attempt_id, fencing_token=fencing_token)
+    if attempt.state is AttemptState.ENDED:
+        return False
+    lifecycle.end_attempt(session, job, attempt, reason, message=sanitize_text(message), now=now)
+    return True
+
+
+def seconds_until_retry(session: Session, *, now: datetime) -> float | None:
+    """Seconds until a job that waits to be tried again may start; None where none waits."""
+    earliest = session.scalar(
+        select(func.min(JobRow.not_before)).where(
+            JobRow.state == JobState.QUEUED, JobRow.not_before > now
+        )
+    )
+    return None if earliest is None else (earliest - now).total_seconds()
+
+
+def _lock_owned(
+    session: Session, attempt_id: str, *, fencing_token: int
+) -> tuple[JobRow, AttemptRow]:
+    """LeaseLost where another dispatcher has taken the attempt over."""
+    attempt = session.get(AttemptRow, attempt_id)
+    assert attempt is not None
+    job = lifecycle.lock_job(session, attempt.job_id)
+    session.refresh(attempt, with_for_update=True)
+    if attempt.fencing_token != fencing_token:
+        raise LeaseLost(f"attempt {attempt_id} is another dispatcher's now")
+    return job, attempt

@@ -1,0 +1,51 @@
+"""How alembic reaches the database: with the engine of service.database."""
+
+from typing import Any, Literal
+
+from alembic import context
+from sqlalchemy import Connection
+
+from service import settings
+from service.storage.database import Database
+from service.storage.tables import Base, UtcDateTime
+
+
+def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
+    """A migration must not change with the code, so it names none of our types."""
+    if kind == "type" and isinstance(item, UtcDateTime):
+        return "sa.DateTime(timezone=True)"
+    return False
+
+
+def run() -> None:
+    database = context.config.attributes.get("database") or Database(
+        settings.load().resolved_database_url
+    )
+    with database.engine.connect() as connection:
+        if database.is_sqlite:
+            # A changed table is made anew: dropping the old one would take along what refers to it.
+            _set_foreign_keys(connection, is_on=False)
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            render_as_batch=database.is_sqlite,
+            transaction_per_migration=True,
+            compare_type=False,
+            render_item=render_item,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        if database.is_sqlite:
+            connection.rollback()
+            _set_foreign_keys(connection, is_on=True)
+
+
+def _set_foreign_keys(connection: Connection, *, is_on: bool) -> None:
+    """Outside of a transaction: SQLite ignores it within one."""
+    assert not connection.in_transaction()
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA foreign_keys={'ON' if is_on else 'OFF'}")
+    cursor.close()
+
+
+run()

@@ -1,0 +1,553 @@
+"""initial schema"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "cluster",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("cpus", sa.Integer(), nullable=False),
+        sa.Column("gpus", sa.Integer(), nullable=False),
+        sa.Column(
+            "nodes", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cluster")),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("dataset", sa.Text(), nullable=False),
+        sa.Column("spec", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "blocked",
+                "queued",
+                "held",
+                "paused",
+                "starting",
+                "running",
+                "succeeded",
+                "failed",
+                "cancelled",
+                name="jobstate",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("queue_sort_key", sa.Double(), nullable=False),
+        sa.Column("preemptible", sa.Boolean(), nullable=False),
+        sa.Column("num_workers", sa.Integer(), nullable=False),
+        sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
+        sa.Column("gpus_per_worker", sa.Double(), nullable=True),
+        sa.Column("timing_key", sa.Text(), nullable=False),
+        sa.Column("macs_per_iteration", sa.Double(), nullable=True),
+        sa.Column("iterations", sa.Integer(), nullable=False),
+        sa.Column("checkpointed_iteration", sa.Integer(), nullable=False),
+        sa.Column("source_checkpoint_id", sa.String(length=16), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "stop_requested",
+            sa.Enum(
+                "cancel",
+                "time-limit",
+                "pause",
+                "preempt",
+                "early-stop",
+                name="stopreason",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=True,
+        ),
+        sa.Column("stop_requested_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "reason",
+            sa.Enum(
+                "completed",
+                "cancelled",
+                "killed",
+                "paused",
+                "preempted",
+                "early-stopped",
+                "dependency-failed",
+                "time-limit",
+                "dataset-missing",
+                "diverged",
+                "training-error",
+                "out-of-memory",
+                "worker-died",
+                "heartbeat-timeout",
+                "start-timeout",
+                "cluster-lost",
+                "delivery-failed",
+                "internal",
+                name="reason",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=True,
+        ),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("restarts", sa.Integer(), nullable=False),
+        sa.Column("infra_restarts", sa.Integer(), nullable=False),
+        sa.Column("preemptions", sa.Integer(), nullable=False),
+        sa.Column("event_count", sa.Integer(), nullable=False),
+        sa.Column("log_line_count", sa.Integer(), nullable=False),
+        sa.Column(
+            "progress", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
+        ),
+        sa.Column(
+            "latest_metrics",
+            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column(
+            "environment", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
+        ),
+        sa.Column(
+            "result", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
+        ),
+        sa.Column("idempotency_key", sa.String(length=210), nullable=True),
+        sa.Column("spec_sha256", sa.String(length=64), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("idempotency_key", name=op.f("uq_jobs_idempotency_key")),
+    )
+    op.create_index("ix_jobs_dataset_id", "jobs", ["dataset", "id"])
+    op.create_index("ix_jobs_queue", "jobs", ["state", "queue_sort_key", "id"])
+    op.create_index("ix_jobs_source_checkpoint_id", "jobs", ["source_checkpoint_id"])
+    op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
+    op.create_index("ix_jobs_timing_key", "jobs", ["timing_key"])
+    op.create_table(
+        "searches",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("spec", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "queued",
+                "running",
+                "paused",
+                "succeeded",
+                "failed",
+                "cancelled",
+                name="searchstate",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("active_seconds", sa.Double(), nullable=False),
+        sa.Column("active_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "end_reason",
+            sa.Enum(
+                "trials",
+                "target-error",
+                "iterations",
+                "wall-seconds",
+                "cancelled",
+                "no-trial-succeeded",
+                "driver-failed",
+                name="searchendreason",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=True,
+        ),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("event_count", sa.Integer(), nullable=False),
+        sa.Column("driver_number", sa.Integer(), nullable=False),
+        sa.Column("driver_token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("driver_failures", sa.Integer(), nullable=False),
+        sa.Column("driver_not_before", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("driver_submission_started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("driver_submitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("driver_heartbeat_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("driver_draining_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("driver_terminated_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("idempotency_key", sa.String(length=200), nullable=True),
+        sa.Column("spec_sha256", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_searches")),
+        sa.UniqueConstraint("idempotency_key", name=op.f("uq_searches_idempotency_key")),
+    )
+    op.create_index("ix_searches_state", "searches", ["state"])
+    op.create_table(
+        "tokens",
+        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_tokens")),
+        sa.UniqueConstraint("name", name=op.f("uq_tokens_name")),
+    )
+    op.create_table(
+        "webhooks",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("secret", sa.String(length=64), nullable=False),
+        sa.Column(
+            "states", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
+    )
+    op.create_table(
+        "attempts",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "starting",
+                "running",
+                "ended",
+                name="attemptstate",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("runner_id", sa.String(length=32), nullable=True),
+        sa.Column("owner", sa.String(length=64), nullable=False),
+        sa.Column("fencing_token", sa.Integer(), nullable=False),
+        sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("num_workers", sa.Integer(), nullable=False),
+        sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
+        sa.Column("gpus_per_worker", sa.Double(), nullable=False),
+        sa.Column("resume_checkpoint_id", sa.String(length=16), nullable=True),
+        sa.Column("first_iteration", sa.Integer(), nullable=False),
+        sa.Column("iteration", sa.Integer(), nullable=True),
+        sa.Column("backfill_deadline", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("assigned_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("data_ready_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("first_step_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_report_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_sequence", sa.Integer(), nullable=False),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("released_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "reason",
+            sa.Enum(
+                "completed",
+                "cancelled",
+                "killed",
+                "paused",
+                "preempted",
+                "early-stopped",
+                "dependency-failed",
+                "time-limit",
+                "dataset-missing",
+                "diverged",
+                "training-error",
+                "out-of-memory",
+                "worker-died",
+                "heartbeat-timeout",
+                "start-timeout",
+                "cluster-lost",
+                "delivery-failed",
+                "internal",
+                name="reason",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=True,
+        ),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_attempts")),
+        sa.UniqueConstraint("job_id", "number", name=op.f("uq_attempts_job_id_number")),
+    )
+    op.create_index("ix_attempts_ended_at", "attempts", ["ended_at"])
+    op.create_index("ix_attempts_released_at_owner", "attempts", ["released_at", "owner"])
+    op.create_index("ix_attempts_runner_id_state", "attempts", ["runner_id", "state"])
+    op.create_table(
+        "checkpoints",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("iteration", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("test_error", sa.Double(), nullable=True),
+        sa.Column("train_error", sa.Double(), nullable=True),
+        sa.Column(
+            "parts", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_checkpoints_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_checkpoints")),
+        sa.UniqueConstraint(
+            "job_id", "attempt", "iteration", name=op.f("uq_checkpoints_job_id_attempt_iteration")
+        ),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("webhook_id", sa.String(length=16), nullable=False),
+        sa.Column(
+            "payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "pending",
+                "delivered",
+                "failed",
+                name="deliverystate",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("delivered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["webhook_id"],
+            ["webhooks.id"],
+            name=op.f("fk_deliveries_webhook_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+    )
+    op.create_index("ix_deliveries_state_next_try_at", "deliveries", ["state", "next_try_at"])
+    op.create_index("ix_deliveries_webhook_id", "deliveries", ["webhook_id"])
+    op.create_table(
+        "events",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_events_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_events")),
+    )
+    op.create_table(
+        "job_dependencies",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("needed_id", sa.String(length=16), nullable=False),
+        sa.Column(
+            "condition",
+            sa.Enum(
+                "ok",
+                "any",
+                name="dependencycondition",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_job_dependencies_job_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["needed_id"],
+            ["jobs.id"],
+            name=op.f("fk_job_dependencies_needed_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("job_id", "needed_id", name=op.f("pk_job_dependencies")),
+    )
+    op.create_index("ix_job_dependencies_needed_id", "job_dependencies", ["needed_id"])
+    op.create_table(
+        "job_tags",
+        sa.Column("tag", sa.String(length=63), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_job_tags_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("tag", "job_id", name=op.f("pk_job_tags")),
+    )
+    op.create_index("ix_job_tags_job_id", "job_tags", ["job_id"])
+    op.create_table(
+        "log_lines",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "level",
+            sa.Enum(
+                "info",
+                "warning",
+                "error",
+                name="loglevel",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_log_lines_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_log_lines")),
+    )
+    op.create_table(
+        "metrics",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("series", sa.String(length=63), nullable=False),
+        sa.Column("iteration", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_metrics_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", "series", "iteration", name=op.f("pk_metrics")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "search_events",
+        sa.Column("search_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["search_id"],
+            ["searches.id"],
+            name=op.f("fk_search_events_search_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_search_events")),
+    )
+    op.create_table(
+        "trials",
+        sa.Column("search_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column(
+            "params", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("driver_trial_id", sa.String(length=80), nullable=False),
+        sa.Column("stop_reason", sa.Text(), nullable=True),
+        sa.Column("is_paused", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_trials_job_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["search_id"], ["searches.id"], name=op.f("fk_trials_search_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_trials")),
+        sa.UniqueConstraint("job_id", name=op.f("uq_trials_job_id")),
+    )
+    op.create_index(
+        "ix_trials_search_id_driver_trial_id", "trials", ["search_id", "driver_trial_id"]
+    )
+    op.create_table(
+        "runners",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "planned",
+                "starting",
+                "ready",
+                "draining",
+                "terminated",
+                name="runnerstate",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("num_workers", sa.Integer(), nullable=False),
+        sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
+        sa.Column("gpus_per_worker", sa.Double(), nullable=False),
+        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("attempt_id", sa.String(length=32), nullable=True),
+        sa.Column("attempts_left", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("submission_started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ready_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_poll_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("idle_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("draining_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("terminated_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["attempt_id"], ["attempts.id"], name=op.f("fk_runners_attempt_id"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_runners")),
+    )
+    op.create_index("ix_runners_state", "runners", ["state"])
+
+
+def downgrade() -> None:
+    op.drop_index("ix_runners_state", table_name="runners")
+    op.drop_table("runners")
+    op.drop_index("ix_trials_search_id_driver_trial_id", table_name="trials")
+    op.drop_table("trials")
+    op.drop_table("search_events")
+    op.drop_table("metrics")
+    op.drop_table("log_lines")
+    op.drop_index("ix_job_tags_job_id", table_name="job_tags")
+    op.drop_table("job_tags")
+    op.drop_index("ix_job_dependencies_needed_id", table_name="job_dependencies")
+    op.drop_table("job_dependencies")
+    op.drop_table("events")
+    op.drop_index("ix_deliveries_webhook_id", table_name="deliveries")
+    op.drop_index("ix_deliveries_state_next_try_at", table_name="deliveries")
+    op.drop_table("deliveries")
+    op.drop_table("checkpoints")
+    op.drop_index("ix_attempts_runner_id_state", table_name="attempts")
+    op.drop_index("ix_attempts_released_at_owner", table_name="attempts")
+    op.drop_index("ix_attempts_ended_at", table_name="attempts")
+    op.drop_table("attempts")
+    op.drop_table("webhooks")
+    op.drop_table("tokens")
+    op.drop_index("ix_searches_state", table_name="searches")
+    op.drop_table("searches")
+    op.drop_index("ix_jobs_timing_key", table_name="jobs")
+    op.drop_index("ix_jobs_state_id", table_name="jobs")
+    op.drop_index("ix_jobs_source_checkpoint_id", table_name="jobs")
+    op.drop_index("ix_jobs_queue", table_name="jobs")
+    op.drop_index("ix_jobs_dataset_id", table_name="jobs")
+    op.drop_table("jobs")
+    op.drop_table("cluster")

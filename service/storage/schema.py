@@ -1,0 +1,54 @@
+"""The schema's version: brought to the newest by migrations, checked by every server process."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from service.errors import DatabaseUnavailable
+from service.storage.database import Database
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def upgrade(database: Database, *, revision: str = "head") -> None:
+    """Runs the migrations that are missing, each in a transaction of its own."""
+    config = _config()
+    config.attributes["database"] = database
+    _make_parent(database)
+    database.check()
+    command.upgrade(config, revision)
+
+
+def downgrade(database: Database, *, revision: str) -> None:
+    config = _config()
+    config.attributes["database"] = database
+    command.downgrade(config, revision)
+
+
+def require_current(database: Database) -> None:
+    """DatabaseUnavailable where the schema is not this version's, with the command for it."""
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    _make_parent(database)
+    database.check()
+    with database.engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current != newest:
+        raise DatabaseUnavailable(
+            f"the database's schema is {current or 'empty'}, this version needs {newest}: "
+            "run `resnetd-server migrate`"
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    return config
+
+
+def _make_parent(database: Database) -> None:
+    """SQLite makes the file but not its folder."""
+    if database.is_sqlite and database.engine.url.database:
+        Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)

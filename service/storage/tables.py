@@ -1,0 +1,437 @@
+"""The rows. What may happen to them is decided in the modules above."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    DateTime,
+    Dialect,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from service.states import (
+    AttemptState,
+    DeliveryState,
+    DependencyCondition,
+    JobState,
+    LogLevel,
+    Reason,
+    RunnerState,
+    SearchEndReason,
+    SearchState,
+    StopReason,
+)
+
+Document = JSON().with_variant(JSONB(), "postgresql")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware on both sides; SQLite alone would forget the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        if value is None:
+            return None
+        assert value.tzinfo is not None
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _text_enum(kind: type[StrEnum]) -> Enum:
+    """Text with a CHECK of the values: a native enum would hold the members' names."""
+    return Enum(
+        kind,
+        native_enum=False,
+        create_constraint=True,
+        length=32,
+        values_callable=lambda members: [member.value for member in members],
+        name=kind.__name__.lower(),
+    )
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: UtcDateTime,
+        dict[str, Any]: Document,
+        JobState: _text_enum(JobState),
+        AttemptState: _text_enum(AttemptState),
+        RunnerState: _text_enum(RunnerState),
+        Reason: _text_enum(Reason),
+        LogLevel: _text_enum(LogLevel),
+        StopReason: _text_enum(StopReason),
+        DependencyCondition: _text_enum(DependencyCondition),
+        SearchState: _text_enum(SearchState),
+        SearchEndReason: _text_enum(SearchEndReason),
+    }
+
+
+class JobRow(Base):
+    """What somebody asked for, and where it stands.
+
+    `queue_sort_key` orders the queue: smaller goes first (service.moves.place). `timing_key` names jobs that
+    take as long for an iteration as this one; `macs_per_iteration` is its multiply-adds in an iteration, None
+    where only the images can tell. `checkpointed_iteration` is the newest checkpoint's.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_queue", "state", "queue_sort_key", "id"),
+        Index("ix_jobs_dataset_id", "dataset", "id"),
+        Index("ix_jobs_state_id", "state", "id"),
+        Index("ix_jobs_timing_key", "timing_key"),
+        Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    dataset: Mapped[str] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[JobState]
+    user: Mapped[str] = mapped_column(String(120))
+    priority: Mapped[int]
+    queue_sort_key: Mapped[float]
+    preemptible: Mapped[bool]
+    num_workers: Mapped[int]
+    cpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[float | None]
+    timing_key: Mapped[str] = mapped_column(Text)
+    macs_per_iteration: Mapped[float | None]
+    iterations: Mapped[int]
+    checkpointed_iteration: Mapped[int] = mapped_column(default=0)
+    # Another job's, that it starts from; that job does not lose it before this one has ended.
+    source_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    # A job that is tried again waits until then.
+    not_before: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    # What its attempt is asked for, and since when.
+    stop_requested: Mapped[StopReason | None]
+    stop_requested_at: Mapped[datetime | None]
+    # Why its last attempt ended.
+    reason: Mapped[Reason | None]
+    message: Mapped[str | None] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(default=0)
+    # Attempts that ended by the user's fault, and by anybody else's.
+    restarts: Mapped[int] = mapped_column(default=0)
+    infra_restarts: Mapped[int] = mapped_column(default=0)
+    preemptions: Mapped[int] = mapped_column(default=0)
+    event_count: Mapped[int] = mapped_column(default=0)
+    log_line_count: Mapped[int] = mapped_column(default=0)
+    progress: Mapped[dict[str, Any] | None]
+    latest_metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    environment: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+    # A batch's jobs have its key of up to 200 letters, and their number.
+    idempotency_key: Mapped[str | None] = mapped_column(String(210), unique=True)
+    spec_sha256: Mapped[str | None] = mapped_column(String(64))
+
+
+class TagRow(Base):
+    __tablename__ = "job_tags"
+
+    tag: Mapped[str] = mapped_column(String(63), primary_key=True)
+    job_id: Mapped[str] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class DependencyRow(Base):
+    """`job_id` does not start before `needed_id` has ended, as the condition says."""
+
+    __tablename__ = "job_dependencies"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    needed_id: Mapped[str] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+    condition: Mapped[DependencyCondition]
+
+
+class AttemptRow(Base):
+    """One execution of a job: a lease that dispatchers pass on, and a token for its processes.
+
+    `fence` grows with each dispatcher that takes it over; a dispatcher that writes with an older
+    one changes nothing. The token is made when a runner takes the attempt. `released_at`: when
+    its runner was free for another, or gone. `first_iteration` is where it began, `iteration` the
+    newest that it told a metric of. `backfill_deadline`: it overtook larger jobs for a time that ends then.
+    """
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        UniqueConstraint("job_id", "number"),
+        Index("ix_attempts_released_at_owner", "released_at", "owner"),
+        Index("ix_attempts_runner_id_state", "runner_id", "state"),
+        Index("ix_attempts_ended_at", "ended_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    number: Mapped[int]
+    state: Mapped[AttemptState]
+    token_sha256: Mapped[str] = mapped_column(String(64), default="")
+    runner_id: Mapped[str | None] = mapped_column(String(32))
+    owner: Mapped[str] = mapped_column(String(64))
+    fencing_token: Mapped[int]
+    lease_expires_at: Mapped[datetime]
+    num_workers: Mapped[int]
+    cpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[float]
+    resume_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
+    first_iteration: Mapped[int] = mapped_column(default=0)
+    iteration: Mapped[int | None]
+    backfill_deadline: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    # Its launch, step by step: its runner was known to the cluster, has taken it, has its images,
+    # has reported, has made the first step.
+    submitted_at: Mapped[datetime | None]
+    assigned_at: Mapped[datetime | None]
+    data_ready_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    first_step_at: Mapped[datetime | None]
+    last_report_at: Mapped[datetime | None]
+    last_sequence: Mapped[int] = mapped_column(default=0)
+    ended_at: Mapped[datetime | None]
+    released_at: Mapped[datetime | None]
+    reason: Mapped[Reason | None]
+    message: Mapped[str | None] = mapped_column(Text)
+
+
+class RunnerRow(Base):
+    """A Ray job whose workers run one attempt after another; its id is its submission id there."""
+
+    __tablename__ = "runners"
+    __table_args__ = (Index("ix_runners_state", "state"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    state: Mapped[RunnerState]
+    num_workers: Mapped[int]
+    cpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[float]
+    token_sha256: Mapped[str] = mapped_column(String(64))
+    attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="SET NULL"))
+    # How many more it runs before it leaves.
+    attempts_left: Mapped[int]
+    created_at: Mapped[datetime]
+    submission_started_at: Mapped[datetime | None]
+    submitted_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None]
+    last_poll_at: Mapped[datetime | None]
+    # When its last attempt was over.
+    idle_since: Mapped[datetime | None]
+    draining_since: Mapped[datetime | None]
+    terminated_at: Mapped[datetime | None]
+
+
+class EventRow(Base):
+    """Something that happened to a job, numbered per job from 1."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]
+
+
+class MetricRow(Base):
+    """One point of a series. A resumed attempt writes its iterations again; the newest counts."""
+
+    __tablename__ = "metrics"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    series: Mapped[str] = mapped_column(String(63), primary_key=True)
+    iteration: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    value: Mapped[float | None]
+
+
+class LogRow(Base):
+    __tablename__ = "log_lines"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    at: Mapped[datetime]
+    level: Mapped[LogLevel]
+    message: Mapped[str] = mapped_column(Text)
+
+
+class CheckpointRow(Base):
+    """Written after the bytes of all parts are whole; errors in percent.
+
+    `parts`: by name, `{"key", "sha256", "size_bytes"}`; the key is the artifact store's.
+    """
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("job_id", "attempt", "iteration"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    iteration: Mapped[int]
+    created_at: Mapped[datetime]
+    test_error: Mapped[float | None]
+    train_error: Mapped[float | None]
+    parts: Mapped[dict[str, Any]]
+
+
+class WebhookRow(Base):
+    """Somebody who is told of jobs' new states. `secret` signs, so a digest would not do."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(String(64))
+    states: Mapped[list[str]] = mapped_column(Document)
+    user: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[datetime]
+
+
+class DeliveryRow(Base):
+    """What a webhook is told, and what came of it."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (Index("ix_deliveries_state_next_try_at", "state", "next_try_at"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(
+        ForeignKey("webhooks.id", ondelete="CASCADE"), index=True
+    )
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[DeliveryState] = mapped_column(_text_enum(DeliveryState))
+    tries: Mapped[int]
+    next_try_at: Mapped[datetime]
+    status: Mapped[int | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+
+
+class TokenRow(Base):
+    """A person's token, as its SHA-256 only."""
+
+    __tablename__ = "tokens"
+
+    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    created_at: Mapped[datetime]
+
+
+class ClusterRow(Base):
+    """What the cluster can hold, as its dispatchers last saw it; one row.
+
+    Dispatchers lock it while they decide what fits, so two never give away the same CPU.
+    """
+
+    __tablename__ = "cluster"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    cpus: Mapped[int]
+    gpus: Mapped[int]
+    # CPUs and GPUs of each; none: one node has them all.
+    nodes: Mapped[list[list[int]]] = mapped_column(Document, default=list)
+    seen_at: Mapped[datetime]
+
+
+class SearchRow(Base):
+    """A hyper-parameter search, and its driver: the Ray job in which Ray Tune decides.
+
+    `driver_number` counts its drivers; there is none where `driver_terminated_at` is set. `driver_failures`:
+    how many in a row have died without having done anything. `active_seconds` have passed in
+    `running` before `active_since`.
+    """
+
+    __tablename__ = "searches"
+    __table_args__ = (Index("ix_searches_state", "state"),)
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[SearchState]
+    user: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    active_seconds: Mapped[float] = mapped_column(default=0.0)
+    active_since: Mapped[datetime | None]
+    end_reason: Mapped[SearchEndReason | None]
+    message: Mapped[str | None] = mapped_column(Text)
+    event_count: Mapped[int] = mapped_column(default=0)
+    driver_number: Mapped[int] = mapped_column(default=0)
+    driver_token_sha256: Mapped[str] = mapped_column(String(64), default="")
+    driver_failures: Mapped[int] = mapped_column(default=0)
+    driver_not_before: Mapped[datetime | None]
+    driver_submission_started_at: Mapped[datetime | None]
+    driver_submitted_at: Mapped[datetime | None]
+    driver_heartbeat_at: Mapped[datetime | None]
+    driver_draining_since: Mapped[datetime | None]
+    driver_terminated_at: Mapped[datetime | None]
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    spec_sha256: Mapped[str] = mapped_column(String(64))
+
+
+class TrialRow(Base):
+    """A job of a search, numbered per search from 1.
+
+    `driver_trial_id`: the driver and the trial of Ray Tune's that follow it. `stop_reason`: why the search has
+    stopped it early. `is_paused`: with the search, and not by itself.
+    """
+
+    __tablename__ = "trials"
+    __table_args__ = (Index("ix_trials_search_id_driver_trial_id", "search_id", "driver_trial_id"),)
+
+    search_id: Mapped[str] = mapped_column(
+        ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
+    params: Mapped[dict[str, Any]]
+    driver_trial_id: Mapped[str] = mapped_column(String(80))
+    stop_reason: Mapped[str | None] = mapped_column(Text)
+    is_paused: Mapped[bool] = mapped_column(default=False)
+
+
+class SearchEventRow(Base):
+    """Something that happened to a search, numbered per search from 1."""
+
+    __tablename__ = "search_events"
+
+    search_id: Mapped[str] = mapped_column(
+        ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(32))
+    data: Mapped[dict[str, Any]]

@@ -1,0 +1,29 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from service.specs.protocol import Part
+from service.states import Reason
+from tests.support.api import serving_new
+from tests.support.fake_api import eventually
+
+
+def test_an_api_clears_away_what_nothing_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.artifact_gc._EVERY_SECONDS", 0.05)
+    artifacts = tmp_path / "artifacts"
+
+    def files() -> list[str]:
+        # Unlike rglob it bears that a folder goes meanwhile.
+        return [name for _, _, names in os.walk(artifacts) for name in names]
+
+    with serving_new(f"sqlite:///{tmp_path / 'resnetd.db'}", tmp_path) as api:
+        claimed = api.core.run()
+        assert api.upload(claimed, 40, Part.WEIGHTS).status_code == 201
+        assert len(files()) == 1, "the attempt lives, its report may come"
+        api.core.end(claimed, Reason.CLUSTER_LOST)
+        # Files have the machine's time, and the API a clock of its own.
+        api.core.clock.advance(365 * 24 * 3600.0)
+        eventually(lambda: files() == [])

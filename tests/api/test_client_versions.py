@@ -1,0 +1,72 @@
+"""Clients of other versions than the server's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import resnetd
+from api import client_versions
+from resnetd import transport
+from resnetd.errors import ApiError, NotFound
+from tests.support.api import TOKEN, Api, serving_new
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    path: Path = tmp_path_factory.mktemp("api")
+    with serving_new(f"sqlite:///{path / 'resnetd.db'}", path) as served:
+        yield served
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[resnetd.Client]:
+    with resnetd.Client(url=api.url, token=TOKEN) as opened:
+        yield opened
+
+
+def test_this_client_is_not_too_old(client: resnetd.Client) -> None:
+    assert list(client.jobs()) == []
+
+
+def test_a_client_that_is_too_old_is_told_to_upgrade(
+    client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_versions, "OLDEST_CLIENT", (9, 0))
+    with pytest.raises(ApiError, match="too old for this service") as caught:
+        client.cluster()
+    assert (caught.value.status, caught.value.code) == (426, "client-too-old")
+    assert "needs 9.0 or newer; pip install --upgrade resnetd" in str(caught.value)
+
+
+def test_a_client_that_is_newer_is_told_so_where_it_is_not_understood(
+    client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_versions, "VERSION", "0.0.9")
+    with pytest.raises(NotFound) as caught:
+        client.job("0" * 16)
+    (note,) = caught.value.__notes__
+    assert "the service is resnetd 0.0.9, older than this client" in note
+
+
+def test_others_than_our_client_are_let_in(api: Api) -> None:
+    answer = api.get("/v1/cluster", headers={"User-Agent": "curl/8.0"})
+    assert answer.status_code == 200
+    assert answer.headers["X-Resnetd-Version"] == client_versions.VERSION
+
+
+def test_what_a_newer_service_answers_besides_is_left_alone(
+    api: Api, client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old client reads the answers of a server that has learnt more fields, and a new state."""
+    job_id = api.core.submit()
+    read = transport.Transport.get
+
+    def newer(self: object, path: str, *arguments: object, **named: object) -> object:
+        answer = read(self, path, *arguments, **named)  # type: ignore[arg-type]
+        return answer | {"energy_joules": 3.5, "state": "hibernating"}
+
+    monkeypatch.setattr(transport.Transport, "get", newer)
+    job = client.job(job_id)
+    assert (job.id, str(job.state), job.is_final) == (job_id, "hibernating", False)
+    assert job.document["energy_joules"] == 3.5

@@ -1,0 +1,142 @@
+"""What is kept: checkpoints by the spec's rules, records by the settings; deleting a job."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import Conflict, NotFound
+from service.jobs import logs, metrics, retention
+from service.scheduling.leases import Claim
+from service.settings import RecordRetention
+from service.specs.job_spec import Retention
+from service.specs.protocol import LogLine, MetricPoint
+from service.states import LogLevel, Reason
+from service.storage.tables import CheckpointRow
+from tests.support.core import START, Core, job_id_of, note
+
+
+def _row(iteration: int, test_error: float | None = None) -> CheckpointRow:
+    return CheckpointRow(id=str(iteration), iteration=iteration, test_error=test_error)
+
+
+def _kept(rows: list[CheckpointRow], **rule: Any) -> set[int]:
+    newest_first = sorted(rows, key=lambda row: -row.iteration)
+    return {int(row_id) for row_id in retention.select_kept(newest_first, Retention(**rule))}
+
+
+ROWS = [_row(100, 9.0), _row(200, 4.0), _row(300, 7.0), _row(400, 4.0), _row(500, 8.0)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        ({}, {200, 500}),
+        ({"keep_best": 0}, {500}),
+        ({"keep_best": 2}, {200, 400, 500}),
+        ({"keep_newest": 3}, {200, 300, 400, 500}),
+        ({"keep_best": 0, "keep_every": 200}, {200, 400, 500}),
+        ({"keep_best": 100, "keep_newest": 100}, {100, 200, 300, 400, 500}),
+    ],
+)
+def test_a_rule_keeps_what_it_says(rule: dict[str, int], kept: set[int]) -> None:
+    assert _kept(ROWS, **rule) == kept
+
+
+def test_what_was_not_measured_is_not_the_best() -> None:
+    assert _kept([_row(100), _row(200, 5.0), _row(300)]) == {200, 300}
+
+
+@settings(max_examples=30)
+@given(
+    errors=st.lists(st.none() | st.floats(0, 100), min_size=1, max_size=12),
+    best=st.integers(0, 3),
+    newest=st.integers(1, 3),
+)
+def test_the_newest_stays_whatever_the_rule(
+    errors: list[float | None], best: int, newest: int
+) -> None:
+    rows = [_row(at, error) for at, error in enumerate(errors, start=1)]
+    assert len(errors) in _kept(rows, keep_best=best, keep_newest=newest)
+
+
+def test_the_spec_decides_which_checkpoints_stay(core: Core) -> None:
+    claimed = core.run(retention={"keep_best": 0, "keep_newest": 2})
+    core.report(claimed.attempt_id, 2, checkpoints=[note(100), note(200)])
+    applied = core.apply(claimed.attempt_id, 3, checkpoints=[note(300)])
+    assert {key.split("/")[2][:9] for key in applied.obsolete_keys} == {"000000100"}
+
+
+def _ended(core: Core, *, lines: int = 3) -> Claim:
+    claimed = core.run()
+    logged = [
+        LogLine(at=START, level=LogLevel.INFO, message=str(number)) for number in range(lines)
+    ]
+    point = MetricPoint(series="train/loss", iteration=1, value=0.5)
+    core.report(claimed.attempt_id, 2, logs=logged, metrics=[point])
+    core.finish(claimed.attempt_id)
+    core.release(claimed)
+    return claimed
+
+
+def _sweep(core: Core, **keep: Any) -> int:
+    with core.database.transaction() as session:
+        return retention.delete_expired(session, RecordRetention(**keep), now=core.clock.now)
+
+
+def _left(core: Core, job_id: str) -> tuple[int, int, int]:
+    """Log lines, events, metric points."""
+    with core.database.reading() as session:
+        lines = len(logs.list_lines_after(session, job_id, 0, limit=1000))
+        return lines, len(core.events(job_id)), len(metrics.read_series(session, job_id))
+
+
+@pytest.mark.parametrize(
+    ("kind", "at"), [("logs_days", 0), ("events_days", 1), ("metrics_days", 2)]
+)
+def test_records_of_a_job_go_when_their_time_is_over(core: Core, kind: str, at: int) -> None:
+    job_id = job_id_of(_ended(core))
+    before = _left(core, job_id)
+    keep = {"logs_days": None} | {kind: 1.0}
+    assert _sweep(core, **keep) == 0
+    core.clock.advance(86_401.0)
+    assert _sweep(core, **keep) == 1
+    assert _sweep(core, **keep) == 0
+    assert _left(core, job_id) == (*before[:at], 0, *before[at + 1 :])
+
+
+def test_a_job_that_runs_keeps_its_records_however_old(core: Core) -> None:
+    claimed = core.run()
+    core.clock.advance(400 * 86_400.0)
+    before = len(core.events(job_id_of(claimed)))
+    assert _sweep(core, events_days=1.0) == 0
+    assert len(core.events(job_id_of(claimed))) == before
+
+
+def test_of_too_many_lines_the_newest_stay(core: Core) -> None:
+    job_id = job_id_of(_ended(core, lines=10))
+    assert _sweep(core, logs_days=None, log_lines=4) == 1
+    with core.database.reading() as session:
+        left = [line.message for line in logs.list_lines_after(session, job_id, 0, limit=100)]
+    assert left == ["6", "7", "8", "9"]
+    assert _sweep(core, logs_days=None, log_lines=4) == 0
+
+
+def test_a_deleted_job_leaves_no_row(core: Core) -> None:
+    claimed = _ended(core)
+    job_id = job_id_of(claimed)
+    with core.database.transaction() as session:
+        assert retention.delete_job(session, job_id) == [claimed.attempt_id]
+    with pytest.raises(NotFound):
+        core.job(job_id)
+    assert _left(core, job_id) == (0, 0, 0)
+
+
+def test_a_job_is_not_deleted_before_its_processes_are_gone(core: Core) -> None:
+    claimed = core.run()
+    for told in ("is running", "still being cleared away"):
+        with pytest.raises(Conflict, match=told), core.database.transaction() as session:
+            retention.delete_job(session, job_id_of(claimed))
+        if told == "is running":
+            core.end(claimed, Reason.DIVERGED)

@@ -1,0 +1,149 @@
+"""Starting from another job: what fits, what is refused, and that it stays."""
+
+from typing import Any
+
+import pytest
+
+from service.errors import Conflict, InvalidInput
+from service.execution import attempts
+from service.jobs import retention
+from service.specs.job_spec import StartMode
+from service.specs.protocol import ResumeCheckpoint
+from service.states import JobState, Reason
+from service.storage.tables import CheckpointRow
+from tests.support.core import Core, Taken, job_id_of, note
+
+RECIPE = {"name": "quick", "iterations": 600}
+
+
+def _trained(core: Core, **fields: Any) -> Taken:
+    """A job that was cancelled with checkpoints at 100 (the best) and 200."""
+    claimed = core.run(**{"recipe": RECIPE} | fields)
+    told = [note(100, test_error=3.0), note(200, test_error=5.0)]
+    core.report(claimed.attempt_id, 2, checkpoints=told)
+    core.finish(claimed.attempt_id, Reason.CANCELLED)
+    core.release(claimed)
+    return claimed
+
+
+def _submit_from(core: Core, source: Taken, **fields: Any) -> str:
+    start = {"job": job_id_of(source)} | fields.pop("start", {})
+    return core.submit(**{"recipe": RECIPE, "start_from": start} | fields)
+
+
+def _resume_of(core: Core, claimed: Taken) -> ResumeCheckpoint | None:
+    with core.database.transaction() as session:
+        return attempts.build_config(session, claimed.attempt_id).resume
+
+
+def test_a_continued_run_begins_where_the_checkpoint_is(core: Core) -> None:
+    source = _trained(core)
+    job_id = _submit_from(core, source)
+    claimed = core.start_next()
+    resume = _resume_of(core, claimed)
+    assert resume is not None
+    assert (resume.iteration, resume.mode) == (200, StartMode.CONTINUE)
+    assert core.attempt(claimed.attempt_id).first_iteration == 200
+    saved = core.job(job_id).spec["start_from"]
+    assert saved["checkpoint"] == resume.checkpoint_id, "newest may be another one tomorrow"
+
+
+def test_weights_and_deepened_networks_begin_at_the_beginning(core: Core) -> None:
+    source = _trained(core)
+    _submit_from(core, source, start={"mode": "weights", "checkpoint": "best"}, seed=7)
+    claimed = core.start_next()
+    resume = _resume_of(core, claimed)
+    assert resume is not None
+    assert (resume.iteration, resume.mode) == (100, StartMode.WEIGHTS)
+    assert core.attempt(claimed.attempt_id).first_iteration == 0
+
+
+def test_a_job_that_is_tried_again_goes_on_from_its_own_checkpoint(core: Core) -> None:
+    source = _trained(core)
+    _submit_from(core, source, start={"mode": "weights"})
+    first = core.start_next()
+    core.report(first.attempt_id, 1)
+    core.end(first, Reason.CLUSTER_LOST)
+    core.release(first)
+    again = core.retry()
+    resume = _resume_of(core, again)
+    assert resume is not None
+    assert (resume.iteration, resume.mode) == (200, StartMode.WEIGHTS), "it had none of its own yet"
+    core.report(again.attempt_id, 2, checkpoints=[note(50)])
+    core.end(again, Reason.CLUSTER_LOST)
+    core.release(again)
+    own = _resume_of(core, core.retry())
+    assert own is not None
+    assert (own.iteration, own.mode) == (50, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"start": {"job": "0" * 16}}, "/start_from/job"),
+        ({"start": {"job": "nobody"}}, "/start_from/job"),
+        ({"start": {"checkpoint": "oldest"}}, "/start_from/checkpoint"),
+        ({"seed": 1}, "/seed"),
+        ({"shortcut": "B"}, "/shortcut"),
+        ({"recipe": RECIPE | {"learning_rate": 0.05}}, "/recipe/learning_rate"),
+        ({"recipe": RECIPE | {"iterations": 200, "milestones": []}}, "/recipe/iterations"),
+        ({"recipe": RECIPE | {"milestones": [150, 300]}}, "/recipe/milestones"),
+        ({"start": {"mode": "weights"}, "depth": 14}, "/depth"),
+        ({"start": {"mode": "weights"}, "dataset": "cifar100"}, "/dataset"),
+        ({"start": {"mode": "deepen"}}, "/depth"),
+        ({"start": {"mode": "deepen"}, "depth": 14, "shortcut": "B"}, "/depth"),
+        ({"start": {"mode": "deepen"}, "depth": 14, "dataset": "cifar100"}, "/dataset"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_place(
+    core: Core, fields: dict[str, Any], pointer: str
+) -> None:
+    source = _trained(core)
+    with pytest.raises(InvalidInput) as caught:
+        _submit_from(core, source, **fields)
+    assert [fault.pointer for fault in caught.value.faults] == [pointer]
+
+
+def test_a_run_may_be_continued_for_longer_and_with_other_milestones_ahead(core: Core) -> None:
+    recipe = RECIPE | {"iterations": 900, "milestones": [300, 800], "checkpoint_every": 50}
+    job_id = _submit_from(core, _trained(core), recipe=recipe)
+    assert core.job(job_id).state is JobState.QUEUED
+
+
+def test_a_checkpoint_stays_as_long_as_somebody_starts_from_it(core: Core) -> None:
+    source = core.run(recipe=RECIPE)
+    core.report(source.attempt_id, 2, checkpoints=[note(100)])
+    job_id = _submit_from(core, source)
+    core.report(source.attempt_id, 3, checkpoints=[note(200)])
+    assert _iterations(core, source) == [200, 100]
+    core.cancel(job_id)
+    core.report(source.attempt_id, 4, checkpoints=[note(300)])
+    assert _iterations(core, source) == [300]
+
+
+def test_a_job_is_not_deleted_while_another_starts_from_it(core: Core) -> None:
+    source = _trained(core)
+    waiting = _submit_from(core, source)
+    with core.database.transaction() as session, pytest.raises(Conflict, match=waiting):
+        retention.delete_job(session, job_id_of(source))
+    core.cancel(waiting)
+    with core.database.transaction() as session:
+        retention.delete_job(session, job_id_of(source))
+
+
+def test_a_job_whose_checkpoint_is_gone_fails_and_does_not_begin_anew(core: Core) -> None:
+    source = _trained(core)
+    job_id = _submit_from(core, source)
+    with core.database.transaction() as session:
+        for row in session.query(CheckpointRow):
+            session.delete(row)
+    assert core.try_claim() is None
+    job = core.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.INTERNAL)
+    assert "that it starts from is gone" in (job.message or "")
+
+
+def _iterations(core: Core, source: Taken) -> list[int]:
+    with core.database.reading() as session:
+        rows = session.query(CheckpointRow).filter_by(job_id=job_id_of(source))
+        return sorted((row.iteration for row in rows), reverse=True)

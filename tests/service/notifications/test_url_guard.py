@@ -1,0 +1,89 @@
+"""Addresses that a webhook may call, and those that it may not, however they are written."""
+
+import ipaddress
+import socket
+from typing import Any
+
+import pytest
+
+from service.errors import InvalidInput, UrlNotAllowed
+from service.notifications import url_guard
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
+def test_a_public_address_is_allowed(address: str) -> None:
+    assert url_guard.is_allowed(ipaddress.ip_address(address), ())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.9.9.9",
+        "0.0.0.0",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "224.0.0.1",
+        "255.255.255.255",
+        "::1",
+        "::",
+        "fe80::1",
+        "fd00::1",
+        "ff02::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+    ],
+)
+def test_an_address_of_a_network_of_our_own_is_refused(address: str) -> None:
+    assert not url_guard.is_allowed(ipaddress.ip_address(address), ())
+
+
+def test_a_network_of_our_own_is_allowed_where_the_settings_name_it() -> None:
+    allowed = (ipaddress.ip_network("10.0.0.0/8"),)
+    assert url_guard.is_allowed(ipaddress.ip_address("10.1.2.3"), allowed)
+    assert url_guard.is_allowed(ipaddress.ip_address("::ffff:10.1.2.3"), allowed)
+    assert not url_guard.is_allowed(ipaddress.ip_address("192.168.1.1"), allowed)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://example.org/",
+        "example.org",
+        "http://",
+        "http://me:secret@example.org/",
+        "http://[::1/",
+        "http://example.org:99999/",
+        "http://127.0.0.1:8000/",
+        "https://[::ffff:10.0.0.1]/",
+    ],
+)
+def test_a_url_that_cannot_be_called_is_refused_when_it_is_written(url: str) -> None:
+    with pytest.raises(InvalidInput):
+        url_guard.parse_url(url, allowed=())
+
+
+def test_a_url_has_a_port_of_its_own_or_its_schemes() -> None:
+    assert url_guard.parse_url("https://example.org/x", allowed=()) == ("https", "example.org", 443)
+    assert url_guard.parse_url("http://example.org:81/", allowed=())[2] == 81
+
+
+def test_a_name_that_stands_for_any_address_of_ours_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name server is the outside world; the rest is real."""
+
+    def answer(*_: Any, **__: Any) -> list[Any]:
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 80)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with pytest.raises(UrlNotAllowed, match=r"is 169\.254\.169\.254"):
+        url_guard.resolve("rebind.example.org", 80, allowed=())

@@ -1,0 +1,136 @@
+"""Admission against a database: aging, backfill by measured times, preemption, limits."""
+
+from service.settings import Limit
+from service.specs.protocol import MetricPoint
+from service.states import JobState, Reason, StopReason
+from tests.support.core import Core, job_id_of, note, workers
+
+STEPS = 100
+QUICK = {"name": "quick", "iterations": STEPS}
+
+
+def _claimed(core: Core) -> list[str]:
+    """Names of all that start now, in the order in which they are claimed."""
+    found = []
+    while (claimed := core.try_claim()) is not None:
+        found.append(core.job(job_id_of(claimed)).name)
+    return found
+
+
+def measure(core: Core, *, seconds_per_step: float) -> None:
+    """A job has run, alone, at that pace; its first report came at once."""
+    claimed = core.run(recipe=QUICK)
+    core.clock.advance(STEPS * seconds_per_step)
+    last = MetricPoint(series="train/loss", iteration=STEPS, value=0.5)
+    core.report(claimed.attempt_id, 2, metrics=[last])
+    core.finish(claimed.attempt_id)
+    core.release(claimed)
+
+
+def test_a_point_of_priority_is_worth_ten_minutes_of_waiting(core: Core) -> None:
+    core.submit(name="old", priority=50)
+    core.clock.advance(10 * 600.0)
+    core.submit(name="young, ten points more", priority=60)
+    core.submit(name="young, eleven points more", priority=61)
+    core.offer(cpus=8)
+    assert _claimed(core) == ["young, eleven points more", "old", "young, ten points more"]
+
+
+def test_a_changed_priority_counts_as_if_it_had_been_so(core: Core) -> None:
+    core.submit(name="first")
+    second = core.submit(name="second")
+    core.steer("change_priority", second, 51)
+    assert core.job(second).spec["priority"] == core.job(second).priority == 51
+    assert core.events(second)[-1].data == {"priority": {"from": 50, "to": 51}}
+    core.offer(cpus=8)
+    assert _claimed(core) == ["second", "first"]
+
+
+def test_a_gap_is_filled_by_a_job_that_was_measured_to_fit(core: Core) -> None:
+    measure(core, seconds_per_step=1.0)
+    core.offer(cpus=4)
+    core.submit(
+        name="runs", recipe=QUICK | {"iterations": 300}, resources=workers(2, cpus_per_worker=1)
+    )
+    running = core.start_next()
+    core.report(running.attempt_id, 1)
+    core.clock.advance(100.0)
+    at = MetricPoint(series="train/loss", iteration=100, value=0.5)
+    core.report(running.attempt_id, 2, metrics=[at])
+    core.submit(name="head", resources=workers(4))
+    core.submit(name="too long", recipe=QUICK | {"iterations": 201})
+    core.submit(name="never seen before", shortcut="B", resources=workers(1, cpus_per_worker=2))
+    core.submit(name="short enough", recipe=QUICK | {"iterations": 190})
+    assert _claimed(core) == ["short enough"]
+
+
+def test_a_job_that_overstays_in_a_gap_goes_back_to_the_queue_unharmed(core: Core) -> None:
+    measure(core, seconds_per_step=1.0)
+    core.offer(cpus=2)
+    core.submit(name="runs", recipe=QUICK)
+    first = core.start_next()
+    core.report(first.attempt_id, 1)
+    core.submit(name="head", resources=workers(2))
+    core.submit(name="short", recipe=QUICK | {"iterations": 90})
+    short = core.start_next()
+    assert core.attempt(short.attempt_id).backfill_deadline is not None
+    core.clock.advance(100.0)
+    core.finish(first.attempt_id)
+    core.release(first)
+    assert _claimed(core) == []
+    assert core.report(short.attempt_id, 1).stop is StopReason.PREEMPT
+    assert core.finish(short.attempt_id, Reason.PREEMPTED) is JobState.QUEUED
+    core.release(short)
+    assert _claimed(core) == ["head"]
+    job = core.job(job_id_of(short))
+    assert (job.preemptions, job.restarts, job.infra_restarts, job.not_before) == (1, 0, 0, None)
+
+
+def test_an_urgent_job_takes_the_place_of_a_preemptible_one(core: Core) -> None:
+    core.offer(cpus=1)
+    core.submit(name="meek", priority=10, preemptible=True, recipe=QUICK)
+    meek = core.start_next()
+    core.report(meek.attempt_id, 1)
+    core.submit(name="urgent", priority=90)
+    assert core.try_claim() is None
+    assert core.job(job_id_of(meek)).stop_requested is StopReason.PREEMPT
+    core.report(meek.attempt_id, 2, checkpoints=[note(40)])
+    assert core.finish(meek.attempt_id, Reason.PREEMPTED) is JobState.QUEUED
+    assert core.try_claim() is None, "its workers are not free yet"
+    core.release(meek)
+    urgent = core.claim()
+    assert core.job(job_id_of(urgent)).name == "urgent"
+    core.end(urgent, Reason.DIVERGED)
+    core.release(urgent)
+    again = core.claim()
+    assert job_id_of(again) == job_id_of(meek)
+    assert core.attempt(again.attempt_id).first_iteration == 40
+
+
+def test_a_preempted_job_that_completes_first_has_succeeded(core: Core) -> None:
+    core.offer(cpus=1)
+    core.submit(priority=10, preemptible=True)
+    meek = core.start_next()
+    core.report(meek.attempt_id, 1)
+    core.submit(priority=90)
+    core.try_claim()
+    assert core.finish(meek.attempt_id) is JobState.SUCCEEDED
+    assert core.job(job_id_of(meek)).preemptions == 0
+
+
+def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
+    core.limits = {"user:*": Limit(jobs=1)}
+    core.offer(cpus=8)
+    core.submit(name="ann's first", user="ann")
+    core.submit(name="ann's second", user="ann")
+    core.submit(name="ben's", user="ben")
+    assert _claimed(core) == ["ann's first", "ben's"]
+
+
+def test_running_workers_with_a_tag_are_limited(core: Core) -> None:
+    core.limits = {"tag:nightly": Limit(workers=2)}
+    core.offer(cpus=8)
+    core.submit(name="first", tags=["nightly"], resources=workers(2))
+    core.submit(name="second", tags=["nightly"])
+    core.submit(name="by day", tags=["x"])
+    assert _claimed(core) == ["first", "by day"]

@@ -1,0 +1,348 @@
+"""The queue: what fits, in its turn, once; leases, fences, and who takes over."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from service.errors import LeaseLost
+from service.jobs import commands
+from service.resources import ResourceBundle
+from service.scheduling import cluster_state, leases
+from service.scheduling.leases import Claim
+from service.states import AttemptState, JobState, Reason
+from service.storage.database import Database
+from service.storage.tables import AttemptRow, JobRow
+from tests.support.core import LEASE_SECONDS, START, Core, job_id_of, workers
+
+
+def _claimed_jobs(core: Core) -> list[str]:
+    """All that fit now, in the order in which they are claimed."""
+    found = []
+    while (claimed := core.try_claim()) is not None:
+        found.append(core.job(job_id_of(claimed)).name)
+    return found
+
+
+def _reserved(core: Core) -> ResourceBundle:
+    with core.database.reading() as session:
+        return cluster_state.sum_reserved(session)
+
+
+def test_a_claimed_job_has_an_attempt_that_is_starting(core: Core) -> None:
+    core.offer(cpus=4)
+    job_id = core.submit(resources=workers(2))
+    claimed = core.claim("one")
+    assert claimed.attempt_id == f"{job_id}-a1"
+    assert core.job(job_id).state is JobState.STARTING
+    attempt = core.attempt(claimed.attempt_id)
+    assert (attempt.number, attempt.owner, attempt.fencing_token) == (1, "one", 1)
+    assert attempt.state is AttemptState.STARTING
+    assert attempt.lease_expires_at == core.clock.now + timedelta(seconds=LEASE_SECONDS)
+    assert _reserved(core) == ResourceBundle(cpus=2, gpus=0)
+
+
+def test_the_claim_and_its_events_are_one_change(core: Core) -> None:
+    core.offer(cpus=4)
+    job_id = core.submit()
+    core.claim()
+    told = [(event.kind, event.data.get("to")) for event in core.events(job_id)]
+    assert told == [("submitted", None), ("attempt", None), ("state", "starting")]
+
+
+def test_nothing_is_claimed_before_the_cluster_was_seen(core: Core) -> None:
+    core.submit()
+    assert core.try_claim() is None
+
+
+def test_priority_goes_before_age(core: Core) -> None:
+    core.offer(cpus=8)
+    core.submit(name="old", priority=10)
+    core.submit(name="urgent", priority=90)
+    core.submit(name="young", priority=10)
+    core.submit(name="as urgent", priority=90)
+    assert _claimed_jobs(core) == ["urgent", "as urgent", "old", "young"]
+
+
+def test_nothing_is_claimed_that_does_not_fit(core: Core) -> None:
+    core.offer(cpus=3)
+    core.submit(name="fits", resources=workers(2))
+    core.submit(name="waits", resources=workers(2))
+    assert _claimed_jobs(core) == ["fits"]
+
+
+def test_small_jobs_do_not_overtake_the_head(core: Core) -> None:
+    core.offer(cpus=4)
+    running = core.start_small(cpus=1)
+    core.submit(name="large", resources=workers(4))
+    core.submit(name="small")
+    assert _claimed_jobs(core) == []
+    core.end(running, Reason.DIVERGED)
+    core.release(running)
+    assert _claimed_jobs(core) == ["large"]
+
+
+def test_a_job_that_the_whole_cluster_cannot_hold_lets_others_pass(core: Core) -> None:
+    core.submit(name="too large", resources=workers(64))
+    core.offer(cpus=4)
+    core.submit(name="small")
+    assert _claimed_jobs(core) == ["small"]
+    core.offer(cpus=128)
+    assert _claimed_jobs(core) == ["too large"]
+
+
+def test_a_spec_that_cannot_be_read_any_more_fails_its_job_and_no_other(core: Core) -> None:
+    core.offer(cpus=4)
+    job_id = core.submit(name="from another version")
+    core.submit(name="fine")
+    with core.database.transaction() as session:
+        session.execute(update(JobRow).where(JobRow.id == job_id).values(spec={"layers": 20}))
+    assert _claimed_jobs(core) == ["fine"]
+    job = core.job(job_id)
+    assert job.state is JobState.FAILED
+    assert job.reason is Reason.INTERNAL
+
+
+def test_workers_get_a_gpu_each_where_the_cluster_has_enough(core: Core) -> None:
+    core.offer(cpus=8, gpus=2)
+    core.submit(resources=workers(2))
+    assert core.attempt(core.claim().attempt_id).gpus_per_worker == 1
+
+
+def test_workers_go_without_a_gpu_where_the_cluster_never_has_enough(core: Core) -> None:
+    core.offer(cpus=8, gpus=1)
+    core.submit(resources=workers(2))
+    assert core.attempt(core.claim().attempt_id).gpus_per_worker == 0
+
+
+def test_a_gpu_is_given_away_once(core: Core) -> None:
+    core.offer(cpus=8, gpus=1)
+    core.submit(name="first")
+    core.submit(name="second")
+    assert _claimed_jobs(core) == ["first"]
+
+
+def test_a_gpu_is_shared_by_as_many_as_it_holds(core: Core) -> None:
+    core.offer(cpus=8, gpus=1)
+    parts = {"half": 0.5, "quarter": 0.25, "other half": 0.5, "other quarter": 0.25, "rest": 0.25}
+    for name, gpus in parts.items():
+        core.submit(name=name, resources=workers(1, gpus_per_worker=gpus))
+    assert _claimed_jobs(core) == ["half", "quarter", "other quarter"]
+    assert _reserved(core) == ResourceBundle(cpus=3, gpus=1)
+
+
+def test_a_job_that_waits_to_be_tried_again_is_claimed_when_its_time_has_come(core: Core) -> None:
+    claimed = core.run()
+    core.end(claimed, Reason.WORKER_DIED)
+    assert core.try_claim() is None
+    with core.database.reading() as session:
+        due = leases.seconds_until_retry(session, now=core.clock.now)
+    assert due is not None
+    core.clock.advance(due)
+    assert core.claim().attempt_id == f"{job_id_of(claimed)}-a2"
+
+
+def test_no_wake_is_due_where_no_job_waits_to_be_tried_again(core: Core) -> None:
+    core.submit()
+    with core.database.reading() as session:
+        assert leases.seconds_until_retry(session, now=core.clock.now) is None
+
+
+def test_two_dispatchers_never_claim_the_same_job_nor_more_than_there_is(core: Core) -> None:
+    core.offer(cpus=5)
+    for _ in range(8):
+        core.submit()
+    claims: list[Claim] = []
+    together = threading.Barrier(2)
+
+    def claim_all(owner: str) -> None:
+        together.wait()
+        while (claimed := core.try_claim(owner)) is not None:
+            claims.append(claimed)
+
+    threads = [threading.Thread(target=claim_all, args=(owner,)) for owner in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({claimed.attempt_id for claimed in claims}) == len(claims) == 5
+    assert _reserved(core) == ResourceBundle(cpus=5, gpus=0)
+
+
+def test_two_dispatchers_may_see_the_cluster_for_the_first_time_at_once(core: Core) -> None:
+    failed: list[Exception] = []
+    together = threading.Barrier(4)
+
+    def record() -> None:
+        together.wait()
+        try:
+            core.offer(cpus=4)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=record) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    with core.database.reading() as session:
+        assert cluster_state.read_cluster(session) == (
+            ResourceBundle(cpus=4, gpus=0),
+            core.clock.now,
+        )
+
+
+def test_a_cluster_that_is_as_it_was_is_written_down_now_and_then_only(core: Core) -> None:
+    core.offer(cpus=4)
+    for seconds, is_written in ((5.0, False), (6.0, True)):
+        core.clock.advance(seconds)
+        core.offer(cpus=4)
+        with core.database.reading() as session:
+            seen = cluster_state.read_cluster(session)
+        assert seen is not None
+        assert (seen[1] == core.clock.now) is is_written
+
+
+def test_an_ended_attempt_keeps_its_resources_until_it_is_released(core: Core) -> None:
+    core.offer(cpus=1)
+    claimed = core.start_small(cpus=1)
+    core.submit(name="next")
+    core.end(claimed, Reason.DIVERGED)
+    assert _reserved(core) == ResourceBundle(cpus=1, gpus=0)
+    assert core.try_claim() is None
+    core.release(claimed)
+    assert _reserved(core) == ResourceBundle(cpus=0, gpus=0)
+    assert _claimed_jobs(core) == ["next"]
+
+
+def test_a_lease_is_taken_over_only_after_it_has_expired(core: Core) -> None:
+    claimed = core.start("one")
+    core.clock.advance(LEASE_SECONDS)
+    assert core.take_over("two") == []
+    core.clock.advance(0.1)
+    assert [attempt.id for attempt in core.take_over("two")] == [claimed.attempt_id]
+    assert core.held("one") == []
+    assert core.held("two") == [claimed.attempt_id]
+    assert core.attempt(claimed.attempt_id).fencing_token == 2
+
+
+def test_a_renewed_lease_does_not_expire(core: Core) -> None:
+    core.start("one")
+    core.clock.advance(LEASE_SECONDS)
+    with core.database.transaction() as session:
+        leases.renew_leases(session, owner="one", now=core.clock.now, lease_seconds=LEASE_SECONDS)
+    core.clock.advance(LEASE_SECONDS)
+    assert core.take_over("two") == []
+
+
+def test_a_heartbeat_does_not_renew_what_was_taken_over(core: Core) -> None:
+    claimed = core.start("one")
+    core.clock.advance(LEASE_SECONDS + 1)
+    core.take_over("two")
+    expires_at = core.attempt(claimed.attempt_id).lease_expires_at
+    core.clock.advance(1.0)
+    with core.database.transaction() as session:
+        leases.renew_leases(session, owner="one", now=core.clock.now, lease_seconds=LEASE_SECONDS)
+    assert core.attempt(claimed.attempt_id).lease_expires_at == expires_at
+
+
+def test_leases_that_were_given_up_are_taken_over_at_once(core: Core) -> None:
+    claimed = core.start("one")
+    with core.database.transaction() as session:
+        leases.release_leases(session, owner="one", now=core.clock.now)
+    assert [attempt.id for attempt in core.take_over("two")] == [claimed.attempt_id]
+
+
+def test_a_released_attempt_is_taken_over_by_nobody(core: Core) -> None:
+    claimed = core.run("one")
+    core.finish(claimed.attempt_id)
+    core.release(claimed)
+    core.clock.advance(LEASE_SECONDS + 1)
+    assert core.take_over("two") == []
+
+
+@pytest.fixture
+def fenced(core: Core) -> Claim:
+    """What dispatcher one holds on to; two has taken it over."""
+    claimed = core.run("one")
+    core.clock.advance(LEASE_SECONDS + 1)
+    core.take_over("two")
+    return claimed
+
+
+def test_a_fenced_dispatcher_ends_nothing(core: Core, fenced: Claim) -> None:
+    with pytest.raises(LeaseLost):
+        core.end(fenced, Reason.CLUSTER_LOST)
+    assert core.attempt(fenced.attempt_id).state is AttemptState.RUNNING
+    assert core.job(job_id_of(fenced)).state is JobState.RUNNING
+
+
+def test_while_a_dispatcher_writes_its_lease_is_not_taken_over(core: Core) -> None:
+    if core.database.is_sqlite:
+        pytest.skip("its transactions come one after the other")
+    claimed = core.run("one")
+    core.clock.advance(LEASE_SECONDS + 1)
+    with core.database.transaction() as session:
+        leases._lock_owned(session, claimed.attempt_id, fencing_token=claimed.fencing_token)
+        assert core.take_over("two") == []
+
+
+def test_the_dispatchers_end_is_none_where_the_attempt_told_its_own_before(core: Core) -> None:
+    claimed = core.run()
+    core.finish(claimed.attempt_id)
+    assert not core.end(claimed, Reason.WORKER_DIED)
+    assert core.job(job_id_of(claimed)).state is JobState.SUCCEEDED
+
+
+def test_an_end_may_quote_bytes_that_no_database_keeps(core: Core) -> None:
+    claimed = core.run()
+    with core.database.transaction() as session:
+        leases.end_attempt(
+            session,
+            claimed.attempt_id,
+            Reason.WORKER_DIED,
+            fencing_token=claimed.fencing_token,
+            now=core.clock.now,
+            message="core dumped: \x00\ud800",
+        )
+    assert core.attempt(claimed.attempt_id).message == "core dumped: \N{REPLACEMENT CHARACTER}?"
+
+
+def test_a_release_wakes_those_who_wait_for_resources(core: Core) -> None:
+    claimed = core.run()
+    core.finish(claimed.attempt_id)
+    changes = core.database.changes()
+    changes.wait(0.0)
+    core.release(claimed)
+    assert changes.wait(30.0)
+    changes.close()
+
+
+def test_a_claim_and_a_cancel_at_once_leave_the_job_claimed_or_cancelled(
+    database: Database, core: Core
+) -> None:
+    core.offer(cpus=64)
+    ids = [core.submit() for _ in range(10)]
+    together = threading.Barrier(2)
+
+    def cancel_all() -> None:
+        together.wait()
+        for job_id in ids:
+            with database.transaction() as session:
+                commands.cancel(session, job_id, now=START)
+
+    cancelling = threading.Thread(target=cancel_all)
+    cancelling.start()
+    together.wait()
+    while core.try_claim() is not None:
+        pass
+    cancelling.join()
+    while core.try_claim() is not None:
+        pass
+    with database.reading() as session:
+        attempted = set(session.scalars(select(AttemptRow.job_id)))
+    for job_id in ids:
+        expected = JobState.STARTING if job_id in attempted else JobState.CANCELLED
+        assert core.job(job_id).state is expected

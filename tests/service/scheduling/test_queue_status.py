@@ -1,0 +1,192 @@
+"""The queue explains itself: position, reason, estimated start; and what a spec would become."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from service.errors import CannotFit
+from service.scheduling import queue_status
+from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
+from service.settings import Limit
+from service.specs.protocol import MetricPoint
+from service.states import Reason
+from tests.support.core import Core, job_id_of, spec, workers
+
+QUICK = {"name": "quick", "iterations": 100}
+
+
+def standing(core: Core, job_id: str) -> JobQueueStatus | None:
+    with core.database.reading() as session:
+        looked = QueueStatus(session, limits=core.limits, now=core.clock.now)
+        return looked.of(core.job(job_id))
+
+
+def code(core: Core, job_id: str) -> WaitReason:
+    found = standing(core, job_id)
+    assert found is not None
+    return found.code
+
+
+def plan(core: Core, **fields: Any) -> JobPlan:
+    with core.database.transaction() as session:
+        return queue_status.plan_job(
+            session, spec(**fields), user="ann", limits=core.limits, now=core.clock.now
+        )
+
+
+def measure(core: Core) -> None:
+    """A job of a hundred iterations took two seconds to start and a hundred to run."""
+    claimed = core.start(recipe=QUICK)
+    core.clock.advance(2.0)
+    core.report(claimed.attempt_id, 1)
+    core.clock.advance(100.0)
+    told = [MetricPoint(series="train/loss", iteration=100, value=0.5)]
+    core.report(claimed.attempt_id, 2, metrics=told)
+    core.finish(claimed.attempt_id)
+    core.release(claimed)
+
+
+def test_a_job_that_does_not_wait_has_no_standing(core: Core) -> None:
+    assert standing(core, job_id_of(core.run())) is None
+
+
+def test_each_kind_of_waiting_has_its_code(core: Core) -> None:
+    nobody = core.submit()
+    assert code(core, nobody) is WaitReason.NO_DISPATCHER
+    core.offer(cpus=2)
+    core.limits = {"tag:t": Limit(jobs=0)}
+    assert code(core, nobody) is WaitReason.NEXT
+    running = core.start_next()
+    large = core.submit(resources=workers(2))
+    assert code(core, large) is WaitReason.RESOURCES
+    assert code(core, core.submit()) is WaitReason.BEHIND
+    assert code(core, core.submit(tags=["t"])) is WaitReason.LIMIT
+    assert code(core, core.submit(hold=True)) is WaitReason.HELD
+    assert code(core, core.submit(after=[large])) is WaitReason.DEPENDENCY
+    core.steer("pause", large)
+    assert code(core, large) is WaitReason.PAUSED
+    core.end(running, Reason.WORKER_DIED)
+    assert code(core, nobody) is WaitReason.BACKOFF
+    core.steer("resume", large)
+    core.offer(cpus=1)
+    assert code(core, large) is WaitReason.TOO_LARGE
+
+
+def test_what_has_been_quiet_for_a_minute_is_said_to_be_away(core: Core) -> None:
+    core.offer(cpus=2)
+    job_id = core.submit()
+    core.clock.advance(61.0)
+    assert code(core, job_id) is WaitReason.NO_DISPATCHER
+
+
+def test_the_words_name_what_is_missing_and_when_it_comes(core: Core) -> None:
+    measure(core)
+    core.offer(cpus=2)
+    core.submit(recipe=QUICK)
+    running = core.start_next()
+    waiting = standing(core, core.submit(resources=workers(2)))
+    assert waiting is not None
+    assert waiting.message.startswith("it needs 2 CPUs, 1 CPUs are free; ")
+    assert waiting.message.endswith(f"job {job_id_of(running)} is expected to end in 2 min")
+
+
+def test_a_start_is_expected_where_the_jobs_ahead_were_measured(core: Core) -> None:
+    measure(core)
+    core.offer(cpus=1)
+    core.submit(recipe=QUICK)
+    running = core.start_next()
+    second, third = core.submit(recipe=QUICK), core.submit(recipe=QUICK)
+    began = core.attempt(running.attempt_id).created_at
+    for position, job_id in enumerate((second, third), start=1):
+        found = standing(core, job_id)
+        assert found is not None
+        assert found.position == position
+        assert found.starts_p50 == began + position * timedelta(seconds=102)
+
+
+def test_no_start_is_expected_behind_what_was_never_measured(core: Core) -> None:
+    measure(core)
+    core.offer(cpus=1)
+    core.submit(shortcut="B", recipe=QUICK, dataset="folder:mine")
+    core.start_next()
+    core.submit(dataset="folder:mine")
+    last = standing(core, core.submit(recipe=QUICK))
+    assert last is not None
+    assert last.starts_p50 is None
+
+
+def test_a_parked_job_says_why(core: Core) -> None:
+    claimed = core.run()
+    for _ in range(2):
+        core.end(claimed, Reason.WORKER_DIED)
+        core.release(claimed)
+        claimed = core.retry()
+    core.end(claimed, Reason.WORKER_DIED)
+    found = standing(core, job_id_of(claimed))
+    assert found is not None
+    assert found.code is WaitReason.PARKED
+    assert "3 attempts in a row broke at iteration 0" in found.message
+
+
+def test_waiting_adds_to_the_priority(core: Core) -> None:
+    core.offer(cpus=1)
+    job_id = core.submit(priority=20)
+    core.clock.advance(1800.0)
+    found = standing(core, job_id)
+    assert found is not None
+    assert found.effective_priority == 23.0
+
+
+def test_the_queue_lists_what_may_start_before_what_may_not(core: Core) -> None:
+    held = core.submit(hold=True, priority=100)
+    second, first = core.submit(priority=10), core.submit(priority=90)
+    core.submit(priority=0)
+    with core.database.reading() as session:
+        found = queue_status.list_waiting_jobs(session, limit=3)
+        assert [job.id for job in found[:2]] == [first, second]
+        assert held not in {job.id for job in found}
+
+
+def test_a_plan_tells_what_a_network_weighs_and_submits_nothing(core: Core) -> None:
+    core.offer(cpus=4)
+    made = plan(core, depth=20, dataset="cifar10")
+    assert made.counts is not None
+    # He et al. 2015, table 6: 0.27M parameters.
+    assert made.counts.parameters == 269_722
+    assert made.memory_bytes == 4 * (3 * 269_722 + 2 * made.counts.activations * 128)
+    assert made.lasts is None
+    assert made.standing.code is WaitReason.NEXT
+    assert core.try_claim() is None
+
+
+def test_a_plan_takes_its_time_from_jobs_of_its_shape(core: Core) -> None:
+    measure(core)
+    made = plan(core, recipe=QUICK | {"iterations": 200})
+    assert made.lasts is not None
+    assert made.lasts.p50 == 2.0 + 200 * 1.0
+
+
+def test_a_network_that_never_ran_takes_its_time_from_another_by_its_work(core: Core) -> None:
+    measure(core)
+    small, large = plan(core, depth=8, recipe=QUICK), plan(core, depth=14, recipe=QUICK)
+    assert small.counts is not None
+    assert large.counts is not None
+    assert small.lasts is not None
+    assert large.lasts is not None
+    ratio = large.counts.multiply_adds / small.counts.multiply_adds
+    assert (large.lasts.p50 - 2.0) / (small.lasts.p50 - 2.0) == pytest.approx(ratio)
+
+
+def test_a_plan_stands_where_the_job_would(core: Core) -> None:
+    core.offer(cpus=1)
+    core.start_small(cpus=1)
+    core.submit(priority=60)
+    core.submit(priority=40)
+    assert plan(core, priority=50).standing.position == 2
+
+
+def test_a_plan_is_refused_as_the_job_would_be(core: Core) -> None:
+    core.offer(cpus=1)
+    with pytest.raises(CannotFit):
+        plan(core, resources=workers(2))

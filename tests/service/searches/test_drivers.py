@@ -1,0 +1,121 @@
+"""Drivers of searches: one at a time, followed by another, given up when they all die."""
+
+import pytest
+
+from service.errors import Unauthorized
+from service.searches import drivers
+from service.states import JobState, SearchEndReason, SearchState
+from tests.support.core import Core
+from tests.support.searching import Searching
+
+
+@pytest.fixture
+def searching(core: Core) -> Searching:
+    return Searching(core)
+
+
+def test_a_new_search_is_due_a_driver_once(searching: Searching) -> None:
+    search_id = searching.submit()
+    (start,) = searching.due()
+    assert start.driver_id == f"search-{search_id}-d1"
+    assert searching.due() == []
+
+
+def test_a_driver_that_the_cluster_was_not_told_of_is_told_again(searching: Searching) -> None:
+    searching.submit()
+    with searching.core.database.transaction() as session:
+        (first,) = drivers.take_startable(session, now=searching.core.clock.now)
+    searching.core.clock.advance(61.0)
+    (again,) = searching.due()
+    assert again.driver_id == first.driver_id
+    assert again.secret != first.secret
+
+
+def test_only_the_present_drivers_token_opens_the_door(searching: Searching) -> None:
+    core = searching.core
+    search_id = searching.submit()
+    (first,) = searching.due()
+    with core.database.reading() as session:
+        assert drivers.authenticate(session, first.driver_id, first.secret).id == search_id
+        with pytest.raises(Unauthorized):
+            drivers.authenticate(session, first.driver_id, "another token, long enough")
+    searching.driver_dies(search_id)
+    core.clock.advance(60.0)
+    (second,) = searching.due()
+    with core.database.reading() as session:
+        for name in (first.driver_id, second.driver_id, "search-x-d1", "search-0-dx"):
+            with pytest.raises(Unauthorized):
+                drivers.authenticate(session, name, first.secret)
+        drivers.authenticate(session, second.driver_id, second.secret)
+
+
+def test_a_dead_driver_is_followed_by_another_that_waits_longer_each_time(
+    searching: Searching,
+) -> None:
+    search_id = searching.submit()
+    waits = []
+    for _ in range(drivers.MAX_FAILURES - 1):
+        searching.due()
+        searching.driver_dies(search_id)
+        not_before = searching.row(search_id).driver_not_before
+        assert not_before is not None
+        waits.append((not_before - searching.core.clock.now).total_seconds())
+        searching.core.clock.advance(waits[-1])
+    assert waits == [0.0, 1.0, 3.0, 7.0]
+
+
+def test_drivers_that_die_without_a_trial_between_fail_the_search(searching: Searching) -> None:
+    search_id = searching.submit()
+    for _ in range(drivers.MAX_FAILURES):
+        searching.core.clock.advance(60.0)
+        searching.due()
+        searching.driver_dies(search_id)
+    row = searching.row(search_id)
+    assert (row.state, row.end_reason) == (SearchState.FAILED, SearchEndReason.DRIVER)
+    assert searching.due() == []
+
+
+def test_a_trial_that_a_driver_has_begun_forgives_its_death(searching: Searching) -> None:
+    search_id = searching.run()
+    for number in range(drivers.MAX_FAILURES):
+        searching.take(search_id, "a", 0.1 + number / 100) if number < 4 else None
+        searching.driver_dies(search_id)
+        searching.next_driver(search_id)
+    assert searching.row(search_id).state is SearchState.RUNNING
+
+
+def test_a_paused_search_gets_no_driver_until_it_is_resumed(searching: Searching) -> None:
+    search_id = searching.run()
+    searching.steer("pause", search_id)
+    searching.driver_dies(search_id)
+    assert searching.due() == []
+    searching.steer("resume", search_id)
+    assert len(searching.due()) == 1
+    assert searching.row(search_id).driver_failures == 0
+
+
+def test_a_resumed_search_waits_until_its_old_driver_has_left(searching: Searching) -> None:
+    search_id = searching.run()
+    searching.steer("pause", search_id)
+    searching.steer("resume", search_id)
+    assert searching.due() == []
+    assert searching.begin(search_id) is None, "the old one is to leave"
+
+
+def test_the_word_of_a_driver_that_was_dismissed_counts_for_nothing(searching: Searching) -> None:
+    search_id = searching.run()
+    searching.take(search_id, "a")
+    searching.steer("pause", search_id)
+    searching.finish(search_id)
+    assert searching.row(search_id).state is SearchState.PAUSED
+
+
+def test_the_last_word_ends_the_search_and_whatever_is_left_of_it(searching: Searching) -> None:
+    search_id = searching.run()
+    searching.take(search_id, "a")
+    searching.train(4.0)
+    left = searching.take(search_id, "b").job_id
+    searching.finish(search_id)
+    row = searching.row(search_id)
+    assert (row.state, row.end_reason) == (SearchState.SUCCEEDED, SearchEndReason.TRIALS)
+    assert searching.core.job(left).state is JobState.CANCELLED

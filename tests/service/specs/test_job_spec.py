@@ -1,0 +1,274 @@
+"""Specs: three fields are enough, a saved spec reads the same, a wrong one says where."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.catalog import architectures
+from service.catalog.architectures import Family
+from service.errors import FieldError, InvalidInput
+from service.specs.job_spec import JobSpec, parse_job_spec
+from tests.support.core import written
+
+
+def _faults(**fields: Any) -> list[FieldError]:
+    with pytest.raises(InvalidInput) as caught:
+        parse_job_spec(written(**fields))
+    return list(caught.value.faults)
+
+
+def _fault(**fields: Any) -> FieldError:
+    (fault,) = _faults(**fields)
+    return fault
+
+
+def test_depth_shortcut_and_data_set_are_enough() -> None:
+    spec = parse_job_spec({"depth": 20, "shortcut": "A", "dataset": "digits"})
+    assert spec.name == "resnet-20-A on digits"
+    assert spec.family is Family.CIFAR
+    assert spec.recipe.iterations > 0
+    assert spec.resources.num_workers == 1
+
+
+depths = st.sampled_from(
+    [(Family.CIFAR, 6 * n + 2) for n in range(1, 201)]
+    + [(Family.IMAGENET, depth) for depth in architectures.IMAGENET_STAGES]
+)
+
+
+@given(
+    kind=depths,
+    shortcut=st.sampled_from(["none", "A", "B", "C"]),
+    dataset=st.sampled_from(["digits", "cifar10", "fake", "folder:birds"]),
+    seed=st.integers(0, 2**31 - 1),
+    priority=st.integers(0, 100),
+    minutes=st.floats(0.01, 1000),
+    tags=st.lists(st.from_regex(r"[a-z0-9][a-z0-9_.:/-]{0,20}", fullmatch=True), max_size=5),
+    iterations=st.integers(1, 100_000),
+)
+def test_a_saved_spec_reads_the_same(
+    kind: tuple[Family, int],
+    shortcut: str,
+    dataset: str,
+    seed: int,
+    priority: int,
+    minutes: float,
+    tags: list[str],
+    iterations: int,
+) -> None:
+    family, depth = kind
+    spec = parse_job_spec(
+        {
+            "family": family,
+            "depth": depth,
+            "shortcut": shortcut,
+            "dataset": dataset,
+            "seed": seed,
+            "priority": priority,
+            "time_limit_minutes": minutes,
+            "tags": tags,
+            "recipe": {"name": "quick", "iterations": iterations},
+        }
+    )
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@given(depth=st.integers(-10, 2000))
+def test_a_cifar_depth_is_right_or_is_told_the_nearest_right_ones(depth: int) -> None:
+    fields = written(depth=depth, family="cifar")
+    if architectures.depth_exists(Family.CIFAR, depth):
+        assert parse_job_spec(fields).depth == depth
+        return
+    (fault,) = _faults(depth=depth, family="cifar")
+    assert fault.pointer == "/depth"
+    nearest = architectures.nearest_depths(Family.CIFAR, depth)
+    assert all(str(near) in fault.message for near in nearest)
+
+
+def test_a_wrong_depth_is_answered_in_one_sentence() -> None:
+    assert _fault(depth=33) == FieldError(
+        pointer="/depth",
+        message="no cifar network has 33 layers: the depth is 6n+2; the nearest are 32 and 38",
+    )
+
+
+def test_a_bottleneck_has_a_rule_of_its_own() -> None:
+    assert _fault(depth=50, dataset="cifar10", block="bottleneck").message == (
+        "no cifar bottleneck network has 50 layers: the depth is 9n+2; the nearest are 47 and 56"
+    )
+    fault = _fault(depth=34, family="imagenet", block="bottleneck")
+    assert "the depth is one of 50, 101, 152, 200" in fault.message
+
+
+def test_164_and_1001_layers_are_the_second_papers_bottlenecks() -> None:
+    assert parse_job_spec(written(depth=164, shortcut="B")).network == "resnet-164-bottleneck-B"
+    assert parse_job_spec(written(depth=164, block="basic")).network == "resnet-164-A"
+    spec = parse_job_spec(written(depth=1001, shortcut="B", preactivation=True))
+    assert spec.network == "preact-1001-bottleneck-B"
+
+
+def test_what_changes_the_function_is_the_papers_unless_written() -> None:
+    spec = parse_job_spec(written(depth=50, family="imagenet", shortcut="B"))
+    assert (spec.stride_at, spec.zero_padding, spec.stem) == ("1x1", "end", "imagenet")
+    assert spec.network == "resnet-50-B"
+    chosen = parse_job_spec(written(depth=50, family="imagenet", shortcut="B", stride_at="3x3"))
+    assert chosen.network == "resnet-50-B-v1.5"
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"family": "vgg-bn", "depth": 16}, "/shortcut"),
+        (
+            {"family": "vgg", "depth": 16, "shortcut": "none", "preactivation": True},
+            "/preactivation",
+        ),
+        ({"stem": "imagenet"}, "/stem"),
+        ({"shortcut": "none", "zero_init_residual": True}, "/zero_init_residual"),
+        ({"preactivation": True, "zero_init_residual": True}, "/zero_init_residual"),
+        ({"recipe": {"micro_batch_size": 48}}, "/recipe"),
+        ({"recipe": "paper-imagenet"}, "/recipe"),
+        ({"recipe": {"test_time_augmentation": "ten_crop"}}, "/recipe"),
+        (
+            {
+                "recipe": {"batch_size": 96, "micro_batch_size": 32},
+                "resources": {"num_workers": 2},
+            },
+            "/resources",
+        ),
+    ],
+)
+def test_choices_that_no_network_has_are_refused(fields: dict[str, Any], pointer: str) -> None:
+    assert _fault(**fields).pointer == pointer
+
+
+def test_a_depth_of_one_family_only_settles_the_family() -> None:
+    assert parse_job_spec(written(depth=34)).family is Family.IMAGENET
+
+
+@pytest.mark.parametrize(
+    ("dataset", "family"), [("cifar10", Family.CIFAR), ("folder:birds", Family.IMAGENET)]
+)
+def test_fifty_layers_take_the_shape_that_suits_the_data(dataset: str, family: Family) -> None:
+    assert parse_job_spec(written(depth=50, dataset=dataset)).family is family
+
+
+def test_an_unknown_data_set_is_told_the_known_ones() -> None:
+    fault = _fault(dataset="imagenet-21k")
+    assert fault.pointer == "/dataset"
+    assert "digits" in fault.message
+    assert "'imagenet-21k'" in fault.message
+
+
+@pytest.mark.parametrize("folder", ["..", ".hidden", "a/b", "", "a\x00", "x" * 101])
+def test_a_folder_never_reaches_out_of_the_data_path(folder: str) -> None:
+    assert _fault(dataset=f"folder:{folder}").pointer == "/dataset"
+
+
+def test_an_unknown_field_is_named() -> None:
+    assert _fault(dept=20) == FieldError(pointer="/dept", message="is not a field here")
+
+
+def test_a_missing_field_is_named_once() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_job_spec({"depth": 20, "shortcut": "A"})
+    assert [fault.pointer for fault in caught.value.faults] == ["/dataset"]
+
+
+def test_every_wrong_place_is_named_at_once() -> None:
+    pointers = {fault.pointer for fault in _faults(seed=-1, priority="high", shortcut="D")}
+    assert pointers == {"/seed", "/priority", "/shortcut"}
+
+
+def test_a_pointer_escapes_what_json_pointers_escape() -> None:
+    assert _fault(**{"a/b~c": 1}).pointer == "/a~1b~0c"
+
+
+def test_a_batch_that_workers_cannot_share_equally_is_refused() -> None:
+    fault = _fault(resources={"num_workers": 3})
+    assert fault.pointer == "/resources"
+    assert "128" in fault.message
+
+
+def test_a_part_of_a_recipe_points_into_the_recipe() -> None:
+    assert _fault(recipe={"name": "quick", "lr_gamma": 7}).pointer == "/recipe/lr_gamma"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"depth": "20"},
+        {"depth": 20.0},
+        {"depth": True},
+        {"seed": 2**31},
+        {"priority": 101},
+        {"max_restarts": -1},
+        {"time_limit_minutes": 0},
+        {"time_limit_minutes": float("nan")},
+        {"time_limit_minutes": float("inf")},
+        {"name": ""},
+        {"name": "a\x00b"},
+        {"name": "a\nb"},
+        {"name": "\ud800"},
+        {"name": "x" * 121},
+        {"tags": ["not a word"]},
+        {"tags": ["x" * 64]},
+        {"tags": [f"t{n}" for n in range(21)]},
+        {"recipe": 7},
+        {"recipe": {"name": ["quick"]}},
+        {"recipe": {"name": "quick", "iterations": 10**400}},
+        {"resources": {"gpus_per_worker": 2}},
+        {"resources": {"gpus_per_worker": True}},
+        {"resources": {"gpus_per_worker": float("nan")}},
+        {"family": "alexnet"},
+        {"depth": 10**400},
+    ],
+)
+def test_a_field_outside_its_range_is_refused(fields: dict[str, Any]) -> None:
+    assert {fault.pointer.split("/")[1] for fault in _faults(**fields)} == set(fields)
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 7, {"depth": {}}])
+def test_what_is_no_spec_at_all_is_refused(body: Any) -> None:
+    with pytest.raises(InvalidInput):
+        parse_job_spec(body)
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 1.0, 0.5, 0.25, 0.125, 0.0625])
+def test_a_worker_has_a_gpu_a_part_of_one_or_none(gpus: float) -> None:
+    assert (
+        parse_job_spec(written(resources={"gpus_per_worker": gpus})).resources.gpus_per_worker
+        == gpus
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "told"),
+    [
+        ({"gpus_per_worker": 0.3}, "is 0, 1, or a part of a GPU: 0.5, 0.25, 0.125, 0.0625"),
+        ({"gpus_per_worker": 0.5, "num_workers": 2}, "workers of one job cannot share a GPU"),
+    ],
+)
+def test_a_part_of_a_gpu_that_does_not_add_up_is_refused(
+    resources: dict[str, float], told: str
+) -> None:
+    (fault,) = _faults(resources=resources)
+    assert fault.pointer == "/resources/gpus_per_worker"
+    assert told in fault.message
+
+
+def test_repeated_tags_count_once_in_their_order() -> None:
+    assert parse_job_spec(written(tags=["b", "a", "b"])).tags == ("b", "a")
+
+
+def test_the_plain_network_has_the_papers_name() -> None:
+    assert parse_job_spec(written(depth=20, shortcut="none")).network == "plain-20"
+
+
+def test_a_recipe_without_a_name_changes_the_data_sets_own() -> None:
+    written = {"depth": 20, "shortcut": "A", "dataset": "digits", "recipe": {"iterations": 60}}
+    recipe = parse_job_spec(written).recipe
+    assert (recipe.name, recipe.iterations, recipe.milestones) == ("quick", 60, (30, 45))

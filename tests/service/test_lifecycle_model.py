@@ -1,0 +1,258 @@
+"""The queue walked at random on both databases, beside a model that is simple enough to believe.
+
+The model keeps, for each job, its state and what it may hold; after each step the database must
+agree, and the rules that hold at all times must hold.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import func, select
+
+from service.resources import ResourceBundle
+from service.scheduling import cluster_state
+from service.scheduling.leases import Claim
+from service.states import AttemptState, JobState, Reason
+from service.storage.database import Database
+from service.storage.tables import AttemptRow, Base, EventRow, JobRow
+from tests.support.core import Clock, Core, job_id_of, workers
+
+CPUS = 4
+_CANCELLING = frozenset({Reason.CANCELLED, Reason.KILLED, Reason.EARLY_STOPPED})
+WAITS = (JobState.QUEUED, JobState.HELD, JobState.PAUSED, JobState.BLOCKED)
+
+
+@dataclass
+class Model:
+    """What a job should be. `claim` None where it has no attempt that lives."""
+
+    sort_key: tuple[float, str]
+    cpus: int
+    state: JobState = JobState.QUEUED
+    needs: str | None = None
+    claim: Claim | None = None
+    sequence: int = 0
+    ready_at: datetime | None = None
+    is_pausing: bool = False
+    is_cancelling: bool = False
+
+
+@dataclass
+class Attempt:
+    """One that the cluster has not given back yet."""
+
+    claim: Claim
+    cpus: int
+    has_ended: bool = False
+
+
+class Walk(RuleBasedStateMachine):
+    core: Core
+
+    @initialize()
+    def empty(self) -> None:
+        with self.core.database.transaction() as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                session.execute(table.delete())
+        self.jobs: dict[str, Model] = {}
+        self.held: list[Attempt] = []
+        self.core.offer(cpus=CPUS)
+
+    def _pick(self, data: st.DataObject, *states: JobState) -> str | None:
+        fitting = sorted(job_id for job_id, job in self.jobs.items() if job.state in states)
+        return data.draw(st.sampled_from(fitting)) if fitting else None
+
+    @rule(
+        cpus=st.integers(1, CPUS),
+        priority=st.sampled_from([0, 50, 100]),
+        data=st.data(),
+        needs_one=st.booleans(),
+    )
+    def submit(self, cpus: int, priority: int, data: st.DataObject, needs_one: bool) -> None:
+        needed = self._pick(data, *WAITS, JobState.RUNNING) if needs_one else None
+        job_id = self.core.submit(
+            priority=priority,
+            resources=workers(cpus),
+            recipe={"name": "quick", "batch_size": 12},
+            after=[needed] if needed else [],
+        )
+        sort_key = self.core.job(job_id).queue_sort_key
+        state = JobState.BLOCKED if needed else JobState.QUEUED
+        self.jobs[job_id] = Model((sort_key, job_id), cpus, state, needs=needed)
+
+    @rule()
+    def claim(self) -> None:
+        """Without measurements the model is: the first of the queue, or who fits beside it."""
+        claimed = self.core.try_claim()
+        queued = sorted(
+            (job.sort_key, job_id)
+            for job_id, job in self.jobs.items()
+            if job.state is JobState.QUEUED
+            and (job.ready_at is None or job.ready_at <= self.core.clock.now)
+        )
+        free = CPUS - sum(attempt.cpus for attempt in self.held)
+        if claimed is None:
+            assert not queued or self.jobs[queued[0][1]].cpus > free
+            return
+        job_id = job_id_of(claimed)
+        job = self.jobs[job_id]
+        assert job.state is JobState.QUEUED
+        assert job.cpus <= free
+        first = self.jobs[queued[0][1]]
+        assert job is first or first.cpus > free, "the first of the queue was passed over"
+        job.state, job.claim, job.sequence = JobState.STARTING, claimed, 0
+        self.held.append(Attempt(claimed, job.cpus))
+
+    @rule(data=st.data())
+    def report(self, data: st.DataObject) -> None:
+        job_id = self._pick(data, JobState.STARTING, JobState.RUNNING)
+        if job_id is None:
+            return
+        job = self.jobs[job_id]
+        assert job.claim is not None
+        job.sequence += 1
+        control = self.core.report(job.claim.attempt_id, job.sequence)
+        job.state = JobState.RUNNING
+        expected = "cancel" if job.is_cancelling else "pause" if job.is_pausing else None
+        assert control.stop == expected
+
+    @rule(data=st.data(), reason=st.sampled_from([*Reason]))
+    def end(self, data: st.DataObject, reason: Reason) -> None:
+        job_id = self._pick(data, JobState.STARTING, JobState.RUNNING)
+        if job_id is None or reason in {Reason.DEPENDENCY_FAILED, Reason.PREEMPTED}:
+            return
+        job = self.jobs[job_id]
+        assert job.claim is not None
+        assert self.core.end(job.claim, reason)
+        next(one for one in self.held if one.claim is job.claim).has_ended = True
+        row = self.core.job(job_id)
+        if reason is Reason.COMPLETED:
+            expected = {JobState.SUCCEEDED}
+        elif job.is_cancelling or reason in _CANCELLING:
+            expected = {JobState.CANCELLED}
+        elif reason.blame is not None and not reason.is_retryable:
+            expected = {JobState.FAILED}
+        elif job.is_pausing or reason is Reason.PAUSED:
+            expected = {JobState.PAUSED, JobState.FAILED}
+        else:
+            expected = {JobState.QUEUED, JobState.HELD, JobState.FAILED}
+        assert row.state in expected
+        if row.state is JobState.FAILED and reason.is_retryable:
+            assert row.restarts > 2, "it had restarts left"
+        job.ready_at = row.not_before
+        self._moved(job_id, row.state)
+
+    @rule(data=st.data(), verb=st.sampled_from(["hold", "pause", "cancel", "kill"]))
+    def stop(self, data: st.DataObject, verb: str) -> None:
+        job_id = self._pick(data, JobState.QUEUED, JobState.BLOCKED)
+        if job_id is None:
+            return
+        self.core.steer(verb, job_id)
+        after = {"hold": JobState.HELD, "pause": JobState.PAUSED}
+        self._moved(job_id, after.get(verb, JobState.CANCELLED))
+
+    @rule(data=st.data(), verb=st.sampled_from(["pause", "cancel", "kill"]))
+    def stop_running(self, data: st.DataObject, verb: str) -> None:
+        job_id = self._pick(data, JobState.STARTING, JobState.RUNNING)
+        if job_id is None:
+            return
+        job = self.jobs[job_id]
+        if verb == "kill":
+            self.core.steer(verb, job_id)
+            next(one for one in self.held if one.claim is job.claim).has_ended = True
+            self._moved(job_id, JobState.CANCELLED)
+        elif verb == "cancel":
+            self.core.steer(verb, job_id)
+            job.is_cancelling = True
+        elif not job.is_cancelling:
+            self.core.steer(verb, job_id)
+            job.is_pausing = True
+
+    @rule(data=st.data())
+    def let_go(self, data: st.DataObject) -> None:
+        job_id = self._pick(data, JobState.HELD, JobState.PAUSED)
+        if job_id is None:
+            return
+        job = self.jobs[job_id]
+        self.core.steer("release" if job.state is JobState.HELD else "resume", job_id)
+        needed = self.jobs[job.needs] if job.needs else None
+        is_blocked = needed is not None and not needed.state.is_final
+        job.state = JobState.BLOCKED if is_blocked else JobState.QUEUED
+
+    @precondition(lambda self: any(one.has_ended for one in self.held))
+    @rule()
+    def release(self) -> None:
+        attempt = next(one for one in self.held if one.has_ended)
+        self.core.release(attempt.claim)
+        self.held.remove(attempt)
+
+    @rule()
+    def wait(self) -> None:
+        """Longer than any backoff: what is queued may start."""
+        self.core.clock.advance(61.0)
+        self.core.offer(cpus=CPUS)
+
+    def _moved(self, job_id: str, state: JobState) -> None:
+        job = self.jobs[job_id]
+        job.state, job.claim, job.is_pausing, job.is_cancelling = state, None, False, False
+        if not state.is_final:
+            return
+        for other_id, other in self.jobs.items():
+            if other.needs != job_id or other.state not in WAITS:
+                continue
+            if state is not JobState.SUCCEEDED:
+                self._moved(other_id, JobState.CANCELLED)
+            elif other.state is JobState.BLOCKED:
+                other.state = JobState.QUEUED
+
+    @invariant()
+    def every_job_is_what_it_should_be(self) -> None:
+        with self.core.database.reading() as session:
+            states = dict(session.execute(select(JobRow.id, JobRow.state)).all())
+            living = list(
+                session.scalars(
+                    select(AttemptRow.job_id).where(AttemptRow.state != AttemptState.ENDED)
+                )
+            )
+            reserved = cluster_state.sum_reserved(session)
+            numbers = session.execute(
+                select(func.count(), func.max(EventRow.number)).group_by(EventRow.job_id)
+            ).all()
+        assert states == {job_id: job.state for job_id, job in self.jobs.items()}
+        assert sorted(living) == sorted(job_id for job_id, job in self.jobs.items() if job.claim)
+        assert reserved == ResourceBundle(cpus=sum(attempt.cpus for attempt in self.held), gpus=0)
+        assert reserved.cpus <= CPUS
+        assert all(count == newest for count, newest in numbers), "events without a gap"
+
+
+def _walk(database: Database, *, examples: int, steps: int) -> None:
+    machine: Any = type("Walk", (Walk,), {"core": Core(database, Clock())})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_a_walk_through_the_queue_agrees_with_the_model(database: Database) -> None:
+    _walk(database, examples=25, steps=30)
+
+
+@pytest.mark.slow
+def test_a_long_walk_through_the_queue_agrees_with_the_model(database: Database) -> None:
+    _walk(database, examples=60, steps=60)

@@ -1,0 +1,201 @@
+import json
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+
+from service.errors import ApiUnavailable, InvalidInput
+from service.resources import WorkerGroup
+from service.specs.protocol import AttemptConfig, MetricPoint, Part, TrainingResult
+from service.states import LogLevel, Reason, StopReason
+from tests.support.fake_api import Fault, digits_brief, fake_api, settings_of
+from workers.cluster import attempt_process
+from workers.cluster.attempt_outcome import AttemptOutcome
+from workers.cluster.attempt_process import classify_failure, run_in_process
+from workers.cluster.process_settings import AttemptSettings, RunnerSettings
+from workers.cluster.ray_jobs import runner_env
+from workers.reporting.reporter import Reporter
+from workers.training import trainer
+from workers.training.errors import DatasetMissing, TrainingDiverged
+
+
+def files_below(path: Path) -> list[Path]:
+    return [entry for entry in path.rglob("*") if entry.is_file()]
+
+
+@pytest.mark.parametrize(
+    "shape", [WorkerGroup(2, 3, 0), WorkerGroup(4, 1, 1), WorkerGroup(1, 12, 0.0625)]
+)
+def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path, shape: WorkerGroup) -> None:
+    env = runner_env(
+        api_url="http://api",
+        runner_id="runner-1",
+        shape=shape,
+        token="secret",
+        data_path=tmp_path / "data",
+        work_path=tmp_path / "work",
+        num_nodes=2,
+    )
+    settings = RunnerSettings.of_env(env)
+    assert (settings.runner_id, settings.token, settings.shape) == ("runner-1", "secret", shape)
+    assert settings.data_path == tmp_path / "data"
+    assert not settings.is_on_one_node
+    for broken in ({}, env | {"RESNETD_RUNNER_SHAPE": "two"}):
+        with pytest.raises(InvalidInput):
+            RunnerSettings.of_env(broken)
+
+
+def test_the_settings_of_an_attempt_survive_the_way_to_its_process(tmp_path: Path) -> None:
+    settings = AttemptSettings("http://api", "j-a1", "t", tmp_path / "data", tmp_path / "work")
+    assert AttemptSettings.of_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_an_attempt_without_a_cluster_trains_delivers_and_finishes(tmp_path: Path) -> None:
+    with fake_api(digits_brief(iterations=20)) as api:
+        assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
+
+        [finish] = api.finishes
+        assert finish.reason is Reason.COMPLETED
+        assert finish.result is not None
+        assert finish.result.test_error is not None
+        assert [note.iteration for note in api.checkpoints] == [10, 20]
+        assert next(report.environment for report in api.reports if report.environment) is not None
+        assert api.complaints == []
+    assert files_below(tmp_path / "work") == []
+
+
+def test_an_attempt_goes_on_from_the_checkpoint_of_its_brief(tmp_path: Path) -> None:
+    with fake_api(digits_brief(iterations=20)) as api:
+        run_in_process(settings_of(api, tmp_path))
+        parts = {part: content for (at, part), content in api.parts.items() if at == 10}
+        whole = api.parts[20, Part.WEIGHTS]
+
+    with fake_api(digits_brief(iterations=20)) as api:
+        api.offer_to_resume(iteration=10, parts=parts)
+        assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
+        assert "goes on from iteration 10" in [line.message for line in api.lines]
+        assert min(point.iteration for point in api.points) > 10
+        assert [note.iteration for note in api.checkpoints] == [20]
+        assert len(api.parts[20, Part.WEIGHTS]) == len(whole)
+
+
+@pytest.mark.parametrize("stop", StopReason)
+def test_an_attempt_that_is_told_to_stop_says_why_it_ended(
+    stop: StopReason, tmp_path: Path
+) -> None:
+    with fake_api(digits_brief(iterations=100_000)) as api:
+        api.stop = stop
+        assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
+        assert [finish.reason for finish in api.finishes] == [stop.reason]
+
+
+def test_an_attempt_that_was_replaced_ends_without_a_word(tmp_path: Path) -> None:
+    with fake_api(digits_brief()) as api:
+        api.break_down(Fault.STALE)
+        assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FENCED
+        api.recover()
+        assert (api.reports, api.finishes) == ([], [])
+
+
+def failing_with(error: Exception) -> object:
+    def train(*_: object, observer: Reporter, **__: object) -> NoReturn:
+        observer.metrics([MetricPoint(series="train/loss", iteration=1, value=None)])
+        observer.log(LogLevel.ERROR, "last words")
+        raise error
+
+    return train
+
+
+def test_a_failed_attempt_delivers_its_last_words_before_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        trainer, "train", failing_with(TrainingDiverged("the loss is nan at iteration 1"))
+    )
+    with fake_api(digits_brief()) as api:
+        assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
+        [finish] = api.finishes
+        assert finish.reason is Reason.DIVERGED
+        assert finish.message == "the loss is nan at iteration 1"
+        assert [line.message for line in api.lines] == ["last words"]
+    assert files_below(tmp_path / "work") == []
+
+
+def test_what_could_not_be_delivered_stays_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: object, observer: Reporter, **__: object) -> trainer.Outcome:
+        observer.log(LogLevel.INFO, "hello")
+        api.break_down(Fault.UNAVAILABLE)
+        return trainer.Outcome(None, 1, _RESULT)
+
+    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(attempt_process, "FAILURE_FLUSH_SECONDS", 0.5)
+    with fake_api(digits_brief()) as api:
+        settings = settings_of(api, tmp_path, delivery_seconds=0.5)
+        assert run_in_process(settings) is AttemptOutcome.UNDELIVERED
+        assert files_below(settings.attempt_path / "spool") != []
+
+
+_RESULT = TrainingResult(train_error=None, test_error=None, training_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (DatasetMissing("no cifar10 below /data"), Reason.DATASET_MISSING),
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            Reason.OUT_OF_MEMORY,
+        ),
+        (
+            RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] closed"),
+            Reason.WORKER_DIED,
+        ),
+        (torch.distributed.DistBackendError("NCCL error"), Reason.WORKER_DIED),
+        (ApiUnavailable("away"), Reason.DELIVERY_FAILED),
+        (ZeroDivisionError("oops"), Reason.TRAINING_ERROR),
+    ],
+)
+def test_an_exception_has_a_reason(error: Exception, reason: Reason) -> None:
+    assert classify_failure(error).reason is reason
+
+
+def test_an_unknown_exception_is_told_with_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        _ = 1 // 0
+    failed = classify_failure(caught.value)
+    assert "_ = 1 // 0" in failed.message
+    assert str(failed).startswith("[training-error] Traceback")
+
+
+def test_only_folders_that_nobody_touched_for_an_hour_are_leftovers(tmp_path: Path) -> None:
+    now = 1_800_000_000.0
+    for name, minutes in (("old", 61), ("recent", 59)):
+        spool = tmp_path / "attempts" / name / "spool"
+        spool.mkdir(parents=True)
+        for path in (spool, spool.parent):
+            os.utime(path, (0, now - minutes * 60))
+
+    attempt_process.remove_leftovers(tmp_path, now=now)
+
+    assert [path.name for path in (tmp_path / "attempts").iterdir()] == ["recent"]
+
+
+def test_what_an_earlier_attempt_of_the_job_left_is_cleared_away(tmp_path: Path) -> None:
+    folders = tmp_path / "work" / "attempts"
+    for name in ("job1-a0", "job2-a1"):
+        (folders / name / "spool").mkdir(parents=True)
+    with fake_api(digits_brief()) as api:
+        run_in_process(settings_of(api, tmp_path))
+    assert [path.name for path in folders.iterdir()] == ["job2-a1"]
+
+
+def test_one_process_is_no_two_workers(tmp_path: Path) -> None:
+    brief: AttemptConfig = digits_brief(num_workers=2)
+    with fake_api(brief) as api, pytest.raises(AssertionError, match="2 workers"):
+        run_in_process(settings_of(api, tmp_path))

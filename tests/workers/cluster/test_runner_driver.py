@@ -1,0 +1,216 @@
+import pickle
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.train import ControllerError, WorkerGroupError
+
+from deploy.ray_head import RayHead
+from service.resources import WorkerGroup
+from service.specs.protocol import Part, RunEnvironment
+from service.states import Reason, StopReason
+from tests.support.fake_api import (
+    RUNNER_ID,
+    TOKEN,
+    FakeApi,
+    digits_brief,
+    eventually,
+    fake_api,
+)
+from tests.support.ray import processes_of
+from workers.cluster import runner_driver, runner_main
+from workers.cluster.attempt_outcome import AttemptFailed
+from workers.cluster.ray_jobs import ClusterJobState, RayJobs, runner_env
+
+# On two busy cores a run needs 15 s to come up; an idle machine needs 10.
+_START_SECONDS = 120.0
+
+
+class Submitted:
+    """A runner as the dispatcher submits it, for the fake API's one attempt."""
+
+    def __init__(
+        self, jobs: RayJobs, api: FakeApi, submission_id: str, path: Path, *, num_nodes: int = 1
+    ) -> None:
+        resources = api.attempt.spec.resources
+        self._jobs = jobs
+        self.api = api
+        self.submission_id = submission_id
+        self.work_path = path / "work"
+        jobs.submit(
+            submission_id,
+            entrypoint=f"{sys.executable} -m workers runner",
+            env_vars=runner_env(
+                api_url=api.url,
+                runner_id=RUNNER_ID,
+                shape=WorkerGroup(resources.num_workers, resources.cpus_per_worker, 0),
+                token=TOKEN,
+                data_path=path / "data",
+                work_path=self.work_path,
+                num_nodes=num_nodes,
+            ),
+            metadata={},
+        )
+
+    @property
+    def state(self) -> ClusterJobState:
+        job = self._jobs.status(self.submission_id)
+        assert job is not None
+        return job.state
+
+    def environment(self) -> RunEnvironment:
+        """The newest attempt's, once its processes are up."""
+        found: list[RunEnvironment] = []
+
+        def is_up() -> bool:
+            assert not self.state.is_final, self._jobs.logs_tail(self.submission_id)
+            found[:] = [report.environment for report in self.api.reports if report.environment]
+            return bool(found)
+
+        eventually(is_up, within_seconds=_START_SECONDS)
+        return found[-1]
+
+    def wait_for_the_end(self) -> ClusterJobState:
+        eventually(lambda: self.state.is_final, within_seconds=_START_SECONDS)
+        return self.state
+
+    def files_left(self) -> list[Path]:
+        return [path for path in self.work_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.ray
+def test_a_runner_trains_attempt_after_attempt_and_once_stopped_leaves_no_process(
+    head: RayHead, tmp_path: Path
+) -> None:
+    brief = digits_brief(iterations=20, num_workers=2)
+    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+        api.rounds = 3
+        api.afterwards = digits_brief(iterations=1_000_000, num_workers=2)
+        runner = Submitted(jobs, api, "thrice-a1", tmp_path)
+
+        def pids() -> list[set[int]]:
+            assert not runner.state.is_final, jobs.logs_tail("thrice-a1")
+            return [set(report.environment.pids) for report in api.reports if report.environment]
+
+        eventually(lambda: len(pids()) == 4, within_seconds=_START_SECONDS)
+        assert [finish.reason for finish in api.finishes] == [Reason.COMPLETED] * 3
+        processes = set.union(*pids())
+        assert len(processes) == 8, "each attempt has its own"
+        begins = [number for number, report in enumerate(api.reports) if report.environment]
+        whole = api.reports[: begins[3]]
+        # The same seed, the same images: nothing of one has leaked into the next.
+        points = [point for report in whole for point in report.metrics]
+        losses = [point.value for point in points if point.series == "train/loss"]
+        assert losses[:4] == losses[4:8] == losses[8:]
+        weights = [
+            digest.sha256
+            for report in whole
+            for note in report.checkpoints
+            for digest in note.parts
+            if note.iteration == 20 and digest.part is Part.PT
+        ]
+        assert len(weights) == 3
+        assert len(set(weights)) == 1
+        # Once each, by rank 0 only.
+        iterations = [point.iteration for point in points if point.series == "train/loss"]
+        assert iterations == [5, 10, 15, 20] * 3
+        assert api.complaints == []
+
+        jobs.stop("thrice-a1")
+        assert runner.wait_for_the_end() is ClusterJobState.STOPPED
+        assert len(api.finishes) == 3
+        eventually(lambda: not any(map(psutil.pid_exists, processes)), within_seconds=30)
+
+
+@pytest.mark.ray
+def test_the_stop_of_an_attempt_and_the_death_of_a_worker_are_told(
+    head: RayHead, tmp_path: Path
+) -> None:
+    brief = digits_brief(iterations=1_000_000, num_workers=2)
+    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+        api.rounds = 2
+        api.stop = StopReason.CANCEL
+        # As on a cluster where the runner's own process may be on another node than its ranks.
+        runner = Submitted(jobs, api, "death-a1", tmp_path, num_nodes=2)
+        stopped = runner.environment()
+        eventually(lambda: runner.environment() != stopped, within_seconds=60)
+        told = len(api.points)
+        eventually(lambda: len(api.points) > told, within_seconds=60)
+        # The rank that Ray made; its fork goes with it.
+        _ray_workers(head, api)[0].kill()
+        assert runner.wait_for_the_end() is ClusterJobState.SUCCEEDED
+
+        assert [finish.reason for finish in api.finishes] == [Reason.CANCELLED, Reason.WORKER_DIED]
+        # What rank 0 left was told before.
+        assert [report.sequence for report in api.reports] == list(range(1, len(api.reports) + 1))
+        assert api.complaints == []
+        assert runner.files_left() == []
+
+
+def _ray_workers(head: RayHead, api: FakeApi) -> list[psutil.Process]:
+    """Of the runner that reports there, one for each rank."""
+    workers = processes_of(head, "ray::RayTrainWorker")
+    return [one for one in workers if one.environ().get("RESNETD_API_URL") == api.url]
+
+
+def failure(rank: int, error: Exception) -> WorkerGroupError:
+    return WorkerGroupError("it failed", {rank: error})
+
+
+def told(reason: Reason, message: str) -> Exception:
+    """What a rank has raised, as it arrives in another process."""
+    arrived = pickle.loads(pickle.dumps(AttemptFailed(reason, message)))
+    assert isinstance(arrived, Exception)
+    return arrived
+
+
+def test_the_reason_that_a_rank_gave_is_the_attempts() -> None:
+    cause = runner_driver._cause(
+        failure(1, told(Reason.DIVERGED, "the loss is nan\nat iteration 3"))
+    )
+    assert (cause.reason, cause.message) == (Reason.DIVERGED, "the loss is nan\nat iteration 3")
+
+
+def test_of_several_failures_the_cause_is_told_and_not_its_echo() -> None:
+    error = WorkerGroupError(
+        "all failed",
+        {
+            0: told(Reason.WORKER_DIED, "gloo/transport: connection closed by peer"),
+            1: told(Reason.OUT_OF_MEMORY, "CUDA out of memory"),
+        },
+    )
+    assert runner_driver._cause(error).reason is Reason.OUT_OF_MEMORY
+
+
+class WorkerHealthCheckFailedError(Exception):
+    """Named as Ray's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (WorkerHealthCheckFailedError("the actor is dead"), Reason.WORKER_DIED),
+        (
+            WorkerHealthCheckFailedError("killed: the node was running low on memory"),
+            Reason.OUT_OF_MEMORY,
+        ),
+        (ImportError("no module named workers"), Reason.INTERNAL),
+    ],
+)
+def test_what_no_rank_could_tell_has_a_reason_too(error: Exception, reason: Reason) -> None:
+    assert runner_driver._cause(failure(1, error)).reason is reason
+
+
+def test_a_controller_that_failed_is_our_fault() -> None:
+    assert runner_driver._cause(ControllerError(ValueError("storage"))).reason is Reason.INTERNAL
+
+
+def test_a_process_without_settings_is_no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESNETD_API_URL", raising=False)
+    assert runner_main.main() == 2
+
+
+def test_a_failure_survives_its_way_between_processes() -> None:
+    failed = pickle.loads(pickle.dumps(AttemptFailed(Reason.DIVERGED, "nan")))
+    assert (failed.reason, failed.message) == (Reason.DIVERGED, "nan")

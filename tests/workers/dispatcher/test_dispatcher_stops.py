@@ -1,0 +1,283 @@
+"""What the dispatcher stops: silent attempts, cancelled jobs, jobs over their time."""
+
+import pytest
+
+from service.settings import Settings
+from service.states import AttemptState, JobState, Reason, RunnerState
+from tests.support.cluster import (
+    BACKOFF_SECONDS,
+    Door,
+    FakeCluster,
+    Make,
+    attempts_started,
+    claim_only,
+    later_round,
+    leave,
+    reserved_cpus,
+    run,
+    start,
+)
+from tests.support.core import Core, job_id_of, workers
+from workers.cluster.ray_jobs import ClusterJobState
+from workers.dispatcher.dispatcher import Dispatcher
+
+# Silence
+
+
+def test_the_runner_of_a_silent_attempt_is_stopped_and_the_job_tried_again(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+    later_round(core, dispatcher)
+    job = core.job(job_id_of(attempt_id))
+    assert (job.state, job.reason) == (JobState.QUEUED, Reason.HEARTBEAT_TIMEOUT)
+    assert cluster.stops == [core.runner_of(attempt_id)]
+    assert reserved_cpus(core) == 1
+    cluster.end(core.runner_of(attempt_id), ClusterJobState.STOPPED)
+    later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
+    assert attempts_started(core, cluster) == [attempt_id, f"{job.id}-a2"]
+
+
+def test_an_attempt_that_reports_is_not_silent(
+    core: Core, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    for sequence in (2, 3, 4):
+        later_round(core, dispatcher, after_seconds=settings.silent_seconds - 1)
+        core.report(attempt_id, sequence)
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+
+
+def test_nobody_is_silent_as_long_as_the_api_is_away(
+    core: Core, dispatcher: Dispatcher, door: Door, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    door.is_open = False
+    for _ in range(5):
+        later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    door.is_open = True
+    later_round(core, dispatcher)
+    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING, "it may be about to report"
+    later_round(core, dispatcher)
+    assert core.attempt(attempt_id).reason is Reason.HEARTBEAT_TIMEOUT
+
+
+def test_nobody_is_silent_where_no_api_listens(core: Core, make: Make, settings: Settings) -> None:
+    dispatcher = make(api_url="http://127.0.0.1:1")
+    attempt_id = run(core, dispatcher)
+    for _ in range(5):
+        later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+
+
+def test_a_restarted_dispatcher_counts_silence_from_its_own_start(
+    core: Core, dispatcher: Dispatcher, make: Make, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    core.clock.advance(10 * settings.silent_seconds)
+    restarted = make()
+    restarted.round()
+    later_round(core, restarted, after_seconds=settings.silent_seconds)
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+    later_round(core, restarted)
+    assert core.attempt(attempt_id).reason is Reason.HEARTBEAT_TIMEOUT
+
+
+def test_an_attempt_that_falls_silent_while_it_delivers_leaves_its_runner_to_others(
+    core: Core, cluster: FakeCluster, make: Make, settings: Settings
+) -> None:
+    cluster.cpus = 1
+    dispatcher = make(standbys=1)
+    first = run(core, dispatcher)
+    runner_id = core.runner_of(first)
+    assert core.ask(runner_id, trained=first) is None
+    second = run(core, dispatcher)
+    assert core.runner_of(second) == runner_id
+    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    core.report(second, 2)
+    later_round(core, dispatcher)
+    assert core.attempt(first).reason is Reason.HEARTBEAT_TIMEOUT
+    assert core.attempt(second).state is AttemptState.RUNNING
+    assert core.runner(runner_id).state is RunnerState.READY
+    assert cluster.stops == []
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_the_runner_of_an_attempt_that_never_begins_is_stopped_and_the_job_tried_again(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings, *, is_taken: bool
+) -> None:
+    attempt_id = start(core, dispatcher)
+    runner_id = core.runner_of(attempt_id)
+    if is_taken:
+        core.ask(runner_id)
+    later_round(core, dispatcher, after_seconds=settings.start_timeout_seconds)
+    assert core.attempt(attempt_id).state is AttemptState.STARTING
+    later_round(core, dispatcher)
+    job = core.job(job_id_of(attempt_id))
+    assert (job.state, job.reason) == (JobState.QUEUED, Reason.START_TIMEOUT)
+    assert f"the log of {runner_id}" in str(job.message)
+    assert cluster.stops == [runner_id]
+
+
+def test_after_a_start_that_was_too_slow_there_is_twice_the_time(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    limit = settings.start_timeout_seconds
+    first = start(core, dispatcher)
+    later_round(core, dispatcher, after_seconds=limit + 1.0)
+    cluster.end(core.runner_of(first), ClusterJobState.STOPPED)
+    later_round(core, dispatcher)
+    later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
+    second = f"{job_id_of(first)}-a2"
+    later_round(core, dispatcher, after_seconds=limit + 1.0)
+    assert core.attempt(second).state is AttemptState.STARTING
+    later_round(core, dispatcher, after_seconds=limit)
+    assert core.attempt(second).reason is Reason.START_TIMEOUT
+
+
+def test_an_attempt_cannot_begin_as_long_as_the_api_is_away(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, door: Door, settings: Settings
+) -> None:
+    attempt_id = start(core, dispatcher)
+    door.is_open = False
+    for _ in range(3):
+        later_round(core, dispatcher, after_seconds=settings.start_timeout_seconds)
+    assert core.attempt(attempt_id).state is AttemptState.STARTING
+    assert cluster.stops == []
+
+
+def test_an_attempt_whose_room_went_away_makes_way_for_what_fits(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    large = claim_only(core, dispatcher, resources=workers(4))
+    cluster.cpus = 2
+    small = core.submit()
+    later_round(core, dispatcher)
+    assert cluster.started == []
+    later_round(core, dispatcher, after_seconds=settings.start_timeout_seconds)
+    assert core.attempt(large).reason is Reason.START_TIMEOUT
+    later_round(core, dispatcher, after_seconds=BACKOFF_SECONDS)
+    assert attempts_started(core, cluster) == [f"{small}-a1"]
+
+
+# Cancel, and the time limit
+
+
+def test_the_runner_of_a_job_that_is_cancelled_first_is_never_started(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    attempt_id = claim_only(core, dispatcher)
+    core.cancel(job_id_of(attempt_id))
+    later_round(core, dispatcher)
+    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
+    later_round(core, dispatcher)
+    assert cluster.submissions == []
+    assert reserved_cpus(core) == 0
+
+
+def test_a_job_that_is_cancelled_while_its_runner_starts_ends_at_once(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    attempt_id = start(core, dispatcher)
+    core.cancel(job_id_of(attempt_id))
+    later_round(core, dispatcher)
+    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
+    assert cluster.stops == [], "the runner will do for another"
+    assert reserved_cpus(core) == 1
+    leave(core, cluster, core.runner_of(attempt_id))
+    assert reserved_cpus(core) == 0
+    later_round(core, dispatcher)
+    assert cluster.jobs == {}
+
+
+def test_a_job_that_is_cancelled_before_its_first_report_is_stopped_at_once(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    attempt_id = start(core, dispatcher)
+    core.ask(core.runner_of(attempt_id))
+    core.cancel(job_id_of(attempt_id))
+    later_round(core, dispatcher)
+    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
+    assert cluster.stops == [core.runner_of(attempt_id)]
+    assert reserved_cpus(core) == 1
+    cluster.end(core.runner_of(attempt_id), ClusterJobState.STOPPED)
+    later_round(core, dispatcher)
+    assert reserved_cpus(core) == 0
+    assert attempts_started(core, cluster) == [attempt_id]
+
+
+def test_a_running_job_that_is_cancelled_has_time_to_stop_by_itself(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    core.cancel(job_id_of(attempt_id))
+    later_round(core, dispatcher, after_seconds=settings.cancel_grace_seconds)
+    assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
+    assert cluster.stops == []
+    later_round(core, dispatcher)
+    assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
+    assert cluster.stops == [core.runner_of(attempt_id)]
+
+
+def test_a_cancelled_job_that_stopped_by_itself_is_not_stopped_again(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    attempt_id = run(core, dispatcher)
+    core.cancel(job_id_of(attempt_id))
+    core.finish(attempt_id, Reason.CANCELLED)
+    later_round(core, dispatcher)
+    leave(core, cluster, core.runner_of(attempt_id))
+    later_round(core, dispatcher)
+    assert cluster.stops == []
+    assert reserved_cpus(core) == 0
+
+
+def test_a_job_that_does_not_stop_at_its_time_limit_is_stopped(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher, time_limit_minutes=1)
+    core.clock.advance(60.0 + settings.cancel_grace_seconds)
+    core.report(attempt_id, 2)
+    dispatcher.round()
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+    later_round(core, dispatcher)
+    job = core.job(job_id_of(attempt_id))
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.TIME_LIMIT)
+    assert cluster.stops == [core.runner_of(attempt_id)]
+
+
+@pytest.mark.parametrize(
+    ("state", "is_preempted"), [(JobState.PAUSED, False), (JobState.QUEUED, True)]
+)
+def test_a_job_that_does_not_make_way_in_time_is_stopped_and_goes_on_later(
+    core: Core,
+    cluster: FakeCluster,
+    dispatcher: Dispatcher,
+    settings: Settings,
+    state: JobState,
+    is_preempted: bool,
+) -> None:
+    attempt_id = run(core, dispatcher, preemptible=True, priority=1)
+    if is_preempted:
+        core.submit(priority=90, resources={"num_workers": 4})
+        later_round(core, dispatcher)
+    else:
+        core.steer("pause", job_id_of(attempt_id))
+    later_round(core, dispatcher, after_seconds=settings.cancel_grace_seconds)
+    assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
+    later_round(core, dispatcher)
+    job = core.job(job_id_of(attempt_id))
+    assert (job.state, job.infra_restarts, job.not_before) == (state, 0, None)
+    assert cluster.stops == [core.runner_of(attempt_id)]
+
+
+def test_a_killed_job_is_stopped_without_patience(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    attempt_id = run(core, dispatcher)
+    core.steer("kill", job_id_of(attempt_id))
+    later_round(core, dispatcher)
+    assert cluster.stops == [core.runner_of(attempt_id)]

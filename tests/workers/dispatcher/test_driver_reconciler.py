@@ -1,0 +1,133 @@
+"""Drivers in the cluster: started once, followed when they die, ended when they are late."""
+
+import pytest
+
+from service.states import SearchState
+from tests.support.cluster import FakeCluster, Make, later_round
+from tests.support.core import Core
+from tests.support.searching import Searching
+from workers.cluster.ray_jobs import ClusterJobState
+from workers.dispatcher.dispatcher import Dispatcher
+
+
+@pytest.fixture
+def searching(core: Core) -> Searching:
+    return Searching(core)
+
+
+def _driver_of(search_id: str, number: int = 1) -> str:
+    return f"search-{search_id}-d{number}"
+
+
+def _run(searching: Searching, dispatcher: Dispatcher) -> str:
+    """A search whose first driver has begun."""
+    search_id = searching.submit()
+    dispatcher.round()
+    assert searching.begin(search_id) is not None
+    return search_id
+
+
+def test_a_new_search_gets_a_driver_at_once_and_only_one(
+    searching: Searching, cluster: FakeCluster, make: Make
+) -> None:
+    one, other = make(), make()
+    search_id = searching.submit()
+    one.round()
+    other.round()
+    assert cluster.started == [_driver_of(search_id)]
+    assert cluster.entrypoints == {"python -m workers search"}
+    env = cluster.envs[_driver_of(search_id)]
+    assert env["RESNETD_DRIVER_ID"] == _driver_of(search_id)
+    assert env["RESNETD_DRIVER_TOKEN"]
+
+
+def test_a_driver_that_died_is_followed_by_another(
+    searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    search_id = _run(searching, dispatcher)
+    cluster.end(_driver_of(search_id), ClusterJobState.FAILED, "killed")
+    later_round(searching.core, dispatcher)
+    assert cluster.started == [_driver_of(search_id), _driver_of(search_id, 2)]
+    assert list(cluster.jobs) == [_driver_of(search_id, 2)]
+
+
+def test_a_driver_that_the_cluster_has_forgotten_is_followed_by_another(
+    searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    search_id = _run(searching, dispatcher)
+    cluster.jobs.clear()
+    later_round(searching.core, dispatcher)
+    assert len(cluster.started) == 1, "it may not be in the list yet"
+    later_round(searching.core, dispatcher, after_seconds=16.0)
+    assert cluster.started[-1] == _driver_of(search_id, 2)
+
+
+def test_another_dispatcher_goes_on_with_the_driver_that_there_is(
+    searching: Searching, cluster: FakeCluster, make: Make
+) -> None:
+    search_id = _run(searching, make())
+    later_round(searching.core, make(), after_seconds=60.0)
+    assert cluster.started == [_driver_of(search_id)]
+
+
+def test_a_driver_whose_submission_was_not_answered_is_submitted_again(
+    searching: Searching, cluster: FakeCluster, make: Make
+) -> None:
+    search_id = searching.submit()
+    cluster.is_losing_answers = True
+    with pytest.raises(Exception, match="got lost"):
+        make().round()
+    cluster.is_losing_answers = False
+    later_round(searching.core, make(), after_seconds=61.0)
+    assert cluster.started == [_driver_of(search_id)]
+    assert cluster.submissions == [_driver_of(search_id)] * 2
+
+
+def test_a_driver_that_does_not_leave_is_stopped(
+    searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    search_id = _run(searching, dispatcher)
+    searching.steer("cancel", search_id)
+    later_round(searching.core, dispatcher)
+    assert cluster.stops == []
+    later_round(searching.core, dispatcher, after_seconds=21.0)
+    assert cluster.stops == [_driver_of(search_id)]
+    cluster.end(_driver_of(search_id), ClusterJobState.STOPPED)
+    later_round(searching.core, dispatcher)
+    assert cluster.jobs == {}
+    assert searching.row(search_id).driver_terminated_at is not None
+
+
+@pytest.mark.parametrize(("has_begun", "patience"), [(False, 181.0), (True, 121.0)])
+def test_a_silent_driver_is_stopped_and_followed(
+    searching: Searching,
+    cluster: FakeCluster,
+    dispatcher: Dispatcher,
+    *,
+    has_begun: bool,
+    patience: float,
+) -> None:
+    search_id = searching.submit()
+    dispatcher.round()
+    if has_begun:
+        searching.begin(search_id)
+    later_round(searching.core, dispatcher, after_seconds=patience)
+    assert cluster.stops == [_driver_of(search_id)]
+    cluster.end(_driver_of(search_id), ClusterJobState.STOPPED)
+    later_round(searching.core, dispatcher)
+    assert cluster.started[-1] == _driver_of(search_id, 2)
+
+
+def test_a_search_whose_drivers_all_die_fails_and_gets_no_more(
+    searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    search_id = searching.submit()
+    dispatcher.round()
+    for number in range(1, 6):
+        cluster.end(_driver_of(search_id, number), ClusterJobState.FAILED, "no Ray Tune")
+        later_round(searching.core, dispatcher)
+        later_round(searching.core, dispatcher, after_seconds=60.0)
+    row = searching.row(search_id)
+    assert row.state is SearchState.FAILED
+    assert "no Ray Tune" in (row.message or "")
+    assert len(cluster.started) == 5

@@ -1,0 +1,280 @@
+"""The fleet: runners are started once, stand by, give way, and are cleared away."""
+
+import threading
+
+import pytest
+
+from service.errors import ClusterUnavailable, Unauthorized
+from service.execution import runners
+from service.settings import Settings
+from service.states import AttemptState, Reason, RunnerState
+from tests.support.cluster import (
+    FakeCluster,
+    Make,
+    later_round,
+    leave,
+    reserved_cpus,
+    run,
+    stand_by,
+    start,
+)
+from tests.support.core import Core, workers
+from workers.cluster.ray_jobs import ClusterJobState
+from workers.dispatcher.dispatcher import Dispatcher
+
+
+def _opens(core: Core, cluster: FakeCluster, runner_id: str) -> bool:
+    """Whether the token that the cluster has handed to the runner is the runner's."""
+    try:
+        with core.database.reading() as session:
+            token = cluster.envs[runner_id]["RESNETD_RUNNER_TOKEN"]
+            runners.authenticate(session, runner_id, token)
+    except Unauthorized:
+        return False
+    return True
+
+
+# Submissions
+
+
+def test_the_cluster_is_told_what_the_runner_needs(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    resources = workers(2, cpus_per_worker=2)
+    runner_id = core.runner_of(start(core, dispatcher, resources=resources))
+    env = cluster.envs[runner_id]
+    assert env["RESNETD_API_URL"] == settings.resolved_api_url
+    assert env["RESNETD_RUNNER_ID"] == runner_id
+    assert env["RESNETD_RUNNER_SHAPE"] == "2x2cpu0gpu"
+    assert env["RESNETD_DATA_PATH"] == str(settings.data_dir)
+    assert env["RESNETD_WORK_PATH"] == str(settings.work_dir)
+    assert _opens(core, cluster, runner_id)
+    assert cluster.entrypoints == {"python -m workers runner"}
+    assert cluster.jobs[runner_id].metadata == {
+        "by": dispatcher.owner,
+        "api": settings.resolved_api_url,
+    }
+
+
+def test_a_submission_that_never_arrived_is_repeated_after_a_minute_with_a_new_token(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt_id = f"{core.submit()}-a1"
+    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
+        patched.setattr(cluster, "submit", _refuse)
+        dispatcher.round()
+    runner_id = core.runner_of(attempt_id)
+    first = core.runner(runner_id).token_sha256
+    later_round(core, dispatcher, after_seconds=60.0)
+    assert cluster.submissions == [], "it may be under way"
+    assert core.attempt(attempt_id).submitted_at is None
+    later_round(core, dispatcher)
+    assert cluster.submissions == [runner_id]
+    assert core.attempt(attempt_id).submitted_at == core.clock.now
+    assert core.runner(runner_id).submitted_at == core.clock.now
+    assert core.runner(runner_id).token_sha256 != first
+    assert _opens(core, cluster, runner_id)
+
+
+def test_those_behind_a_submission_that_failed_are_not_kept_waiting(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt_ids = [f"{core.submit()}-a1" for _ in range(3)]
+    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
+        patched.setattr(cluster, "submit", _refuse)
+        dispatcher.round()
+    dispatcher.round()
+    assert len(cluster.submissions) == 2
+    later_round(core, dispatcher, after_seconds=61.0)
+    assert sorted(cluster.submissions) == sorted(map(core.runner_of, attempt_ids))
+
+
+def _refuse(*_: object, **__: object) -> bool:
+    raise ClusterUnavailable("no answer")
+
+
+def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    cluster.is_losing_answers = True
+    with pytest.raises(ClusterUnavailable):
+        start(core, dispatcher)
+    cluster.is_losing_answers = False
+    (runner_id,) = cluster.started
+    later_round(core, dispatcher)
+    runner = core.runner(runner_id)
+    assert runner.submitted_at == core.clock.now
+    assert runner.attempt_id is not None
+    assert core.attempt(runner.attempt_id).submitted_at == core.clock.now
+    later_round(core, dispatcher, after_seconds=61.0)
+    assert cluster.submissions == [runner_id]
+    assert _opens(core, cluster, runner_id)
+
+
+def test_a_runner_that_is_let_go_before_its_submission_arrived_holds_no_room(
+    core: Core, cluster: FakeCluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher = make(standbys=1, standby_workers=4)
+    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
+        patched.setattr(cluster, "submit", _refuse)
+        dispatcher.round()
+    attempt_id = start(core, dispatcher)
+    later_round(core, dispatcher, after_seconds=58.0)
+    assert cluster.started == [], "its submission may be under way"
+    later_round(core, dispatcher, after_seconds=2.0)
+    assert cluster.started[0] == core.runner_of(attempt_id)
+
+
+def test_several_dispatchers_start_each_runner_once_and_no_more_than_fits(
+    core: Core, cluster: FakeCluster, make: Make
+) -> None:
+    cluster.cpus = 6
+    dispatchers = [make() for _ in range(3)]
+    for dispatcher in dispatchers:
+        dispatcher.round()
+    jobs = [core.submit() for _ in range(8)]
+    together = threading.Barrier(len(dispatchers))
+
+    def round_of(dispatcher: Dispatcher) -> None:
+        together.wait()
+        dispatcher.round()
+
+    threads = [threading.Thread(target=round_of, args=(one,)) for one in dispatchers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(cluster.submissions) == sorted(core.runner_of(f"{each}-a1") for each in jobs[:6])
+
+
+# Ends
+
+
+def test_a_runner_that_does_not_come_back_from_its_attempt_is_stopped_now_and_then(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, with_standby)
+    runner_id = core.runner_of(attempt_id)
+    core.finish(attempt_id)
+    later_round(core, with_standby, after_seconds=settings.teardown_seconds)
+    assert cluster.stops == []
+    for _ in range(10):
+        later_round(core, with_standby)
+    assert cluster.stops == [runner_id]
+    assert core.runner(runner_id).state is RunnerState.DRAINING
+    later_round(core, with_standby)
+    assert cluster.stops == [runner_id] * 2
+
+
+def test_a_runner_that_has_run_for_long_has_time_to_leave(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    core.clock.advance(3600.0)
+    core.finish(attempt_id)
+    runner_id = core.runner_of(attempt_id)
+    orders = core.ask(runner_id)
+    assert orders is not None
+    assert orders.is_dismissed
+    later_round(core, dispatcher, after_seconds=settings.teardown_seconds)
+    assert cluster.stops == []
+    later_round(core, dispatcher)
+    assert cluster.stops == [runner_id]
+
+
+def test_a_runner_that_delivers_the_last_words_of_its_attempt_is_not_interrupted(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    runner_id = core.runner_of(attempt_id)
+    core.clock.advance(settings.silent_seconds / 2)
+    core.ask(runner_id, is_leaving=True)
+    for sequence in (2, 3, 4):
+        later_round(core, dispatcher, after_seconds=settings.teardown_seconds)
+        core.report(attempt_id, sequence)
+    assert cluster.stops == []
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+    core.finish(attempt_id, Reason.DIVERGED)
+    cluster.end(runner_id, ClusterJobState.SUCCEEDED)
+    later_round(core, dispatcher)
+    assert reserved_cpus(core) == 0
+
+
+def test_a_runner_that_leaves_may_deliver_what_its_last_attempt_has_trained(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    orders = core.ask(core.runner_of(attempt_id), trained=attempt_id)
+    assert orders is not None
+    assert orders.is_dismissed
+    for sequence in (2, 3, 4):
+        later_round(core, dispatcher, after_seconds=settings.teardown_seconds)
+        core.report(attempt_id, sequence)
+    assert cluster.stops == []
+    core.finish(attempt_id)
+    later_round(core, dispatcher)
+    assert cluster.stops == [core.runner_of(attempt_id)]
+
+
+def test_a_lost_runner_whose_attempt_another_dispatcher_watches_is_left_alone(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, make: Make
+) -> None:
+    attempt_id = run(core, dispatcher)
+    runner_id = core.runner_of(attempt_id)
+    cluster.end(runner_id, ClusterJobState.FAILED)
+    make().round()
+    assert list(cluster.jobs) == [runner_id]
+    assert core.runner(runner_id).state is RunnerState.READY
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+    later_round(core, dispatcher)
+    assert core.attempt(attempt_id).reason is Reason.WORKER_DIED
+    assert core.runner(runner_id).state is RunnerState.TERMINATED
+
+
+def test_the_cluster_forgets_a_runner_that_is_gone(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    attempt_id = run(core, dispatcher)
+    core.finish(attempt_id)
+    runner_id = core.runner_of(attempt_id)
+    leave(core, cluster, runner_id)
+    later_round(core, dispatcher)
+    assert cluster.jobs == {}
+    assert core.runner(runner_id).terminated_at == core.clock.now
+
+
+def test_a_runner_that_the_cluster_could_not_forget_is_forgotten_when_it_is_back(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt_id = run(core, dispatcher)
+    core.finish(attempt_id)
+    cluster.end(core.runner_of(attempt_id), ClusterJobState.FAILED)
+    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
+        patched.setattr(cluster, "delete", _refuse)
+        later_round(core, dispatcher)
+    later_round(core, dispatcher)
+    assert cluster.jobs == {}
+    assert reserved_cpus(core) == 0
+
+
+def test_a_runner_that_is_not_listed_yet_is_not_lost(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+) -> None:
+    standby = stand_by(core, cluster, with_standby)
+    cluster.jobs.clear()
+    later_round(core, with_standby, after_seconds=15.0)
+    assert core.runner(standby).state is RunnerState.READY
+    later_round(core, with_standby)
+    assert core.runner(standby).state is RunnerState.TERMINATED
+
+
+def test_a_runner_of_a_former_version_of_the_settings_leaves_after_a_while(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher, make: Make
+) -> None:
+    standby = stand_by(core, cluster, with_standby)
+    without = make(standbys=0)
+    later_round(core, without, after_seconds=61.0)
+    assert core.runner(standby).state is RunnerState.DRAINING
+    leave(core, cluster, standby)
+    later_round(core, without)
+    assert cluster.jobs == {}

@@ -1,0 +1,172 @@
+"""Standbys: started ahead, taken, replaced, and gone as soon as their room is wanted."""
+
+import pytest
+
+from service.execution import runners
+from service.resources import WorkerGroup
+from service.settings import Settings
+from service.states import RunnerState
+from tests.support.cluster import (
+    FakeCluster,
+    Make,
+    later_round,
+    leave,
+    run,
+    stand_by,
+    start,
+)
+from tests.support.core import Core, workers
+from workers.cluster.ray_jobs import ClusterJobState
+from workers.dispatcher.dispatcher import Dispatcher
+
+
+def test_a_standby_is_started_before_anybody_asks_for_a_job(
+    core: Core, cluster: FakeCluster, make: Make
+) -> None:
+    make(standbys=1, standby_workers=2).round()
+    (runner_id,) = cluster.started
+    assert runners.worker_group_of(core.runner(runner_id)) == WorkerGroup(2, 1, 0)
+
+
+def test_a_job_is_given_to_the_standby_without_a_word_to_the_cluster(
+    core: Core, cluster: FakeCluster, make: Make
+) -> None:
+    dispatcher = make(standbys=1, poll_seconds=60.0)
+    standby = stand_by(core, cluster, dispatcher)
+    cluster.is_away = True
+    attempt_id = start(core, dispatcher)
+    assert core.runner_of(attempt_id) == standby
+    assert core.attempt(attempt_id).submitted_at == core.clock.now
+    orders = core.ask(standby)
+    assert orders is not None
+    assert orders.order is not None
+    assert orders.order.brief.attempt_id == attempt_id
+
+
+def test_a_runner_runs_one_job_after_another(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+) -> None:
+    cluster.cpus = 1
+    standby = stand_by(core, cluster, with_standby)
+    for _ in range(3):
+        attempt_id = run(core, with_standby)
+        assert core.runner_of(attempt_id) == standby
+        core.finish(attempt_id)
+        assert core.ask(standby) is None
+        later_round(core, with_standby)
+    assert cluster.submissions == [standby]
+    assert cluster.stops == []
+
+
+def test_another_standby_is_started_while_the_first_is_busy(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+) -> None:
+    standby = stand_by(core, cluster, with_standby)
+    run(core, with_standby)
+    later_round(core, with_standby)
+    first, second = cluster.started
+    assert first == standby
+    assert core.runner(second).attempt_id is None
+
+
+def test_a_standby_gives_way_to_a_job_of_another_shape(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+) -> None:
+    standby = stand_by(core, cluster, with_standby)
+    attempt_id = start(core, with_standby, resources=workers(4))
+    assert cluster.started == [standby]
+    later_round(core, with_standby)
+    assert cluster.stops == [], "it leaves by itself"
+    leave(core, cluster, standby)
+    later_round(core, with_standby)
+    assert cluster.started == [standby, core.runner_of(attempt_id)]
+    assert core.runner(standby).state is RunnerState.TERMINATED
+
+
+def test_while_a_standby_leaves_its_room_is_looked_for_often(
+    core: Core, cluster: FakeCluster, make: Make
+) -> None:
+    dispatcher = make(standbys=1, poll_seconds=60.0)
+    stand_by(core, cluster, dispatcher)
+    core.submit(resources=workers(4))
+    assert dispatcher.round() == pytest.approx(0.2)
+
+
+def test_a_standby_that_does_not_leave_is_stopped(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
+) -> None:
+    standby = stand_by(core, cluster, with_standby)
+    start(core, with_standby, resources=workers(4))
+    later_round(core, with_standby, after_seconds=settings.teardown_seconds)
+    assert cluster.stops == []
+    later_round(core, with_standby)
+    assert cluster.stops == [standby]
+
+
+def test_a_standby_that_died_is_replaced(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+) -> None:
+    standby = stand_by(core, cluster, with_standby)
+    cluster.end(standby, ClusterJobState.FAILED)
+    later_round(core, with_standby)
+    first, second = cluster.started
+    assert first == standby
+    assert list(cluster.jobs) == [second]
+    assert core.runner(standby).state is RunnerState.TERMINATED
+
+
+def test_a_standby_that_died_before_it_was_up_is_replaced_after_a_minute(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+) -> None:
+    with_standby.round()
+    cluster.end(cluster.started[0], ClusterJobState.FAILED)
+    for _ in range(3):
+        later_round(core, with_standby)
+    assert len(cluster.started) == 1
+    later_round(core, with_standby, after_seconds=60.0)
+    assert len(cluster.started) == 2
+
+
+def test_a_standby_that_never_comes_up_is_stopped(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
+) -> None:
+    with_standby.round()
+    (standby,) = cluster.started
+    later_round(core, with_standby, after_seconds=settings.start_timeout_seconds)
+    assert cluster.stops == []
+    later_round(core, with_standby)
+    assert cluster.stops == [standby]
+    assert core.runner(standby).state is RunnerState.DRAINING
+
+
+def test_a_standby_that_is_up_may_wait_for_days(
+    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+) -> None:
+    standby = stand_by(core, cluster, with_standby)
+    later_round(core, with_standby, after_seconds=1_000_000.0)
+    assert cluster.started == [standby]
+    assert cluster.stops == []
+
+
+def test_a_standby_that_lost_its_room_before_it_was_started_holds_up_nobody(
+    core: Core, cluster: FakeCluster, make: Make
+) -> None:
+    planned = _plan(core, WorkerGroup(4, 1, 0))
+    cluster.cpus = 2
+    attempt_id = start(core, make(standbys=1))
+    assert cluster.started[0] == core.runner_of(attempt_id)
+    assert core.runner(planned).state is RunnerState.TERMINATED
+
+
+def test_a_job_is_started_before_a_standby_that_was_planned_earlier(
+    core: Core, cluster: FakeCluster, make: Make
+) -> None:
+    _plan(core, WorkerGroup(3, 1, 0))
+    attempt_id = start(core, make(standbys=1), resources=workers(2))
+    assert cluster.started[0] == core.runner_of(attempt_id)
+
+
+def _plan(core: Core, shape: WorkerGroup) -> str:
+    """As a dispatcher leaves it that dies right after."""
+    with core.database.transaction() as session:
+        return runners.plan_runner(session, shape, lives=100, now=core.clock.now).id

@@ -1,0 +1,146 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.catalog.architectures import Family
+from service.states import Reason
+from tests.workers.training.support import run, small_spec
+from workers.training.data import datasets, image_folders
+from workers.training.errors import DatasetMissing, DatasetUnusable
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes by colour, five images of odd shapes in each, two of them for testing."""
+    folder = tmp_path / "data" / "colours"
+    for split, count in (("train", 3), ("test", 2)):
+        for name, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (40 + 7 * number, 50), colour)
+                image.save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def caches(folder: Path) -> list[Path]:
+    return sorted(entry for entry in (folder.parent / ".cache").iterdir() if entry.is_dir())
+
+
+def test_images_become_squares_labelled_by_their_folder(folder: Path) -> None:
+    decoded = image_folders.read_folder(folder, size=32)
+    assert decoded.classes == ["blue", "red"]
+    assert decoded.train_images.shape == (6, 32, 32, 3)
+    assert decoded.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert decoded.test_labels.tolist() == [0, 0, 1, 1]
+    assert (decoded.train_images[decoded.train_labels == 0] == (0, 0, 200)).all()
+    assert (decoded.test_images[decoded.test_labels == 1] == (200, 0, 0)).all()
+
+
+def test_the_centre_is_kept(folder: Path) -> None:
+    stripes = np.zeros((32, 96, 3), dtype=np.uint8)
+    stripes[:, 32:64] = 255
+    Image.fromarray(stripes).save(folder / "train" / "blue" / "0.png")
+    assert (image_folders.read_folder(folder, size=32).train_images[0] == 255).all()
+
+
+def test_val_stands_for_test(folder: Path) -> None:
+    (folder / "test").rename(folder / "val")
+    assert len(image_folders.read_folder(folder, size=32).test_images) == 4
+
+
+def test_a_second_reading_decodes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = image_folders.read_folder(folder, size=32)
+    monkeypatch.setattr(image_folders, "_decode", None)
+    second = image_folders.read_folder(folder, size=32)
+    assert (second.train_images == first.train_images).all()
+    assert (second.test_images == first.test_images).all()
+
+
+def test_a_changed_folder_is_decoded_again_and_the_old_cache_is_gone(folder: Path) -> None:
+    image_folders.read_folder(folder, size=32)
+    before = caches(folder)
+    (folder / "train" / "red" / "2.png").unlink()
+    assert len(image_folders.read_folder(folder, size=32).train_images) == 5
+    assert len(caches(folder)) == 1
+    assert caches(folder) != before
+
+
+def test_each_size_has_its_cache(folder: Path) -> None:
+    image_folders.read_folder(folder, size=32)
+    image_folders.read_folder(folder, size=64)
+    assert len(caches(folder)) == 2
+
+
+def test_a_broken_image_is_named_and_leaves_no_cache(folder: Path) -> None:
+    broken = folder / "train" / "red" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DatasetUnusable, match=r"red/1\.png") as raised:
+        image_folders.read_folder(folder, size=32)
+    assert not raised.value.reason.is_retryable
+    assert caches(folder) == []
+
+
+def test_a_text_file_is_no_image(folder: Path) -> None:
+    (folder / "test" / "blue" / "notes.jpg").write_text("not an image")
+    with pytest.raises(DatasetUnusable, match=r"blue/notes\.jpg"):
+        image_folders.read_folder(folder, size=32)
+
+
+def test_a_set_that_does_not_fit_is_refused_with_the_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folders, "MAX_DECODED_BYTES", 10_000)
+    with pytest.raises(DatasetUnusable, match="10 images; at 32x32"):
+        image_folders.read_folder(folder, size=32)
+
+
+def test_a_class_that_training_does_not_have_is_refused(folder: Path) -> None:
+    (folder / "test" / "green").mkdir()
+    with pytest.raises(DatasetUnusable, match="green is a class that train/ does not have"):
+        image_folders.read_folder(folder, size=32)
+
+
+def test_one_class_is_not_enough(folder: Path) -> None:
+    for split in ("train", "test"):
+        for image in (folder / split / "red").iterdir():
+            image.unlink()
+        (folder / split / "red").rmdir()
+    with pytest.raises(DatasetUnusable, match="holds 1 class folders"):
+        image_folders.read_folder(folder, size=32)
+
+
+@pytest.mark.parametrize("gone", ["train", "test"])
+def test_a_folder_without_both_splits_is_missing(folder: Path, gone: str) -> None:
+    (folder / gone).rename(folder / "elsewhere")
+    assert not datasets.is_available("folder:colours", folder.parent)
+    with pytest.raises(DatasetMissing, match="train/<class>/") as raised:
+        image_folders.read_folder(folder, size=32)
+    assert raised.value.reason is Reason.DATASET_MISSING
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_data_path_needs_no_cache(folder: Path) -> None:
+    folder.parent.chmod(0o555)
+    try:
+        assert len(image_folders.read_folder(folder, size=32).train_images) == 6
+    finally:
+        folder.parent.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "padding"), [(Family.CIFAR, 32, 4), (Family.IMAGENET, 224, 28)]
+)
+def test_the_family_decides_the_size(folder: Path, family: Family, size: int, padding: int) -> None:
+    images = datasets.read_images("folder:colours", folder.parent, family=family)
+    assert images.train.images_NHWC.shape == (6, size, size, 3)
+    assert (images.classes, images.padding, images.flip) == (2, padding, True)
+
+
+def test_colours_are_learned_from_a_folder(folder: Path, tmp_path: Path) -> None:
+    recipe = {"iterations": 24, "batch_size": 6, "warmup_until_error": 100.0}
+    job = small_spec(recipe, dataset="folder:colours")
+    outcome, _ = run(job, tmp_path / "work", data_path=folder.parent)
+    assert outcome.result.test_error == 0

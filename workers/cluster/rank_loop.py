@@ -1,0 +1,95 @@
+"""One rank of a runner, in the process that Ray made for it: hands attempts to its forks.
+
+The ranks talk over the process group that Ray formed for them. Rank 0 asks the API what is next
+and tells the others; the fork of each rank trains, in a process group of the attempt's own.
+"""
+
+import logging
+import os
+from typing import Any, TypeVar
+
+import ray
+import structlog
+import torch
+from ray.train import get_context
+from ray.train.torch import get_device
+
+from service.errors import Unavailable
+from service.specs.protocol import AttemptAssignment, NextAttemptRequest
+from workers.cluster.fork_client import ForkServerClient, RankAssignment
+from workers.cluster.process_settings import RunnerSettings
+from workers.reporting.api_client import RunnerClient
+from workers.reporting.checkpoint_outbox import FENCED_ERRORS
+from workers.reporting.retry import retry_until
+
+# Shorter than what proxies cut.
+_WAIT_SECONDS = 25.0
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+def run_rank_loop(config: dict[str, Any]) -> None:
+    """What Ray calls on every rank: one attempt after another, until the runner is dismissed."""
+    # A line for each report says nothing.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings: RunnerSettings = config["settings"]
+    context = get_context()
+    seat = RankAssignment(
+        rank=context.get_world_rank(),
+        local_rank=context.get_local_rank(),
+        world_size=context.get_world_size(),
+        device=_device(settings),
+        host=ray.util.get_node_ip_address(),
+        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
+    forks = ForkServerClient(
+        settings.runner_id,
+        is_first=seat.local_rank == 0,
+        delivery_seconds=settings.delivery_seconds,
+    )
+    with forks, settings.client() as api:
+        trained: str | None = None
+        while True:
+            with forks.fork(seat) as fork:
+                fork.meet(_broadcast_from_rank_0(fork.meeting_place()))
+                torch.distributed.barrier()
+                asked = _next_assignment(api, settings, trained) if seat.rank == 0 else None
+                order = _broadcast_from_rank_0(asked)
+                if order is None:
+                    return
+                fork.begin(settings.attempt(order), order.brief)
+                trained = order.brief.attempt_id
+                fork.wait()
+
+
+def _next_assignment(
+    api: RunnerClient, settings: RunnerSettings, trained: str | None
+) -> AttemptAssignment | None:
+    """Waits until there is one; None where the runner is to leave."""
+    question = NextAttemptRequest(trained=trained, wait_seconds=_WAIT_SECONDS)
+    try:
+        while True:
+            orders = retry_until(
+                lambda: api.next(question), deadline_seconds=settings.delivery_seconds
+            )
+            if orders.order is not None or orders.is_dismissed:
+                return orders.order
+    except (Unavailable, *FENCED_ERRORS) as error:
+        log.warning("nobody has work for this runner", error=str(error))
+        return None
+
+
+def _broadcast_from_rank_0(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _device(settings: RunnerSettings) -> str:
+    """This rank's GPU, or the CPU where the node's GPUs are such in name only."""
+    if settings.shape.gpus_per_worker == 0 or not torch.cuda.is_available():
+        return "cpu"
+    return str(get_device())

@@ -1,0 +1,251 @@
+"""The API as one attempt sees it: its brief, its reports, its checkpoints, its end."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from service import errors
+from service.specs.protocol import (
+    AttemptConfig,
+    FinishAttemptRequest,
+    NextAttemptRequest,
+    NextAttemptResponse,
+    PartDigest,
+    Report,
+    ReportResponse,
+)
+from service.states import JobState
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_CHUNK_BYTES = 1 << 20
+_CONNECT_SECONDS = 5.0
+# The API answers a report in milliseconds; a part it hashes and may write to a far store.
+REPORT_SECONDS = 10.0
+_PART_SECONDS = 120.0
+
+_BY_CODE: dict[str, type[errors.ResnetdError]] = {
+    error.code: error
+    for error in (
+        errors.InvalidInput,
+        errors.NotFound,
+        errors.Unauthorized,
+        errors.Forbidden,
+        errors.Conflict,
+        errors.IllegalTransition,
+        errors.StaleAttempt,
+        errors.SequenceGap,
+        errors.CorruptArtifact,
+    )
+}
+
+
+class _Ended(BaseModel):
+    job_state: JobState
+
+
+class ApiClient:
+    """Safe to share between threads.
+
+    Every call raises ApiUnavailable where trying again may help, StaleAttempt or Unauthorized
+    where the attempt is over, and what else service.errors names by the answer's code. An
+    answer without a code comes from something between us and the API: try again.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_url: str,
+        attempt_id: str,
+        token: str,
+        report_seconds: float = REPORT_SECONDS,
+        part_seconds: float = _PART_SECONDS,
+    ) -> None:
+        self._http = httpx.Client(
+            base_url=api_url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(report_seconds, connect=_CONNECT_SECONDS),
+            # The proxy of a far network has no say between a cluster and its own API.
+            trust_env=False,
+        )
+        self._path = f"/v1/attempts/{attempt_id}"
+        self._part_timeout = httpx.Timeout(part_seconds, connect=_CONNECT_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def brief(self) -> AttemptConfig:
+        return _parse(AttemptConfig, self._send("GET", ""))
+
+    def report(self, report: Report) -> ReportResponse:
+        return _parse(
+            ReportResponse, self._send("POST", "/reports", content=report.model_dump_json())
+        )
+
+    def upload(self, *, iteration: int, digest: PartDigest, path: Path) -> None:
+        """OSError where the file cannot be read."""
+        self._send(
+            "PUT",
+            f"/checkpoints/{iteration}/{digest.part}",
+            content=_chunks(path),
+            headers={
+                "Content-Type": "application/octet-stream",
+                # Known in advance, or httpx would send it in chunks of unknown number.
+                "Content-Length": str(path.stat().st_size),
+                "X-Content-SHA256": digest.sha256,
+            },
+            timeout=self._part_timeout,
+        )
+
+    def download(self, digest: PartDigest, path: Path) -> None:
+        """A part of the checkpoint to resume from. CorruptArtifact where its bytes differ."""
+        sha256 = hashlib.sha256()
+        partial = path.with_suffix(".partial")
+        with (
+            _transport_errors(),
+            self._http.stream(
+                "GET", f"{self._path}/resume/{digest.part}", timeout=self._part_timeout
+            ) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise _error_of(response)
+            with partial.open("wb") as file:
+                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                    sha256.update(chunk)
+                    file.write(chunk)
+        if sha256.hexdigest() != digest.sha256:
+            partial.unlink()
+            raise errors.CorruptArtifact(
+                f"the bytes of part {digest.part} have the SHA-256 {sha256.hexdigest()}, "
+                f"not {digest.sha256}"
+            )
+        partial.replace(path)
+
+    def finish(self, finish: FinishAttemptRequest) -> JobState:
+        answer = self._send("POST", "/finish", content=finish.model_dump_json())
+        return _parse(_Ended, answer).job_state
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: str | Iterator[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: httpx.Timeout | None = None,
+    ) -> httpx.Response:
+        with _transport_errors():
+            response = self._http.request(
+                method,
+                f"{self._path}{path}",
+                content=content,
+                headers=headers or {"Content-Type": "application/json"},
+                timeout=timeout or self._http.timeout,
+            )
+        if not response.is_success:
+            raise _error_of(response)
+        return response
+
+
+class LongPollClient:
+    """The API as one who asks and waits sees it. Safe to share between threads.
+
+    Errors as those of ApiClient.
+    """
+
+    def __init__(self, base_url: str, *, token: str) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _ask(
+        self, model: type[Model], path: str, body: BaseModel | None = None, *, seconds: float = 0.0
+    ) -> Model:
+        """The answer, which may take so many seconds longer than others."""
+        timeout = httpx.Timeout(seconds + REPORT_SECONDS, connect=_CONNECT_SECONDS)
+        with _transport_errors():
+            response = self._http.post(
+                path, content=body.model_dump_json() if body is not None else "{}", timeout=timeout
+            )
+        if not response.is_success:
+            raise _error_of(response)
+        return _parse(model, response)
+
+
+class RunnerClient(LongPollClient):
+    """The API as one runner sees it."""
+
+    def __init__(self, *, api_url: str, runner_id: str, token: str) -> None:
+        super().__init__(f"{api_url}/v1/runners/{runner_id}", token=token)
+
+    def next(self, question: NextAttemptRequest) -> NextAttemptResponse:
+        """Waits as long as the question says."""
+        return self._ask(NextAttemptResponse, "/next", question, seconds=question.wait_seconds)
+
+
+@contextmanager
+def _transport_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise errors.ApiUnavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _error_of(response: httpx.Response) -> errors.ResnetdError:
+    code, detail = _problem(response)
+    request = response.request
+    message = f"{request.method} {request.url.path} was answered {response.status_code}: {detail}"
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return errors.Unauthorized(message)
+    if response.status_code == httpx.codes.FORBIDDEN:
+        return errors.Forbidden(message)
+    return _BY_CODE.get(code, errors.ApiUnavailable)(message)
+
+
+def _problem(response: httpx.Response) -> tuple[str, str]:
+    """The code and detail of an RFC 9457 answer; an empty code where it is none."""
+    try:
+        problem = response.json()
+    except ValueError:
+        return "", response.text[:500]
+    if not isinstance(problem, dict):
+        return "", response.text[:500]
+    return str(problem.get("code", "")), str(problem.get("detail", ""))[:500]
+
+
+def _parse(model: type[Model], response: httpx.Response) -> Model:
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise errors.ApiUnavailable(
+            f"{response.request.url.path} answered no {model.__name__}: {response.text[:200]!r}"
+        ) from error
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk

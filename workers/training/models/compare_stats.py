@@ -1,0 +1,165 @@
+"""Our networks' counts beside published ones: the command `python -m workers.training counts`."""
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.catalog import architectures, model_stats
+from service.catalog.architectures import (
+    BOTTLENECK_DEPTHS,
+    Architecture,
+    Block,
+    Family,
+    Shortcut,
+    StrideAt,
+    make_architecture,
+)
+from service.catalog.model_stats import ModelStats
+
+# Columns of a file of counts, and ours behind each.
+COLUMNS = {
+    "params": "parameters",
+    "conv_fc_params": "conv_fc_parameters",
+    "bn_params": "bn_parameters",
+    "buffers": "buffers",
+    "macs": "multiply_adds",
+    "conv_plus_fc_layers": "layers",
+}
+
+_NAME = re.compile(
+    r"(?P<images>imagenet|cifar10|cifar100)-(?P<kinds>plain/resnet|plain|resnet|preact)"
+    r"-(?P<depth>\d+)(?P<bottleneck>-bottleneck)?(-(?P<option>[ABC]))?"
+    r"(-(?P<variant>v1|v1\.5))?( \(.*\))?"
+)
+_CLASSES = {"imagenet": 1000, "cifar10": 10, "cifar100": 100}
+_SIZES = {"imagenet": 224, "cifar10": 32, "cifar100": 32}
+
+
+@dataclass(frozen=True)
+class NamedNetwork:
+    """A network on the images that its counts are published for."""
+
+    images: str
+    architecture: Architecture
+
+    @property
+    def name(self) -> str:
+        return f"{self.images}-{self.architecture.label}"
+
+    def count(self) -> ModelStats:
+        size = _SIZES[self.images]
+        return model_stats.compute_model_stats(
+            self.architecture, classes=_CLASSES[self.images], height=size, width=size
+        )
+
+
+def list_networks() -> list[NamedNetwork]:
+    """The papers' networks, each shortcut of each depth."""
+    return [
+        *(
+            NamedNetwork(
+                "imagenet", make_architecture(Family.IMAGENET, depth, shortcut, stride_at=stride_at)
+            )
+            for depth in architectures.IMAGENET_STAGES
+            for stride_at in (StrideAt if depth in BOTTLENECK_DEPTHS else [StrideAt.CONV_1X1])
+            for shortcut in Shortcut
+        ),
+        *(
+            NamedNetwork("imagenet", make_architecture(family, depth, Shortcut.NONE))
+            for depth in architectures.VGG_STAGES
+            for family in (Family.VGG, Family.VGG_BN)
+        ),
+        *(
+            NamedNetwork(
+                images,
+                make_architecture(Family.CIFAR, depth, shortcut, preactivation=preactivation),
+            )
+            for images in ("cifar10", "cifar100")
+            for preactivation in (False, True)
+            for depth in (20, 32, 44, 56, 110, 164, 1001, 1202)
+            for shortcut in Shortcut
+        ),
+    ]
+
+
+def parse_published_name(name: str) -> list[NamedNetwork]:
+    """The networks that a published name stands for; none where this version has none of them.
+
+    `cifar10-plain/resnet-20-A` stands for two: option A adds nothing to count.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return []
+    option = [Shortcut(match["option"])] if match["option"] else []
+    shortcuts = {
+        "plain": [Shortcut.NONE],
+        "resnet": option,
+        "preact": option,
+        "plain/resnet": [Shortcut.NONE, Shortcut.A],
+    }[match["kinds"]]
+    is_bottleneck = match["bottleneck"] is not None
+    return [
+        NamedNetwork(
+            match["images"],
+            make_architecture(
+                Family.IMAGENET if match["images"] == "imagenet" else Family.CIFAR,
+                int(match["depth"]),
+                shortcut,
+                block=Block.BOTTLENECK if is_bottleneck else None,
+                preactivation=match["kinds"] == "preact",
+                stride_at=StrideAt.CONV_3X3 if match["variant"] == "v1.5" else StrideAt.CONV_1X1,
+            ),
+        )
+        for shortcut in shortcuts
+    ]
+
+
+def table() -> list[str]:
+    """Lines with our counts."""
+    return [
+        _line("network", list(COLUMNS)),
+        *(_line(network.name, _values(network)) for network in list_networks()),
+    ]
+
+
+def compare(published: Path) -> tuple[list[str], int]:
+    """Lines with both counts of each published network, and how many differ or are none of ours.
+
+    ValueError where the file does not have the columns.
+    """
+    lines, differing, skipped = [_line("network", list(COLUMNS))], 0, []
+    with published.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = {"name", *COLUMNS} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{published} lacks the columns {', '.join(sorted(missing))}")
+        rows = list(reader)
+    for row in rows:
+        wanted = [int(row[column]) for column in COLUMNS]
+        found = parse_published_name(row["name"])
+        if not found:
+            skipped.append(row["name"])
+        for network in found:
+            got = _values(network)
+            differing += got != wanted
+            lines.append(_line(network.name, got, "equal" if got == wanted else "DIFFERS"))
+            if got != wanted:
+                lines.append(_line(f"  published: {row['name']}", wanted))
+    lines.append(
+        f"{len(rows) - len(skipped)} of {len(rows)} published rows compared, "
+        f"{differing} networks differ"
+    )
+    if skipped:
+        lines.append(f"not in this version: {', '.join(skipped)}")
+    return lines, differing + len(skipped)
+
+
+def _values(network: NamedNetwork) -> list[int]:
+    counted = network.count()
+    return [getattr(counted, field) for field in COLUMNS.values()]
+
+
+def _line(name: str, values: list[int] | list[str], verdict: str = "") -> str:
+    cells = [f"{value:,}" if isinstance(value, int) else value for value in values]
+    return f"{name:<40}" + "".join(f"{cell:>20}" for cell in cells) + f"  {verdict}".rstrip()

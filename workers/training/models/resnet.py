@@ -1,0 +1,98 @@
+"""The papers' networks in torch, with torchvision's names.
+
+An ImageNet network with option B and the stride in the 3x3 is torchvision's: the same state_dict
+to the last key, the same logits, and a backbone for its detectors. With any other choice, and for
+CIFAR, the modules are called the same, but no torchvision class computes what they do.
+
+Shapes: N batch, C channels, H height, W width, K classes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from service.catalog import architectures
+from service.catalog.architectures import Architecture, Family, Stem
+from service.specs.job_spec import JobSpec
+from workers.training.models import blocks
+
+
+def build_network(spec: JobSpec, classes: int) -> nn.Module:
+    """The spec's network on the CPU, its weights drawn from the spec's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        return create_network(spec.architecture, classes=classes)
+
+
+def create_network(network: Architecture, *, classes: int) -> nn.Module:
+    """The network on the current device, its weights drawn from torch's generator."""
+    if not network.is_vgg:
+        return ResNet(network, classes=classes)
+    from torchvision.models import get_model
+
+    suffix = "_bn" if network.family is Family.VGG_BN else ""
+    vgg: nn.Module = get_model(f"vgg{network.depth}{suffix}", weights=None, num_classes=classes)
+    return vgg
+
+
+class ResNet(nn.Module):
+    """A plain, residual or pre-activated network: images_NCHW float -> logits_NK.
+
+    The cifar family is the shape for 32x32 images (section 4.2), imagenet that of Table 1; both
+    take other sizes, since the last map is averaged.
+    """
+
+    def __init__(self, network: Architecture, *, classes: int, channels: int = 3) -> None:
+        super().__init__()
+        stages = architectures.stages(network)
+        self.network = network
+        self.inplanes = architectures.stem_width(network)
+        if network.stem is Stem.CIFAR:
+            self.conv1 = blocks.convolution(3, channels, self.inplanes)
+        else:
+            self.conv1 = blocks.convolution(7, channels, self.inplanes, stride=2)
+        self.bn1: nn.Module = nn.BatchNorm2d(self.inplanes)
+        self.relu: nn.Module = nn.ReLU(inplace=True)
+        self.maxpool: nn.Module = nn.Identity()
+        if network.stem is Stem.IMAGENET:
+            self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.stages = [f"layer{number}" for number in range(1, len(stages) + 1)]
+        for name, stage in zip(self.stages, stages, strict=True):
+            is_first = name == self.stages[0]
+            self.add_module(name, blocks.stage(network, stage, self.inplanes, is_first=is_first))
+            self.inplanes = stage.outputs
+        if network.preactivation:
+            self.bn2 = nn.BatchNorm2d(self.inplanes)
+            if network.stem is Stem.CIFAR:
+                self.bn1 = self.relu = nn.Identity()  # the first block activates for both its paths
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(self.inplanes, classes)
+        self.apply(_initialise)
+        if network.zero_init_residual:
+            self.apply(_silence)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        logits_NK: Tensor = self.fc(self.avgpool(self.maps(images_NCHW)).flatten(1))
+        return logits_NK
+
+    def maps(self, images_NCHW: Tensor) -> Tensor:
+        """What the classifier averages: maps_NCHW of the last stage, activated."""
+        maps_NCHW: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images_NCHW))))
+        for name in self.stages:
+            maps_NCHW = self.get_submodule(name)(maps_NCHW)
+        if self.network.preactivation:
+            return nn.functional.relu(self.bn2(maps_NCHW), inplace=True)
+        return maps_NCHW
+
+
+def _initialise(module: nn.Module) -> None:
+    """He et al. 2015, arXiv:1502.01852; fan_out as in the authors' Torch code and torchvision."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def _silence(module: nn.Module) -> None:
+    """Zero gamma (Goyal et al. 2017): every residual block begins as its shortcut."""
+    if isinstance(module, blocks.BasicBlock | blocks.Bottleneck):
+        nn.init.zeros_((module.bn2 if isinstance(module, blocks.BasicBlock) else module.bn3).weight)
