@@ -38,7 +38,7 @@ class ArtifactCollector:
 
     def _run(self) -> None:
         # Shortened by up to a half: replicas that started together do not sweep together.
-        while not self._closing.wait(_EVERY_SECONDS * random.uniform(0.5, 1.0)):
+        while not self._closing.wait(_EVERY_SECONDS * random.uniform(0.5, 1.0)):  # noqa: S311
             try:
                 number = consistency.delete_orphans(
                     self._database, self._artifacts, now=self._now()

@@ -99,7 +99,7 @@ def main() -> int:
     for part in (_chip, _cifar, _whole_recipe, _still_photographs, _from_jpeg):
         try:
             rows += part(scale)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the other parts are worth having
             traceback.print_exc()
             failed = 1
         if scale.device.type == "cuda":
@@ -178,8 +178,8 @@ def _still_photographs(scale: Scale) -> list[Row]:
 
 def _from_jpeg(scale: Scale) -> list[Row]:
     """ResNet-50 fed from files, decoded by the GPU and by processes."""
-    from workers.training.data import image_decoding
-    from workers.training.data.image_loader import StreamingSource
+    from workers.training.data import image_decoding  # noqa: PLC0415 - not all machines can decode
+    from workers.training.data.image_loader import StreamingSource  # noqa: PLC0415
 
     spec = _photographs_spec(scale)
     rates = {}

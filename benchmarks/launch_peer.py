@@ -62,7 +62,7 @@ def _train(config: dict[str, Any], *, rank: int, world_size: int) -> Outcome:
 
 
 def _train_on_ray(config: dict[str, Any]) -> None:
-    from ray.train import get_context
+    from ray.train import get_context  # noqa: PLC0415 - torchrun's processes do without Ray
 
     context = get_context()
     _train(config, rank=context.get_world_rank(), world_size=context.get_world_size())
@@ -70,9 +70,9 @@ def _train_on_ray(config: dict[str, Any]) -> None:
 
 def _fitter(num_workers: int, folder: str, spec: dict[str, Any]) -> Callable[[Path | None], None]:
     """Calls fit(); whatever can be imported is."""
-    import ray
-    from ray.train import LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    import ray  # noqa: PLC0415 - as above
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig  # noqa: PLC0415
+    from ray.train.torch import TorchTrainer  # noqa: PLC0415
 
     ray.init(address="auto", logging_level="WARNING")
 
@@ -103,8 +103,8 @@ def _fits(num_workers: int, marks: Path, runs: int) -> None:
 
 
 def _tune(*, trials: int) -> None:
-    import ray
-    from ray import tune
+    import ray  # noqa: PLC0415 - as above
+    from ray import tune  # noqa: PLC0415
 
     ray.init(address="auto", logging_level="WARNING")
 

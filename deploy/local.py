@@ -139,7 +139,7 @@ class LocalService:
                 stderr=log,
                 # Ctrl-C in the terminal is for this process alone; it stops them in order.
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock here
             )
 
     def stop_process(self, name: str, *, kill: bool = False) -> None:

@@ -23,7 +23,8 @@ _NOT_INHERITED = {"PYTHONDONTWRITEBYTECODE"}
 class RayHead:
     """Starts at once; `wait` until it answers. `env` is what belongs to this cluster.
 
-    The head runs under deploy.process_reaper: it ends with this process, and with it all that it started.
+    The head runs under deploy.process_reaper: it ends with this process, together with everything
+    that it started.
     """
 
     def __init__(

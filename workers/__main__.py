@@ -33,12 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
             return _dispatch()
         if chosen.command == "runner":
             # Not at the top: a dispatcher needs nothing of a runner's.
-            from workers.cluster import runner_main
+            from workers.cluster import runner_main  # noqa: PLC0415
 
             return runner_main.main()
         if chosen.command == "search":
             # Ray Tune, as above.
-            from workers.cluster import search_driver
+            from workers.cluster import search_driver  # noqa: PLC0415
 
             return search_driver.main()
         return _fetch(chosen.dataset, chosen.data_path)
@@ -49,11 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _dispatch() -> int:
     # Not at the top: a runner's process has no use for them, and starts faster without.
-    from service.storage import schema
-    from service.storage.database import Database
-    from workers.cluster.ray_jobs import RayJobs
-    from workers.dispatcher.dispatcher import Dispatcher
-    from workers.dispatcher.webhook_sender import WebhookSender
+    from service.storage import schema  # noqa: PLC0415
+    from service.storage.database import Database  # noqa: PLC0415
+    from workers.cluster.ray_jobs import RayJobs  # noqa: PLC0415
+    from workers.dispatcher.dispatcher import Dispatcher  # noqa: PLC0415
+    from workers.dispatcher.webhook_sender import WebhookSender  # noqa: PLC0415
 
     configured = settings.load()
     log.configure(configured.log_format)
@@ -67,7 +67,7 @@ def _dispatch() -> int:
         database.sole_dispatcher(),
         RayJobs(url=configured.ray_url, token=token) as cluster,
     ):
-        now = lambda: datetime.now(UTC)
+        now = lambda: datetime.now(UTC)  # noqa: E731 - the clock
         courier = WebhookSender(database, allowed=configured.webhook_networks, now=now)
         sending = threading.Thread(target=courier.run, args=(stopping,), name="courier")
         sending.start()
@@ -82,7 +82,7 @@ def _dispatch() -> int:
 
 def _fetch(name: str, data_path: Path | None) -> int:
     # torch, as above.
-    from workers.training.data import datasets as data_datasets
+    from workers.training.data import datasets as data_datasets  # noqa: PLC0415
 
     data_datasets.fetch_dataset(name, data_path or settings.load().data_dir, on_progress=print)
     return 0

@@ -39,7 +39,7 @@ def download(
     job_id: str,
     which: str,
     held: ServicesDep,
-    format: Annotated[
+    format: Annotated[  # noqa: A002 - the query's name
         Literal["safetensors", "pt", "onnx", "pt2", "md"],
         Query(
             description="pt: a state_dict for torch.load(weights_only=True); onnx, pt2 (a "

@@ -148,7 +148,7 @@ def read_metrics(
     session: ReadSession,
     series: Annotated[list[Words] | None, Query()] = None,
     points: Annotated[int | None, Query(ge=1, le=100_000)] = None,
-    format: Annotated[Literal["json", "csv"], Query()] = "json",
+    format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
 ) -> MetricsView | Response:
     """Series of metrics, each thinned to at most `points` of its own points."""
     records.find_job(session, job_id)

@@ -108,7 +108,7 @@ def read_importance(search_id: str, session: ReadSession) -> ImportanceList:
 def export(
     search_id: str,
     session: ReadSession,
-    format: Annotated[Literal["json", "csv", "tensorboard"], Query()] = "json",
+    format: Annotated[Literal["json", "csv", "tensorboard"], Query()] = "json",  # noqa: A002 - the query's name
 ) -> TrialList | Response:
     """All trials as a table, or as a zip of TensorBoard's HParams."""
     search = searches.find_search(session, search_id)

@@ -46,7 +46,7 @@ def run(arguments: Sequence[str], *, retry: Retry | None = None) -> int:
         typer.main.get_command(app).main(args=list(arguments), prog_name="resnetd", obj=session)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else ExitCode.OK
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last door: a person gets a sentence
         if session.is_debug:
             traceback.print_exc()
         for line in telling.explanation(error):

@@ -255,7 +255,7 @@ class Client(Steering, Searches, Webhooks):
         job_id: str,
         which: str = "best",
         *,
-        format: str = "safetensors",
+        format: str = "safetensors",  # noqa: A002 - the API's word
         path: str | Path | None = None,
         on_progress: download.OnProgress | None = None,
     ) -> Path:

@@ -95,7 +95,7 @@ def _scalar(kind: Any, value: Any, *, place: str) -> Any:
 def _expect(kind: type | tuple[type, ...], value: Any, *, place: str) -> None:
     if not isinstance(value, kind):
         names = kind.__name__ if isinstance(kind, type) else "number"
-        raise ValueError(f"{place or 'the answer'} is not {names}, received {value!r}"[:300])
+        raise ValueError(f"{place or 'the answer'} is not {names}, received {value!r}"[:300])  # noqa: TRY004 - the caller's data, not our types
 
 
 @cache

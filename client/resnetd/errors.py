@@ -175,7 +175,7 @@ def of_answer(
     """The narrowest error for an answer: by its code, or by its status where the code is new."""
     kind = _BY_CODE.get(code) or _BY_STATUS.get(status)
     if kind is None:
-        kind = ServerError if status >= 500 else ApiError
+        kind = ServerError if status >= 500 else ApiError  # noqa: PLR2004 - HTTP
     return kind(detail, status=status, code=code, errors=errors, request_id=request_id)
 
 

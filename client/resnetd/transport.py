@@ -47,7 +47,7 @@ class Retry:
         for doubling in itertools.count():
             # Beyond 2**32 there is nothing left to double.
             delay = self.first_delay_seconds * 2 ** min(doubling, 32)
-            yield min(delay, self.longest_delay_seconds) * random.uniform(0.5, 1.0)
+            yield min(delay, self.longest_delay_seconds) * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
 
 
 class Patience:
@@ -194,7 +194,7 @@ def _problem(response: httpx.Response) -> ResnetdError:
         problem = None
     status = response.status_code
     if not isinstance(problem, dict):
-        if status < 500:
+        if status < 500:  # noqa: PLR2004 - HTTP
             return _not_ours(response)
         problem = {}
     return errors.of_answer(

@@ -19,14 +19,14 @@ def read_spec(name: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not JSON: {error}") from error
     if not isinstance(spec, dict):
-        raise ValueError(f"{name} holds no JSON object")
+        raise ValueError(f"{name} holds no JSON object")  # noqa: TRY004 - the writer's mistake
     return spec
 
 
 def read_origin(written: str) -> dict[str, str]:
     """The fields in `JOB[:CHECKPOINT[:HOW]]`. ValueError where it is not of that form."""
     fields = dict(zip(("job", "checkpoint", "mode"), written.split(":"), strict=False))
-    if written.count(":") > 2 or not all(fields.values()):
+    if written.count(":") > 2 or not all(fields.values()):  # noqa: PLR2004 - three fields
         raise ValueError(f"write it as JOB:best:weights, received {written!r}")
     return fields
 
@@ -52,7 +52,7 @@ def _changed(place: dict[str, Any], steps: list[str], value: Any, setting: str) 
     if first == "recipe" and isinstance(inner, str):
         inner = {"name": inner}
     if not isinstance(inner, dict):
-        raise ValueError(f"{setting!r} leads through {first!r}, which is {inner!r}")
+        raise ValueError(f"{setting!r} leads through {first!r}, which is {inner!r}")  # noqa: TRY004 - the writer's mistake
     return place | {first: _changed(inner, rest, value, setting)}
 
 

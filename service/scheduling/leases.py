@@ -1,8 +1,8 @@
 """Leases: heartbeats, release, taking over from dead dispatchers; and what the cluster holds.
 
-A dispatcher owns an attempt from the claim until it has ended and is released. It proves that with
-the attempt's fence; whoever takes over an expired lease raises the fencing_token, so that the former
-owner's late writes change nothing.
+A dispatcher owns an attempt from the claim until the attempt has ended and is released. It proves
+ownership with the attempt's fencing token. Taking over an expired lease increments the token, so
+late writes of the former owner change nothing.
 """
 
 from dataclasses import dataclass

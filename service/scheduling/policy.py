@@ -43,8 +43,8 @@ class WaitingJob:
 class RunningJob:
     """An attempt that occupies the cluster.
 
-    `ends_in`: seconds from now. `is_stopping`: it was asked to stop. `is_overdue_backfill`: it overtook
-    larger jobs for a time that is over.
+    `ends_in`: seconds from now. `is_stopping`: it was asked to stop. `is_overdue_backfill`: it was
+    backfilled ahead of larger jobs and is past the deadline it promised.
     """
 
     job_id: str
@@ -77,7 +77,7 @@ class SchedulerSnapshot:
 
 @dataclass(frozen=True)
 class StartJob:
-    """`backfill_seconds`: seconds in which it should end, for its workers are reserved; None: its own."""
+    """`backfill_seconds`: a backfilled job should end within this time; None: not backfilled."""
 
     job_id: str
     backfill_seconds: float | None = None

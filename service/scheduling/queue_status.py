@@ -151,7 +151,8 @@ class QueueStatus:
         if not self._is_dispatched:
             return WaitReason.NO_DISPATCHER, "no dispatcher has seen the cluster in the last minute"
         if not scene.whole.holds(job.needed):
-            told = f"it needs {_format_resources(job.needed)}, the whole cluster has {_format_resources(scene.whole)}"
+            capacity = _format_resources(scene.whole)
+            told = f"it needs {_format_resources(job.needed)}, the whole cluster has {capacity}"
             return WaitReason.TOO_LARGE, told
         over = policy.find_exceeded_limit(job, self._usage, scene.limits)
         if over is not None:
@@ -274,4 +275,4 @@ def _format_resources(pool: ResourceBundle) -> str:
 
 
 def _format_duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"  # noqa: PLR2004

@@ -1,7 +1,7 @@
 """Drivers: the Ray jobs in which Ray Tune decides for a search, one at a time for each.
 
-A driver that has died is followed by another one. That is told by its number, which is the fencing_token:
-the token of an older one opens nothing.
+A driver that has died is replaced. Its number is the fencing token: the credentials of an older
+driver are refused.
 """
 
 import hmac

@@ -38,7 +38,7 @@ def as_csv(spec: SearchSpec, trials: Sequence[Trial]) -> str:
 def as_tensorboard(trials: Sequence[Trial]) -> bytes:
     """A zip with a folder for each trial that was measured: unpacked, a log directory."""
     # It imports NumPy and protobuf, half a second that only this answer is worth.
-    from tensorboardX import SummaryWriter
+    from tensorboardX import SummaryWriter  # noqa: PLC0415
 
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed, "w") as archive:

@@ -49,7 +49,7 @@ def _shares(
     if len(points) < MIN_TRIALS:
         return {}
     # They import scikit-learn, a second that only this answer is worth.
-    import optuna
+    import optuna  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
@@ -65,7 +65,7 @@ def _shares(
 
 
 def _distribution(dimension: Dimension) -> "BaseDistribution":
-    from optuna import distributions
+    from optuna import distributions  # noqa: PLC0415 - as above
 
     if dimension.draw in {Distribution.CHOICE, Distribution.GRID}:
         return distributions.CategoricalDistribution(dimension.arguments)

@@ -143,7 +143,7 @@ class JobSpec(_Spec):
     stride_at: StrideAt = StrideAt.CONV_1X1
     zero_padding: ZeroPadding = ZeroPadding.END
     zero_init_residual: Annotated[bool, Field(strict=True)] = False
-    recipe: Annotated[Recipe, Field(default_factory=lambda data: _default_recipe(data))]
+    recipe: Annotated[Recipe, Field(default_factory=lambda data: _default_recipe(data))]  # noqa: PLW0108
     resources: Resources = Resources()
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
     priority: Priority = 50
@@ -160,7 +160,7 @@ class JobSpec(_Spec):
             min_length=1,
             max_length=120,
             pattern=_NO_CONTROL_CHARACTERS,
-            default_factory=lambda data: _default_name(data),
+            default_factory=lambda data: _default_name(data),  # noqa: PLW0108
         ),
     ]
     tags: Annotated[tuple[str, ...], Field(max_length=20)] = ()
@@ -288,7 +288,8 @@ class JobSpec(_Spec):
         if share % micro_batch_size != 0:
             raise PydanticCustomError(
                 "batch-indivisible",
-                "a worker's share of {share} images cannot be computed {micro_batch_size} at a time",
+                "each worker's {share} images do not divide into micro-batches of "
+                "{micro_batch_size}",
                 {"share": share, "micro_batch_size": micro_batch_size},
             )
         return resources

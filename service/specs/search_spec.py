@@ -111,7 +111,7 @@ class SearchSpec(_Spec):
     job: dict[str, Any]
     space: Space
     metric: tuple[Metric, ...] = (Metric.TEST_ERROR,)
-    algorithm: Annotated[Algorithm, Field(default_factory=lambda data: _default_algorithm(data))]
+    algorithm: Annotated[Algorithm, Field(default_factory=lambda data: _default_algorithm(data))]  # noqa: PLW0108
     scheduler: SchedulerSpec = SchedulerSpec()
     budget: Budget = Budget()
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0

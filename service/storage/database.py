@@ -19,7 +19,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
-from sqlalchemy.orm import Session as Session
+from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - routes name it too
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
 

@@ -78,7 +78,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
         datetime: UtcDateTime,
         dict[str, Any]: Document,
         JobState: _text_enum(JobState),
@@ -96,9 +96,10 @@ class Base(DeclarativeBase):
 class JobRow(Base):
     """What somebody asked for, and where it stands.
 
-    `queue_sort_key` orders the queue: smaller goes first (service.moves.place). `timing_key` names jobs that
-    take as long for an iteration as this one; `macs_per_iteration` is its multiply-adds in an iteration, None
-    where only the images can tell. `checkpointed_iteration` is the newest checkpoint's.
+    `queue_sort_key` orders the queue: smaller starts first (service.jobs.lifecycle). Jobs with the
+    same `timing_key` take equally long per iteration. `macs_per_iteration`: multiply-adds of one
+    iteration; None if the number depends on images that the service has not counted.
+    `checkpointed_iteration`: iteration of the newest checkpoint.
     """
 
     __tablename__ = "jobs"
@@ -182,7 +183,7 @@ class AttemptRow(Base):
     `fence` grows with each dispatcher that takes it over; a dispatcher that writes with an older
     one changes nothing. The token is made when a runner takes the attempt. `released_at`: when
     its runner was free for another, or gone. `first_iteration` is where it began, `iteration` the
-    newest that it told a metric of. `backfill_deadline`: it overtook larger jobs for a time that ends then.
+    newest with a reported metric. `backfill_deadline`: when a backfilled attempt should have ended.
     """
 
     __tablename__ = "attempts"
@@ -368,8 +369,8 @@ class ClusterRow(Base):
 class SearchRow(Base):
     """A hyper-parameter search, and its driver: the Ray job in which Ray Tune decides.
 
-    `driver_number` counts its drivers; there is none where `driver_terminated_at` is set. `driver_failures`:
-    how many in a row have died without having done anything. `active_seconds` have passed in
+    `driver_number` counts its drivers; none runs once `driver_terminated_at` is set.
+    `driver_failures`: how many in a row have died without having done anything. `active_seconds` have passed in
     `running` before `active_since`.
     """
 
@@ -405,8 +406,8 @@ class SearchRow(Base):
 class TrialRow(Base):
     """A job of a search, numbered per search from 1.
 
-    `driver_trial_id`: the driver and the trial of Ray Tune's that follow it. `stop_reason`: why the search has
-    stopped it early. `is_paused`: with the search, and not by itself.
+    `driver_trial_id`: the driver and its Ray Tune trial id. `stop_reason`: why the search stopped
+    the trial early. `is_paused`: with the search, and not by itself.
     """
 
     __tablename__ = "trials"

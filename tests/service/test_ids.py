@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from service import ids
 
 times = st.datetimes(
-    datetime(2020, 1, 1),
-    datetime(2200, 1, 1),
+    datetime(2020, 1, 1),  # noqa: DTZ001 - hypothesis adds the zone
+    datetime(2200, 1, 1),  # noqa: DTZ001
     timezones=st.just(UTC),
 )
 

@@ -102,7 +102,7 @@ def run_fork_server(runner_id: str) -> Iterator[None]:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / "socket"))
             listener.listen()
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own module
                 [
                     *(sys.executable, "-m", "workers.cluster.fork_server"),
                     *(str(os.getpid()), str(folder), str(listener.fileno())),

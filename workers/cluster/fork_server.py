@@ -182,7 +182,7 @@ def _run_fork(server: int, seat: RankAssignment, line: JsonConnection, turn: _Tu
         _die_with_parent(server, signal.SIGKILL)
         _attempt(seat, line, turn)
         status = 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         if not turn.is_over:
             failed = classify_failure(error)

@@ -25,6 +25,6 @@ def main() -> int:
         else nullcontext()
     ):
         # Seconds of imports: ray and torch.
-        from workers.cluster import runner_driver
+        from workers.cluster import runner_driver  # noqa: PLC0415
 
         return runner_driver.main(settings)

@@ -192,7 +192,7 @@ def _superseded(
     waiting: list[HeldCheckpoint], *, best_delivered: float | None
 ) -> list[HeldCheckpoint]:
     """All but the newest and, where it beats every delivered one, the best by test error."""
-    if len(waiting) < 2:
+    if len(waiting) < 2:  # noqa: PLR2004
         return []
     newest = waiting[-1]
     judged = [held for held in waiting if held.note.test_error is not None]

@@ -30,7 +30,7 @@ class Backoff:
         self._ceiling = SHORTEST_SECONDS
 
     def next_seconds(self) -> float:
-        seconds = self._ceiling * random.uniform(0.5, 1.0)  # jitter, no secret
+        seconds = self._ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
         self._ceiling = min(self._ceiling * 2, LONGEST_SECONDS)
         return seconds
 

@@ -68,7 +68,7 @@ def write_exports(
                     plain, (images_NCHW,), dynamic_shapes=({0: Dim("N", min=1)},)
                 )
                 parity = _WRITERS[part](program, images_NCHW, logits_NK, path)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             told[part] = f"not exported: {type(error).__name__}"
             continue
         told[part] = f"{parity:.2e}"
@@ -141,8 +141,8 @@ def _write_onnx(
 ) -> float:
     """The difference that ONNX Runtime measures lies in the file's own metadata too."""
     # Seconds, and only who exports needs them.
-    import onnx
-    import onnxruntime
+    import onnx  # noqa: PLC0415 - costs a second, and a slow test alone needs it
+    import onnxruntime  # noqa: PLC0415
 
     torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

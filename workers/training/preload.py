@@ -12,7 +12,7 @@ def import_all() -> None:
 
     Starts no thread, so that this process can still be forked.
     """
-    import torch.nn.parallel
+    import torch.nn.parallel  # noqa: PLC0415 - the point of the function
 
     # The first step of an optimizer imports the compiler, used or not.
     parameter = torch.nn.Parameter(torch.zeros(1))

@@ -178,7 +178,7 @@ def test_two_dispatchers_may_see_the_cluster_for_the_first_time_at_once(core: Co
         together.wait()
         try:
             core.offer(cpus=4)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             failed.append(error)
 
     threads = [threading.Thread(target=record) for _ in range(4)]

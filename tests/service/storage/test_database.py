@@ -175,7 +175,7 @@ def test_a_url_of_another_kind_is_refused(url: str) -> None:
 
 @pytest.mark.db
 def test_a_stopped_server_is_away_and_its_restart_is_noticed() -> None:
-    from tests.support.postgres import postgres_server
+    from tests.support.postgres import postgres_server  # noqa: PLC0415 - an own server
 
     with postgres_server() as server:
         _stop_and_start(server)

@@ -16,8 +16,8 @@ from service.states import LogLevel
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base
-from tests.support.searching import Searching
 from tests.support.core import Core, job_id_of, note
+from tests.support.searching import Searching
 
 
 def _tables(database: Database) -> set[str]:

@@ -112,7 +112,7 @@ def test_a_checkpoint_counts_after_every_metric_that_was_told_before_it(
             reporter.metrics([point(iteration)])
             if iteration % 10 == 0:
                 reporter.checkpoint(*save(tmp_path, iteration))
-                eventually(lambda: len(api.checkpoints) == iteration // 10)
+                eventually(lambda: len(api.checkpoints) == iteration // 10)  # noqa: B023
         assert reporter.close(deadline_seconds=20.0)
 
     seen: list[int] = []
@@ -263,7 +263,7 @@ def test_reports_go_on_where_a_restored_api_has_lost_some(api: FakeApi, tmp_path
     with started(api, tmp_path) as reporter:
         for iteration in (1, 2, 3):
             reporter.metrics([point(iteration)])
-            eventually(lambda: iteration in iterations(api))
+            eventually(lambda: iteration in iterations(api))  # noqa: B023
         del api.reports[1:]
         reporter.metrics([point(4)])
         assert reporter.close(deadline_seconds=20.0)

@@ -42,8 +42,8 @@ def test_the_card_of_a_resumed_run_has_its_whole_curve(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exported_networks_compute_the_same_logits(tmp_path: Path) -> None:
-    import onnx
-    import onnxruntime
+    import onnx  # noqa: PLC0415 - costs a second, and a slow test alone needs it
+    import onnxruntime  # noqa: PLC0415
 
     _, recorder = run(small_spec({"exports": ["onnx", "pt2"]}), tmp_path)
     files = recorder.files[12]

@@ -127,7 +127,7 @@ def test_lower_precision_stays_near_float32(computed_in: str, near: float) -> No
 
 def test_auto_is_bf16_where_the_processor_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for is_supported, wanted in ((True, Precision.BF16), (False, Precision.FP32)):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_supported)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_supported)  # noqa: B023
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert precision.resolve_precision(Precision.AUTO, CPU) is wanted
 

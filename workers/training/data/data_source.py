@@ -62,8 +62,8 @@ def open_data_source(
         images = datasets.read_images(spec.dataset, data_path, family=spec.family)
         return ResidentSource(images, spec.recipe, seed=spec.seed, device=device)
     # Seconds of torchvision, which nothing else needs.
-    from workers.training.data import image_decoding
-    from workers.training.data.image_loader import StreamingSource
+    from workers.training.data import image_decoding  # noqa: PLC0415
+    from workers.training.data.image_loader import StreamingSource  # noqa: PLC0415
 
     # Beside a GPU all threads are free to read, else half of them train.
     is_gpu = device.type == "cuda"

@@ -97,7 +97,7 @@ def fetch_dataset(name: str, data_path: Path, on_progress: FetchProgress) -> Non
     if _find_dataset(name).origin is not DatasetOrigin.DOWNLOAD:
         raise ValueError(f"{name} is not downloaded: it is bundled, or a folder of yours")
     # torchvision costs a second, and a fetch alone needs it.
-    from torchvision import datasets as published
+    from torchvision import datasets as published  # noqa: PLC0415
 
     target = data_path / name
     downloads = target
@@ -178,35 +178,35 @@ def _every_fifth_of_each_class(labels: np.ndarray, *, count: int) -> np.ndarray:
 
 
 def _read_fashion_mnist(path: Path) -> tuple[Split, Split]:
-    from torchvision.datasets import FashionMNIST
+    from torchvision.datasets import FashionMNIST  # noqa: PLC0415 - seconds, for some data sets
 
     train, test = (FashionMNIST(path, train=is_train) for is_train in (True, False))
     return _split(train.data, train.targets), _split(test.data, test.targets)
 
 
 def _read_cifar10(path: Path) -> tuple[Split, Split]:
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10  # noqa: PLC0415 - seconds, for some data sets
 
     train, test = (CIFAR10(path, train=is_train) for is_train in (True, False))
     return _split(train.data, train.targets), _split(test.data, test.targets)
 
 
 def _read_cifar100(path: Path) -> tuple[Split, Split]:
-    from torchvision.datasets import CIFAR100
+    from torchvision.datasets import CIFAR100  # noqa: PLC0415 - seconds, for some data sets
 
     train, test = (CIFAR100(path, train=is_train) for is_train in (True, False))
     return _split(train.data, train.targets), _split(test.data, test.targets)
 
 
 def _read_svhn(path: Path) -> tuple[Split, Split]:
-    from torchvision.datasets import SVHN
+    from torchvision.datasets import SVHN  # noqa: PLC0415 - seconds, for some data sets
 
     train, test = (SVHN(path, split=split) for split in ("train", "test"))
     return _split(_nhwc(train.data), train.labels), _split(_nhwc(test.data), test.labels)
 
 
 def _read_stl10(path: Path) -> tuple[Split, Split]:
-    from torchvision.datasets import STL10
+    from torchvision.datasets import STL10  # noqa: PLC0415 - seconds, for some data sets
 
     train, test = (STL10(path, split=split) for split in ("train", "test"))
     return _split(_nhwc(train.data), train.labels), _split(_nhwc(test.data), test.labels)
@@ -265,14 +265,14 @@ _FILES = {
 
 def _split(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | list[int]) -> Split:
     images_NHWC = torch.as_tensor(images)
-    if images_NHWC.dim() == 3:
+    if images_NHWC.dim() == 3:  # noqa: PLR2004 - grey: N, H, W
         images_NHWC = images_NHWC[..., None].expand(-1, -1, -1, 3).contiguous()
     return Split(images_NHWC, torch.as_tensor(labels, dtype=torch.int64))
 
 
 def _download(url: str, md5: str, folder: Path, on_progress: FetchProgress) -> None:
     """Leaves the whole file or nothing under the file's name."""
-    from torchvision.datasets.utils import (
+    from torchvision.datasets.utils import (  # noqa: PLC0415 - costs a second, and a fetch alone needs it
         check_integrity,
     )
 
@@ -282,7 +282,7 @@ def _download(url: str, md5: str, folder: Path, on_progress: FetchProgress) -> N
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as partial:
         try:
-            with urllib.request.urlopen(url, timeout=60) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - our own URLs
                 announced = answer.headers.get("Content-Length")
                 total = None if announced is None else int(announced)
                 while chunk := answer.read(1 << 18):

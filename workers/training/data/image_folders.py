@@ -138,7 +138,7 @@ def _test_folder(folder: Path) -> Path | None:
 
 def _classes(folder: Path) -> list[str]:
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if len(classes) < 2:
+    if len(classes) < 2:  # noqa: PLR2004
         raise DatasetUnusable(f"{folder} holds {len(classes)} class folders, at least 2 are needed")
     return classes
 

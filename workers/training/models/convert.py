@@ -68,7 +68,7 @@ def recognize(published: StateDict) -> tuple[Architecture, StateDict]:
     is_akamaster = any(name.removeprefix("module.").startswith("linear.") for name in published)
     blocks = Counter(match[1] for name in state if (match := _FIRST_OF_BLOCK.fullmatch(name)))
     convolutions = 3 if "layer1.0.conv3.weight" in state else 2
-    family = Family.CIFAR if state["conv1.weight"].shape[-1] == 3 else Family.IMAGENET
+    family = Family.CIFAR if state["conv1.weight"].shape[-1] == 3 else Family.IMAGENET  # noqa: PLR2004
     is_projected = any(".downsample." in name for name in state)
     if not (is_akamaster or is_projected):
         raise ValueError(
@@ -79,7 +79,7 @@ def recognize(published: StateDict) -> tuple[Architecture, StateDict]:
         family,
         depth=sum(blocks.values()) * convolutions + 2,
         shortcut=Shortcut.B if is_projected else Shortcut.A,
-        block=Block.BOTTLENECK if convolutions == 3 else Block.BASIC,
+        block=Block.BOTTLENECK if convolutions == 3 else Block.BASIC,  # noqa: PLR2004
         stride_at=stride_at,
         zero_padding=ZeroPadding.BOTH if is_akamaster else ZeroPadding.END,
     )

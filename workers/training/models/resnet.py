@@ -27,7 +27,7 @@ def create_network(network: Architecture, *, classes: int) -> nn.Module:
     """The network on the current device, its weights drawn from torch's generator."""
     if not network.is_vgg:
         return ResNet(network, classes=classes)
-    from torchvision.models import get_model
+    from torchvision.models import get_model  # noqa: PLC0415 - seconds, for a baseline only
 
     suffix = "_bn" if network.family is Family.VGG_BN else ""
     vgg: nn.Module = get_model(f"vgg{network.depth}{suffix}", weights=None, num_classes=classes)
