@@ -1,7 +1,7 @@
 """A container's health check: exit status 0, or 1 and the reason.
 
 python healthcheck.py http URL [TOKEN_FILE]   whether the URL answers
-python healthcheck.py dispatcher              whether a dispatcher saw the cluster in the last minute
+python healthcheck.py dispatcher              whether a dispatcher saw the cluster within 60 s
 """
 
 import sys

@@ -370,8 +370,8 @@ class SearchRow(Base):
     """A hyper-parameter search, and its driver: the Ray job in which Ray Tune decides.
 
     `driver_number` counts its drivers; none runs once `driver_terminated_at` is set.
-    `driver_failures`: how many in a row have died without having done anything. `active_seconds` have passed in
-    `running` before `active_since`.
+    `driver_failures`: consecutive drivers that died before assigning a trial.
+    `active_seconds`: time in state running before `active_since`.
     """
 
     __tablename__ = "searches"

@@ -20,8 +20,8 @@ class Spool:
     """The reports of one attempt that wait to be acknowledged; safe to share between threads.
 
     Beyond `limit_bytes` the oldest reports lose their points and what is not a warning;
-    environment,    progress and checkpoints stay. Where the disk takes no file (full, read-only) the report
-    stays in memory and counts towards the same limit.
+    environment, progress and checkpoints stay. If the disk takes no file (full, read-only), the
+    report stays in memory and counts towards the same limit.
     """
 
     def __init__(self, path: Path, *, last_sequence: int, limit_bytes: int = LIMIT_BYTES) -> None:
