@@ -185,7 +185,7 @@ class Attempt(Record):
     id: str | None = None
     num_workers: int | None = None
     reason: Reason | None = None
-    fault: str | None = None
+    blame: str | None = None
     message: str | None = None
     created_at: datetime | None = None
     started_at: datetime | None = None

@@ -54,7 +54,7 @@ class Search(Record):
     state: SearchState
     spec: dict[str, Any]
     created_at: datetime
-    end: str | None = None
+    end_reason: str | None = None
     message: str | None = None
     user: str | None = None
     started_at: datetime | None = None

@@ -103,7 +103,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     found = session.client.searches()
     table = Table("id", "name", "state", "ended by", box=None)
     for one in found:
-        table.add_row(one.id, Text(render.printable(one.name)), one.state, one.end or "")
+        table.add_row(one.id, Text(render.printable(one.name)), one.state, one.end_reason or "")
     session.show(output, telling.documents(found), table)
 
 

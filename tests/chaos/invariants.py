@@ -61,8 +61,8 @@ def searches_ended_whole(client: resnetd.Client, search_ids: Iterable[str]) -> l
     found: list[str] = []
     for search_id in search_ids:
         search = client.search(search_id)
-        assert (search.state, search.end) == ("succeeded", "trials"), (
-            f"search {search_id} is {search.state} ({search.end}): {search.message}"
+        assert (search.state, search.end_reason) == ("succeeded", "trials"), (
+            f"search {search_id} is {search.state} ({search.end_reason}): {search.message}"
         )
         trials = client.trials(search_id)
         numbers = sorted(trial.number for trial in trials)

@@ -32,7 +32,7 @@ def search(state: str) -> dict[str, Any]:
         "spec": {"budget": {"trials": 2}},
         "created_at": "2026-11-21T12:00:00Z",
         "finished_at": "2026-11-21T12:01:00Z" if is_final else None,
-        "end": "trials" if state == "succeeded" else None,
+        "end_reason": "trials" if state == "succeeded" else None,
         "message": "2 trials" if is_final else None,
         "best": TRIALS[:1],
         "counts": {"succeeded": 1, "cancelled": 1},

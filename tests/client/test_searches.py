@@ -33,7 +33,7 @@ def test_a_search_is_submitted_from_a_spec_and_fields(
 
 def test_a_search_that_has_ended_is_waited_for(client: resnetd.Client) -> None:
     search = client.wait_search(SEARCH_ID)
-    assert (search.state, search.end) == ("succeeded", "trials")
+    assert (search.state, search.end_reason) == ("succeeded", "trials")
     assert search.best is not None
     assert search.best[0].values == {"test/error": 4.5}
 

@@ -50,7 +50,7 @@ def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
 
     _assert_whole(client, job)
     first, second = client.attempts(job.id)
-    assert (first.reason, first.fault) == ("worker-died", "infrastructure")
+    assert (first.reason, first.blame) == ("worker-died", "infrastructure")
     assert second.reason == "completed"
     resumed = [event.data.get("resumed_at") for event in client.events(job.id)]
     assert any(iteration is not None and iteration >= 100 for iteration in resumed)

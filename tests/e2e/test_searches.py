@@ -64,7 +64,7 @@ def _by_number(client: resnetd.Client, search_id: str) -> list[resnetd.Trial]:
 def _assert_whole(client: resnetd.Client, search_id: str, *, trials: int) -> resnetd.Search:
     """It has ended well, and no trial was run twice."""
     search = client.wait_search(search_id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.2)
-    assert (search.state, search.end) == ("succeeded", "trials"), search.message
+    assert (search.state, search.end_reason) == ("succeeded", "trials"), search.message
     found = client.trials(search_id)
     assert sorted(trial.number for trial in found) == list(range(1, trials + 1))
     assert all(trial.reason == "completed" for trial in found)
