@@ -8,8 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.jobs import records
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, WaitReason
 from service.specs.job_spec import JobSpec
-from service.specs.protocol import Part, RunEnvironment, TrainingResult
-from service.states import AttemptState, Blame, JobState, LogLevel, Reason, RunnerState, StopReason
+from service.specs.protocol import RunEnvironment, TrainingResult
+from service.states import (
+    AttemptState,
+    Blame,
+    CheckpointPart,
+    JobState,
+    LogLevel,
+    Reason,
+    RunnerState,
+    StopReason,
+)
 from service.storage.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
 
 
@@ -275,12 +284,13 @@ class CheckpointView(View):
     test_error: float | None
     train_error: float | None
     size_bytes: int
-    parts: dict[Part, PartView]
+    parts: dict[CheckpointPart, PartView]
 
     @classmethod
     def of(cls, checkpoint: CheckpointRow) -> "CheckpointView":
         parts = {
-            Part(name): PartView(**_without_key(entry)) for name, entry in checkpoint.parts.items()
+            CheckpointPart(name): PartView(**_without_key(entry))
+            for name, entry in checkpoint.parts.items()
         }
         return cls(
             id=checkpoint.id,

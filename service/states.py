@@ -273,3 +273,14 @@ class DeliveryState(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
+
+
+class CheckpointPart(StrEnum):
+    """The files of a checkpoint."""
+
+    WEIGHTS = "weights"  # safetensors: the state_dict, with the spec in the metadata
+    STATE = "state"  # safetensors: optimizer and cursor, what resuming needs beside the weights
+    PT = "pt"  # the same weights as a state_dict that torch.load(weights_only=True) reads
+    ONNX = "onnx"  # of a finished training: the network for ONNX Runtime
+    PROGRAM = "pt2"  # of a finished training: a torch.export program
+    CARD = "card"  # of a finished training: what it is, in Markdown

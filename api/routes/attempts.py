@@ -16,13 +16,12 @@ from service.specs.protocol import (
     AttemptConfig,
     Count,
     FinishAttemptRequest,
-    Part,
     PartDigest,
     Report,
     ReportResponse,
     Sha256,
 )
-from service.states import JobState
+from service.states import CheckpointPart, JobState
 
 router = APIRouter(prefix="/v1/attempts/{attempt_id}", tags=["attempts"])
 
@@ -60,7 +59,7 @@ def report(
 async def upload(
     attempt_id: CallingAttempt,
     iteration: Count,
-    part: Part,
+    part: CheckpointPart,
     request: Request,
     held: ServicesDep,
     x_content_sha256: Annotated[Sha256, Header()],
@@ -77,7 +76,9 @@ async def upload(
 
 
 @router.get("/resume/{part}", response_class=StreamingResponse)
-def resume(attempt_id: CallingAttempt, part: Part, held: ServicesDep) -> StreamingResponse:
+def resume(
+    attempt_id: CallingAttempt, part: CheckpointPart, held: ServicesDep
+) -> StreamingResponse:
     """The bytes of a part of the checkpoint to resume from."""
     with held.database.transaction() as session:
         checkpoint = attempts.find_resume_checkpoint(session, attempt_id)

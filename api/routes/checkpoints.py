@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from api.dependencies import ReadSession, ServicesDep, authenticate_user
 from api.views import CheckpointList, CheckpointView
 from service.jobs import checkpoints, records
-from service.specs.protocol import Part
+from service.states import CheckpointPart
 
 router = APIRouter(
     prefix="/v1/jobs/{job_id}/checkpoints",
@@ -18,11 +18,11 @@ router = APIRouter(
 )
 
 _PARTS = {
-    "safetensors": Part.WEIGHTS,
-    "pt": Part.PT,
-    "onnx": Part.ONNX,
-    "pt2": Part.PROGRAM,
-    "md": Part.CARD,
+    "safetensors": CheckpointPart.WEIGHTS,
+    "pt": CheckpointPart.PT,
+    "onnx": CheckpointPart.ONNX,
+    "pt2": CheckpointPart.PROGRAM,
+    "md": CheckpointPart.CARD,
 }
 
 

@@ -18,13 +18,12 @@ from service.specs.protocol import (
     AttemptConfig,
     CheckpointManifest,
     FinishAttemptRequest,
-    Part,
     PartDigest,
     Report,
     ReportResponse,
     ResumeCheckpoint,
 )
-from service.states import AttemptState, JobState, StopReason
+from service.states import AttemptState, CheckpointPart, JobState, StopReason
 from service.storage import database
 from service.storage.database import ChangeKind
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
@@ -221,7 +220,9 @@ def _resume_checkpoint(
         iteration=checkpoint.iteration,
         mode=None if is_own or start is None else start.mode,
         parts=[
-            PartDigest(part=Part(name), sha256=entry["sha256"], size_bytes=entry["size_bytes"])
+            PartDigest(
+                part=CheckpointPart(name), sha256=entry["sha256"], size_bytes=entry["size_bytes"]
+            )
             for name, entry in checkpoint.parts.items()
         ],
     )

@@ -1,9 +1,9 @@
-from service.specs.protocol import Part
+from service.states import CheckpointPart
 
 CHECKPOINT_PREFIX = "checkpoints"
 
 
-def checkpoint_key(attempt_id: str, iteration: int, part: Part, sha256: str) -> str:
+def checkpoint_key(attempt_id: str, iteration: int, part: CheckpointPart, sha256: str) -> str:
     """Where a part lies: no two attempts and no two contents share a key."""
     return f"{CHECKPOINT_PREFIX}/{attempt_id}/{iteration:09d}-{part}-{sha256[:16]}"
 

@@ -13,14 +13,12 @@ from service.jobs import (
     events,
 )
 from service.jobs.events import EventKind
-from service.specs.protocol import (
-    CheckpointManifest,
-    Part,
-)
+from service.specs.protocol import CheckpointManifest
+from service.states import CheckpointPart
 from service.storage.artifacts import ArtifactStore
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
 
-REQUIRED_PARTS = frozenset({Part.WEIGHTS, Part.STATE})
+REQUIRED_PARTS = frozenset({CheckpointPart.WEIGHTS, CheckpointPart.STATE})
 
 
 def delete_artifacts(artifacts: ArtifactStore, attempt_ids: Iterable[str]) -> None:
@@ -113,7 +111,7 @@ def pick_best(checkpoints: list[CheckpointRow]) -> CheckpointRow:
     return min(measured, key=lambda entry: entry[:2])[2]
 
 
-def part_key(checkpoint: CheckpointRow, part: Part) -> str:
+def part_key(checkpoint: CheckpointRow, part: CheckpointPart) -> str:
     """NotFound where the checkpoint was stored without that part."""
     entry = checkpoint.parts.get(part.value)
     if entry is None:

@@ -1,14 +1,13 @@
 """What a training process and the API tell each other. Both ends read these models."""
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.specs.job_spec import JobSpec, StartMode
 from service.specs.search_spec import SearchSpec
-from service.states import LogLevel, Reason, StopReason
+from service.states import CheckpointPart, LogLevel, Reason, StopReason
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -36,17 +35,6 @@ MAX_MESSAGE_LENGTH = 20_000
 
 class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Part(StrEnum):
-    """The files of a checkpoint."""
-
-    WEIGHTS = "weights"  # safetensors: the state_dict, with the spec in the metadata
-    STATE = "state"  # safetensors: optimizer and cursor, what resuming needs beside the weights
-    PT = "pt"  # the same weights as a state_dict that torch.load(weights_only=True) reads
-    ONNX = "onnx"  # of a finished training: the network for ONNX Runtime
-    PROGRAM = "pt2"  # of a finished training: a torch.export program
-    CARD = "card"  # of a finished training: what it is, in Markdown
 
 
 class MetricPoint(WireModel):
@@ -97,7 +85,7 @@ class LaunchTimes(WireModel):
 
 
 class PartDigest(WireModel):
-    part: Part
+    part: CheckpointPart
     sha256: Sha256
     size_bytes: Annotated[int, Field(ge=1)]
 

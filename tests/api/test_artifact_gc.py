@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.specs.protocol import Part
-from service.states import Reason
+from service.states import CheckpointPart, Reason
 from tests.support.api import serving_new
 from tests.support.fake_api import eventually
 
@@ -21,7 +20,7 @@ def test_an_api_clears_away_what_nothing_names(
 
     with serving_new(f"sqlite:///{tmp_path / 'resnetd.db'}", tmp_path) as api:
         claimed = api.core.run()
-        assert api.upload(claimed, 40, Part.WEIGHTS).status_code == 201
+        assert api.upload(claimed, 40, CheckpointPart.WEIGHTS).status_code == 201
         assert len(files()) == 1, "the attempt lives, its report may come"
         api.core.end(claimed, Reason.CLUSTER_LOST)
         # Files have the machine's time, and the API a clock of its own.

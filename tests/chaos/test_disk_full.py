@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.specs.protocol import Part
-from service.states import Blame, LogLevel, Reason
+from service.states import Blame, CheckpointPart, LogLevel, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import note, written
 from tests.support.fake_api import FakeApi, digits_brief, eventually, fake_api, settings_of
@@ -103,11 +102,11 @@ def test_artifacts_that_find_no_room_are_sent_again_and_leave_nothing_half(
     claimed = api.core.run()
     (digest, *_) = note(40).parts
     ballast = _fill(disk)
-    answer = api.upload(claimed, 40, Part(digest.part))
+    answer = api.upload(claimed, 40, CheckpointPart(digest.part))
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert [path for path in (disk / "artifacts").rglob("*") if path.is_file()] == []
     ballast.unlink()
-    assert api.upload(claimed, 40, Part(digest.part)).status_code == 201
+    assert api.upload(claimed, 40, CheckpointPart(digest.part)).status_code == 201
 
 
 def test_a_database_that_finds_no_room_loses_nothing_that_it_confirmed(

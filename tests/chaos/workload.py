@@ -10,7 +10,8 @@ from typing import Any
 import safetensors.torch
 
 from service.specs.job_spec import JobSpec, parse_job_spec
-from service.specs.protocol import MetricPoint, Part
+from service.specs.protocol import MetricPoint
+from service.states import CheckpointPart
 from workers.training import checkpoint, spawn, trainer
 from workers.training.device_context import DeviceContext
 from workers.training.observers import NullObserver
@@ -112,7 +113,7 @@ def run_undisturbed(order: Order, folder: Path) -> Undisturbed:
     said = json.loads((folder / "points.json").read_text())
     newest = checkpoint.find_newest(folder)
     assert newest is not None
-    return Undisturbed(points_of(said), sha256_of(newest[Part.WEIGHTS]))
+    return Undisturbed(points_of(said), sha256_of(newest[CheckpointPart.WEIGHTS]))
 
 
 def points_of(rows: list[tuple[str, int, float | None]]) -> Points:

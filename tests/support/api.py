@@ -16,7 +16,8 @@ from api.__main__ import _listen
 from api.app import create_app
 from service.execution.runners import RunnerSubmission
 from service.settings import Settings
-from service.specs.protocol import CheckpointManifest, Part
+from service.specs.protocol import CheckpointManifest
+from service.states import CheckpointPart
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base, TokenRow
@@ -83,7 +84,7 @@ class Api:
         return self.attempt(claimed, "POST", "/reports", json=body)
 
     def upload(
-        self, claimed: Taken, iteration: int, part: Part, *, sha256: str | None = None
+        self, claimed: Taken, iteration: int, part: CheckpointPart, *, sha256: str | None = None
     ) -> httpx.Response:
         whole = content(part, iteration)
         return self.attempt(

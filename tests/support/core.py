@@ -17,12 +17,11 @@ from service.specs.protocol import (
     CheckpointManifest,
     FinishAttemptRequest,
     NextAttemptResponse,
-    Part,
     PartDigest,
     Report,
     ReportResponse,
 )
-from service.states import JobState, Reason
+from service.states import CheckpointPart, JobState, Reason
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, EventRow, JobRow, RunnerRow
 
@@ -57,7 +56,7 @@ def workers(number: int, **fields: Any) -> dict[str, Any]:
     return {"num_workers": number} | fields
 
 
-def content(part: Part, iteration: int) -> bytes:
+def content(part: CheckpointPart, iteration: int) -> bytes:
     """The bytes of a checkpoint's part, as good as any."""
     return f"{part} of iteration {iteration}".encode()
 
@@ -66,7 +65,7 @@ def note(
     iteration: int,
     *,
     test_error: float | None = None,
-    parts: Sequence[Part] = (Part.WEIGHTS, Part.STATE),
+    parts: Sequence[CheckpointPart] = (CheckpointPart.WEIGHTS, CheckpointPart.STATE),
 ) -> CheckpointManifest:
     return CheckpointManifest(
         iteration=iteration,

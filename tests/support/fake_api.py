@@ -27,13 +27,12 @@ from service.specs.protocol import (
     MetricPoint,
     NextAttemptRequest,
     NextAttemptResponse,
-    Part,
     PartDigest,
     Report,
     ReportResponse,
     ResumeCheckpoint,
 )
-from service.states import StopReason
+from service.states import CheckpointPart, StopReason
 from workers.cluster.process_settings import AttemptSettings
 
 TOKEN = "rnt_attempt"  # opens this fake only
@@ -109,9 +108,9 @@ class FakeApi:
         self.fault: Fault | None = None
         self.stop: StopReason | None = None
         self.reports: list[Report] = []
-        self.parts: dict[tuple[int, Part], bytes] = {}
-        self.uploads: list[tuple[int, Part]] = []
-        self.resume_parts: dict[Part, bytes] = {}
+        self.parts: dict[tuple[int, CheckpointPart], bytes] = {}
+        self.uploads: list[tuple[int, CheckpointPart]] = []
+        self.resume_parts: dict[CheckpointPart, bytes] = {}
         self.finishes: list[FinishAttemptRequest] = []
         self.complaints: list[str] = []
         self.rounds = 1
@@ -144,7 +143,7 @@ class FakeApi:
     def checkpoints(self) -> list[CheckpointManifest]:
         return [note for report in self.reports for note in report.checkpoints]
 
-    def offer_to_resume(self, *, iteration: int, parts: dict[Part, bytes]) -> None:
+    def offer_to_resume(self, *, iteration: int, parts: dict[CheckpointPart, bytes]) -> None:
         self.resume_parts = parts
         digests = [
             PartDigest(
@@ -214,7 +213,7 @@ class FakeApi:
             order=AttemptAssignment(brief=self.get_brief(), token=TOKEN), is_dismissed=False
         )
 
-    def store_part(self, iteration: int, part: Part, content: bytes) -> None:
+    def store_part(self, iteration: int, part: CheckpointPart, content: bytes) -> None:
         with self._lock:
             self.parts[iteration, part] = content
             self.uploads.append((iteration, part))
@@ -328,7 +327,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         if not path:
             return self._answer(HTTPStatus.OK, api.get_brief())
-        return self._answer(HTTPStatus.OK, api.resume_parts[Part(path[1])])
+        return self._answer(HTTPStatus.OK, api.resume_parts[CheckpointPart(path[1])])
 
     def _post(self, path: list[str], content: bytes) -> None:
         api = self.server.api
@@ -348,7 +347,7 @@ class _Handler(BaseHTTPRequestHandler):
         is_whole = hashlib.sha256(content).hexdigest() == self.headers["X-Content-SHA256"]
         if api.fault is Fault.CORRUPTING or not is_whole:
             return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "corrupt-artifact")
-        api.store_part(int(path[1]), Part(path[2]), content)
+        api.store_part(int(path[1]), CheckpointPart(path[2]), content)
         return self._answer(HTTPStatus.CREATED, {})
 
     def _answer(self, status: HTTPStatus, body: BaseModel | bytes | dict[str, Any]) -> None:

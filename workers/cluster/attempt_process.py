@@ -18,8 +18,8 @@ import structlog
 import torch
 
 from service.errors import CorruptArtifact, Refused, Unavailable
-from service.specs.protocol import MAX_MESSAGE_LENGTH, AttemptConfig, FinishAttemptRequest, Part
-from service.states import Reason
+from service.specs.protocol import MAX_MESSAGE_LENGTH, AttemptConfig, FinishAttemptRequest
+from service.states import CheckpointPart, Reason
 from workers.cluster.attempt_outcome import AttemptFailed, AttemptOutcome
 from workers.cluster.process_settings import AttemptSettings
 from workers.reporting.api_client import ApiClient
@@ -40,7 +40,7 @@ _LEFTOVER_SECONDS = 4 * DELIVERY_SECONDS
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
 # Of a checkpoint, what training goes on from.
-RESUMED_PARTS = frozenset({Part.WEIGHTS, Part.STATE})
+RESUMED_PARTS = frozenset({CheckpointPart.WEIGHTS, CheckpointPart.STATE})
 
 log = structlog.get_logger()
 
@@ -174,7 +174,7 @@ def _run_rank_zero(
     settings: AttemptSettings,
     brief: AttemptConfig,
     place: DeviceContext,
-    resume: dict[Part, Path] | None,
+    resume: dict[CheckpointPart, Path] | None,
     on_trained: Callable[[], None],
 ) -> AttemptOutcome:
     """Rank 0's part. Whatever training raised, after its last words were delivered."""
@@ -218,7 +218,7 @@ def _train(
     brief: AttemptConfig,
     place: DeviceContext,
     observer: Observer,
-    resume: dict[Part, Path] | None,
+    resume: dict[CheckpointPart, Path] | None,
 ) -> trainer.Outcome:
     return trainer.train(
         brief.spec,
@@ -237,7 +237,7 @@ def _resume(
     *,
     is_fetching: bool,
     meet: Callable[[], None],
-) -> dict[Part, Path] | None:
+) -> dict[CheckpointPart, Path] | None:
     """The files to resume from, fetched once for each node: by the first rank on it."""
     if brief.resume is None:
         return None

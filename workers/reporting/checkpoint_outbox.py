@@ -16,7 +16,8 @@ from service.errors import (
     Unauthorized,
     Unavailable,
 )
-from service.specs.protocol import CheckpointManifest, Part
+from service.specs.protocol import CheckpointManifest
+from service.states import CheckpointPart
 from workers.reporting.api_client import ApiClient
 from workers.reporting.retry import Backoff
 
@@ -32,7 +33,7 @@ class HeldCheckpoint(BaseModel):
     """A checkpoint whose files are ours: uploaded, then deleted."""
 
     note: CheckpointManifest
-    files: dict[Part, Path]
+    files: dict[CheckpointPart, Path]
 
 
 class CheckpointOutbox:
@@ -76,7 +77,7 @@ class CheckpointOutbox:
     def start(self) -> None:
         self._thread.start()
 
-    def add(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
+    def add(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
         """Takes the files over; returns at once."""
         with self._changed:
             self._added.append(HeldCheckpoint(note=note, files=files))

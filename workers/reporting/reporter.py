@@ -27,12 +27,11 @@ from service.specs.protocol import (
     LaunchTimes,
     LogLine,
     MetricPoint,
-    Part,
     Progress,
     Report,
     RunEnvironment,
 )
-from service.states import LogLevel, StopReason
+from service.states import CheckpointPart, LogLevel, StopReason
 from workers.reporting import spool
 from workers.reporting.api_client import ApiClient
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS, CheckpointOutbox
@@ -145,7 +144,7 @@ class Reporter:
     def saving(self, saved: Future[None]) -> None:
         self._saved = saved
 
-    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
+    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
         """Takes the files over: they are deleted once the API has them."""
         self._outbox.add(note, files)
 

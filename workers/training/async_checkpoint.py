@@ -9,15 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from service.specs.job_spec import JobSpec
-from service.specs.protocol import CheckpointManifest, Part
-from service.states import LogLevel
+from service.specs.protocol import CheckpointManifest
+from service.states import CheckpointPart, LogLevel
 from workers.training import checkpoint
 from workers.training.checkpoint import Checkpoint
 from workers.training.data.augmentation import Normalizer
 from workers.training.errors import CheckpointWriteError
 from workers.training.observers import Observer
 
-Export = Callable[[Path], dict[Part, Path]]
+Export = Callable[[Path], dict[CheckpointPart, Path]]
 """Writes more files into a checkpoint's folder; it must not touch what the training changes."""
 
 
@@ -86,7 +86,7 @@ class AsyncCheckpointWriter:
             self._observer.log(LogLevel.WARNING, str(error))
             return
         if export is not None:
-            files |= export(files[Part.WEIGHTS].parent)
+            files |= export(files[CheckpointPart.WEIGHTS].parent)
         note = CheckpointManifest(
             iteration=iteration,
             test_error=test_error,

@@ -28,15 +28,16 @@ from torch import Tensor
 
 from service.catalog.architectures import Architecture
 from service.specs.job_spec import JobSpec
-from service.specs.protocol import Part, PartDigest
+from service.specs.protocol import PartDigest
+from service.states import CheckpointPart
 from workers.training.data.augmentation import Normalizer
 from workers.training.errors import CheckpointMismatch, CheckpointWriteError
 from workers.training.models import torchvision_marker
 
 FILE_NAMES = {
-    Part.WEIGHTS: "weights.safetensors",
-    Part.STATE: "state.safetensors",
-    Part.PT: "weights.pt",
+    CheckpointPart.WEIGHTS: "weights.safetensors",
+    CheckpointPart.STATE: "state.safetensors",
+    CheckpointPart.PT: "weights.pt",
 }
 
 StateDict = Mapping[str, Tensor]
@@ -116,7 +117,7 @@ class Checkpoint:
 
 def save(
     checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, normaliser: Normalizer
-) -> dict[Part, Path]:
+) -> dict[CheckpointPart, Path]:
     """Writes the checkpoint as `folder`, in place of what was there. Returns its files.
 
     CheckpointUnsaved, and nothing is left of it, where the disk is full or broken.
@@ -129,17 +130,17 @@ def save(
             weights = torchvision_marker.add_marker(checkpoint.weights, spec.architecture)
             weights = {name: _plain(tensor) for name, tensor in weights.items()}
             _write_safetensors(
-                partial / FILE_NAMES[Part.WEIGHTS],
+                partial / FILE_NAMES[CheckpointPart.WEIGHTS],
                 weights,
                 describe(spec, classes=classes, normaliser=normaliser, cursor=checkpoint.cursor),
             )
-            with (partial / FILE_NAMES[Part.PT]).open("wb") as file:
+            with (partial / FILE_NAMES[CheckpointPart.PT]).open("wb") as file:
                 torch.save(weights, file)
                 _flush(file.fileno())
             state = {f"momentum.{name}": _plain(each) for name, each in checkpoint.momentum.items()}
             state["sums"] = _plain(checkpoint.sums_RWS)
             _write_safetensors(
-                partial / FILE_NAMES[Part.STATE],
+                partial / FILE_NAMES[CheckpointPart.STATE],
                 state,
                 {"cursor": checkpoint.cursor.to_json(), "identity": _identity(spec)},
             )
@@ -161,23 +162,25 @@ def _unsaved(folder: Path) -> Iterator[None]:
         raise CheckpointWriteError(words) from error
 
 
-def load(files: Mapping[Part, Path], *, spec: JobSpec, is_own: bool = True) -> Checkpoint:
+def load(files: Mapping[CheckpointPart, Path], *, spec: JobSpec, is_own: bool = True) -> Checkpoint:
     """The checkpoint behind its weights and state; CheckpointMismatch where the spec's is another.
 
     Only what decides the weights is compared: name, tags and resources may differ. Nothing is
     where the job continues another (not `is_own`): the service has seen that they fit.
     """
-    with safetensors.safe_open(files[Part.STATE], framework="pt") as file:
+    with safetensors.safe_open(files[CheckpointPart.STATE], framework="pt") as file:
         metadata = file.metadata()
     if is_own and metadata["identity"] != _identity(spec):
         raise CheckpointMismatch(
-            f"{files[Part.STATE]} was left by another training: {metadata['identity']}, "
+            f"{files[CheckpointPart.STATE]} was left by another training: {metadata['identity']}, "
             f"this one is {_identity(spec)}"
         )
-    state = safetensors.torch.load_file(files[Part.STATE])
+    state = safetensors.torch.load_file(files[CheckpointPart.STATE])
     return Checkpoint(
         cursor=TrainProgress.of_json(metadata["cursor"]),
-        weights=torchvision_marker.remove_marker(safetensors.torch.load_file(files[Part.WEIGHTS])),
+        weights=torchvision_marker.remove_marker(
+            safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])
+        ),
         momentum={
             name.removeprefix("momentum."): tensor
             for name, tensor in state.items()
@@ -197,7 +200,7 @@ def list_folders(work_path: Path) -> list[Path]:
     return sorted(found, key=lambda entry: int(entry.name))
 
 
-def find_newest(work_path: Path) -> dict[Part, Path] | None:
+def find_newest(work_path: Path) -> dict[CheckpointPart, Path] | None:
     """The files of the whole checkpoint that came furthest. None: there is none."""
     found = list_folders(work_path)
     if not found:
@@ -251,7 +254,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def digest(files: Mapping[Part, Path]) -> list[PartDigest]:
+def digest(files: Mapping[CheckpointPart, Path]) -> list[PartDigest]:
     """Of each file, read once."""
     return [
         PartDigest(part=part, sha256=_sha256(path), size_bytes=path.stat().st_size)

@@ -18,11 +18,10 @@ from service.specs.protocol import (
     CheckpointManifest,
     LaunchTimes,
     MetricPoint,
-    Part,
     Progress,
     RunEnvironment,
 )
-from service.states import LogLevel, StopReason
+from service.states import CheckpointPart, LogLevel, StopReason
 from workers.training import checkpoint, spawn, trainer
 from workers.training.device_context import DeviceContext
 from workers.training.errors import TrainingError
@@ -162,9 +161,9 @@ class Console:
         if self._saved is not None:
             self._saved.result()
 
-    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
+    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
         del note
-        newest = files[Part.WEIGHTS].parent
+        newest = files[CheckpointPart.WEIGHTS].parent
         for folder in checkpoint.list_folders(newest.parent):
             if folder != newest:
                 shutil.rmtree(folder)

@@ -25,10 +25,15 @@ from torch.export import Dim, ExportedProgram
 from service.catalog import model_stats
 from service.catalog.recipes import Export
 from service.specs.job_spec import JobSpec
-from service.specs.protocol import Part, RunEnvironment
+from service.specs.protocol import RunEnvironment
+from service.states import CheckpointPart
 from workers.training.checkpoint import TrainProgress
 
-FILE_NAMES = {Part.ONNX: "model.onnx", Part.PROGRAM: "model.pt2", Part.CARD: "card.md"}
+FILE_NAMES = {
+    CheckpointPart.ONNX: "model.onnx",
+    CheckpointPart.PROGRAM: "model.pt2",
+    CheckpointPart.CARD: "card.md",
+}
 
 # Of |delta logit|; float32 sums in another order differ by about a hundredth of it.
 TOLERANCE = 1e-3
@@ -51,13 +56,13 @@ def export_copy(model: nn.Module) -> nn.Module:
 
 def write_exports(
     plain: nn.Module, images_NCHW: Tensor, folder: Path, finished: FinishedRun
-) -> dict[Part, Path]:
+) -> dict[CheckpointPart, Path]:
     """Writes what the recipe asks for, and the card. Returns the files that hold parity.
 
     `plain` is a plain_copy; the images lie on the CPU.
     """
-    files: dict[Part, Path] = {}
-    told: dict[Part, str] = {}
+    files: dict[CheckpointPart, Path] = {}
+    told: dict[CheckpointPart, str] = {}
     with torch.no_grad():
         logits_NK = plain(images_NCHW)
     for part in (_PARTS[export] for export in finished.spec.recipe.exports):
@@ -74,12 +79,12 @@ def write_exports(
         told[part] = f"{parity:.2e}"
         if parity <= TOLERANCE:
             files[part] = path
-    files[Part.CARD] = folder / FILE_NAMES[Part.CARD]
-    files[Part.CARD].write_text(model_card(finished, told))
+    files[CheckpointPart.CARD] = folder / FILE_NAMES[CheckpointPart.CARD]
+    files[CheckpointPart.CARD].write_text(model_card(finished, told))
     return files
 
 
-def model_card(finished: FinishedRun, parities: Mapping[Part, str]) -> str:
+def model_card(finished: FinishedRun, parities: Mapping[CheckpointPart, str]) -> str:
     """Markdown. `parities`: largest difference of a logit, or why there is none."""
     spec, environment, cursor = finished.spec, finished.environment, finished.cursor
     recipe = spec.recipe
@@ -155,11 +160,11 @@ def _write_onnx(
     return parity
 
 
-_PARTS = {Export.ONNX: Part.ONNX, Export.PT2: Part.PROGRAM}
+_PARTS = {Export.ONNX: CheckpointPart.ONNX, Export.PT2: CheckpointPart.PROGRAM}
 
-_WRITERS: dict[Part, Callable[[ExportedProgram, Tensor, Tensor, Path], float]] = {
-    Part.PROGRAM: _write_program,
-    Part.ONNX: _write_onnx,
+_WRITERS: dict[CheckpointPart, Callable[[ExportedProgram, Tensor, Tensor, Path], float]] = {
+    CheckpointPart.PROGRAM: _write_program,
+    CheckpointPart.ONNX: _write_onnx,
 }
 
 

@@ -8,11 +8,10 @@ from service.specs.protocol import (
     CheckpointManifest,
     LaunchTimes,
     MetricPoint,
-    Part,
     Progress,
     RunEnvironment,
 )
-from service.states import LogLevel, StopReason
+from service.states import CheckpointPart, LogLevel, StopReason
 
 
 class Observer(Protocol):
@@ -31,7 +30,7 @@ class Observer(Protocol):
         needs the files must wait for it, and hears then what kept them from being written.
         """
 
-    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
+    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
         """Takes over the files, which lie in a folder of their own."""
 
     @property
@@ -51,7 +50,7 @@ class NullObserver:
     def progress(self, progress: Progress) -> None: ...
     def metrics(self, points: list[MetricPoint]) -> None: ...
     def log(self, level: LogLevel, message: str) -> None: ...
-    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None: ...
+    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None: ...
 
     def saving(self, saved: Future[None]) -> None:
         saved.result()

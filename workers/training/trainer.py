@@ -18,8 +18,8 @@ from torch import Tensor
 
 from service.catalog.recipes import Precision
 from service.specs.job_spec import JobSpec, StartMode
-from service.specs.protocol import LaunchTimes, Part, TrainingResult
-from service.states import LogLevel, StopReason
+from service.specs.protocol import LaunchTimes, TrainingResult
+from service.states import CheckpointPart, LogLevel, StopReason
 from workers.training import checkpoint, cuda_graphs, distributed, precision, run_environment
 from workers.training.checkpoint import Checkpoint, TrainProgress
 from workers.training.data import augmentation
@@ -54,7 +54,7 @@ def train(
     data_path: Path,
     work_path: Path,
     observer: Observer,
-    resume: Mapping[Part, Path] | None = None,
+    resume: Mapping[CheckpointPart, Path] | None = None,
     mode: StartMode | None = None,
 ) -> Outcome:
     """Trains the spec's network; with world_size > 1 in the default process group.
@@ -70,7 +70,7 @@ def train(
         if resume is not None and mode in {None, StartMode.CONTINUE}:
             training.restore(checkpoint.load(resume, spec=spec, is_own=mode is None))
         elif resume is not None:
-            training.begin_from(resume[Part.WEIGHTS])
+            training.begin_from(resume[CheckpointPart.WEIGHTS])
         with closing(training.stock):
             return training.run()
 

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.specs.protocol import AttemptConfig, Part
-from service.states import AttemptState, Reason
+from service.specs.protocol import AttemptConfig
+from service.states import AttemptState, CheckpointPart, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import START, Taken, content, job_id_of, note, workers
 
@@ -140,7 +140,7 @@ def test_an_attempt_that_another_has_replaced_is_told_to_stop_at_once(
 
 
 def test_a_replaced_attempt_uploads_nothing(api: Api, stale: Taken) -> None:
-    _refused(api.upload(stale, 1, Part.WEIGHTS), 409, "stale-attempt")
+    _refused(api.upload(stale, 1, CheckpointPart.WEIGHTS), 409, "stale-attempt")
     assert not _stored(api, stale)
 
 
@@ -154,15 +154,15 @@ def _stored(api: Api, claimed: Taken) -> list[bytes]:
 
 def test_an_uploaded_part_is_stored_and_answered_with_its_digest(api: Api) -> None:
     claimed = api.core.run()
-    answer = api.upload(claimed, 4, Part.WEIGHTS)
+    answer = api.upload(claimed, 4, CheckpointPart.WEIGHTS)
     assert answer.status_code == 201
     assert answer.json() == note(4).parts[0].model_dump(mode="json")
-    assert _stored(api, claimed) == [content(Part.WEIGHTS, 4)]
+    assert _stored(api, claimed) == [content(CheckpointPart.WEIGHTS, 4)]
 
 
 def test_a_part_that_differs_from_its_digest_is_not_kept(api: Api) -> None:
     claimed = api.core.run()
-    answer = api.upload(claimed, 4, Part.WEIGHTS, sha256="0" * 64)
+    answer = api.upload(claimed, 4, CheckpointPart.WEIGHTS, sha256="0" * 64)
     assert "0" * 64 in _refused(answer, 422, "corrupt-artifact")
     assert _stored(api, claimed) == []
 
@@ -170,8 +170,8 @@ def test_a_part_that_differs_from_its_digest_is_not_kept(api: Api) -> None:
 def test_a_repeated_upload_replaces_the_earlier_one(api: Api) -> None:
     claimed = api.core.run()
     for _ in range(2):
-        assert api.upload(claimed, 4, Part.WEIGHTS).status_code == 201
-    assert _stored(api, claimed) == [content(Part.WEIGHTS, 4)]
+        assert api.upload(claimed, 4, CheckpointPart.WEIGHTS).status_code == 201
+    assert _stored(api, claimed) == [content(CheckpointPart.WEIGHTS, 4)]
 
 
 @pytest.mark.parametrize(
@@ -205,14 +205,14 @@ def test_a_part_that_is_larger_than_the_settings_allow_is_refused(tmp_path: Path
     url = f"sqlite:///{tmp_path / 'api.db'}"
     with serving_new(url, tmp_path, max_part_bytes=3) as api:
         claimed = api.core.run()
-        answer = api.upload(claimed, 4, Part.WEIGHTS)
+        answer = api.upload(claimed, 4, CheckpointPart.WEIGHTS)
         assert "the 3 bytes that are allowed" in _refused(answer, 422, "invalid-input")
         assert _stored(api, claimed) == []
 
 
 def test_a_checkpoint_whose_bytes_are_not_there_does_not_count(api: Api) -> None:
     claimed = api.core.run()
-    api.upload(claimed, 4, Part.WEIGHTS)
+    api.upload(claimed, 4, CheckpointPart.WEIGHTS)
     answer = api.report(claimed, 2, checkpoints=[note(4).model_dump(mode="json")])
     assert "state of iteration 4" in _refused(answer, 422, "corrupt-artifact")
     path = f"/v1/jobs/{job_id_of(claimed)}/checkpoints"
@@ -231,7 +231,7 @@ def test_a_report_of_a_checkpoint_may_be_repeated_after_its_bytes_are_gone(api: 
 
 def test_a_checkpoint_that_nothing_can_resume_from_is_refused(api: Api) -> None:
     claimed = api.core.run()
-    answer = api.checkpoint(claimed, 2, note(4, parts=[Part.WEIGHTS]))
+    answer = api.checkpoint(claimed, 2, note(4, parts=[CheckpointPart.WEIGHTS]))
     _refused(answer, 422, "invalid-input")
     assert api.attempt(claimed).json()["last_sequence"] == 1
 

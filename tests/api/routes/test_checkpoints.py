@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from service.specs.protocol import Part
-from service.states import Reason
+from service.states import CheckpointPart, Reason
 from tests.support.api import Api
 from tests.support.core import Taken, content, job_id_of, note
 from tests.support.fake_api import eventually
 
-WHOLE = (Part.WEIGHTS, Part.STATE, Part.PT)
+WHOLE = (CheckpointPart.WEIGHTS, CheckpointPart.STATE, CheckpointPart.PT)
 
 
 def _keep(api: Api, claimed: Taken, sequence: int, iteration: int, **fields: Any) -> None:
@@ -58,8 +57,8 @@ def test_checkpoints_are_listed_newest_first_with_their_parts(api: Api, kept: Ta
 
 def test_a_checkpoint_counts_only_once_it_was_reported(api: Api) -> None:
     claimed = api.core.run()
-    api.upload(claimed, 2, Part.WEIGHTS)
-    api.upload(claimed, 2, Part.STATE)
+    api.upload(claimed, 2, CheckpointPart.WEIGHTS)
+    api.upload(claimed, 2, CheckpointPart.STATE)
     assert _listed(api, claimed) == []
 
 
@@ -69,13 +68,13 @@ def test_newest_and_best_are_downloaded_by_these_words(
 ) -> None:
     answer = api.get(f"{_path(kept)}/{which}/weights")
     assert answer.status_code == 200
-    assert answer.content == content(Part.WEIGHTS, iteration)
+    assert answer.content == content(CheckpointPart.WEIGHTS, iteration)
 
 
 def test_a_checkpoint_is_downloaded_by_its_id(api: Api, kept: Taken) -> None:
     best = _listed(api, kept)[1]
     answer = api.get(f"{_path(kept)}/{best['id']}/weights")
-    assert answer.content == content(Part.WEIGHTS, 2)
+    assert answer.content == content(CheckpointPart.WEIGHTS, 2)
 
 
 def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Taken) -> None:
@@ -90,7 +89,7 @@ def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Taken) -
 
 def test_weights_are_downloaded_for_torch_too(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/best/weights?format=pt")
-    assert answer.content == content(Part.PT, 2)
+    assert answer.content == content(CheckpointPart.PT, 2)
     assert answer.headers["ETag"].strip('"') == hashlib.sha256(answer.content).hexdigest()
     assert answer.headers["Content-Disposition"].endswith('-2.pt"')
 
@@ -111,7 +110,7 @@ def test_who_asks_for_a_range_is_answered_the_whole(api: Api, kept: Taken) -> No
     answer = api.get(f"{_path(kept)}/best/weights", headers={"Range": "bytes=2-3"})
     assert answer.status_code == 200
     assert "Accept-Ranges" not in answer.headers
-    assert answer.content == content(Part.WEIGHTS, 2)
+    assert answer.content == content(CheckpointPart.WEIGHTS, 2)
 
 
 def test_a_name_of_a_data_set_makes_no_strange_file_name(api: Api) -> None:
@@ -150,4 +149,4 @@ def test_a_checkpoint_of_another_job_is_not_found(api: Api, kept: Taken) -> None
 
 def test_weights_are_downloaded_after_the_job_has_ended(api: Api, kept: Taken) -> None:
     api.core.finish(kept.attempt_id)
-    assert api.get(f"{_path(kept)}/newest/weights").content == content(Part.WEIGHTS, 3)
+    assert api.get(f"{_path(kept)}/newest/weights").content == content(CheckpointPart.WEIGHTS, 3)

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from service.errors import NotFound, SequenceGap, StaleAttempt, Unauthorized
 from service.execution import attempts
 from service.jobs import checkpoints, logs, metrics
-from service.specs.protocol import LogLine, MetricPoint, Part, Progress, Report, RunEnvironment
-from service.states import AttemptState, JobState, LogLevel, Reason
+from service.specs.protocol import LogLine, MetricPoint, Progress, Report, RunEnvironment
+from service.states import AttemptState, CheckpointPart, JobState, LogLevel, Reason
 from tests.support.core import Core, job_id_of, note
 
 
@@ -199,7 +199,7 @@ def test_a_part_that_was_not_stored_is_not_found(core: Core) -> None:
     with core.database.transaction() as session:
         checkpoint = attempts.find_resume_checkpoint(session, second.attempt_id)
     with pytest.raises(NotFound, match="it has state, weights"):
-        checkpoints.part_key(checkpoint, Part.PT)
+        checkpoints.part_key(checkpoint, CheckpointPart.PT)
 
 
 def test_a_token_is_its_own_attempts_only(core: Core) -> None:

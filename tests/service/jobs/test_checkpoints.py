@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from service.errors import InvalidInput, NotFound
 from service.execution import attempts
 from service.jobs import artifact_keys, checkpoints
-from service.specs.protocol import Part
-from service.states import Reason
+from service.states import CheckpointPart, Reason
 from service.storage.tables import CheckpointRow
 from tests.support.core import Core, job_id_of, note
 
@@ -45,7 +44,7 @@ def test_a_checkpoint_counts_once(core: Core) -> None:
 def test_a_checkpoint_that_nothing_can_resume_from_is_refused(core: Core) -> None:
     claimed = core.run()
     with pytest.raises(InvalidInput, match="state, weights"):
-        core.report(claimed.attempt_id, 2, checkpoints=[note(200, parts=[Part.WEIGHTS])])
+        core.report(claimed.attempt_id, 2, checkpoints=[note(200, parts=[CheckpointPart.WEIGHTS])])
     assert _known(core, job_id_of(claimed)) == []
     assert core.attempt(claimed.attempt_id).last_sequence == 1
 
@@ -139,7 +138,7 @@ def test_no_two_attempts_and_no_two_contents_share_a_key() -> None:
         artifact_keys.checkpoint_key(attempt_id, iteration, part, sha256)
         for attempt_id in ("x-a1", "x-a2")
         for iteration in (1, 10)
-        for part in Part
+        for part in CheckpointPart
         for sha256 in ("0" * 64, "1" * 64)
     }
-    assert len(keys) == 2 * 2 * len(Part) * 2
+    assert len(keys) == 2 * 2 * len(CheckpointPart) * 2

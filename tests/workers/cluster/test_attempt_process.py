@@ -8,8 +8,8 @@ import torch
 
 from service.errors import ApiUnavailable, InvalidInput
 from service.resources import WorkerGroup
-from service.specs.protocol import AttemptConfig, MetricPoint, Part, TrainingResult
-from service.states import LogLevel, Reason, StopReason
+from service.specs.protocol import AttemptConfig, MetricPoint, TrainingResult
+from service.states import CheckpointPart, LogLevel, Reason, StopReason
 from tests.support.fake_api import Fault, digits_brief, fake_api, settings_of
 from workers.cluster import attempt_process
 from workers.cluster.attempt_outcome import AttemptOutcome
@@ -70,7 +70,7 @@ def test_an_attempt_goes_on_from_the_checkpoint_of_its_brief(tmp_path: Path) -> 
     with fake_api(digits_brief(iterations=20)) as api:
         run_in_process(settings_of(api, tmp_path))
         parts = {part: content for (at, part), content in api.parts.items() if at == 10}
-        whole = api.parts[20, Part.WEIGHTS]
+        whole = api.parts[20, CheckpointPart.WEIGHTS]
 
     with fake_api(digits_brief(iterations=20)) as api:
         api.offer_to_resume(iteration=10, parts=parts)
@@ -78,7 +78,7 @@ def test_an_attempt_goes_on_from_the_checkpoint_of_its_brief(tmp_path: Path) -> 
         assert "goes on from iteration 10" in [line.message for line in api.lines]
         assert min(point.iteration for point in api.points) > 10
         assert [note.iteration for note in api.checkpoints] == [20]
-        assert len(api.parts[20, Part.WEIGHTS]) == len(whole)
+        assert len(api.parts[20, CheckpointPart.WEIGHTS]) == len(whole)
 
 
 @pytest.mark.parametrize("stop", StopReason)

@@ -8,8 +8,8 @@ from ray.train import ControllerError, WorkerGroupError
 
 from deploy.ray_head import RayHead
 from service.resources import WorkerGroup
-from service.specs.protocol import Part, RunEnvironment
-from service.states import Reason, StopReason
+from service.specs.protocol import RunEnvironment
+from service.states import CheckpointPart, Reason, StopReason
 from tests.support.fake_api import (
     RUNNER_ID,
     TOKEN,
@@ -108,7 +108,7 @@ def test_a_runner_trains_attempt_after_attempt_and_once_stopped_leaves_no_proces
             for report in whole
             for note in report.checkpoints
             for digest in note.parts
-            if note.iteration == 20 and digest.part is Part.PT
+            if note.iteration == 20 and digest.part is CheckpointPart.PT
         ]
         assert len(weights) == 3
         assert len(set(weights)) == 1

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.specs.protocol import CheckpointManifest, MetricPoint, Part, PartDigest, RunEnvironment
+from service.specs.protocol import CheckpointManifest, MetricPoint, PartDigest, RunEnvironment
+from service.states import CheckpointPart
 from tests.support.fake_api import TOKEN, FakeApi
 from workers.reporting.api_client import ApiClient
 from workers.reporting.reporter import Reporter
@@ -68,10 +69,10 @@ def iterations(api: FakeApi) -> list[int]:
 
 def save(
     work_path: Path, iteration: int, *, test_error: float | None = 50.0
-) -> tuple[CheckpointManifest, dict[Part, Path]]:
+) -> tuple[CheckpointManifest, dict[CheckpointPart, Path]]:
     folder = work_path / f"checkpoint-{iteration}"
     folder.mkdir(parents=True)
-    files = {part: folder / part for part in (Part.WEIGHTS, Part.STATE)}
+    files = {part: folder / part for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)}
     for part, path in files.items():
         path.write_bytes(f"{part} of {iteration}".encode() * 1000)
     digests = [

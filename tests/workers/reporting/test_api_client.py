@@ -12,8 +12,8 @@ from service.errors import (
     StaleAttempt,
     Unauthorized,
 )
-from service.specs.protocol import FinishAttemptRequest, MetricPoint, Part, PartDigest, Report
-from service.states import JobState, Reason
+from service.specs.protocol import FinishAttemptRequest, MetricPoint, PartDigest, Report
+from service.states import CheckpointPart, JobState, Reason
 from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, fake_api
 from workers.reporting.api_client import ApiClient
 
@@ -34,7 +34,9 @@ def client(api: FakeApi) -> Iterator[ApiClient]:
 
 def digest_of(content: bytes) -> PartDigest:
     return PartDigest(
-        part=Part.STATE, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+        part=CheckpointPart.STATE,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
     )
 
 
@@ -52,7 +54,7 @@ def test_a_part_arrives_whole(api: FakeApi, client: ApiClient, tmp_path: Path) -
 
     client.upload(iteration=4, digest=digest_of(content), path=tmp_path / "state")
 
-    assert api.parts[4, Part.STATE] == content
+    assert api.parts[4, CheckpointPart.STATE] == content
 
 
 def test_a_part_that_changed_on_its_way_is_refused(client: ApiClient, tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_a_part_that_changed_on_its_way_is_refused(client: ApiClient, tmp_path: 
 def test_what_to_resume_from_comes_whole_or_not_at_all(
     api: FakeApi, client: ApiClient, tmp_path: Path
 ) -> None:
-    api.offer_to_resume(iteration=2, parts={Part.STATE: b"bytes"})
+    api.offer_to_resume(iteration=2, parts={CheckpointPart.STATE: b"bytes"})
     client.download(digest_of(b"bytes"), tmp_path / "state")
     assert (tmp_path / "state").read_bytes() == b"bytes"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service.specs.protocol import MAX_LINE_LENGTH, MAX_POINTS, Part, Progress
-from service.states import LogLevel, StopReason
+from service.specs.protocol import MAX_LINE_LENGTH, MAX_POINTS, Progress
+from service.states import CheckpointPart, LogLevel, StopReason
 from tests.support.fake_api import FakeApi, Fault, eventually
 from tests.workers.reporting.support import (
     ENVIRONMENT,
@@ -37,7 +37,7 @@ def test_all_that_training_says_arrives_and_nothing_stays_on_disk(
     assert [line.message for line in api.lines] == ["look"]
     assert [report.progress.iteration for report in api.reports if report.progress] == [2]
     assert [note.iteration for note in api.checkpoints] == [2]
-    assert api.parts[2, Part.STATE] == b"state of 2" * 1000
+    assert api.parts[2, CheckpointPart.STATE] == b"state of 2" * 1000
     assert api.complaints == []
     assert files_below(tmp_path) == []
 

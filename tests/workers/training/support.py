@@ -17,11 +17,10 @@ from service.specs.protocol import (
     CheckpointManifest,
     LaunchTimes,
     MetricPoint,
-    Part,
     Progress,
     RunEnvironment,
 )
-from service.states import LogLevel, StopReason
+from service.states import CheckpointPart, LogLevel, StopReason
 from workers.training import checkpoint, distributed, precision, trainer
 from workers.training.device_context import DeviceContext
 from workers.training.optimizer import Optimizer
@@ -52,7 +51,7 @@ class Recorder:
     stops_at: int | None = None
     points: list[MetricPoint] = field(default_factory=list)
     notes: list[CheckpointManifest] = field(default_factory=list)
-    files: dict[int, dict[Part, Path]] = field(default_factory=dict)
+    files: dict[int, dict[CheckpointPart, Path]] = field(default_factory=dict)
     told: list[RunEnvironment] = field(default_factory=list)
     progresses: list[Progress] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
@@ -76,7 +75,7 @@ class Recorder:
     def saving(self, saved: Future[None]) -> None:
         saved.result()
 
-    def checkpoint(self, note: CheckpointManifest, files: dict[Part, Path]) -> None:
+    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
         self.notes.append(note)
         self.files[note.iteration] = files
 
@@ -130,7 +129,7 @@ def run(
     *,
     place: DeviceContext | None = None,
     stops_at: int | None = None,
-    resume: dict[Part, Path] | None = None,
+    resume: dict[CheckpointPart, Path] | None = None,
     mode: StartMode | None = None,
     data_path: Path = Path("nowhere"),
     recorder: Recorder | None = None,
@@ -150,11 +149,11 @@ def run(
     return outcome, recorder
 
 
-def digests(files: dict[Part, Path]) -> dict[str, str]:
+def digests(files: dict[CheckpointPart, Path]) -> dict[str, str]:
     """Of the tensors of a checkpoint's weights and state."""
     return {
         part: checkpoint.weights_sha256(safetensors.torch.load_file(files[part]))
-        for part in (Part.WEIGHTS, Part.STATE)
+        for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)
     }
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from service.specs.protocol import MetricPoint, Part
+from service.specs.protocol import MetricPoint
+from service.states import CheckpointPart
 from tests.workers.training.support import Recorder, digests, run, small_spec
 from workers.training import checkpoint, export
 
@@ -37,7 +38,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     recorder = Impatient(opens_at=8)
     save = checkpoint.save
 
-    def save_behind_the_gate(*arguments: Any, **options: Any) -> dict[Part, Path]:
+    def save_behind_the_gate(*arguments: Any, **options: Any) -> dict[CheckpointPart, Path]:
         assert recorder.gate.wait(PATIENCE_SECONDS)
         return save(*arguments, **options)
 
@@ -54,7 +55,7 @@ def test_the_training_is_over_before_its_network_is_exported(
     recorder = Impatient(opens_at=-1)
     write = export.write_exports
 
-    def write_behind_the_gate(*arguments: Any, **options: Any) -> dict[Part, Path]:
+    def write_behind_the_gate(*arguments: Any, **options: Any) -> dict[CheckpointPart, Path]:
         assert recorder.gate.wait(PATIENCE_SECONDS)
         return write(*arguments, **options)
 
@@ -64,7 +65,7 @@ def test_the_training_is_over_before_its_network_is_exported(
     assert 12 not in recorder.files
     recorder.gate.set()
     recorder.saved[-1].result(PATIENCE_SECONDS)
-    assert Part.CARD in recorder.files[12]
+    assert CheckpointPart.CARD in recorder.files[12]
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_training_at_the_next(

@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 from service.specs.job_spec import JobSpec
-from service.specs.protocol import Part
+from service.states import CheckpointPart
 from tests.workers.training.support import small_spec
 from workers.training import checkpoint
 from workers.training.checkpoint import Checkpoint, TrainProgress, weights_sha256
@@ -32,7 +32,7 @@ def make_checkpoint(job: JobSpec) -> Checkpoint:
     )
 
 
-def save(saved: Checkpoint, folder: Path) -> dict[Part, Path]:
+def save(saved: Checkpoint, folder: Path) -> dict[CheckpointPart, Path]:
     mean_HWC = torch.arange(8 * 8 * 3, dtype=torch.float32).view(8, 8, 3)
     normaliser = Normalizer(mean_HWC, torch.full((3,), 255.0))
     return checkpoint.save(saved, folder, spec=small_spec(), classes=10, normaliser=normaliser)
@@ -49,34 +49,36 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_weights_say_how_to_build_and_feed_their_network(tmp_path: Path) -> None:
     files = save(make_checkpoint(small_spec()), tmp_path / "00000007")
-    with safetensors.safe_open(files[Part.WEIGHTS], framework="pt") as file:
+    with safetensors.safe_open(files[CheckpointPart.WEIGHTS], framework="pt") as file:
         told = file.metadata()
     architecture = checkpoint.architecture_of(told)
     assert architecture == small_spec().architecture
     network = resnet.create_network(architecture, classes=int(told["classes"]))
-    network.load_state_dict(safetensors.torch.load_file(files[Part.WEIGHTS]), strict=True)
+    network.load_state_dict(safetensors.torch.load_file(files[CheckpointPart.WEIGHTS]), strict=True)
     mean = np.frombuffer(base64.b64decode(told["mean_image"]), dtype="<f4")
     assert mean.reshape(json.loads(told["mean_image_shape"]))[7, 7, 2] == 191
     assert JobSpec.model_validate_json(told["spec"]) == small_spec()
     assert (told["network"], told["iteration"]) == ("resnet-8-A", "7")
 
 
-@pytest.mark.parametrize("part", [Part.WEIGHTS, Part.PT])
+@pytest.mark.parametrize("part", [CheckpointPart.WEIGHTS, CheckpointPart.PT])
 @torch.no_grad()
-def test_torchvision_refuses_weights_that_it_would_misread(tmp_path: Path, part: Part) -> None:
+def test_torchvision_refuses_weights_that_it_would_misread(
+    tmp_path: Path, part: CheckpointPart
+) -> None:
     job = small_spec(dataset="folder:photographs", depth=50, shortcut="B")
     network = resnet.build_network(job, 10).eval()
     saved = Checkpoint(CURSOR, network.state_dict(), {}, torch.zeros(1, 2, 3))
     normaliser = Normalizer(torch.zeros(2, 2, 3), torch.ones(3))
     files = checkpoint.save(saved, tmp_path / "7", spec=job, classes=10, normaliser=normaliser)
 
-    path = tmp_path / f"weights{'.pt' if part is Part.PT else '.safetensors'}"
+    path = tmp_path / f"weights{'.pt' if part is CheckpointPart.PT else '.safetensors'}"
     files[part].rename(path)
     theirs = torchvision.models.resnet50(num_classes=10)
     with pytest.raises(RuntimeError, match="stride_is_in_the_first_1x1"):
         theirs.load_state_dict(
             torch.load(path, weights_only=True)
-            if part is Part.PT
+            if part is CheckpointPart.PT
             else safetensors.torch.load_file(path)
         )
     architecture, converted = convert.load(path)
@@ -87,9 +89,9 @@ def test_torchvision_refuses_weights_that_it_would_misread(tmp_path: Path, part:
 
 def test_pt_holds_the_same_weights_and_no_code(tmp_path: Path) -> None:
     files = save(make_checkpoint(small_spec()), tmp_path / "00000007")
-    assert weights_sha256(torch.load(files[Part.PT], weights_only=True)) == weights_sha256(
-        safetensors.torch.load_file(files[Part.WEIGHTS])
-    )
+    assert weights_sha256(
+        torch.load(files[CheckpointPart.PT], weights_only=True)
+    ) == weights_sha256(safetensors.torch.load_file(files[CheckpointPart.WEIGHTS]))
 
 
 def test_digests_are_those_of_the_bytes(tmp_path: Path) -> None:

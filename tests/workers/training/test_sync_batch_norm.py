@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from service.specs.protocol import Part
+from service.states import CheckpointPart
 from tests.workers.training.support import NORMALISED, Scenes, run, small_spec
 from workers.training import checkpoint
 
@@ -12,7 +12,7 @@ from workers.training import checkpoint
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     files = checkpoint.find_newest(folder)
     assert files is not None
-    return safetensors.torch.load_file(files[Part.WEIGHTS])
+    return safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from torch.nn import functional
 from service.catalog import architectures
 from service.catalog.architectures import Architecture, Block, Family, Shortcut
 from service.specs.job_spec import StartMode
-from service.specs.protocol import Part
+from service.states import CheckpointPart
 from tests.workers.training.support import run, small_spec
 from workers.training import checkpoint
 from workers.training.errors import WeightsMismatch
@@ -189,4 +189,4 @@ def test_other_networks_weights_are_refused_in_words(tmp_path: Path) -> None:
     job = small_spec(depth=14, start_from={"job": "0" * 16, "mode": "weights"})
     with pytest.raises(WeightsMismatch, match="do not fit resnet-14-A"):
         run(job, tmp_path / "own", resume=source.files[1], mode=StartMode.WEIGHTS)
-    assert Part.WEIGHTS in source.files[1]
+    assert CheckpointPart.WEIGHTS in source.files[1]
