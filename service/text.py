@@ -1,0 +1,24 @@
+"""English for messages: counted nouns and the verbs that agree with them."""
+
+
+def plural(count: float, singular: str, plural_form: str | None = None) -> str:
+    """The form of a word for `count` of them: `plural(2, "batch")` is "batches".
+
+    A word that does not follow the rules of nouns brings its own plural:
+    `plural(free, "is", "are")`.
+    """
+    if count == 1:
+        return singular
+    if plural_form is not None:
+        return plural_form
+    if singular.endswith(("s", "x", "ch", "sh")):
+        return singular + "es"
+    if singular.endswith("y") and singular[-2:-1] not in "aeiou":
+        return singular[:-1] + "ies"
+    return singular + "s"
+
+
+def count_of(count: float, noun: str, plural_form: str | None = None) -> str:
+    """A number and its noun: "1 CPU", "0.5 GPUs", "2,000 files"."""
+    number = f"{int(count):,}" if count == int(count) else f"{count:,}"
+    return f"{number} {plural(count, noun, plural_form)}"

@@ -1,0 +1,32 @@
+import pytest
+
+from service.text import count_of, plural
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "expected"),
+    [
+        (0, "CPU", "0 CPUs"),
+        (1, "CPU", "1 CPU"),
+        (1.0, "GPU", "1 GPU"),
+        (0.5, "GPU", "0.5 GPUs"),
+        (2, "batch", "2 batches"),
+        (2, "retry", "2 retries"),
+        (2, "day", "2 days"),
+        (3, "CPU process", "3 CPU processes"),
+        (2_000_000, "file", "2,000,000 files"),
+    ],
+)
+def test_a_count_and_its_noun_agree(count: float, noun: str, expected: str) -> None:
+    assert count_of(count, noun) == expected
+
+
+def test_an_irregular_noun_brings_its_plural() -> None:
+    assert count_of(2, "worker of 4 CPUs", "workers of 4 CPUs") == "2 workers of 4 CPUs"
+
+
+def test_a_verb_agrees_with_its_count() -> None:
+    assert [f"{count_of(n, 'CPU')} {plural(n, 'is', 'are')} free" for n in (1, 2)] == [
+        "1 CPU is free",
+        "2 CPUs are free",
+    ]
