@@ -1,12 +1,12 @@
 """A job's state: `move` is its only writer, writes the event, and tells the jobs that wait."""
 
-import hashlib
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import ids
+from service.backoff import backoff
 from service.errors import IllegalTransition, NotFound
 from service.jobs import (
     events,
@@ -142,7 +142,6 @@ def _set_state(
 
 # A cluster that breaks every attempt must not spin for ever.
 MAX_INFRA_RESTARTS = 20
-_MAX_BACKOFF_SECONDS = 60.0
 # Attempts in a row that broke at one iteration: the next would as well.
 POISON_ATTEMPTS = 3
 
@@ -212,7 +211,7 @@ def _finish_or_requeue(
         message = f"{POISON_ATTEMPTS} attempts in a row broke at iteration {iteration}: {message}"
         state = JobState.HELD
     elif state is JobState.QUEUED:
-        job.not_before = now + _backoff(attempt, job.restarts + job.infra_restarts)
+        job.not_before = now + backoff(job.restarts + job.infra_restarts, key=attempt.id)
     transition(session, job, state, reason=reason, message=message, now=now)
 
 
@@ -251,13 +250,3 @@ def _find_poison_iteration(session: Session, job: JobRow) -> int | None:
         for one in last
     }
     return broke_at.pop() if len(last) == POISON_ATTEMPTS and len(broke_at) == 1 else None
-
-
-def _backoff(attempt: AttemptRow, restarts: int) -> timedelta:
-    """Doubles with each restart, less a share of up to a half that differs between attempts.
-
-    Many jobs that a fault has ended at once must not all come back at once.
-    """
-    seconds = min(_MAX_BACKOFF_SECONDS, 2.0 ** (restarts - 1))
-    share = int.from_bytes(hashlib.sha256(attempt.id.encode()).digest()[:4]) / 2**32
-    return timedelta(seconds=seconds * (1.0 - share / 2))

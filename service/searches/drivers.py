@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from service import ids
 from service.access import tokens
+from service.backoff import backoff
 from service.errors import Unauthorized
 from service.searches import searches, trials
 from service.searches.searches import SearchEventKind
@@ -23,7 +24,6 @@ from service.storage.tables import SearchRow, TrialRow
 _PREFIX = "search-"
 # In a row, without a trial begun in between.
 MAX_FAILURES = 5
-_MAX_BACKOFF_SECONDS = 60.0
 # A dispatcher that died while it told the cluster is given up after this.
 _SUBMISSION_TIMEOUT = timedelta(seconds=60)
 # How old the row's word of a driver may be: a commit a heartbeat would wake everybody.
@@ -114,8 +114,7 @@ def mark_terminated(
         why = f"{MAX_FAILURES} drivers in a row have died: {message}"[:2000]
         trials.finish_search(session, search, SearchEndReason.DRIVER, why=why, now=now)
         return
-    backoff = min(_MAX_BACKOFF_SECONDS, 2.0 ** (search.driver_failures - 1) - 1.0)
-    search.driver_not_before = now + timedelta(seconds=backoff)
+    search.driver_not_before = now + backoff(search.driver_failures, key=driver_id(search))
 
 
 def authenticate(session: Session, name: str, secret: str) -> SearchRow:

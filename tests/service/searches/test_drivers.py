@@ -61,7 +61,8 @@ def test_a_dead_driver_is_followed_by_another_that_waits_longer_each_time(
         assert not_before is not None
         waits.append((not_before - searching.core.clock.now).total_seconds())
         searching.core.clock.advance(waits[-1])
-    assert waits == [0.0, 1.0, 3.0, 7.0]
+    for wait, longest in zip(waits, (1.0, 2.0, 4.0, 8.0), strict=True):
+        assert longest / 2 <= wait <= longest
 
 
 def test_drivers_that_die_without_a_trial_between_fail_the_search(searching: Searching) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from service.states import SearchState
-from tests.support.cluster import FakeCluster, Make, later_round
+from tests.support.cluster import BACKOFF_SECONDS, FakeCluster, Make, later_round
 from tests.support.core import Core
 from tests.support.searching import Searching
 from workers.cluster.ray_jobs import ClusterJobState
@@ -47,6 +47,8 @@ def test_a_driver_that_died_is_followed_by_another(
     search_id = _run(searching, dispatcher)
     cluster.end(_driver_of(search_id), ClusterJobState.FAILED, "killed")
     later_round(searching.core, dispatcher)
+    assert cluster.started == [_driver_of(search_id)]
+    later_round(searching.core, dispatcher, after_seconds=BACKOFF_SECONDS)
     assert cluster.started == [_driver_of(search_id), _driver_of(search_id, 2)]
     assert list(cluster.jobs) == [_driver_of(search_id, 2)]
 
@@ -59,6 +61,7 @@ def test_a_driver_that_the_cluster_has_forgotten_is_followed_by_another(
     later_round(searching.core, dispatcher)
     assert len(cluster.started) == 1, "it may not be in the list yet"
     later_round(searching.core, dispatcher, after_seconds=16.0)
+    later_round(searching.core, dispatcher, after_seconds=BACKOFF_SECONDS)
     assert cluster.started[-1] == _driver_of(search_id, 2)
 
 
@@ -115,6 +118,7 @@ def test_a_silent_driver_is_stopped_and_followed(
     assert cluster.stops == [_driver_of(search_id)]
     cluster.end(_driver_of(search_id), ClusterJobState.STOPPED)
     later_round(searching.core, dispatcher)
+    later_round(searching.core, dispatcher, after_seconds=BACKOFF_SECONDS)
     assert cluster.started[-1] == _driver_of(search_id, 2)
 
 
