@@ -20,7 +20,7 @@ def main() -> int:
         configured = settings.load()
         log.configure(configured.log_format)
         # Before uvicorn is there to wrap it in a traceback.
-        database = Database(configured.resolved_database_url)
+        database = Database(configured.database_url.get_secret_value())
         schema.require_current(database)
         database.close()
         listener = _listen(configured.api_host, configured.api_port)
@@ -29,7 +29,7 @@ def main() -> int:
         return 1
     port = listener.getsockname()[1]
     logger.info(
-        "api is up", host=configured.api_host, port=port, token_file=str(configured.token_path)
+        "api is up", host=configured.api_host, port=port, token_file=str(configured.token_file)
     )
     uvicorn.Server(
         uvicorn.Config(

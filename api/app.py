@@ -44,14 +44,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        database = Database(settings.resolved_database_url)
+        database = Database(settings.database_url.get_secret_value())
         schema.require_current(database)
-        secret = tokens.read_or_create(settings.token_path)
+        secret = tokens.read_or_create(settings.token_file)
         with database.transaction() as session:
             tokens.set_token(session, secret, name="admin", now=now())
         changes = ChangeHub(database)
         changes.start()
-        artifacts = ArtifactStore(settings.resolved_artifacts_url)
+        artifacts = ArtifactStore(settings.artifacts_url)
         sweeper = ArtifactCollector(database, artifacts, now=now)
         sweeper.start()
         app.state.services = Services(

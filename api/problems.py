@@ -39,7 +39,7 @@ def problem(
     *,
     code: str,
     detail: str,
-    faults: tuple[FieldError, ...] = (),
+    field_errors: tuple[FieldError, ...] = (),
 ) -> Response:
     content = {
         "type": "about:blank",
@@ -49,9 +49,9 @@ def problem(
         "detail": detail,
         "request_id": getattr(request.state, "request_id", None),
     }
-    if faults:
+    if field_errors:
         content["errors"] = [
-            {"pointer": fault.pointer, "message": fault.message} for fault in faults
+            {"pointer": field.pointer, "message": field.message} for field in field_errors
         ]
     headers = {}
     if status is HTTPStatus.UNAUTHORIZED:
@@ -67,9 +67,13 @@ def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ResnetdError)
     for kind in type(error).__mro__:
         if kind in _STATUS:
-            faults = error.faults if isinstance(error, InvalidInput) else ()
+            field_errors = error.field_errors if isinstance(error, InvalidInput) else ()
             return problem(
-                request, _STATUS[kind], code=error.code, detail=str(error), faults=faults
+                request,
+                _STATUS[kind],
+                code=error.code,
+                detail=str(error),
+                field_errors=field_errors,
             )
     return _unexpected(request, error)
 
@@ -83,13 +87,13 @@ def _invalid(request: Request, error: Exception) -> Response:
             code=InvalidInput.code,
             detail=f"the body is not JSON: {error.errors()[0]['ctx']['error']}",
         )
-    faults = validation.field_errors(error.errors(), skip=1)
+    field_errors = validation.to_field_errors(error.errors(), skip=1)
     return problem(
         request,
         HTTPStatus.UNPROCESSABLE_ENTITY,
         code=InvalidInput.code,
         detail="the request is not valid",
-        faults=faults,
+        field_errors=field_errors,
     )
 
 

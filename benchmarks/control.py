@@ -196,7 +196,7 @@ def _submit_to_claimed(database: Database, api: _Api) -> list[float]:
     """From before the POST, on an idle service."""
     cluster, stopping = FakeCluster(cpus=10**6), threading.Event()
     # Attempts that nobody reports for must live until the end.
-    settings = Settings(start_timeout_seconds=1e6, silent_seconds=1e6, standbys=0)
+    settings = Settings(start_timeout_seconds=1e6, heartbeat_timeout_seconds=1e6, warm_runners=0)
     dispatcher = Dispatcher(settings, database, cluster, now=_now)
     thread = threading.Thread(target=dispatcher.run, args=(stopping,))
     thread.start()

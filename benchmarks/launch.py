@@ -95,7 +95,7 @@ def _ours(num_workers: int, runs: int) -> tuple[float, Launches, list[float]]:
 def _service(num_workers: int) -> Iterator[resnetd.Client]:
     with tempfile.TemporaryDirectory(prefix="rb") as name:
         folder = Path(name)
-        settings = {"RESNETD_STANDBY_WORKERS": str(num_workers)}
+        settings = {"RESNETD_WARM_RUNNER_WORKERS": str(num_workers)}
         with (
             LocalService(folder / "var", logs_path=folder / "logs", settings=settings) as service,
             resnetd.Client(url=service.url, token=service.token) as client,

@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def _ours(trials: int, folder: Path) -> Cost:
-    settings = {"RESNETD_STANDBYS": str(_AT_A_TIME)}
+    settings = {"RESNETD_WARM_RUNNERS": str(_AT_A_TIME)}
     with (
         _counting() as cpu_seconds,
         LocalService(

@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _ours(count: int, folder: Path) -> float:
-    settings = {"RESNETD_STANDBYS": str(_AT_A_TIME)}
+    settings = {"RESNETD_WARM_RUNNERS": str(_AT_A_TIME)}
     with (
         LocalService(
             folder / "var", num_cpus=_AT_A_TIME, logs_path=folder / "logs", settings=settings

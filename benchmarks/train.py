@@ -197,7 +197,7 @@ def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
     bare = _bare_rate(dataset, data_path)
     with tempfile.TemporaryDirectory(prefix="rb") as name:
         folder = Path(name)
-        settings = {"RESNETD_DATA_PATH": str(data_path.absolute())}
+        settings = {"RESNETD_DATA_DIR": str(data_path.absolute())}
         with (
             LocalService(folder / "var", logs_path=folder / "logs", settings=settings) as service,
             resnetd.Client(url=service.url, token=service.token) as client,

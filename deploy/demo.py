@@ -31,7 +31,7 @@ def main() -> int:
     service = LocalService(
         BUILD_PATH / "var",
         logs_path=BUILD_PATH / "logs",
-        settings={"RESNETD_STANDBY_WORKERS": str(NUM_WORKERS)},
+        settings={"RESNETD_WARM_RUNNER_WORKERS": str(NUM_WORKERS)},
     )
     console.print("Starting Ray, the API and the dispatcher on this machine ...")
     try:

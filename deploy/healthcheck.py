@@ -51,7 +51,7 @@ def _why_idle() -> str | None:
     from service.storage.database import Database  # noqa: PLC0415
 
     try:
-        database = Database(settings.load().resolved_database_url)
+        database = Database(settings.load().database_url.get_secret_value())
         with database.reading() as session:
             seen = cluster_state.read_cluster(session)
         database.close()

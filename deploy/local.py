@@ -83,7 +83,7 @@ class LocalService:
         """What the service's own processes run with."""
         env = {
             **os.environ,
-            "RESNETD_VAR_PATH": str(self.var_path),
+            "RESNETD_VAR_DIR": str(self.var_path),
             "RESNETD_API_HOST": "127.0.0.1",
             "RESNETD_API_PORT": str(self.api_port),
             "RESNETD_API_URL": self.url,

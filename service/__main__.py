@@ -1,4 +1,4 @@
-"""`resnetd-server`: the operator's command for what needs no other process."""
+"""`resnetd-server`: commands for operators that need only the database and the artifact store."""
 
 import argparse
 import sys
@@ -11,56 +11,68 @@ from service.jobs import consistency
 from service.storage import schema
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
+from service.text import count_of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="resnetd-server", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("migrate", help="bring the database to this version's schema")
-    token = commands.add_parser("token", help="make a person's token and print it once")
-    token.add_argument("name", help="whose; a token of the same name stops working")
-    check = commands.add_parser("doctor", help="check the artifact store and the database")
-    check.add_argument("--repair", action="store_true", help="forget and delete what is no use")
-    chosen = parser.parse_args(arguments)
-    is_well = True
+    parsed = _parser().parse_args(arguments)
     try:
         configured = settings.load()
         log.configure(configured.log_format)
-        database = Database(configured.resolved_database_url)
-        if chosen.command == "migrate":
-            schema.upgrade(database)
-            print("the database is at this version's schema")
-        elif chosen.command == "doctor":
-            is_well = _examine(
-                database, ArtifactStore(configured.resolved_artifacts_url), chosen.repair
-            )
-        else:
-            _make_token(database, chosen.name)
-        database.close()
+        database = Database(configured.database_url.get_secret_value())
+        try:
+            if parsed.command == "migrate":
+                return _migrate(database)
+            if parsed.command == "token":
+                return _create_token(database, parsed.name)
+            artifacts = ArtifactStore(configured.artifacts_url)
+            return _fsck(database, artifacts, should_repair=parsed.repair)
+        finally:
+            database.close()
     except ResnetdError as error:
         print(f"resnetd-server: {error}", file=sys.stderr)
         return 1
-    return 0 if is_well else 1
 
 
-def _examine(database: Database, artifacts: ArtifactStore, is_repaired: bool) -> bool:
-    """Whether nothing was found, or it was repaired."""
-    schema.require_current(database)
-    findings = consistency.check(database, artifacts, now=datetime.now(UTC))
-    for finding in findings:
-        print(f"{finding.ailment}: {finding.key}: {finding.message}")
-    if findings and is_repaired:
-        consistency.repair(database, artifacts, findings)
-    print(f"{len(findings)} found{', repaired' if findings and is_repaired else ''}")
-    return is_repaired or not findings
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="resnetd-server", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("migrate", help="upgrade the database to this version's schema")
+    token = commands.add_parser("token", help="create a user's token and print it once")
+    token.add_argument("name", help="name of the user; replaces an earlier token of that name")
+    fsck = commands.add_parser("fsck", help="check the artifact store against the database")
+    fsck.add_argument(
+        "--repair", action="store_true", help="delete orphans and drop broken checkpoint records"
+    )
+    return parser
 
 
-def _make_token(database: Database, name: str) -> None:
+def _migrate(database: Database) -> int:
+    schema.upgrade(database)
+    print("the database has this version's schema")
+    return 0
+
+
+def _create_token(database: Database, name: str) -> int:
     schema.require_current(database)
     secret = tokens.new_secret()
     with database.transaction() as session:
         tokens.set_token(session, secret, name=name, now=datetime.now(UTC))
     print(secret)
+    return 0
+
+
+def _fsck(database: Database, artifacts: ArtifactStore, *, should_repair: bool) -> int:
+    """Returns 1 if issues remain."""
+    schema.require_current(database)
+    issues = consistency.check(database, artifacts, now=datetime.now(UTC))
+    for issue in issues:
+        print(f"{issue.ailment}: {issue.key}: {issue.message}")
+    if should_repair:
+        consistency.repair(database, artifacts, issues)
+    action = "repaired" if should_repair else "found"
+    print(f"{count_of(len(issues), 'issue')} {action}")
+    return 0 if should_repair or not issues else 1
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
-"""Everything that the service refuses or cannot do, each with a code that stays stable.
+"""Errors that the service raises on purpose, each with a stable code.
 
 ResnetdError
-├── Refused                 the request cannot be carried out as it is
-│   ├── InvalidInput            what was written is wrong; `faults` says where
-│   │   └── CannotFit               the whole cluster is too small for it
-│   ├── NotFound                no such job, attempt, checkpoint, dataset
-│   ├── Unauthorized            no token, or one that nobody knows
-│   ├── Forbidden               a token that does not open this door
-│   └── Conflict                right in itself, wrong at this moment
-│       ├── IllegalMove             the job's state does not allow it
-│       ├── IdempotencyMismatch     the key was used for another body
-│       ├── StaleAttempt            the attempt is not the job's current one any more
-│       └── SequenceGap             a report arrived before its predecessor
-├── AddressRefused          a webhook's name leads into a network that may not be called
-├── CorruptArtifact         bytes differ from their checksum
-├── DispatcherIsRunning     SQLite takes one at a time
-├── LeaseLost               another dispatcher holds the attempt now
-└── Unavailable             try again later
+├── Refused                     the request cannot be carried out as it is
+│   ├── InvalidInput                the input is wrong; `field_errors` says where
+│   │   └── CannotFit                   the job needs more than the cluster has in total
+│   ├── NotFound                    no such job, attempt, checkpoint or data set
+│   ├── Unauthorized                the token is missing or unknown
+│   ├── Forbidden                   the token does not permit this request
+│   └── Conflict                    the request is valid, but not in the current state
+│       ├── IllegalTransition           the state of the job or search does not allow it
+│       ├── IdempotencyMismatch         the key was used with a different body
+│       ├── StaleAttempt                the attempt has ended or was superseded
+│       └── SequenceGap                 a report arrived before its predecessor
+├── UrlNotAllowed               a webhook's host resolves to an address that may not be called
+├── CorruptArtifact             the bytes do not match their checksum
+├── DispatcherAlreadyRunning    SQLite allows one dispatcher at a time
+├── LeaseLost                   another dispatcher now holds the attempt's lease
+└── Unavailable                 a dependency does not respond; try again later
     ├── DatabaseUnavailable
     ├── ClusterUnavailable
     └── ApiUnavailable
@@ -38,7 +38,7 @@ class Refused(ResnetdError):
 
 @dataclass(frozen=True)
 class FieldError:
-    """One wrong place in what somebody wrote; `pointer` is a JSON pointer (RFC 6901)."""
+    """What is wrong with one field; `pointer` is a JSON pointer (RFC 6901) into the input."""
 
     pointer: str
     message: str
@@ -47,9 +47,9 @@ class FieldError:
 class InvalidInput(Refused):
     code = "invalid-input"
 
-    def __init__(self, message: str, *, faults: tuple[FieldError, ...] = ()) -> None:
+    def __init__(self, message: str, *, field_errors: tuple[FieldError, ...] = ()) -> None:
         super().__init__(message)
-        self.faults = faults
+        self.field_errors = field_errors
 
 
 class CannotFit(InvalidInput):
@@ -73,7 +73,7 @@ class Conflict(Refused):
 
 
 class IllegalTransition(Conflict):
-    code = "illegal-move"
+    code = "illegal-transition"
 
 
 class IdempotencyMismatch(Conflict):
@@ -93,11 +93,11 @@ class CorruptArtifact(ResnetdError):
 
 
 class UrlNotAllowed(ResnetdError):
-    code = "address-refused"
+    code = "url-not-allowed"
 
 
 class DispatcherAlreadyRunning(ResnetdError):
-    code = "dispatcher-is-running"
+    code = "dispatcher-already-running"
 
 
 class LeaseLost(ResnetdError):

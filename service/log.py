@@ -1,4 +1,4 @@
-"""Logs of the server processes: events with fields, for people or as JSON lines."""
+"""Structured logs of the server processes: events with fields, as text or JSON lines."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 
 
 def configure(log_format: str) -> None:
-    """`console` for people, `json` for machines; on standard error, from INFO up."""
+    """Log to standard error from INFO up, in the format `console` or `json`."""
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"

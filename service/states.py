@@ -1,24 +1,25 @@
-"""The states of jobs, attempts, runners and searches, the moves between them, and why they end.
+"""States of jobs, attempts, runners and searches, their transitions, and why they end.
 
-    blocked ──what it waits for has ended──┐
-    held ──────────release─────────────────┤
-    paused ────────resume──────────────────┤
-      ▲                                    ▼
-      │                                  queued ──claimed──► starting ──► running ──► succeeded
-      │                                    ▲                    │            │ ├────► failed
-      │                                    └───tried again──────┼────────────┤ └────► cancelled
-      └────────────pause────────────────────────────────────────┴────────────┘
+Jobs:
 
-What waits (blocked, queued, held, paused) can be cancelled, held and paused. A job that breaks
-its attempts at the same iteration again and again is held by the service itself.
+    blocked ──dependencies met──┐
+    held ────────release────────┤
+    paused ──────resume─────────┤
+      ▲                         ▼
+      │                       queued ──claim──► starting ──► running ──┬──► succeeded
+      │                         ▲                  │            │      ├──► failed
+      │                         └──────retry───────┼────────────┤      └──► cancelled
+      └─────────────────pause──────────────────────┴────────────┘
 
-Stopping a running job is a request (a column of the job), not a state: the job moves when its
-attempt has ended.
+A waiting job (blocked, queued, held or paused) can be cancelled, held or paused. The service holds
+a job whose attempts repeatedly fail at the same iteration. Stopping a running job is a request (a
+column of the job), not a state: the state changes when the attempt has ended.
 
-    queued ──driver is up──► running ──► succeeded, failed, cancelled
-      ▲  ▲                    │   │
-      │  └──────resume── paused ◄─┘      a search; one that has succeeded is
-      └───────extended────────────       queued again when it is extended
+Searches:
+
+    queued ──driver starts──► running ──┬──► succeeded ──extend──► queued
+      ▲                          │      ├──► failed
+      └──resume── paused ◄─pause─┘      └──► cancelled
 """
 
 from enum import StrEnum
@@ -41,12 +42,12 @@ class JobState(StrEnum):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it has no attempt, and may have one later."""
+        """Whether the job has no current attempt and may still get one."""
         return self in WAITING_STATES
 
 
-_WAITING = frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.HELD, JobState.PAUSED})
-_AFTER_AN_ATTEMPT = frozenset(
+WAITING_STATES = frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.HELD, JobState.PAUSED})
+_AFTER_ATTEMPT = frozenset(
     {
         JobState.QUEUED,
         JobState.HELD,
@@ -58,7 +59,7 @@ _AFTER_AN_ATTEMPT = frozenset(
 )
 
 NEXT_STATES: dict[JobState, frozenset[JobState]] = {
-    JobState.BLOCKED: _WAITING - {JobState.BLOCKED} | {JobState.CANCELLED},
+    JobState.BLOCKED: WAITING_STATES - {JobState.BLOCKED} | {JobState.CANCELLED},
     JobState.QUEUED: frozenset(
         {
             JobState.HELD,
@@ -70,15 +71,14 @@ NEXT_STATES: dict[JobState, frozenset[JobState]] = {
     ),
     JobState.HELD: frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.CANCELLED}),
     JobState.PAUSED: frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.CANCELLED}),
-    JobState.STARTING: _AFTER_AN_ATTEMPT | {JobState.RUNNING},
-    JobState.RUNNING: _AFTER_AN_ATTEMPT,
+    JobState.STARTING: _AFTER_ATTEMPT | {JobState.RUNNING},
+    JobState.RUNNING: _AFTER_ATTEMPT,
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
 
 FINAL_STATES = frozenset(state for state in JobState if not NEXT_STATES[state])
-WAITING_STATES = _WAITING
 
 
 class AttemptState(StrEnum):
@@ -88,7 +88,7 @@ class AttemptState(StrEnum):
 
 
 class RunnerState(StrEnum):
-    """Ready is who has asked for something to do; who has it or waits for it, alike."""
+    """A runner is ready from its first poll on, whether it has an attempt or is idle."""
 
     PLANNED = "planned"
     STARTING = "starting"
@@ -98,7 +98,7 @@ class RunnerState(StrEnum):
 
 
 class Blame(StrEnum):
-    """Whose fault the end of an attempt is; only the user's count against max_restarts."""
+    """Who caused the end of an attempt; only failures by the user count against max_restarts."""
 
     USER = "user"
     INFRASTRUCTURE = "infrastructure"
@@ -106,7 +106,7 @@ class Blame(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an attempt ended, or why a job ended that had none."""
+    """Why an attempt ended, or a job without an attempt."""
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
@@ -129,17 +129,17 @@ class Reason(StrEnum):
 
     @property
     def blame(self) -> Blame | None:
-        """None where nobody is at fault: the attempt completed, or was stopped on request."""
+        """None if the attempt completed or was stopped on request."""
         return _BLAME[self]
 
     @property
     def is_process_failure(self) -> bool:
-        """Whether the job's own processes broke, for whatever cause."""
+        """Whether the job's own processes failed, for any cause."""
         return self in _PROCESS_FAILURES
 
     @property
     def is_retryable(self) -> bool:
-        """Whether another attempt could end differently."""
+        """Whether another attempt may succeed."""
         return self in _RETRYABLE
 
 
@@ -177,7 +177,6 @@ _RETRYABLE = frozenset(
     }
 )
 
-
 _PROCESS_FAILURES = frozenset(
     {
         Reason.TRAINING_ERROR,
@@ -190,7 +189,7 @@ _PROCESS_FAILURES = frozenset(
 
 
 class StopReason(StrEnum):
-    """What a training process is told when it should stop at the next step boundary."""
+    """Why a training process is asked to stop at the next step boundary."""
 
     CANCEL = "cancel"
     TIME_LIMIT = "time-limit"
@@ -200,11 +199,11 @@ class StopReason(StrEnum):
 
     @property
     def reason(self) -> Reason:
-        """Why the attempt ended that stopped so."""
-        return _REASONS[self]
+        """The reason with which the stopped attempt ends."""
+        return _STOP_REASONS[self]
 
 
-_REASONS = {
+_STOP_REASONS = {
     StopReason.CANCEL: Reason.CANCELLED,
     StopReason.TIME_LIMIT: Reason.TIME_LIMIT,
     StopReason.PAUSE: Reason.PAUSED,
@@ -223,20 +222,20 @@ class SearchState(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Nothing of it runs; only an extension brings it back."""
-        return self in _ENDED_SEARCHES
+        """A final search runs no trial; only extending a succeeded search queues it again."""
+        return self in _FINAL_SEARCH_STATES
 
     @property
     def wants_driver(self) -> bool:
         return self in {SearchState.QUEUED, SearchState.RUNNING}
 
 
-_ENDED_SEARCHES = frozenset({SearchState.SUCCEEDED, SearchState.FAILED, SearchState.CANCELLED})
-_AFTER_A_SEARCH = _ENDED_SEARCHES | {SearchState.PAUSED}
+_FINAL_SEARCH_STATES = frozenset({SearchState.SUCCEEDED, SearchState.FAILED, SearchState.CANCELLED})
+_AFTER_DRIVER = _FINAL_SEARCH_STATES | {SearchState.PAUSED}
 
 NEXT_SEARCH_STATES: dict[SearchState, frozenset[SearchState]] = {
-    SearchState.QUEUED: _AFTER_A_SEARCH | {SearchState.RUNNING},
-    SearchState.RUNNING: _AFTER_A_SEARCH | {SearchState.QUEUED},
+    SearchState.QUEUED: _AFTER_DRIVER | {SearchState.RUNNING},
+    SearchState.RUNNING: _AFTER_DRIVER | {SearchState.QUEUED},
     SearchState.PAUSED: frozenset({SearchState.QUEUED, SearchState.CANCELLED}),
     SearchState.SUCCEEDED: frozenset({SearchState.QUEUED}),
     SearchState.FAILED: frozenset(),
@@ -245,9 +244,9 @@ NEXT_SEARCH_STATES: dict[SearchState, frozenset[SearchState]] = {
 
 
 class SearchEndReason(StrEnum):
-    """Why a search has ended."""
+    """Why a search ended; the first four are limits of its budget."""
 
-    TRIALS = "trials"  # all trials of its budget have ended
+    TRIALS = "trials"
     TARGET = "target-error"
     ITERATIONS = "iterations"
     WALL_TIME = "wall-seconds"
@@ -263,7 +262,7 @@ class LogLevel(StrEnum):
 
 
 class DependencyCondition(StrEnum):
-    """How a job that is waited for must have ended."""
+    """How a job that another job depends on must have ended."""
 
     OK = "ok"  # succeeded
     ANY = "any"
@@ -276,11 +275,11 @@ class DeliveryState(StrEnum):
 
 
 class CheckpointPart(StrEnum):
-    """The files of a checkpoint."""
+    """The files of a checkpoint; the last three exist for a finished training only."""
 
-    WEIGHTS = "weights"  # safetensors: the state_dict, with the spec in the metadata
-    STATE = "state"  # safetensors: optimizer and cursor, what resuming needs beside the weights
-    PT = "pt"  # the same weights as a state_dict that torch.load(weights_only=True) reads
-    ONNX = "onnx"  # of a finished training: the network for ONNX Runtime
-    PROGRAM = "pt2"  # of a finished training: a torch.export program
-    CARD = "card"  # of a finished training: what it is, in Markdown
+    WEIGHTS = "weights"  # the state_dict as safetensors, with the spec in its metadata
+    STATE = "state"  # optimizer state and position in the data, as safetensors
+    PT = "pt"  # the state_dict for torch.load(weights_only=True)
+    ONNX = "onnx"  # the network for ONNX Runtime
+    PROGRAM = "pt2"  # a torch.export program
+    CARD = "card"  # a model card in Markdown

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         if one.origin is DatasetOrigin.DOWNLOAD
     ]
     fetch.add_argument("dataset", choices=sorted(downloads))
-    fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_PATH")
+    fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_DIR")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "dispatcher":
@@ -57,7 +57,7 @@ def _dispatch() -> int:
 
     configured = settings.load()
     log.configure(configured.log_format)
-    database = Database(configured.resolved_database_url)
+    database = Database(configured.database_url.get_secret_value())
     schema.require_current(database)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -70,7 +70,7 @@ async def upload(
         artifact_keys.checkpoint_key(attempt_id, iteration, part, x_content_sha256),
         request.stream(),
         sha256=x_content_sha256,
-        max_bytes=held.settings.max_part_bytes,
+        max_bytes=held.settings.max_upload_bytes,
     )
     return PartDigest(part=part, sha256=stored.sha256, size_bytes=stored.size_bytes)
 

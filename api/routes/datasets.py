@@ -66,7 +66,7 @@ async def upload(
     x_content_sha256: Annotated[Sha256 | None, Header()] = None,
 ) -> DatasetView:
     """A tar or zip of class folders, looked at file by file; known as folder:NAME afterwards."""
-    max_bytes = held.settings.max_part_bytes
+    max_bytes = held.settings.max_upload_bytes
     data_path = held.settings.data_dir
     with tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file:
         archive = Path(file.name)

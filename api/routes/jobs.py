@@ -93,7 +93,9 @@ def submit_batch(
 @router.post(":plan")
 def plan(spec: JobSpec, session: WriteSession, held: ServicesDep, now: Now, user: User) -> PlanView:
     """What the spec would become, how long it would wait and take; submits nothing."""
-    made = queue_status.plan_job(session, spec, user=user, limits=held.settings.limits, now=now)
+    made = queue_status.plan_job(
+        session, spec, user=user, limits=held.settings.concurrency_limits, now=now
+    )
     return PlanView.of(made)
 
 
@@ -111,7 +113,7 @@ def page(
     """Jobs that match all that is given, newest first."""
     if page_token is not None and not ids.is_id(page_token):
         fault = FieldError(pointer="/page_token", message=f"is not of this service: {page_token!r}")
-        raise InvalidInput("the request is not valid", faults=(fault,))
+        raise InvalidInput("the request is not valid", field_errors=(fault,))
     if id_prefix is not None and not ids.is_id(id_prefix):
         return JobPage(jobs=[], next_page_token=None)
     found = records.list_page(
@@ -133,7 +135,9 @@ def show(job_id: str, session: ReadSession, held: ServicesDep, now: Now) -> JobV
     job = records.find_job(session, job_id)
     if not job.state.is_waiting:
         return JobView.of(job)
-    return JobView.of(job, QueueStatus(session, limits=held.settings.limits, now=now).of(job))
+    return JobView.of(
+        job, QueueStatus(session, limits=held.settings.concurrency_limits, now=now).of(job)
+    )
 
 
 @router.get("/{job_id}/progress")

@@ -58,7 +58,7 @@ def page(
     """Newest first."""
     if page_token is not None and not ids.is_id(page_token):
         fault = FieldError(pointer="/page_token", message=f"is not of this service: {page_token!r}")
-        raise InvalidInput("the request is not valid", faults=(fault,))
+        raise InvalidInput("the request is not valid", field_errors=(fault,))
     if id_prefix is not None and not ids.is_id(id_prefix):
         return SearchPage(searches=[], next_page_token=None)
     found = searches.list_page(session, limit=limit, before_id=page_token, id_prefix=id_prefix)

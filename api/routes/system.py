@@ -93,7 +93,7 @@ def waiting(
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> QueueView:
     """What waits: jobs that may start in their order, then those that may not yet."""
-    outlook = QueueStatus(session, limits=held.settings.limits, now=now)
+    outlook = QueueStatus(session, limits=held.settings.concurrency_limits, now=now)
     found = [(job, outlook.of(job)) for job in list_waiting_jobs(session, limit=limit)]
     return QueueView(
         jobs=[

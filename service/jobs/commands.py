@@ -1,6 +1,6 @@
 """What is asked of a job that is there: hold, release, pause, resume, cancel, kill, change.
 
-Each repeated changes nothing more. IllegalMove where the job's state does not allow it.
+Each repeated changes nothing more. IllegalTransition where the job's state does not allow it.
 """
 
 from datetime import datetime

@@ -62,7 +62,7 @@ def transition(
     reason: Reason | None = None,
     message: str | None = None,
 ) -> None:
-    """Changes the state of a locked job and of those that wait for it. IllegalMove if it may not.
+    """Changes the state of a locked job and of its dependents. Raises IllegalTransition.
 
     An end that was waited for lets jobs into the queue, or cancels them with all behind them.
     """

@@ -73,9 +73,9 @@ def submit_batch(
         except InvalidInput as error:
             faults = tuple(
                 FieldError(pointer=f"/jobs/{number}{fault.pointer}", message=fault.message)
-                for fault in error.faults
+                for fault in error.field_errors
             )
-            raise type(error)(f"job {number} of the batch: {error}", faults=faults) from error
+            raise type(error)(f"job {number} of the batch: {error}", field_errors=faults) from error
     return made
 
 
@@ -130,7 +130,7 @@ def _resolve_batch_references(spec: JobSpec, batch: Sequence[str]) -> JobSpec:
         else:
             message = f"{dependency.job} does not stand before this job in a batch"
             fault = FieldError(pointer=f"/after/{at}/job", message=message)
-            raise InvalidInput("the job's spec is not valid", faults=(fault,))
+            raise InvalidInput("the job's spec is not valid", field_errors=(fault,))
     return spec.model_copy(update={"after": tuple(after)})
 
 
@@ -242,7 +242,7 @@ def _lock_dependencies(session: Session, spec: JobSpec) -> list[JobRow]:
             faults.append(FieldError(pointer=pointer, message=message))
         found.append(job)
     if faults:
-        raise InvalidInput("the job can never start", faults=tuple(faults))
+        raise InvalidInput("the job can never start", field_errors=tuple(faults))
     return found
 
 
@@ -265,7 +265,7 @@ def _require_fit(session: Session, spec: JobSpec) -> None:
     if message is not None:
         raise CannotFit(
             "the cluster can never hold this job",
-            faults=(FieldError(pointer="/resources", message=message),),
+            field_errors=(FieldError(pointer="/resources", message=message),),
         )
 
 

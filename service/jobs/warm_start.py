@@ -69,7 +69,7 @@ def find_source_checkpoint(session: Session, job: JobRow) -> CheckpointRow | Non
 
 
 def _invalid(*faults: FieldError) -> InvalidInput:
-    return InvalidInput("the job cannot start from there", faults=faults)
+    return InvalidInput("the job cannot start from there", field_errors=faults)
 
 
 def _continue_mismatch(source: JobSpec, spec: JobSpec, iteration: int) -> Iterable[FieldError]:

@@ -38,7 +38,7 @@ def parse_url(url: str, *, allowed: Sequence[Network]) -> tuple[str, str, int]:
 def resolve(host: str, port: int, *, allowed: Sequence[Network]) -> Address:
     """The address to call; the caller connects to it and asks no name server again.
 
-    AddressRefused where the name stands for any address that is not allowed: which of several
+    UrlNotAllowed where the name stands for any address that is not allowed: which of several
     would be called is chance. OSError where it stands for none.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

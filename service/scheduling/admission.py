@@ -17,7 +17,7 @@ from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.leases import Claim
 from service.scheduling.policy import PreemptJobs, SchedulerSnapshot, StartJob
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 from service.specs.job_spec import StartMode
 from service.states import AttemptState, JobState, Reason
 from service.storage.tables import AttemptRow, JobRow
@@ -29,7 +29,7 @@ def claim_next_job(
     owner: str,
     now: datetime,
     lease_seconds: float,
-    limits: Mapping[str, Limit],
+    limits: Mapping[str, ConcurrencyLimit],
     runner_lives: int = 1,
 ) -> Claim | None:
     """The next job with all its workers, as `service.schedule` decides; None if all must wait.
@@ -117,7 +117,7 @@ def _decide(
     whole: ResourceBundle,
     first: Row[tuple[Any, ...]],
     *,
-    limits: Mapping[str, Limit],
+    limits: Mapping[str, ConcurrencyLimit],
     now: datetime,
 ) -> StartJob | PreemptJobs | None:
     """Looks at the whole queue only where that can matter: estimates cost time."""

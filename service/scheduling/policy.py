@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 
 from service.resources import ResourceBundle
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SchedulerSnapshot:
     whole: ResourceBundle
     running: Sequence[RunningJob]
     waiting: Sequence[WaitingJob]
-    limits: Mapping[str, Limit]
+    limits: Mapping[str, ConcurrencyLimit]
 
     @property
     def free(self) -> ResourceBundle:
@@ -158,7 +158,7 @@ class ExceededLimit:
 
 
 def find_exceeded_limit(
-    job: WaitingJob, usage: Usage, limits: Mapping[str, Limit]
+    job: WaitingJob, usage: Usage, limits: Mapping[str, ConcurrencyLimit]
 ) -> ExceededLimit | None:
     """The first limit that would be exceeded if the job started."""
     for key in _limit_keys(job):

@@ -14,7 +14,7 @@ from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.estimates import Estimates
 from service.scheduling.policy import DurationEstimate, SchedulerSnapshot, StartJob, WaitingJob
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 from service.specs.job_spec import JobSpec
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
@@ -59,7 +59,9 @@ class JobQueueStatus:
 class QueueStatus:
     """One look at the queue; answers for each job from it."""
 
-    def __init__(self, session: Session, *, limits: Mapping[str, Limit], now: datetime) -> None:
+    def __init__(
+        self, session: Session, *, limits: Mapping[str, ConcurrencyLimit], now: datetime
+    ) -> None:
         self._session = session
         self._now = now
         seen = cluster_state.read_cluster(session)
@@ -221,7 +223,12 @@ class JobPlan:
 
 
 def plan_job(
-    session: Session, spec: JobSpec, *, user: str, limits: Mapping[str, Limit], now: datetime
+    session: Session,
+    spec: JobSpec,
+    *,
+    user: str,
+    limits: Mapping[str, ConcurrencyLimit],
+    now: datetime,
 ) -> JobPlan:
     """Submits nothing. CannotFit and InvalidInput as a submission."""
     submission.check_submission(session, spec)

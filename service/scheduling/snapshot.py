@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.resources import ResourceBundle
 from service.scheduling.estimates import Estimates
 from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 
@@ -25,7 +25,7 @@ def read_snapshot(
     session: Session,
     whole: ResourceBundle,
     *,
-    limits: Mapping[str, Limit],
+    limits: Mapping[str, ConcurrencyLimit],
     now: datetime,
     depth: int = DEPTH,
 ) -> SchedulerSnapshot:

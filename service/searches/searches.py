@@ -176,7 +176,7 @@ def transition(
     end_reason: SearchEndReason | None = None,
     message: str | None = None,
 ) -> None:
-    """Changes the state of a locked search. IllegalMove if it may not.
+    """Changes the state of a locked search. IllegalTransition if it may not.
 
     Its driver is told to leave, where it has one, unless the search begins to run under it.
     """
@@ -284,7 +284,7 @@ def extend(
 ) -> SearchRow:
     """A larger budget, in new totals; a search that has succeeded goes on. Repeated, no change.
 
-    InvalidInput for a smaller one, IllegalMove where the search has failed or was cancelled.
+    InvalidInput for a smaller one, IllegalTransition where the search has failed or was cancelled.
     """
     search = lock_search(session, search_id)
     before = spec_of(search)
@@ -297,7 +297,7 @@ def extend(
         if old is not None and new is not None and new < old
     ]
     if faults:
-        raise InvalidInput("a budget is only extended", faults=tuple(faults))
+        raise InvalidInput("a budget is only extended", field_errors=tuple(faults))
     if spec.budget == before.budget:
         return search
     if search.state in {SearchState.FAILED, SearchState.CANCELLED}:
@@ -360,9 +360,9 @@ def _check_trial(session: Session, spec: SearchSpec) -> None:
     except InvalidInput as error:
         faults = tuple(
             FieldError(pointer=f"/job{fault.pointer}", message=fault.message)
-            for fault in error.faults
+            for fault in error.field_errors
         )
-        raise type(error)(str(error), faults=faults) from error
+        raise type(error)(str(error), field_errors=faults) from error
 
 
 def _find_by_idempotency_key(

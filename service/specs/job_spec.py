@@ -30,7 +30,7 @@ from service.catalog.architectures import (
 from service.catalog.datasets import DatasetOrigin
 from service.catalog.recipes import Crop, Recipe
 from service.errors import InvalidInput
-from service.specs.validation import field_errors
+from service.specs.validation import to_field_errors
 from service.states import DependencyCondition
 
 # PostgreSQL keeps no NUL in a text, and no name needs another control character.
@@ -330,8 +330,8 @@ def parse_job_spec(written: Any) -> JobSpec:
     try:
         return JobSpec.model_validate(written)
     except ValidationError as error:
-        faults = field_errors(error.errors(include_url=False))
-        raise InvalidInput("the job's spec is not valid", faults=faults) from error
+        faults = to_field_errors(error.errors(include_url=False))
+        raise InvalidInput("the job's spec is not valid", field_errors=faults) from error
 
 
 def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:

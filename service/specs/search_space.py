@@ -166,7 +166,7 @@ def _refuse_overlaps(space: Mapping[str, Dimension]) -> None:
             for other in inside
         ]
     if faults:
-        raise InvalidInput("the search's space is not valid", faults=tuple(faults))
+        raise InvalidInput("the search's space is not valid", field_errors=tuple(faults))
 
 
 def _require_legal(
@@ -179,7 +179,7 @@ def _require_legal(
     try:
         make_trial_spec(base, params)
     except InvalidInput as error:
-        why = "; ".join(f"{fault.pointer}: {fault.message}" for fault in error.faults)
+        why = "; ".join(f"{fault.pointer}: {fault.message}" for fault in error.field_errors)
         if blamed is None:
             message = f"these values do not go together: {_words(params)}: {why}"
             fault = FieldError(pointer="/space", message=message[:500])
@@ -187,7 +187,7 @@ def _require_legal(
             message = f"the value {params[blamed]!r} makes no legal spec: {why}"
             pointer = f"{_pointer(blamed)}/{space[blamed].draw}"
             fault = FieldError(pointer=pointer, message=message[:500])
-        raise InvalidInput("the search's space is not valid", faults=(fault,)) from error
+        raise InvalidInput("the search's space is not valid", field_errors=(fault,)) from error
 
 
 def _combinations(

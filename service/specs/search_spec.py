@@ -18,7 +18,7 @@ from service.errors import FieldError, InvalidInput
 from service.specs import search_space
 from service.specs.job_spec import JobSpec
 from service.specs.search_space import Dimension, Distribution, Space
-from service.specs.validation import field_errors
+from service.specs.validation import to_field_errors
 
 MAX_TRIALS = 10_000
 _NO_CONTROL_CHARACTERS = r"^[^\x00-\x1f\x7f]*$"
@@ -235,8 +235,8 @@ def parse_search_spec(written: Any) -> SearchSpec:
     try:
         spec = SearchSpec.model_validate(written)
     except ValidationError as error:
-        faults = field_errors(error.errors(include_url=False))
-        raise InvalidInput("the search's spec is not valid", faults=faults) from error
+        faults = to_field_errors(error.errors(include_url=False))
+        raise InvalidInput("the search's spec is not valid", field_errors=faults) from error
     return check_search_spec(spec)
 
 
@@ -255,5 +255,5 @@ def check_search_spec(spec: SearchSpec) -> SearchSpec:
         message = f"a search's job has at most {_MAX_TAGS} tags: one is the search's own"
         faults.append(FieldError(pointer="/job/tags", message=message))
     if faults:
-        raise InvalidInput("the search's spec is not valid", faults=tuple(faults))
+        raise InvalidInput("the search's spec is not valid", field_errors=tuple(faults))
     return spec

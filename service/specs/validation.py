@@ -6,7 +6,7 @@ from typing import Any
 from service.errors import FieldError
 
 
-def field_errors(findings: Iterable[Any], *, skip: int = 0) -> tuple[FieldError, ...]:
+def to_field_errors(findings: Iterable[Any], *, skip: int = 0) -> tuple[FieldError, ...]:
     """Pydantic's findings as JSON pointers and sentences that name what was received.
 
     `skip` steps of each location are left out: FastAPI puts `body` or `query` first.

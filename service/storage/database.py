@@ -96,7 +96,7 @@ class Database:
 
     @contextmanager
     def sole_dispatcher(self) -> Iterator[None]:
-        """On SQLite, one at a time: DispatcherIsRunning for a second. PostgreSQL takes several.
+        """Allows one dispatcher on SQLite: DispatcherAlreadyRunning for a second one.
 
         The lock is the operating system's: it ends with the process, however that ends. It is on
         a file of its own, for closing the database's file would drop SQLite's own locks.

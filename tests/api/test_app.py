@@ -21,7 +21,7 @@ def test_the_openapi_document_names_the_spec_of_a_job(api: Api) -> None:
 
 
 def test_the_openapi_document_is_produced_without_a_database(tmp_path: Path) -> None:
-    paths = create_app(Settings(var_path=tmp_path)).openapi()["paths"]
+    paths = create_app(Settings(var_dir=tmp_path)).openapi()["paths"]
     assert "/v1/attempts/{attempt_id}/reports" in paths
 
 
@@ -36,7 +36,7 @@ def test_a_body_that_is_too_large_is_refused(api: Api) -> None:
 
 def test_an_api_over_an_old_schema_does_not_start(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'api.db'}"
-    app = create_app(Settings(var_path=tmp_path, database_url=url))
+    app = create_app(Settings(var_dir=tmp_path, database_url=url))
 
     async def start() -> None:
         async with app.router.lifespan_context(app):

@@ -97,7 +97,7 @@ class World:
         head = self.service.ray
         env = process.environ()
         is_in_cluster = head is not None and env.get("RAY_ADDRESS") == head.address
-        return is_in_cluster or env.get("RESNETD_VAR_PATH") == str(self.service.var_path)
+        return is_in_cluster or env.get("RESNETD_VAR_DIR") == str(self.service.var_path)
 
     def _kill_one_of(self, titles: tuple[str, ...], chance: random.Random) -> None:
         found = self.processes(*titles)
@@ -117,9 +117,9 @@ def world(path: Path, say: Say) -> Iterator[World]:
         url = postgres.new_database()
         settings = IMPATIENT | {
             "RESNETD_DATABASE_URL": url,
-            "RESNETD_SILENT_SECONDS": "20",
+            "RESNETD_HEARTBEAT_TIMEOUT_SECONDS": "20",
             "RESNETD_START_TIMEOUT_SECONDS": "90",
-            "RESNETD_TEARDOWN_SECONDS": "10",
+            "RESNETD_TERMINATION_GRACE_SECONDS": "10",
         }
         with LocalService(
             path / "var", num_cpus=3, settings=settings, logs_path=path / "logs"
@@ -137,7 +137,7 @@ def _holds(process: psutil.Process, made: World, head: object) -> bool:
         is_gone = process.status() == psutil.STATUS_ZOMBIE
         env = process.environ()
         return not is_gone and (
-            env.get("RESNETD_VAR_PATH") == str(made.service.var_path)
+            env.get("RESNETD_VAR_DIR") == str(made.service.var_path)
             or env.get("RAY_ADDRESS") == getattr(head, "address", None)
         )
     return False

@@ -36,15 +36,15 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
     with (
         postgres_server(is_durable=True) as postgres,
         serving_new(postgres.new_database(), tmp_path) as api,
-        closing(Database(api.settings.resolved_database_url)) as database,
+        closing(Database(api.settings.database_url.get_secret_value())) as database,
     ):
         core = api.core
         settings = Settings(
             database_url=api.settings.database_url,
             api_url=api.url,
-            var_path=tmp_path,
-            poll_seconds=0.1,
-            standbys=0,
+            var_dir=tmp_path,
+            poll_interval_seconds=0.1,
+            warm_runners=0,
         )
         dispatcher = Dispatcher(settings, database, cluster, now=core.clock)
         with running(dispatcher):

@@ -317,7 +317,7 @@ class Handler(BaseHTTPRequestHandler):
     def _cancel(self, job_id: str) -> None:
         job = self.service.jobs[job_id]
         if job["state"] in FINAL:
-            return self.refuse(409, "illegal-move", f"job {job_id} is {job['state']} already")
+            return self.refuse(409, "illegal-transition", f"job {job_id} is {job['state']} already")
         if job["state"] == "queued":
             self.service.move(job_id, "cancelled", "cancelled")
         else:

@@ -13,7 +13,7 @@ from tests.support.services import running_service
 def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     """On SQLite, with a standby of two workers and room for no other; tests leave it as it was."""
     path = tmp_path_factory.mktemp("service")
-    settings = {"RESNETD_STANDBY_WORKERS": "2", "RESNETD_MAX_CPUS": "2"}
+    settings = {"RESNETD_WARM_RUNNER_WORKERS": "2", "RESNETD_MAX_CPUS": "2"}
     with running_service(head, path, **settings) as running:
         yield running
 
@@ -24,7 +24,7 @@ def without_standbys(
 ) -> Iterator[LocalService]:
     """On PostgreSQL."""
     path = tmp_path_factory.mktemp("service")
-    settings = {"RESNETD_STANDBYS": "0", "RESNETD_DATABASE_URL": postgres.new_database()}
+    settings = {"RESNETD_WARM_RUNNERS": "0", "RESNETD_DATABASE_URL": postgres.new_database()}
     with running_service(head, path, **settings) as running:
         yield running
 

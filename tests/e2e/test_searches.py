@@ -25,7 +25,7 @@ RATES = {"recipe.learning_rate": {"loguniform": [0.01, 0.5]}}
 def service(head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     """One for all, with one standby and no more: starting a second takes as long as a search."""
     path = tmp_path_factory.mktemp("service")
-    room = {"RESNETD_STANDBYS": "1", "RESNETD_MAX_CPUS": "1", "RESNETD_MAX_GPUS": "1"}
+    room = {"RESNETD_WARM_RUNNERS": "1", "RESNETD_MAX_CPUS": "1", "RESNETD_MAX_GPUS": "1"}
     with running_service(head, path, **room) as running:
         yield running
 

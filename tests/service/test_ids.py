@@ -1,4 +1,4 @@
-"""Ids sort by time and hold no letter that is mistaken for another."""
+"""Ids sort by time and consist of characters that are not misread."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,20 +16,20 @@ times = st.datetimes(
 
 
 @given(earlier=times, later=times)
-def test_ids_sort_by_the_time_of_their_making(earlier: datetime, later: datetime) -> None:
+def test_ids_sort_by_creation_time(earlier: datetime, later: datetime) -> None:
     if earlier > later:
         earlier, later = later, earlier
     assert ids.new_id(earlier) < ids.new_id(later) or later - earlier < timedelta(microseconds=2)
 
 
 @given(now=times)
-def test_every_new_id_is_an_id_of_sixteen_letters(now: datetime) -> None:
-    made = ids.new_id(now)
-    assert ids.is_id(made)
-    assert len(made) == 16
+def test_a_new_id_has_sixteen_characters(now: datetime) -> None:
+    new = ids.new_id(now)
+    assert ids.is_id(new)
+    assert len(new) == 16
 
 
-def test_ids_of_one_moment_differ() -> None:
+def test_ids_of_the_same_moment_differ() -> None:
     now = datetime(2026, 11, 21, tzinfo=UTC)
     assert len({ids.new_id(now) for _ in range(100)}) == 100
 
@@ -37,5 +37,5 @@ def test_ids_of_one_moment_differ() -> None:
 @pytest.mark.parametrize(
     "text", ["", "0" * 17, "ABC", "illo", "0e3k/../x", "0e3k\x00", "0e3k ", "٣", "\ud800"]
 )
-def test_what_no_row_is_named_is_no_id(text: str) -> None:
+def test_other_text_is_not_an_id(text: str) -> None:
     assert not ids.is_id(text)

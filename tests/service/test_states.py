@@ -1,4 +1,4 @@
-"""The state machine: the diagram's arrows, and random walks over them."""
+"""Transitions of the state machines, checked one by one and along random walks."""
 
 import itertools
 
@@ -48,23 +48,23 @@ def test_a_walk_runs_only_after_it_has_started(choices: list[int]) -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.COMPLETED, Reason.CANCELLED])
-def test_nobody_is_at_fault_where_an_attempt_completed_or_was_cancelled(reason: Reason) -> None:
+def test_a_completed_or_cancelled_attempt_blames_nothing(reason: Reason) -> None:
     assert reason.blame is None
     assert not reason.is_retryable
 
 
-def test_whatever_is_not_the_users_fault_is_retried() -> None:
-    faults = {Blame.INFRASTRUCTURE, Blame.PLATFORM}
-    assert all(reason.is_retryable for reason in Reason if reason.blame in faults)
+def test_failures_not_caused_by_the_user_are_retried() -> None:
+    not_the_user = {Blame.INFRASTRUCTURE, Blame.PLATFORM}
+    assert all(reason.is_retryable for reason in Reason if reason.blame in not_the_user)
 
 
 @pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.DATASET_MISSING, Reason.DIVERGED])
-def test_what_would_end_the_same_way_again_is_not_retried(reason: Reason) -> None:
+def test_a_failure_that_would_repeat_is_not_retried(reason: Reason) -> None:
     assert reason.blame is Blame.USER
     assert not reason.is_retryable
 
 
-def test_a_search_can_end_from_every_state_and_only_an_extension_follows_its_end() -> None:
+def test_a_search_can_end_from_every_state_and_only_a_succeeded_one_is_queued_again() -> None:
     reaches_end = {state for state in SearchState if state.is_final}
     for _ in SearchState:
         reaches_end |= {state for state in SearchState if NEXT_SEARCH_STATES[state] & reaches_end}
@@ -74,6 +74,5 @@ def test_a_search_can_end_from_every_state_and_only_an_extension_follows_its_end
     assert not NEXT_SEARCH_STATES[SearchState.CANCELLED]
 
 
-def test_every_request_to_stop_has_a_reason_without_a_fault_or_a_time_limit() -> None:
-    faults = {stop: stop.reason.blame for stop in StopReason}
-    assert {stop for stop, fault in faults.items() if fault is not None} == {StopReason.TIME_LIMIT}
+def test_only_the_time_limit_among_stop_reasons_has_a_blame() -> None:
+    assert [stop for stop in StopReason if stop.reason.blame is not None] == [StopReason.TIME_LIMIT]

@@ -139,7 +139,7 @@ def serving_new(database_url: str, var_path: Path, **settings: Any) -> Iterator[
 @contextmanager
 def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> Iterator[Api]:
     (var_path / "token").write_text(TOKEN)
-    configured = Settings(var_path=var_path, database_url=database_url, **settings)
+    configured = Settings(var_dir=var_path, database_url=database_url, **settings)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(configured, now=core.clock),

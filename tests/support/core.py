@@ -11,7 +11,7 @@ from service.jobs import commands, events, records, submission
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 from service.specs.job_spec import JobSpec, parse_job_spec
 from service.specs.protocol import (
     CheckpointManifest,
@@ -93,7 +93,7 @@ class Core:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
         self.clock = clock
-        self.limits: dict[str, Limit] = {}
+        self.limits: dict[str, ConcurrencyLimit] = {}
 
     def offer(self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()) -> None:
         """The cluster has so much in all, on these nodes, or on one."""

@@ -16,7 +16,7 @@ from workers.cluster.ray_jobs import ClusterJob, RayJobs
 # head has room for several services, each of which believes that it has two pairs of workers.
 IMPATIENT = {
     "RESNETD_LEASE_SECONDS": "3",
-    "RESNETD_POLL_SECONDS": "0.3",
+    "RESNETD_POLL_INTERVAL_SECONDS": "0.3",
     "RESNETD_MAX_CPUS": "4",
     "RESNETD_MAX_GPUS": "0",
 }

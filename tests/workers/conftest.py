@@ -47,7 +47,7 @@ def cluster() -> FakeCluster:
 @pytest.fixture
 def settings(tmp_path: Path, door: Door) -> Settings:
     """Without standbys: a runner is there for one attempt, and for nothing else."""
-    return Settings(var_path=tmp_path, api_url=door.url, standbys=0)
+    return Settings(var_dir=tmp_path, api_url=door.url, warm_runners=0)
 
 
 @pytest.fixture
@@ -69,4 +69,4 @@ def dispatcher(make: Make) -> Dispatcher:
 @pytest.fixture
 def with_standby(make: Make) -> Dispatcher:
     """A dispatcher that keeps one runner standing by."""
-    return make(standbys=1)
+    return make(warm_runners=1)

@@ -73,8 +73,8 @@ class RunnerSettings:
                 runner_id=env["RESNETD_RUNNER_ID"],
                 token=env["RESNETD_RUNNER_TOKEN"],
                 shape=WorkerGroup(int(num_workers), int(cpus), float(gpus)),
-                data_path=Path(env["RESNETD_DATA_PATH"]),
-                work_path=Path(env["RESNETD_WORK_PATH"]),
+                data_path=Path(env["RESNETD_DATA_DIR"]),
+                work_path=Path(env["RESNETD_WORK_DIR"]),
                 is_on_one_node=env.get("RESNETD_RUNNER_NODES") == "1",
                 delivery_seconds=float(env.get("RESNETD_DELIVERY_SECONDS", DELIVERY_SECONDS)),
             )

@@ -97,8 +97,8 @@ def runner_env(
         "RESNETD_RUNNER_SHAPE": (
             f"{shape.num_workers}x{shape.cpus_per_worker}cpu{shape.gpus_per_worker:g}gpu"
         ),
-        "RESNETD_DATA_PATH": str(data_path),
-        "RESNETD_WORK_PATH": str(work_path),
+        "RESNETD_DATA_DIR": str(data_path),
+        "RESNETD_WORK_DIR": str(work_path),
         "RESNETD_RUNNER_NODES": str(num_nodes),
         # The end, and the death of a worker, are seen within this instead of 2 s. Each look takes
         # 3 ms of CPU time.
@@ -117,7 +117,7 @@ def driver_env(*, api_url: str, driver_id: str, token: str, work_path: Path) -> 
         "RESNETD_API_URL": api_url,
         "RESNETD_DRIVER_ID": driver_id,
         "RESNETD_DRIVER_TOKEN": token,
-        "RESNETD_WORK_PATH": str(work_path),
+        "RESNETD_WORK_DIR": str(work_path),
         # The API keeps what trials report; files of Ray Tune's own would say it again.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_AIR_NEW_OUTPUT": "0",

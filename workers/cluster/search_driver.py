@@ -45,7 +45,7 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         with client_from_env() as api:
-            return _drive(api, Path(os.environ["RESNETD_WORK_PATH"]))
+            return _drive(api, Path(os.environ["RESNETD_WORK_DIR"]))
     except InvalidInput as error:
         log.critical("no driver", error=str(error))
         return 2

@@ -73,7 +73,7 @@ class Dispatcher:
         log.info("dispatcher is up", owner=self.owner, cluster=self._settings.ray_url)
         try:
             while not stopping.is_set():
-                wait_seconds = self._settings.poll_seconds
+                wait_seconds = self._settings.poll_interval_seconds
                 try:
                     wait_seconds = min(wait_seconds, self.round())
                     self._warned = None
@@ -84,7 +84,7 @@ class Dispatcher:
                 except Exception:
                     # The one place that catches everything: one bad row must not stop the queue.
                     log.exception("round failed")
-                    stopping.wait(self._settings.poll_seconds)
+                    stopping.wait(self._settings.poll_interval_seconds)
                 self._wait(changes, stopping, wait_seconds)
         finally:
             stopping.set()
@@ -125,7 +125,7 @@ class Dispatcher:
             if pool.cpus > 0:
                 cluster_state.record_cluster(session, pool, nodes=nodes, now=now)
             if now >= self._next_sweep and not retention.delete_expired(
-                session, self._settings.keep, now=now
+                session, self._settings.record_retention, now=now
             ):
                 self._next_sweep = now + _SWEEP_INTERVAL
             lease_seconds = self._settings.lease_seconds
@@ -153,7 +153,7 @@ class Dispatcher:
                 log.exception("attempt cannot be watched", attempt_id=one.attempt.id)
         self._fleet.tidy(there, found)
         self._drivers.tidy(found)
-        self._next_look = self._now() + timedelta(seconds=self._settings.poll_seconds)
+        self._next_look = self._now() + timedelta(seconds=self._settings.poll_interval_seconds)
 
     def _claim(self) -> Claim | None:
         with self._database.transaction() as session:
@@ -162,8 +162,8 @@ class Dispatcher:
                 owner=self.owner,
                 now=self._now(),
                 lease_seconds=self._settings.lease_seconds,
-                limits=self._settings.limits,
-                runner_lives=self._settings.runner_lives,
+                limits=self._settings.concurrency_limits,
+                runner_lives=self._settings.attempts_per_runner,
             )
 
     def _watch(self, held: OwnedAttempt, lost: Mapping[str, ClusterJob | None]) -> None:
@@ -171,7 +171,7 @@ class Dispatcher:
         assert attempt.runner_id is not None
         if attempt.state is AttemptState.ENDED:
             assert attempt.ended_at is not None
-            patience = timedelta(seconds=self._settings.teardown_seconds)
+            patience = timedelta(seconds=self._settings.termination_grace_seconds)
             is_killed = attempt.reason is Reason.KILLED
             if is_killed or self._now() > attempt.ended_at + patience:
                 self._fleet.dismiss_after(attempt.runner_id)
@@ -216,7 +216,7 @@ class Dispatcher:
                 )
                 return _Verdict(Reason.START_TIMEOUT, f"no report within {limit:g} s\n{tail}")
             return None
-        limit = self._settings.silent_seconds
+        limit = self._settings.heartbeat_timeout_seconds
         if attempt.last_report_at and self._is_silent_since(attempt.last_report_at, limit):
             return _Verdict(Reason.HEARTBEAT_TIMEOUT, f"no report for {limit:g} s")
         return None
@@ -237,7 +237,7 @@ class Dispatcher:
 
     def _listen(self, held: list[OwnedAttempt]) -> None:
         """Notes since when the API can hear reports; asks it only where an attempt is quiet."""
-        quiet = timedelta(seconds=self._settings.silent_seconds / 2)
+        quiet = timedelta(seconds=self._settings.heartbeat_timeout_seconds / 2)
         now = self._now()
         is_any_quiet = any(
             one.attempt.state is not AttemptState.ENDED
@@ -255,7 +255,7 @@ class Dispatcher:
     def _is_api_up(self) -> bool:
         try:
             answer = httpx.get(
-                f"{self._settings.resolved_api_url}/v1/health",
+                f"{self._settings.api_url}/v1/health",
                 timeout=_HEALTH_TIMEOUT_SECONDS,
                 trust_env=False,
             )
@@ -309,7 +309,7 @@ class Dispatcher:
             changes.wait(seconds)
         except DatabaseUnavailable as error:
             self._warn_once(error)
-            stopping.wait(self._settings.poll_seconds)
+            stopping.wait(self._settings.poll_interval_seconds)
 
     def _let_go(self) -> None:
         try:

@@ -58,7 +58,7 @@ class DriverReconciler(RayJobReconciler):
     def _start(self, starts: list[DriverSubmission]) -> None:
         for start in starts:
             env_vars = ray_jobs.driver_env(
-                api_url=self._settings.resolved_api_url,
+                api_url=self._settings.api_url,
                 driver_id=start.driver_id,
                 token=start.secret,
                 work_path=self._settings.work_dir,
@@ -82,7 +82,7 @@ class DriverReconciler(RayJobReconciler):
         """Whether it should have left by now, or said a word."""
         now = self._now()
         if search.driver_draining_since is not None:
-            patience = timedelta(seconds=self._settings.teardown_seconds)
+            patience = timedelta(seconds=self._settings.termination_grace_seconds)
             return now > search.driver_draining_since + patience
         if search.driver_submitted_at is None:
             return False
@@ -90,7 +90,7 @@ class DriverReconciler(RayJobReconciler):
             patience = timedelta(seconds=self._settings.start_timeout_seconds)
             return now > search.driver_submitted_at + patience
         # It says a word every few seconds, unless the API is away: then the next one waits for it.
-        patience = timedelta(seconds=2 * self._settings.silent_seconds)
+        patience = timedelta(seconds=2 * self._settings.heartbeat_timeout_seconds)
         return now > search.driver_heartbeat_at + patience
 
     def _clear_away(self, search: SearchRow, cluster_job: ClusterJob | None) -> None:

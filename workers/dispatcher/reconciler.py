@@ -47,7 +47,7 @@ class RayJobReconciler:
         self._now = now
         self._asked_to_stop: dict[str, datetime] = {}
         # For whoever looks at the cluster's jobs, which may be of several services.
-        self._signature = {"by": owner, "api": settings.resolved_api_url}
+        self._signature = {"by": owner, "api": settings.api_url}
 
     def _ask_to_stop(self, submission_id: str) -> None:
         """Now and then again, as long as it is asked for."""

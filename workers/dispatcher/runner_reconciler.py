@@ -73,9 +73,9 @@ class RunnerReconciler(RayJobReconciler):
                 warm_pool.reconcile(
                     session,
                     whole,
-                    wanted=self._settings.standbys,
-                    num_workers=self._settings.standby_workers,
-                    lives=self._settings.runner_lives,
+                    wanted=self._settings.warm_runners,
+                    num_workers=self._settings.warm_runner_workers,
+                    lives=self._settings.attempts_per_runner,
                     now=self._now(),
                 )
 
@@ -96,7 +96,7 @@ class RunnerReconciler(RayJobReconciler):
 
     def _submit(self, start: RunnerSubmission, *, num_nodes: int) -> None:
         env_vars = ray_jobs.runner_env(
-            api_url=self._settings.resolved_api_url,
+            api_url=self._settings.api_url,
             runner_id=start.runner_id,
             shape=start.shape,
             token=start.secret,
@@ -134,7 +134,7 @@ class RunnerReconciler(RayJobReconciler):
         seconds = self._settings.start_timeout_seconds
         if runner.state is RunnerState.DRAINING:
             since = runner.draining_since or since
-            seconds = self._settings.teardown_seconds
+            seconds = self._settings.termination_grace_seconds
             with self._database.reading() as session:
                 if runners.has_active_attempt(session, runner.id):
                     return  # it delivers what it has trained; silence would end that

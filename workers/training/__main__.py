@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         job = job_spec.parse_job_spec(_spec_fields(written))
     except InvalidInput as error:
-        for fault in error.faults:
+        for fault in error.field_errors:
             print(f"{fault.pointer.lstrip('/')}: {fault.message}", file=sys.stderr)
         return 1
     if written.work_path is not None:

@@ -19,7 +19,7 @@ def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
 
 def run() -> None:
     database = context.config.attributes.get("database") or Database(
-        settings.load().resolved_database_url
+        settings.load().database_url.get_secret_value()
     )
     with database.engine.connect() as connection:
         if database.is_sqlite:

@@ -146,7 +146,7 @@ def test_a_replaced_attempt_uploads_nothing(api: Api, stale: Taken) -> None:
 
 def _stored(api: Api, claimed: Taken) -> list[bytes]:
     """What lies in the store of that attempt's, half-written files as well."""
-    folder = api.settings.var_path / "artifacts" / "checkpoints" / claimed.attempt_id
+    folder = api.settings.var_dir / "artifacts" / "checkpoints" / claimed.attempt_id
     if not folder.exists():
         return []
     return [path.read_bytes() for path in sorted(folder.iterdir())]
@@ -203,7 +203,7 @@ def test_a_part_may_be_larger_than_any_other_body(api: Api) -> None:
 
 def test_a_part_that_is_larger_than_the_settings_allow_is_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'api.db'}"
-    with serving_new(url, tmp_path, max_part_bytes=3) as api:
+    with serving_new(url, tmp_path, max_upload_bytes=3) as api:
         claimed = api.core.run()
         answer = api.upload(claimed, 4, CheckpointPart.WEIGHTS)
         assert "the 3 bytes that are allowed" in _refused(answer, 422, "invalid-input")

@@ -132,7 +132,7 @@ def test_of_one_iteration_the_later_attempts_weights_are_the_newest(api: Api) ->
 
 
 def test_what_is_superseded_is_forgotten_with_its_bytes(api: Api, kept: Taken) -> None:
-    folder = api.settings.var_path / "artifacts" / "checkpoints" / kept.attempt_id
+    folder = api.settings.var_dir / "artifacts" / "checkpoints" / kept.attempt_id
     superseded = _listed(api, kept)[0]
     _keep(api, kept, 4, 4, test_error=3.0)
     assert [one["iteration"] for one in _listed(api, kept)] == [4, 2]

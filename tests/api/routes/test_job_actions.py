@@ -21,7 +21,7 @@ def test_a_verb_answers_the_job_as_it_is_then(api: Api, verb: str, state: str) -
 
 def test_what_the_state_does_not_allow_is_a_conflict(api: Api) -> None:
     answer = api.post(f"/v1/jobs/{job_id_of(api.core.run())}/release")
-    assert (answer.status_code, answer.json()["code"]) == (409, "illegal-move")
+    assert (answer.status_code, answer.json()["code"]) == (409, "illegal-transition")
 
 
 def test_a_running_job_is_told_to_pause_and_says_so(api: Api) -> None:
@@ -98,5 +98,5 @@ def test_a_deleted_job_takes_its_artifacts_along(api: Api) -> None:
     api.core.release(claimed)
     assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 204
     assert api.get(f"/v1/jobs/{job_id}").status_code == 404
-    stored = ArtifactStore(api.settings.resolved_artifacts_url)
+    stored = ArtifactStore(api.settings.artifacts_url)
     eventually(lambda: list(stored.listed(f"{CHECKPOINT_PREFIX}/{claimed.attempt_id}/")) == [])

@@ -216,7 +216,7 @@ def test_a_job_that_has_ended_cannot_be_cancelled(api: Api) -> None:
     claimed = api.core.run()
     api.core.finish(claimed.attempt_id)
     answer = api.post(f"/v1/jobs/{job_id_of(claimed)}/cancel")
-    assert (answer.status_code, answer.json()["code"]) == (409, "illegal-move")
+    assert (answer.status_code, answer.json()["code"]) == (409, "illegal-transition")
 
 
 def test_a_job_that_nobody_has_cannot_be_cancelled(api: Api) -> None:

@@ -137,7 +137,7 @@ def test_steering_answers_the_search_as_it_stands(api: Api, searching: Searching
     assert changed["spec"]["job"]["priority"] == 70
     assert api.call("DELETE", path).status_code == 409
     assert api.post(f"{path}/cancel").json()["state"] == "cancelled"
-    assert api.post(f"{path}/resume").json()["code"] == "illegal-move"
+    assert api.post(f"{path}/resume").json()["code"] == "illegal-transition"
     searching.driver_dies(search_id)
     assert api.call("DELETE", path).status_code == 204
     assert api.get(path).status_code == 404

@@ -111,7 +111,7 @@ def test_a_checkpoint_whose_bytes_are_gone_is_found_and_forgotten(
 def test_the_command_tells_and_repairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("RESNETD_VAR_PATH", str(tmp_path))
+    monkeypatch.setenv("RESNETD_VAR_DIR", str(tmp_path))
     database = Database(f"sqlite:///{tmp_path / 'resnetd.db'}")
     schema.upgrade(database)
     core = Core(database, Clock())
@@ -119,10 +119,10 @@ def test_the_command_tells_and_repairs(
     claimed = core.run()
     told = _store(store, claimed, 40)
     core.report(claimed.attempt_id, 2, checkpoints=[told])
-    assert command.main(["doctor"]) == 0
+    assert command.main(["fsck"]) == 0
     store.delete_below(f"{artifact_keys.CHECKPOINT_PREFIX}/{claimed.attempt_id}/")
-    assert command.main(["doctor"]) == 1
+    assert command.main(["fsck"]) == 1
     assert "weights of job" in capsys.readouterr().out
-    assert command.main(["doctor", "--repair"]) == 0
-    assert command.main(["doctor"]) == 0
+    assert command.main(["fsck", "--repair"]) == 0
+    assert command.main(["fsck"]) == 0
     database.close()

@@ -66,7 +66,7 @@ def test_a_job_that_could_never_start_is_refused_with_the_place(core: Core) -> N
     core.finish(failed.attempt_id, Reason.DIVERGED)
     with pytest.raises(InvalidInput) as caught:
         core.submit(after=["zzz", job_id_of(failed)])
-    told = {fault.pointer: fault.message for fault in caught.value.faults}
+    told = {fault.pointer: fault.message for fault in caught.value.field_errors}
     assert told["/after/0/job"] == "no job 'zzz'"
     assert "has failed already" in told["/after/1/job"]
 
@@ -112,7 +112,7 @@ def test_a_batch_with_one_wrong_job_saves_none(core: Core) -> None:
         submission.submit_batch(
             session, [spec(), spec(after=["#1"])], user="ann", now=core.clock.now
         )
-    assert caught.value.faults[0].pointer == "/jobs/1/after/0/job"
+    assert caught.value.field_errors[0].pointer == "/jobs/1/after/0/job"
     with core.database.reading() as session:
         assert records.list_page(session, limit=10).jobs == []
 

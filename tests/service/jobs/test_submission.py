@@ -257,7 +257,7 @@ def test_what_the_cluster_can_never_hold_is_refused(core: Core) -> None:
     core.submit(resources={"num_workers": 4})
     with pytest.raises(CannotFit) as caught:
         core.submit(resources={"num_workers": 4, "cpus_per_worker": 2})
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.field_errors
     assert fault.pointer == "/resources"
     assert fault.message == "4 workers need 8 CPUs, the whole cluster has 4"
 
@@ -266,7 +266,7 @@ def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
     core.offer(cpus=4, gpus=1)
     with pytest.raises(CannotFit) as caught:
         core.submit(resources={"num_workers": 2, "gpus_per_worker": 1})
-    assert "2 GPUs" in caught.value.faults[0].message
+    assert "2 GPUs" in caught.value.field_errors[0].message
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_worker_that_no_node_can_hold_is_refused(
     core.offer(cpus=8, gpus=sum(node.gpus for node in nodes), nodes=nodes)
     with pytest.raises(CannotFit) as caught:
         core.submit(resources=resources)
-    assert caught.value.faults[0].message == told
+    assert caught.value.field_errors[0].message == told
     core.submit(resources=resources | {"num_workers": 1, "cpus_per_worker": 1})
 
 

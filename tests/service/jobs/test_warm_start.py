@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_refused_with_its_place(
     source = _trained(core)
     with pytest.raises(InvalidInput) as caught:
         _submit_from(core, source, **fields)
-    assert [fault.pointer for fault in caught.value.faults] == [pointer]
+    assert [fault.pointer for fault in caught.value.field_errors] == [pointer]
 
 
 def test_a_run_may_be_continued_for_longer_and_with_other_milestones_ahead(core: Core) -> None:

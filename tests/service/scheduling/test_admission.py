@@ -1,6 +1,6 @@
 """Admission against a database: aging, backfill by measured times, preemption, limits."""
 
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 from service.specs.protocol import MetricPoint
 from service.states import JobState, Reason, StopReason
 from tests.support.core import Core, job_id_of, note, workers
@@ -119,7 +119,7 @@ def test_a_preempted_job_that_completes_first_has_succeeded(core: Core) -> None:
 
 
 def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
-    core.limits = {"user:*": Limit(jobs=1)}
+    core.limits = {"user:*": ConcurrencyLimit(jobs=1)}
     core.offer(cpus=8)
     core.submit(name="ann's first", user="ann")
     core.submit(name="ann's second", user="ann")
@@ -128,7 +128,7 @@ def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
 
 
 def test_running_workers_with_a_tag_are_limited(core: Core) -> None:
-    core.limits = {"tag:nightly": Limit(workers=2)}
+    core.limits = {"tag:nightly": ConcurrencyLimit(workers=2)}
     core.offer(cpus=8)
     core.submit(name="first", tags=["nightly"], resources=workers(2))
     core.submit(name="second", tags=["nightly"])

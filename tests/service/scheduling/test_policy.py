@@ -17,7 +17,7 @@ from service.scheduling.policy import (
     StartJob,
     WaitingJob,
 )
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 
 
 def _exactly(seconds: float) -> DurationEstimate:
@@ -54,7 +54,7 @@ def scene(
     cpus: int,
     running: Sequence[RunningJob],
     waiting: Sequence[WaitingJob],
-    limits: dict[str, Limit] | None = None,
+    limits: dict[str, ConcurrencyLimit] | None = None,
 ) -> SchedulerSnapshot:
     whole = ResourceBundle(cpus=cpus, gpus=0)
     return SchedulerSnapshot(whole=whole, running=running, waiting=waiting, limits=limits or {})
@@ -142,20 +142,20 @@ def test_a_job_that_overstays_in_its_gap_makes_way() -> None:
 @pytest.mark.parametrize(
     "limits",
     [
-        {"user:ann": Limit(jobs=1)},
-        {"user:*": Limit(workers=2)},
-        {"tag:t": Limit(jobs=1)},
-        {"tag:*": Limit(workers=2)},
+        {"user:ann": ConcurrencyLimit(jobs=1)},
+        {"user:*": ConcurrencyLimit(workers=2)},
+        {"tag:t": ConcurrencyLimit(jobs=1)},
+        {"tag:*": ConcurrencyLimit(workers=2)},
     ],
 )
-def test_a_job_over_a_limit_waits_and_lets_others_pass(limits: dict[str, Limit]) -> None:
+def test_a_job_over_a_limit_waits_and_lets_others_pass(limits: dict[str, ConcurrencyLimit]) -> None:
     running = [runs("x", 1, tags=("t",))]
     waiting = [waits("ann's", 2, tags=("t",)), waits("ben's", 1, user="ben")]
     assert policy.decide(scene(8, running, waiting, limits)) == StartJob("ben's")
 
 
 def test_an_own_limit_stands_before_that_of_everybody() -> None:
-    limits = {"user:*": Limit(jobs=0), "user:ann": Limit(jobs=1)}
+    limits = {"user:*": ConcurrencyLimit(jobs=0), "user:ann": ConcurrencyLimit(jobs=1)}
     assert policy.decide(scene(1, [], [waits("a", 1)], limits)) == StartJob("a")
 
 

@@ -8,7 +8,7 @@ import pytest
 from service.errors import CannotFit
 from service.scheduling import queue_status
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
-from service.settings import Limit
+from service.settings import ConcurrencyLimit
 from service.specs.protocol import MetricPoint
 from service.states import Reason
 from tests.support.core import Core, job_id_of, spec, workers
@@ -55,7 +55,7 @@ def test_each_kind_of_waiting_has_its_code(core: Core) -> None:
     nobody = core.submit()
     assert code(core, nobody) is WaitReason.NO_DISPATCHER
     core.offer(cpus=2)
-    core.limits = {"tag:t": Limit(jobs=0)}
+    core.limits = {"tag:t": ConcurrencyLimit(jobs=0)}
     assert code(core, nobody) is WaitReason.NEXT
     running = core.start_next()
     large = core.submit(resources=workers(2))

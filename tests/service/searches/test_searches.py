@@ -36,7 +36,7 @@ def test_a_trial_that_the_cluster_can_never_hold_refuses_the_search(searching: S
     job["recipe"] = job["recipe"] | {"batch_size": 130}
     with pytest.raises(CannotFit) as refused:
         searching.submit(job=job)
-    assert refused.value.faults[0].pointer == "/job/resources"
+    assert refused.value.field_errors[0].pointer == "/job/resources"
 
 
 def test_pages_go_from_the_newest_to_the_oldest(searching: Searching) -> None:
@@ -153,7 +153,7 @@ def test_a_repeated_extension_changes_nothing_and_none_is_a_cut(searching: Searc
     searching.steer("extend", search_id, {"trials": 9})
     with pytest.raises(InvalidInput) as refused:
         searching.steer("extend", search_id, {"trials": 8})
-    assert refused.value.faults[0].pointer == "/trials"
+    assert refused.value.field_errors[0].pointer == "/trials"
 
 
 def test_the_priority_of_a_search_is_that_of_its_trials(searching: Searching) -> None:

@@ -16,7 +16,7 @@ from tests.support.core import written
 def _faults(**fields: Any) -> list[FieldError]:
     with pytest.raises(InvalidInput) as caught:
         parse_job_spec(written(**fields))
-    return list(caught.value.faults)
+    return list(caught.value.field_errors)
 
 
 def _fault(**fields: Any) -> FieldError:
@@ -175,7 +175,7 @@ def test_an_unknown_field_is_named() -> None:
 def test_a_missing_field_is_named_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_job_spec({"depth": 20, "shortcut": "A"})
-    assert [fault.pointer for fault in caught.value.faults] == ["/dataset"]
+    assert [fault.pointer for fault in caught.value.field_errors] == ["/dataset"]
 
 
 def test_every_wrong_place_is_named_at_once() -> None:

@@ -15,7 +15,7 @@ from tests.support.searching import search_body
 def _faults(**space: Any) -> list[tuple[str, str]]:
     with pytest.raises(InvalidInput) as refused:
         search_spec.parse_search_spec(search_body(space=space))
-    return [(fault.pointer, fault.message) for fault in refused.value.faults]
+    return [(fault.pointer, fault.message) for fault in refused.value.field_errors]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ GRID = {"shortcut": {"grid": ["A", "B", "C"]}}
 def _fault(**fields: Any) -> tuple[str, str]:
     with pytest.raises(InvalidInput) as refused:
         search_spec.parse_search_spec(search_body(**fields))
-    (fault,) = refused.value.faults
+    (fault,) = refused.value.field_errors
     return fault.pointer, fault.message
 
 

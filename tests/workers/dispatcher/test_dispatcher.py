@@ -110,7 +110,7 @@ def test_a_worker_that_is_larger_than_each_node_is_refused_from_the_first_look_o
 def test_a_change_in_the_database_costs_the_cluster_no_look(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    dispatcher = make(poll_seconds=60.0)
+    dispatcher = make(poll_interval_seconds=60.0)
     dispatcher.round()
     attempt_id = start(core, dispatcher)
     assert attempts_started(core, cluster) == [attempt_id]
@@ -118,13 +118,13 @@ def test_a_change_in_the_database_costs_the_cluster_no_look(
 
 
 def test_the_next_round_is_due_with_the_next_look(make: Make) -> None:
-    assert make(poll_seconds=7.0).round() == 7.0
+    assert make(poll_interval_seconds=7.0).round() == 7.0
 
 
 def test_a_round_is_due_when_a_job_may_be_tried_again(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    dispatcher = make(poll_seconds=60.0)
+    dispatcher = make(poll_interval_seconds=60.0)
     attempt_id = run(core, dispatcher)
     core.finish(attempt_id, Reason.CLUSTER_LOST)
     leave(core, cluster, core.runner_of(attempt_id))
@@ -176,7 +176,7 @@ def test_a_dispatcher_leaves_alone_what_a_living_one_holds(
 def test_a_dispatcher_that_is_told_to_stop_hands_its_attempts_over_at_once(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    first, second = make(poll_seconds=0.02), make()
+    first, second = make(poll_interval_seconds=0.02), make()
     core.submit()
     with running(first):
         eventually(lambda: cluster.started)
@@ -207,7 +207,7 @@ def test_what_was_taken_over_is_not_ended_by_who_held_it(
 def test_leases_are_renewed_while_the_cluster_does_not_answer(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    dispatcher = make(poll_seconds=0.02, lease_seconds=0.1)
+    dispatcher = make(poll_interval_seconds=0.02, lease_seconds=0.1)
     attempt_id = run(core, dispatcher)
     cluster.is_answering.clear()
     core.clock.advance(60.0)
@@ -315,7 +315,7 @@ def test_nothing_is_ended_while_the_cluster_is_away(
     cluster.is_away = True
     for _ in range(3):
         with pytest.raises(ClusterUnavailable):
-            later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+            later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
     cluster.is_away = False
     core.report(attempt_id, 2)
     later_round(core, dispatcher)
@@ -328,7 +328,7 @@ def test_a_dispatcher_waits_for_a_cluster_that_is_away(
 ) -> None:
     cluster.is_away = True
     job_id = core.submit()
-    with running(make(poll_seconds=0.02)):
+    with running(make(poll_interval_seconds=0.02)):
         eventually(lambda: cluster.looks > 2)
         assert core.job(job_id).state is JobState.QUEUED
         cluster.is_away = False
@@ -339,11 +339,11 @@ def test_silence_counts_from_when_the_cluster_is_back(
     core: Core, cluster: FakeCluster, make: Make, settings: Settings
 ) -> None:
     """What took the cluster away may have kept reports away as well."""
-    dispatcher = make(poll_seconds=0.02)
+    dispatcher = make(poll_interval_seconds=0.02)
     attempt_id = run(core, dispatcher)
     cluster.is_away = True
     with running(dispatcher):
-        core.clock.advance(10 * settings.silent_seconds)
+        core.clock.advance(10 * settings.heartbeat_timeout_seconds)
         looks = cluster.looks
         eventually(lambda: cluster.looks > looks + 1)
     cluster.is_away = False
@@ -354,7 +354,7 @@ def test_silence_counts_from_when_the_cluster_is_back(
 def test_a_new_job_ends_the_wait_for_the_next_look(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    with running(make(poll_seconds=60.0), to_wake_it=core.submit):
+    with running(make(poll_interval_seconds=60.0), to_wake_it=core.submit):
         eventually(lambda: cluster.looks == 1)
         job_id = core.submit()
         eventually(lambda: attempts_started(core, cluster) == [f"{job_id}-a1"])
@@ -363,7 +363,7 @@ def test_a_new_job_ends_the_wait_for_the_next_look(
 def test_a_row_that_cannot_be_read_stops_no_other_job(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    dispatcher = make(poll_seconds=0.02)
+    dispatcher = make(poll_interval_seconds=0.02)
     unreadable = run(core, dispatcher)
     with core.database.transaction() as session:
         session.execute(

@@ -28,7 +28,7 @@ def test_the_runner_of_a_silent_attempt_is_stopped_and_the_job_tried_again(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
-    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
     later_round(core, dispatcher)
     job = core.job(job_id_of(attempt_id))
@@ -45,7 +45,7 @@ def test_an_attempt_that_reports_is_not_silent(
 ) -> None:
     attempt_id = run(core, dispatcher)
     for sequence in (2, 3, 4):
-        later_round(core, dispatcher, after_seconds=settings.silent_seconds - 1)
+        later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds - 1)
         core.report(attempt_id, sequence)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
 
@@ -56,10 +56,10 @@ def test_nobody_is_silent_as_long_as_the_api_is_away(
     attempt_id = run(core, dispatcher)
     door.is_open = False
     for _ in range(5):
-        later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+        later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
     door.is_open = True
     later_round(core, dispatcher)
-    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING, "it may be about to report"
     later_round(core, dispatcher)
     assert core.attempt(attempt_id).reason is Reason.HEARTBEAT_TIMEOUT
@@ -69,7 +69,7 @@ def test_nobody_is_silent_where_no_api_listens(core: Core, make: Make, settings:
     dispatcher = make(api_url="http://127.0.0.1:1")
     attempt_id = run(core, dispatcher)
     for _ in range(5):
-        later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+        later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
 
 
@@ -77,10 +77,10 @@ def test_a_restarted_dispatcher_counts_silence_from_its_own_start(
     core: Core, dispatcher: Dispatcher, make: Make, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
-    core.clock.advance(10 * settings.silent_seconds)
+    core.clock.advance(10 * settings.heartbeat_timeout_seconds)
     restarted = make()
     restarted.round()
-    later_round(core, restarted, after_seconds=settings.silent_seconds)
+    later_round(core, restarted, after_seconds=settings.heartbeat_timeout_seconds)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
     later_round(core, restarted)
     assert core.attempt(attempt_id).reason is Reason.HEARTBEAT_TIMEOUT
@@ -90,13 +90,13 @@ def test_an_attempt_that_falls_silent_while_it_delivers_leaves_its_runner_to_oth
     core: Core, cluster: FakeCluster, make: Make, settings: Settings
 ) -> None:
     cluster.cpus = 1
-    dispatcher = make(standbys=1)
+    dispatcher = make(warm_runners=1)
     first = run(core, dispatcher)
     runner_id = core.runner_of(first)
     assert core.ask(runner_id, trained=first) is None
     second = run(core, dispatcher)
     assert core.runner_of(second) == runner_id
-    later_round(core, dispatcher, after_seconds=settings.silent_seconds)
+    later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
     core.report(second, 2)
     later_round(core, dispatcher)
     assert core.attempt(first).reason is Reason.HEARTBEAT_TIMEOUT

@@ -43,16 +43,16 @@ def test_the_cluster_is_told_what_the_runner_needs(
     resources = workers(2, cpus_per_worker=2)
     runner_id = core.runner_of(start(core, dispatcher, resources=resources))
     env = cluster.envs[runner_id]
-    assert env["RESNETD_API_URL"] == settings.resolved_api_url
+    assert env["RESNETD_API_URL"] == settings.api_url
     assert env["RESNETD_RUNNER_ID"] == runner_id
     assert env["RESNETD_RUNNER_SHAPE"] == "2x2cpu0gpu"
-    assert env["RESNETD_DATA_PATH"] == str(settings.data_dir)
-    assert env["RESNETD_WORK_PATH"] == str(settings.work_dir)
+    assert env["RESNETD_DATA_DIR"] == str(settings.data_dir)
+    assert env["RESNETD_WORK_DIR"] == str(settings.work_dir)
     assert _opens(core, cluster, runner_id)
     assert cluster.entrypoints == {"python -m workers runner"}
     assert cluster.jobs[runner_id].metadata == {
         "by": dispatcher.owner,
-        "api": settings.resolved_api_url,
+        "api": settings.api_url,
     }
 
 
@@ -114,7 +114,7 @@ def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(
 def test_a_runner_that_is_let_go_before_its_submission_arrived_holds_no_room(
     core: Core, cluster: FakeCluster, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dispatcher = make(standbys=1, standby_workers=4)
+    dispatcher = make(warm_runners=1, warm_runner_workers=4)
     with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
         patched.setattr(cluster, "submit", _refuse)
         dispatcher.round()
@@ -156,7 +156,7 @@ def test_a_runner_that_does_not_come_back_from_its_attempt_is_stopped_now_and_th
     attempt_id = run(core, with_standby)
     runner_id = core.runner_of(attempt_id)
     core.finish(attempt_id)
-    later_round(core, with_standby, after_seconds=settings.teardown_seconds)
+    later_round(core, with_standby, after_seconds=settings.termination_grace_seconds)
     assert cluster.stops == []
     for _ in range(10):
         later_round(core, with_standby)
@@ -176,7 +176,7 @@ def test_a_runner_that_has_run_for_long_has_time_to_leave(
     orders = core.ask(runner_id)
     assert orders is not None
     assert orders.is_dismissed
-    later_round(core, dispatcher, after_seconds=settings.teardown_seconds)
+    later_round(core, dispatcher, after_seconds=settings.termination_grace_seconds)
     assert cluster.stops == []
     later_round(core, dispatcher)
     assert cluster.stops == [runner_id]
@@ -187,10 +187,10 @@ def test_a_runner_that_delivers_the_last_words_of_its_attempt_is_not_interrupted
 ) -> None:
     attempt_id = run(core, dispatcher)
     runner_id = core.runner_of(attempt_id)
-    core.clock.advance(settings.silent_seconds / 2)
+    core.clock.advance(settings.heartbeat_timeout_seconds / 2)
     core.ask(runner_id, is_leaving=True)
     for sequence in (2, 3, 4):
-        later_round(core, dispatcher, after_seconds=settings.teardown_seconds)
+        later_round(core, dispatcher, after_seconds=settings.termination_grace_seconds)
         core.report(attempt_id, sequence)
     assert cluster.stops == []
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
@@ -208,7 +208,7 @@ def test_a_runner_that_leaves_may_deliver_what_its_last_attempt_has_trained(
     assert orders is not None
     assert orders.is_dismissed
     for sequence in (2, 3, 4):
-        later_round(core, dispatcher, after_seconds=settings.teardown_seconds)
+        later_round(core, dispatcher, after_seconds=settings.termination_grace_seconds)
         core.report(attempt_id, sequence)
     assert cluster.stops == []
     core.finish(attempt_id)
@@ -272,7 +272,7 @@ def test_a_runner_of_a_former_version_of_the_settings_leaves_after_a_while(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher, make: Make
 ) -> None:
     standby = stand_by(core, cluster, with_standby)
-    without = make(standbys=0)
+    without = make(warm_runners=0)
     later_round(core, without, after_seconds=61.0)
     assert core.runner(standby).state is RunnerState.DRAINING
     leave(core, cluster, standby)

@@ -23,7 +23,7 @@ from workers.dispatcher.dispatcher import Dispatcher
 def test_a_standby_is_started_before_anybody_asks_for_a_job(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    make(standbys=1, standby_workers=2).round()
+    make(warm_runners=1, warm_runner_workers=2).round()
     (runner_id,) = cluster.started
     assert runners.worker_group_of(core.runner(runner_id)) == WorkerGroup(2, 1, 0)
 
@@ -31,7 +31,7 @@ def test_a_standby_is_started_before_anybody_asks_for_a_job(
 def test_a_job_is_given_to_the_standby_without_a_word_to_the_cluster(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    dispatcher = make(standbys=1, poll_seconds=60.0)
+    dispatcher = make(warm_runners=1, poll_interval_seconds=60.0)
     standby = stand_by(core, cluster, dispatcher)
     cluster.is_away = True
     attempt_id = start(core, dispatcher)
@@ -86,7 +86,7 @@ def test_a_standby_gives_way_to_a_job_of_another_shape(
 def test_while_a_standby_leaves_its_room_is_looked_for_often(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    dispatcher = make(standbys=1, poll_seconds=60.0)
+    dispatcher = make(warm_runners=1, poll_interval_seconds=60.0)
     stand_by(core, cluster, dispatcher)
     core.submit(resources=workers(4))
     assert dispatcher.round() == pytest.approx(0.2)
@@ -97,7 +97,7 @@ def test_a_standby_that_does_not_leave_is_stopped(
 ) -> None:
     standby = stand_by(core, cluster, with_standby)
     start(core, with_standby, resources=workers(4))
-    later_round(core, with_standby, after_seconds=settings.teardown_seconds)
+    later_round(core, with_standby, after_seconds=settings.termination_grace_seconds)
     assert cluster.stops == []
     later_round(core, with_standby)
     assert cluster.stops == [standby]
@@ -153,7 +153,7 @@ def test_a_standby_that_lost_its_room_before_it_was_started_holds_up_nobody(
 ) -> None:
     planned = _plan(core, WorkerGroup(4, 1, 0))
     cluster.cpus = 2
-    attempt_id = start(core, make(standbys=1))
+    attempt_id = start(core, make(warm_runners=1))
     assert cluster.started[0] == core.runner_of(attempt_id)
     assert core.runner(planned).state is RunnerState.TERMINATED
 
@@ -162,7 +162,7 @@ def test_a_job_is_started_before_a_standby_that_was_planned_earlier(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     _plan(core, WorkerGroup(3, 1, 0))
-    attempt_id = start(core, make(standbys=1), resources=workers(2))
+    attempt_id = start(core, make(warm_runners=1), resources=workers(2))
     assert cluster.started[0] == core.runner_of(attempt_id)
 
 
