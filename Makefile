@@ -30,10 +30,11 @@ fix: setup ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lint: setup ## style and spelling, without changing a file
+lint: setup ## style, spelling and wording, without changing a file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+	$(BIN)/python tools/check_prose.py
 
 types: setup ## mypy, strict
 	$(BIN)/mypy
