@@ -1,29 +1,31 @@
-"""What routes ask for: sessions, the store, the caller."""
+"""What routes depend on: sessions, the services of the process, the authenticated caller."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Path, Request, Response
 from fastapi.security import HTTPBearer
 
-from api.auth import bearer
+from api.auth import read_bearer_token
 from api.change_listener import ChangeHub
 from service.access import tokens
-from service.execution import attempts, runners
-from service.searches import drivers
+from service.execution import credentials
+from service.execution.credentials import CallerKind
 from service.settings import Settings
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database, Session
 
-# Only so that the OpenAPI document names the scheme; `bearer` reads the header.
-_scheme = HTTPBearer(auto_error=False, description="A person's token, or an attempt's own")
+# Only so that the OpenAPI document names the scheme; `read_bearer_token` reads the header.
+_scheme = HTTPBearer(
+    auto_error=False, description="a user's token, or that of an attempt, a runner or a driver"
+)
 
 
 @dataclass(frozen=True)
 class Services:
-    """What one API process holds; `now` is the clock, UTC."""
+    """What all requests of one API process share; `now` is the clock, UTC."""
 
     settings: Settings
     database: Database
@@ -33,27 +35,27 @@ class Services:
 
 
 def get_services(request: Request) -> Services:
-    held: Services = request.app.state.services
-    return held
+    services: Services = request.app.state.services
+    return services
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def get_now(held: ServicesDep) -> datetime:
-    return held.now()
+def get_now(services: ServicesDep) -> datetime:
+    return services.now()
 
 
 Now = Annotated[datetime, Depends(get_now)]
 
 
-def write_session(held: ServicesDep) -> Iterator[Session]:
-    with held.database.transaction() as session:
+def write_session(services: ServicesDep) -> Iterator[Session]:
+    with services.database.transaction() as session:
         yield session
 
 
-def read_session(held: ServicesDep) -> Iterator[Session]:
-    with held.database.reading() as session:
+def read_session(services: ServicesDep) -> Iterator[Session]:
+    with services.database.reading() as session:
         yield session
 
 
@@ -63,11 +65,11 @@ ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
 
 def authenticate_user(
-    request: Request, held: ServicesDep, _: Annotated[object, Depends(_scheme)]
+    request: Request, services: ServicesDep, _: Annotated[object, Depends(_scheme)]
 ) -> str:
-    """The name of the token's owner. Unauthorized where nobody knows it."""
-    secret = bearer(request)
-    with held.database.reading() as session:
+    """The name of the token's owner. Unauthorized where the token is not known."""
+    secret = read_bearer_token(request)
+    with services.database.reading() as session:
         return tokens.find_token(session, secret).name
 
 
@@ -78,43 +80,29 @@ IdempotencyKey = Annotated[
 
 
 def set_submission_headers(response: Response, *, location: str, is_replay: bool) -> None:
-    """Where what was submitted is now, and whether it was there before."""
+    """`location`: of what was submitted; `is_replay`: an earlier request has created it."""
     if is_replay:
         response.headers["Idempotency-Replayed"] = "true"
     response.headers["Location"] = location
 
 
-def authenticate_attempt(
-    request: Request, held: ServicesDep, attempt_id: str, _: Annotated[object, Depends(_scheme)]
-) -> str:
-    """The id of the attempt in the path, whose own token came with the request."""
-    secret = bearer(request)
-    with held.database.reading() as session:
-        return attempts.authenticate(session, attempt_id, secret).id
+def authenticate_caller(kind: CallerKind) -> Callable[..., str]:
+    """A dependency: the id of the caller in the path, whose own token came with the request."""
+
+    def authenticate(
+        request: Request,
+        services: ServicesDep,
+        caller_id: Annotated[str, Path(alias=f"{kind}_id")],
+        _: Annotated[object, Depends(_scheme)],
+    ) -> str:
+        secret = read_bearer_token(request)
+        with services.database.reading() as session:
+            credentials.authenticate(session, kind, caller_id, secret)
+        return caller_id
+
+    return authenticate
 
 
-CallingAttempt = Annotated[str, Depends(authenticate_attempt)]
-
-
-def authenticate_runner(
-    request: Request, held: ServicesDep, runner_id: str, _: Annotated[object, Depends(_scheme)]
-) -> str:
-    """The id of the runner in the path, whose own token came with the request."""
-    secret = bearer(request)
-    with held.database.reading() as session:
-        return runners.authenticate(session, runner_id, secret).id
-
-
-CallingRunner = Annotated[str, Depends(authenticate_runner)]
-
-
-def authenticate_driver(
-    request: Request, held: ServicesDep, driver_id: str, _: Annotated[object, Depends(_scheme)]
-) -> str:
-    """The id of the search whose present driver's own token came with the request."""
-    secret = bearer(request)
-    with held.database.reading() as session:
-        return drivers.authenticate(session, driver_id, secret).id
-
-
-CallingDriver = Annotated[str, Depends(authenticate_driver)]
+CallingAttempt = Annotated[str, Depends(authenticate_caller(CallerKind.ATTEMPT))]
+CallingRunner = Annotated[str, Depends(authenticate_caller(CallerKind.RUNNER))]
+CallingDriver = Annotated[str, Depends(authenticate_caller(CallerKind.DRIVER))]

@@ -15,8 +15,8 @@ from service.states import (
     CheckpointPart,
     JobState,
     LogLevel,
+    RayJobState,
     Reason,
-    RunnerState,
     StopReason,
 )
 from service.storage.tables import AttemptRow, CheckpointRow, EventRow, JobRow, LogRow, RunnerRow
@@ -157,15 +157,17 @@ class PlanView(View):
 
     @classmethod
     def of(cls, plan: JobPlan) -> "PlanView":
-        lasts = plan.lasts
+        duration = plan.duration
         return cls(
             spec=plan.spec,
             network=plan.spec.network,
-            parameters=plan.counts.parameters if plan.counts is not None else None,
-            multiply_adds=plan.counts.multiply_adds if plan.counts is not None else None,
+            parameters=plan.model_stats.parameters if plan.model_stats is not None else None,
+            multiply_adds=plan.model_stats.multiply_adds if plan.model_stats is not None else None,
             memory_bytes=plan.memory_bytes,
-            minutes=DurationView(p50=lasts.p50 / 60, p90=lasts.p90 / 60) if lasts else None,
-            waiting=QueueStatusView.model_validate(plan.standing),
+            minutes=None
+            if duration is None
+            else DurationView(p50=duration.p50 / 60, p90=duration.p90 / 60),
+            waiting=QueueStatusView.model_validate(plan.queue_status),
         )
 
 
@@ -251,7 +253,7 @@ class RunnerView(View):
     """`attempt_id`: what it runs or is to run; a ready one without is a standby."""
 
     id: str
-    state: RunnerState
+    state: RayJobState
     num_workers: int
     cpus_per_worker: int
     gpus_per_worker: float

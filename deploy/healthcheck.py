@@ -53,13 +53,13 @@ def _why_idle() -> str | None:
     try:
         database = Database(settings.load().database_url.get_secret_value())
         with database.reading() as session:
-            seen = cluster_state.read_cluster(session)
+            cluster = cluster_state.find_cluster(session)
         database.close()
     except ResnetdError as error:
         return str(error)
-    if seen is None:
+    if cluster is None:
         return "no dispatcher has seen the cluster yet"
-    age = datetime.now(UTC) - seen[1]
+    age = datetime.now(UTC) - cluster.seen_at
     return None if age < _STALE else f"the cluster was last seen {age.total_seconds():.0f} s ago"
 
 

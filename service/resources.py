@@ -1,4 +1,4 @@
-"""CPUs and GPUs: what the cluster has, what an attempt needs, what is left."""
+"""CPUs and GPUs: what the cluster has, what an attempt requires, what is free."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,24 +6,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ResourceBundle:
-    """CPUs, counted as whole ones, and GPUs."""
+    """A number of CPUs and GPUs; below zero where more is occupied than the cluster still has."""
 
     cpus: int
     gpus: float
 
-    def holds(self, other: "ResourceBundle") -> bool:
+    def contains(self, other: "ResourceBundle") -> bool:
         return other.cpus <= self.cpus and other.gpus <= self.gpus
 
-    def plus(self, other: "ResourceBundle") -> "ResourceBundle":
+    def __add__(self, other: "ResourceBundle") -> "ResourceBundle":
         return ResourceBundle(cpus=self.cpus + other.cpus, gpus=self.gpus + other.gpus)
 
-    def minus(self, other: "ResourceBundle") -> "ResourceBundle":
+    def __sub__(self, other: "ResourceBundle") -> "ResourceBundle":
         return ResourceBundle(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
-
-    def times(self, part: "ResourceBundle") -> int:
-        """How often it holds a part that has at least one CPU and at most one GPU."""
-        by_cpus = self.cpus // part.cpus
-        return min(by_cpus, int(1 / part.gpus) * int(self.gpus)) if part.gpus else by_cpus
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class WorkerGroup:
     gpus_per_worker: float
 
     @property
-    def pool(self) -> ResourceBundle:
+    def resources(self) -> ResourceBundle:
+        """Of all workers."""
         return ResourceBundle(
             cpus=self.num_workers * self.cpus_per_worker,
             gpus=self.num_workers * self.gpus_per_worker,
@@ -43,5 +39,13 @@ class WorkerGroup:
 
 
 def count_workers_that_fit(nodes: Iterable[ResourceBundle], worker: ResourceBundle) -> int:
-    """How many such workers the nodes hold when nothing else runs: each lies on one of them."""
-    return sum(node.times(worker) for node in nodes)
+    """How many such workers the nodes take when nothing else runs, each on one node.
+
+    `worker`: at least one CPU and at most one GPU.
+    """
+    return sum(_count_on_node(node, worker) for node in nodes)
+
+
+def _count_on_node(node: ResourceBundle, worker: ResourceBundle) -> int:
+    by_cpus = node.cpus // worker.cpus
+    return min(by_cpus, int(1 / worker.gpus) * int(node.gpus)) if worker.gpus else by_cpus

@@ -87,8 +87,8 @@ class AttemptState(StrEnum):
     ENDED = "ended"
 
 
-class RunnerState(StrEnum):
-    """A runner is ready from its first poll on, whether it has an attempt or is idle."""
+class RayJobState(StrEnum):
+    """A runner or a search's driver is ready from its first call on, busy or idle."""
 
     PLANNED = "planned"
     STARTING = "starting"

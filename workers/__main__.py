@@ -1,4 +1,4 @@
-"""`resnetd-worker`: the dispatcher, a runner of attempts, a search's driver, fetching data sets."""
+"""`resnetd-worker`: run the dispatcher, a runner or a search's driver; download a data set."""
 
 import argparse
 import signal
@@ -16,39 +16,39 @@ from service.errors import ResnetdError
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="resnetd-worker", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("dispatcher", help="give queued jobs to the cluster until told to stop")
-    commands.add_parser("runner", help="run attempts of jobs; the dispatcher starts it")
-    commands.add_parser("search", help="drive a search; the dispatcher starts it")
-    fetch = commands.add_parser("fetch", help="download a data set to where attempts look for it")
+    commands.add_parser("dispatcher", help="start queued jobs on the cluster until interrupted")
+    commands.add_parser("runner", help="run attempts of jobs (started by the dispatcher)")
+    commands.add_parser("search", help="drive a search (started by the dispatcher)")
+    fetch = commands.add_parser("fetch", help="download a data set to where attempts read it")
     downloads = [
-        one.name
-        for one in catalog_datasets.DATASETS.values()
-        if one.origin is DatasetOrigin.DOWNLOAD
+        dataset.name
+        for dataset in catalog_datasets.DATASETS.values()
+        if dataset.origin is DatasetOrigin.DOWNLOAD
     ]
     fetch.add_argument("dataset", choices=sorted(downloads))
     fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_DIR")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if chosen.command == "dispatcher":
-            return _dispatch()
-        if chosen.command == "runner":
-            # Not at the top: a dispatcher needs nothing of a runner's.
+        if options.command == "dispatcher":
+            return _run_dispatcher()
+        if options.command == "runner":
+            # Imported here: the dispatcher needs neither Ray nor torch.
             from workers.cluster import runner_main  # noqa: PLC0415
 
             return runner_main.main()
-        if chosen.command == "search":
-            # Ray Tune, as above.
+        if options.command == "search":
+            # Imported here, as above.
             from workers.cluster import search_driver  # noqa: PLC0415
 
             return search_driver.main()
-        return _fetch(chosen.dataset, chosen.data_path)
+        return _fetch(options.dataset, options.data_path)
     except ResnetdError as error:
         print(f"resnetd-worker: {error}", file=sys.stderr)
         return 1
 
 
-def _dispatch() -> int:
-    # Not at the top: a runner's process has no use for them, and starts faster without.
+def _run_dispatcher() -> int:
+    # Imported here: a runner's process starts faster without them.
     from service.storage import schema  # noqa: PLC0415
     from service.storage.database import Database  # noqa: PLC0415
     from workers.cluster.ray_jobs import RayJobs  # noqa: PLC0415
@@ -68,8 +68,8 @@ def _dispatch() -> int:
         RayJobs(url=configured.ray_url, token=token) as cluster,
     ):
         now = lambda: datetime.now(UTC)  # noqa: E731 - the clock
-        courier = WebhookSender(database, allowed=configured.webhook_networks, now=now)
-        sending = threading.Thread(target=courier.run, args=(stopping,), name="courier")
+        sender = WebhookSender(database, allowed=configured.webhook_networks, now=now)
+        sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks")
         sending.start()
         try:
             Dispatcher(configured, database, cluster, now=now).run(stopping)
@@ -81,7 +81,7 @@ def _dispatch() -> int:
 
 
 def _fetch(name: str, data_path: Path | None) -> int:
-    # torch, as above.
+    # Imported here: torch, as above.
     from workers.training.data import datasets as data_datasets  # noqa: PLC0415
 
     data_datasets.fetch_dataset(name, data_path or settings.load().data_dir, on_progress=print)

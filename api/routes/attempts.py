@@ -1,4 +1,4 @@
-"""What training processes call, each with its attempt's own token."""
+"""Calls of training processes, each with the token of its attempt."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from api.dependencies import CallingAttempt, Now, ServicesDep, WriteSession
+from api.dependencies import CallingAttempt, Now, Services, ServicesDep, WriteSession
 from service.errors import CorruptArtifact
 from service.execution import attempts
 from service.jobs import artifact_keys, checkpoints
@@ -26,66 +26,66 @@ from service.states import CheckpointPart, JobState
 router = APIRouter(prefix="/v1/attempts/{attempt_id}", tags=["attempts"])
 
 
-class Finished(BaseModel):
+class FinishAttemptResponse(BaseModel):
     job_state: JobState
 
 
 @router.get("")
-def brief(attempt_id: CallingAttempt, session: WriteSession) -> AttemptConfig:
+def get_config(attempt_id: CallingAttempt, session: WriteSession) -> AttemptConfig:
     """All that the training processes need to know to begin."""
     return attempts.build_config(session, attempt_id)
 
 
 @router.post("/reports")
-def report(
+def add_report(
     attempt_id: CallingAttempt,
     report: Report,
-    held: ServicesDep,
+    services: ServicesDep,
     now: Now,
     background: BackgroundTasks,
 ) -> ReportResponse:
-    """Stores a report once and in its turn; the answer says whether to stop."""
-    # The store is asked before the transaction begins: no network inside one.
+    """Stores a report once and in its order; the response says whether to stop."""
+    # The artifact store is asked before the transaction begins: no network call inside one.
     if report.checkpoints:
-        _require_artifacts(held, attempt_id, report)
-    with held.database.transaction() as session:
+        _require_artifacts(services, attempt_id, report)
+    with services.database.transaction() as session:
         applied = attempts.apply_report(session, attempt_id, report, now=now)
     if applied.obsolete_keys:
-        background.add_task(held.artifacts.delete, applied.obsolete_keys)
-    return applied.control
+        background.add_task(services.artifacts.delete, applied.obsolete_keys)
+    return applied.response
 
 
 @router.put("/checkpoints/{iteration}/{part}", status_code=HTTPStatus.CREATED, max_body_size=2**50)
-async def upload(
+async def upload_part(
     attempt_id: CallingAttempt,
     iteration: Count,
     part: CheckpointPart,
     request: Request,
-    held: ServicesDep,
+    services: ServicesDep,
     x_content_sha256: Annotated[Sha256, Header()],
 ) -> PartDigest:
     """The bytes of a part; they count once a report names them."""
-    await run_in_threadpool(_check_living, held, attempt_id)
-    stored = await held.artifacts.write(
+    await run_in_threadpool(_require_active, services, attempt_id)
+    stored = await services.artifacts.write(
         artifact_keys.checkpoint_key(attempt_id, iteration, part, x_content_sha256),
         request.stream(),
         sha256=x_content_sha256,
-        max_bytes=held.settings.max_upload_bytes,
+        max_bytes=services.settings.max_upload_bytes,
     )
     return PartDigest(part=part, sha256=stored.sha256, size_bytes=stored.size_bytes)
 
 
 @router.get("/resume/{part}", response_class=StreamingResponse)
-def resume(
-    attempt_id: CallingAttempt, part: CheckpointPart, held: ServicesDep
+def download_resume_part(
+    attempt_id: CallingAttempt, part: CheckpointPart, services: ServicesDep
 ) -> StreamingResponse:
     """The bytes of a part of the checkpoint to resume from."""
-    with held.database.transaction() as session:
+    with services.database.transaction() as session:
         checkpoint = attempts.find_resume_checkpoint(session, attempt_id)
     key = checkpoints.part_key(checkpoint, part)
     entry = checkpoint.parts[part.value]
     return StreamingResponse(
-        held.artifacts.read(key),
+        services.artifacts.read(key),
         media_type="application/octet-stream",
         headers={"Content-Length": str(entry["size_bytes"]), "ETag": f'"{entry["sha256"]}"'},
     )
@@ -93,24 +93,27 @@ def resume(
 
 @router.post("/finish")
 def finish(
-    attempt_id: CallingAttempt, last_word: FinishAttemptRequest, session: WriteSession, now: Now
-) -> Finished:
-    """The attempt's own account of its end."""
-    return Finished(job_state=attempts.finish_attempt(session, attempt_id, last_word, now=now))
+    attempt_id: CallingAttempt, body: FinishAttemptRequest, session: WriteSession, now: Now
+) -> FinishAttemptResponse:
+    """Why the attempt ended; nothing follows."""
+    job_state = attempts.finish_attempt(session, attempt_id, body, now=now)
+    return FinishAttemptResponse(job_state=job_state)
 
 
-def _require_artifacts(held: ServicesDep, attempt_id: str, report: Report) -> None:
-    """CorruptArtifact where a new report names bytes that are not there."""
-    with held.database.transaction() as session:
+def _require_artifacts(services: Services, attempt_id: str, report: Report) -> None:
+    """CorruptArtifact where a new report names bytes that are not stored."""
+    with services.database.transaction() as session:
         if attempts.is_report_stored(session, attempt_id, report.sequence):
             return
-    for note in report.checkpoints:
-        for key, digest in attempts.list_artifact_keys(attempt_id, note).items():
-            if held.artifacts.size(key) != digest.size_bytes:
-                raise CorruptArtifact(f"{digest.part} of iteration {note.iteration} is not stored")
+    for manifest in report.checkpoints:
+        for key, digest in attempts.list_artifact_keys(attempt_id, manifest).items():
+            if services.artifacts.size(key) != digest.size_bytes:
+                raise CorruptArtifact(
+                    f"part {digest.part} of iteration {manifest.iteration} is not stored"
+                )
 
 
-def _check_living(held: ServicesDep, attempt_id: str) -> None:
-    """StaleAttempt where its bytes would be for nothing."""
-    with held.database.transaction() as session:
+def _require_active(services: Services, attempt_id: str) -> None:
+    """StaleAttempt where the attempt has ended: nothing could refer to its bytes."""
+    with services.database.transaction() as session:
         attempts.require_active(session, attempt_id)

@@ -1,4 +1,4 @@
-"""What the drivers of searches ask, each with its own token."""
+"""Calls of search drivers, each with its own token."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from api import long_poll
 from api.dependencies import CallingDriver, Now, Services, ServicesDep, WriteSession
 from service.errors import Conflict
-from service.searches import drivers, searches, trials
+from service.searches import drivers, trials
 from service.specs.protocol import (
     AssignedTrial,
     DriverResponse,
@@ -24,91 +24,91 @@ router = APIRouter(prefix="/v1/drivers/{driver_id}", tags=["attempts"])
 
 
 @router.post("/begin")
-def begin(search_id: CallingDriver, session: WriteSession, now: Now) -> SearchDriverConfig:
-    """The search runs from then on."""
-    brief = drivers.begin_driver(session, search_id, now=now)
-    if brief is None:
-        raise Conflict(f"search {search_id} needs no driver now")
-    return brief
+def begin(driver_id: CallingDriver, session: WriteSession, now: Now) -> SearchDriverConfig:
+    """What the driver begins with; its search runs from now on."""
+    return drivers.begin_driver(session, driver_id, now=now)
 
 
 @router.post("/trials")
-def take(
-    search_id: CallingDriver, draft: TrialProposal, session: WriteSession, now: Now
+def assign_trial(
+    driver_id: CallingDriver, proposal: TrialProposal, session: WriteSession, now: Now
 ) -> AssignedTrial:
     """The trial with these parameters, new or known."""
-    search = searches.lock_search(session, search_id)
-    if drivers.should_exit(search):
-        raise Conflict(f"search {search_id} needs no driver now")
-    return trials.assign_trial(session, search, tune_id=draft.tune_id, params=draft.params, now=now)
+    search = drivers.lock_active_search(session, driver_id)
+    return trials.assign_trial(
+        session, search, tune_id=proposal.tune_id, params=proposal.params, now=now
+    )
 
 
 @router.post("/trials/next")
 async def next_evaluation(
-    request: Request, search_id: CallingDriver, question: NextEvaluationRequest, held: ServicesDep
+    request: Request, driver_id: CallingDriver, body: NextEvaluationRequest, services: ServicesDep
 ) -> NextEvaluationResponse:
-    """The trial's next evaluation, as soon as there is one; empty when the wait is over."""
-    ask = partial(_next, held, search_id, question)
-    answer = await long_poll.poll_until(request, held, ask, wait_seconds=question.wait_seconds)
-    return answer or NextEvaluationResponse()
+    """The trial's next evaluation, as soon as there is one; empty after `wait_seconds`."""
+    response = await long_poll.poll_until(
+        request,
+        services,
+        partial(_next_evaluation, services, driver_id, body),
+        wait_seconds=body.wait_seconds,
+    )
+    return response or NextEvaluationResponse()
 
 
 @router.post("/trials/stop")
-def stop(
-    search_id: CallingDriver, decision: StopTrialRequest, session: WriteSession, now: Now
+def stop_trial(
+    driver_id: CallingDriver, decision: StopTrialRequest, session: WriteSession, now: Now
 ) -> DriverResponse:
-    """A scheduler's decision; of a trial that has ended it changes nothing."""
-    search = searches.lock_search(session, search_id)
-    is_over = drivers.should_exit(search)
-    if not is_over:
-        trials.stop_trial(
-            session, search, tune_id=decision.tune_id, iteration=decision.iteration, now=now
-        )
-    return DriverResponse(is_over=is_over)
+    """Stops a trial for its scheduler; no change where it has ended."""
+    try:
+        search = drivers.lock_active_search(session, driver_id)
+    except Conflict:
+        return DriverResponse(is_over=True)
+    trials.stop_trial(
+        session, search, tune_id=decision.tune_id, iteration=decision.iteration, now=now
+    )
+    return DriverResponse(is_over=False)
 
 
 @router.post("/heartbeat")
 async def heartbeat(
-    request: Request, search_id: CallingDriver, beat: HeartbeatRequest, held: ServicesDep
+    request: Request, driver_id: CallingDriver, body: HeartbeatRequest, services: ServicesDep
 ) -> DriverResponse:
-    """Answers when the wait is over, or at once where the driver is to leave."""
-    heard = await long_poll.poll_until(
+    """Responds after `wait_seconds`, or at once where the driver must exit."""
+    response = await long_poll.poll_until(
         request,
-        held,
-        partial(_heard, held, search_id),
-        wait_seconds=beat.wait_seconds,
-        is_worth_asking=partial(_is_over, held, search_id),
+        services,
+        partial(_record_heartbeat, services, driver_id),
+        wait_seconds=body.wait_seconds,
+        is_worth_asking=partial(_must_exit, services, driver_id),
     )
-    return heard or DriverResponse(is_over=False)
+    return response or DriverResponse(is_over=False)
 
 
 @router.post("/finish")
 def finish(
-    search_id: CallingDriver, word: FinishSearchRequest, session: WriteSession, now: Now
+    driver_id: CallingDriver, body: FinishSearchRequest, session: WriteSession, now: Now
 ) -> DriverResponse:
-    """Every trial has ended."""
-    drivers.finish_driver(session, search_id, message=word.message, now=now)
+    """All trials have ended."""
+    drivers.finish_driver(session, driver_id, message=body.message, now=now)
     return DriverResponse(is_over=True)
 
 
-def _next(
-    held: Services, search_id: str, question: NextEvaluationRequest
+def _next_evaluation(
+    services: Services, driver_id: str, body: NextEvaluationRequest
 ) -> NextEvaluationResponse | None:
-    with held.database.reading() as session:
-        search = searches.find_search(session, search_id)
-        if drivers.should_exit(search):
+    with services.database.reading() as session:
+        search = drivers.find_active_search(session, driver_id)
+        if search is None:
             return NextEvaluationResponse(is_over=True)
-        return trials.find_next_evaluation(
-            session, search, tune_id=question.tune_id, after=question.after
-        )
+        return trials.find_next_evaluation(session, search, tune_id=body.tune_id, after=body.after)
 
 
-def _heard(held: Services, search_id: str) -> DriverResponse | None:
-    with held.database.transaction() as session:
-        is_over = drivers.record_heartbeat(session, search_id, now=held.now())
+def _record_heartbeat(services: Services, driver_id: str) -> DriverResponse | None:
+    with services.database.transaction() as session:
+        is_over = drivers.record_heartbeat(session, driver_id, now=services.now())
         return DriverResponse(is_over=True) if is_over else None
 
 
-def _is_over(held: Services, search_id: str) -> bool:
-    with held.database.reading() as session:
-        return drivers.should_exit(searches.find_search(session, search_id))
+def _must_exit(services: Services, driver_id: str) -> bool:
+    with services.database.reading() as session:
+        return drivers.find_active_search(session, driver_id) is None

@@ -136,7 +136,7 @@ def show(job_id: str, session: ReadSession, held: ServicesDep, now: Now) -> JobV
     if not job.state.is_waiting:
         return JobView.of(job)
     return JobView.of(
-        job, QueueStatus(session, limits=held.settings.concurrency_limits, now=now).of(job)
+        job, QueueStatus(session, limits=held.settings.concurrency_limits, now=now).explain(job)
     )
 
 

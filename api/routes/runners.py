@@ -1,4 +1,4 @@
-"""What runners ask, each with its own token: which attempt is next."""
+"""Calls of runners, each with its own token: which attempt is next."""
 
 from functools import partial
 
@@ -13,34 +13,34 @@ router = APIRouter(prefix="/v1/runners/{runner_id}", tags=["attempts"])
 
 
 @router.post("/next")
-async def next_orders(
-    request: Request, runner_id: CallingRunner, question: NextAttemptRequest, held: ServicesDep
+async def next_attempt(
+    request: Request, runner_id: CallingRunner, body: NextAttemptRequest, services: ServicesDep
 ) -> NextAttemptResponse:
-    """An attempt to run, as soon as there is one; an empty answer when the wait is over."""
-    # An older answer's token would be replaced by a newer one's: it looks before it asks.
-    orders = await long_poll.poll_until(
+    """An attempt to run, as soon as there is one; an empty response after `wait_seconds`."""
+    response = await long_poll.poll_until(
         request,
-        held,
-        partial(_ask, held, runner_id, question),
-        wait_seconds=question.wait_seconds,
-        is_worth_asking=partial(_has_orders, held, runner_id),
+        services,
+        partial(_next_attempt, services, runner_id, body),
+        wait_seconds=body.wait_seconds,
+        # Assigning an attempt again would replace the token of the response before.
+        is_worth_asking=partial(_has_next_attempt, services, runner_id),
     )
-    return orders or NextAttemptResponse(order=None, is_dismissed=False)
+    return response or NextAttemptResponse(order=None, is_dismissed=False)
 
 
-def _ask(
-    held: Services, runner_id: str, question: NextAttemptRequest
+def _next_attempt(
+    services: Services, runner_id: str, body: NextAttemptRequest
 ) -> NextAttemptResponse | None:
-    with held.database.transaction() as session:
+    with services.database.transaction() as session:
         return runners.next_attempt(
             session,
             runner_id,
-            trained=question.trained,
-            is_leaving=question.is_leaving,
-            now=held.now(),
+            trained=body.trained,
+            is_leaving=body.is_leaving,
+            now=services.now(),
         )
 
 
-def _has_orders(held: Services, runner_id: str) -> bool:
-    with held.database.reading() as session:
+def _has_next_attempt(services: Services, runner_id: str) -> bool:
+    with services.database.reading() as session:
         return runners.has_next_attempt(session, runner_id)

@@ -1,4 +1,4 @@
-"""Health, the cluster, and the recipes that can be asked for."""
+"""Health, the cluster, its runners, the queue, and the list of recipes."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -35,7 +35,7 @@ class RecipeList(BaseModel):
 
 
 class ClusterView(BaseModel):
-    """CPUs and GPUs; null until a dispatcher has seen the cluster."""
+    """CPUs and GPUs in total, and what attempts occupy; null until a dispatcher saw it."""
 
     cpus: int | None
     gpus: int | None
@@ -45,15 +45,15 @@ class ClusterView(BaseModel):
 
 
 @router.get("/health")
-def health(held: ServicesDep) -> Health:
+def check_health(services: ServicesDep) -> Health:
     """503 where the database does not answer. The only route without a token."""
-    held.database.check()
+    services.database.check()
     return Health(status="ok")
 
 
 @authenticated_router.get("/recipes")
 def list_recipes() -> RecipeList:
-    """The recipes, with the fields that they have for ResNet-20."""
+    """All recipes, with the fields that they have for ResNet-20."""
     return RecipeList(
         recipes=[
             RecipeView(
@@ -67,34 +67,34 @@ def list_recipes() -> RecipeList:
 
 
 @authenticated_router.get("/cluster")
-def cluster(session: ReadSession) -> ClusterView:
-    seen = cluster_state.read_cluster(session)
+def get_cluster(session: ReadSession) -> ClusterView:
+    found = cluster_state.find_cluster(session)
     reserved = cluster_state.sum_reserved(session)
     return ClusterView(
-        cpus=seen[0].cpus if seen is not None else None,
-        gpus=seen[0].gpus if seen is not None else None,
+        cpus=found.capacity.cpus if found is not None else None,
+        gpus=int(found.capacity.gpus) if found is not None else None,
         reserved_cpus=reserved.cpus,
         reserved_gpus=reserved.gpus,
-        seen_at=seen[1] if seen is not None else None,
+        seen_at=found.seen_at if found is not None else None,
     )
 
 
 @authenticated_router.get("/runners")
 def list_runners(session: ReadSession) -> RunnerList:
-    """What is up in the cluster or about to be, oldest first."""
-    return RunnerList(runners=[RunnerView.of(one) for one in runners.list_all(session)])
+    """All runners that have not terminated, oldest first."""
+    return RunnerList(runners=[RunnerView.of(row) for row in runners.list_runners(session)])
 
 
 @authenticated_router.get("/queue")
-def waiting(
+def get_queue(
     session: ReadSession,
-    held: ServicesDep,
+    services: ServicesDep,
     now: Now,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> QueueView:
-    """What waits: jobs that may start in their order, then those that may not yet."""
-    outlook = QueueStatus(session, limits=held.settings.concurrency_limits, now=now)
-    found = [(job, outlook.of(job)) for job in list_waiting_jobs(session, limit=limit)]
+    """Waiting jobs: queued ones in their order, then blocked, held and paused ones."""
+    queue_status = QueueStatus(session, limits=services.settings.concurrency_limits, now=now)
+    found = [(job, queue_status.explain(job)) for job in list_waiting_jobs(session, limit=limit)]
     return QueueView(
         jobs=[
             WaitingJobView(
@@ -102,8 +102,8 @@ def waiting(
                 name=job.name,
                 state=job.state,
                 priority=job.priority,
-                waiting=QueueStatusView.model_validate(standing),
+                waiting=QueueStatusView.model_validate(status),
             )
-            for job, standing in found
+            for job, status in found
         ]
     )

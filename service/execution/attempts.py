@@ -1,18 +1,15 @@
-"""Attempts as their training processes see them: the brief, reports, the finish, what follows.
+"""Attempts as their training processes see them: configuration, reports, checkpoints, the end.
 
-Every write is made by the current, living attempt of its job, or it changes nothing.
+Only the active attempt of a job may write.
 """
 
-import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import ids
-from service.access import tokens
-from service.errors import NotFound, SequenceGap, StaleAttempt, Unauthorized
+from service.errors import NotFound, SequenceGap, StaleAttempt
 from service.jobs import artifact_keys, checkpoints, lifecycle, logs, metrics, records, retention
 from service.specs.protocol import (
     AttemptConfig,
@@ -27,18 +24,6 @@ from service.states import AttemptState, CheckpointPart, JobState, StopReason
 from service.storage import database
 from service.storage.database import ChangeKind
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
-
-
-def authenticate(session: Session, attempt_id: str, secret: str) -> AttemptRow:
-    """Unauthorized unless the token is this attempt's own."""
-    job_id, _, number = attempt_id.partition("-a")
-    is_name = ids.is_id(job_id) and number.isdecimal()
-    attempt = session.get(AttemptRow, attempt_id) if is_name else None
-    # One answer for both, and in the same time: who guesses learns nothing.
-    known = attempt.token_sha256 if attempt is not None else ""
-    if not hmac.compare_digest(known, tokens.digest(secret)) or attempt is None:
-        raise Unauthorized("the token is not this attempt's")
-    return attempt
 
 
 def list_attempts(session: Session, job_id: str) -> list[AttemptRow]:
@@ -58,21 +43,21 @@ def build_config(session: Session, attempt_id: str) -> AttemptConfig:
         cpus_per_worker=attempt.cpus_per_worker,
         gpus_per_worker=attempt.gpus_per_worker,
         last_sequence=attempt.last_sequence,
-        resume=_resume_checkpoint(session, job, attempt),
+        resume=_make_resume_checkpoint(session, job, attempt),
     )
 
 
 def find_resume_checkpoint(session: Session, attempt_id: str) -> CheckpointRow:
-    """NotFound where the attempt begins at the beginning."""
+    """NotFound where the attempt does not resume."""
     _, attempt = _lock_active(session, attempt_id)
-    checkpoint = _resume_row(session, attempt)
+    checkpoint = _find_resume_checkpoint(session, attempt)
     if checkpoint is None:
         raise NotFound(f"attempt {attempt_id} does not resume from a checkpoint")
     return checkpoint
 
 
 def require_active(session: Session, attempt_id: str) -> None:
-    """StaleAttempt unless it may still write."""
+    """StaleAttempt where the attempt has ended."""
     _lock_active(session, attempt_id)
 
 
@@ -80,25 +65,25 @@ def require_active(session: Session, attempt_id: str) -> None:
 class AppliedReport:
     """`obsolete_keys`: artifacts that nothing refers to once the transaction is committed."""
 
-    control: ReportResponse
+    response: ReportResponse
     obsolete_keys: list[str]
 
 
 def apply_report(
     session: Session, attempt_id: str, report: Report, *, now: datetime
 ) -> AppliedReport:
-    """Stores a report once, in its turn, and tells whether to stop.
+    """Stores a report once and in its order; the response says whether to stop.
 
-    The caller has seen that the bytes of the report's checkpoints are there. StaleAttempt where
-    the attempt is over, SequenceGap where an earlier report is missing.
+    The caller has checked that the artifacts of the report's checkpoints are stored. StaleAttempt
+    where the attempt has ended, SequenceGap where an earlier report is missing.
     """
     job, attempt = _lock_active(session, attempt_id)
     attempt.last_report_at = now
     if report.sequence <= attempt.last_sequence:
-        return AppliedReport(control=_response(job, attempt, now=now), obsolete_keys=[])
+        return AppliedReport(response=_make_response(job, attempt, now=now), obsolete_keys=[])
     if report.sequence > attempt.last_sequence + 1:
         raise SequenceGap(
-            f"report {report.sequence} came, {attempt.last_sequence + 1} is the next one"
+            f"received report {report.sequence}; the next is {attempt.last_sequence + 1}"
         )
     attempt.last_sequence = report.sequence
     if attempt.state is AttemptState.STARTING:
@@ -115,44 +100,46 @@ def apply_report(
         database.notify(session, ChangeKind.PROGRESS)
     metrics.append_points(session, job, attempt, report.metrics)
     if report.metrics:
-        told = max(point.iteration for point in report.metrics)
-        attempt.iteration = max(attempt.iteration or 0, told)
+        newest = max(point.iteration for point in report.metrics)
+        attempt.iteration = max(attempt.iteration or 0, newest)
     logs.append_lines(session, job, attempt, report.logs)
     obsolete: list[str] = []
-    for note in report.checkpoints:
-        checkpoints.record_checkpoint(session, job, attempt, note, now=now)
+    for manifest in report.checkpoints:
+        checkpoints.record_checkpoint(session, job, attempt, manifest, now=now)
     if report.checkpoints:
         obsolete = retention.delete_superseded(session, job)
-    return AppliedReport(control=_response(job, attempt, now=now), obsolete_keys=obsolete)
+    return AppliedReport(response=_make_response(job, attempt, now=now), obsolete_keys=obsolete)
 
 
 def is_report_stored(session: Session, attempt_id: str, sequence: int) -> bool:
-    """Whether the report came before: its artifacts may be superseded and gone by now.
+    """Whether the report was stored before: its artifacts may have been superseded and deleted.
 
-    StaleAttempt where the attempt is over.
+    StaleAttempt where the attempt has ended.
     """
     _, attempt = _lock_active(session, attempt_id)
     return sequence <= attempt.last_sequence
 
 
-def list_artifact_keys(attempt_id: str, note: CheckpointManifest) -> dict[str, PartDigest]:
-    """Where the parts of a note must lie before it may be stored."""
+def list_artifact_keys(attempt_id: str, manifest: CheckpointManifest) -> dict[str, PartDigest]:
+    """By key, the parts that must be stored before the manifest counts."""
     return {
-        artifact_keys.checkpoint_key(attempt_id, note.iteration, digest.part, digest.sha256): digest
-        for digest in note.parts
+        artifact_keys.checkpoint_key(
+            attempt_id, manifest.iteration, digest.part, digest.sha256
+        ): digest
+        for digest in manifest.parts
     }
 
 
 def finish_attempt(
-    session: Session, attempt_id: str, last_word: FinishAttemptRequest, *, now: datetime
+    session: Session, attempt_id: str, request: FinishAttemptRequest, *, now: datetime
 ) -> JobState:
-    """The attempt's own account of its end; repeated, it changes nothing."""
+    """Ends the attempt for the reason that its processes report. Repeated, it changes nothing."""
     attempt = session.get(AttemptRow, attempt_id)
     assert attempt is not None, "authenticated"
     job = lifecycle.lock_job(session, attempt.job_id)
     session.refresh(attempt)
     if attempt.state is AttemptState.ENDED:
-        if attempt.reason is last_word.reason:
+        if attempt.reason is request.reason:
             return job.state
         raise StaleAttempt(f"attempt {attempt_id} has ended: {attempt.reason}")
     attempt.last_report_at = now
@@ -160,18 +147,28 @@ def finish_attempt(
         session,
         job,
         attempt,
-        last_word.reason,
-        message=last_word.message,
-        result=last_word.result,
+        request.reason,
+        message=request.message,
+        result=request.result,
         now=now,
     )
     return job.state
 
 
-def _lock_active(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]:
-    """The attempt and its locked job. StaleAttempt where it has ended.
+def exceeds_time_limit(
+    job: JobRow, attempt: AttemptRow, *, now: datetime, grace_seconds: float = 0.0
+) -> bool:
+    """Whether the attempt has trained for longer than the job's time limit plus the grace."""
+    if attempt.started_at is None:
+        return False
+    limit = timedelta(minutes=records.spec_of(job).time_limit_minutes, seconds=grace_seconds)
+    return now > attempt.started_at + limit
 
-    A job has one living attempt at most: the next is claimed only after the last has ended.
+
+def _lock_active(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]:
+    """The attempt and its job, locked. StaleAttempt where the attempt has ended.
+
+    A job has at most one active attempt: the next is claimed after the last has ended.
     """
     job_id = session.scalar(select(AttemptRow.job_id).where(AttemptRow.id == attempt_id))
     if job_id is None:
@@ -184,33 +181,23 @@ def _lock_active(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]
     return job, attempt
 
 
-def _response(job: JobRow, attempt: AttemptRow, *, now: datetime) -> ReportResponse:
+def _make_response(job: JobRow, attempt: AttemptRow, *, now: datetime) -> ReportResponse:
     stop = job.stop_requested
     if stop is None and exceeds_time_limit(job, attempt, now=now):
         stop = StopReason.TIME_LIMIT
     return ReportResponse(last_sequence=attempt.last_sequence, stop=stop)
 
 
-def exceeds_time_limit(
-    job: JobRow, attempt: AttemptRow, *, now: datetime, grace_seconds: float = 0.0
-) -> bool:
-    """Whether the attempt has trained for longer than the job's time limit and the grace."""
-    if attempt.started_at is None:
-        return False
-    limit = timedelta(minutes=records.spec_of(job).time_limit_minutes, seconds=grace_seconds)
-    return now > attempt.started_at + limit
-
-
-def _resume_row(session: Session, attempt: AttemptRow) -> CheckpointRow | None:
+def _find_resume_checkpoint(session: Session, attempt: AttemptRow) -> CheckpointRow | None:
     if attempt.resume_checkpoint_id is None:
         return None
     return session.get(CheckpointRow, attempt.resume_checkpoint_id)
 
 
-def _resume_checkpoint(
+def _make_resume_checkpoint(
     session: Session, job: JobRow, attempt: AttemptRow
 ) -> ResumeCheckpoint | None:
-    checkpoint = _resume_row(session, attempt)
+    checkpoint = _find_resume_checkpoint(session, attempt)
     if checkpoint is None:
         return None
     start = records.spec_of(job).start_from

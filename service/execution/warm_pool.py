@@ -1,4 +1,4 @@
-"""Standbys: runners that are up before there is a job for them."""
+"""The warm pool: standbys, which are runners that are up before a job needs them."""
 
 from datetime import datetime, timedelta
 
@@ -7,59 +7,67 @@ from sqlalchemy.orm import Session
 
 from service.execution import runners
 from service.resources import ResourceBundle, WorkerGroup
-from service.states import JobState, RunnerState
+from service.states import JobState, RayJobState
 from service.storage.tables import AttemptRow, JobRow, RunnerRow
 
-# A standby that nobody needed for so long, where there are more than there should be.
+# A standby beyond the target that was unused for so long is drained.
 _IDLE_TIMEOUT = timedelta(seconds=60)
-# Where the last one never came up, the next standby waits.
+# After a runner that never became ready, no standby is planned for so long.
 _FAILURE_BACKOFF = timedelta(seconds=60)
 _TERMINATED_RETENTION = timedelta(days=1)
 
 
 def reconcile(
     session: Session,
-    whole: ResourceBundle,
+    capacity: ResourceBundle,
     *,
-    wanted: int,
-    num_workers: int,
-    lives: int,
+    target: int,
+    default_num_workers: int,
+    max_attempts: int,
     now: datetime,
 ) -> None:
-    """Plans a standby where one is missing and there is room; dismisses what is too much.
+    """Plans a standby where fewer than `target` exist and one fits; drains surplus ones.
 
-    Of the shape that was asked for last; before anybody asked, of `num_workers` workers. The
-    caller holds the lock of the cluster's row. While a job waits, the room is the job's; while
-    a runner comes up, which an attempt may wait for, so are the processors.
+    A standby gets the workers of the newest attempt; before the first one `default_num_workers`.
+    None is planned while a job is queued, which takes the free resources first, nor while a
+    runner starts, which an attempt may wait for, and which keeps the processors busy. The caller
+    holds the lock of the cluster's row. `capacity`: all that the cluster has.
     """
-    session.execute(
-        delete(RunnerRow).where(
-            RunnerRow.state == RunnerState.TERMINATED,
-            RunnerRow.terminated_at < now - _TERMINATED_RETENTION,
-        )
-    )
-    there = runners.lock_all(session)
+    _delete_old_runners(session, now=now)
+    existing = runners.lock_runners(session)
     standbys = [
         runner
-        for runner in there
-        if runner.attempt_id is None and runner.state is not RunnerState.DRAINING
+        for runner in existing
+        if runner.attempt_id is None and runner.state is not RayJobState.DRAINING
     ]
-    for runner in sorted(standbys, key=runners.last_used_at)[: max(0, len(standbys) - wanted)]:
+    surplus = max(0, len(standbys) - target)
+    for runner in sorted(standbys, key=runners.last_used_at)[:surplus]:
         if now > runners.last_used_at(runner) + _IDLE_TIMEOUT:
             runners.drain_runner(session, runner.id, now=now)
-    is_any_coming_up = any(
-        runner.state in (RunnerState.PLANNED, RunnerState.STARTING) for runner in there
+    is_any_starting = any(
+        runner.state in (RayJobState.PLANNED, RayJobState.STARTING) for runner in existing
     )
-    if len(standbys) >= wanted or is_any_coming_up:
+    if len(standbys) >= target or is_any_starting:
         return
     if _is_any_job_queued(session) or _did_last_start_fail(session, now=now):
         return
-    shape = _last_worker_group(session) or _default_worker_group(whole, num_workers)
-    free = whole
-    for runner in there:
-        free = free.minus(runners.worker_group_of(runner).pool)
-    if free.holds(shape.pool):
-        runners.plan_runner(session, shape, lives=lives, now=now)
+    worker_group = _find_newest_worker_group(session) or _make_default_worker_group(
+        capacity, default_num_workers
+    )
+    free = capacity
+    for runner in existing:
+        free -= runners.worker_group_of(runner).resources
+    if free.contains(worker_group.resources):
+        runners.plan_runner(session, worker_group, max_attempts=max_attempts, now=now)
+
+
+def _delete_old_runners(session: Session, *, now: datetime) -> None:
+    session.execute(
+        delete(RunnerRow).where(
+            RunnerRow.state == RayJobState.TERMINATED,
+            RunnerRow.terminated_at < now - _TERMINATED_RETENTION,
+        )
+    )
 
 
 def _is_any_job_queued(session: Session) -> bool:
@@ -71,7 +79,7 @@ def _did_last_start_fail(session: Session, *, now: datetime) -> bool:
     statement = (
         select(RunnerRow.id)
         .where(
-            RunnerRow.state == RunnerState.TERMINATED,
+            RunnerRow.state == RayJobState.TERMINATED,
             RunnerRow.submitted_at.is_not(None),
             RunnerRow.ready_at.is_(None),
             RunnerRow.draining_since.is_(None),
@@ -82,15 +90,15 @@ def _did_last_start_fail(session: Session, *, now: datetime) -> bool:
     return session.scalar(statement) is not None
 
 
-def _last_worker_group(session: Session) -> WorkerGroup | None:
+def _find_newest_worker_group(session: Session) -> WorkerGroup | None:
     statement = select(AttemptRow).order_by(AttemptRow.created_at.desc()).limit(1)
     attempt = session.scalar(statement)
     return None if attempt is None else runners.worker_group_of(attempt)
 
 
-def _default_worker_group(whole: ResourceBundle, num_workers: int) -> WorkerGroup:
+def _make_default_worker_group(capacity: ResourceBundle, num_workers: int) -> WorkerGroup:
     return WorkerGroup(
         num_workers=num_workers,
         cpus_per_worker=1,
-        gpus_per_worker=1 if whole.gpus >= num_workers else 0,
+        gpus_per_worker=1 if capacity.gpus >= num_workers else 0,
     )

@@ -1,4 +1,4 @@
-"""Admission: gives the next job to a dispatcher under a lease, or makes room for it."""
+"""Admission: gives the next job to a dispatcher under a lease, or preempts others for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Row, or_, select
+from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound
@@ -16,7 +16,7 @@ from service.jobs.events import EventKind
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.leases import Claim
-from service.scheduling.policy import PreemptJobs, SchedulerSnapshot, StartJob
+from service.scheduling.policy import PreemptJobs, StartJob
 from service.settings import ConcurrencyLimit
 from service.specs.job_spec import StartMode
 from service.states import AttemptState, JobState, Reason
@@ -30,23 +30,23 @@ def claim_next_job(
     now: datetime,
     lease_seconds: float,
     limits: Mapping[str, ConcurrencyLimit],
-    runner_lives: int = 1,
+    attempts_per_runner: int = 1,
 ) -> Claim | None:
-    """The next job with all its workers, as `service.schedule` decides; None if all must wait.
+    """Starts an attempt of the next job on a runner, as the policy decides; None: all must wait.
 
-    Dispatchers decide one after the other, so that they never give away the same CPU. Where a
-    more urgent job needs the room of preemptible ones, those are asked to stop. A runner
-    that is planned for the job will run `runner_lives` attempts.
+    Dispatchers decide one after the other, under the lock of the cluster's row, so that none
+    assigns resources that another has assigned. Where a more urgent job needs the resources of
+    preemptible jobs, those are asked to stop.
     """
-    whole = cluster_state.lock_cluster(session)
-    if whole is None:
+    capacity = cluster_state.lock_cluster(session)
+    if capacity is None:
         return None
     lease = _Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds))
     while True:
         first = session.execute(snapshot.select_eligible(now).limit(1)).first()
         if first is None:
             return None
-        decision = _decide(session, whole, first, limits=limits, now=now)
+        decision = _decide(session, capacity, first, limits=limits, now=now)
         if isinstance(decision, PreemptJobs):
             _preempt(session, decision, now=now)
         if not isinstance(decision, StartJob):
@@ -62,35 +62,21 @@ def claim_next_job(
             )
             session.flush()
             continue
-        attempt = _create_attempt(
-            session, job, _required_resources(whole, job), lease=lease, now=now
-        )
+        attempt = _create_attempt(session, job, capacity, lease=lease, now=now)
         if decision.backfill_seconds is not None:
             attempt.backfill_deadline = now + timedelta(seconds=decision.backfill_seconds)
-        runner = runners.assign_runner(session, attempt, lives=runner_lives, now=now)
+        runner = runners.assign_runner(session, attempt, max_attempts=attempts_per_runner, now=now)
         return Claim(
             attempt_id=attempt.id, fencing_token=attempt.fencing_token, runner_id=runner.id
         )
 
 
-def _required_resources(
-    whole: ResourceBundle, job: JobRow | Row[tuple[Any, ...]]
-) -> ResourceBundle:
-    return snapshot.required_resources(
-        whole,
-        num_workers=job.num_workers,
-        cpus_per_worker=job.cpus_per_worker,
-        gpus_per_worker=job.gpus_per_worker,
-    )
-
-
-def _lock_queued(session: Session, job_id: str) -> JobRow | None:
-    """The queued job; None where somebody changes it at this moment, whose commit wakes us."""
+def find_next_retry_at(session: Session, *, now: datetime) -> datetime | None:
+    """When the first of the jobs whose backoff is not over may start; None where none waits."""
     return session.scalar(
-        select(JobRow)
-        .where(JobRow.id == job_id, JobRow.state == JobState.QUEUED)
-        .with_for_update(skip_locked=True)
-        .execution_options(populate_existing=True)
+        select(func.min(JobRow.not_before)).where(
+            JobRow.state == JobState.QUEUED, JobRow.not_before > now
+        )
     )
 
 
@@ -100,40 +86,27 @@ class _Lease:
     expires_at: datetime
 
 
-def _find_start_error(session: Session, job: JobRow) -> str | None:
-    """Why no attempt of the job could begin; None: one can."""
-    try:
-        records.spec_of(job)
-        warm_start.find_source_checkpoint(session, job)
-    except ValidationError as error:
-        return f"this version of the service cannot read the job's spec: {error}"
-    except NotFound as error:
-        return None if job.checkpointed_iteration > 0 else str(error)
-    return None
-
-
 def _decide(
     session: Session,
-    whole: ResourceBundle,
+    capacity: ResourceBundle,
     first: Row[tuple[Any, ...]],
     *,
     limits: Mapping[str, ConcurrencyLimit],
     now: datetime,
 ) -> StartJob | PreemptJobs | None:
-    """Looks at the whole queue only where that can matter: estimates cost time."""
+    """Reads the complete snapshot, with its estimates, only where the decision depends on it."""
     if not limits:
-        free = whole.minus(cluster_state.sum_reserved(session))
-        if free.holds(_required_resources(whole, first)):
+        free = capacity - cluster_state.sum_reserved(session)
+        if free.contains(snapshot.choose_worker_group(capacity, first).resources):
             return StartJob(first.id)
-        # Each change of a state wakes dispatchers; a full cluster is the usual case.
+        # Each state change wakes dispatchers, and usually the cluster is full.
         if free.cpus < 1 and not _is_any_preemptible(session):
             return None
-    scene: SchedulerSnapshot = snapshot.read_snapshot(session, whole, limits=limits, now=now)
-    return policy.decide(scene)
+    return policy.decide(snapshot.read_snapshot(session, capacity, limits=limits, now=now))
 
 
 def _is_any_preemptible(session: Session) -> bool:
-    """Whether any attempt could be asked to make way."""
+    """Whether the policy could choose any running job as a victim."""
     statement = (
         select(AttemptRow.id)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
@@ -154,12 +127,34 @@ def _preempt(session: Session, decision: PreemptJobs, *, now: datetime) -> None:
             commands.preempt(session, job, by=decision.job_id, now=now)
 
 
+def _lock_queued(session: Session, job_id: str) -> JobRow | None:
+    """None where the job left the queue, or is locked: that transaction's commit wakes us."""
+    return session.scalar(
+        select(JobRow)
+        .where(JobRow.id == job_id, JobRow.state == JobState.QUEUED)
+        .with_for_update(skip_locked=True)
+        .execution_options(populate_existing=True)
+    )
+
+
+def _find_start_error(session: Session, job: JobRow) -> str | None:
+    """Why no attempt of the job can begin; None where one can."""
+    try:
+        records.spec_of(job)
+        warm_start.find_source_checkpoint(session, job)
+    except ValidationError as error:
+        return f"this version of the service cannot read the job's spec: {error}"
+    except NotFound as error:
+        return None if job.checkpointed_iteration > 0 else str(error)
+    return None
+
+
 def _create_attempt(
-    session: Session, job: JobRow, needed: ResourceBundle, *, lease: _Lease, now: datetime
+    session: Session, job: JobRow, capacity: ResourceBundle, *, lease: _Lease, now: datetime
 ) -> AttemptRow:
-    """The job's next attempt, which occupies so much."""
     job.attempts += 1
     start = _find_start_point(session, job)
+    worker_group = snapshot.choose_worker_group(capacity, job)
     attempt = AttemptRow(
         id=f"{job.id}-a{job.attempts}",
         job_id=job.id,
@@ -168,9 +163,9 @@ def _create_attempt(
         owner=lease.owner,
         fencing_token=1,
         lease_expires_at=lease.expires_at,
-        num_workers=job.num_workers,
-        cpus_per_worker=needed.cpus // job.num_workers,
-        gpus_per_worker=needed.gpus / job.num_workers,
+        num_workers=worker_group.num_workers,
+        cpus_per_worker=worker_group.cpus_per_worker,
+        gpus_per_worker=worker_group.gpus_per_worker,
         resume_checkpoint_id=start.checkpoint_id,
         first_iteration=start.iteration or 0,
         created_at=now,
@@ -186,7 +181,7 @@ def _create_attempt(
 
 @dataclass(frozen=True)
 class _StartPoint:
-    """Where an attempt begins; `iteration` None: at the beginning, maybe with other weights."""
+    """Where an attempt begins; `iteration` None: at the first, perhaps with given weights."""
 
     checkpoint_id: str | None = None
     iteration: int | None = None

@@ -1,5 +1,8 @@
+"""The cluster's row: what the cluster has, as last seen; its lock serializes admission."""
+
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -10,39 +13,59 @@ from service.resources import ResourceBundle
 from service.storage.tables import AttemptRow, ClusterRow
 
 _CLUSTER_ID = 1
-# How old the cluster's row may be: a commit a round would wake everybody each round.
-_SEEN_SECONDS = 10.0
+# An unchanged cluster is recorded no more often: a commit each second would wake every listener.
+_RECORD_SECONDS = 10.0
 
 
 def record_cluster(
-    session: Session, pool: ResourceBundle, *, nodes: Sequence[ResourceBundle] = (), now: datetime
+    session: Session,
+    capacity: ResourceBundle,
+    *,
+    nodes: Sequence[ResourceBundle] = (),
+    now: datetime,
 ) -> None:
-    """What the cluster holds in all, for admission and for refusing what never fits.
-
-    `nodes`: what each of them has; none: one has it all.
-    """
+    """Stores what may be given to attempts, in total and by node; no `nodes`: one has it all."""
     cluster = session.get(ClusterRow, _CLUSTER_ID)
     seen = {
-        "cpus": pool.cpus,
-        "gpus": pool.gpus,
+        "cpus": capacity.cpus,
+        "gpus": capacity.gpus,
         "nodes": sorted([node.cpus, node.gpus] for node in nodes),
     }
     if cluster is None:
-        # Another dispatcher that sees the cluster for the first time may be first.
+        # Another dispatcher may insert the row at the same moment.
         with suppress(IntegrityError), session.begin_nested():
             session.add(ClusterRow(id=_CLUSTER_ID, seen_at=now, **seen))
         return
-    is_stale = now > cluster.seen_at + timedelta(seconds=_SEEN_SECONDS)
+    is_stale = now > cluster.seen_at + timedelta(seconds=_RECORD_SECONDS)
     if is_stale or any(getattr(cluster, name) != value for name, value in seen.items()):
         for name, value in seen.items():
             setattr(cluster, name, value)
         cluster.seen_at = now
 
 
-def read_cluster(session: Session) -> tuple[ResourceBundle, datetime] | None:
-    """The whole pool and when it was seen; None before any dispatcher has seen it."""
+@dataclass(frozen=True)
+class ClusterState:
+    """`seen_at`: when a dispatcher last recorded it, at most ten seconds late."""
+
+    capacity: ResourceBundle
+    seen_at: datetime
+
+
+def find_cluster(session: Session) -> ClusterState | None:
+    """None before any dispatcher has seen the cluster."""
     row = session.get(ClusterRow, _CLUSTER_ID)
-    return None if row is None else (ResourceBundle(cpus=row.cpus, gpus=row.gpus), row.seen_at)
+    if row is None:
+        return None
+    return ClusterState(capacity=ResourceBundle(cpus=row.cpus, gpus=row.gpus), seen_at=row.seen_at)
+
+
+def lock_cluster(session: Session) -> ResourceBundle | None:
+    """The capacity; no other transaction decides what fits until this one ends.
+
+    None before any dispatcher has seen the cluster.
+    """
+    row = session.get(ClusterRow, _CLUSTER_ID, with_for_update=True, populate_existing=True)
+    return None if row is None else ResourceBundle(cpus=row.cpus, gpus=row.gpus)
 
 
 def sum_reserved(session: Session) -> ResourceBundle:
@@ -54,9 +77,3 @@ def sum_reserved(session: Session) -> ResourceBundle:
         ).where(AttemptRow.released_at.is_(None))
     ).one()
     return ResourceBundle(cpus=cpus, gpus=gpus)
-
-
-def lock_cluster(session: Session) -> ResourceBundle | None:
-    """The whole pool, this transaction's alone; None before any dispatcher has seen it."""
-    row = session.get(ClusterRow, _CLUSTER_ID, with_for_update=True, populate_existing=True)
-    return None if row is None else ResourceBundle(cpus=row.cpus, gpus=row.gpus)

@@ -1,144 +1,154 @@
-"""How long jobs take, from measured step times; all durations are seconds.
+"""How long jobs take, from the measured times of earlier attempts. All durations are seconds.
 
-An iteration's time is an attempt's whole time, evaluation and checkpoints included, over the
-iterations that it did.
+The time of an iteration is an attempt's complete time, with evaluation and checkpoints, divided
+by the iterations that it did.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.orm import Session
 
+from service.jobs import records
 from service.scheduling.policy import DurationEstimate
+from service.specs.job_spec import JobSpec
 from service.storage.tables import AttemptRow, JobRow
 
-# The newest attempts tell how fast the cluster is now.
-_SAMPLES = 50
-# Of one measured rate nothing says how it spreads.
+# The newest attempts show how fast the cluster is now.
+_MAX_SAMPLES = 50
+# p90 / p50 of a remaining time that follows from a single measured rate; an assumption.
 _SPREAD = 1.25
 
 
-class Estimates:
-    """Reads each measurement once; lives as long as one transaction."""
+@dataclass(frozen=True)
+class TimingProfile:
+    """What the time of an iteration depends on.
+
+    `timing_key`: equal for jobs that take equally long. `macs_per_iteration`: multiply-adds;
+    None where unknown. `gpus_per_worker`: None where the cluster decides.
+    """
+
+    timing_key: str
+    macs_per_iteration: float | None
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float | None
+
+    @classmethod
+    def from_row(cls, row: JobRow | Row[tuple[Any, ...]]) -> "TimingProfile":
+        return cls(
+            timing_key=row.timing_key,
+            macs_per_iteration=row.macs_per_iteration,
+            num_workers=row.num_workers,
+            cpus_per_worker=row.cpus_per_worker,
+            gpus_per_worker=row.gpus_per_worker,
+        )
+
+    @classmethod
+    def from_spec(cls, spec: JobSpec) -> "TimingProfile":
+        return cls(
+            timing_key=records.timing_key(spec),
+            macs_per_iteration=records.macs_per_iteration(spec),
+            num_workers=spec.resources.num_workers,
+            cpus_per_worker=spec.resources.cpus_per_worker,
+            gpus_per_worker=spec.resources.gpus_per_worker,
+        )
+
+
+class Estimator:
+    """Reads each measurement once; use it for one transaction."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._by_shape: dict[tuple[Any, ...], DurationEstimate | None] = {}
+        self._iterations: dict[TimingProfile, DurationEstimate | None] = {}
         self._startup: DurationEstimate | None = None
 
-    def whole(
-        self,
-        *,
-        timing_key: str,
-        macs_per_iteration: float | None,
-        resources: tuple[int, int, float | None],
-        iterations: int,
-    ) -> DurationEstimate | None:
-        """From the claim to the end of so many iterations; None where nothing is measured.
-
-        `resources`: workers, CPUs and GPUs of each. Where no job of the shape has run, networks
-        of other sizes stand in for it by their multiply-adds (`macs_per_iteration`).
-        """
-        step = self.step(
-            timing_key=timing_key, macs_per_iteration=macs_per_iteration, resources=resources
-        )
-        if step is None:
+    def estimate_total(self, profile: TimingProfile, *, iterations: int) -> DurationEstimate | None:
+        """From the claim to the end of the last iteration; None where nothing is measured."""
+        iteration = self.estimate_iteration(profile)
+        if iteration is None:
             return None
-        startup = self.startup()
+        startup = self.estimate_startup()
         return DurationEstimate(
-            p50=startup.p50 + iterations * step.p50, p90=startup.p90 + iterations * step.p90
+            p50=startup.p50 + iterations * iteration.p50,
+            p90=startup.p90 + iterations * iteration.p90,
         )
 
-    def step(
-        self,
-        *,
-        timing_key: str,
-        macs_per_iteration: float | None,
-        resources: tuple[int, int, float | None],
-    ) -> DurationEstimate | None:
-        """Of one iteration."""
-        key = (timing_key, macs_per_iteration, resources)
-        if key not in self._by_shape:
-            self._by_shape[key] = self._measured_step(timing_key, macs_per_iteration, resources)
-        return self._by_shape[key]
+    def estimate_iteration(self, profile: TimingProfile) -> DurationEstimate | None:
+        """From jobs with the same timing key, or else from other networks by their multiply-adds.
 
-    def startup(self) -> DurationEstimate:
+        None where neither was measured.
+        """
+        if profile not in self._iterations:
+            self._iterations[profile] = self._measure_iteration(profile)
+        return self._iterations[profile]
+
+    def estimate_startup(self) -> DurationEstimate:
         """From the claim to the first report."""
         if self._startup is None:
             rows = self._session.execute(
                 select(AttemptRow.created_at, AttemptRow.started_at)
                 .where(AttemptRow.started_at.is_not(None), AttemptRow.ended_at.is_not(None))
                 .order_by(AttemptRow.ended_at.desc())
-                .limit(_SAMPLES)
+                .limit(_MAX_SAMPLES)
             )
-            took = [(began - made).total_seconds() for made, began in rows if began is not None]
-            self._startup = percentiles(took) if took else DurationEstimate(p50=0.0, p90=0.0)
+            seconds = [
+                (started_at - created_at).total_seconds()
+                for created_at, started_at in rows
+                if started_at is not None
+            ]
+            nothing = DurationEstimate(p50=0.0, p90=0.0)
+            self._startup = compute_percentiles(seconds) if seconds else nothing
         return self._startup
 
-    def left(self, attempt: AttemptRow, job: JobRow, *, now: datetime) -> DurationEstimate:
-        """Until the attempt ends: by its own pace, by that of others, at its time limit at last."""
-        limit = self._until_time_limit(attempt, job, now=now)
-        expected = self._by_own_pace(attempt, job, now=now)
+    def estimate_remaining(
+        self, attempt: AttemptRow, job: JobRow, *, now: datetime
+    ) -> DurationEstimate:
+        """Until the attempt ends: by its own rate, else by that of others, else its time limit.
+
+        At least zero, and at most the rest of the time limit.
+        """
+        limit = _compute_remaining_limit(attempt, job, now=now)
+        expected = _extrapolate(attempt, job, now=now) or self._subtract_elapsed(
+            attempt, job, now=now
+        )
         if expected is None:
-            whole = self.whole(
-                timing_key=job.timing_key,
-                macs_per_iteration=job.macs_per_iteration,
-                resources=(job.num_workers, job.cpus_per_worker, job.gpus_per_worker),
-                iterations=job.iterations - attempt.first_iteration,
-            )
-            if whole is None:
-                return DurationEstimate(p50=limit, p90=limit)
-            passed = (now - attempt.created_at).total_seconds()
-            expected = DurationEstimate(p50=whole.p50 - passed, p90=whole.p90 - passed)
+            return DurationEstimate(p50=limit, p90=limit)
         return DurationEstimate(
             p50=min(limit, max(0.0, expected.p50)), p90=min(limit, max(0.0, expected.p90))
         )
 
-    def _by_own_pace(
+    def _subtract_elapsed(
         self, attempt: AttemptRow, job: JobRow, *, now: datetime
     ) -> DurationEstimate | None:
-        told_at = attempt.last_report_at
-        if attempt.started_at is None or told_at is None or attempt.iteration is None:
+        iterations = job.iterations - attempt.first_iteration
+        total = self.estimate_total(TimingProfile.from_row(job), iterations=iterations)
+        if total is None:
             return None
-        done = attempt.iteration - attempt.first_iteration
-        if done <= 0:
-            return None
-        step = (told_at - attempt.started_at).total_seconds() / done
-        left = (job.iterations - attempt.iteration) * step
-        since = (now - told_at).total_seconds()
-        return DurationEstimate(p50=left - since, p90=left * _SPREAD - since)
+        elapsed = (now - attempt.created_at).total_seconds()
+        return DurationEstimate(p50=total.p50 - elapsed, p90=total.p90 - elapsed)
 
-    def _until_time_limit(self, attempt: AttemptRow, job: JobRow, *, now: datetime) -> float:
-        limit = timedelta(minutes=job.spec["time_limit_minutes"])
-        return max(0.0, ((attempt.started_at or now) + limit - now).total_seconds())
-
-    def _measured_step(
-        self,
-        timing_key: str,
-        macs_per_iteration: float | None,
-        resources: tuple[int, int, float | None],
-    ) -> DurationEstimate | None:
-        alike = self._steps(JobRow.timing_key == timing_key)
-        if alike:
-            return percentiles([seconds for seconds, _ in alike])
-        if macs_per_iteration is None:
+    def _measure_iteration(self, profile: TimingProfile) -> DurationEstimate | None:
+        same = self._read_samples(JobRow.timing_key == profile.timing_key)
+        if same:
+            return compute_percentiles([sample.seconds for sample in same])
+        macs = profile.macs_per_iteration
+        if macs is None:
             return None
-        num_workers, cpus, gpus = resources
-        others = self._steps(
-            JobRow.num_workers == num_workers,
-            JobRow.cpus_per_worker == cpus,
-            JobRow.gpus_per_worker.is_not_distinct_from(gpus),
+        others = self._read_samples(
+            JobRow.num_workers == profile.num_workers,
+            JobRow.cpus_per_worker == profile.cpus_per_worker,
+            JobRow.gpus_per_worker.is_not_distinct_from(profile.gpus_per_worker),
             JobRow.macs_per_iteration.is_not(None),
         )
-        scaled = [
-            seconds * macs_per_iteration / its_work for seconds, its_work in others if its_work
-        ]
-        return percentiles(scaled) if scaled else None
+        scaled = [sample.seconds * macs / sample.macs for sample in others if sample.macs]
+        return compute_percentiles(scaled) if scaled else None
 
-    def _steps(self, *conditions: ColumnElement[bool]) -> list[tuple[float, float | None]]:
+    def _read_samples(self, *conditions: ColumnElement[bool]) -> list["_Sample"]:
         rows = self._session.execute(
             select(
                 AttemptRow.started_at,
@@ -156,17 +166,44 @@ class Estimates:
                 *conditions,
             )
             .order_by(AttemptRow.ended_at.desc())
-            .limit(_SAMPLES)
+            .limit(_MAX_SAMPLES)
         )
         return [
-            ((told - began).total_seconds() / (iteration - first), work)
-            for began, told, iteration, first, work in rows
-            if began is not None and told is not None and iteration is not None
+            _Sample((reported_at - started_at).total_seconds() / (iteration - first), macs)
+            for started_at, reported_at, iteration, first, macs in rows
+            if started_at is not None and reported_at is not None and iteration is not None
         ]
 
 
-def percentiles(samples: Sequence[float]) -> DurationEstimate:
-    """Median and ninth decile of at least one sample, each a sample itself."""
+@dataclass(frozen=True)
+class _Sample:
+    """One attempt: seconds and multiply-adds per iteration."""
+
+    seconds: float
+    macs: float | None
+
+
+def compute_percentiles(samples: Sequence[float]) -> DurationEstimate:
+    """Median and ninth decile of at least one sample; each is itself a sample."""
     ordered = sorted(samples)
     last = len(ordered) - 1
     return DurationEstimate(p50=ordered[ceil(0.5 * last)], p90=ordered[ceil(0.9 * last)])
+
+
+def _compute_remaining_limit(attempt: AttemptRow, job: JobRow, *, now: datetime) -> float:
+    limit = timedelta(minutes=records.spec_of(job).time_limit_minutes)
+    return max(0.0, ((attempt.started_at or now) + limit - now).total_seconds())
+
+
+def _extrapolate(attempt: AttemptRow, job: JobRow, *, now: datetime) -> DurationEstimate | None:
+    """By the rate of the attempt itself; None before it has done an iteration."""
+    reported_at = attempt.last_report_at
+    if attempt.started_at is None or reported_at is None or attempt.iteration is None:
+        return None
+    done = attempt.iteration - attempt.first_iteration
+    if done <= 0:
+        return None
+    rate = (reported_at - attempt.started_at).total_seconds() / done
+    seconds = (job.iterations - attempt.iteration) * rate
+    elapsed = (now - reported_at).total_seconds()
+    return DurationEstimate(p50=seconds - elapsed, p90=seconds * _SPREAD - elapsed)

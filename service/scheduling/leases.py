@@ -1,29 +1,29 @@
-"""Leases: heartbeats, release, taking over from dead dispatchers; and what the cluster holds.
+"""Leases: which dispatcher watches an attempt, until when, and how it loses that right.
 
-A dispatcher owns an attempt from the claim until the attempt has ended and is released. It proves
-ownership with the attempt's fencing token. Taking over an expired lease increments the token, so
-late writes of the former owner change nothing.
+A dispatcher owns an attempt from the claim until the attempt has ended and its resources are
+released. The attempt's fencing token proves ownership: whoever takes over an expired lease
+increments it, so late writes of the former owner change nothing.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from service.errors import LeaseLost
 from service.jobs import lifecycle
 from service.specs.protocol import sanitize_text
-from service.states import AttemptState, JobState, Reason
+from service.states import AttemptState, Reason
 from service.storage.tables import AttemptRow, JobRow
 
-# One may live on without resources, while it delivers what it has trained.
+# An attempt may be active without resources, while it delivers what it has trained.
 _IS_LEASED = or_(AttemptRow.released_at.is_(None), AttemptRow.state != AttemptState.ENDED)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An attempt with the runner that will run it."""
+    """A new attempt and the runner that will run it."""
 
     attempt_id: str
     fencing_token: int
@@ -31,7 +31,7 @@ class Claim:
 
 
 def renew_leases(session: Session, *, owner: str, now: datetime, lease_seconds: float) -> None:
-    """The heartbeat: all leases of the owner that it still holds."""
+    """Extends all leases that the owner still has."""
     session.execute(
         update(AttemptRow)
         .where(AttemptRow.owner == owner, _IS_LEASED)
@@ -42,7 +42,7 @@ def renew_leases(session: Session, *, owner: str, now: datetime, lease_seconds: 
 def take_over_expired(
     session: Session, *, owner: str, now: datetime, lease_seconds: float
 ) -> list[AttemptRow]:
-    """Makes the attempts whose lease has expired the owner's own."""
+    """Gives the owner all attempts whose lease of another dispatcher has expired."""
     expired = session.scalars(
         select(AttemptRow)
         .where(
@@ -60,7 +60,7 @@ def take_over_expired(
 
 
 def release_leases(session: Session, *, owner: str, now: datetime) -> None:
-    """At an orderly end: others need not wait for the leases to expire."""
+    """Lets the owner's leases expire now, so that others need not wait when it exits."""
     session.execute(
         update(AttemptRow)
         .where(AttemptRow.owner == owner, _IS_LEASED)
@@ -70,7 +70,7 @@ def release_leases(session: Session, *, owner: str, now: datetime) -> None:
 
 @dataclass(frozen=True)
 class OwnedAttempt:
-    """An attempt that the owner watches, with its job."""
+    """An attempt that a dispatcher watches, and its job."""
 
     attempt: AttemptRow
     job: JobRow
@@ -96,22 +96,15 @@ def end_attempt(
     now: datetime,
     message: str,
 ) -> bool:
-    """The dispatcher's account of an end; False where the attempt had told its own before."""
+    """Ends an attempt for its dispatcher; False where it has ended already.
+
+    LeaseLost where another dispatcher has taken the attempt over.
+    """
     job, attempt = _lock_owned(session, attempt_id, fencing_token=fencing_token)
     if attempt.state is AttemptState.ENDED:
         return False
     lifecycle.end_attempt(session, job, attempt, reason, message=sanitize_text(message), now=now)
     return True
-
-
-def seconds_until_retry(session: Session, *, now: datetime) -> float | None:
-    """Seconds until a job that waits to be tried again may start; None where none waits."""
-    earliest = session.scalar(
-        select(func.min(JobRow.not_before)).where(
-            JobRow.state == JobState.QUEUED, JobRow.not_before > now
-        )
-    )
-    return None if earliest is None else (earliest - now).total_seconds()
 
 
 def _lock_owned(
@@ -123,5 +116,5 @@ def _lock_owned(
     job = lifecycle.lock_job(session, attempt.job_id)
     session.refresh(attempt, with_for_update=True)
     if attempt.fencing_token != fencing_token:
-        raise LeaseLost(f"attempt {attempt_id} is another dispatcher's now")
+        raise LeaseLost(f"another dispatcher has taken over attempt {attempt_id}")
     return job, attempt

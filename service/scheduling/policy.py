@@ -1,10 +1,10 @@
-"""Which waiting job starts now, pure: priorities with aging, limits, backfill and preemption.
+"""Which queued job starts next, as a pure function: order, limits, backfill and preemption.
 
-Jobs stand in the order of their place. The first that could run but does not fit is the head: it
-has a reservation at the time when enough of what runs will have ended, and jobs behind it start
-only where they do not touch it: beside it, or if they are expected to end before it begins. A job
-that overstays such a promise is asked to make way (with its checkpoint, to go on later), so a
-wrong estimate costs the head one step and no more.
+Jobs are considered in the order of their sort key. The first that may run but does not fit is the
+head. It gets a reservation: the time at which enough running jobs are expected to have ended. A
+job behind the head starts only if it does not delay the head: it fits beside the reservation, or
+it is expected to end before it. A job that exceeds such a deadline is preempted with a checkpoint,
+so a wrong estimate delays the head by about one training step.
 """
 
 import heapq
@@ -19,7 +19,7 @@ from service.settings import ConcurrencyLimit
 
 @dataclass(frozen=True)
 class DurationEstimate:
-    """A duration in seconds, as expected and as nine of ten are."""
+    """Seconds: the median, and what nine of ten do not exceed."""
 
     p50: float
     p90: float
@@ -27,33 +27,36 @@ class DurationEstimate:
 
 @dataclass(frozen=True)
 class WaitingJob:
-    """A job in the queue; `lasts` None where nothing like it was measured yet."""
+    """A job in the queue.
 
-    job_id: str
-    sort_key: float
-    priority: int
-    needed: ResourceBundle
-    num_workers: int
-    user: str
-    tags: tuple[str, ...] = ()
-    lasts: DurationEstimate | None = None
-
-
-@dataclass(frozen=True)
-class RunningJob:
-    """An attempt that occupies the cluster.
-
-    `ends_in`: seconds from now. `is_stopping`: it was asked to stop. `is_overdue_backfill`: it was
-    backfilled ahead of larger jobs and is past the deadline it promised.
+    `resources`: what it would occupy; `duration`: None where nothing like it was measured.
     """
 
     job_id: str
     sort_key: float
     priority: int
-    held: ResourceBundle
+    resources: ResourceBundle
     num_workers: int
     user: str
-    ends_in: DurationEstimate
+    tags: tuple[str, ...] = ()
+    duration: DurationEstimate | None = None
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """A job whose attempt occupies resources.
+
+    `remaining`: until they are free. `is_stopping`: it was asked to stop, or has ended.
+    `is_overdue_backfill`: it was backfilled and has exceeded its deadline.
+    """
+
+    job_id: str
+    sort_key: float
+    priority: int
+    resources: ResourceBundle
+    num_workers: int
+    user: str
+    remaining: DurationEstimate
     tags: tuple[str, ...] = ()
     is_preemptible: bool = False
     is_stopping: bool = False
@@ -62,22 +65,25 @@ class RunningJob:
 
 @dataclass(frozen=True)
 class SchedulerSnapshot:
-    """All that a decision needs. `waiting` in the order of their places."""
+    """All that a decision depends on. `capacity`: of the cluster; `waiting`: by sort key."""
 
-    whole: ResourceBundle
+    capacity: ResourceBundle
     running: Sequence[RunningJob]
     waiting: Sequence[WaitingJob]
     limits: Mapping[str, ConcurrencyLimit]
 
     @property
     def free(self) -> ResourceBundle:
-        """Less than nothing where the cluster has shrunk under what runs."""
-        return _subtract(self.whole, (one.held for one in self.running))
+        """Below zero where the cluster has shrunk below what is occupied."""
+        free = self.capacity
+        for job in self.running:
+            free -= job.resources
+        return free
 
 
 @dataclass(frozen=True)
 class StartJob:
-    """`backfill_seconds`: a backfilled job should end within this time; None: not backfilled."""
+    """`backfill_seconds`: a backfilled job must end within this time; None: not backfilled."""
 
     job_id: str
     backfill_seconds: float | None = None
@@ -85,71 +91,75 @@ class StartJob:
 
 @dataclass(frozen=True)
 class PreemptJobs:
-    """The jobs that shall make way for `job_id`."""
+    """`victims`: the jobs to stop so that `job_id` can start."""
 
     job_id: str
     victims: tuple[str, ...]
 
 
+def decide(snapshot: SchedulerSnapshot) -> StartJob | PreemptJobs | None:
+    """The next action; None where all jobs must wait."""
+    free = snapshot.free
+    usage = compute_usage(snapshot.running)
+    reservation: Reservation | None = None
+    for job in snapshot.waiting:
+        if not snapshot.capacity.contains(job.resources):
+            continue
+        if find_exceeded_limit(job, usage, snapshot.limits) is not None:
+            continue
+        if reservation is None:
+            if free.contains(job.resources):
+                return StartJob(job.job_id)
+            if victims := _select_victims(job, snapshot.running, free):
+                return PreemptJobs(job.job_id, victims)
+            reservation = make_reservation(job, snapshot.running, free)
+            continue
+        if not free.contains(job.resources):
+            continue
+        if reservation.spare.contains(job.resources):
+            return StartJob(job.job_id)
+        if job.duration is not None and job.duration.p90 <= reservation.starts_in:
+            return StartJob(job.job_id, backfill_seconds=reservation.starts_in)
+    return None
+
+
 @dataclass(frozen=True)
 class Reservation:
-    """When the head starts at the latest, in seconds, and what is free beside it from then on."""
+    """`starts_in`: seconds until the head starts at the latest; `spare`: then free beside it."""
 
     starts_in: float
     spare: ResourceBundle
 
 
-def decide(scene: SchedulerSnapshot) -> StartJob | PreemptJobs | None:
-    """What to do next; None where everybody must wait."""
-    free = scene.free
-    usage = compute_usage(scene.running)
-    reservation: Reservation | None = None
-    for job in scene.waiting:
-        if not scene.whole.holds(job.needed) or find_exceeded_limit(job, usage, scene.limits):
-            continue
-        if reservation is None:
-            if free.holds(job.needed):
-                return StartJob(job.job_id)
-            if victims := _select_victims(job, scene.running, free):
-                return PreemptJobs(job.job_id, victims)
-            reservation = reserve(job, scene.running, free)
-            continue
-        if not free.holds(job.needed):
-            continue
-        if reservation.spare.holds(job.needed):
-            return StartJob(job.job_id)
-        if job.lasts is not None and job.lasts.p90 <= reservation.starts_in:
-            return StartJob(job.job_id, backfill_seconds=reservation.starts_in)
-    return None
-
-
-def reserve(head: WaitingJob, running: Sequence[RunningJob], free: ResourceBundle) -> Reservation:
-    """The earliest time at which enough has ended, as far as is expected."""
+def make_reservation(
+    head: WaitingJob, running: Sequence[RunningJob], free: ResourceBundle
+) -> Reservation:
+    """For the earliest time at which enough running jobs are expected to have ended."""
     starts_in = 0.0
-    for one in sorted(running, key=lambda one: one.ends_in.p50):
-        if free.holds(head.needed):
+    for job in sorted(running, key=lambda job: job.remaining.p50):
+        if free.contains(head.resources):
             break
-        free = free.plus(one.held)
-        starts_in = one.ends_in.p50
-    return Reservation(starts_in=starts_in, spare=free.minus(head.needed))
+        free += job.resources
+        starts_in = job.remaining.p50
+    return Reservation(starts_in=starts_in, spare=free - head.resources)
 
 
 Usage = Counter[tuple[str, str]]
 
 
 def compute_usage(running: Iterable[RunningJob]) -> Usage:
-    """By limit's key, `jobs` and `workers` that run."""
+    """How many `jobs` and `workers` run, by key of a limit."""
     usage: Usage = Counter()
-    for one in running:
-        for key in _limit_keys(one):
+    for job in running:
+        for key in _limit_keys(job):
             usage[key, "jobs"] += 1
-            usage[key, "workers"] += one.num_workers
+            usage[key, "workers"] += job.num_workers
     return usage
 
 
 @dataclass(frozen=True)
 class ExceededLimit:
-    """`key` as user:NAME or tag:NAME; `kind` is jobs or workers."""
+    """`key`: user:NAME or tag:NAME; `kind`: jobs or workers."""
 
     key: str
     kind: str
@@ -165,96 +175,94 @@ def find_exceeded_limit(
         limit = limits.get(key) or limits.get(f"{key.partition(':')[0]}:*")
         if limit is None:
             continue
-        for kind, allowed, more in (
+        for kind, allowed, added in (
             ("jobs", limit.jobs, 1),
             ("workers", limit.workers, job.num_workers),
         ):
             used = usage[key, kind]
-            if allowed is not None and used + more > allowed:
+            if allowed is not None and used + added > allowed:
                 return ExceededLimit(key=key, kind=kind, used=used, limit=allowed)
     return None
 
 
-def forecast_starts(scene: SchedulerSnapshot) -> dict[str, DurationEstimate | None]:
+def forecast_starts(snapshot: SchedulerSnapshot) -> dict[str, DurationEstimate | None]:
     """In how many seconds each waiting job starts, if all start in their order.
 
-    A job that backfills starts earlier. None behind a job of which nothing is known, for a job
-    that a limit keeps, and for one that the cluster cannot hold.
+    A job that is backfilled starts earlier. None behind a job of unknown duration, for a job that
+    exceeds a limit, and for a job that the cluster cannot hold.
     """
     expected = _simulate_starts(
-        scene, {one.job_id: one.ends_in.p50 for one in scene.running}, is_late=False
+        snapshot, {job.job_id: job.remaining.p50 for job in snapshot.running}, is_late=False
     )
     late = _simulate_starts(
-        scene, {one.job_id: one.ends_in.p90 for one in scene.running}, is_late=True
+        snapshot, {job.job_id: job.remaining.p90 for job in snapshot.running}, is_late=True
     )
     return {
         job.job_id: DurationEstimate(p50=expected[job.job_id], p90=late[job.job_id])
         if isfinite(late.get(job.job_id, inf))
         else None
-        for job in scene.waiting
+        for job in snapshot.waiting
     }
-
-
-def _simulate_starts(
-    scene: SchedulerSnapshot, ends: Mapping[str, float], *, is_late: bool
-) -> dict[str, float]:
-    usage = compute_usage(scene.running)
-    free, now = scene.free, 0.0
-    coming = [(ends[one.job_id], at, one.held) for at, one in enumerate(scene.running)]
-    heapq.heapify(coming)
-    starts: dict[str, float] = {}
-    for number, job in enumerate(scene.waiting, start=len(coming)):
-        if not scene.whole.holds(job.needed) or find_exceeded_limit(job, usage, scene.limits):
-            continue
-        while coming and not free.holds(job.needed):
-            end, _, held = heapq.heappop(coming)
-            now, free = max(now, end), free.plus(held)
-        starts[job.job_id] = now
-        free = free.minus(job.needed)
-        lasts = inf if job.lasts is None else job.lasts.p90 if is_late else job.lasts.p50
-        heapq.heappush(coming, (now + lasts, number, job.needed))
-    return starts
 
 
 def _select_victims(
     head: WaitingJob, running: Sequence[RunningJob], free: ResourceBundle
 ) -> tuple[str, ...]:
-    """The fewest and least urgent whose workers are enough; none where that is not so.
+    """The fewest and least urgent jobs that free enough; empty where none do.
 
-    Only jobs that stand behind the head: any other would be back before it.
+    Only jobs with a larger sort key than the head's: any other would start before the head again.
     """
-    for one in running:
-        if one.is_stopping:
-            free = free.plus(one.held)
-    if free.holds(head.needed):
+    for job in running:
+        if job.is_stopping:
+            free += job.resources
+    if free.contains(head.resources):
         return ()
-    may_be_stopped = [
-        one
-        for one in running
-        if not one.is_stopping
-        and one.sort_key > head.sort_key
-        and (one.is_overdue_backfill or (one.is_preemptible and one.priority < head.priority))
+    candidates = [
+        job
+        for job in running
+        if not job.is_stopping
+        and job.sort_key > head.sort_key
+        and (job.is_overdue_backfill or (job.is_preemptible and job.priority < head.priority))
     ]
-    chosen: list[RunningJob] = []
-    for one in sorted(may_be_stopped, key=lambda one: (not one.is_overdue_backfill, -one.sort_key)):
-        if free.holds(head.needed):
+    victims: list[RunningJob] = []
+    for job in sorted(candidates, key=lambda job: (not job.is_overdue_backfill, -job.sort_key)):
+        if free.contains(head.resources):
             break
-        chosen.append(one)
-        free = free.plus(one.held)
-    if not free.holds(head.needed):
+        victims.append(job)
+        free += job.resources
+    if not free.contains(head.resources):
         return ()
-    for one in tuple(chosen):
-        if free.minus(one.held).holds(head.needed):
-            chosen.remove(one)
-            free = free.minus(one.held)
-    return tuple(sorted(one.job_id for one in chosen))
+    for job in tuple(victims):
+        if (free - job.resources).contains(head.resources):
+            victims.remove(job)
+            free -= job.resources
+    return tuple(sorted(job.job_id for job in victims))
 
 
-def _limit_keys(one: WaitingJob | RunningJob) -> list[str]:
-    return [f"user:{one.user}", *(f"tag:{tag}" for tag in one.tags)]
+def _limit_keys(job: WaitingJob | RunningJob) -> list[str]:
+    return [f"user:{job.user}", *(f"tag:{tag}" for tag in job.tags)]
 
 
-def _subtract(whole: ResourceBundle, held: Iterable[ResourceBundle]) -> ResourceBundle:
-    for one in held:
-        whole = whole.minus(one)
-    return whole
+def _simulate_starts(
+    snapshot: SchedulerSnapshot, ends: Mapping[str, float], *, is_late: bool
+) -> dict[str, float]:
+    usage = compute_usage(snapshot.running)
+    free, now = snapshot.free, 0.0
+    # The index breaks ties: resources have no order.
+    ending = [(ends[job.job_id], at, job.resources) for at, job in enumerate(snapshot.running)]
+    heapq.heapify(ending)
+    starts: dict[str, float] = {}
+    for at, job in enumerate(snapshot.waiting, start=len(ending)):
+        if not snapshot.capacity.contains(job.resources):
+            continue
+        if find_exceeded_limit(job, usage, snapshot.limits) is not None:
+            continue
+        while ending and not free.contains(job.resources):
+            end, _, released = heapq.heappop(ending)
+            now, free = max(now, end), free + released
+        starts[job.job_id] = now
+        free -= job.resources
+        duration = job.duration or DurationEstimate(p50=inf, p90=inf)
+        seconds = duration.p90 if is_late else duration.p50
+        heapq.heappush(ending, (now + seconds, at, job.resources))
+    return starts

@@ -1,6 +1,6 @@
-"""Why a job waits, where it stands, when it may start: the same decision that claims, told."""
+"""Why a job waits, its position in the queue, and when it may start, by the scheduling policy."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -12,20 +12,21 @@ from service.catalog.model_stats import ModelStats
 from service.jobs import lifecycle, records, submission
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
-from service.scheduling.estimates import Estimates
-from service.scheduling.policy import DurationEstimate, SchedulerSnapshot, StartJob, WaitingJob
+from service.scheduling.estimates import Estimator, TimingProfile
+from service.scheduling.policy import DurationEstimate, StartJob, WaitingJob
 from service.settings import ConcurrencyLimit
 from service.specs.job_spec import JobSpec
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
+from service.text import count_of, plural
 
-# Dispatchers write down every ten seconds that they see the cluster.
-_SEEN_SECONDS = 60.0
+# Dispatchers record every ten seconds that they see the cluster.
+_DISPATCHER_TIMEOUT = timedelta(seconds=60)
 _BYTES_PER_VALUE = 4  # float32
 
 
 class WaitReason(StrEnum):
-    """Why a job that waits does not run."""
+    """Why a waiting job does not run."""
 
     HELD = "held"
     PARKED = "parked"
@@ -42,10 +43,10 @@ class WaitReason(StrEnum):
 
 @dataclass(frozen=True)
 class JobQueueStatus:
-    """`position` counts from 1 among the jobs that may start; None for one that may not.
+    """`position`: from 1, among the jobs that may start; None for a job that may not.
 
-    `effective_priority`: with what waiting has added. The start is expected at `p50`; nine of
-    ten start by `p90`; None where nothing like the jobs ahead was measured.
+    `effective_priority`: with what the job has gained by waiting. `starts_p50`: the expected
+    start; nine of ten jobs start by `starts_p90`; None where a job ahead is of unknown duration.
     """
 
     code: WaitReason
@@ -57,127 +58,125 @@ class JobQueueStatus:
 
 
 class QueueStatus:
-    """One look at the queue; answers for each job from it."""
+    """Explains jobs by one snapshot of the queue; `planned`: jobs as if they were in it."""
 
     def __init__(
-        self, session: Session, *, limits: Mapping[str, ConcurrencyLimit], now: datetime
+        self,
+        session: Session,
+        *,
+        limits: Mapping[str, ConcurrencyLimit],
+        now: datetime,
+        planned: Sequence[WaitingJob] = (),
     ) -> None:
         self._session = session
         self._now = now
-        seen = cluster_state.read_cluster(session)
-        self._is_dispatched = seen is not None and now <= seen[1] + timedelta(seconds=_SEEN_SECONDS)
-        whole = seen[0] if seen is not None else ResourceBundle(cpus=0, gpus=0)
-        self.scene = snapshot.read_snapshot(session, whole, limits=limits, now=now)
-        self._usage = policy.compute_usage(self.scene.running)
-        self._look(self.scene)
+        cluster = cluster_state.find_cluster(session)
+        self._has_dispatcher = cluster is not None and now <= cluster.seen_at + _DISPATCHER_TIMEOUT
+        capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
+        self._snapshot = snapshot.read_snapshot(session, capacity, limits=limits, now=now)
+        if planned:
+            waiting = [*self._snapshot.waiting, *planned]
+            waiting.sort(key=lambda job: (job.sort_key, job.job_id))
+            self._snapshot = replace(self._snapshot, waiting=waiting)
+        self._usage = policy.compute_usage(self._snapshot.running)
+        self._decision = policy.decide(self._snapshot)
+        self._starts = policy.forecast_starts(self._snapshot)
+        self._indices = {job.job_id: at for at, job in enumerate(self._snapshot.waiting)}
 
-    def with_job(self, job: WaitingJob) -> "QueueStatus":
-        """The outlook if that job waited as well."""
-        other: QueueStatus = object.__new__(QueueStatus)
-        other.__dict__ |= self.__dict__
-        ordered = sorted([*self.scene.waiting, job], key=lambda one: (one.sort_key, one.job_id))
-        other._look(replace(self.scene, waiting=ordered))
-        return other
-
-    def _look(self, scene: SchedulerSnapshot) -> None:
-        self.scene = scene
-        self._decision = policy.decide(scene)
-        self._starts = policy.forecast_starts(scene)
-        self._places = {job.job_id: at for at, job in enumerate(scene.waiting)}
-
-    def of(self, job: JobRow) -> JobQueueStatus | None:
+    def explain(self, job: JobRow) -> JobQueueStatus | None:
         """None for a job that does not wait."""
         if not job.state.is_waiting:
             return None
         waited = (self._now - job.created_at).total_seconds()
-        standing = JobQueueStatus(
-            code=WaitReason.BEHIND,
-            message="",
-            position=None,
-            effective_priority=round(job.priority + waited / lifecycle.AGING_SECONDS, 1),
-        )
-        kept = self._kept(job)
-        if kept is not None:
-            code, message = kept
-            return replace(standing, code=code, message=message)
-        if job.id not in self._places:
-            position = self._count_before(job) + 1
-            message = f"{position - 1} jobs go first"
-            return replace(standing, message=message, position=position)
-        return self._among_the_first(standing, job.id)
-
-    def of_new(self, job_id: str, *, priority: int) -> JobQueueStatus:
-        """Of a job that is in the scene only."""
-        standing = JobQueueStatus(
-            code=WaitReason.BEHIND, message="", position=None, effective_priority=float(priority)
-        )
-        return self._among_the_first(standing, job_id)
-
-    def _among_the_first(self, standing: JobQueueStatus, job_id: str) -> JobQueueStatus:
-        at = self._places[job_id]
-        code, message = self._why(self.scene.waiting[at], at)
-        span = self._starts[job_id] if self._is_dispatched else None
-        if code is WaitReason.NEXT:
-            span = DurationEstimate(p50=0.0, p90=0.0)
-        return replace(
-            standing,
-            code=code,
-            message=message,
-            position=at + 1,
-            starts_p50=self._at(span.p50) if span is not None else None,
-            starts_p90=self._at(span.p90) if span is not None else None,
+        priority = round(job.priority + waited / lifecycle.AGING_SECONDS, 1)
+        reason = self._find_own_reason(job)
+        if reason is not None:
+            code, message = reason
+            return JobQueueStatus(code, message, position=None, effective_priority=priority)
+        if job.id in self._indices:
+            return self._explain_eligible(job.id, priority)
+        num_ahead = self._count_ahead(job)
+        return JobQueueStatus(
+            WaitReason.BEHIND,
+            f"waiting behind {count_of(num_ahead, 'job')}",
+            position=num_ahead + 1,
+            effective_priority=priority,
         )
 
-    def _kept(self, job: JobRow) -> tuple[WaitReason, str] | None:
-        """Why a job is not among those that may start."""
+    def explain_planned(self, job: WaitingJob) -> JobQueueStatus:
+        return self._explain_eligible(job.job_id, float(job.priority))
+
+    def _find_own_reason(self, job: JobRow) -> tuple[WaitReason, str] | None:
+        """Why a job may not start, whatever else waits or runs; None where it may."""
         if job.state is JobState.HELD and job.reason is not None:
-            return WaitReason.PARKED, f"held by the service, release it to try again: {job.message}"
+            return (
+                WaitReason.PARKED,
+                f"held by the service; release it to try again: {job.message}",
+            )
         if job.state is JobState.HELD:
-            return WaitReason.HELD, "somebody holds it; release it to let it go"
+            return WaitReason.HELD, "held by a user; release it to start"
         if job.state is JobState.PAUSED:
-            return WaitReason.PAUSED, "somebody paused it; resume it to let it go"
+            return WaitReason.PAUSED, "paused by a user; resume it to continue"
         if job.state is JobState.BLOCKED:
             unmet = lifecycle.list_unmet_dependencies(self._session, job.id)
-            told = ", ".join(f"{one.id} ({one.state})" for one in unmet)
-            return WaitReason.DEPENDENCY, f"it starts after {told}"
+            listed = ", ".join(f"{needed.id} ({needed.state})" for needed in unmet)
+            return WaitReason.DEPENDENCY, f"starts after {plural(len(unmet), 'job')} {listed}"
         if job.not_before is not None and job.not_before > self._now:
             seconds = (job.not_before - self._now).total_seconds()
             return (
                 WaitReason.BACKOFF,
-                f"its last attempt broke ({job.reason}); again in {seconds:.0f} s",
+                f"the last attempt ended ({job.reason}); the next starts in {seconds:.0f} s",
             )
         return None
 
-    def _why(self, job: WaitingJob, at: int) -> tuple[WaitReason, str]:
-        scene = self.scene
-        if not self._is_dispatched:
-            return WaitReason.NO_DISPATCHER, "no dispatcher has seen the cluster in the last minute"
-        if not scene.whole.holds(job.needed):
-            capacity = _format_resources(scene.whole)
-            told = f"it needs {_format_resources(job.needed)}, the whole cluster has {capacity}"
-            return WaitReason.TOO_LARGE, told
-        over = policy.find_exceeded_limit(job, self._usage, scene.limits)
-        if over is not None:
-            told = f"{over.key} has {over.used} of {over.limit} {over.kind} running"
-            return WaitReason.LIMIT, told
-        if isinstance(self._decision, StartJob) and self._decision.job_id == job.job_id:
-            return WaitReason.NEXT, "it starts at the dispatcher's next look"
-        needs = (
-            f"it needs {_format_resources(job.needed)}, {_format_resources(scene.free)} are free"
+    def _explain_eligible(self, job_id: str, effective_priority: float) -> JobQueueStatus:
+        at = self._indices[job_id]
+        code, message = self._find_queue_reason(self._snapshot.waiting[at], at)
+        start = self._starts[job_id] if self._has_dispatcher else None
+        if code is WaitReason.NEXT:
+            start = DurationEstimate(p50=0.0, p90=0.0)
+        return JobQueueStatus(
+            code,
+            message,
+            position=at + 1,
+            effective_priority=effective_priority,
+            starts_p50=None if start is None else self._now + timedelta(seconds=start.p50),
+            starts_p90=None if start is None else self._now + timedelta(seconds=start.p90),
         )
-        if not scene.free.holds(job.needed):
-            return WaitReason.RESOURCES, f"{needs}{self._next_end()}"
-        return WaitReason.BEHIND, f"{at} jobs go first, and it could delay them"
 
-    def _next_end(self) -> str:
-        if not self.scene.running:
+    def _find_queue_reason(self, job: WaitingJob, num_ahead: int) -> tuple[WaitReason, str]:
+        capacity, free = self._snapshot.capacity, self._snapshot.free
+        if not self._has_dispatcher:
+            return WaitReason.NO_DISPATCHER, "no dispatcher has seen the cluster in the last minute"
+        if not capacity.contains(job.resources):
+            message = (
+                f"needs {_format_resources(job.resources)}; "
+                f"the cluster has {_format_resources(capacity)} in total"
+            )
+            return WaitReason.TOO_LARGE, message
+        exceeded = policy.find_exceeded_limit(job, self._usage, self._snapshot.limits)
+        if exceeded is not None:
+            kind = plural(exceeded.limit, exceeded.kind.removesuffix("s"))
+            message = f"{exceeded.key} has {exceeded.used} of {exceeded.limit} {kind} running"
+            return WaitReason.LIMIT, message
+        if isinstance(self._decision, StartJob) and self._decision.job_id == job.job_id:
+            return WaitReason.NEXT, "starts in the dispatcher's next round"
+        if not free.contains(job.resources):
+            message = f"needs {_format_resources(job.resources)}; {_format_free(job, free)}"
+            return WaitReason.RESOURCES, f"{message}{self._format_next_end()}"
+        delayed = plural(num_ahead, "it", "them")
+        message = f"waiting behind {count_of(num_ahead, 'job')}; starting now could delay {delayed}"
+        return WaitReason.BEHIND, message
+
+    def _format_next_end(self) -> str:
+        if not self._snapshot.running:
             return ""
-        first = min(self.scene.running, key=lambda one: one.ends_in.p50)
+        first = min(self._snapshot.running, key=lambda job: job.remaining.p50)
         if first.is_stopping:
             return f"; job {first.job_id} is stopping"
-        return f"; job {first.job_id} is expected to end in {_format_duration(first.ends_in.p50)}"
+        return f"; job {first.job_id} is expected to end in {_format_seconds(first.remaining.p50)}"
 
-    def _count_before(self, job: JobRow) -> int:
+    def _count_ahead(self, job: JobRow) -> int:
         statement = select(func.count()).where(
             JobRow.state == JobState.QUEUED,
             or_(JobRow.not_before.is_(None), JobRow.not_before <= self._now),
@@ -188,14 +187,11 @@ class QueueStatus:
         )
         return self._session.scalar(statement) or 0
 
-    def _at(self, seconds: float) -> datetime:
-        return self._now + timedelta(seconds=seconds)
-
 
 def list_waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:
-    """Those that may start in their order, then those that may not yet."""
+    """Queued jobs in their order, then blocked, held and paused ones."""
     found: list[JobRow] = []
-    # State by state, as the index has them; of the kept ones there may be many, too.
+    # One group of states after the other, as the index has them.
     for states in ({JobState.QUEUED}, WAITING_STATES - {JobState.QUEUED}):
         statement = (
             select(JobRow)
@@ -209,17 +205,18 @@ def list_waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """What a spec would become. `counts` None where only the folder's images can tell.
+    """What a submission of the spec would become.
 
-    `memory_bytes`: of each worker, for weights, gradients, momentum, and what the backward pass
-    keeps of every convolution; a worker's libraries come on top. `lasts`: in seconds.
+    `model_stats`: None where they depend on the images of a folder. `memory_bytes`: of each
+    worker, for weights, gradients, momentum and what the backward pass keeps of each convolution;
+    libraries come on top. `duration`: from the start to the end, in seconds.
     """
 
     spec: JobSpec
-    counts: ModelStats | None
+    model_stats: ModelStats | None
     memory_bytes: int | None
-    lasts: DurationEstimate | None
-    standing: JobQueueStatus
+    duration: DurationEstimate | None
+    queue_status: JobQueueStatus
 
 
 def plan_job(
@@ -232,54 +229,49 @@ def plan_job(
 ) -> JobPlan:
     """Submits nothing. CannotFit and InvalidInput as a submission."""
     submission.check_submission(session, spec)
-    resources = spec.resources
-    group = (resources.num_workers, resources.cpus_per_worker, resources.gpus_per_worker)
-    counts = records.model_stats_of(spec)
-    lasts = Estimates(session).whole(
-        timing_key=records.timing_key(spec),
-        macs_per_iteration=records.macs_per_iteration(spec),
-        resources=group,
-        iterations=spec.recipe.iterations,
+    cluster = cluster_state.find_cluster(session)
+    capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
+    model_stats = records.model_stats_of(spec)
+    planned = WaitingJob(
+        job_id="~",  # sorts after all ids
+        sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
+        priority=spec.priority,
+        resources=snapshot.choose_worker_group(capacity, spec.resources).resources,
+        num_workers=spec.resources.num_workers,
+        user=user,
+        tags=spec.tags,
+        duration=Estimator(session).estimate_total(
+            TimingProfile.from_spec(spec), iterations=spec.recipe.iterations
+        ),
     )
-    outlook = QueueStatus(session, limits=limits, now=now)
-    name = "~"  # behind all ids
-    needed = snapshot.required_resources(
-        outlook.scene.whole,
-        num_workers=resources.num_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=resources.gpus_per_worker,
-    )
-    outlook = outlook.with_job(
-        WaitingJob(
-            job_id=name,
-            sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
-            priority=spec.priority,
-            needed=needed,
-            num_workers=resources.num_workers,
-            user=user,
-            tags=spec.tags,
-            lasts=lasts,
-        )
-    )
+    queue_status = QueueStatus(session, limits=limits, now=now, planned=[planned])
     return JobPlan(
         spec=spec,
-        counts=counts,
-        memory_bytes=None if counts is None else _memory_bytes(spec, counts),
-        lasts=lasts,
-        standing=outlook.of_new(name, priority=spec.priority),
+        model_stats=model_stats,
+        memory_bytes=None if model_stats is None else _estimate_memory_bytes(spec, model_stats),
+        duration=planned.duration,
+        queue_status=queue_status.explain_planned(planned),
     )
 
 
-def _memory_bytes(spec: JobSpec, counts: ModelStats) -> int:
-    """A convolution's output is kept twice: for its normalisation, and normalised for the next."""
+def _estimate_memory_bytes(spec: JobSpec, model_stats: ModelStats) -> int:
+    """Each convolution's output counts twice: as it is, and normalised for the next layer."""
     images = spec.recipe.batch_size // spec.resources.num_workers
-    return _BYTES_PER_VALUE * (3 * counts.parameters + 2 * counts.activations * images)
+    return _BYTES_PER_VALUE * (3 * model_stats.parameters + 2 * model_stats.activations * images)
 
 
-def _format_resources(pool: ResourceBundle) -> str:
-    gpus = f" and {pool.gpus:g} GPUs" if pool.gpus else ""
-    return f"{pool.cpus} CPUs{gpus}"
+def _format_resources(resources: ResourceBundle) -> str:
+    cpus = count_of(resources.cpus, "CPU")
+    return f"{cpus} and {count_of(resources.gpus, 'GPU')}" if resources.gpus else cpus
 
 
-def _format_duration(seconds: float) -> str:
+def _format_free(job: WaitingJob, free: ResourceBundle) -> str:
+    """`1 is free`; with the GPUs where the job needs any. Never below zero."""
+    cpus, gpus = max(0, free.cpus), max(0.0, free.gpus)
+    if job.resources.gpus:
+        return f"{count_of(cpus, 'CPU')} and {count_of(gpus, 'GPU')} are free"
+    return f"{cpus} {plural(cpus, 'is', 'are')} free"
+
+
+def _format_seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"  # noqa: PLR2004

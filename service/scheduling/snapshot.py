@@ -1,89 +1,60 @@
-"""The queue as `service.schedule` sees it, read from the database."""
+"""Reads from the database what the scheduling policy decides on."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Row, Select, or_, select
 from sqlalchemy.orm import Session
 
-from service.resources import ResourceBundle
-from service.scheduling.estimates import Estimates
+from service.execution import runners
+from service.resources import ResourceBundle, WorkerGroup
+from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
 from service.settings import ConcurrencyLimit
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 
-# So far behind the head jobs are looked at for a gap to fill, and told when they may start.
-DEPTH = 500
+# So many jobs from the head of the queue are considered for backfill, and get a forecast.
+MAX_WAITING_JOBS = 500
 
 _ENDING = DurationEstimate(p50=0.0, p90=0.0)
 
 
 def read_snapshot(
     session: Session,
-    whole: ResourceBundle,
+    capacity: ResourceBundle,
     *,
     limits: Mapping[str, ConcurrencyLimit],
     now: datetime,
-    depth: int = DEPTH,
 ) -> SchedulerSnapshot:
-    """All that runs, and the first `depth` jobs that may start now, in their order."""
-    estimates = Estimates(session)
-    has_tag_limits = any(key.startswith("tag:") for key in limits)
+    """All that runs, and the first jobs that may start now, in their order."""
+    estimator = Estimator(session)
     running = session.execute(
         select(AttemptRow, JobRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
         .where(AttemptRow.released_at.is_(None))
     ).all()
-    waiting = session.execute(select_eligible(now).limit(depth)).all()
-    ids = [job.id for _, job in running] + [row.id for row in waiting]
-    tags = _read_tags(session, ids) if has_tag_limits else {}
+    waiting = session.execute(select_eligible(now).limit(MAX_WAITING_JOBS)).all()
+    has_tag_limits = any(key.startswith("tag:") for key in limits)
+    job_ids = [job.id for _, job in running] + [row.id for row in waiting]
+    tags = _read_tags(session, job_ids) if has_tag_limits else {}
     return SchedulerSnapshot(
-        whole=whole,
+        capacity=capacity,
         running=[
-            _running_job(attempt, job, estimates, tags.get(job.id, ()), now=now)
+            _make_running_job(attempt, job, estimator, tags.get(job.id, ()), now=now)
             for attempt, job in running
         ],
         waiting=[
-            WaitingJob(
-                job_id=row.id,
-                sort_key=row.queue_sort_key,
-                priority=row.priority,
-                needed=required_resources(
-                    whole,
-                    num_workers=row.num_workers,
-                    cpus_per_worker=row.cpus_per_worker,
-                    gpus_per_worker=row.gpus_per_worker,
-                ),
-                num_workers=row.num_workers,
-                user=row.user,
-                tags=tags.get(row.id, ()),
-                lasts=estimates.whole(
-                    timing_key=row.timing_key,
-                    macs_per_iteration=row.macs_per_iteration,
-                    resources=(row.num_workers, row.cpus_per_worker, row.gpus_per_worker),
-                    iterations=row.iterations - row.checkpointed_iteration,
-                ),
-            )
-            for row in waiting
+            _make_waiting_job(row, capacity, estimator, tags.get(row.id, ())) for row in waiting
         ],
         limits=limits,
     )
 
 
-def required_resources(
-    whole: ResourceBundle, *, num_workers: int, cpus_per_worker: int, gpus_per_worker: float | None
-) -> ResourceBundle:
-    """What a job occupies: a GPU for each worker where nothing was said and there are so many."""
-    if gpus_per_worker is None:
-        gpus_per_worker = 1 if whole.gpus >= num_workers else 0
-    return ResourceBundle(cpus=num_workers * cpus_per_worker, gpus=num_workers * gpus_per_worker)
-
-
 def select_eligible(now: datetime) -> Select[*tuple[Any, ...]]:
-    """Queued jobs that do not wait to be tried again, in their order. Columns: rows are large."""
+    """Queued jobs that may start now, in their order; single columns, since rows are large."""
     return (
         select(
             JobRow.id,
@@ -106,32 +77,73 @@ def select_eligible(now: datetime) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _running_job(
+class RequestedWorkers(Protocol):
+    """The workers of a job as its spec, its row or a row of `select_eligible` has them."""
+
+    @property
+    def num_workers(self) -> int: ...
+    @property
+    def cpus_per_worker(self) -> int: ...
+    @property
+    def gpus_per_worker(self) -> float | None: ...
+
+
+def choose_worker_group(
+    capacity: ResourceBundle, requested: RequestedWorkers | Row[tuple[Any, ...]]
+) -> WorkerGroup:
+    """Where no GPUs are requested or declined, one for each worker if the cluster has as many."""
+    gpus_per_worker = requested.gpus_per_worker
+    if gpus_per_worker is None:
+        gpus_per_worker = 1 if capacity.gpus >= requested.num_workers else 0
+    return WorkerGroup(
+        num_workers=requested.num_workers,
+        cpus_per_worker=requested.cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+    )
+
+
+def _make_running_job(
     attempt: AttemptRow,
     job: JobRow,
-    estimates: Estimates,
+    estimator: Estimator,
     tags: tuple[str, ...],
     *,
     now: datetime,
 ) -> RunningJob:
-    has_ended = attempt.state is AttemptState.ENDED
-    is_stopping = has_ended or job.stop_requested is not None
+    is_stopping = attempt.state is AttemptState.ENDED or job.stop_requested is not None
+    deadline = attempt.backfill_deadline
     return RunningJob(
         job_id=job.id,
         sort_key=job.queue_sort_key,
         priority=job.priority,
-        held=ResourceBundle(
-            cpus=attempt.num_workers * attempt.cpus_per_worker,
-            gpus=attempt.num_workers * attempt.gpus_per_worker,
-        ),
+        resources=runners.worker_group_of(attempt).resources,
         num_workers=attempt.num_workers,
         user=job.user,
-        ends_in=_ENDING if is_stopping else estimates.left(attempt, job, now=now),
+        remaining=_ENDING if is_stopping else estimator.estimate_remaining(attempt, job, now=now),
         tags=tags,
         is_preemptible=job.preemptible,
         is_stopping=is_stopping,
-        is_overdue_backfill=attempt.backfill_deadline is not None
-        and now >= attempt.backfill_deadline,
+        is_overdue_backfill=deadline is not None and now >= deadline,
+    )
+
+
+def _make_waiting_job(
+    row: Row[tuple[Any, ...]],
+    capacity: ResourceBundle,
+    estimator: Estimator,
+    tags: tuple[str, ...],
+) -> WaitingJob:
+    return WaitingJob(
+        job_id=row.id,
+        sort_key=row.queue_sort_key,
+        priority=row.priority,
+        resources=choose_worker_group(capacity, row).resources,
+        num_workers=row.num_workers,
+        user=row.user,
+        tags=tags,
+        duration=estimator.estimate_total(
+            TimingProfile.from_row(row), iterations=row.iterations - row.checkpointed_iteration
+        ),
     )
 
 

@@ -1,143 +1,72 @@
-"""Drivers: the Ray jobs in which Ray Tune decides for a search, one at a time for each.
+"""Drivers: the Ray jobs in which Ray Tune decides for a search, one at a time for each search.
 
-A driver that has died is replaced. Its number is the fencing token: the credentials of an older
-driver are refused.
+A driver that died is replaced. Its token is valid until it has terminated, so a driver that was
+replaced cannot write.
 """
 
-import hmac
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
-from service import ids
-from service.access import tokens
 from service.backoff import backoff
-from service.errors import Unauthorized
+from service.errors import Conflict
+from service.execution import ray_job_lifecycle
+from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.searches import searches, trials
 from service.searches.searches import SearchEventKind
 from service.specs.protocol import SearchDriverConfig
-from service.states import SearchEndReason, SearchState
-from service.storage.tables import SearchRow, TrialRow
+from service.states import RayJobState, SearchEndReason, SearchState
+from service.storage.tables import DriverRow, SearchRow, TrialRow
 
-_PREFIX = "search-"
-# In a row, without a trial begun in between.
+# In a row, without a trial assigned in between.
 MAX_FAILURES = 5
-# A dispatcher that died while it told the cluster is given up after this.
-_SUBMISSION_TIMEOUT = timedelta(seconds=60)
-# How old the row's word of a driver may be: a commit a heartbeat would wake everybody.
+# A heartbeat is recorded no more often: a commit for each would wake every listener.
 _HEARTBEAT_RECORD_SECONDS = 5.0
 
-_WANTED = (SearchState.QUEUED, SearchState.RUNNING)
+_WANTS_DRIVER = (SearchState.QUEUED, SearchState.RUNNING)
+_MUST_EXIT = (RayJobState.DRAINING, RayJobState.TERMINATED)
 
 
-def driver_id(search: SearchRow) -> str:
-    """Its submission id in the cluster."""
-    return f"{_PREFIX}{search.id}-d{search.driver_number}"
-
-
-@dataclass(frozen=True)
-class DriverSubmission:
-    """A driver that the cluster is to be told of; `secret` is its token."""
-
-    search_id: str
-    number: int
-    driver_id: str
-    secret: str
-
-
-def take_startable(session: Session, *, now: datetime) -> list[DriverSubmission]:
-    """Drivers for the searches that want one and have none; each is told the cluster once."""
-    nobody = or_(SearchRow.driver_number == 0, SearchRow.driver_terminated_at.is_not(None))
-    is_lost = SearchRow.driver_submitted_at.is_(None) & (
-        SearchRow.driver_submission_started_at < now - _SUBMISSION_TIMEOUT
-    )
-    found = session.scalars(
-        select(SearchRow)
-        .where(
-            SearchRow.state.in_(_WANTED),
-            or_(nobody, is_lost),
-            or_(SearchRow.driver_not_before.is_(None), SearchRow.driver_not_before <= now),
-        )
-        .order_by(SearchRow.id)
-        .with_for_update(skip_locked=True)
-    ).all()
-    return [_begin_submission(search, now=now) for search in found]
-
-
-def is_any_to_start(session: Session, *, now: datetime) -> bool:
-    """A look without a lock."""
-    statement = (
-        select(SearchRow.id)
-        .where(
-            SearchRow.state.in_(_WANTED),
-            or_(SearchRow.driver_number == 0, SearchRow.driver_terminated_at.is_not(None)),
-            or_(SearchRow.driver_not_before.is_(None), SearchRow.driver_not_before <= now),
-        )
-        .limit(1)
-    )
+def is_any_startable(session: Session, *, now: datetime) -> bool:
+    """Whether `take_startable` may find any; without a lock."""
+    statement = select(SearchRow.id).where(*_may_need_driver(now)).limit(1)
     return session.scalar(statement) is not None
 
 
-def list_active(session: Session) -> list[SearchRow]:
-    """The searches whose driver the cluster may have, oldest first."""
-    statement = (
+def take_startable(session: Session, *, now: datetime) -> list[RayJobSubmission[DriverRow]]:
+    """Begins the submission of a driver for each search that wants one and has none."""
+    found = session.scalars(
         select(SearchRow)
-        .where(SearchRow.driver_number > 0, SearchRow.driver_terminated_at.is_(None))
+        .where(*_may_need_driver(now))
         .order_by(SearchRow.id)
-    )
-    return list(session.scalars(statement))
+        .with_for_update(skip_locked=True)
+    ).all()
+    drivers = [
+        searches.lock_driver(session, search) or _plan_driver(session, search, now=now)
+        for search in found
+    ]
+    return [
+        ray_job_lifecycle.begin_submission(driver, now=now)
+        for driver in drivers
+        if ray_job_lifecycle.is_startable(driver, now=now)
+    ]
 
 
-def mark_submitted(session: Session, search_id: str, *, number: int, now: datetime) -> None:
-    """The cluster knows the driver."""
-    search = searches.lock_search(session, search_id)
-    if search.driver_number == number:
-        search.driver_submitted_at = search.driver_submitted_at or now
+def mark_submitted(session: Session, driver_id: str, *, now: datetime) -> None:
+    """Ray has the driver."""
+    _, driver = _lock(session, driver_id)
+    ray_job_lifecycle.mark_submitted(driver, now=now)
 
 
-def mark_terminated(
-    session: Session, search_id: str, *, number: int, message: str, now: datetime
-) -> None:
-    """The cluster is rid of it. One that had still something to do is followed by another."""
-    search = searches.lock_search(session, search_id)
-    if search.driver_number != number or search.driver_terminated_at is not None:
-        return
-    search.driver_terminated_at = now
-    if search.driver_draining_since is not None or not search.state.wants_driver:
-        return
-    search.driver_failures += 1
-    data = {"number": number, "died": message[:500], "failures": search.driver_failures}
-    searches.append_event(session, search, SearchEventKind.DRIVER, data, now=now)
-    if search.driver_failures >= MAX_FAILURES:
-        why = f"{MAX_FAILURES} drivers in a row have died: {message}"[:2000]
-        trials.finish_search(session, search, SearchEndReason.DRIVER, why=why, now=now)
-        return
-    search.driver_not_before = now + backoff(search.driver_failures, key=driver_id(search))
-
-
-def authenticate(session: Session, name: str, secret: str) -> SearchRow:
-    """Unauthorized unless the token is that of the search's present driver."""
-    search_id, _, number = name.removeprefix(_PREFIX).partition("-d")
-    is_name = name.startswith(_PREFIX) and ids.is_id(search_id) and number.isdecimal()
-    search = session.get(SearchRow, search_id) if is_name else None
-    known = search.driver_token_sha256 if search is not None else ""
-    is_its_own = hmac.compare_digest(known, tokens.digest(secret))
-    if search is None or not is_its_own or driver_id(search) != name:
-        raise Unauthorized("the token is not this driver's")
-    return search
-
-
-def begin_driver(session: Session, search_id: str, *, now: datetime) -> SearchDriverConfig | None:
-    """What a driver begins with; the search runs from then on. None where it is to leave."""
-    search = searches.lock_search(session, search_id)
-    if should_exit(search):
-        return None
+def begin_driver(session: Session, driver_id: str, *, now: datetime) -> SearchDriverConfig:
+    """What a driver begins with; the search runs from now on. Conflict where it must exit."""
+    search, driver = _lock(session, driver_id)
+    _require_active(search, driver)
     if search.state is SearchState.QUEUED:
         searches.transition(session, search, SearchState.RUNNING, now=now)
-    search.driver_heartbeat_at = now
-    data = {"number": search.driver_number}
+    ray_job_lifecycle.record_call(driver, now=now)
+    data = {"number": driver.number}
     searches.append_event(session, search, SearchEventKind.DRIVER, data, now=now)
     spec = searches.spec_of(search)
     statement = select(TrialRow).where(TrialRow.search_id == search.id).order_by(TrialRow.number)
@@ -151,43 +80,98 @@ def begin_driver(session: Session, search_id: str, *, now: datetime) -> SearchDr
     )
 
 
-def record_heartbeat(session: Session, search_id: str, *, now: datetime) -> bool:
-    """The driver's heartbeat: ends the search whose budget is used up. Whether it is to leave."""
-    search = searches.lock_search(session, search_id)
-    heard_at = search.driver_heartbeat_at
-    if heard_at is None or now > heard_at + timedelta(seconds=_HEARTBEAT_RECORD_SECONDS):
-        search.driver_heartbeat_at = now
+def lock_active_search(session: Session, driver_id: str) -> SearchRow:
+    """The search that the driver decides for, locked. Conflict where the driver must exit."""
+    search, driver = _lock(session, driver_id)
+    _require_active(search, driver)
+    return search
+
+
+def record_heartbeat(session: Session, driver_id: str, *, now: datetime) -> bool:
+    """Ends the search if its budget is used up. Returns whether the driver must exit."""
+    search, driver = _lock(session, driver_id)
+    if driver.state in _MUST_EXIT:
+        return True
+    last = driver.last_seen_at
+    if last is None or now > last + timedelta(seconds=_HEARTBEAT_RECORD_SECONDS):
+        ray_job_lifecycle.record_call(driver, now=now)
         if search.state is SearchState.RUNNING:
-            searches.resume_trials(session, search_id, now=now)
-    if not should_exit(search):
-        trials.enforce_budget(session, search, now=now)
-    return should_exit(search)
+            searches.resume_trials(session, search.id, now=now)
+    trials.enforce_budget(session, search, now=now)
+    return driver.state in _MUST_EXIT
 
 
-def should_exit(search: SearchRow) -> bool:
-    return search.driver_draining_since is not None or not search.state.wants_driver
+def find_active_search(session: Session, driver_id: str) -> SearchRow | None:
+    """As `lock_active_search`, without a lock; None where the driver must exit."""
+    driver = session.get(DriverRow, driver_id)
+    if driver is None or driver.state in _MUST_EXIT:
+        return None
+    return searches.find_search(session, driver.search_id)
 
 
-def finish_driver(session: Session, search_id: str, *, message: str, now: datetime) -> None:
-    """The driver's last word: every trial has ended. One that is to leave has none."""
-    search = searches.lock_search(session, search_id)
-    if should_exit(search):
+def finish_driver(session: Session, driver_id: str, *, message: str, now: datetime) -> None:
+    """Ends the search: all its trials have ended. No change where the driver must exit."""
+    search, driver = _lock(session, driver_id)
+    if driver.state in _MUST_EXIT:
         return
     trials.enforce_budget(session, search, now=now)
     if search.state is SearchState.RUNNING:
         trials.finish_search(session, search, SearchEndReason.TRIALS, why=message, now=now)
 
 
-def _begin_submission(search: SearchRow, *, now: datetime) -> DriverSubmission:
-    if search.driver_number == 0 or search.driver_terminated_at is not None:
-        search.driver_number += 1
-    secret = tokens.new_secret()
-    search.driver_token_sha256 = tokens.digest(secret)
-    search.driver_submission_started_at = now
-    search.driver_submitted_at = None
-    search.driver_heartbeat_at = None
-    search.driver_draining_since = None
-    search.driver_terminated_at = None
-    return DriverSubmission(
-        search_id=search.id, number=search.driver_number, driver_id=driver_id(search), secret=secret
+def mark_terminated(session: Session, driver_id: str, *, message: str, now: datetime) -> None:
+    """Ray has the driver no longer. Unless it was drained, that is a failure: another follows."""
+    search, driver = _lock(session, driver_id)
+    if driver.state is RayJobState.TERMINATED:
+        return
+    was_draining = driver.state is RayJobState.DRAINING
+    ray_job_lifecycle.mark_terminated(session, driver, now=now)
+    driver.token_sha256 = ""
+    search.driver_id = None
+    if was_draining:
+        return
+    search.driver_failures += 1
+    data = {"number": driver.number, "died": message[:500], "failures": search.driver_failures}
+    searches.append_event(session, search, SearchEventKind.DRIVER, data, now=now)
+    if search.driver_failures >= MAX_FAILURES:
+        why = f"{MAX_FAILURES} drivers in a row have died: {message}"[:2000]
+        trials.finish_search(session, search, SearchEndReason.DRIVER, why=why, now=now)
+        return
+    search.driver_not_before = now + backoff(search.driver_failures, key=driver.id)
+
+
+def _may_need_driver(now: datetime) -> list[ColumnElement[bool]]:
+    unsubmitted = select(DriverRow.id).where(ray_job_lifecycle.is_unsubmitted(DriverRow))
+    return [
+        SearchRow.state.in_(_WANTS_DRIVER),
+        or_(SearchRow.driver_id.is_(None), SearchRow.driver_id.in_(unsubmitted)),
+        or_(SearchRow.driver_not_before.is_(None), SearchRow.driver_not_before <= now),
+    ]
+
+
+def _plan_driver(session: Session, search: SearchRow, *, now: datetime) -> DriverRow:
+    search.driver_number += 1
+    driver = DriverRow(
+        id=f"search-{search.id}-d{search.driver_number}",
+        search_id=search.id,
+        number=search.driver_number,
+        state=RayJobState.PLANNED,
+        token_sha256="",
+        created_at=now,
     )
+    session.add(driver)
+    search.driver_id = driver.id
+    return driver
+
+
+def _lock(session: Session, driver_id: str) -> tuple[SearchRow, DriverRow]:
+    """The search first: whoever changes a driver has locked its search."""
+    search_id = session.scalar(select(DriverRow.search_id).where(DriverRow.id == driver_id))
+    assert search_id is not None, "authenticated, or read from the table"
+    search = searches.lock_search(session, search_id)
+    return search, ray_job_lifecycle.lock_row(session, DriverRow, driver_id)
+
+
+def _require_active(search: SearchRow, driver: DriverRow) -> None:
+    if driver.state in _MUST_EXIT:
+        raise Conflict(f"search {search.id} no longer needs driver {driver.number}")

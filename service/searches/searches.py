@@ -24,12 +24,20 @@ from service.errors import (
     InvalidInput,
     NotFound,
 )
+from service.execution import ray_job_lifecycle
 from service.jobs import commands, records, retention, submission
 from service.specs import search_spec
 from service.specs.search_spec import SearchSpec
-from service.states import FINAL_STATES, NEXT_SEARCH_STATES, JobState, SearchEndReason, SearchState
+from service.states import (
+    FINAL_STATES,
+    NEXT_SEARCH_STATES,
+    JobState,
+    RayJobState,
+    SearchEndReason,
+    SearchState,
+)
 from service.storage import database
-from service.storage.tables import JobRow, SearchEventRow, SearchRow, TrialRow
+from service.storage.tables import DriverRow, JobRow, SearchEventRow, SearchRow, TrialRow
 
 
 class SearchEventKind(StrEnum):
@@ -78,7 +86,6 @@ def submit(
         active_seconds=0.0,
         event_count=0,
         driver_number=0,
-        driver_token_sha256="",
         driver_failures=0,
         idempotency_key=idempotency_key,
         spec_sha256=sha256,
@@ -110,6 +117,13 @@ def lock_search(session: Session, search_id: str) -> SearchRow:
     if search is None:
         raise NotFound(f"no search {search_id!r}")
     return search
+
+
+def lock_driver(session: Session, search: SearchRow) -> DriverRow | None:
+    """The driver of a locked search, locked as well; None where it has none."""
+    if search.driver_id is None:
+        return None
+    return ray_job_lifecycle.lock_row(session, DriverRow, search.driver_id)
 
 
 def spec_of(search: SearchRow) -> SearchSpec:
@@ -178,7 +192,7 @@ def transition(
 ) -> None:
     """Changes the state of a locked search. IllegalTransition if it may not.
 
-    Its driver is told to leave, where it has one, unless the search begins to run under it.
+    Drains its driver, where it has one, unless the search begins to run under it.
     """
     if state not in NEXT_SEARCH_STATES[search.state]:
         raise IllegalTransition(f"search {search.id} is {search.state} and cannot become {state}")
@@ -189,8 +203,10 @@ def transition(
     if state is SearchState.RUNNING:
         search.active_since = now
         search.started_at = search.started_at or now
-    else:
-        search.driver_draining_since = search.driver_draining_since or now
+    elif (driver := lock_driver(session, search)) is not None:
+        ray_job_lifecycle.drain(session, driver, now=now)
+        if driver.state is RayJobState.TERMINATED:
+            search.driver_id = None
     search.state = state
     search.end_reason = end_reason
     search.message = message
@@ -319,7 +335,7 @@ def delete(session: Session, search_id: str) -> list[str]:
     search = lock_search(session, search_id)
     if not search.state.is_final:
         raise Conflict(f"search {search.id} is {search.state}; cancel it first")
-    if has_driver(search):
+    if search.driver_id is not None:
         raise Conflict(f"the driver of search {search.id} is still being cleared away")
     attempts: list[str] = []
     for trial, job in list_trials(session, search_id):
@@ -328,11 +344,6 @@ def delete(session: Session, search_id: str) -> list[str]:
         attempts += retention.delete_job(session, job.id)
     session.execute(delete_rows(SearchRow).where(SearchRow.id == search.id))
     return attempts
-
-
-def has_driver(search: SearchRow) -> bool:
-    """Whether the cluster may have its driver."""
-    return search.driver_number > 0 and search.driver_terminated_at is None
 
 
 def _unfinished(session: Session, search_id: str) -> list[tuple[TrialRow, JobRow]]:

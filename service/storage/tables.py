@@ -26,8 +26,8 @@ from service.states import (
     DependencyCondition,
     JobState,
     LogLevel,
+    RayJobState,
     Reason,
-    RunnerState,
     SearchEndReason,
     SearchState,
     StopReason,
@@ -83,7 +83,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: Document,
         JobState: _text_enum(JobState),
         AttemptState: _text_enum(AttemptState),
-        RunnerState: _text_enum(RunnerState),
+        RayJobState: _text_enum(RayJobState),
         Reason: _text_enum(Reason),
         LogLevel: _text_enum(LogLevel),
         StopReason: _text_enum(StopReason),
@@ -226,30 +226,52 @@ class AttemptRow(Base):
     message: Mapped[str | None] = mapped_column(Text)
 
 
-class RunnerRow(Base):
-    """A Ray job whose workers run one attempt after another; its id is its submission id there."""
+class RayJobRow(Base):
+    """A Ray job that dispatchers start, watch and clear away; `id` is its submission id.
 
-    __tablename__ = "runners"
-    __table_args__ = (Index("ix_runners_state", "state"),)
+    `submission_started_at`: when a dispatcher began to submit it, `submitted_at`: when Ray was
+    known to have it, `ready_at`: when it first called the API. The token's digest is empty where
+    no token is valid: before its submission, and after the end of a driver.
+    """
+
+    __abstract__ = True
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    state: Mapped[RunnerState]
-    num_workers: Mapped[int]
-    cpus_per_worker: Mapped[int]
-    gpus_per_worker: Mapped[float]
-    token_sha256: Mapped[str] = mapped_column(String(64))
-    attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="SET NULL"))
-    # How many more it runs before it leaves.
-    attempts_left: Mapped[int]
+    state: Mapped[RayJobState] = mapped_column(index=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), default="")
     created_at: Mapped[datetime]
     submission_started_at: Mapped[datetime | None]
     submitted_at: Mapped[datetime | None]
     ready_at: Mapped[datetime | None]
-    last_poll_at: Mapped[datetime | None]
-    # When its last attempt was over.
-    idle_since: Mapped[datetime | None]
+    last_seen_at: Mapped[datetime | None]
     draining_since: Mapped[datetime | None]
     terminated_at: Mapped[datetime | None]
+
+
+class RunnerRow(RayJobRow):
+    """A Ray job whose workers run one attempt after another.
+
+    `attempts_left`: how many more it runs. `idle_since`: when its last attempt was over.
+    """
+
+    __tablename__ = "runners"
+
+    num_workers: Mapped[int]
+    cpus_per_worker: Mapped[int]
+    gpus_per_worker: Mapped[float]
+    attempt_id: Mapped[str | None] = mapped_column(ForeignKey("attempts.id", ondelete="SET NULL"))
+    attempts_left: Mapped[int]
+    idle_since: Mapped[datetime | None]
+
+
+class DriverRow(RayJobRow):
+    """A Ray job in which Ray Tune decides for a search; numbered per search from 1."""
+
+    __tablename__ = "drivers"
+    __table_args__ = (UniqueConstraint("search_id", "number"),)
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id", ondelete="CASCADE"))
+    number: Mapped[int]
 
 
 class EventRow(Base):
@@ -367,10 +389,11 @@ class ClusterRow(Base):
 
 
 class SearchRow(Base):
-    """A hyper-parameter search, and its driver: the Ray job in which Ray Tune decides.
+    """A hyper-parameter search.
 
-    `driver_number` counts its drivers; none runs once `driver_terminated_at` is set.
-    `driver_failures`: consecutive drivers that died before assigning a trial.
+    `driver_id`: its driver, until that has terminated. `driver_number` counts its drivers.
+    `driver_failures`: consecutive drivers that died before assigning a trial; the next one is
+    not started before `driver_not_before`.
     `active_seconds`: time in state running before `active_since`.
     """
 
@@ -390,15 +413,10 @@ class SearchRow(Base):
     end_reason: Mapped[SearchEndReason | None]
     message: Mapped[str | None] = mapped_column(Text)
     event_count: Mapped[int] = mapped_column(default=0)
+    driver_id: Mapped[str | None] = mapped_column(String(32))
     driver_number: Mapped[int] = mapped_column(default=0)
-    driver_token_sha256: Mapped[str] = mapped_column(String(64), default="")
     driver_failures: Mapped[int] = mapped_column(default=0)
     driver_not_before: Mapped[datetime | None]
-    driver_submission_started_at: Mapped[datetime | None]
-    driver_submitted_at: Mapped[datetime | None]
-    driver_heartbeat_at: Mapped[datetime | None]
-    driver_draining_since: Mapped[datetime | None]
-    driver_terminated_at: Mapped[datetime | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
     spec_sha256: Mapped[str] = mapped_column(String(64))
 

@@ -126,9 +126,9 @@ def test_a_runners_token_opens_no_door_of_people_or_attempts(api: Api) -> None:
     start = api.core.start_standby()
     api.core.submit()
     taken = api.core.start_next()
-    assert taken.runner_id == start.runner_id
+    assert taken.runner_id == start.id
     doors = _doors("people") + _doors("attempts")
-    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=start.runner_id)
+    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=start.id)
 
 
 def test_a_runners_token_opens_no_other_runners_door(api: Api) -> None:

@@ -12,7 +12,7 @@ import resnetd
 from service.errors import ClusterUnavailable
 from service.jobs import consistency
 from service.jobs.consistency import IssueKind
-from service.states import Reason, RunnerState
+from service.states import RayJobState, Reason
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, RunnerRow
@@ -141,7 +141,7 @@ def _cluster_agrees(world: World, database: Database) -> bool:
     """Ray runs what the table says, and each runner's ranks have their processes and no others."""
     with database.reading() as session:
         runners = session.scalars(
-            select(RunnerRow).where(RunnerRow.state != RunnerState.TERMINATED)
+            select(RunnerRow).where(RunnerRow.state != RayJobState.TERMINATED)
         ).all()
     head = world.service.ray
     assert head is not None
@@ -152,7 +152,7 @@ def _cluster_agrees(world: World, database: Database) -> bool:
             jobs = {job.submission_id for job in cluster.list_jobs() if not job.state.is_final}
     except ClusterUnavailable:
         return False
-    ready = all(runner.state is RunnerState.READY for runner in runners)
+    ready = all(runner.state is RayJobState.READY for runner in runners)
     if not ready or jobs != {runner.id for runner in runners}:
         return False
     ranks = sum(runner.num_workers for runner in runners)

@@ -14,13 +14,13 @@ import uvicorn
 
 from api.__main__ import _listen
 from api.app import create_app
-from service.execution.runners import RunnerSubmission
+from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.settings import Settings
 from service.specs.protocol import CheckpointManifest
 from service.states import CheckpointPart
 from service.storage import schema
 from service.storage.database import Database
-from service.storage.tables import Base, TokenRow
+from service.storage.tables import Base, RunnerRow, TokenRow
 from tests.support.core import START, Clock, Core, Taken, content
 from tests.support.fake_api import eventually
 
@@ -73,10 +73,10 @@ class Api:
         return self.call(method, target, token=claimed.secret, **request)
 
     def ask(
-        self, start: RunnerSubmission, *, token: str | None = None, **question: Any
+        self, start: RayJobSubmission[RunnerRow], *, token: str | None = None, **question: Any
     ) -> httpx.Response:
         """What the runner asks, with its own token where no other is given."""
-        path = f"/v1/runners/{start.runner_id}/next"
+        path = f"/v1/runners/{start.id}/next"
         return self.post(path, question, token=token or start.secret)
 
     def report(self, claimed: Taken, sequence: int, **fields: Any) -> httpx.Response:

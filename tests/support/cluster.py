@@ -32,6 +32,7 @@ class FakeCluster:
         self.cpus = cpus
         self.nodes = 1
         self.is_away = False
+        self.is_losing_submissions = False
         self.is_losing_answers = False
         self.jobs: dict[str, ClusterJob] = {}
         self.envs: dict[str, Mapping[str, str]] = {}
@@ -59,6 +60,8 @@ class FakeCluster:
         metadata: Mapping[str, str],
     ) -> None:
         with self._lock:
+            if self.is_losing_submissions:
+                raise ClusterUnavailable("the request got lost")
             self.submissions.append(submission_id)
             self._answer()
             if submission_id not in self.jobs:
@@ -68,6 +71,13 @@ class FakeCluster:
                 self._set(submission_id, ClusterJobState.RUNNING, "", metadata)
             if self.is_losing_answers:
                 raise ClusterUnavailable("the answer got lost")
+
+    @contextmanager
+    def losing_submissions(self) -> Iterator[None]:
+        """Requests to submit do not arrive."""
+        self.is_losing_submissions = True
+        yield
+        self.is_losing_submissions = False
 
     def list_jobs(self) -> list[ClusterJob]:
         self.is_answering.wait(60.0)
@@ -113,11 +123,11 @@ class FakeCluster:
 
 
 @dataclass
-class Door:
-    """The API's /v1/health, and nothing of it else."""
+class HealthEndpoint:
+    """Serves the API's /v1/health only."""
 
     url: str
-    is_open: bool = True
+    is_up: bool = True
 
 
 Make = Callable[..., Dispatcher]
@@ -141,13 +151,13 @@ def running(
 def later_round(core: Core, dispatcher: Dispatcher, *, after_seconds: float = 1.0) -> None:
     """Late enough for another look."""
     core.clock.advance(after_seconds)
-    dispatcher.round()
+    dispatcher.run_round()
 
 
 def start(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
     """The attempt of a new job, whose runner the cluster knows."""
     job_id = core.submit(**fields)
-    dispatcher.round()
+    dispatcher.run_round()
     return f"{job_id}-a1"
 
 
@@ -182,7 +192,7 @@ def attempts_started(core: Core, cluster: FakeCluster) -> list[str]:
 
 def claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
     """As a dispatcher leaves it that dies right after."""
-    dispatcher.round()
+    dispatcher.run_round()
     core.submit(**fields)
     claimed = dispatcher._claim()
     assert claimed is not None
@@ -191,7 +201,7 @@ def claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
 
 def stand_by(core: Core, cluster: FakeCluster, dispatcher: Dispatcher) -> str:
     """The runner that the dispatcher has started ahead, up and waiting."""
-    dispatcher.round()
+    dispatcher.run_round()
     runner_id = cluster.started[-1]
     assert core.ask(runner_id) is None
     return runner_id

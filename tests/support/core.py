@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.execution import attempts, runners, warm_pool
+from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.jobs import commands, events, records, submission
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling import admission, cluster_state, leases
@@ -154,16 +155,18 @@ class Core:
             secret=orders.order.token,
         )
 
-    def start_standby(self, shape: WorkerGroup = ONE_WORKER) -> runners.RunnerSubmission:
+    def start_standby(self, worker_group: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
         """A runner that the cluster knows and that has not asked for anything yet."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:
-            runner_id = runners.plan_runner(session, shape, lives=LIVES, now=self.clock.now).id
+            runner_id = runners.plan_runner(
+                session, worker_group, max_attempts=LIVES, now=self.clock.now
+            ).id
         (start,) = self.start_runners()
-        assert start.runner_id == runner_id
+        assert start.id == runner_id
         return start
 
-    def keep_standbys(self, *, wanted: int, num_workers: int = 1) -> list[tuple[str, WorkerGroup]]:
+    def keep_standbys(self, *, target: int, num_workers: int = 1) -> list[tuple[str, WorkerGroup]]:
         """All runners that are planned or there, with their state, after standbys were seen to."""
         with self.database.transaction() as session:
             whole = cluster_state.lock_cluster(session)
@@ -171,22 +174,24 @@ class Core:
             warm_pool.reconcile(
                 session,
                 whole,
-                wanted=wanted,
-                num_workers=num_workers,
-                lives=LIVES,
+                target=target,
+                default_num_workers=num_workers,
+                max_attempts=LIVES,
                 now=self.clock.now,
             )
         with self.database.reading() as session:
-            return [(one.state, runners.worker_group_of(one)) for one in runners.list_all(session)]
+            return [
+                (one.state, runners.worker_group_of(one)) for one in runners.list_runners(session)
+            ]
 
-    def start_runners(self) -> list[runners.RunnerSubmission]:
+    def start_runners(self) -> list[RayJobSubmission[RunnerRow]]:
         """Those that there is room for; the cluster knows them."""
         with self.database.transaction() as session:
             whole = cluster_state.lock_cluster(session)
             assert whole is not None
             starts = runners.take_startable(session, whole, now=self.clock.now)
             for start in starts:
-                runners.mark_submitted(session, start.runner_id, now=self.clock.now)
+                runners.mark_submitted(session, start.id, now=self.clock.now)
         return starts
 
     def ask(
@@ -231,7 +236,7 @@ class Core:
         return claimed
 
     def report(self, attempt_id: str, sequence: int, **fields: Any) -> ReportResponse:
-        return self.apply(attempt_id, sequence, **fields).control
+        return self.apply(attempt_id, sequence, **fields).response
 
     def apply(self, attempt_id: str, sequence: int, **fields: Any) -> attempts.AppliedReport:
         sent = Report(sequence=sequence, **fields)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.searches import drivers, searches, trials
-from service.searches.drivers import DriverSubmission
 from service.searches.trials import SearchProgress
 from service.specs import search_spec
 from service.specs.protocol import (
@@ -14,7 +14,7 @@ from service.specs.protocol import (
     SearchDriverConfig,
 )
 from service.states import Reason
-from service.storage.tables import SearchRow
+from service.storage.tables import DriverRow, SearchRow
 from tests.support.core import Core, Taken, written
 
 # The smallest job: two evaluations.
@@ -48,36 +48,45 @@ class Searching:
         with self.core.database.reading() as session:
             return searches.find_search(session, search_id)
 
-    def due(self) -> list[DriverSubmission]:
+    def driver_id(self, search_id: str) -> str:
+        driver_id = self.row(search_id).driver_id
+        assert driver_id is not None
+        return driver_id
+
+    def driver(self, driver_id: str) -> DriverRow:
+        with self.core.database.reading() as session:
+            found = session.get(DriverRow, driver_id)
+            assert found is not None
+            return found
+
+    def due(self) -> list[RayJobSubmission[DriverRow]]:
         with self.core.database.transaction() as session:
             starts = drivers.take_startable(session, now=self.core.clock.now)
             for start in starts:
-                drivers.mark_submitted(
-                    session, start.search_id, number=start.number, now=self.core.clock.now
-                )
+                drivers.mark_submitted(session, start.id, now=self.core.clock.now)
             return starts
 
     def begin(self, search_id: str) -> SearchDriverConfig | None:
         with self.core.database.transaction() as session:
-            return drivers.begin_driver(session, search_id, now=self.core.clock.now)
+            driver_id = self.driver_id(search_id)
+            return drivers.begin_driver(session, driver_id, now=self.core.clock.now)
 
     def run(self, **fields: Any) -> str:
         """A new search under its first driver."""
         search_id = self.submit(**fields)
-        assert [start.search_id for start in self.due()] == [search_id]
+        assert [start.row.search_id for start in self.due()] == [search_id]
         assert self.begin(search_id) is not None
         return search_id
 
     def driver_dies(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
-            number = searches.find_search(session, search_id).driver_number
             drivers.mark_terminated(
-                session, search_id, number=number, message="killed", now=self.core.clock.now
+                session, self.driver_id(search_id), message="killed", now=self.core.clock.now
             )
 
     def next_driver(self, search_id: str) -> SearchDriverConfig:
         self.core.clock.advance(120.0)
-        assert [start.search_id for start in self.due()] == [search_id]
+        assert [start.row.search_id for start in self.due()] == [search_id]
         brief = self.begin(search_id)
         assert brief is not None
         return brief
@@ -110,11 +119,13 @@ class Searching:
     def heard(self, search_id: str) -> bool:
         """Whether the driver is to leave."""
         with self.core.database.transaction() as session:
-            return drivers.record_heartbeat(session, search_id, now=self.core.clock.now)
+            driver_id = self.driver_id(search_id)
+            return drivers.record_heartbeat(session, driver_id, now=self.core.clock.now)
 
     def finish(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
-            drivers.finish_driver(session, search_id, message="all ended", now=self.core.clock.now)
+            driver_id = self.driver_id(search_id)
+            drivers.finish_driver(session, driver_id, message="all ended", now=self.core.clock.now)
 
     def steer(self, verb: str, search_id: str, *arguments: Any) -> SearchRow:
         with self.core.database.transaction() as session:

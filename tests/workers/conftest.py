@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from service.settings import Settings
-from tests.support.cluster import Door, FakeCluster, Make
+from tests.support.cluster import FakeCluster, HealthEndpoint, Make
 from tests.support.core import Core
 from workers.dispatcher.dispatcher import Dispatcher
 
 
 @pytest.fixture(scope="session")
-def _door() -> Iterator[Door]:
+def _api_health() -> Iterator[HealthEndpoint]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            is_well = opened.is_open and self.path == "/v1/health"
+            is_well = opened.is_up and self.path == "/v1/health"
             self.send_response(200 if is_well else 503)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -27,16 +27,16 @@ def _door() -> Iterator[Door]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        opened = Door(f"http://127.0.0.1:{server.server_address[1]}")
+        opened = HealthEndpoint(f"http://127.0.0.1:{server.server_address[1]}")
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield opened
         server.shutdown()
 
 
 @pytest.fixture
-def door(_door: Door) -> Door:
-    _door.is_open = True
-    return _door
+def api_health(_api_health: HealthEndpoint) -> HealthEndpoint:
+    _api_health.is_up = True
+    return _api_health
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def cluster() -> FakeCluster:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, door: Door) -> Settings:
+def settings(tmp_path: Path, api_health: HealthEndpoint) -> Settings:
     """Without standbys: a runner is there for one attempt, and for nothing else."""
-    return Settings(var_dir=tmp_path, api_url=door.url, warm_runners=0)
+    return Settings(var_dir=tmp_path, api_url=api_health.url, warm_runners=0)
 
 
 @pytest.fixture

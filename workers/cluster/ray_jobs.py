@@ -1,11 +1,11 @@
-"""Ray's job endpoint as the dispatcher needs it: plain HTTP, without Ray.
+"""A client of Ray's job API over plain HTTP: the dispatcher does not import Ray.
 
     POST   /api/jobs/            DELETE /api/jobs/{id}        GET /api/jobs/{id}/logs
     GET    /api/jobs/{id}        POST   /api/jobs/{id}/stop   GET /api/v0/nodes
 
-The driver of such a job runs on the head node and reserves no CPU (entrypoint_num_cpus 0), so
-a head with `--num-cpus=0` runs drivers and no training. A pending job that is stopped leaves
-no placement group behind; one that waits in another way does.
+The driver of a Ray job runs on the head node and reserves no CPU (entrypoint_num_cpus 0), so a
+head with `--num-cpus=0` runs drivers and no training. Stopping a pending Ray job leaves no
+placement group behind; killing a run that waits for resources in an actor does.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,11 @@ import httpx
 from service.errors import ClusterUnavailable
 from service.resources import WorkerGroup
 
-# A cold job agent connects to the cluster first: 4 s on two cores.
+# The first request makes Ray's job agent connect to the cluster: 4 s on two cores.
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 
-
 _RAY_ENV = {
-    # SIGINT lets Train and Tune end their workers in order, 2 s; SIGTERM only ends the driver.
+    # On SIGINT, Train and Tune shut their workers down, in 2 s; SIGTERM ends the driver only.
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
     "RAY_JOB_STOP_WAIT_TIME_S": "10",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -46,7 +45,7 @@ class ClusterJobState(StrEnum):
 
 @dataclass(frozen=True)
 class ClusterJob:
-    """`message` is Ray's: why it failed, with the end of its log."""
+    """`message`: Ray's own; of a failed job, why, with the end of its log."""
 
     submission_id: str
     state: ClusterJobState
@@ -63,7 +62,7 @@ class NodeResources:
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What the nodes that are alive have in all, reserved or not."""
+    """What the living nodes have in total, reserved or not."""
 
     nodes: tuple[NodeResources, ...]
 
@@ -80,52 +79,52 @@ def runner_env(
     *,
     api_url: str,
     runner_id: str,
-    shape: WorkerGroup,
+    worker_group: WorkerGroup,
     token: str,
     data_path: Path,
     work_path: Path,
     num_nodes: int,
 ) -> dict[str, str]:
-    """The environment of a runner's Ray job: what RunnerSettings reads, and Ray's own.
+    """The environment of a runner's Ray job: what RunnerSettings reads, and variables of Ray.
 
-    Whoever may list the cluster's jobs reads it: the token opens what this runner is given.
+    Everyone who may list the cluster's jobs can read it: the token is valid for this runner only.
     """
     return _RAY_ENV | {
         "RESNETD_API_URL": api_url,
         "RESNETD_RUNNER_ID": runner_id,
         "RESNETD_RUNNER_TOKEN": token,
         "RESNETD_RUNNER_SHAPE": (
-            f"{shape.num_workers}x{shape.cpus_per_worker}cpu{shape.gpus_per_worker:g}gpu"
+            f"{worker_group.num_workers}x{worker_group.cpus_per_worker}cpu"
+            f"{worker_group.gpus_per_worker:g}gpu"
         ),
         "RESNETD_DATA_DIR": str(data_path),
         "RESNETD_WORK_DIR": str(work_path),
         "RESNETD_RUNNER_NODES": str(num_nodes),
-        # The end, and the death of a worker, are seen within this instead of 2 s. Each look takes
-        # 3 ms of CPU time.
+        # How soon the end of a worker is noticed; the default is 2 s. A check takes 3 ms of CPU.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        # One process less for each runner: a preempted attempt is retried as a whole.
+        # Saves a process per runner: an attempt on a preempted node is retried by the service.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",
-        # Or every line of a rank's log comes twice.
+        # With it, every line of a rank's log is printed twice.
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     }
 
 
 def driver_env(*, api_url: str, driver_id: str, token: str, work_path: Path) -> dict[str, str]:
-    """The environment of a search's driver: what workers.cluster.search reads, and Ray's own."""
+    """The environment of a driver's Ray job: what search_driver reads, and variables of Ray."""
     return _RAY_ENV | {
         "RESNETD_API_URL": api_url,
         "RESNETD_DRIVER_ID": driver_id,
         "RESNETD_DRIVER_TOKEN": token,
         "RESNETD_WORK_DIR": str(work_path),
-        # The API keeps what trials report; files of Ray Tune's own would say it again.
+        # The API stores what trials report; Ray Tune need not write it to files as well.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_AIR_NEW_OUTPUT": "0",
     }
 
 
 class RayJobs:
-    """ClusterUnavailable from every call that got no answer, or one that makes no sense."""
+    """Every call raises ClusterUnavailable without a response, or with an unexpected one."""
 
     def __init__(self, *, url: str, token: str | None) -> None:
         """`token` None: the cluster was started without one."""
@@ -153,9 +152,9 @@ class RayJobs:
         env_vars: Mapping[str, str],
         metadata: Mapping[str, str],
     ) -> None:
-        """Starts a job, or does nothing where `submission_id` was started before.
+        """Starts a job; no change where Ray has a job with this submission id.
 
-        `entrypoint` is a shell command: no word of it may come from a user.
+        `entrypoint` is a shell command: no part of it may come from a user.
         """
         response = self._send(
             "POST",
@@ -167,44 +166,44 @@ class RayJobs:
                 "metadata": dict(metadata),
             },
         )
-        # Ray 2.60 answers 500 with the traceback of its ValueError.
-        is_repeated = f"submission_id {submission_id} already exists" in response.text
-        if not response.is_success and not is_repeated:
-            raise _unexpected(response)
+        # Ray 2.60 responds to a repeated submission with 500 and a traceback, as to any error: the
+        # head wraps its agent's 400 (job_head.py, submit_job). Its list says what happened.
+        if not response.is_success and self.status(submission_id) is None:
+            raise _unexpected_response(response)
 
     def status(self, submission_id: str) -> ClusterJob | None:
-        """None where the cluster does not know it (any more): it forgets with its head."""
+        """None where Ray has no such job; a restarted head has none of the earlier ones."""
         response = self._send("GET", f"/api/jobs/{submission_id}")
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
-        return _cluster_job(_json(response))
+        return _parse_job(_read_json(response))
 
     def stop(self, submission_id: str) -> bool:
-        """Asks the job to end; returns at once. Whether there was one to ask."""
+        """Asks the job to exit and returns at once; False where no such job runs."""
         response = self._send("POST", f"/api/jobs/{submission_id}/stop")
         if response.status_code == httpx.codes.NOT_FOUND:
             return False
-        return bool(_json(response)["stopped"])
+        return bool(_read_json(response)["stopped"])
 
     def delete(self, submission_id: str) -> bool:
-        """Makes the cluster forget a job that has ended. Whether it knew it."""
+        """Deletes a job that has ended; False where Ray has no such job."""
         response = self._send("DELETE", f"/api/jobs/{submission_id}")
         if response.status_code == httpx.codes.NOT_FOUND:
             return False
-        return bool(_json(response)["deleted"])
+        return bool(_read_json(response)["deleted"])
 
     def list_jobs(self) -> list[ClusterJob]:
-        """Those that were submitted here; other drivers of the cluster are left out.
+        """All submitted jobs; drivers that were started otherwise are left out.
 
-        To be asked now and then: after its agent restarted, Ray looks after running jobs again
-        only once a request has come (ray-project/ray#65037).
+        Must be called regularly: after a restart of its agent, Ray monitors running jobs again only
+        after the first request (ray-project/ray#65037).
         """
-        rows = _json(self._send("GET", "/api/jobs/"))
-        return [_cluster_job(row) for row in rows if row["type"] == "SUBMISSION"]
+        rows = _read_json(self._send("GET", "/api/jobs/"))
+        return [_parse_job(row) for row in rows if row["type"] == "SUBMISSION"]
 
     def resources(self) -> ClusterResources:
         response = self._send("GET", "/api/v0/nodes", params={"detail": "1", "limit": "10000"})
-        rows = _json(response)["data"]["result"]["result"]
+        rows = _read_json(response)["data"]["result"]["result"]
         return ClusterResources(
             nodes=tuple(
                 NodeResources(
@@ -218,11 +217,11 @@ class RayJobs:
         )
 
     def logs_tail(self, submission_id: str, *, max_chars: int = 8_000) -> str:
-        """The end of what the driver and its workers printed; empty where nothing is known."""
+        """The end of what the driver and its workers printed; empty where Ray has no such job."""
         response = self._send("GET", f"/api/jobs/{submission_id}/logs")
         if response.status_code == httpx.codes.NOT_FOUND:
             return ""
-        return str(_json(response)["logs"])[-max_chars:]
+        return str(_read_json(response)["logs"])[-max_chars:]
 
     def _send(
         self,
@@ -236,25 +235,25 @@ class RayJobs:
             response = self._http.request(method, path, json=json, params=params)
         except httpx.HTTPError as error:
             raise ClusterUnavailable(
-                f"no answer from Ray at {self._http.base_url}: {type(error).__name__} {error}"
+                f"no response from Ray at {self._http.base_url}: {type(error).__name__} {error}"
             ) from error
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise ClusterUnavailable(
-                f"Ray at {self._http.base_url} refuses the token: {response.text[:200]}"
+                f"Ray at {self._http.base_url} rejects the token: {response.text[:200]}"
             )
         return response
 
 
-def _json(response: httpx.Response) -> Any:
+def _read_json(response: httpx.Response) -> Any:
     if not response.is_success:
-        raise _unexpected(response)
+        raise _unexpected_response(response)
     try:
         return response.json()
     except ValueError as error:
-        raise _unexpected(response) from error
+        raise _unexpected_response(response) from error
 
 
-def _cluster_job(row: dict[str, Any]) -> ClusterJob:
+def _parse_job(row: dict[str, Any]) -> ClusterJob:
     return ClusterJob(
         submission_id=row["submission_id"],
         state=ClusterJobState(row["status"].lower()),
@@ -263,9 +262,9 @@ def _cluster_job(row: dict[str, Any]) -> ClusterJob:
     )
 
 
-def _unexpected(response: httpx.Response) -> ClusterUnavailable:
+def _unexpected_response(response: httpx.Response) -> ClusterUnavailable:
     request = response.request
     return ClusterUnavailable(
-        f"{request.method} {request.url.path} was answered {response.status_code}: "
-        f"{response.text[-500:]}"
+        f"unexpected response of Ray to {request.method} {request.url.path}: "
+        f"status {response.status_code}, {response.text[-500:]}"
     )

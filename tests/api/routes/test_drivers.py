@@ -7,7 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.searches.drivers import DriverSubmission
+from service.execution.ray_job_lifecycle import RayJobSubmission
+from service.storage.tables import DriverRow
 from tests.support.api import TOKEN, Api
 from tests.support.fake_api import eventually
 from tests.support.searching import Searching
@@ -24,19 +25,19 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def _started(searching: Searching) -> DriverSubmission:
+def _started(searching: Searching) -> RayJobSubmission[DriverRow]:
     searching.submit()
     (start,) = searching.due()
     return start
 
 
 def _ask(
-    api: Api, start: DriverSubmission, path: str, token: str | None = None, **body: Any
+    api: Api, start: RayJobSubmission[DriverRow], path: str, token: str | None = None, **body: Any
 ) -> httpx.Response:
-    return api.post(f"/v1/drivers/{start.driver_id}{path}", body, token=token or start.secret)
+    return api.post(f"/v1/drivers/{start.id}{path}", body, token=token or start.secret)
 
 
-def _take(api: Api, start: DriverSubmission, tune_id: str = "a") -> httpx.Response:
+def _take(api: Api, start: RayJobSubmission[DriverRow], tune_id: str = "a") -> httpx.Response:
     return _ask(api, start, "/trials", tune_id=tune_id, params={"recipe.learning_rate": 0.1})
 
 
@@ -54,7 +55,7 @@ def test_a_driver_begins_takes_trials_and_follows_them_to_the_end(
     stop = _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10)
     assert stop.json() == {"is_over": False}, "it has ended: nothing to stop"
     assert _ask(any_api, start, "/finish", message="done").status_code == 200
-    assert searching.row(start.search_id).state == "succeeded"
+    assert searching.row(start.row.search_id).state == "succeeded"
 
 
 def test_a_question_for_an_evaluation_is_answered_when_it_comes(
@@ -78,8 +79,8 @@ def test_a_heartbeat_is_answered_when_the_search_is_cancelled(
     _ask(any_api, start, "/begin")
     assert _ask(any_api, start, "/heartbeat").json() == {"is_over": False}
     waiting = threads.submit(_ask, any_api, start, "/heartbeat", wait_seconds=60)
-    eventually(lambda: searching.row(start.search_id).driver_heartbeat_at is not None)
-    any_api.post(f"/v1/searches/{start.search_id}/cancel")
+    eventually(lambda: searching.driver(start.id).last_seen_at is not None)
+    any_api.post(f"/v1/searches/{start.row.search_id}/cancel")
     assert waiting.result(30.0).json() == {"is_over": True}
     assert _ask(any_api, start, "/trials/next", tune_id="a").json()["is_over"]
     for refused in (_take(any_api, start), _ask(any_api, start, "/begin")):
@@ -93,7 +94,7 @@ def test_only_a_drivers_own_token_opens_its_door(any_api: Api, searching: Search
     start = _started(searching)
     for token in (TOKEN, "another token, long enough"):
         assert _ask(any_api, start, "/begin", token).status_code == 401
-    searching.driver_dies(start.search_id)
+    searching.driver_dies(start.row.search_id)
     searching.core.clock.advance(60.0)
     searching.due()
     assert _ask(any_api, start, "/begin").status_code == 401

@@ -9,11 +9,12 @@ import httpx
 import pytest
 
 from service.execution import runners
-from service.execution.runners import RunnerSubmission
+from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.resources import WorkerGroup
 from service.scheduling.leases import Claim
 from service.specs.protocol import NextAttemptResponse
-from service.states import RunnerState
+from service.states import RayJobState
+from service.storage.tables import RunnerRow
 from tests.support.api import TOKEN, Api
 from tests.support.core import ONE_WORKER, START, workers
 from tests.support.fake_api import eventually
@@ -21,7 +22,7 @@ from tests.support.fake_api import eventually
 EMPTY = {"order": None, "is_dismissed": False}
 DISMISSED = {"order": None, "is_dismissed": True}
 
-Waiting = Callable[[Api, RunnerSubmission], Future[httpx.Response]]
+Waiting = Callable[[Api, RayJobSubmission[RunnerRow]], Future[httpx.Response]]
 
 
 @pytest.fixture
@@ -29,18 +30,18 @@ def waiting() -> Iterator[Waiting]:
     """Asks in a thread of its own, with the longest patience; the API has heard it."""
     with ThreadPoolExecutor() as threads:
 
-        def ask(api: Api, start: RunnerSubmission) -> Future[httpx.Response]:
-            before = api.core.runner(start.runner_id).last_poll_at
+        def ask(api: Api, start: RayJobSubmission[RunnerRow]) -> Future[httpx.Response]:
+            before = api.core.runner(start.id).last_seen_at
             api.core.clock.advance(1.0)
             answer = threads.submit(api.ask, start, wait_seconds=60)
-            eventually(lambda: api.core.runner(start.runner_id).last_poll_at != before)
+            eventually(lambda: api.core.runner(start.id).last_seen_at != before)
             assert not answer.done()
             return answer
 
         yield ask
 
 
-def _standby(api: Api, shape: WorkerGroup = ONE_WORKER) -> RunnerSubmission:
+def _standby(api: Api, shape: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
     """A runner that has come up and found nothing to do."""
     start = api.core.start_standby(shape)
     assert api.ask(start).json() == EMPTY
@@ -60,9 +61,9 @@ def _claim(api: Api, **fields: Any) -> Claim:
     return api.core.claim()
 
 
-def _finish(api: Api, start: RunnerSubmission) -> None:
+def _finish(api: Api, start: RayJobSubmission[RunnerRow]) -> None:
     """Whatever the runner has to do."""
-    attempt_id = api.core.runner(start.runner_id).attempt_id
+    attempt_id = api.core.runner(start.id).attempt_id
     assert attempt_id is not None
     api.core.finish(attempt_id)
 
@@ -83,7 +84,7 @@ def test_a_runner_without_patience_is_answered_at_once(api: Api) -> None:
     api.core.offer(cpus=4)
     start = api.core.start_standby()
     assert api.ask(start).json() == EMPTY
-    assert api.core.runner(start.runner_id).state is RunnerState.READY
+    assert api.core.runner(start.id).state is RayJobState.READY
 
 
 def test_the_answer_is_empty_when_the_wait_is_over(api: Api) -> None:
@@ -137,7 +138,7 @@ def test_a_runner_that_is_dismissed_while_it_waits_is_told_at_once(
     start = _standby(any_api)
     answer = waiting(any_api, start)
     with any_api.core.database.transaction() as session:
-        runners.drain_runner(session, start.runner_id, now=any_api.core.clock.now)
+        runners.drain_runner(session, start.id, now=any_api.core.clock.now)
     assert answer.result(timeout=10.0).json() == DISMISSED
 
 
@@ -145,7 +146,7 @@ def test_a_runner_that_was_given_up_is_dismissed(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     with api.core.database.transaction() as session:
-        runners.mark_terminated(session, start.runner_id, now=api.core.clock.now)
+        runners.mark_terminated(session, start.id, now=api.core.clock.now)
     assert api.ask(start, wait_seconds=60).json() == DISMISSED
 
 
@@ -177,13 +178,13 @@ def test_who_leaves_with_nothing_undone_need_not_wait(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     assert api.ask(start, is_leaving=True, wait_seconds=60).json() == DISMISSED
-    assert api.core.runner(start.runner_id).state is RunnerState.DRAINING
+    assert api.core.runner(start.id).state is RayJobState.DRAINING
 
 
 def test_who_has_hung_up_takes_nothing(api: Api, waiting: Waiting) -> None:
     api.core.offer(cpus=4)
     start, witness = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
-    path = f"/v1/runners/{start.runner_id}/next"
+    path = f"/v1/runners/{start.id}/next"
     with pytest.raises(httpx.ReadTimeout):
         api.post(path, {"wait_seconds": 60}, token=start.secret, timeout=0.3)
     answer = waiting(api, witness)
@@ -203,12 +204,12 @@ def test_a_runner_proves_itself_with_its_own_token_only(api: Api, path: str) -> 
     claimed = api.core.take(_claim(api))
     token = {"persons": TOKEN, "attempts": claimed.secret, "other runners": other.secret}[path]
     before = api.core.runner(claimed.runner_id)
-    assert claimed.runner_id == start.runner_id
+    assert claimed.runner_id == start.id
     api.core.clock.advance(1.0)
     answer = api.ask(start, token=token, is_leaving=True)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     after = api.core.runner(claimed.runner_id)
-    assert (after.state, after.last_poll_at) == (before.state, before.last_poll_at)
+    assert (after.state, after.last_seen_at) == (before.state, before.last_seen_at)
 
 
 @pytest.mark.parametrize(
@@ -233,13 +234,13 @@ def test_people_see_the_runners_that_are_up_or_about_to_be(api: Api) -> None:
     api.core.offer(cpus=4)
     gone, busy = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
     with api.core.database.transaction() as session:
-        runners.mark_terminated(session, gone.runner_id, now=api.core.clock.now)
+        runners.mark_terminated(session, gone.id, now=api.core.clock.now)
     claimed = _claim(api, resources=workers(2))
     planned = _claim(api)
     answer = api.get("/v1/runners")
     assert answer.json()["runners"] == [
         {
-            "id": busy.runner_id,
+            "id": busy.id,
             "state": "ready",
             "num_workers": 2,
             "cpus_per_worker": 1,

@@ -9,7 +9,8 @@ from sqlalchemy import select, update
 from service.errors import LeaseLost
 from service.jobs import commands
 from service.resources import ResourceBundle
-from service.scheduling import cluster_state, leases
+from service.scheduling import admission, cluster_state, leases
+from service.scheduling.cluster_state import ClusterState
 from service.scheduling.leases import Claim
 from service.states import AttemptState, JobState, Reason
 from service.storage.database import Database
@@ -137,16 +138,16 @@ def test_a_job_that_waits_to_be_tried_again_is_claimed_when_its_time_has_come(co
     core.end(claimed, Reason.WORKER_DIED)
     assert core.try_claim() is None
     with core.database.reading() as session:
-        due = leases.seconds_until_retry(session, now=core.clock.now)
-    assert due is not None
-    core.clock.advance(due)
+        retry_at = admission.find_next_retry_at(session, now=core.clock.now)
+    assert retry_at is not None
+    core.clock.now = retry_at
     assert core.claim().attempt_id == f"{job_id_of(claimed)}-a2"
 
 
 def test_no_wake_is_due_where_no_job_waits_to_be_tried_again(core: Core) -> None:
     core.submit()
     with core.database.reading() as session:
-        assert leases.seconds_until_retry(session, now=core.clock.now) is None
+        assert admission.find_next_retry_at(session, now=core.clock.now) is None
 
 
 def test_two_dispatchers_never_claim_the_same_job_nor_more_than_there_is(core: Core) -> None:
@@ -188,9 +189,8 @@ def test_two_dispatchers_may_see_the_cluster_for_the_first_time_at_once(core: Co
         thread.join()
     assert failed == []
     with core.database.reading() as session:
-        assert cluster_state.read_cluster(session) == (
-            ResourceBundle(cpus=4, gpus=0),
-            core.clock.now,
+        assert cluster_state.find_cluster(session) == ClusterState(
+            capacity=ResourceBundle(cpus=4, gpus=0), seen_at=core.clock.now
         )
 
 
@@ -200,9 +200,9 @@ def test_a_cluster_that_is_as_it_was_is_written_down_now_and_then_only(core: Cor
         core.clock.advance(seconds)
         core.offer(cpus=4)
         with core.database.reading() as session:
-            seen = cluster_state.read_cluster(session)
-        assert seen is not None
-        assert (seen[1] == core.clock.now) is is_written
+            cluster = cluster_state.find_cluster(session)
+        assert cluster is not None
+        assert (cluster.seen_at == core.clock.now) is is_written
 
 
 def test_an_ended_attempt_keeps_its_resources_until_it_is_released(core: Core) -> None:

@@ -16,14 +16,14 @@ from tests.support.core import Core, job_id_of, spec, workers
 QUICK = {"name": "quick", "iterations": 100}
 
 
-def standing(core: Core, job_id: str) -> JobQueueStatus | None:
+def status(core: Core, job_id: str) -> JobQueueStatus | None:
     with core.database.reading() as session:
-        looked = QueueStatus(session, limits=core.limits, now=core.clock.now)
-        return looked.of(core.job(job_id))
+        queue = QueueStatus(session, limits=core.limits, now=core.clock.now)
+        return queue.explain(core.job(job_id))
 
 
 def code(core: Core, job_id: str) -> WaitReason:
-    found = standing(core, job_id)
+    found = status(core, job_id)
     assert found is not None
     return found.code
 
@@ -47,8 +47,8 @@ def measure(core: Core) -> None:
     core.release(claimed)
 
 
-def test_a_job_that_does_not_wait_has_no_standing(core: Core) -> None:
-    assert standing(core, job_id_of(core.run())) is None
+def test_a_job_that_does_not_wait_has_no_status(core: Core) -> None:
+    assert status(core, job_id_of(core.run())) is None
 
 
 def test_each_kind_of_waiting_has_its_code(core: Core) -> None:
@@ -85,9 +85,9 @@ def test_the_words_name_what_is_missing_and_when_it_comes(core: Core) -> None:
     core.offer(cpus=2)
     core.submit(recipe=QUICK)
     running = core.start_next()
-    waiting = standing(core, core.submit(resources=workers(2)))
+    waiting = status(core, core.submit(resources=workers(2)))
     assert waiting is not None
-    assert waiting.message.startswith("it needs 2 CPUs, 1 CPUs are free; ")
+    assert waiting.message.startswith("needs 2 CPUs; 1 is free; ")
     assert waiting.message.endswith(f"job {job_id_of(running)} is expected to end in 2 min")
 
 
@@ -99,7 +99,7 @@ def test_a_start_is_expected_where_the_jobs_ahead_were_measured(core: Core) -> N
     second, third = core.submit(recipe=QUICK), core.submit(recipe=QUICK)
     began = core.attempt(running.attempt_id).created_at
     for position, job_id in enumerate((second, third), start=1):
-        found = standing(core, job_id)
+        found = status(core, job_id)
         assert found is not None
         assert found.position == position
         assert found.starts_p50 == began + position * timedelta(seconds=102)
@@ -111,7 +111,7 @@ def test_no_start_is_expected_behind_what_was_never_measured(core: Core) -> None
     core.submit(shortcut="B", recipe=QUICK, dataset="folder:mine")
     core.start_next()
     core.submit(dataset="folder:mine")
-    last = standing(core, core.submit(recipe=QUICK))
+    last = status(core, core.submit(recipe=QUICK))
     assert last is not None
     assert last.starts_p50 is None
 
@@ -123,7 +123,7 @@ def test_a_parked_job_says_why(core: Core) -> None:
         core.release(claimed)
         claimed = core.retry()
     core.end(claimed, Reason.WORKER_DIED)
-    found = standing(core, job_id_of(claimed))
+    found = status(core, job_id_of(claimed))
     assert found is not None
     assert found.code is WaitReason.PARKED
     assert "3 attempts in a row broke at iteration 0" in found.message
@@ -133,7 +133,7 @@ def test_waiting_adds_to_the_priority(core: Core) -> None:
     core.offer(cpus=1)
     job_id = core.submit(priority=20)
     core.clock.advance(1800.0)
-    found = standing(core, job_id)
+    found = status(core, job_id)
     assert found is not None
     assert found.effective_priority == 23.0
 
@@ -150,32 +150,32 @@ def test_the_queue_lists_what_may_start_before_what_may_not(core: Core) -> None:
 
 def test_a_plan_tells_what_a_network_weighs_and_submits_nothing(core: Core) -> None:
     core.offer(cpus=4)
-    made = plan(core, depth=20, dataset="cifar10")
-    assert made.counts is not None
+    planned = plan(core, depth=20, dataset="cifar10")
+    assert planned.model_stats is not None
     # He et al. 2015, table 6: 0.27M parameters.
-    assert made.counts.parameters == 269_722
-    assert made.memory_bytes == 4 * (3 * 269_722 + 2 * made.counts.activations * 128)
-    assert made.lasts is None
-    assert made.standing.code is WaitReason.NEXT
+    assert planned.model_stats.parameters == 269_722
+    assert planned.memory_bytes == 4 * (3 * 269_722 + 2 * planned.model_stats.activations * 128)
+    assert planned.duration is None
+    assert planned.queue_status.code is WaitReason.NEXT
     assert core.try_claim() is None
 
 
 def test_a_plan_takes_its_time_from_jobs_of_its_shape(core: Core) -> None:
     measure(core)
-    made = plan(core, recipe=QUICK | {"iterations": 200})
-    assert made.lasts is not None
-    assert made.lasts.p50 == 2.0 + 200 * 1.0
+    planned = plan(core, recipe=QUICK | {"iterations": 200})
+    assert planned.duration is not None
+    assert planned.duration.p50 == 2.0 + 200 * 1.0
 
 
 def test_a_network_that_never_ran_takes_its_time_from_another_by_its_work(core: Core) -> None:
     measure(core)
     small, large = plan(core, depth=8, recipe=QUICK), plan(core, depth=14, recipe=QUICK)
-    assert small.counts is not None
-    assert large.counts is not None
-    assert small.lasts is not None
-    assert large.lasts is not None
-    ratio = large.counts.multiply_adds / small.counts.multiply_adds
-    assert (large.lasts.p50 - 2.0) / (small.lasts.p50 - 2.0) == pytest.approx(ratio)
+    assert small.model_stats is not None
+    assert large.model_stats is not None
+    assert small.duration is not None
+    assert large.duration is not None
+    ratio = large.model_stats.multiply_adds / small.model_stats.multiply_adds
+    assert (large.duration.p50 - 2.0) / (small.duration.p50 - 2.0) == pytest.approx(ratio)
 
 
 def test_a_plan_stands_where_the_job_would(core: Core) -> None:
@@ -183,7 +183,7 @@ def test_a_plan_stands_where_the_job_would(core: Core) -> None:
     core.start_small(cpus=1)
     core.submit(priority=60)
     core.submit(priority=40)
-    assert plan(core, priority=50).standing.position == 2
+    assert plan(core, priority=50).queue_status.position == 2
 
 
 def test_a_plan_is_refused_as_the_job_would_be(core: Core) -> None:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from service.errors import Unauthorized
 from service.searches import drivers
 from service.states import JobState, SearchEndReason, SearchState
 from tests.support.core import Core
@@ -17,7 +16,7 @@ def searching(core: Core) -> Searching:
 def test_a_new_search_is_due_a_driver_once(searching: Searching) -> None:
     search_id = searching.submit()
     (start,) = searching.due()
-    assert start.driver_id == f"search-{search_id}-d1"
+    assert start.id == f"search-{search_id}-d1"
     assert searching.due() == []
 
 
@@ -27,26 +26,8 @@ def test_a_driver_that_the_cluster_was_not_told_of_is_told_again(searching: Sear
         (first,) = drivers.take_startable(session, now=searching.core.clock.now)
     searching.core.clock.advance(61.0)
     (again,) = searching.due()
-    assert again.driver_id == first.driver_id
+    assert again.id == first.id
     assert again.secret != first.secret
-
-
-def test_only_the_present_drivers_token_opens_the_door(searching: Searching) -> None:
-    core = searching.core
-    search_id = searching.submit()
-    (first,) = searching.due()
-    with core.database.reading() as session:
-        assert drivers.authenticate(session, first.driver_id, first.secret).id == search_id
-        with pytest.raises(Unauthorized):
-            drivers.authenticate(session, first.driver_id, "another token, long enough")
-    searching.driver_dies(search_id)
-    core.clock.advance(60.0)
-    (second,) = searching.due()
-    with core.database.reading() as session:
-        for name in (first.driver_id, second.driver_id, "search-x-d1", "search-0-dx"):
-            with pytest.raises(Unauthorized):
-                drivers.authenticate(session, name, first.secret)
-        drivers.authenticate(session, second.driver_id, second.secret)
 
 
 def test_a_dead_driver_is_followed_by_another_that_waits_longer_each_time(

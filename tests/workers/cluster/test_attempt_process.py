@@ -32,7 +32,7 @@ def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path, shape: Worke
     env = runner_env(
         api_url="http://api",
         runner_id="runner-1",
-        shape=shape,
+        worker_group=shape,
         token="secret",
         data_path=tmp_path / "data",
         work_path=tmp_path / "work",

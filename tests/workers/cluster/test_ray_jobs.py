@@ -78,7 +78,7 @@ def test_nothing_is_known_of_a_job_that_never_was(either: RayJobs) -> None:
 def test_a_wrong_token_means_that_the_cluster_is_unavailable(either: RayJobs) -> None:
     with (
         RayJobs(url=str(either._http.base_url), token="wrong") as stranger,
-        pytest.raises(ClusterUnavailable, match="refuses the token"),
+        pytest.raises(ClusterUnavailable, match="rejects the token"),
     ):
         stranger.list_jobs()
 
@@ -137,7 +137,7 @@ def test_an_answer_that_is_not_rays_means_that_the_cluster_is_unavailable(
 def test_a_cluster_that_is_not_there_is_unavailable() -> None:
     with (
         RayJobs(url="http://127.0.0.1:1", token=None) as jobs,
-        pytest.raises(ClusterUnavailable, match="no answer"),
+        pytest.raises(ClusterUnavailable, match="no response"),
     ):
         jobs.resources()
 
@@ -146,7 +146,7 @@ def test_the_environment_of_a_runner_is_whole() -> None:
     env = ray_jobs.runner_env(
         api_url="http://api",
         runner_id="runner-1",
-        shape=WorkerGroup(num_workers=2, cpus_per_worker=1, gpus_per_worker=0),
+        worker_group=WorkerGroup(num_workers=2, cpus_per_worker=1, gpus_per_worker=0),
         token="t",
         data_path=Path("/data"),
         work_path=Path("/work"),

@@ -44,7 +44,7 @@ class Submitted:
             env_vars=runner_env(
                 api_url=api.url,
                 runner_id=RUNNER_ID,
-                shape=WorkerGroup(resources.num_workers, resources.cpus_per_worker, 0),
+                worker_group=WorkerGroup(resources.num_workers, resources.cpus_per_worker, 0),
                 token=TOKEN,
                 data_path=path / "data",
                 work_path=self.work_path,

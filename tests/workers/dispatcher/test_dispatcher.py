@@ -59,7 +59,7 @@ def test_nothing_is_started_that_does_not_fit(
 ) -> None:
     first = core.submit(resources=workers(1, cpus_per_worker=3))
     core.submit(resources=workers(2))
-    dispatcher.round()
+    dispatcher.run_round()
     later_round(core, dispatcher)
     assert attempts_started(core, cluster) == [f"{first}-a1"]
 
@@ -69,7 +69,7 @@ def test_no_more_is_given_away_than_the_settings_allow(
 ) -> None:
     core.submit()
     core.submit()
-    make(max_cpus=1).round()
+    make(max_cpus=1).run_round()
     assert len(cluster.started) == 1
 
 
@@ -77,7 +77,7 @@ def test_what_waits_is_started_once_the_cluster_has_grown(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     job_id = core.submit(resources=workers(8))
-    dispatcher.round()
+    dispatcher.run_round()
     assert cluster.started == []
     cluster.cpus = 8
     later_round(core, dispatcher)
@@ -87,13 +87,13 @@ def test_what_waits_is_started_once_the_cluster_has_grown(
 def test_a_cluster_without_a_node_says_nothing_about_its_size(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
-    dispatcher.round()
+    dispatcher.run_round()
     cluster.cpus = 0
     later_round(core, dispatcher)
     with core.database.reading() as session:
-        seen = cluster_state.read_cluster(session)
-    assert seen is not None
-    assert seen[0] == ResourceBundle(cpus=4, gpus=0)
+        cluster_seen = cluster_state.find_cluster(session)
+    assert cluster_seen is not None
+    assert cluster_seen.capacity == ResourceBundle(cpus=4, gpus=0)
 
 
 def test_a_worker_that_is_larger_than_each_node_is_refused_from_the_first_look_on(
@@ -101,7 +101,7 @@ def test_a_worker_that_is_larger_than_each_node_is_refused_from_the_first_look_o
 ) -> None:
     cluster.nodes = 2
     core.submit(resources=workers(1, cpus_per_worker=4))
-    dispatcher.round()
+    dispatcher.run_round()
     with pytest.raises(CannotFit, match="never hold"):
         core.submit(resources=workers(1, cpus_per_worker=4))
     core.submit(resources=workers(2, cpus_per_worker=2))
@@ -111,14 +111,14 @@ def test_a_change_in_the_database_costs_the_cluster_no_look(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(poll_interval_seconds=60.0)
-    dispatcher.round()
+    dispatcher.run_round()
     attempt_id = start(core, dispatcher)
     assert attempts_started(core, cluster) == [attempt_id]
     assert cluster.looks == 1
 
 
 def test_the_next_round_is_due_with_the_next_look(make: Make) -> None:
-    assert make(poll_interval_seconds=7.0).round() == 7.0
+    assert make(poll_interval_seconds=7.0).run_round() == 7.0
 
 
 def test_a_round_is_due_when_a_job_may_be_tried_again(
@@ -129,12 +129,12 @@ def test_a_round_is_due_when_a_job_may_be_tried_again(
     core.finish(attempt_id, Reason.CLUSTER_LOST)
     leave(core, cluster, core.runner_of(attempt_id))
     core.clock.advance(0.1)
-    assert dispatcher.round() == pytest.approx(0.2), "its runner is waited for"
+    assert dispatcher.run_round() == pytest.approx(0.2), "its runner is waited for"
     core.clock.advance(0.2)
     not_before = core.job(job_id_of(attempt_id)).not_before
     assert not_before is not None
     left = (not_before - core.clock.now).total_seconds()
-    assert dispatcher.round() == pytest.approx(left)
+    assert dispatcher.run_round() == pytest.approx(left)
 
 
 # Restarts, and several dispatchers
@@ -180,7 +180,7 @@ def test_a_dispatcher_that_is_told_to_stop_hands_its_attempts_over_at_once(
     core.submit()
     with running(first):
         eventually(lambda: cluster.started)
-    second.round()
+    second.run_round()
     assert core.held(second.owner) == attempts_started(core, cluster)
 
 

@@ -5,7 +5,7 @@ import pytest
 from service.execution import runners
 from service.resources import WorkerGroup
 from service.settings import Settings
-from service.states import RunnerState
+from service.states import RayJobState
 from tests.support.cluster import (
     FakeCluster,
     Make,
@@ -23,7 +23,7 @@ from workers.dispatcher.dispatcher import Dispatcher
 def test_a_standby_is_started_before_anybody_asks_for_a_job(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
-    make(warm_runners=1, warm_runner_workers=2).round()
+    make(warm_runners=1, warm_runner_workers=2).run_round()
     (runner_id,) = cluster.started
     assert runners.worker_group_of(core.runner(runner_id)) == WorkerGroup(2, 1, 0)
 
@@ -80,7 +80,7 @@ def test_a_standby_gives_way_to_a_job_of_another_shape(
     leave(core, cluster, standby)
     later_round(core, with_standby)
     assert cluster.started == [standby, core.runner_of(attempt_id)]
-    assert core.runner(standby).state is RunnerState.TERMINATED
+    assert core.runner(standby).state is RayJobState.TERMINATED
 
 
 def test_while_a_standby_leaves_its_room_is_looked_for_often(
@@ -89,7 +89,7 @@ def test_while_a_standby_leaves_its_room_is_looked_for_often(
     dispatcher = make(warm_runners=1, poll_interval_seconds=60.0)
     stand_by(core, cluster, dispatcher)
     core.submit(resources=workers(4))
-    assert dispatcher.round() == pytest.approx(0.2)
+    assert dispatcher.run_round() == pytest.approx(0.2)
 
 
 def test_a_standby_that_does_not_leave_is_stopped(
@@ -112,13 +112,13 @@ def test_a_standby_that_died_is_replaced(
     first, second = cluster.started
     assert first == standby
     assert list(cluster.jobs) == [second]
-    assert core.runner(standby).state is RunnerState.TERMINATED
+    assert core.runner(standby).state is RayJobState.TERMINATED
 
 
 def test_a_standby_that_died_before_it_was_up_is_replaced_after_a_minute(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher
 ) -> None:
-    with_standby.round()
+    with_standby.run_round()
     cluster.end(cluster.started[0], ClusterJobState.FAILED)
     for _ in range(3):
         later_round(core, with_standby)
@@ -130,13 +130,13 @@ def test_a_standby_that_died_before_it_was_up_is_replaced_after_a_minute(
 def test_a_standby_that_never_comes_up_is_stopped(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
 ) -> None:
-    with_standby.round()
+    with_standby.run_round()
     (standby,) = cluster.started
     later_round(core, with_standby, after_seconds=settings.start_timeout_seconds)
     assert cluster.stops == []
     later_round(core, with_standby)
     assert cluster.stops == [standby]
-    assert core.runner(standby).state is RunnerState.DRAINING
+    assert core.runner(standby).state is RayJobState.DRAINING
 
 
 def test_a_standby_that_is_up_may_wait_for_days(
@@ -155,7 +155,7 @@ def test_a_standby_that_lost_its_room_before_it_was_started_holds_up_nobody(
     cluster.cpus = 2
     attempt_id = start(core, make(warm_runners=1))
     assert cluster.started[0] == core.runner_of(attempt_id)
-    assert core.runner(planned).state is RunnerState.TERMINATED
+    assert core.runner(planned).state is RayJobState.TERMINATED
 
 
 def test_a_job_is_started_before_a_standby_that_was_planned_earlier(
@@ -169,4 +169,4 @@ def test_a_job_is_started_before_a_standby_that_was_planned_earlier(
 def _plan(core: Core, shape: WorkerGroup) -> str:
     """As a dispatcher leaves it that dies right after."""
     with core.database.transaction() as session:
-        return runners.plan_runner(session, shape, lives=100, now=core.clock.now).id
+        return runners.plan_runner(session, shape, max_attempts=100, now=core.clock.now).id

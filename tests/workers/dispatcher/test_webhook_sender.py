@@ -1,4 +1,4 @@
-"""The courier, with a real receiver and a real connection."""
+"""The sender, with a real receiver and a real connection."""
 
 import ipaddress
 import threading
@@ -69,13 +69,13 @@ def _told(core: Core, webhook_id: str) -> DeliveryRow:
     return told
 
 
-def _courier(core: Core, *, allowed: Any = LOOPBACK) -> WebhookSender:
+def _sender(core: Core, *, allowed: Any = LOOPBACK) -> WebhookSender:
     return WebhookSender(core.database, allowed=allowed, now=core.clock)
 
 
 def test_a_delivery_arrives_signed_under_the_names_own_host(core: Core, receiver: _Server) -> None:
     webhook_id = _pinged(core, f"http://localhost:{receiver.port}/hook")
-    assert _courier(core).round()
+    assert _sender(core).send_next()
     ((headers, body),) = receiver.received
     assert headers["Host"] == f"localhost:{receiver.port}"
     with core.database.reading() as session:
@@ -87,7 +87,7 @@ def test_a_delivery_arrives_signed_under_the_names_own_host(core: Core, receiver
 
 def test_a_name_that_leads_to_this_machine_is_not_called(core: Core, receiver: _Server) -> None:
     webhook_id = _pinged(core, f"http://localhost:{receiver.port}/hook")
-    assert _courier(core, allowed=()).round()
+    assert _sender(core, allowed=()).send_next()
     assert receiver.received == []
     assert "not public" in (_told(core, webhook_id).error or "")
 
@@ -95,7 +95,7 @@ def test_a_name_that_leads_to_this_machine_is_not_called(core: Core, receiver: _
 def test_a_redirect_is_not_followed(core: Core, receiver: _Server) -> None:
     receiver.status = 307
     webhook_id = _pinged(core, f"http://127.0.0.1:{receiver.port}/hook")
-    assert _courier(core).round()
+    assert _sender(core).send_next()
     assert len(receiver.received) == 1
     told = _told(core, webhook_id)
     assert (told.state, told.status) == (DeliveryState.PENDING, 307)
@@ -105,18 +105,18 @@ def test_a_receiver_that_is_away_is_tried_again(core: Core, receiver: _Server) -
     port = receiver.port
     receiver.status = 503
     webhook_id = _pinged(core, f"http://127.0.0.1:{port}/hook")
-    courier = _courier(core)
-    courier.round()
-    assert not courier.round(), "not yet"
+    sender = _sender(core)
+    sender.send_next()
+    assert not sender.send_next(), "not yet"
     receiver.status = 200
     core.clock.advance(10.0)
-    assert courier.round()
+    assert sender.send_next()
     assert _told(core, webhook_id).tries == 2
 
 
-def test_a_running_courier_is_woken_by_the_commit(core: Core, receiver: _Server) -> None:
+def test_a_running_sender_is_woken_by_the_commit(core: Core, receiver: _Server) -> None:
     stopping = threading.Event()
-    thread = threading.Thread(target=_courier(core).run, args=(stopping,))
+    thread = threading.Thread(target=_sender(core).run, args=(stopping,))
     thread.start()
     try:
         webhook_id = _pinged(core, f"http://127.0.0.1:{receiver.port}/hook")

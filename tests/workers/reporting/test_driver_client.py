@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import ApiUnavailable, Conflict, Unauthorized
-from service.searches.drivers import DriverSubmission
+from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.specs.protocol import NextEvaluationRequest
+from service.storage.tables import DriverRow
 from tests.support.api import Api, serving_new
 from tests.support.searching import Searching
 from workers.reporting.driver_client import DriverClient
@@ -25,23 +26,23 @@ def searching(api: Api) -> Searching:
 
 
 @pytest.fixture
-def start(searching: Searching) -> DriverSubmission:
+def start(searching: Searching) -> RayJobSubmission[DriverRow]:
     searching.submit(budget={"trials": 1})
     (started,) = searching.due()
     return started
 
 
 @pytest.fixture
-def client(api: Api, start: DriverSubmission) -> Iterator[DriverClient]:
-    with DriverClient(api_url=api.url, driver_id=start.driver_id, token=start.secret) as opened:
+def client(api: Api, start: RayJobSubmission[DriverRow]) -> Iterator[DriverClient]:
+    with DriverClient(api_url=api.url, driver_id=start.id, token=start.secret) as opened:
         yield opened
 
 
 def test_a_driver_goes_from_its_brief_to_its_last_word(
-    client: DriverClient, searching: Searching, start: DriverSubmission
+    client: DriverClient, searching: Searching, start: RayJobSubmission[DriverRow]
 ) -> None:
     brief = client.brief()
-    assert (brief.search_id, brief.spec.trials) == (start.search_id, 1)
+    assert (brief.search_id, brief.spec.trials) == (start.row.search_id, 1)
     taken = client.take("a", {"recipe.learning_rate": 0.1})
     assert client.take("a", {"recipe.learning_rate": 0.1}) == taken
     with pytest.raises(Conflict):
@@ -59,9 +60,9 @@ def test_a_driver_goes_from_its_brief_to_its_last_word(
 
 
 def test_a_driver_that_was_followed_by_another_is_shut_out(
-    client: DriverClient, searching: Searching, start: DriverSubmission
+    client: DriverClient, searching: Searching, start: RayJobSubmission[DriverRow]
 ) -> None:
-    searching.driver_dies(start.search_id)
+    searching.driver_dies(start.row.search_id)
     searching.core.clock.advance(60.0)
     searching.due()
     with pytest.raises(Unauthorized):

@@ -184,15 +184,10 @@ def upgrade() -> None:
         ),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("event_count", sa.Integer(), nullable=False),
+        sa.Column("driver_id", sa.String(length=32), nullable=True),
         sa.Column("driver_number", sa.Integer(), nullable=False),
-        sa.Column("driver_token_sha256", sa.String(length=64), nullable=False),
         sa.Column("driver_failures", sa.Integer(), nullable=False),
         sa.Column("driver_not_before", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("driver_submission_started_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("driver_submitted_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("driver_heartbeat_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("driver_draining_since", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("driver_terminated_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("idempotency_key", sa.String(length=200), nullable=True),
         sa.Column("spec_sha256", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_searches")),
@@ -354,6 +349,41 @@ def upgrade() -> None:
     op.create_index("ix_deliveries_state_next_try_at", "deliveries", ["state", "next_try_at"])
     op.create_index("ix_deliveries_webhook_id", "deliveries", ["webhook_id"])
     op.create_table(
+        "drivers",
+        sa.Column("search_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column(
+            "state",
+            sa.Enum(
+                "planned",
+                "starting",
+                "ready",
+                "draining",
+                "terminated",
+                name="rayjobstate",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("submission_started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("ready_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_seen_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("draining_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("terminated_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["search_id"], ["searches.id"], name=op.f("fk_drivers_search_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_drivers")),
+        sa.UniqueConstraint("search_id", "number", name=op.f("uq_drivers_search_id_number")),
+    )
+    op.create_index("ix_drivers_state", "drivers", ["state"])
+    op.create_table(
         "events",
         sa.Column("job_id", sa.String(length=16), nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
@@ -481,6 +511,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "runners",
+        sa.Column("num_workers", sa.Integer(), nullable=False),
+        sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
+        sa.Column("gpus_per_worker", sa.Double(), nullable=False),
+        sa.Column("attempt_id", sa.String(length=32), nullable=True),
+        sa.Column("attempts_left", sa.Integer(), nullable=False),
+        sa.Column("idle_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column(
             "state",
@@ -490,25 +526,19 @@ def upgrade() -> None:
                 "ready",
                 "draining",
                 "terminated",
-                name="runnerstate",
+                name="rayjobstate",
                 native_enum=False,
                 create_constraint=True,
                 length=32,
             ),
             nullable=False,
         ),
-        sa.Column("num_workers", sa.Integer(), nullable=False),
-        sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
-        sa.Column("gpus_per_worker", sa.Double(), nullable=False),
         sa.Column("token_sha256", sa.String(length=64), nullable=False),
-        sa.Column("attempt_id", sa.String(length=32), nullable=True),
-        sa.Column("attempts_left", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("submission_started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ready_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("last_poll_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("idle_since", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_seen_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("draining_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column("terminated_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
@@ -532,6 +562,8 @@ def downgrade() -> None:
     op.drop_index("ix_job_dependencies_needed_id", table_name="job_dependencies")
     op.drop_table("job_dependencies")
     op.drop_table("events")
+    op.drop_index("ix_drivers_state", table_name="drivers")
+    op.drop_table("drivers")
     op.drop_index("ix_deliveries_webhook_id", table_name="deliveries")
     op.drop_index("ix_deliveries_state_next_try_at", table_name="deliveries")
     op.drop_table("deliveries")

@@ -5,9 +5,11 @@ import threading
 import pytest
 
 from service.errors import ClusterUnavailable, Unauthorized
-from service.execution import runners
+from service.execution import credentials, ray_job_lifecycle, runners
+from service.execution.credentials import CallerKind
+from service.resources import ResourceBundle, WorkerGroup
 from service.settings import Settings
-from service.states import AttemptState, Reason, RunnerState
+from service.states import AttemptState, RayJobState, Reason
 from tests.support.cluster import (
     FakeCluster,
     Make,
@@ -28,7 +30,7 @@ def _opens(core: Core, cluster: FakeCluster, runner_id: str) -> bool:
     try:
         with core.database.reading() as session:
             token = cluster.envs[runner_id]["RESNETD_RUNNER_TOKEN"]
-            runners.authenticate(session, runner_id, token)
+            credentials.authenticate(session, CallerKind.RUNNER, runner_id, token)
     except Unauthorized:
         return False
     return True
@@ -57,12 +59,11 @@ def test_the_cluster_is_told_what_the_runner_needs(
 
 
 def test_a_submission_that_never_arrived_is_repeated_after_a_minute_with_a_new_token(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = f"{core.submit()}-a1"
-    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
-        patched.setattr(cluster, "submit", _refuse)
-        dispatcher.round()
+    with cluster.losing_submissions(), pytest.raises(ClusterUnavailable):
+        dispatcher.run_round()
     runner_id = core.runner_of(attempt_id)
     first = core.runner(runner_id).token_sha256
     later_round(core, dispatcher, after_seconds=60.0)
@@ -77,13 +78,12 @@ def test_a_submission_that_never_arrived_is_repeated_after_a_minute_with_a_new_t
 
 
 def test_those_behind_a_submission_that_failed_are_not_kept_waiting(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_ids = [f"{core.submit()}-a1" for _ in range(3)]
-    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
-        patched.setattr(cluster, "submit", _refuse)
-        dispatcher.round()
-    dispatcher.round()
+    with cluster.losing_submissions(), pytest.raises(ClusterUnavailable):
+        dispatcher.run_round()
+    dispatcher.run_round()
     assert len(cluster.submissions) == 2
     later_round(core, dispatcher, after_seconds=61.0)
     assert sorted(cluster.submissions) == sorted(map(core.runner_of, attempt_ids))
@@ -112,17 +112,30 @@ def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(
 
 
 def test_a_runner_that_is_let_go_before_its_submission_arrived_holds_no_room(
-    core: Core, cluster: FakeCluster, make: Make, monkeypatch: pytest.MonkeyPatch
+    core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(warm_runners=1, warm_runner_workers=4)
-    with monkeypatch.context() as patched, pytest.raises(ClusterUnavailable):
-        patched.setattr(cluster, "submit", _refuse)
-        dispatcher.round()
+    with cluster.losing_submissions(), pytest.raises(ClusterUnavailable):
+        dispatcher.run_round()
     attempt_id = start(core, dispatcher)
     later_round(core, dispatcher, after_seconds=58.0)
     assert cluster.started == [], "its submission may be under way"
     later_round(core, dispatcher, after_seconds=2.0)
     assert cluster.started[0] == core.runner_of(attempt_id)
+
+
+def test_a_runner_that_was_drained_while_its_submission_failed_is_cleared_away(
+    core: Core, dispatcher: Dispatcher
+) -> None:
+    dispatcher.run_round()
+    now = core.clock.now
+    with core.database.transaction() as session:
+        runner = runners.plan_runner(session, WorkerGroup(1, 1, 0), max_attempts=1, now=now)
+        submissions = runners.take_startable(session, ResourceBundle(cpus=4, gpus=0), now=now)
+        runners.drain_runner(session, runner.id, now=now)
+        ray_job_lifecycle.revert_submissions(session, submissions)
+    later_round(core, dispatcher, after_seconds=61.0)
+    assert core.runner(runner.id).state is RayJobState.TERMINATED
 
 
 def test_several_dispatchers_start_each_runner_once_and_no_more_than_fits(
@@ -131,13 +144,13 @@ def test_several_dispatchers_start_each_runner_once_and_no_more_than_fits(
     cluster.cpus = 6
     dispatchers = [make() for _ in range(3)]
     for dispatcher in dispatchers:
-        dispatcher.round()
+        dispatcher.run_round()
     jobs = [core.submit() for _ in range(8)]
     together = threading.Barrier(len(dispatchers))
 
     def round_of(dispatcher: Dispatcher) -> None:
         together.wait()
-        dispatcher.round()
+        dispatcher.run_round()
 
     threads = [threading.Thread(target=round_of, args=(one,)) for one in dispatchers]
     for thread in threads:
@@ -161,7 +174,7 @@ def test_a_runner_that_does_not_come_back_from_its_attempt_is_stopped_now_and_th
     for _ in range(10):
         later_round(core, with_standby)
     assert cluster.stops == [runner_id]
-    assert core.runner(runner_id).state is RunnerState.DRAINING
+    assert core.runner(runner_id).state is RayJobState.DRAINING
     later_round(core, with_standby)
     assert cluster.stops == [runner_id] * 2
 
@@ -222,13 +235,13 @@ def test_a_lost_runner_whose_attempt_another_dispatcher_watches_is_left_alone(
     attempt_id = run(core, dispatcher)
     runner_id = core.runner_of(attempt_id)
     cluster.end(runner_id, ClusterJobState.FAILED)
-    make().round()
+    make().run_round()
     assert list(cluster.jobs) == [runner_id]
-    assert core.runner(runner_id).state is RunnerState.READY
+    assert core.runner(runner_id).state is RayJobState.READY
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
     later_round(core, dispatcher)
     assert core.attempt(attempt_id).reason is Reason.WORKER_DIED
-    assert core.runner(runner_id).state is RunnerState.TERMINATED
+    assert core.runner(runner_id).state is RayJobState.TERMINATED
 
 
 def test_the_cluster_forgets_a_runner_that_is_gone(
@@ -263,9 +276,9 @@ def test_a_runner_that_is_not_listed_yet_is_not_lost(
     standby = stand_by(core, cluster, with_standby)
     cluster.jobs.clear()
     later_round(core, with_standby, after_seconds=15.0)
-    assert core.runner(standby).state is RunnerState.READY
+    assert core.runner(standby).state is RayJobState.READY
     later_round(core, with_standby)
-    assert core.runner(standby).state is RunnerState.TERMINATED
+    assert core.runner(standby).state is RayJobState.TERMINATED
 
 
 def test_a_runner_of_a_former_version_of_the_settings_leaves_after_a_while(
@@ -274,7 +287,7 @@ def test_a_runner_of_a_former_version_of_the_settings_leaves_after_a_while(
     standby = stand_by(core, cluster, with_standby)
     without = make(warm_runners=0)
     later_round(core, without, after_seconds=61.0)
-    assert core.runner(standby).state is RunnerState.DRAINING
+    assert core.runner(standby).state is RayJobState.DRAINING
     leave(core, cluster, standby)
     later_round(core, without)
     assert cluster.jobs == {}

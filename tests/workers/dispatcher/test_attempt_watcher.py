@@ -3,11 +3,11 @@
 import pytest
 
 from service.settings import Settings
-from service.states import AttemptState, JobState, Reason, RunnerState
+from service.states import AttemptState, JobState, RayJobState, Reason
 from tests.support.cluster import (
     BACKOFF_SECONDS,
-    Door,
     FakeCluster,
+    HealthEndpoint,
     Make,
     attempts_started,
     claim_only,
@@ -51,13 +51,13 @@ def test_an_attempt_that_reports_is_not_silent(
 
 
 def test_nobody_is_silent_as_long_as_the_api_is_away(
-    core: Core, dispatcher: Dispatcher, door: Door, settings: Settings
+    core: Core, dispatcher: Dispatcher, api_health: HealthEndpoint, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
-    door.is_open = False
+    api_health.is_up = False
     for _ in range(5):
         later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
-    door.is_open = True
+    api_health.is_up = True
     later_round(core, dispatcher)
     later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING, "it may be about to report"
@@ -79,7 +79,7 @@ def test_a_restarted_dispatcher_counts_silence_from_its_own_start(
     attempt_id = run(core, dispatcher)
     core.clock.advance(10 * settings.heartbeat_timeout_seconds)
     restarted = make()
-    restarted.round()
+    restarted.run_round()
     later_round(core, restarted, after_seconds=settings.heartbeat_timeout_seconds)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
     later_round(core, restarted)
@@ -101,7 +101,7 @@ def test_an_attempt_that_falls_silent_while_it_delivers_leaves_its_runner_to_oth
     later_round(core, dispatcher)
     assert core.attempt(first).reason is Reason.HEARTBEAT_TIMEOUT
     assert core.attempt(second).state is AttemptState.RUNNING
-    assert core.runner(runner_id).state is RunnerState.READY
+    assert core.runner(runner_id).state is RayJobState.READY
     assert cluster.stops == []
 
 
@@ -139,10 +139,14 @@ def test_after_a_start_that_was_too_slow_there_is_twice_the_time(
 
 
 def test_an_attempt_cannot_begin_as_long_as_the_api_is_away(
-    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, door: Door, settings: Settings
+    core: Core,
+    cluster: FakeCluster,
+    dispatcher: Dispatcher,
+    api_health: HealthEndpoint,
+    settings: Settings,
 ) -> None:
     attempt_id = start(core, dispatcher)
-    door.is_open = False
+    api_health.is_up = False
     for _ in range(3):
         later_round(core, dispatcher, after_seconds=settings.start_timeout_seconds)
     assert core.attempt(attempt_id).state is AttemptState.STARTING
@@ -241,7 +245,7 @@ def test_a_job_that_does_not_stop_at_its_time_limit_is_stopped(
     attempt_id = run(core, dispatcher, time_limit_minutes=1)
     core.clock.advance(60.0 + settings.cancel_grace_seconds)
     core.report(attempt_id, 2)
-    dispatcher.round()
+    dispatcher.run_round()
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
     later_round(core, dispatcher)
     job = core.job(job_id_of(attempt_id))

@@ -1,0 +1,192 @@
+"""Watches the attempts that a dispatcher owns, and ends those that do not report their own end.
+
+An attempt whose runner has ended in Ray's list, and which has not reported its end when the
+database is read afterwards, will never report it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import httpx
+import structlog
+
+from service.errors import LeaseLost, Unavailable
+from service.execution import attempts
+from service.scheduling import leases
+from service.scheduling.leases import OwnedAttempt
+from service.settings import Settings
+from service.states import AttemptState, Reason
+from service.storage.database import Database
+from service.storage.tables import AttemptRow, JobRow, RunnerRow
+from workers.cluster.ray_jobs import ClusterJob
+from workers.dispatcher.reconciler import Cluster, RayJobReconciler
+
+log = structlog.get_logger()
+
+_HEALTH_TIMEOUT_SECONDS = 3.0
+_LOG_TAIL_CHARACTERS = 4_000
+_MAX_START_DOUBLINGS = 3
+
+
+class AttemptWatcher:
+    """`now` is the clock, UTC."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        cluster: Cluster,
+        runners: RayJobReconciler[RunnerRow],
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._cluster = cluster
+        self._runners = runners
+        self._now = now
+        # Since when the API could receive reports, as far as is known: earlier silence means
+        # nothing. None while it cannot.
+        self._api_up_since: datetime | None = None
+
+    def reset_silence(self) -> None:
+        """Counts silence anew: what keeps Ray or the database away may keep reports away too."""
+        self._api_up_since = None
+
+    def check_all(
+        self, owned: list[OwnedAttempt], lost_runners: Mapping[str, ClusterJob | None]
+    ) -> None:
+        """Ends attempts and stops runners where that is due.
+
+        `lost_runners`: by id, the runners that Ray has no longer, with what it last said of them.
+        """
+        self._check_api(owned)
+        for item in owned:
+            try:
+                self._check(item, lost_runners)
+            except LeaseLost as error:
+                log.warning("lease lost", attempt_id=item.attempt.id, error=str(error))
+            except Unavailable:
+                raise
+            except Exception:
+                # A row that this version cannot read must not stop the queue, nor other attempts.
+                log.exception("cannot check attempt", attempt_id=item.attempt.id)
+
+    def _check_api(self, owned: list[OwnedAttempt]) -> None:
+        """Notes since when the API is up; asks it only where an attempt was silent for long."""
+        now = self._now()
+        half = timedelta(seconds=self._settings.heartbeat_timeout_seconds / 2)
+        is_any_silent = any(
+            item.attempt.state is not AttemptState.ENDED
+            and now > (item.attempt.last_report_at or item.attempt.created_at) + half
+            for item in owned
+        )
+        if is_any_silent and not self._is_api_up():
+            self._api_up_since = None
+        elif self._api_up_since is None:
+            self._api_up_since = now
+
+    def _is_api_up(self) -> bool:
+        try:
+            response = httpx.get(
+                f"{self._settings.api_url}/v1/health",
+                timeout=_HEALTH_TIMEOUT_SECONDS,
+                trust_env=False,
+            )
+        except httpx.HTTPError:
+            return False
+        return response.is_success
+
+    def _check(self, item: OwnedAttempt, lost_runners: Mapping[str, ClusterJob | None]) -> None:
+        attempt = item.attempt
+        assert attempt.runner_id is not None
+        if attempt.state is AttemptState.ENDED:
+            self._stop_late_runner(attempt, attempt.runner_id)
+        elif attempt.runner_id in lost_runners:
+            self._end(attempt, self._explain_loss(lost_runners[attempt.runner_id]))
+        elif (end := self._find_due_end(item)) is not None:
+            self._end(attempt, end)
+            # A runner that has not taken the attempt yet can run another, unless it is too slow to
+            # start; one that was released runs another already.
+            has_taken_it = attempt.assigned_at is not None
+            if (has_taken_it or end.reason is Reason.START_TIMEOUT) and attempt.released_at is None:
+                self._runners.stop(attempt.runner_id)
+
+    def _stop_late_runner(self, attempt: AttemptRow, runner_id: str) -> None:
+        """A runner must ask for its next attempt soon after its last one; a killed one never."""
+        assert attempt.ended_at is not None
+        grace = timedelta(seconds=self._settings.termination_grace_seconds)
+        if attempt.reason is Reason.KILLED or self._now() > attempt.ended_at + grace:
+            self._runners.stop(runner_id)
+
+    def _explain_loss(self, ray_job: ClusterJob | None) -> "_End":
+        if ray_job is None:
+            return _End(Reason.CLUSTER_LOST, "Ray no longer knows the runner")
+        tail = self._cluster.logs_tail(ray_job.submission_id, max_chars=_LOG_TAIL_CHARACTERS)
+        message = (
+            f"the runner's processes exited without reporting a result: {ray_job.message}\n{tail}"
+        )
+        return _End(Reason.WORKER_DIED, message.strip())
+
+    def _find_due_end(self, item: OwnedAttempt) -> "_End | None":
+        """Why the dispatcher must end an active attempt; None while it need not."""
+        attempt, job = item.attempt, item.job
+        now = self._now()
+        grace_seconds = self._settings.cancel_grace_seconds
+        is_running = attempt.state is AttemptState.RUNNING
+        if job.stop_requested is not None and job.stop_requested_at is not None:
+            waited = now - job.stop_requested_at
+            if not is_running or waited > timedelta(seconds=grace_seconds):
+                return _End(job.stop_requested.reason, "stopped by the dispatcher")
+        if attempts.exceeds_time_limit(job, attempt, now=now, grace_seconds=grace_seconds):
+            return _End(Reason.TIME_LIMIT, "did not stop at its time limit")
+        if not is_running:
+            return self._find_start_timeout(attempt, job)
+        limit = self._settings.heartbeat_timeout_seconds
+        if attempt.last_report_at and self._is_silent_since(attempt.last_report_at, limit):
+            return _End(Reason.HEARTBEAT_TIMEOUT, f"no report for {limit:g} s")
+        return None
+
+    def _find_start_timeout(self, attempt: AttemptRow, job: JobRow) -> "_End | None":
+        """The limit doubles with each infrastructure failure of the job, up to eightfold.
+
+        On a machine that is busy starting runners, replacing them too early would never end.
+        """
+        doublings = min(job.infra_restarts, _MAX_START_DOUBLINGS)
+        limit = self._settings.start_timeout_seconds * 2.0**doublings
+        # A runner that was not submitted counts too: the cluster may have shrunk since the claim.
+        if not self._is_silent_since(attempt.submitted_at or attempt.created_at, limit):
+            return None
+        tail = self._cluster.logs_tail(attempt.runner_id or "", max_chars=_LOG_TAIL_CHARACTERS)
+        return _End(Reason.START_TIMEOUT, f"no report within {limit:g} s\n{tail}")
+
+    def _is_silent_since(self, last: datetime, limit_seconds: float) -> bool:
+        """Whether the limit has passed, counted from when reports could have arrived."""
+        if self._api_up_since is None:
+            return False
+        return self._now() > max(last, self._api_up_since) + timedelta(seconds=limit_seconds)
+
+    def _end(self, attempt: AttemptRow, end: "_End") -> None:
+        with self._database.transaction() as session:
+            has_ended = leases.end_attempt(
+                session,
+                attempt.id,
+                end.reason,
+                fencing_token=attempt.fencing_token,
+                now=self._now(),
+                message=end.message,
+            )
+        if has_ended:
+            log.warning(
+                "attempt ended",
+                attempt_id=attempt.id,
+                reason=end.reason,
+                message=end.message[:200],
+            )
+
+
+@dataclass(frozen=True)
+class _End:
+    reason: Reason
+    message: str
