@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import ServicesDep, authenticate_user
-from service.catalog import datasets, uploads
+from service.catalog import datasets, image_folder_layout, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.catalog.uploads import Upload
 from service.specs.protocol import Sha256
@@ -50,7 +50,7 @@ def list_datasets(held: ServicesDep) -> DatasetList:
     folders = [
         found
         for path in (sorted(data_path.iterdir()) if data_path.is_dir() else [])
-        if (path / "train").is_dir()
+        if image_folder_layout.is_image_folder(path)
         and (found := datasets.find_dataset(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
     ]
     return DatasetList(
@@ -71,13 +71,13 @@ async def upload(
     with tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file:
         archive = Path(file.name)
         sha256, _ = await uploads.receive_archive(request.stream(), archive, max_bytes=max_bytes)
-        uploads.verify_sha256(sha256, announced=x_content_sha256)
+        uploads.verify_sha256(sha256, expected=x_content_sha256)
         dataset, _ = await run_in_threadpool(
             uploads.register_dataset,
             name,
             archive,
             sha256=sha256,
-            data_path=data_path,
+            data_dir=data_path,
             max_bytes=_UNPACKED_SHARE * max_bytes,
         )
     return _view(dataset, data_path)
@@ -96,9 +96,15 @@ def _view(dataset: Dataset, data_path: Path) -> DatasetView:
         train_images=_images(dataset.train_images, uploaded, "train_images"),
         test_images=_images(dataset.test_images, uploaded, "test_images"),
         default_recipe=dataset.default_recipe,
-        available=dataset.origin is DatasetOrigin.BUNDLED or folder.is_dir(),
+        available=_is_available(dataset, folder),
         sha256=None if uploaded is None else uploaded.sha256,
     )
+
+
+def _is_available(dataset: Dataset, folder: Path) -> bool:
+    if dataset.origin is DatasetOrigin.FOLDER:
+        return image_folder_layout.is_image_folder(folder)
+    return dataset.origin is DatasetOrigin.BUNDLED or folder.is_dir()
 
 
 def _images(known: int | None, uploaded: Upload | None, field: str) -> int | None:

@@ -59,7 +59,7 @@ def list_recipes() -> RecipeList:
             RecipeView(
                 name=name,
                 source=(recipe.__doc__ or "").strip(),
-                fields=recipes.full_recipe(name, family=Family.CIFAR, depth=20),
+                fields=recipes.build_recipe(name, family=Family.CIFAR, depth=20).model_dump(),
             )
             for name, recipe in recipes.RECIPES.items()
         ]

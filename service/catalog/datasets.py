@@ -1,4 +1,4 @@
-"""The data sets known by name, as facts; reading the images is workers.training.data's part."""
+"""The catalog of datasets; workers.training.data reads their images."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,17 +7,17 @@ FOLDER_PREFIX = "folder:"
 
 
 class DatasetOrigin(StrEnum):
-    BUNDLED = "bundled"  # inside an installed package, or made up on the spot
-    DOWNLOAD = "download"  # a local copy under the data path, or fetched there
-    FOLDER = "folder"  # class folders under the data path
+    BUNDLED = "bundled"  # part of an installed package, or generated
+    DOWNLOAD = "download"  # fetched to the data directory
+    FOLDER = "folder"  # an image folder in the data directory (image_folder_layout)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the spec and the reader must agree on.
+    """Properties of a dataset that the service and the training code share.
 
-    `size` is the images' own height and width in pixels, None where the folder decides.
-    `flip`: whether a mirrored image is still of its class.
+    `size`: height and width of the images in pixels; None if they depend on the folder.
+    `flip`: whether a horizontal flip keeps an image in its class.
     """
 
     name: str
@@ -32,20 +32,20 @@ class Dataset:
 
     @property
     def padding(self) -> int:
-        """Zeros on each side before the random crop; of a folder's images, at 32 pixels.
+        """Zero padding of the random crop in pixels: an eighth of the size, as in section 4.2.
 
-        The paper pads 32x32 images by 4 (section 4.2); others get the same share.
+        For image folders it applies to images of 32 pixels.
         """
         return (self.size or 32) // 8
 
 
-# Name, title; height and width, classes, images to train and to test on, whether mirrored.
+# Name, title, size, classes, training images, test images, flip.
 _DOWNLOADS = (
-    ("fashion-mnist", "Fashion-MNIST, grey (Xiao et al. 2017)", 28, 10, 60_000, 10_000, True),
-    ("cifar10", "CIFAR-10, colour (Krizhevsky 2009)", 32, 10, 50_000, 10_000, True),
-    ("cifar100", "CIFAR-100, colour (Krizhevsky 2009)", 32, 100, 50_000, 10_000, True),
-    ("svhn", "SVHN, house numbers, colour (Netzer et al. 2011)", 32, 10, 73_257, 26_032, False),
-    ("stl10", "STL-10, colour, those with labels (Coates et al. 2011)", 96, 10, 5_000, 8_000, True),
+    ("fashion-mnist", "Fashion-MNIST, grayscale (Xiao et al. 2017)", 28, 10, 60_000, 10_000, True),
+    ("cifar10", "CIFAR-10, color (Krizhevsky 2009)", 32, 10, 50_000, 10_000, True),
+    ("cifar100", "CIFAR-100, color (Krizhevsky 2009)", 32, 100, 50_000, 10_000, True),
+    ("svhn", "SVHN, house numbers, color (Netzer et al. 2011)", 32, 10, 73_257, 26_032, False),
+    ("stl10", "STL-10, color, labeled images (Coates et al. 2011)", 96, 10, 5_000, 8_000, True),
 )
 
 DATASETS: dict[str, Dataset] = {
@@ -53,7 +53,7 @@ DATASETS: dict[str, Dataset] = {
     for dataset in (
         Dataset(
             "digits",
-            "Optical digits, grey scans (UCI; carried by scikit-learn)",
+            "Optical digits, grayscale (UCI; part of scikit-learn)",
             DatasetOrigin.BUNDLED,
             size=8,
             classes=10,
@@ -77,7 +77,7 @@ DATASETS: dict[str, Dataset] = {
         ),
         Dataset(
             "fake",
-            "Made-up 32x32 images, for tests",
+            "Generated 32x32 images, for tests",
             DatasetOrigin.BUNDLED,
             size=32,
             classes=10,
@@ -90,9 +90,9 @@ DATASETS: dict[str, Dataset] = {
 
 
 def find_dataset(name: str) -> Dataset | None:
-    """The data set of that name; `folder:NAME` stands for class folders under the data path.
+    """The dataset of this name, or None; `folder:NAME` is an image folder in the data directory.
 
-    None where nothing can have that name. Whether its images are there is another question.
+    Its images need not exist.
     """
     if not name.startswith(FOLDER_PREFIX):
         return DATASETS.get(name)
@@ -103,9 +103,9 @@ def find_dataset(name: str) -> Dataset | None:
 
 
 def _is_plain_name(folder: str) -> bool:
-    """One path component: a data set must not reach out of the data path."""
+    """Whether it is one path component: a dataset must be inside the data directory."""
     return (
         0 < len(folder) <= 100  # noqa: PLR2004 - far below every file system's limit
         and not folder.startswith(".")
-        and all(letter.isalnum() or letter in "-_." for letter in folder)
+        and all(character.isalnum() or character in "-_." for character in folder)
     )

@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained, by name. Pure data and pure functions, no torch."""
+"""Training recipes by name: hyperparameters and learning rate schedules, without torch."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -10,25 +10,25 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from service.catalog.architectures import Family
 
 MAX_ITERATIONS = 10_000_000
-# The depth from which the paper warms up before it trains with 0.1 (section 4.2).
+# From this depth on, the paper warms up with a learning rate of 0.01 (section 4.2).
 WARMUP_DEPTH = 110
-# Iterations of an epoch of ImageNet's 1,281,167 training images in batches of 256.
+# Iterations per epoch: 1,281,167 training images in batches of 256.
 _IMAGENET_EPOCH = 1_281_167 / 256
 
 
 class LrSchedule(StrEnum):
-    """What the learning rate does after the warm-up."""
+    """The learning rate after the warm-up."""
 
     STEPS = "steps"  # multiplied by `lr_gamma` at each milestone
     PLATEAU = "plateau"  # multiplied by `lr_gamma` when the test error stops falling
-    LINEAR = "linear"  # falls in a straight line to zero at the end
-    COSINE = "cosine"  # falls as half a cosine to zero at the end (Loshchilov, Hutter 2016)
+    LINEAR = "linear"  # linear decay to zero
+    COSINE = "cosine"  # cosine decay to zero (Loshchilov and Hutter 2016)
 
 
 class Precision(StrEnum):
-    """What convolutions and the classifier are computed in; weights and sums stay float32.
+    """Number format of convolutions and linear layers; weights and sums stay float32.
 
-    `auto` is bf16 where the device computes it, else fp32; the run records which it was.
+    `auto` is bf16 on devices that support it, else fp32; the job's environment records the choice.
     """
 
     AUTO = "auto"
@@ -39,9 +39,9 @@ class Precision(StrEnum):
 
 
 class MomentumForm(StrEnum):
-    """Caffe's v = m v + lr g, as the paper trained, or torch's v = m v + g with lr outside.
+    """Caffe (the paper): v = m v + lr g. Torch: v = m v + g, multiplied by lr afterwards.
 
-    They differ for some ten steps after the learning rate has changed.
+    They differ for about ten steps after each change of the learning rate.
     """
 
     CAFFE = "caffe"
@@ -49,54 +49,60 @@ class MomentumForm(StrEnum):
 
 
 class WeightDecayScope(StrEnum):
-    """What weight decay pulls towards zero: weights only (the paper's own code), or all."""
+    """Weight decay on weights only (the authors' code), or also on biases and batch norm."""
 
     WEIGHTS = "weights"
     ALL = "all"
 
 
 class Crop(StrEnum):
-    """Which part of an image is seen in training."""
+    """Random crop of a training image.
 
-    PAD_CROP = "pad_crop"  # zeros around it, then a crop of its own size (section 4.2)
-    SCALE_JITTER = "scale_jitter"  # 224 pixels of it, its shorter side in [256, 480] (section 3.4)
-    RANDOM_RESIZED_CROP = (
-        "random_resized_crop"  # 8 to 100 % of its area, aspect 3/4 to 4/3 (Szegedy et al. 2014)
-    )
+    `pad_crop`: zero padding, then a crop of the original size (section 4.2).
+    `scale_jitter`: shorter side resized to [256, 480], then a crop of 224 (section 3.4).
+    `random_resized_crop`: 8 to 100 % of the area, aspect ratio 3/4 to 4/3 (Szegedy et al. 2014).
+    """
+
+    PAD_CROP = "pad_crop"
+    SCALE_JITTER = "scale_jitter"
+    RANDOM_RESIZED_CROP = "random_resized_crop"
 
 
 class Flip(StrEnum):
-    """Mirror images: each drawn by itself, or every second epoch (Jordan 2024)."""
+    """Horizontal flips: at random, or in every second epoch (Jordan 2024)."""
 
     RANDOM = "random"
     ALTERNATING = "alternating"
 
 
 class Normalization(StrEnum):
-    """What is taken from the bytes: the mean image, or each channel's mean and deviation."""
+    """Subtract the mean image, or normalize by each channel's mean and standard deviation."""
 
     PIXEL_MEAN = "pixel_mean"
     CHANNEL = "channel"
 
 
 class TtaMode(StrEnum):
-    """How an image is tested: logits or probabilities of how many views are averaged."""
+    """Test-time augmentation: predictions for several views of an image are averaged."""
 
-    NONE = "none"  # the image itself, or its centre crop of 224 pixels
-    HFLIP = "hflip"  # the image and its mirror image, logits averaged
-    TEN_CROP = "ten_crop"  # corners, centre, their mirror images, probabilities averaged
+    NONE = "none"  # the image, or its center crop of 224
+    HFLIP = "hflip"  # the image and its horizontal flip; averages logits
+    TEN_CROP = "ten_crop"  # corners, center and their flips; averages probabilities
     MULTI_SCALE = "multi_scale"  # fully convolutional at five scales (section 3.4)
 
 
 class BnStatistics(StrEnum):
-    """Batch normalisation's for testing: moving averages, or exact ones over training images."""
+    """Batch norm statistics for evaluation: running averages, or computed from training images.
+
+    The latter are known as precise BN.
+    """
 
     RUNNING = "running"
     PRECISE = "precise"
 
 
 class Export(StrEnum):
-    """What a finished training leaves beside its weights: for ONNX Runtime, for torch alone."""
+    """Formats in which the network of a finished training is exported."""
 
     ONNX = "onnx"
     PT2 = "pt2"
@@ -106,33 +112,28 @@ Rate = Annotated[float, Field(gt=0, le=100)]
 Iterations = Annotated[int, Field(ge=1, le=MAX_ITERATIONS)]
 
 
-def _linear(progress: float) -> float:
-    return 1 - progress
-
-
-def _cosine(progress: float) -> float:
-    return (1 + cos(pi * progress)) / 2
-
-
-# Of the learning rate, by the share of the run that is done.
-DECAY_CURVES: dict[LrSchedule, Callable[[float], float]] = {
-    LrSchedule.LINEAR: _linear,
-    LrSchedule.COSINE: _cosine,
+# Learning rate relative to its peak, as a function of the run's progress in [0, 1].
+_DECAY_CURVES: dict[LrSchedule, Callable[[float], float]] = {
+    LrSchedule.LINEAR: lambda progress: 1 - progress,
+    LrSchedule.COSINE: lambda progress: (1 + cos(pi * progress)) / 2,
 }
 
 
 class Recipe(BaseModel):
-    """Everything about training that is not the network or the data.
+    """Hyperparameters: everything about a training but the network and the data.
 
-    Lengths are iterations (optimizer steps), errors percent. `batch_size` is global: all workers
-    together. A worker computes its share `micro_batch_size` at a time (None: all at once) and adds
-    the gradients up; batch normalisation sees one pass, or, `sync_batch_norm`, one pass of all.
+    Lengths are in iterations (optimizer steps), errors in percent.
 
-    Warm-up: `warmup_learning_rate` holds until the training error is below `warmup_until_error`,
-    or for `warmup_iterations`, in which sloping schedules climb from it to `learning_rate`.
-    `patience` counts the evaluations without a lower test error that a plateau takes.
-    `bias_learning_rate_scale` multiplies the rate of batch normalisation's biases.
-    `validation_images` are held out of the training images, and told as a series of their own.
+    batch_size: global, over all workers.
+    micro_batch_size: images of one forward pass of a worker, which accumulates the gradients of
+        its share of the batch; None: the complete share. Batch norm normalizes a micro-batch.
+    patience: evaluations without a lower test error before schedule `plateau` drops the rate.
+    warmup_learning_rate: rate of the warm-up, which ends when the training error is below
+        `warmup_until_error`, or after `warmup_iterations`. In the latter case schedules `linear`
+        and `cosine` rise linearly from it to `learning_rate`.
+    bias_learning_rate_scale: factor for the biases of batch norm.
+    validation_images: number of training images that are held out and evaluated as `validation/`.
+    sync_batch_norm: batch norm normalizes the micro-batches of all workers together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -175,17 +176,16 @@ class Recipe(BaseModel):
     exports: tuple[Export, ...] = (Export.ONNX, Export.PT2)
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "Recipe":
+    def _check_combinations(self) -> "Recipe":
         ends = [self.warmup_until_error, self.warmup_iterations]
         if (self.warmup_learning_rate is None) != (ends == [None, None]) or None not in ends:
             raise ValueError(
-                "warmup_learning_rate and one of warmup_until_error and warmup_iterations "
-                "go together"
+                "a warm-up needs warmup_learning_rate and either warmup_until_error or "
+                "warmup_iterations"
             )
-        if self.warmup_until_error is not None and self.schedule in DECAY_CURVES:
+        if self.warmup_until_error is not None and self.schedule in _DECAY_CURVES:
             raise ValueError(
-                f"a {self.schedule} schedule climbs in warmup_iterations; "
-                "warmup_until_error has no length"
+                f'schedule "{self.schedule}" needs warmup_iterations, not warmup_until_error'
             )
         if self.warmup_iterations is not None and self.warmup_iterations >= self.iterations:
             raise ValueError(
@@ -198,52 +198,56 @@ class Recipe(BaseModel):
                 f"received {self.micro_batch_size}"
             )
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must ascend, received {list(self.milestones)}")
+            raise ValueError(f"milestones must be ascending, received {list(self.milestones)}")
         if self.crop is Crop.PAD_CROP and self.test_time_augmentation in {
             TtaMode.TEN_CROP,
             TtaMode.MULTI_SCALE,
         }:
             raise ValueError(
-                f"views {self.test_time_augmentation} are of photographs: crop is scaled or resized"
+                f"test_time_augmentation {self.test_time_augmentation} needs crop "
+                f"{Crop.SCALE_JITTER} or {Crop.RANDOM_RESIZED_CROP}, received {self.crop}"
             )
         if self.nesterov and (self.momentum == 0 or self.momentum_form is MomentumForm.CAFFE):
-            raise ValueError("nesterov needs momentum above 0 and momentum_form torch")
+            raise ValueError(
+                f"nesterov needs momentum above 0 and momentum_form {MomentumForm.TORCH}, "
+                f"received {self.momentum:g} and {self.momentum_form}"
+            )
         return self
 
     def learning_rate_at(self, iteration: int, *, is_warm: bool = False, drops: int = 0) -> float:
-        """Of the step that follows `iteration` finished ones.
+        """The learning rate of the step after `iteration` finished steps.
 
-        `is_warm`: whether a warm-up by the training error is over; `drops`: how often a plateau
-        was seen. They depend on errors, so they are state of the run and lie in its checkpoints.
+        `is_warm`: whether a warm-up with `warmup_until_error` is over. `drops`: number of plateaus
+        so far. Both depend on measured errors, so checkpoints save them.
         """
         warmup = self.warmup_learning_rate
         if warmup is not None and self.warmup_iterations is None and not is_warm:
             return warmup
         if warmup is not None and iteration < (self.warmup_iterations or 0):
-            if self.schedule not in DECAY_CURVES:
+            if self.schedule not in _DECAY_CURVES:
                 return warmup
             assert self.warmup_iterations is not None
             return warmup + (self.learning_rate - warmup) * iteration / self.warmup_iterations
-        return self.learning_rate * self._share_of_rate(iteration, drops)
+        return self.learning_rate * self._decay(iteration, drops)
 
-    def _share_of_rate(self, iteration: int, drops: int) -> float:
+    def _decay(self, iteration: int, drops: int) -> float:
         if self.schedule is LrSchedule.STEPS:
             return self.lr_gamma ** sum(milestone <= iteration for milestone in self.milestones)
         if self.schedule is LrSchedule.PLATEAU:
             return self.lr_gamma**drops
-        return DECAY_CURVES[self.schedule](self._progress(iteration))
+        return _DECAY_CURVES[self.schedule](self._progress(iteration))
 
     def _progress(self, iteration: int) -> float:
-        """In [0, 1], from the end of the warm-up to that of the run."""
+        """Share of the run after its warm-up that is done, in [0, 1]."""
         start = self.warmup_iterations or 0
         return min(1.0, (iteration - start) / (self.iterations - start))
 
 
 def paper_cifar(family: Family, depth: int) -> dict[str, Any]:
-    """He et al. 2015, section 4.2: 64k iterations of 128, 0.1 divided by 10 at 32k and 48k.
+    """He et al. 2015, section 4.2: 64k iterations, batch size 128, lr 0.1, / 10 at 32k and 48k.
 
-    From 110 layers on, 0.01 until the training error is below 80 %, then back to 0.1. The paper
-    normalised each half of a batch on its own GPU: two workers, or micro_batch_size 64, do so too.
+    From 110 layers on, lr 0.01 until the training error is below 80 %, then 0.1. The authors
+    used two GPUs with 64 images each: 2 workers or micro_batch_size 64 give the same batch norm.
     """
     is_deep = family is Family.CIFAR and depth >= WARMUP_DEPTH
     return {
@@ -259,11 +263,11 @@ def paper_cifar(family: Family, depth: int) -> dict[str, Any]:
 
 
 def paper_imagenet(_family: Family, _depth: int) -> dict[str, Any]:
-    """He et al. 2015, section 3.4: 60 x 10^4 iterations of 256, 0.1 divided by 10 at plateaus.
+    """He et al. 2015, section 3.4: 600k iterations, batch size 256, lr 0.1, / 10 at plateaus.
 
-    Shorter side in [256, 480], 224 crop, PCA colour. Batch normalisation over 32 images, as on
-    the authors' eight GPUs (KaimingHe/deep-residual-networks). How long a plateau is, the paper
-    does not say; `patience` is ours. The 30/60/90 schedule: `schedule` steps, with milestones.
+    Shorter side in [256, 480], crop of 224, PCA lighting. Batch norm over 32 images, as on the
+    authors' eight GPUs (KaimingHe/deep-residual-networks). The paper does not define a plateau;
+    `patience` is our choice. For a fixed schedule set `schedule` to steps and `milestones`.
     """
     return {
         "iterations": 600_000,
@@ -280,10 +284,10 @@ def paper_imagenet(_family: Family, _depth: int) -> dict[str, Any]:
 
 
 def identity_mappings(_family: Family, _depth: int) -> dict[str, Any]:
-    """He et al. 2016 (arXiv:1603.05027), appendix: paper-cifar, and 0.01 for 400 iterations.
+    """He et al. 2016 (arXiv:1603.05027), appendix: paper-cifar with lr 0.01 for 400 iterations.
 
-    Torch's momentum and decay of every parameter are those of fb.resnet.torch, on which the
-    authors' code for this paper is built; its Nesterov momentum is not in the text and is off.
+    Momentum and the scope of weight decay are those of fb.resnet.torch, on which the authors'
+    code is based. Its Nesterov momentum is not in the paper and is off.
     """
     return paper_cifar(Family.IMAGENET, 0) | {
         "warmup_learning_rate": 0.01,
@@ -294,9 +298,9 @@ def identity_mappings(_family: Family, _depth: int) -> dict[str, Any]:
 
 
 def torchvision_v1(_family: Family, _depth: int) -> dict[str, Any]:
-    """Torchvision's references for its V1 weights: 90 epochs of ImageNet, divided every 30.
+    """Torchvision's reference recipe of its V1 weights: 90 epochs, lr 0.1, / 10 every 30 epochs.
 
-    Batches of 256, random resized crops, each channel's mean and deviation, decay of everything.
+    Batch size 256, random resized crops, normalization per channel, weight decay on all parameters.
     """
     return {
         "iterations": round(90 * _IMAGENET_EPOCH),
@@ -314,11 +318,11 @@ def torchvision_v1(_family: Family, _depth: int) -> dict[str, Any]:
 
 
 def airbench_like(_family: Family, _depth: int) -> dict[str, Any]:
-    """What Jordan 2024 (arXiv:2404.00498) adds that any network can have; not the paper's recipe.
+    """Techniques of Jordan 2024 (arXiv:2404.00498) that apply to any network; not He et al.
 
-    Changed: batches of 512, a rate that climbs for a fifth of the run and falls to zero, Nesterov
-    momentum, label smoothing 0.2, alternating flips, 64 times the rate for batch normalisation's
-    biases, 20 epochs, and mirror images averaged in testing. The rates are ours.
+    Batch size 512, 20 epochs, linear warm-up for a fifth of the run and linear decay to zero,
+    Nesterov momentum, label smoothing 0.2, alternating flips, 64x learning rate for the biases of
+    batch norm, flipped images averaged in evaluation. The learning rates are our choice.
     """
     return {
         "iterations": 2_000,
@@ -340,7 +344,7 @@ def airbench_like(_family: Family, _depth: int) -> dict[str, Any]:
 
 
 def quick(family: Family, depth: int) -> dict[str, Any]:
-    """The paper's recipe in small, for demonstrations and tests: 600 iterations, no exports."""
+    """paper-cifar shortened to 600 iterations and without exports, for demos and tests."""
     return paper_cifar(family, depth) | {
         "iterations": 600,
         "milestones": (300, 450),
@@ -360,40 +364,40 @@ RECIPES: dict[str, Callable[[Family, int], dict[str, Any]]] = {
 }
 
 
-def full_recipe(name: str, *, family: Family, depth: int) -> dict[str, Any]:
-    """Every field that the recipe has for the network, defaults among them."""
-    return Recipe(name=name, **RECIPES[name](family, depth)).model_dump()
+def build_recipe(written: str | dict[str, Any], *, family: Family, depth: int) -> Recipe:
+    """The complete recipe of a network. Raises ValueError as `resolve_recipe` and Recipe do."""
+    return Recipe.model_validate(resolve_recipe(written, family=family, depth=depth))
 
 
-def resolve(written: str | dict[str, Any], *, family: Family, depth: int) -> dict[str, Any]:
-    """The whole recipe behind a name, or behind a name and the fields that differ.
+def resolve_recipe(written: str | dict[str, Any], *, family: Family, depth: int) -> dict[str, Any]:
+    """Fields of the named recipe, replaced by those in `written`; not validated.
 
-    Where `iterations` differs, milestones and warm-up that are not given keep their share of the
-    run. ValueError for a name that no recipe has.
+    A different `iterations` rescales milestones and warm-up that are not in `written`. Raises
+    ValueError for an unknown name.
     """
     fields = {"name": written} if isinstance(written, str) else dict(written)
     name = fields.get("name")
     if not isinstance(name, str) or name not in RECIPES:
-        raise ValueError(f"no recipe {name!r}; there are {', '.join(sorted(RECIPES))}")
+        raise ValueError(f"unknown recipe {name!r}; known are {', '.join(sorted(RECIPES))}")
     base = RECIPES[name](family, depth)
     iterations = fields.get("iterations")
     if isinstance(iterations, int) and 1 <= iterations <= MAX_ITERATIONS:
         base |= _rescale(base, iterations)
-    if fields.get("warmup_learning_rate", "kept") is None:
+    if "warmup_learning_rate" in fields and fields["warmup_learning_rate"] is None:
         base["warmup_until_error"] = base["warmup_iterations"] = None
     return base | fields
 
 
 def _rescale(base: dict[str, Any], iterations: int) -> dict[str, Any]:
-    """What hangs on the length of the run, for another length."""
-    share = iterations / base["iterations"]
+    """Milestones and warm-up for a run of this length."""
+    scale = iterations / base["iterations"]
     scaled: dict[str, Any] = {}
     if "milestones" in base:
         scaled["milestones"] = tuple(
-            sorted({max(1, round(milestone * share)) for milestone in base["milestones"]})
+            sorted({max(1, round(milestone * scale)) for milestone in base["milestones"]})
         )
     if base.get("warmup_iterations") is not None:
-        length = min(round(base["warmup_iterations"] * share), iterations - 1)
+        length = min(round(base["warmup_iterations"] * scale), iterations - 1)
         scaled["warmup_iterations"] = length if length > 0 else None
         scaled["warmup_learning_rate"] = base["warmup_learning_rate"] if length > 0 else None
     return scaled

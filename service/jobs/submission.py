@@ -107,7 +107,7 @@ def _recipe_as_written(spec: JobSpec) -> dict[str, Any]:
     """Its name and what differs from it: the rest is filled in anew for another network."""
     whole = spec.recipe.model_dump(mode="json")
     short = {"name": whole["name"], "iterations": whole["iterations"]}
-    base = recipes.resolve(short, family=spec.family, depth=spec.depth)
+    base = recipes.resolve_recipe(short, family=spec.family, depth=spec.depth)
     plain = Recipe.model_validate(base).model_dump(mode="json")
     return short | {name: value for name, value in whole.items() if value != plain[name]}
 

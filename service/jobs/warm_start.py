@@ -106,7 +106,7 @@ def _weights_mismatch(source: JobSpec, spec: JobSpec, _iteration: int) -> Iterab
 
 
 def _deepen_mismatch(source: JobSpec, spec: JobSpec, _iteration: int) -> Iterable[FieldError]:
-    message = architectures.deepening_mismatch(source.architecture, spec.architecture)
+    message = architectures.find_deepening_mismatch(source.architecture, spec.architecture)
     if message is not None:
         yield FieldError(pointer="/depth", message=message)
     yield from _class_mismatch(source, spec)

@@ -178,8 +178,8 @@ class JobSpec(_Spec):
         whole.setdefault("family", _default_family(dataset, depth))
         if isinstance(whole["family"], str) and whole["family"] in set(Family):
             family = Family(whole["family"])
-            whole.setdefault("block", architectures.default_block(family, depth))
-            whole.setdefault("stem", architectures.default_stem(family))
+            whole.setdefault("block", architectures.get_default_block(family, depth))
+            whole.setdefault("stem", architectures.get_default_stem(family))
         else:  # likewise; these two must not be missing beside it
             whole = {"block": Block.BASIC, "stem": Stem.CIFAR} | whole
         return whole
@@ -201,7 +201,7 @@ class JobSpec(_Spec):
         family, block = info.data.get("family"), info.data.get("block")
         if family is None or block is None or architectures.depth_exists(family, depth, block):
             return depth
-        nearest = architectures.nearest_depths(family, depth, block)
+        nearest = architectures.find_nearest_depths(family, depth, block)
         kind = f"{family} bottleneck" if block is Block.BOTTLENECK else str(family)
         raise PydanticCustomError(
             "depth-unknown",
@@ -209,7 +209,7 @@ class JobSpec(_Spec):
             {
                 "kind": kind,
                 "depth": depth,
-                "rule": architectures.depth_rule(family, depth, block),
+                "rule": architectures.describe_depths(family, depth, block),
                 "nearest": " and ".join(str(near) for near in nearest) or "none",
             },
         )
@@ -225,7 +225,7 @@ class JobSpec(_Spec):
     @classmethod
     def _leaves_the_thin_network_its_stem(cls, stem: Stem, info: ValidationInfo) -> Stem:
         family = info.data.get("family", Family.IMAGENET)
-        if family is not Family.IMAGENET and stem is not architectures.default_stem(family):
+        if family is not Family.IMAGENET and stem is not architectures.get_default_stem(family):
             raise ValueError("the stem can be chosen in the imagenet family only")
         return stem
 
@@ -257,7 +257,7 @@ class JobSpec(_Spec):
             dataset = datasets.find_dataset(info.data.get("dataset", "digits"))
             assert dataset is not None, "validated before"
             written = {"name": dataset.default_recipe} | written
-        return recipes.resolve(written, family=family, depth=info.data.get("depth", 20))
+        return recipes.resolve_recipe(written, family=family, depth=info.data.get("depth", 20))
 
     @field_validator("recipe")
     @classmethod
@@ -351,12 +351,10 @@ def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:
 def _default_recipe(validated: dict[str, Any]) -> Recipe:
     dataset = datasets.find_dataset(validated.get("dataset", "digits"))
     assert dataset is not None
-    return Recipe.model_validate(
-        recipes.resolve(
-            dataset.default_recipe,
-            family=validated.get("family", Family.CIFAR),
-            depth=validated.get("depth", 20),
-        )
+    return recipes.build_recipe(
+        dataset.default_recipe,
+        family=validated.get("family", Family.CIFAR),
+        depth=validated.get("depth", 20),
     )
 
 

@@ -70,7 +70,7 @@ def test_every_data_set_known_by_name_is_told(api: Api) -> None:
     assert set(found) == set(datasets.DATASETS)
     assert found["digits"] == {
         "name": "digits",
-        "title": "Optical digits, grey scans (UCI; carried by scikit-learn)",
+        "title": "Optical digits, grayscale (UCI; part of scikit-learn)",
         "origin": "bundled",
         "classes": 10,
         "height": 8,
@@ -91,15 +91,23 @@ def test_a_data_set_to_be_downloaded_is_here_once_its_folder_is(api: Api, data: 
 
 
 def test_a_folder_of_images_is_a_data_set(api: Api, data: Path) -> None:
-    (data / "flowers" / "train").mkdir(parents=True)
+    for split in ("train", "val"):
+        (data / "flowers" / split).mkdir(parents=True)
     found = _datasets(api)["folder:flowers"]
     assert (found["origin"], found["available"], found["classes"]) == ("folder", True, None)
     assert api.post("/v1/jobs", written(depth=18, dataset="folder:flowers")).status_code == 201
 
 
-@pytest.mark.parametrize("name", ["no-train-in-it", ".hidden/train", "a b/train"])
-def test_a_folder_that_no_job_could_name_is_no_data_set(api: Api, data: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["no-train", "no-test/train", "only-test/test"])
+def test_a_folder_without_train_and_test_is_not_a_dataset(api: Api, data: Path, name: str) -> None:
     (data / name).mkdir(parents=True)
+    assert set(_datasets(api)) == set(datasets.DATASETS)
+
+
+@pytest.mark.parametrize("name", [".hidden", "a b"])
+def test_a_folder_that_a_spec_cannot_name_is_not_a_dataset(api: Api, data: Path, name: str) -> None:
+    for split in ("train", "test"):
+        (data / name / split).mkdir(parents=True)
     assert set(_datasets(api)) == set(datasets.DATASETS)
 
 

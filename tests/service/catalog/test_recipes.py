@@ -1,4 +1,4 @@
-"""Recipes: the paper's numbers, and what a name with other fields becomes."""
+"""The hyperparameters of named recipes, and recipes with changed fields."""
 
 from typing import Any
 
@@ -14,36 +14,36 @@ from service.catalog.recipes import LrSchedule, Recipe
 
 def _recipe(depth: int = 20, **fields: Any) -> Recipe:
     written = {"name": "paper-cifar"} | fields
-    return Recipe.model_validate(recipes.resolve(written, family=Family.CIFAR, depth=depth))
+    return recipes.build_recipe(written, family=Family.CIFAR, depth=depth)
 
 
-def test_the_papers_schedule_divides_by_ten_at_32k_and_48k() -> None:
+def test_the_paper_divides_the_learning_rate_by_ten_at_32k_and_48k() -> None:
     recipe = _recipe()
     rates = [recipe.learning_rate_at(i, is_warm=True) for i in (0, 31_999, 32_000, 47_999, 48_000)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
 
 
-def test_from_110_layers_on_the_paper_warms_up_with_a_hundredth() -> None:
+def test_from_110_layers_on_the_paper_warms_up_with_0_01() -> None:
     assert _recipe(104).warmup_learning_rate is None
     assert _recipe(110).learning_rate_at(0, is_warm=False) == pytest.approx(0.01)
     assert _recipe(110).learning_rate_at(0, is_warm=True) == pytest.approx(0.1)
 
 
-def test_the_imagenet_shape_does_not_warm_up() -> None:
-    fields = recipes.resolve("paper-cifar", family=Family.IMAGENET, depth=152)
+def test_the_imagenet_family_does_not_warm_up() -> None:
+    fields = recipes.resolve_recipe("paper-cifar", family=Family.IMAGENET, depth=152)
     assert fields["warmup_learning_rate"] is None
 
 
-def test_milestones_keep_their_share_of_a_shorter_run() -> None:
+def test_milestones_are_rescaled_for_a_shorter_run() -> None:
     assert _recipe(iterations=640).milestones == (320, 480)
 
 
-def test_milestones_that_are_given_stay() -> None:
+def test_given_milestones_are_kept() -> None:
     assert _recipe(iterations=640, milestones=[10]).milestones == (10,)
 
 
 @given(iterations=st.integers(1, 10_000_000))
-def test_a_run_of_any_length_has_a_valid_recipe(iterations: int) -> None:
+def test_a_recipe_of_any_length_is_valid(iterations: int) -> None:
     recipe = _recipe(iterations=iterations)
     assert all(1 <= milestone <= iterations for milestone in recipe.milestones)
 
@@ -61,15 +61,17 @@ def test_the_learning_rate_never_rises(milestones: list[int], first: int, second
     )
 
 
-def test_an_unknown_recipe_is_told_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"no recipe 'slow'; there are .*paper-cifar, .*quick"):
-        recipes.resolve("slow", family=Family.CIFAR, depth=20)
+def test_an_unknown_recipe_is_refused_with_the_known_names() -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown recipe 'slow'; known are .*paper-cifar, .*quick"
+    ):
+        recipes.resolve_recipe("slow", family=Family.CIFAR, depth=20)
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 @given(iterations=st.integers(1, 10_000_000), depth=st.sampled_from([20, 110, 1202]))
-def test_every_recipe_can_have_any_length(name: str, iterations: int, depth: int) -> None:
-    fields = recipes.resolve(
+def test_every_recipe_can_be_rescaled_to_any_length(name: str, iterations: int, depth: int) -> None:
+    fields = recipes.resolve_recipe(
         {"name": name, "iterations": iterations}, family=Family.CIFAR, depth=depth
     )
     recipe = Recipe.model_validate(fields)
@@ -78,12 +80,12 @@ def test_every_recipe_can_have_any_length(name: str, iterations: int, depth: int
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
-def test_every_recipe_says_where_it_comes_from_and_shows_every_field(name: str) -> None:
+def test_every_recipe_has_a_source_and_every_field(name: str) -> None:
     assert recipes.RECIPES[name].__doc__
-    whole = recipes.full_recipe(name, family=Family.CIFAR, depth=20)
-    assert whole.keys() == Recipe.model_fields.keys()
-    assert Recipe.model_validate(whole) == Recipe.model_validate(
-        recipes.resolve(name, family=Family.CIFAR, depth=20)
+    fields = recipes.build_recipe(name, family=Family.CIFAR, depth=20).model_dump()
+    assert fields.keys() == Recipe.model_fields.keys()
+    assert Recipe.model_validate(fields) == recipes.build_recipe(
+        name, family=Family.CIFAR, depth=20
     )
 
 
@@ -92,7 +94,7 @@ def test_every_recipe_says_where_it_comes_from_and_shows_every_field(name: str) 
     warmup=st.integers(1, 400),
     iterations=st.integers(401, 600),
 )
-def test_a_sloping_schedule_climbs_to_its_rate_and_falls_to_zero(
+def test_linear_and_cosine_rise_to_the_learning_rate_and_decay_to_zero(
     schedule: LrSchedule, warmup: int, iterations: int
 ) -> None:
     recipe = _recipe(
@@ -111,26 +113,24 @@ def test_a_sloping_schedule_climbs_to_its_rate_and_falls_to_zero(
 
 
 @given(iteration=st.integers(0, 64_000))
-def test_the_second_papers_warm_up_holds_for_400_iterations_and_is_over_then(
+def test_the_second_paper_warms_up_for_400_iterations(
     iteration: int,
 ) -> None:
-    recipe = Recipe.model_validate(
-        recipes.resolve("identity-mappings", family=Family.CIFAR, depth=164)
-    )
-    passed = (iteration >= 32_000) + (iteration >= 48_000)
-    wanted = 0.01 if iteration < 400 else 0.1 / 10**passed
-    assert recipe.learning_rate_at(iteration) == pytest.approx(wanted)
+    recipe = recipes.build_recipe("identity-mappings", family=Family.CIFAR, depth=164)
+    drops = (iteration >= 32_000) + (iteration >= 48_000)
+    expected = 0.01 if iteration < 400 else 0.1 / 10**drops
+    assert recipe.learning_rate_at(iteration) == pytest.approx(expected)
 
 
 @given(drops=st.integers(0, 10), iteration=st.integers(0, 600_000))
-def test_on_plateaus_only_the_drops_count(drops: int, iteration: int) -> None:
-    fields = recipes.resolve("paper-imagenet", family=Family.IMAGENET, depth=50)
+def test_a_plateau_schedule_depends_on_drops_only(drops: int, iteration: int) -> None:
+    fields = recipes.resolve_recipe("paper-imagenet", family=Family.IMAGENET, depth=50)
     recipe = Recipe.model_validate(fields)
     assert recipe.learning_rate_at(iteration, drops=drops) == pytest.approx(0.1 / 10**drops)
 
 
 @given(iteration=st.integers(0, 64_000))
-def test_the_warm_up_of_110_layers_ends_by_the_error_and_then_the_paper_goes_on(
+def test_after_its_warm_up_a_deep_network_has_the_schedule_of_a_shallow_one(
     iteration: int,
 ) -> None:
     deep, shallow = _recipe(110), _recipe(20)
@@ -138,7 +138,7 @@ def test_the_warm_up_of_110_layers_ends_by_the_error_and_then_the_paper_goes_on(
     assert deep.learning_rate_at(iteration, is_warm=True) == shallow.learning_rate_at(iteration)
 
 
-def test_a_warm_up_can_be_left_out() -> None:
+def test_the_warm_up_can_be_disabled() -> None:
     assert _recipe(110, warmup_learning_rate=None).learning_rate_at(0) == pytest.approx(0.1)
 
 
@@ -162,6 +162,6 @@ def test_a_warm_up_can_be_left_out() -> None:
         {"precision": "int8"},
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
+def test_an_inconsistent_recipe_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         _recipe(**fields)

@@ -1,4 +1,4 @@
-"""Uploads: an archive becomes a data set whole, or is refused with the file's name."""
+"""An archive becomes a complete dataset, or the error names the file."""
 
 import io
 import struct
@@ -16,9 +16,9 @@ from service.errors import Conflict, CorruptArtifact, InvalidInput
 SHA256 = "a" * 64
 
 
-def picture(colour: int = 0, *, size: int = 4) -> bytes:
+def png(red: int = 0, *, size: int = 4) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (size, size), (colour, 0, 0)).save(file, "PNG")
+    Image.new("RGB", (size, size), (red, 0, 0)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -39,24 +39,24 @@ def tarred(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def register(
-    archive: Path, data_path: Path, *, sha256: str = SHA256, max_bytes: int = 2**20
+    archive: Path, data_dir: Path, *, sha256: str = SHA256, max_bytes: int = 2**20
 ) -> uploads.Upload:
     _, upload = uploads.register_dataset(
-        "birds", archive, sha256=sha256, data_path=data_path, max_bytes=max_bytes
+        "birds", archive, sha256=sha256, data_dir=data_dir, max_bytes=max_bytes
     )
     return upload
 
 
-def refusal(archive: Path, data_path: Path, *, max_bytes: int = 2**20) -> str:
-    """The sentence that an archive is refused with, after which nothing is left of it."""
+def refusal(archive: Path, data_dir: Path, *, max_bytes: int = 2**20) -> str:
+    """The message of the error; afterwards nothing of the archive remains."""
     with pytest.raises(InvalidInput) as refused:
-        register(archive, data_path, max_bytes=max_bytes)
-    assert not data_path.exists() or list(data_path.iterdir()) == []
+        register(archive, data_dir, max_bytes=max_bytes)
+    assert not data_dir.exists() or list(data_dir.iterdir()) == []
     return str(refused.value)
 
 
 SPLIT = {
-    f"birds/{split}/{name}/{number}.png": picture(number)
+    f"birds/{split}/{name}/{number}.png": png(number)
     for split in ("train", "val")
     for name in ("robin", "wren")
     for number in range(3)
@@ -64,18 +64,18 @@ SPLIT = {
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_an_archive_of_class_folders_becomes_a_data_set(pack: object, tmp_path: Path) -> None:
+def test_an_archive_of_class_folders_becomes_a_dataset(pack: object, tmp_path: Path) -> None:
     assert callable(pack)
     upload = register(pack(tmp_path / "birds", SPLIT), tmp_path / "data")
     assert (upload.classes, upload.train_images, upload.test_images) == (2, 6, 6)
     folder = tmp_path / "data" / "birds"
     assert sorted(entry.name for entry in folder.iterdir()) == ["dataset.json", "test", "train"]
-    assert (folder / "test" / "wren" / "2.png").read_bytes() == picture(2)
+    assert (folder / "test" / "wren" / "2.png").read_bytes() == png(2)
     assert uploads.find_upload(folder) == upload
 
 
 def test_without_test_images_every_fifth_of_each_class_is_held_out(tmp_path: Path) -> None:
-    files = {f"{name}/{n:02}.png": picture(n) for name in ("a", "b") for n in range(10)}
+    files = {f"{name}/{n:02}.png": png(n) for name in ("a", "b") for n in range(10)}
     upload = register(zipped(tmp_path / "x.zip", files), tmp_path / "data")
     assert (upload.train_images, upload.test_images) == (16, 4)
     assert sorted(path.name for path in (tmp_path / "data/birds/test/a").iterdir()) == [
@@ -84,12 +84,12 @@ def test_without_test_images_every_fifth_of_each_class_is_held_out(tmp_path: Pat
     ]
 
 
-def test_what_file_managers_leave_behind_is_left_out(tmp_path: Path) -> None:
+def test_files_of_file_managers_are_ignored(tmp_path: Path) -> None:
     files = SPLIT | {"__MACOSX/._1.png": b"", "birds/.DS_Store": b"", "birds/train/.x": b""}
     assert register(zipped(tmp_path / "x.zip", files), tmp_path / "data").train_images == 6
 
 
-def test_the_same_archive_again_changes_nothing_and_another_is_refused(tmp_path: Path) -> None:
+def test_repeating_an_upload_changes_nothing_and_another_archive_conflicts(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "x.zip", SPLIT)
     first = register(archive, tmp_path / "data")
     assert register(archive, tmp_path / "data") == first
@@ -101,10 +101,10 @@ def test_the_same_archive_again_changes_nothing_and_another_is_refused(tmp_path:
     "name", ["../out.png", "/etc/out.png", "train/a/../../../out.png", "..\\out.png", "C:/out.png"]
 )
 @pytest.mark.parametrize("pack", [zipped, tarred])
-def test_a_file_never_lies_outside(pack: object, name: str, tmp_path: Path) -> None:
+def test_a_path_outside_the_dataset_is_refused(pack: object, name: str, tmp_path: Path) -> None:
     assert callable(pack)
-    archive = pack(tmp_path / "x", SPLIT | {name: picture()})
-    assert "out.png' would lie outside" in refusal(archive, tmp_path / "data")
+    archive = pack(tmp_path / "x", SPLIT | {name: png()})
+    assert "out.png' would be unpacked outside" in refusal(archive, tmp_path / "data")
     assert list(tmp_path.rglob("out.png")) == []
 
 
@@ -115,7 +115,7 @@ def test_links_and_pipes_are_refused(kind: bytes, tmp_path: Path) -> None:
         member = tarfile.TarInfo("train/a/link.png")
         member.type, member.linkname = kind, "/etc/passwd"
         file.addfile(member)
-    assert "'train/a/link.png' is no regular file" in refusal(archive, tmp_path / "data")
+    assert "'train/a/link.png' is not a regular file" in refusal(archive, tmp_path / "data")
 
 
 def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
@@ -127,69 +127,69 @@ def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     assert "'train/a/link.png' is a link" in refusal(archive, tmp_path / "data")
 
 
-def test_a_bomb_of_bytes_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "x.zip", {"train/a/big.png": bytes(50 * 2**20)})
     assert archive.stat().st_size < 2**17
-    assert "'train/a/big.png' is too big" in refusal(archive, tmp_path / "data")
+    assert "'train/a/big.png' exceeds the size limit" in refusal(archive, tmp_path / "data")
 
 
-def test_a_bomb_of_pixels_is_refused(tmp_path: Path) -> None:
+def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + content))
         return struct.pack(">I", len(content)) + kind + content + checksum
 
     header = struct.pack(">IIBBBBB", 9_000, 9_000, 8, 2, 0, 0, 0)
-    announced = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
-    archive = zipped(tmp_path / "x.zip", {"train/a/wide.png": announced})
-    assert "'train/a/wide.png' has 9000x9000 pixels" in refusal(archive, tmp_path / "data")
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b""))
+    archive = zipped(tmp_path / "x.zip", {"train/a/wide.png": content})
+    assert "'train/a/wide.png' is 9000x9000 pixels" in refusal(archive, tmp_path / "data")
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", picture(size=64)[:-40]])
+@pytest.mark.parametrize("content", [b"", b"not an image", png(size=64)[:-40]])
 def test_a_broken_image_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     archive = zipped(tmp_path / "x.zip", SPLIT | {"birds/train/robin/bad.png": content})
     message = refusal(archive, tmp_path / "data")
-    assert "'birds/train/robin/bad.png' is not an image that can be read" in message
+    assert "'birds/train/robin/bad.png' cannot be decoded" in message
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"train/a/1.png": picture()}, "1 class folders"),
-        ({"train/1.png": picture(), "train/a/1.png": picture()}, "in no class folder"),
-        ({"train/a/run.sh": b"rm"}, "'train/a/run.sh' is no image"),
-        (SPLIT | {"birds/val/owl/1.png": picture()}, "test/owl is a class"),
-        ({"train/a/b/1.png": picture(), "train/c/1.png": picture()}, "a folder inside a class"),
-        ({".hidden": b""}, "holds no images"),
+        ({"train/a/1.png": png()}, "has 1 class; at least 2 are needed"),
+        ({"train/1.png": png(), "train/a/1.png": png()}, "is not in a class folder"),
+        ({"train/a/run.sh": b"rm"}, "'train/a/run.sh' is not an image file"),
+        (SPLIT | {"birds/val/owl/1.png": png()}, "class test/owl is not in train/"),
+        ({"train/a/b/1.png": png(), "train/c/1.png": png()}, "a folder inside a class folder"),
+        ({".hidden": b""}, "has no images"),
     ],
 )
-def test_what_is_no_data_set_says_why(
+def test_an_invalid_layout_is_described(
     files: dict[str, bytes], message: str, tmp_path: Path
 ) -> None:
     assert message in refusal(zipped(tmp_path / "x.zip", files), tmp_path / "data")
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive"])
-def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"not an archive"])
+def test_a_file_that_is_not_an_archive_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
-    assert "neither a whole tar nor a whole zip" in refusal(tmp_path / "x", tmp_path / "data")
+    assert "not a complete tar or zip file" in refusal(tmp_path / "x", tmp_path / "data")
 
 
-def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     archive = tarred(tmp_path / "x.tar.gz", SPLIT)
     archive.write_bytes(archive.read_bytes()[:-200])
     assert refusal(archive, tmp_path / "data")
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", ".x", "", "x" * 101])
-def test_a_name_never_reaches_out_of_the_data_path(name: str, tmp_path: Path) -> None:
+def test_a_name_outside_the_data_dir_is_refused(name: str, tmp_path: Path) -> None:
     archive = zipped(tmp_path / "x.zip", SPLIT)
-    with pytest.raises(InvalidInput, match="a data set's name"):
+    with pytest.raises(InvalidInput, match="the name of a dataset"):
         uploads.register_dataset(
-            name, archive, sha256=SHA256, data_path=tmp_path / "data", max_bytes=2**20
+            name, archive, sha256=SHA256, data_dir=tmp_path / "data", max_bytes=2**20
         )
 
 
-def test_bytes_that_were_not_announced_are_corrupt() -> None:
-    uploads.verify_sha256(SHA256, announced=None)
+def test_a_different_checksum_is_refused() -> None:
+    uploads.verify_sha256(SHA256, expected=None)
     with pytest.raises(CorruptArtifact):
-        uploads.verify_sha256(SHA256, announced="b" * 64)
+        uploads.verify_sha256(SHA256, expected="b" * 64)

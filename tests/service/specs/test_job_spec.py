@@ -84,7 +84,7 @@ def test_a_cifar_depth_is_right_or_is_told_the_nearest_right_ones(depth: int) ->
         return
     (fault,) = _faults(depth=depth, family="cifar")
     assert fault.pointer == "/depth"
-    nearest = architectures.nearest_depths(Family.CIFAR, depth)
+    nearest = architectures.find_nearest_depths(Family.CIFAR, depth)
     assert all(str(near) in fault.message for near in nearest)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.catalog import datasets
+from service.catalog import datasets, image_folder_layout
 from service.catalog.architectures import Family
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.errors import NotFound
@@ -84,7 +84,7 @@ def is_available(name: str, data_path: Path) -> bool:
     """Whether the files seem to be there; a look at names only."""
     dataset = _find_dataset(name)
     if dataset.origin is DatasetOrigin.FOLDER:
-        return image_folders.is_image_folder(image_folder_path(name, data_path))
+        return image_folder_layout.is_image_folder(image_folder_path(name, data_path))
     return all((data_path / name / file).is_file() for file in _FILES.get(name, ()))
 
 

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from service.catalog import image_folder_layout
 from workers.training.errors import DatasetMissing, DatasetUnusable
-
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 # All images lie in memory, padded copies included; a bigger set needs a reader that streams.
 MAX_DECODED_BYTES = 8 * 2**30
@@ -73,13 +72,9 @@ class FolderListing:
     test: SplitListing
 
 
-def is_image_folder(folder: Path) -> bool:
-    return (folder / "train").is_dir() and _test_folder(folder) is not None
-
-
 def list_images(folder: Path) -> FolderListing:
     """The folder's images. DatasetMissing where it is not laid out as above."""
-    test_folder = _test_folder(folder)
+    test_folder = image_folder_layout.find_test_folder(folder)
     if not (folder / "train").is_dir() or test_folder is None:
         raise DatasetMissing(
             f"no image folder at {folder}: it needs train/<class>/ and test/<class>/ "
@@ -131,20 +126,15 @@ def load_cached(
         return compute()
 
 
-def _test_folder(folder: Path) -> Path | None:
-    found = [folder / name for name in ("test", "val") if (folder / name).is_dir()]
-    return found[0] if found else None
-
-
 def _classes(folder: Path) -> list[str]:
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if len(classes) < 2:  # noqa: PLR2004
+    classes = image_folder_layout.list_classes(folder)
+    if len(classes) < image_folder_layout.MIN_CLASSES:
         raise DatasetUnusable(f"{folder} holds {len(classes)} class folders, at least 2 are needed")
     return classes
 
 
 def _list(folder: Path, classes: list[str]) -> SplitListing:
-    unknown = sorted({entry.name for entry in folder.iterdir() if entry.is_dir()} - set(classes))
+    unknown = sorted(set(image_folder_layout.list_classes(folder)) - set(classes))
     if unknown:
         raise DatasetUnusable(f"{folder / unknown[0]} is a class that train/ does not have")
     paths: list[Path] = []
@@ -152,13 +142,12 @@ def _list(folder: Path, classes: list[str]) -> SplitListing:
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
             continue
-        found = sorted(
-            path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES
-        )
+        found = sorted(filter(image_folder_layout.is_image_file, (folder / name).iterdir()))
         paths += found
         labels += [label] * len(found)
     if not paths:
-        raise DatasetUnusable(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
+        suffixes = ", ".join(sorted(image_folder_layout.IMAGE_SUFFIXES))
+        raise DatasetUnusable(f"{folder} holds no images ({suffixes})")
     return SplitListing(paths, np.array(labels, dtype=np.int64))
 
 

@@ -32,7 +32,7 @@ def stage(network: Architecture, stage: Stage, inputs: int, *, is_first: bool) -
         else:
             block = Bottleneck(network, stage, inputs, stride)
         blocks.append(block)
-        inputs = stage.outputs
+        inputs = stage.out_channels
     return blocks
 
 
@@ -69,8 +69,8 @@ class Bottleneck(nn.Module):
         self.bn1 = nn.BatchNorm2d(stage.width)
         self.conv2 = convolution(3, stage.width, stage.width, stride=second)
         self.bn2 = nn.BatchNorm2d(stage.width)
-        self.conv3 = convolution(1, stage.width, stage.outputs)
-        self.bn3 = nn.BatchNorm2d(stage.outputs)
+        self.conv3 = convolution(1, stage.width, stage.out_channels)
+        self.bn3 = nn.BatchNorm2d(stage.out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(network, stage, inputs, stride)
 
@@ -109,7 +109,7 @@ class PreactivatedBlock(nn.Module):
             self.conv1 = convolution(1, inputs, stage.width, stride=first)
             self.conv2 = convolution(3, stage.width, stage.width, stride=second)
             self.bn3 = nn.BatchNorm2d(stage.width)
-            self.conv3 = convolution(1, stage.width, stage.outputs)
+            self.conv3 = convolution(1, stage.width, stage.out_channels)
         self.downsample = _shortcut(network, stage, inputs, stride)
         self.is_shared = is_first or self.downsample is not None
 
@@ -153,9 +153,9 @@ def _strides(network: Architecture, stride: int) -> tuple[int, int]:
 
 def _shortcut(network: Architecture, stage: Stage, inputs: int, stride: int) -> nn.Module | None:
     """None is the identity, or nothing at all in the plain network."""
-    outputs = stage.outputs
+    outputs = stage.out_channels
     if architectures.uses_projection(
-        network.shortcut, inputs=inputs, outputs=outputs, stride=stride
+        network.shortcut, in_channels=inputs, out_channels=outputs, stride=stride
     ):
         projection = convolution(1, inputs, outputs, stride=stride)
         if network.preactivation:

@@ -38,7 +38,7 @@ def deepen_network(
 
     `images_NCHW`: some hundreds of training images, as training will see them.
     """
-    fault = architectures.deepening_mismatch(shallow, model.network)
+    fault = architectures.find_deepening_mismatch(shallow, model.network)
     assert fault is None, fault
     added = _added(model, shallow)
     prefixes = tuple(f"{name}." for name in added)
@@ -58,7 +58,7 @@ def deepen_network(
 def _added(model: ResNet, shallow: Architecture) -> dict[str, str]:
     """The new blocks' names, in their order, each with that of its stage's last copied block."""
     added: dict[str, str] = {}
-    pairs = zip(architectures.stages(shallow), architectures.stages(model.network), strict=True)
+    pairs = zip(shallow.stages, model.network.stages, strict=True)
     for stage, (few, many) in enumerate(pairs, start=1):
         for number in range(few.blocks, many.blocks):
             added[f"layer{stage}.{number}"] = f"layer{stage}.{few.blocks - 1}"

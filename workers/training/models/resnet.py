@@ -10,7 +10,6 @@ Shapes: N batch, C channels, H height, W width, K classes.
 import torch
 from torch import Tensor, nn
 
-from service.catalog import architectures
 from service.catalog.architectures import Architecture, Family, Stem
 from service.specs.job_spec import JobSpec
 from workers.training.models import blocks
@@ -43,9 +42,9 @@ class ResNet(nn.Module):
 
     def __init__(self, network: Architecture, *, classes: int, channels: int = 3) -> None:
         super().__init__()
-        stages = architectures.stages(network)
+        stages = network.stages
         self.network = network
-        self.inplanes = architectures.stem_width(network)
+        self.inplanes = network.stem_width
         if network.stem is Stem.CIFAR:
             self.conv1 = blocks.convolution(3, channels, self.inplanes)
         else:
@@ -59,7 +58,7 @@ class ResNet(nn.Module):
         for name, stage in zip(self.stages, stages, strict=True):
             is_first = name == self.stages[0]
             self.add_module(name, blocks.stage(network, stage, self.inplanes, is_first=is_first))
-            self.inplanes = stage.outputs
+            self.inplanes = stage.out_channels
         if network.preactivation:
             self.bn2 = nn.BatchNorm2d(self.inplanes)
             if network.stem is Stem.CIFAR:

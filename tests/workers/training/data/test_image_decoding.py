@@ -58,7 +58,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe() -> Recipe:
     fields = {"name": "paper-imagenet", "batch_size": 4, "micro_batch_size": None}
-    return Recipe.model_validate(recipes.resolve(fields, family=Family.IMAGENET, depth=18))
+    return recipes.build_recipe(fields, family=Family.IMAGENET, depth=18)
 
 
 def batches(

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def recipe(**fields: Any) -> Recipe:
     written = {"name": "paper-imagenet", "batch_size": 4, "micro_batch_size": None} | fields
-    return Recipe.model_validate(recipes.resolve(written, family=Family.IMAGENET, depth=18))
+    return recipes.build_recipe(written, family=Family.IMAGENET, depth=18)
 
 
 def stream(

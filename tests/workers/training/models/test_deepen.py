@@ -132,7 +132,7 @@ def test_what_has_no_such_solution_says_why(few: Any, many: Any, words: str) -> 
         architectures.make_architecture(Family.CIFAR, depth, Shortcut(shortcut), **choices)
         for depth, shortcut, choices in (few, many)
     )
-    assert words in (architectures.deepening_mismatch(shallow, deep) or "")
+    assert words in (architectures.find_deepening_mismatch(shallow, deep) or "")
 
 
 @pytest.mark.parametrize("shortcut", ["A", "none"])

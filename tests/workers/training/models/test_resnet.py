@@ -182,7 +182,7 @@ def test_the_gradient_of_option_a_lies_in_memory_as_the_maps_do() -> None:
 
 def basic_block(shortcut: Shortcut) -> blocks.BasicBlock:
     architecture = network(CIFAR, 8, shortcut)
-    stage = architectures.stages(architecture)[0]
+    stage = architecture.stages[0]
     return blocks.BasicBlock(architecture, stage, inputs=16, stride=1).eval()
 
 
