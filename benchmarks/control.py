@@ -202,7 +202,7 @@ def _submit_to_claimed(database: Database, api: _Api) -> list[float]:
     thread.start()
     took = []
     try:
-        _until(lambda: cluster.looks > 0)
+        _until(lambda: cluster.list_requests > 0)
         for _ in range(100):
             began, before = time.monotonic(), len(_claimed_at)
             api.post("/v1/jobs", SPEC)

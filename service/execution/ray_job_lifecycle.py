@@ -70,7 +70,7 @@ def record_call(row: RayJobRow, *, now: datetime) -> None:
 
 
 def drain(session: Session, row: RayJobRow, *, now: datetime) -> None:
-    """Tells the job to exit at its next call. Ray has no planned one: it terminates at once."""
+    """Makes the job exit at its next call. A planned one, which Ray does not have, terminates."""
     if row.state is RayJobState.PLANNED:
         mark_terminated(session, row, now=now)
     elif row.state not in {RayJobState.DRAINING, RayJobState.TERMINATED}:

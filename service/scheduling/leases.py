@@ -1,8 +1,8 @@
 """Leases: which dispatcher watches an attempt, until when, and how it loses that right.
 
 A dispatcher owns an attempt from the claim until the attempt has ended and its resources are
-released. The attempt's fencing token proves ownership: whoever takes over an expired lease
-increments it, so late writes of the former owner change nothing.
+released. The attempt's fencing token proves ownership: taking over an expired lease increments it,
+so late writes of the former owner change nothing.
 """
 
 from dataclasses import dataclass

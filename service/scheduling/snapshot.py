@@ -16,7 +16,7 @@ from service.settings import ConcurrencyLimit
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 
-# So many jobs from the head of the queue are considered for backfill, and get a forecast.
+# From the head of the queue: jobs that are considered for backfill, and that get a forecast.
 MAX_WAITING_JOBS = 500
 
 _ENDING = DurationEstimate(p50=0.0, p90=0.0)

@@ -18,6 +18,7 @@ from service.searches.searches import SearchEventKind
 from service.specs.protocol import SearchDriverConfig
 from service.states import RayJobState, SearchEndReason, SearchState
 from service.storage.tables import DriverRow, SearchRow, TrialRow
+from service.text import count_of
 
 # In a row, without a trial assigned in between.
 MAX_FAILURES = 5
@@ -134,7 +135,7 @@ def mark_terminated(session: Session, driver_id: str, *, message: str, now: date
     data = {"number": driver.number, "died": message[:500], "failures": search.driver_failures}
     searches.append_event(session, search, SearchEventKind.DRIVER, data, now=now)
     if search.driver_failures >= MAX_FAILURES:
-        why = f"{MAX_FAILURES} drivers in a row have died: {message}"[:2000]
+        why = f"{count_of(MAX_FAILURES, 'driver')} in a row died: {message}"[:2000]
         trials.finish_search(session, search, SearchEndReason.DRIVER, why=why, now=now)
         return
     search.driver_not_before = now + backoff(search.driver_failures, key=driver.id)
@@ -165,7 +166,7 @@ def _plan_driver(session: Session, search: SearchRow, *, now: datetime) -> Drive
 
 
 def _lock(session: Session, driver_id: str) -> tuple[SearchRow, DriverRow]:
-    """The search first: whoever changes a driver has locked its search."""
+    """The search first: a driver is changed under the lock of its search."""
     search_id = session.scalar(select(DriverRow.search_id).where(DriverRow.id == driver_id))
     assert search_id is not None, "authenticated, or read from the table"
     search = searches.lock_search(session, search_id)

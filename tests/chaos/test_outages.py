@@ -69,7 +69,7 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
             postgres.stop()
             for _ in range(10):
                 core.clock.advance(TEN_MINUTES / 10)
-                eventually(partial(_has_looked_again, cluster, cluster.looks))
+                eventually(partial(_has_looked_again, cluster, cluster.list_requests))
             assert endings == [], "it ended without having been heard"
             postgres.start()
 
@@ -85,4 +85,4 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
 
 
 def _has_looked_again(cluster: FakeCluster, looks: int) -> bool:
-    return cluster.looks > looks
+    return cluster.list_requests > looks

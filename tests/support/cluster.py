@@ -1,7 +1,4 @@
-"""A cluster in this process: its jobs run until a test ends them, whatever they are asked.
-
-And what happens to a dispatcher in tests: looks, jobs that come, runners that ask.
-"""
+"""A fake Ray cluster whose jobs run until a test ends them, and steps of a dispatcher in tests."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +15,12 @@ from tests.support.core import Core
 from workers.cluster.ray_jobs import ClusterJob, ClusterJobState, ClusterResources, NodeResources
 from workers.dispatcher.dispatcher import Dispatcher
 
-# The first time that a job is tried again, one second after its attempt's end.
+# The first retry of a job comes at most one second after the end of its attempt.
 BACKOFF_SECONDS = 1.0
 
 
 class FakeCluster:
-    """`nodes` alike with `cpus` in all, and what it was asked for.
+    """`nodes` equal nodes with `cpus` in total; records the requests.
 
     `started`: jobs in the order of their start; `submissions`: all requests to start one.
     """
@@ -40,10 +37,10 @@ class FakeCluster:
         self.submissions: list[str] = []
         self.stops: list[str] = []
         self.entrypoints: set[str] = set()
-        self.looks = 0
-        # Called while a log is read: what others do meanwhile.
+        self.list_requests = 0
+        # Called while a log is read, for what happens at the same time.
         self.meanwhile: Callable[[], object] = lambda: None
-        # Cleared: whoever looks has to wait.
+        # Cleared: the list of jobs is not answered.
         self.is_answering = threading.Event()
         self.is_answering.set()
         self._lock = threading.Lock()
@@ -81,7 +78,7 @@ class FakeCluster:
 
     def list_jobs(self) -> list[ClusterJob]:
         self.is_answering.wait(60.0)
-        self.looks += 1
+        self.list_requests += 1
         self._answer()
         return list(self.jobs.values())
 
@@ -149,20 +146,20 @@ def running(
 
 
 def later_round(core: Core, dispatcher: Dispatcher, *, after_seconds: float = 1.0) -> None:
-    """Late enough for another look."""
+    """A round that reconciles again."""
     core.clock.advance(after_seconds)
     dispatcher.run_round()
 
 
 def start(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
-    """The attempt of a new job, whose runner the cluster knows."""
+    """The attempt of a new job, whose runner was submitted."""
     job_id = core.submit(**fields)
     dispatcher.run_round()
     return f"{job_id}-a1"
 
 
 def run(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
-    """The attempt of a new job that its runner has taken and that has reported."""
+    """The attempt of a new job, assigned to its runner, that has reported once."""
     attempt_id = start(core, dispatcher, **fields)
     core.ask(core.runner_of(attempt_id))
     core.report(attempt_id, 1)
@@ -170,7 +167,7 @@ def run(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
 
 
 def leave(core: Core, cluster: FakeCluster, runner_id: str) -> None:
-    """The runner has nothing more to do, is dismissed, and ends."""
+    """The runner polls, is dismissed, and exits."""
     orders = core.ask(runner_id)
     assert orders is not None
     assert orders.is_dismissed
@@ -183,7 +180,7 @@ def reserved_cpus(core: Core) -> int:
 
 
 def attempts_started(core: Core, cluster: FakeCluster) -> list[str]:
-    """The attempts whose runners were started, in that order."""
+    """The attempts whose runners were submitted, in that order."""
     with core.database.reading() as session:
         rows = session.execute(select(AttemptRow.runner_id, AttemptRow.id)).all()
     by_runner = {row.runner_id: row.id for row in rows}
@@ -191,7 +188,7 @@ def attempts_started(core: Core, cluster: FakeCluster) -> list[str]:
 
 
 def claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
-    """As a dispatcher leaves it that dies right after."""
+    """A claimed attempt of a dispatcher that dies before it submits the runner."""
     dispatcher.run_round()
     core.submit(**fields)
     claimed = dispatcher._claim()
@@ -200,7 +197,7 @@ def claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
 
 
 def stand_by(core: Core, cluster: FakeCluster, dispatcher: Dispatcher) -> str:
-    """The runner that the dispatcher has started ahead, up and waiting."""
+    """A ready standby that the dispatcher has started."""
     dispatcher.run_round()
     runner_id = cluster.started[-1]
     assert core.ask(runner_id) is None

@@ -1,4 +1,4 @@
-"""The core driven by hand: one call is one transaction, on a clock that only tests move."""
+"""Calls of the service, each in a transaction of its own, on a clock that only tests move."""
 
 import hashlib
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from service.storage.tables import AttemptRow, EventRow, JobRow, RunnerRow
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 15.0
 ONE_WORKER = WorkerGroup(1, 1, 0)
-# Attempts that a runner trains before it leaves.
+# Attempts that a runner runs before it is drained.
 LIVES = 100
 
 
@@ -45,7 +45,7 @@ class Clock:
 
 
 def written(**fields: Any) -> dict[str, Any]:
-    """What somebody writes for the smallest job, with `fields` beside or instead."""
+    """The body of a request for the smallest job, with `fields` added or replaced."""
     return {"depth": 8, "shortcut": "A", "dataset": "digits"} | fields
 
 
@@ -58,7 +58,7 @@ def workers(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def content(part: CheckpointPart, iteration: int) -> bytes:
-    """The bytes of a checkpoint's part, as good as any."""
+    """The bytes of a checkpoint's part."""
     return f"{part} of iteration {iteration}".encode()
 
 
@@ -85,7 +85,7 @@ def note(
 
 @dataclass(frozen=True)
 class Taken(Claim):
-    """A claim that its runner has taken; `secret` is the token of the attempt's processes."""
+    """A claim that was assigned to its runner; `secret` is the token of the attempt."""
 
     secret: str
 
@@ -97,13 +97,13 @@ class Core:
         self.limits: dict[str, ConcurrencyLimit] = {}
 
     def offer(self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()) -> None:
-        """The cluster has so much in all, on these nodes, or on one."""
-        whole = ResourceBundle(cpus=cpus, gpus=gpus)
+        """Records the cluster's capacity, on these nodes or on one."""
+        capacity = ResourceBundle(cpus=cpus, gpus=gpus)
         with self.database.transaction() as session:
-            cluster_state.record_cluster(session, whole, nodes=nodes, now=self.clock.now)
+            cluster_state.record_cluster(session, capacity, nodes=nodes, now=self.clock.now)
 
     def submit(self, *, key: str | None = None, user: str = "ann", **fields: Any) -> str:
-        """The new job's id; of two jobs the later one is younger by a second."""
+        """The new job's id; each job is a second younger than the one before."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:
             submitted = submission.submit(
@@ -123,17 +123,17 @@ class Core:
 
     def claim(self, owner: str = "one") -> Claim:
         claimed = self.try_claim(owner)
-        assert claimed is not None, "nothing fits, or nothing waits"
+        assert claimed is not None, "no job fits, or none waits"
         return claimed
 
     def start(self, owner: str = "one", **fields: Any) -> Taken:
-        """A new job on a cluster that is large enough: claimed, and taken by its runner."""
+        """A new job on a large cluster: claimed, and assigned to its ready runner."""
         self.offer(cpus=64)
         self.submit(**fields)
         return self.start_next(owner)
 
     def start_small(self, *, cpus: int) -> Taken:
-        """On the cluster as it was offered: one worker that occupies `cpus`."""
+        """A new job of one worker with `cpus`, on the cluster as recorded."""
         self.submit(resources=workers(1, cpus_per_worker=cpus))
         return self.start_next()
 
@@ -143,7 +143,7 @@ class Core:
         return self.take(claimed)
 
     def take(self, claimed: Claim) -> Taken:
-        """Its runner, which is up, is handed the attempt."""
+        """The runner, which is ready, polls and gets the attempt."""
         orders = self.ask(claimed.runner_id)
         assert orders is not None
         assert orders.order is not None
@@ -156,7 +156,7 @@ class Core:
         )
 
     def start_standby(self, worker_group: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
-        """A runner that the cluster knows and that has not asked for anything yet."""
+        """A submitted runner that has not polled yet."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:
             runner_id = runners.plan_runner(
@@ -167,13 +167,13 @@ class Core:
         return start
 
     def keep_standbys(self, *, target: int, num_workers: int = 1) -> list[tuple[str, WorkerGroup]]:
-        """All runners that are planned or there, with their state, after standbys were seen to."""
+        """Reconciles the warm pool; state and workers of all runners that have not terminated."""
         with self.database.transaction() as session:
-            whole = cluster_state.lock_cluster(session)
-            assert whole is not None
+            capacity = cluster_state.lock_cluster(session)
+            assert capacity is not None
             warm_pool.reconcile(
                 session,
-                whole,
+                capacity,
                 target=target,
                 default_num_workers=num_workers,
                 max_attempts=LIVES,
@@ -181,15 +181,16 @@ class Core:
             )
         with self.database.reading() as session:
             return [
-                (one.state, runners.worker_group_of(one)) for one in runners.list_runners(session)
+                (runner.state, runners.worker_group_of(runner))
+                for runner in runners.list_runners(session)
             ]
 
     def start_runners(self) -> list[RayJobSubmission[RunnerRow]]:
-        """Those that there is room for; the cluster knows them."""
+        """Submits the planned runners that fit."""
         with self.database.transaction() as session:
-            whole = cluster_state.lock_cluster(session)
-            assert whole is not None
-            starts = runners.take_startable(session, whole, now=self.clock.now)
+            capacity = cluster_state.lock_cluster(session)
+            assert capacity is not None
+            starts = runners.take_startable(session, capacity, now=self.clock.now)
             for start in starts:
                 runners.mark_submitted(session, start.id, now=self.clock.now)
         return starts
@@ -201,7 +202,7 @@ class Core:
         trained: str | None = None,
         is_leaving: bool = False,
     ) -> NextAttemptResponse | None:
-        """What the runner is to do next."""
+        """The runner polls for its next attempt."""
         with self.database.transaction() as session:
             return runners.next_attempt(
                 session,
@@ -223,13 +224,13 @@ class Core:
         return runner_id
 
     def run(self, owner: str = "one", **fields: Any) -> Taken:
-        """A new job whose training processes have sent their first report, an empty one."""
+        """A new job whose training processes have sent a first, empty report."""
         claimed = self.start(owner, **fields)
         self.report(claimed.attempt_id, 1)
         return claimed
 
     def retry(self) -> Taken:
-        """The job that waits to be tried again, once it may be; running."""
+        """Starts the job in backoff once that is over; it is running."""
         self.clock.advance(60.0)
         claimed = self.start_next()
         self.report(claimed.attempt_id, 1)
@@ -250,7 +251,7 @@ class Core:
             )
 
     def end(self, claimed: Claim, reason: Reason) -> bool:
-        """By the dispatcher."""
+        """The dispatcher ends the attempt."""
         with self.database.transaction() as session:
             return leases.end_attempt(
                 session,
@@ -262,7 +263,7 @@ class Core:
             )
 
     def release(self, claimed: Claim) -> None:
-        """The attempt's runner is done with it, and gone."""
+        """The attempt's runner terminates, which frees its resources."""
         with self.database.transaction() as session:
             assert runners.mark_terminated(session, claimed.runner_id, now=self.clock.now)
 
@@ -281,12 +282,10 @@ class Core:
             return commands.stop_early(session, job_id, why="worse", now=self.clock.now)
 
     def steer(self, verb: str, job_id: str, *arguments: Any) -> JobRow:
-        """One of service.steering's functions."""
+        """Calls a function of service.jobs.commands."""
         with self.database.transaction() as session:
-            steered: JobRow = getattr(commands, verb)(
-                session, job_id, *arguments, now=self.clock.now
-            )
-            return steered
+            job: JobRow = getattr(commands, verb)(session, job_id, *arguments, now=self.clock.now)
+            return job
 
     def job(self, job_id: str) -> JobRow:
         with self.database.reading() as session:
@@ -304,7 +303,7 @@ class Core:
 
     def held(self, owner: str) -> list[str]:
         with self.database.reading() as session:
-            return [one.attempt.id for one in leases.list_owned(session, owner=owner)]
+            return [owned.attempt.id for owned in leases.list_owned(session, owner=owner)]
 
 
 def job_id_of(attempt: Claim | str) -> str:
@@ -313,7 +312,7 @@ def job_id_of(attempt: Claim | str) -> str:
 
 
 def cancelled(core: Core, **fields: Any) -> str:
-    """The job that was submitted so, and did not begin."""
+    """A job that was cancelled before it started."""
     job_id = core.submit(**fields)
     core.cancel(job_id)
     return job_id

@@ -1,4 +1,4 @@
-"""Searches driven by hand, over the core: one call is one transaction."""
+"""Calls of the service for searches and their drivers, each in a transaction of its own."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ TINY = {"name": "quick", "iterations": 20, "evaluate_every": 10, "checkpoint_eve
 
 
 def search_body(**fields: Any) -> dict[str, Any]:
-    """What somebody writes for a small search, with `fields` beside or instead."""
+    """The body of a request for a small search, with `fields` added or replaced."""
     return {
         "job": written(recipe=TINY),
         "space": {"recipe.learning_rate": {"loguniform": [0.001, 1.0]}},
@@ -117,7 +117,7 @@ class Searching:
             )
 
     def heard(self, search_id: str) -> bool:
-        """Whether the driver is to leave."""
+        """Whether the driver must exit."""
         with self.core.database.transaction() as session:
             driver_id = self.driver_id(search_id)
             return drivers.record_heartbeat(session, driver_id, now=self.core.clock.now)
@@ -148,7 +148,7 @@ class Searching:
         )
 
     def train(self, error: float, *, reason: Reason = Reason.COMPLETED) -> None:
-        """The job that waits longest, to its end."""
+        """Runs the next job to its end."""
         attempt = self.core.start_next()
         self.evaluate(attempt, 1, 10, 50.0)
         self.evaluate(attempt, 2, 20, error)

@@ -1,4 +1,4 @@
-"""Dispatchers over a database of each kind and a cluster in this process."""
+"""Dispatchers over each kind of database and a fake cluster in this process."""
 
 import threading
 from collections.abc import Iterator
@@ -46,13 +46,13 @@ def cluster() -> FakeCluster:
 
 @pytest.fixture
 def settings(tmp_path: Path, api_health: HealthEndpoint) -> Settings:
-    """Without standbys: a runner is there for one attempt, and for nothing else."""
+    """Without a warm pool: each runner runs one attempt."""
     return Settings(var_dir=tmp_path, api_url=api_health.url, warm_runners=0)
 
 
 @pytest.fixture
 def make(core: Core, cluster: FakeCluster, settings: Settings) -> Make:
-    """One more dispatcher, whose settings differ as told."""
+    """Makes another dispatcher, with the given settings changed."""
 
     def made(**fields: Any) -> Dispatcher:
         differing = settings.model_copy(update=fields)

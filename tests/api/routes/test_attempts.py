@@ -1,4 +1,4 @@
-"""What training processes call: briefs, reports exactly once, parts of checkpoints, the finish."""
+"""Calls of training processes: configuration, reports, parts of checkpoints, the finish."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.core import START, Taken, content, job_id_of, note, workers
 
 
 def _refused(answer: httpx.Response, status: int, code: str) -> str:
-    """The sentence that says why."""
+    """Asserts the refusal, and returns its detail."""
     assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
     detail: str = answer.json()["detail"]
     return detail
@@ -27,7 +27,7 @@ def _line(message: str) -> dict[str, Any]:
     return {"at": START.isoformat(), "level": "info", "message": message}
 
 
-def _told(api: Api, claimed: Taken) -> tuple[dict[str, Any], list[str]]:
+def _series_of(api: Api, claimed: Taken) -> tuple[dict[str, Any], list[str]]:
     """The job's series and its log."""
     path = f"/v1/jobs/{job_id_of(claimed)}"
     lines = api.get(f"{path}/logs").json()["lines"]
@@ -36,14 +36,14 @@ def _told(api: Api, claimed: Taken) -> tuple[dict[str, Any], list[str]]:
 
 @pytest.fixture
 def stale(api: Api) -> Taken:
-    """An attempt that was called silent; its job runs as another one now."""
+    """An attempt that was ended as silent; its job runs another attempt."""
     claimed = api.core.run()
     api.core.end(claimed, Reason.HEARTBEAT_TIMEOUT)
     api.core.retry()
     return claimed
 
 
-def test_the_brief_says_all_that_is_needed_to_begin(api: Api) -> None:
+def test_the_config_has_all_that_is_needed_to_begin(api: Api) -> None:
     claimed = api.core.start(resources=workers(2, cpus_per_worker=3), seed=7)
     answer = api.attempt(claimed)
     assert answer.status_code == 200
@@ -54,13 +54,13 @@ def test_the_brief_says_all_that_is_needed_to_begin(api: Api) -> None:
     assert brief.spec.seed == 7
 
 
-def test_the_brief_says_where_the_reports_go_on(api: Api) -> None:
+def test_the_config_has_the_last_stored_sequence(api: Api) -> None:
     claimed = api.core.run()
     api.report(claimed, 2)
     assert api.attempt(claimed).json()["last_sequence"] == 2
 
 
-def test_the_first_report_makes_the_job_run(api: Api) -> None:
+def test_the_first_report_makes_the_job_running(api: Api) -> None:
     claimed = api.core.start()
     answer = api.report(claimed, 1)
     assert (answer.status_code, answer.json()) == (200, {"last_sequence": 1, "stop": None})
@@ -70,18 +70,18 @@ def test_the_first_report_makes_the_job_run(api: Api) -> None:
 def test_a_repeated_report_changes_nothing_and_answers_the_same(any_api: Api) -> None:
     claimed = any_api.core.run()
     first = any_api.report(claimed, 2, metrics=[_loss(1, 0.5)], logs=[_line("once")])
-    before = _told(any_api, claimed)
+    before = _series_of(any_api, claimed)
     again = any_api.report(claimed, 2, metrics=[_loss(1, 0.7)], logs=[_line("once")])
     assert (again.status_code, again.json()) == (first.status_code, first.json())
-    assert _told(any_api, claimed) == before
+    assert _series_of(any_api, claimed) == before
     assert before == ({"train/loss": {"iterations": [1], "values": [0.5]}}, ["once"])
 
 
 def test_a_report_before_its_predecessor_is_refused_and_leaves_no_trace(api: Api) -> None:
     claimed = api.core.run()
     answer = api.report(claimed, 3, metrics=[_loss(1, 0.5)], logs=[_line("early")])
-    assert "2 is the next one" in _refused(answer, 409, "sequence-gap")
-    assert _told(api, claimed) == ({}, [])
+    assert "the next is 2" in _refused(answer, 409, "sequence-gap")
+    assert _series_of(api, claimed) == ({}, [])
     assert api.report(claimed, 2).json()["last_sequence"] == 2
 
 
@@ -94,20 +94,20 @@ def test_each_attempt_counts_its_reports_from_one(api: Api) -> None:
     answer = api.report(second, 1, metrics=[_loss(2, 0.8)], logs=[_line("b")])
     assert answer.json()["last_sequence"] == 1
     losses = {"train/loss": {"iterations": [1, 2], "values": [1.0, 0.8]}}
-    assert _told(api, second) == (losses, ["a", "b"])
+    assert _series_of(api, second) == (losses, ["a", "b"])
 
 
-def test_a_report_that_is_wrong_anywhere_leaves_no_trace(api: Api) -> None:
+def test_an_invalid_report_leaves_no_trace(api: Api) -> None:
     claimed = api.core.run()
     wrong = _loss(2, 0.4) | {"series": "Loss"}
     answer = api.report(claimed, 2, metrics=[_loss(1, 0.5), wrong], logs=[_line("x")])
     _refused(answer, 422, "invalid-input")
     assert answer.json()["errors"][0]["pointer"] == "/metrics/1/series"
-    assert _told(api, claimed) == ({}, [])
+    assert _series_of(api, claimed) == ({}, [])
     assert api.attempt(claimed).json()["last_sequence"] == 1
 
 
-def test_an_attempt_over_its_time_is_told_to_stop(api: Api) -> None:
+def test_an_attempt_over_its_time_limit_is_asked_to_stop(api: Api) -> None:
     claimed = api.core.start(time_limit_minutes=1)
     api.report(claimed, 1)
     api.core.clock.advance(61.0)
@@ -124,7 +124,7 @@ def test_an_attempt_over_its_time_is_told_to_stop(api: Api) -> None:
         ("POST", "/finish"),
     ],
 )
-def test_an_attempt_that_another_has_replaced_is_told_to_stop_at_once(
+def test_a_replaced_attempt_is_refused_as_stale(
     api: Api, stale: Taken, method: str, path: str
 ) -> None:
     bodies: dict[str, dict[str, Any]] = {
@@ -136,7 +136,7 @@ def test_an_attempt_that_another_has_replaced_is_told_to_stop_at_once(
     answer = api.attempt(stale, method, path, **bodies.get(path, {}))
     assert "heartbeat-timeout" in _refused(answer, 409, "stale-attempt")
     assert api.get(f"/v1/jobs/{job_id_of(stale)}").json() == before
-    assert _told(api, stale) == ({}, [])
+    assert _series_of(api, stale) == ({}, [])
 
 
 def test_a_replaced_attempt_uploads_nothing(api: Api, stale: Taken) -> None:
@@ -145,14 +145,14 @@ def test_a_replaced_attempt_uploads_nothing(api: Api, stale: Taken) -> None:
 
 
 def _stored(api: Api, claimed: Taken) -> list[bytes]:
-    """What lies in the store of that attempt's, half-written files as well."""
+    """The stored parts of the attempt, half-written files included."""
     folder = api.settings.var_dir / "artifacts" / "checkpoints" / claimed.attempt_id
     if not folder.exists():
         return []
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-def test_an_uploaded_part_is_stored_and_answered_with_its_digest(api: Api) -> None:
+def test_an_uploaded_part_is_stored_and_its_digest_returned(api: Api) -> None:
     claimed = api.core.run()
     answer = api.upload(claimed, 4, CheckpointPart.WEIGHTS)
     assert answer.status_code == 201
@@ -160,7 +160,7 @@ def test_an_uploaded_part_is_stored_and_answered_with_its_digest(api: Api) -> No
     assert _stored(api, claimed) == [content(CheckpointPart.WEIGHTS, 4)]
 
 
-def test_a_part_that_differs_from_its_digest_is_not_kept(api: Api) -> None:
+def test_a_part_that_differs_from_its_digest_is_not_stored(api: Api) -> None:
     claimed = api.core.run()
     answer = api.upload(claimed, 4, CheckpointPart.WEIGHTS, sha256="0" * 64)
     assert "0" * 64 in _refused(answer, 422, "corrupt-artifact")
@@ -184,7 +184,7 @@ def test_a_repeated_upload_replaces_the_earlier_one(api: Api) -> None:
         (f"/checkpoints/{2**31}/weights", "0" * 64, "/iteration"),
     ],
 )
-def test_an_upload_that_says_not_what_it_is_is_refused(
+def test_an_upload_without_a_valid_digest_is_refused(
     api: Api, path: str, sha256: str | None, pointer: str
 ) -> None:
     headers = {} if sha256 is None else {"X-Content-SHA256": sha256}
@@ -195,9 +195,9 @@ def test_an_upload_that_says_not_what_it_is_is_refused(
 
 def test_a_part_may_be_larger_than_any_other_body(api: Api) -> None:
     claimed = api.core.run()
-    whole = b"w" * (17 * 2**20)
+    content = b"w" * (17 * 2**20)
     headers = {"X-Content-SHA256": "0" * 64}
-    answer = api.attempt(claimed, "PUT", "/checkpoints/4/state", content=whole, headers=headers)
+    answer = api.attempt(claimed, "PUT", "/checkpoints/4/state", content=content, headers=headers)
     _refused(answer, 422, "corrupt-artifact")
 
 
@@ -210,7 +210,7 @@ def test_a_part_that_is_larger_than_the_settings_allow_is_refused(tmp_path: Path
         assert _stored(api, claimed) == []
 
 
-def test_a_checkpoint_whose_bytes_are_not_there_does_not_count(api: Api) -> None:
+def test_a_checkpoint_whose_parts_are_not_stored_does_not_count(api: Api) -> None:
     claimed = api.core.run()
     api.upload(claimed, 4, CheckpointPart.WEIGHTS)
     answer = api.report(claimed, 2, checkpoints=[note(4).model_dump(mode="json")])
@@ -221,7 +221,7 @@ def test_a_checkpoint_whose_bytes_are_not_there_does_not_count(api: Api) -> None
     assert len(api.get(path).json()["checkpoints"]) == 1
 
 
-def test_a_report_of_a_checkpoint_may_be_repeated_after_its_bytes_are_gone(api: Api) -> None:
+def test_a_report_of_a_checkpoint_may_be_repeated_after_its_parts_were_deleted(api: Api) -> None:
     claimed = api.core.run()
     for sequence, iteration in ((2, 1), (3, 2), (4, 3)):
         api.checkpoint(claimed, sequence, note(iteration))
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_nothing_can_resume_from_is_refused(api: Api) -> None:
     assert api.attempt(claimed).json()["last_sequence"] == 1
 
 
-def test_a_new_attempt_is_given_what_the_last_one_left(api: Api) -> None:
+def test_a_new_attempt_downloads_the_checkpoint_of_the_last_one(api: Api) -> None:
     first = api.core.run()
     api.checkpoint(first, 2, note(4))
     api.core.end(first, Reason.WORKER_DIED)
@@ -251,7 +251,7 @@ def test_a_new_attempt_is_given_what_the_last_one_left(api: Api) -> None:
         assert answer.headers["Content-Length"] == str(digest.size_bytes)
 
 
-def test_an_attempt_that_begins_at_the_beginning_has_nothing_to_resume(api: Api) -> None:
+def test_an_attempt_without_a_checkpoint_has_nothing_to_resume(api: Api) -> None:
     _refused(api.attempt(api.core.run(), "GET", "/resume/weights"), 404, "not-found")
 
 
@@ -266,15 +266,17 @@ def test_a_part_that_the_last_attempt_did_not_store_is_not_found(api: Api) -> No
     ("reason", "state"),
     [("completed", "succeeded"), ("diverged", "failed"), ("training-error", "queued")],
 )
-def test_the_last_word_moves_the_job(api: Api, reason: str, state: str) -> None:
+def test_a_finished_attempt_changes_the_state_of_the_job(api: Api, reason: str, state: str) -> None:
     claimed = api.core.run()
-    answer = api.attempt(claimed, "POST", "/finish", json={"reason": reason, "message": "told"})
+    answer = api.attempt(
+        claimed, "POST", "/finish", json={"reason": reason, "message": "by itself"}
+    )
     assert (answer.status_code, answer.json()) == (200, {"job_state": state})
     job = api.get(f"/v1/jobs/{job_id_of(claimed)}").json()
-    assert (job["state"], job["reason"], job["message"]) == (state, reason, "told")
+    assert (job["state"], job["reason"], job["message"]) == (state, reason, "by itself")
 
 
-def test_a_repeated_last_word_changes_nothing_and_answers_the_same(api: Api) -> None:
+def test_a_repeated_finish_changes_nothing_and_answers_the_same(api: Api) -> None:
     claimed = api.core.run()
     first = api.attempt(claimed, "POST", "/finish", json={"reason": "completed"})
     events = len(api.core.events(job_id_of(claimed)))
@@ -283,7 +285,7 @@ def test_a_repeated_last_word_changes_nothing_and_answers_the_same(api: Api) -> 
     assert len(api.core.events(job_id_of(claimed))) == events
 
 
-def test_an_end_is_not_told_in_two_ways(api: Api) -> None:
+def test_an_attempt_cannot_finish_for_two_reasons(api: Api) -> None:
     claimed = api.core.run()
     api.attempt(claimed, "POST", "/finish", json={"reason": "completed"})
     answer = api.attempt(claimed, "POST", "/finish", json={"reason": "diverged"})
@@ -295,10 +297,10 @@ def test_an_attempt_that_has_ended_reports_no_more(api: Api) -> None:
     claimed = api.core.run()
     api.attempt(claimed, "POST", "/finish", json={"reason": "completed"})
     _refused(api.report(claimed, 2, metrics=[_loss(1, 9.0)]), 409, "stale-attempt")
-    assert _told(api, claimed) == ({}, [])
+    assert _series_of(api, claimed) == ({}, [])
 
 
-def test_an_attempt_may_end_before_it_has_begun(api: Api) -> None:
+def test_an_attempt_may_finish_before_its_first_report(api: Api) -> None:
     claimed = api.core.start()
     api.attempt(claimed, "POST", "/finish", json={"reason": "dataset-missing"})
     assert api.core.attempt(claimed.attempt_id).state is AttemptState.ENDED

@@ -1,4 +1,4 @@
-"""What drivers ask: answered at once, or as soon as there is something to say."""
+"""Calls of drivers: answered at once, or as soon as there is an answer."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +41,7 @@ def _take(api: Api, start: RayJobSubmission[DriverRow], tune_id: str = "a") -> h
     return _ask(api, start, "/trials", tune_id=tune_id, params={"recipe.learning_rate": 0.1})
 
 
-def test_a_driver_begins_takes_trials_and_follows_them_to_the_end(
+def test_a_driver_assigns_trials_and_follows_them_to_the_end(
     any_api: Api, searching: Searching
 ) -> None:
     start = _started(searching)
@@ -50,15 +50,15 @@ def test_a_driver_begins_takes_trials_and_follows_them_to_the_end(
     assert _take(any_api, start).json()["number"] == 1
     assert _ask(any_api, start, "/trials/next", tune_id="a").json()["evaluation"] is None
     searching.train(5.0)
-    told = _ask(any_api, start, "/trials/next", tune_id="a", after=10).json()["evaluation"]
-    assert told == {"iteration": 20, "values": {"test/error": 5.0}, "is_last": True}
+    evaluation = _ask(any_api, start, "/trials/next", tune_id="a", after=10).json()["evaluation"]
+    assert evaluation == {"iteration": 20, "values": {"test/error": 5.0}, "is_last": True}
     stop = _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10)
-    assert stop.json() == {"is_over": False}, "it has ended: nothing to stop"
+    assert stop.json() == {"is_over": False}, "the trial has ended"
     assert _ask(any_api, start, "/finish", message="done").status_code == 200
     assert searching.row(start.row.search_id).state == "succeeded"
 
 
-def test_a_question_for_an_evaluation_is_answered_when_it_comes(
+def test_a_poll_for_an_evaluation_is_answered_when_it_is_reported(
     any_api: Api, searching: Searching, threads: ThreadPoolExecutor
 ) -> None:
     start = _started(searching)
@@ -90,7 +90,7 @@ def test_a_heartbeat_is_answered_when_the_search_is_cancelled(
     }
 
 
-def test_only_a_drivers_own_token_opens_its_door(any_api: Api, searching: Searching) -> None:
+def test_a_drivers_own_token_is_the_only_valid_one(any_api: Api, searching: Searching) -> None:
     start = _started(searching)
     for token in (TOKEN, "another token, long enough"):
         assert _ask(any_api, start, "/begin", token).status_code == 401
@@ -100,7 +100,7 @@ def test_only_a_drivers_own_token_opens_its_door(any_api: Api, searching: Search
     assert _ask(any_api, start, "/begin").status_code == 401
 
 
-def test_parameters_that_make_no_job_are_refused(any_api: Api, searching: Searching) -> None:
+def test_parameters_that_make_no_valid_job_are_refused(any_api: Api, searching: Searching) -> None:
     start = _started(searching)
     _ask(any_api, start, "/begin")
     wrong = _ask(any_api, start, "/trials", tune_id="a", params={"recipe.learning_rate": -1.0})

@@ -1,4 +1,4 @@
-"""What runners ask: answered at once, or as soon as there is something to do."""
+"""Calls of runners: answered at once, or as soon as there is an attempt."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ Waiting = Callable[[Api, RayJobSubmission[RunnerRow]], Future[httpx.Response]]
 
 @pytest.fixture
 def waiting() -> Iterator[Waiting]:
-    """Asks in a thread of its own, with the longest patience; the API has heard it."""
+    """Polls in a thread of its own, with the longest wait; the API has received the request."""
     with ThreadPoolExecutor() as threads:
 
         def ask(api: Api, start: RayJobSubmission[RunnerRow]) -> Future[httpx.Response]:
@@ -42,7 +42,7 @@ def waiting() -> Iterator[Waiting]:
 
 
 def _standby(api: Api, shape: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
-    """A runner that has come up and found nothing to do."""
+    """A ready runner that has polled once and got no attempt."""
     start = api.core.start_standby(shape)
     assert api.ask(start).json() == EMPTY
     return start
@@ -62,13 +62,13 @@ def _claim(api: Api, **fields: Any) -> Claim:
 
 
 def _finish(api: Api, start: RayJobSubmission[RunnerRow]) -> None:
-    """Whatever the runner has to do."""
+    """Ends the attempt of the runner."""
     attempt_id = api.core.runner(start.id).attempt_id
     assert attempt_id is not None
     api.core.finish(attempt_id)
 
 
-def test_a_runner_is_handed_its_attempt_with_a_token_for_it(api: Api) -> None:
+def test_a_runner_gets_its_attempt_with_a_token_for_it(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     claimed = _claim(api, seed=7)
@@ -80,14 +80,14 @@ def test_a_runner_is_handed_its_attempt_with_a_token_for_it(api: Api) -> None:
     assert brief.json()["spec"]["seed"] == 7
 
 
-def test_a_runner_without_patience_is_answered_at_once(api: Api) -> None:
+def test_a_poll_without_a_wait_is_answered_at_once(api: Api) -> None:
     api.core.offer(cpus=4)
     start = api.core.start_standby()
     assert api.ask(start).json() == EMPTY
     assert api.core.runner(start.id).state is RayJobState.READY
 
 
-def test_the_answer_is_empty_when_the_wait_is_over(api: Api) -> None:
+def test_the_response_is_empty_when_the_wait_is_over(api: Api) -> None:
     api.core.offer(cpus=4)
     start = api.core.start_standby()
     began = time.monotonic()
@@ -111,7 +111,7 @@ def test_a_claim_ends_the_wait_within_a_fraction_of_a_second(
     assert min(took) < 0.5
 
 
-def test_the_wait_goes_on_while_others_are_given_work(api: Api, waiting: Waiting) -> None:
+def test_the_wait_continues_while_other_runners_get_attempts(api: Api, waiting: Waiting) -> None:
     api.core.offer(cpus=4)
     large, small = _standby(api, WorkerGroup(2, 1, 0)), _standby(api)
     answers = {start: waiting(api, start) for start in (large, small)}
@@ -122,7 +122,9 @@ def test_the_wait_goes_on_while_others_are_given_work(api: Api, waiting: Waiting
     assert _attempt_in(answers[large].result()) == second.attempt_id
 
 
-def test_a_standby_that_gives_way_is_told_at_once(any_api: Api, waiting: Waiting) -> None:
+def test_a_standby_that_is_drained_for_another_job_is_dismissed_at_once(
+    any_api: Api, waiting: Waiting
+) -> None:
     any_api.core.offer(cpus=2)
     start = _standby(any_api)
     answer = waiting(any_api, start)
@@ -131,7 +133,7 @@ def test_a_standby_that_gives_way_is_told_at_once(any_api: Api, waiting: Waiting
     assert answer.result(timeout=10.0).json() == DISMISSED
 
 
-def test_a_runner_that_is_dismissed_while_it_waits_is_told_at_once(
+def test_a_runner_that_is_drained_while_it_waits_is_dismissed_at_once(
     any_api: Api, waiting: Waiting
 ) -> None:
     any_api.core.offer(cpus=4)
@@ -142,7 +144,7 @@ def test_a_runner_that_is_dismissed_while_it_waits_is_told_at_once(
     assert answer.result(timeout=10.0).json() == DISMISSED
 
 
-def test_a_runner_that_was_given_up_is_dismissed(api: Api) -> None:
+def test_a_terminated_runner_is_dismissed(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     with api.core.database.transaction() as session:
@@ -150,7 +152,7 @@ def test_a_runner_that_was_given_up_is_dismissed(api: Api) -> None:
     assert api.ask(start, wait_seconds=60).json() == DISMISSED
 
 
-def test_a_runner_that_has_trained_an_attempt_is_free_while_that_delivers(api: Api) -> None:
+def test_a_runner_is_free_while_its_trained_attempt_delivers(api: Api) -> None:
     api.core.offer(cpus=1)
     start = _standby(api)
     first = api.core.take(_claim(api))
@@ -160,28 +162,28 @@ def test_a_runner_that_has_trained_an_attempt_is_free_while_that_delivers(api: A
     assert api.report(first, 1).status_code == 200
 
 
-def test_who_leaves_is_told_what_it_leaves_undone(api: Api) -> None:
+def test_a_leaving_runner_gets_its_unfinished_attempt(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     claimed = _claim(api)
     taken = api.core.take(claimed)
     answer = api.ask(start, is_leaving=True)
     assert _attempt_in(answer) == claimed.attempt_id
-    assert api.attempt(taken).status_code == 401, "its processes are no more"
+    assert api.attempt(taken).status_code == 401, "its processes have died"
     path = f"/v1/attempts/{claimed.attempt_id}/finish"
     token = answer.json()["order"]["token"]
     assert api.post(path, {"reason": "diverged"}, token=token).status_code == 200
     assert api.ask(start).json() == DISMISSED
 
 
-def test_who_leaves_with_nothing_undone_need_not_wait(api: Api) -> None:
+def test_a_leaving_runner_without_an_attempt_is_dismissed_at_once(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
     assert api.ask(start, is_leaving=True, wait_seconds=60).json() == DISMISSED
     assert api.core.runner(start.id).state is RayJobState.DRAINING
 
 
-def test_who_has_hung_up_takes_nothing(api: Api, waiting: Waiting) -> None:
+def test_a_disconnected_runner_takes_no_attempt(api: Api, waiting: Waiting) -> None:
     api.core.offer(cpus=4)
     start, witness = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
     path = f"/v1/runners/{start.id}/next"
@@ -198,7 +200,7 @@ def test_who_has_hung_up_takes_nothing(api: Api, waiting: Waiting) -> None:
 
 
 @pytest.mark.parametrize("path", ["persons", "attempts", "other runners"])
-def test_a_runner_proves_itself_with_its_own_token_only(api: Api, path: str) -> None:
+def test_a_runners_own_token_is_the_only_valid_one(api: Api, path: str) -> None:
     api.core.offer(cpus=4)
     start, other = _standby(api), _standby(api)
     claimed = api.core.take(_claim(api))
@@ -221,16 +223,14 @@ def test_a_runner_proves_itself_with_its_own_token_only(api: Api, path: str) -> 
         ({"is_leaving": "perhaps"}, "/is_leaving"),
     ],
 )
-def test_a_question_that_cannot_be_answered_is_refused(
-    api: Api, question: dict[str, Any], pointer: str
-) -> None:
+def test_an_invalid_poll_is_refused(api: Api, question: dict[str, Any], pointer: str) -> None:
     api.core.offer(cpus=4)
     answer = api.ask(_standby(api), **question)
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
 
 
-def test_people_see_the_runners_that_are_up_or_about_to_be(api: Api) -> None:
+def test_users_see_all_runners_that_have_not_terminated(api: Api) -> None:
     api.core.offer(cpus=4)
     gone, busy = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
     with api.core.database.transaction() as session:
@@ -270,5 +270,5 @@ def _at(second: int) -> str:
     return START.replace(second=second).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_where_nothing_is_up_the_list_of_runners_is_empty(api: Api) -> None:
+def test_the_list_of_runners_may_be_empty(api: Api) -> None:
     assert api.get("/v1/runners").json() == {"runners": []}

@@ -13,13 +13,13 @@ from tests.support.core import START, workers, written
 from tests.support.postgres import postgres_server
 
 
-def test_health_is_told_to_everybody(any_api: Api) -> None:
+def test_health_needs_no_token(any_api: Api) -> None:
     answer = any_api.get("/v1/health", token=None)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
 @pytest.mark.db
-def test_an_api_without_its_database_says_so_and_comes_back_with_it(tmp_path: Path) -> None:
+def test_health_is_503_while_the_database_is_down(tmp_path: Path) -> None:
     with postgres_server() as server, serving_new(server.new_database(), tmp_path) as api:
         server.stop(mode="fast")
         for answer in (api.get("/v1/health"), api.get("/v1/jobs"), api.post("/v1/jobs", written())):
@@ -30,7 +30,7 @@ def test_an_api_without_its_database_says_so_and_comes_back_with_it(tmp_path: Pa
         assert api.post("/v1/jobs", written()).status_code == 201
 
 
-def test_a_cluster_that_nobody_has_seen_is_unknown(api: Api) -> None:
+def test_a_cluster_that_no_dispatcher_has_seen_is_unknown(api: Api) -> None:
     assert api.get("/v1/cluster").json() == {
         "cpus": None,
         "gpus": None,
@@ -40,7 +40,7 @@ def test_a_cluster_that_nobody_has_seen_is_unknown(api: Api) -> None:
     }
 
 
-def test_the_cluster_is_told_with_what_attempts_occupy(api: Api) -> None:
+def test_the_cluster_is_returned_with_what_attempts_occupy(api: Api) -> None:
     api.core.offer(cpus=8, gpus=2)
     api.core.submit(resources=workers(2, cpus_per_worker=3))
     api.core.claim()
@@ -54,18 +54,18 @@ def test_the_cluster_is_told_with_what_attempts_occupy(api: Api) -> None:
 
 
 def _datasets(api: Api) -> dict[str, dict[str, Any]]:
-    return {one["name"]: one for one in api.get("/v1/datasets").json()["datasets"]}
+    return {item["name"]: item for item in api.get("/v1/datasets").json()["datasets"]}
 
 
 @pytest.fixture
 def data(api: Api) -> Iterator[Path]:
-    """The folder that the API looks for images in."""
+    """The folder in which the API finds data sets."""
     api.settings.data_dir.mkdir()
     yield api.settings.data_dir
     shutil.rmtree(api.settings.data_dir)
 
 
-def test_every_data_set_known_by_name_is_told(api: Api) -> None:
+def test_every_data_set_known_by_name_is_listed(api: Api) -> None:
     found = _datasets(api)
     assert set(found) == set(datasets.DATASETS)
     assert found["digits"] == {
@@ -83,7 +83,7 @@ def test_every_data_set_known_by_name_is_told(api: Api) -> None:
     }
 
 
-def test_a_data_set_to_be_downloaded_is_here_once_its_folder_is(api: Api, data: Path) -> None:
+def test_a_downloaded_data_set_is_available_once_its_folder_exists(api: Api, data: Path) -> None:
     assert not _datasets(api)["cifar10"]["available"]
     (data / "cifar10").mkdir()
     assert _datasets(api)["cifar10"]["available"]
@@ -111,8 +111,8 @@ def test_a_folder_that_a_spec_cannot_name_is_not_a_dataset(api: Api, data: Path,
     assert set(_datasets(api)) == set(datasets.DATASETS)
 
 
-def test_every_recipe_is_told_with_where_it_comes_from(api: Api) -> None:
-    found = {one["name"]: one for one in api.get("/v1/recipes").json()["recipes"]}
+def test_every_recipe_is_listed_with_its_source(api: Api) -> None:
+    found = {item["name"]: item for item in api.get("/v1/recipes").json()["recipes"]}
     assert set(found) == set(recipes.RECIPES)
     for name, recipe in found.items():
         assert recipe["source"], name
@@ -120,9 +120,9 @@ def test_every_recipe_is_told_with_where_it_comes_from(api: Api) -> None:
         assert recipe["fields"].keys() == recipes.Recipe.model_fields.keys()
 
 
-def test_a_recipe_as_it_is_told_can_be_submitted(api: Api) -> None:
+def test_a_listed_recipe_can_be_submitted(api: Api) -> None:
     for recipe in api.get("/v1/recipes").json()["recipes"]:
-        # Photographs in a folder suit every recipe.
+        # Every recipe can train on the images of a folder.
         body = written(depth=18, dataset="folder:flowers", recipe=recipe["fields"])
         answer = api.post("/v1/jobs", body)
         assert answer.status_code == 201, answer.text

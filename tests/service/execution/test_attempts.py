@@ -1,4 +1,4 @@
-"""Attempts: reports exactly once, an end told once, and what becomes of the job."""
+"""Attempts: reports count exactly once, in order; what a new attempt resumes from."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -102,9 +102,7 @@ def test_an_empty_report_is_a_heartbeat(core: Core) -> None:
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(st.integers(1, 6), max_size=20))
-def test_however_reports_are_repeated_each_counts_once_and_in_order(
-    core: Core, sent: list[int]
-) -> None:
+def test_repeated_reports_count_once_and_in_order(core: Core, sent: list[int]) -> None:
     claimed = core.start()
     expected = 0
     for sequence in sent:
@@ -119,7 +117,7 @@ def test_however_reports_are_repeated_each_counts_once_and_in_order(
     core.end(claimed, Reason.CANCELLED)
 
 
-def test_log_lines_go_on_where_the_last_attempt_left_off(core: Core) -> None:
+def test_log_lines_are_numbered_on_across_attempts(core: Core) -> None:
     first = core.run()
     core.report(first.attempt_id, 2, logs=[_line(core, "a"), _line(core, "b")])
     core.end(first, Reason.WORKER_DIED)
@@ -129,7 +127,7 @@ def test_log_lines_go_on_where_the_last_attempt_left_off(core: Core) -> None:
     assert _lines(core, job_id_of(first), after=2) == ["c"]
 
 
-def test_the_later_attempts_value_of_an_iteration_stands(core: Core) -> None:
+def test_the_later_attempts_value_of_an_iteration_counts(core: Core) -> None:
     first = core.run()
     core.report(first.attempt_id, 2, metrics=[_loss(1, 1.0), _loss(2, 0.9)])
     core.end(first, Reason.WORKER_DIED)
@@ -152,7 +150,7 @@ def test_a_stale_attempt_writes_nothing(core: Core) -> None:
     assert core.attempt(current.attempt_id).state is AttemptState.RUNNING
 
 
-def test_an_attempt_is_briefed_with_all_that_it_needs(core: Core) -> None:
+def test_a_config_has_all_that_an_attempt_needs(core: Core) -> None:
     claimed = core.run(resources={"num_workers": 2, "cpus_per_worker": 3})
     with core.database.transaction() as session:
         brief = attempts.build_config(session, claimed.attempt_id)
@@ -162,7 +160,7 @@ def test_an_attempt_is_briefed_with_all_that_it_needs(core: Core) -> None:
     assert brief.resume is None
 
 
-def test_a_stale_attempt_is_not_briefed(core: Core) -> None:
+def test_a_stale_attempt_gets_no_config(core: Core) -> None:
     claimed = core.run()
     core.finish(claimed.attempt_id)
     with core.database.transaction() as session, pytest.raises(StaleAttempt):
@@ -185,7 +183,7 @@ def test_a_new_attempt_resumes_from_the_newest_checkpoint(core: Core) -> None:
     }
 
 
-def test_an_attempt_without_a_checkpoint_begins_at_the_beginning(core: Core) -> None:
+def test_an_attempt_without_a_checkpoint_starts_from_scratch(core: Core) -> None:
     claimed = core.run()
     with core.database.transaction() as session, pytest.raises(NotFound, match="does not resume"):
         attempts.find_resume_checkpoint(session, claimed.attempt_id)
@@ -216,12 +214,12 @@ def test_a_part_that_was_not_stored_is_not_found(core: Core) -> None:
         {"progress": {"iteration": 1, "iterations": 0, "images_per_second": None}},
     ],
 )
-def test_a_report_that_no_database_could_keep_is_refused(fields: dict[str, Any]) -> None:
+def test_a_report_that_no_database_can_store_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Report.model_validate({"sequence": 1} | fields)
 
 
-def test_a_line_from_another_zone_keeps_its_moment(core: Core) -> None:
+def test_a_log_line_from_another_time_zone_keeps_its_instant(core: Core) -> None:
     claimed = core.run()
     at = datetime(2026, 11, 21, 14, 0, tzinfo=timezone(timedelta(hours=2)))
     core.report(claimed.attempt_id, 2, logs=[LogLine(at=at, level=LogLevel.INFO, message="")])

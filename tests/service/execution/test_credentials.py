@@ -50,7 +50,7 @@ def test_a_drivers_token_is_valid_until_the_driver_has_terminated(core: Core) ->
 @pytest.mark.parametrize("kind", CallerKind)
 @pytest.mark.parametrize(
     "caller_id",
-    ["", "-a", "nobody-a1", "{job}-a9", "{job}-a1\x00", "{job}", "runner-", "search-0-dx"],
+    ["", "-a", "unknown-a1", "{job}-a9", "{job}-a1\x00", "{job}", "runner-", "search-0-dx"],
 )
 def test_an_unknown_or_malformed_id_has_the_answer_of_a_wrong_token(
     core: Core, kind: CallerKind, caller_id: str

@@ -10,7 +10,7 @@ QUICK = {"name": "quick", "iterations": STEPS}
 
 
 def _claimed(core: Core) -> list[str]:
-    """Names of all that start now, in the order in which they are claimed."""
+    """Names of all jobs that start now, in the order of their claims."""
     found = []
     while (claimed := core.try_claim()) is not None:
         found.append(core.job(job_id_of(claimed)).name)
@@ -18,7 +18,7 @@ def _claimed(core: Core) -> list[str]:
 
 
 def measure(core: Core, *, seconds_per_step: float) -> None:
-    """A job has run, alone, at that pace; its first report came at once."""
+    """Runs a job alone at that rate; its first report comes at once."""
     claimed = core.run(recipe=QUICK)
     core.clock.advance(STEPS * seconds_per_step)
     last = MetricPoint(series="train/loss", iteration=STEPS, value=0.5)
@@ -36,7 +36,7 @@ def test_a_point_of_priority_is_worth_ten_minutes_of_waiting(core: Core) -> None
     assert _claimed(core) == ["young, eleven points more", "old", "young, ten points more"]
 
 
-def test_a_changed_priority_counts_as_if_it_had_been_so(core: Core) -> None:
+def test_a_changed_priority_counts_as_if_submitted_with_it(core: Core) -> None:
     core.submit(name="first")
     second = core.submit(name="second")
     core.steer("change_priority", second, 51)
@@ -46,7 +46,7 @@ def test_a_changed_priority_counts_as_if_it_had_been_so(core: Core) -> None:
     assert _claimed(core) == ["second", "first"]
 
 
-def test_a_gap_is_filled_by_a_job_that_was_measured_to_fit(core: Core) -> None:
+def test_a_job_that_is_measured_to_fit_is_backfilled(core: Core) -> None:
     measure(core, seconds_per_step=1.0)
     core.offer(cpus=4)
     core.submit(
@@ -64,7 +64,7 @@ def test_a_gap_is_filled_by_a_job_that_was_measured_to_fit(core: Core) -> None:
     assert _claimed(core) == ["short enough"]
 
 
-def test_a_job_that_overstays_in_a_gap_goes_back_to_the_queue_unharmed(core: Core) -> None:
+def test_an_overdue_backfilled_job_returns_to_the_queue_without_a_restart(core: Core) -> None:
     measure(core, seconds_per_step=1.0)
     core.offer(cpus=2)
     core.submit(name="runs", recipe=QUICK)
@@ -86,7 +86,7 @@ def test_a_job_that_overstays_in_a_gap_goes_back_to_the_queue_unharmed(core: Cor
     assert (job.preemptions, job.restarts, job.infra_restarts, job.not_before) == (1, 0, 0, None)
 
 
-def test_an_urgent_job_takes_the_place_of_a_preemptible_one(core: Core) -> None:
+def test_an_urgent_job_preempts_a_preemptible_one(core: Core) -> None:
     core.offer(cpus=1)
     core.submit(name="meek", priority=10, preemptible=True, recipe=QUICK)
     meek = core.start_next()

@@ -1,4 +1,4 @@
-"""The queue: what fits, in its turn, once; leases, fences, and who takes over."""
+"""Claims, leases and fencing tokens: each job is claimed once, in its order, where it fits."""
 
 import threading
 from datetime import timedelta
@@ -19,7 +19,7 @@ from tests.support.core import LEASE_SECONDS, START, Core, job_id_of, workers
 
 
 def _claimed_jobs(core: Core) -> list[str]:
-    """All that fit now, in the order in which they are claimed."""
+    """Names of all jobs that fit now, in the order of their claims."""
     found = []
     while (claimed := core.try_claim()) is not None:
         found.append(core.job(job_id_of(claimed)).name)
@@ -48,8 +48,8 @@ def test_the_claim_and_its_events_are_one_change(core: Core) -> None:
     core.offer(cpus=4)
     job_id = core.submit()
     core.claim()
-    told = [(event.kind, event.data.get("to")) for event in core.events(job_id)]
-    assert told == [("submitted", None), ("attempt", None), ("state", "starting")]
+    changes = [(event.kind, event.data.get("to")) for event in core.events(job_id)]
+    assert changes == [("submitted", None), ("attempt", None), ("state", "starting")]
 
 
 def test_nothing_is_claimed_before_the_cluster_was_seen(core: Core) -> None:
@@ -57,7 +57,7 @@ def test_nothing_is_claimed_before_the_cluster_was_seen(core: Core) -> None:
     assert core.try_claim() is None
 
 
-def test_priority_goes_before_age(core: Core) -> None:
+def test_priority_comes_before_age(core: Core) -> None:
     core.offer(cpus=8)
     core.submit(name="old", priority=10)
     core.submit(name="urgent", priority=90)
@@ -84,7 +84,7 @@ def test_small_jobs_do_not_overtake_the_head(core: Core) -> None:
     assert _claimed_jobs(core) == ["large"]
 
 
-def test_a_job_that_the_whole_cluster_cannot_hold_lets_others_pass(core: Core) -> None:
+def test_a_job_larger_than_the_cluster_does_not_block_others(core: Core) -> None:
     core.submit(name="too large", resources=workers(64))
     core.offer(cpus=4)
     core.submit(name="small")
@@ -93,7 +93,7 @@ def test_a_job_that_the_whole_cluster_cannot_hold_lets_others_pass(core: Core) -
     assert _claimed_jobs(core) == ["too large"]
 
 
-def test_a_spec_that_cannot_be_read_any_more_fails_its_job_and_no_other(core: Core) -> None:
+def test_an_unreadable_spec_fails_its_job_and_no_other(core: Core) -> None:
     core.offer(cpus=4)
     job_id = core.submit(name="from another version")
     core.submit(name="fine")
@@ -105,7 +105,7 @@ def test_a_spec_that_cannot_be_read_any_more_fails_its_job_and_no_other(core: Co
     assert job.reason is Reason.INTERNAL
 
 
-def test_workers_get_a_gpu_each_where_the_cluster_has_enough(core: Core) -> None:
+def test_each_worker_gets_a_gpu_where_the_cluster_has_enough(core: Core) -> None:
     core.offer(cpus=8, gpus=2)
     core.submit(resources=workers(2))
     assert core.attempt(core.claim().attempt_id).gpus_per_worker == 1
@@ -117,14 +117,14 @@ def test_workers_go_without_a_gpu_where_the_cluster_never_has_enough(core: Core)
     assert core.attempt(core.claim().attempt_id).gpus_per_worker == 0
 
 
-def test_a_gpu_is_given_away_once(core: Core) -> None:
+def test_a_gpu_is_assigned_once(core: Core) -> None:
     core.offer(cpus=8, gpus=1)
     core.submit(name="first")
     core.submit(name="second")
     assert _claimed_jobs(core) == ["first"]
 
 
-def test_a_gpu_is_shared_by_as_many_as_it_holds(core: Core) -> None:
+def test_jobs_share_a_gpu_up_to_its_capacity(core: Core) -> None:
     core.offer(cpus=8, gpus=1)
     parts = {"half": 0.5, "quarter": 0.25, "other half": 0.5, "other quarter": 0.25, "rest": 0.25}
     for name, gpus in parts.items():
@@ -133,7 +133,7 @@ def test_a_gpu_is_shared_by_as_many_as_it_holds(core: Core) -> None:
     assert _reserved(core) == ResourceBundle(cpus=3, gpus=1)
 
 
-def test_a_job_that_waits_to_be_tried_again_is_claimed_when_its_time_has_come(core: Core) -> None:
+def test_a_job_in_backoff_is_claimed_when_the_backoff_is_over(core: Core) -> None:
     claimed = core.run()
     core.end(claimed, Reason.WORKER_DIED)
     assert core.try_claim() is None
@@ -144,13 +144,13 @@ def test_a_job_that_waits_to_be_tried_again_is_claimed_when_its_time_has_come(co
     assert core.claim().attempt_id == f"{job_id_of(claimed)}-a2"
 
 
-def test_no_wake_is_due_where_no_job_waits_to_be_tried_again(core: Core) -> None:
+def test_no_retry_is_due_where_no_job_is_in_backoff(core: Core) -> None:
     core.submit()
     with core.database.reading() as session:
         assert admission.find_next_retry_at(session, now=core.clock.now) is None
 
 
-def test_two_dispatchers_never_claim_the_same_job_nor_more_than_there_is(core: Core) -> None:
+def test_two_dispatchers_never_claim_the_same_job_nor_more_than_fits(core: Core) -> None:
     core.offer(cpus=5)
     for _ in range(8):
         core.submit()
@@ -171,7 +171,7 @@ def test_two_dispatchers_never_claim_the_same_job_nor_more_than_there_is(core: C
     assert _reserved(core) == ResourceBundle(cpus=5, gpus=0)
 
 
-def test_two_dispatchers_may_see_the_cluster_for_the_first_time_at_once(core: Core) -> None:
+def test_two_dispatchers_may_record_the_cluster_first_at_the_same_time(core: Core) -> None:
     failed: list[Exception] = []
     together = threading.Barrier(4)
 
@@ -194,7 +194,7 @@ def test_two_dispatchers_may_see_the_cluster_for_the_first_time_at_once(core: Co
         )
 
 
-def test_a_cluster_that_is_as_it_was_is_written_down_now_and_then_only(core: Core) -> None:
+def test_an_unchanged_cluster_is_recorded_every_ten_seconds_only(core: Core) -> None:
     core.offer(cpus=4)
     for seconds, is_written in ((5.0, False), (6.0, True)):
         core.clock.advance(seconds)
@@ -248,14 +248,14 @@ def test_a_heartbeat_does_not_renew_what_was_taken_over(core: Core) -> None:
     assert core.attempt(claimed.attempt_id).lease_expires_at == expires_at
 
 
-def test_leases_that_were_given_up_are_taken_over_at_once(core: Core) -> None:
+def test_released_leases_are_taken_over_at_once(core: Core) -> None:
     claimed = core.start("one")
     with core.database.transaction() as session:
         leases.release_leases(session, owner="one", now=core.clock.now)
     assert [attempt.id for attempt in core.take_over("two")] == [claimed.attempt_id]
 
 
-def test_a_released_attempt_is_taken_over_by_nobody(core: Core) -> None:
+def test_a_released_attempt_is_not_taken_over(core: Core) -> None:
     claimed = core.run("one")
     core.finish(claimed.attempt_id)
     core.release(claimed)
@@ -265,14 +265,14 @@ def test_a_released_attempt_is_taken_over_by_nobody(core: Core) -> None:
 
 @pytest.fixture
 def fenced(core: Core) -> Claim:
-    """What dispatcher one holds on to; two has taken it over."""
+    """An attempt of dispatcher one that dispatcher two has taken over."""
     claimed = core.run("one")
     core.clock.advance(LEASE_SECONDS + 1)
     core.take_over("two")
     return claimed
 
 
-def test_a_fenced_dispatcher_ends_nothing(core: Core, fenced: Claim) -> None:
+def test_a_fenced_dispatcher_cannot_end_an_attempt(core: Core, fenced: Claim) -> None:
     with pytest.raises(LeaseLost):
         core.end(fenced, Reason.CLUSTER_LOST)
     assert core.attempt(fenced.attempt_id).state is AttemptState.RUNNING
@@ -281,7 +281,7 @@ def test_a_fenced_dispatcher_ends_nothing(core: Core, fenced: Claim) -> None:
 
 def test_while_a_dispatcher_writes_its_lease_is_not_taken_over(core: Core) -> None:
     if core.database.is_sqlite:
-        pytest.skip("its transactions come one after the other")
+        pytest.skip("SQLite's transactions are serial")
     claimed = core.run("one")
     core.clock.advance(LEASE_SECONDS + 1)
     with core.database.transaction() as session:
@@ -289,14 +289,14 @@ def test_while_a_dispatcher_writes_its_lease_is_not_taken_over(core: Core) -> No
         assert core.take_over("two") == []
 
 
-def test_the_dispatchers_end_is_none_where_the_attempt_told_its_own_before(core: Core) -> None:
+def test_a_dispatcher_cannot_end_an_attempt_that_reported_its_end(core: Core) -> None:
     claimed = core.run()
     core.finish(claimed.attempt_id)
     assert not core.end(claimed, Reason.WORKER_DIED)
     assert core.job(job_id_of(claimed)).state is JobState.SUCCEEDED
 
 
-def test_an_end_may_quote_bytes_that_no_database_keeps(core: Core) -> None:
+def test_a_message_may_contain_characters_that_no_database_stores(core: Core) -> None:
     claimed = core.run()
     with core.database.transaction() as session:
         leases.end_attempt(
@@ -310,7 +310,7 @@ def test_an_end_may_quote_bytes_that_no_database_keeps(core: Core) -> None:
     assert core.attempt(claimed.attempt_id).message == "core dumped: \N{REPLACEMENT CHARACTER}?"
 
 
-def test_a_release_wakes_those_who_wait_for_resources(core: Core) -> None:
+def test_a_release_notifies_listeners(core: Core) -> None:
     claimed = core.run()
     core.finish(claimed.attempt_id)
     changes = core.database.changes()

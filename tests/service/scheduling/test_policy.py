@@ -24,7 +24,9 @@ def _exactly(seconds: float) -> DurationEstimate:
     return DurationEstimate(p50=seconds, p90=seconds)
 
 
-def waits(name: str, cpus: int, *, duration: float | None = None, **fields: Any) -> WaitingJob:
+def make_waiting(
+    name: str, cpus: int, *, duration: float | None = None, **fields: Any
+) -> WaitingJob:
     described: dict[str, Any] = {
         "job_id": name,
         "sort_key": 0.0,
@@ -37,7 +39,7 @@ def waits(name: str, cpus: int, *, duration: float | None = None, **fields: Any)
     return WaitingJob(**described)
 
 
-def runs(name: str, cpus: int, *, remaining: float = 60.0, **fields: Any) -> RunningJob:
+def make_running(name: str, cpus: int, *, remaining: float = 60.0, **fields: Any) -> RunningJob:
     described: dict[str, Any] = {
         "job_id": name,
         "sort_key": 0.0,
@@ -50,7 +52,7 @@ def runs(name: str, cpus: int, *, remaining: float = 60.0, **fields: Any) -> Run
     return RunningJob(**described)
 
 
-def snapshot(
+def make_snapshot(
     cpus: int,
     running: Sequence[RunningJob],
     waiting: Sequence[WaitingJob],
@@ -63,56 +65,66 @@ def snapshot(
 
 
 def test_the_first_job_starts_where_it_fits() -> None:
-    assert policy.decide(snapshot(4, [], [waits("a", 4), waits("b", 1)])) == StartJob("a")
+    assert policy.decide(
+        make_snapshot(4, [], [make_waiting("a", 4), make_waiting("b", 1)])
+    ) == StartJob("a")
 
 
 def test_a_job_starts_with_all_its_workers_or_waits() -> None:
-    assert policy.decide(snapshot(4, [runs("x", 1)], [waits("a", 4)])) is None
+    assert policy.decide(make_snapshot(4, [make_running("x", 1)], [make_waiting("a", 4)])) is None
 
 
-def test_a_short_job_fills_the_gap_before_the_heads_reservation() -> None:
-    waiting = [waits("head", 4), waits("short", 1, duration=59.0)]
-    decided = policy.decide(snapshot(4, [runs("x", 3, remaining=60.0)], waiting))
+def test_a_short_job_is_backfilled_before_the_reservation_of_the_head() -> None:
+    waiting = [make_waiting("head", 4), make_waiting("short", 1, duration=59.0)]
+    decided = policy.decide(make_snapshot(4, [make_running("x", 3, remaining=60.0)], waiting))
     assert decided == StartJob("short", backfill_seconds=60.0)
 
 
 @pytest.mark.parametrize("lasts", [61.0, None])
-def test_a_job_that_may_touch_the_reservation_waits(lasts: float | None) -> None:
-    waiting = [waits("head", 4), waits("long or unknown", 1, duration=lasts)]
-    assert policy.decide(snapshot(4, [runs("x", 3, remaining=60.0)], waiting)) is None
+def test_a_job_that_may_delay_the_head_waits(lasts: float | None) -> None:
+    waiting = [make_waiting("head", 4), make_waiting("long or unknown", 1, duration=lasts)]
+    assert policy.decide(make_snapshot(4, [make_running("x", 3, remaining=60.0)], waiting)) is None
 
 
-def test_a_job_beside_the_reservation_starts_however_long_it_takes() -> None:
-    waiting = [waits("head", 3), waits("beside", 1)]
-    assert policy.decide(snapshot(4, [runs("x", 3)], waiting)) == StartJob("beside")
+def test_a_job_that_fits_beside_the_reservation_starts_whatever_its_duration() -> None:
+    waiting = [make_waiting("head", 3), make_waiting("beside", 1)]
+    assert policy.decide(make_snapshot(4, [make_running("x", 3)], waiting)) == StartJob("beside")
 
 
-def test_what_runs_and_ends_later_than_the_reservation_takes_no_part_in_it() -> None:
-    running = [runs("soon", 2, remaining=10.0), runs("late", 1, remaining=900.0)]
-    waiting = [waits("head", 3), waits("short", 1, duration=5.0), waits("other", 1, duration=11.0)]
-    assert policy.decide(snapshot(4, running, waiting)) == StartJob("short", backfill_seconds=10.0)
-
-
-def test_a_job_that_the_cluster_cannot_hold_is_no_head() -> None:
-    assert policy.decide(snapshot(4, [], [waits("too large", 5), waits("a", 1)])) == StartJob("a")
-
-
-def test_the_least_urgent_preemptible_job_makes_way() -> None:
-    running = [
-        runs("mine", 2, priority=10, sort_key=9.0, is_preemptible=True),
-        runs("less", 2, priority=5, sort_key=12.0, is_preemptible=True),
-        runs("firm", 2, priority=1, sort_key=15.0),
+def test_jobs_that_end_after_the_reservation_do_not_count_for_it() -> None:
+    running = [make_running("soon", 2, remaining=10.0), make_running("late", 1, remaining=900.0)]
+    waiting = [
+        make_waiting("head", 3),
+        make_waiting("short", 1, duration=5.0),
+        make_waiting("other", 1, duration=11.0),
     ]
-    decided = policy.decide(snapshot(6, running, [waits("urgent", 2, priority=90)]))
+    assert policy.decide(make_snapshot(4, running, waiting)) == StartJob(
+        "short", backfill_seconds=10.0
+    )
+
+
+def test_a_job_larger_than_the_cluster_is_not_the_head() -> None:
+    assert policy.decide(
+        make_snapshot(4, [], [make_waiting("too large", 5), make_waiting("a", 1)])
+    ) == StartJob("a")
+
+
+def test_the_least_urgent_preemptible_job_is_preempted() -> None:
+    running = [
+        make_running("mine", 2, priority=10, sort_key=9.0, is_preemptible=True),
+        make_running("less", 2, priority=5, sort_key=12.0, is_preemptible=True),
+        make_running("firm", 2, priority=1, sort_key=15.0),
+    ]
+    decided = policy.decide(make_snapshot(6, running, [make_waiting("urgent", 2, priority=90)]))
     assert decided == PreemptJobs("urgent", victims=("less",))
 
 
-def test_only_as_many_make_way_as_are_needed() -> None:
+def test_no_more_jobs_are_preempted_than_needed() -> None:
     running = [
-        runs("small", 1, priority=1, sort_key=12.0, is_preemptible=True),
-        runs("large", 4, priority=2, sort_key=9.0, is_preemptible=True),
+        make_running("small", 1, priority=1, sort_key=12.0, is_preemptible=True),
+        make_running("large", 4, priority=2, sort_key=9.0, is_preemptible=True),
     ]
-    decided = policy.decide(snapshot(5, running, [waits("urgent", 4, priority=90)]))
+    decided = policy.decide(make_snapshot(5, running, [make_waiting("urgent", 4, priority=90)]))
     assert decided == PreemptJobs("urgent", victims=("large",))
 
 
@@ -125,19 +137,27 @@ def test_only_as_many_make_way_as_are_needed() -> None:
         {"is_preemptible": True, "priority": 1, "sort_key": -9.0},
     ],
 )
-def test_nothing_is_preempted_in_vain(fields: dict[str, Any]) -> None:
-    assert policy.decide(snapshot(1, [runs("x", 1, **fields)], [waits("head", 1)])) is None
+def test_no_job_is_preempted_in_vain(fields: dict[str, Any]) -> None:
+    assert (
+        policy.decide(make_snapshot(1, [make_running("x", 1, **fields)], [make_waiting("head", 1)]))
+        is None
+    )
 
 
-def test_nobody_else_is_asked_while_those_who_were_are_stopping() -> None:
+def test_no_other_job_is_preempted_while_victims_are_stopping() -> None:
     fields: dict[str, Any] = {"priority": 1, "sort_key": 9.0, "is_preemptible": True}
-    running = [runs("asked", 2, is_stopping=True, **fields), runs("not asked", 2, **fields)]
-    assert policy.decide(snapshot(4, running, [waits("urgent", 2, priority=90)])) is None
+    running = [
+        make_running("asked", 2, is_stopping=True, **fields),
+        make_running("not asked", 2, **fields),
+    ]
+    assert (
+        policy.decide(make_snapshot(4, running, [make_waiting("urgent", 2, priority=90)])) is None
+    )
 
 
-def test_a_job_that_overstays_in_its_gap_makes_way() -> None:
-    running = [runs("short", 1, sort_key=9.0, is_overdue_backfill=True)]
-    decided = policy.decide(snapshot(4, running, [waits("head", 4)]))
+def test_an_overdue_backfilled_job_is_preempted() -> None:
+    running = [make_running("short", 1, sort_key=9.0, is_overdue_backfill=True)]
+    decided = policy.decide(make_snapshot(4, running, [make_waiting("head", 4)]))
     assert decided == PreemptJobs("head", victims=("short",))
 
 
@@ -150,27 +170,33 @@ def test_a_job_that_overstays_in_its_gap_makes_way() -> None:
         {"tag:*": ConcurrencyLimit(workers=2)},
     ],
 )
-def test_a_job_over_a_limit_waits_and_lets_others_pass(limits: dict[str, ConcurrencyLimit]) -> None:
-    running = [runs("x", 1, tags=("t",))]
-    waiting = [waits("ann's", 2, tags=("t",)), waits("ben's", 1, user="ben")]
-    assert policy.decide(snapshot(8, running, waiting, limits)) == StartJob("ben's")
+def test_a_job_over_a_limit_waits_and_does_not_block_others(
+    limits: dict[str, ConcurrencyLimit],
+) -> None:
+    running = [make_running("x", 1, tags=("t",))]
+    waiting = [make_waiting("ann's", 2, tags=("t",)), make_waiting("ben's", 1, user="ben")]
+    assert policy.decide(make_snapshot(8, running, waiting, limits)) == StartJob("ben's")
 
 
-def test_an_own_limit_stands_before_that_of_everybody() -> None:
+def test_a_specific_limit_overrides_the_wildcard() -> None:
     limits = {"user:*": ConcurrencyLimit(jobs=0), "user:ann": ConcurrencyLimit(jobs=1)}
-    assert policy.decide(snapshot(1, [], [waits("a", 1)], limits)) == StartJob("a")
+    assert policy.decide(make_snapshot(1, [], [make_waiting("a", 1)], limits)) == StartJob("a")
 
 
-def test_a_forecast_starts_all_in_their_order() -> None:
-    running = [runs("x", 2, remaining=10.0), runs("y", 2, remaining=30.0)]
-    waiting = [waits("a", 2, duration=5.0), waits("b", 4, duration=7.0), waits("c", 1)]
-    found = policy.forecast_starts(snapshot(4, running, waiting))
+def test_a_forecast_starts_all_jobs_in_order() -> None:
+    running = [make_running("x", 2, remaining=10.0), make_running("y", 2, remaining=30.0)]
+    waiting = [
+        make_waiting("a", 2, duration=5.0),
+        make_waiting("b", 4, duration=7.0),
+        make_waiting("c", 1),
+    ]
+    found = policy.forecast_starts(make_snapshot(4, running, waiting))
     assert found == {"a": _exactly(10.0), "b": _exactly(30.0), "c": _exactly(37.0)}
 
 
-def test_no_forecast_is_made_behind_what_nobody_knows() -> None:
+def test_there_is_no_forecast_behind_a_job_of_unknown_duration() -> None:
     found = policy.forecast_starts(
-        snapshot(1, [], [waits("unknown", 1), waits("next", 1, duration=1.0)])
+        make_snapshot(1, [], [make_waiting("unknown", 1), make_waiting("next", 1, duration=1.0)])
     )
     assert found == {"unknown": _exactly(0.0), "next": None}
 
@@ -179,29 +205,34 @@ _jobs = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 20)), min_size=2, m
 
 
 @given(jobs=_jobs)
-def test_a_reservation_is_kept_whatever_is_filled_in(jobs: list[tuple[int, int]]) -> None:
-    """All jobs at once, on four CPUs, taking as long as expected: no head starts later than it
+def test_backfill_never_delays_a_reservation(jobs: list[tuple[int, int]]) -> None:
+    """All jobs wait on four CPUs and take as long as expected: no head starts later than it
     was promised when it became the head.
     """
-    waiting = [waits(f"{at:02}", cpus, duration=lasts) for at, (cpus, lasts) in enumerate(jobs)]
+    waiting = [
+        make_waiting(f"{at:02}", cpus, duration=lasts) for at, (cpus, lasts) in enumerate(jobs)
+    ]
     running: list[tuple[float, WaitingJob]] = []
     promised: dict[str, float] = {}
     now = 0.0
     while waiting:
-        seen = snapshot(
+        snapshot = make_snapshot(
             4,
-            [runs(job.job_id, job.resources.cpus, remaining=end - now) for end, job in running],
+            [
+                make_running(job.job_id, job.resources.cpus, remaining=end - now)
+                for end, job in running
+            ],
             waiting,
         )
-        decided = policy.decide(seen)
+        decided = policy.decide(snapshot)
         if isinstance(decided, StartJob):
             job = next(job for job in waiting if job.job_id == decided.job_id)
             waiting.remove(job)
             assert now <= promised.get(job.job_id, now)
             assert job.duration is not None
-            running = sorted([*running, (now + job.duration.p50, job)], key=lambda one: one[0])
+            running = sorted([*running, (now + job.duration.p50, job)], key=lambda item: item[0])
             continue
         head = waiting[0]
-        reservation = policy.make_reservation(head, seen.running, seen.free)
+        reservation = policy.make_reservation(head, snapshot.running, snapshot.free)
         promised.setdefault(head.job_id, now + reservation.starts_in)
         (now, _), *running = running

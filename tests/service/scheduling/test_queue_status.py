@@ -1,4 +1,4 @@
-"""The queue explains itself: position, reason, estimated start; and what a spec would become."""
+"""Why a job waits: reason, position, expected start; and what a spec would become."""
 
 from datetime import timedelta
 from typing import Any
@@ -36,13 +36,13 @@ def plan(core: Core, **fields: Any) -> JobPlan:
 
 
 def measure(core: Core) -> None:
-    """A job of a hundred iterations took two seconds to start and a hundred to run."""
+    """Runs a job of 100 iterations that takes 2 s to start and 100 s to train."""
     claimed = core.start(recipe=QUICK)
     core.clock.advance(2.0)
     core.report(claimed.attempt_id, 1)
     core.clock.advance(100.0)
-    told = [MetricPoint(series="train/loss", iteration=100, value=0.5)]
-    core.report(claimed.attempt_id, 2, metrics=told)
+    points = [MetricPoint(series="train/loss", iteration=100, value=0.5)]
+    core.report(claimed.attempt_id, 2, metrics=points)
     core.finish(claimed.attempt_id)
     core.release(claimed)
 
@@ -51,12 +51,12 @@ def test_a_job_that_does_not_wait_has_no_status(core: Core) -> None:
     assert status(core, job_id_of(core.run())) is None
 
 
-def test_each_kind_of_waiting_has_its_code(core: Core) -> None:
-    nobody = core.submit()
-    assert code(core, nobody) is WaitReason.NO_DISPATCHER
+def test_each_reason_to_wait_has_its_code(core: Core) -> None:
+    first = core.submit()
+    assert code(core, first) is WaitReason.NO_DISPATCHER
     core.offer(cpus=2)
     core.limits = {"tag:t": ConcurrencyLimit(jobs=0)}
-    assert code(core, nobody) is WaitReason.NEXT
+    assert code(core, first) is WaitReason.NEXT
     running = core.start_next()
     large = core.submit(resources=workers(2))
     assert code(core, large) is WaitReason.RESOURCES
@@ -67,20 +67,20 @@ def test_each_kind_of_waiting_has_its_code(core: Core) -> None:
     core.steer("pause", large)
     assert code(core, large) is WaitReason.PAUSED
     core.end(running, Reason.WORKER_DIED)
-    assert code(core, nobody) is WaitReason.BACKOFF
+    assert code(core, first) is WaitReason.BACKOFF
     core.steer("resume", large)
     core.offer(cpus=1)
     assert code(core, large) is WaitReason.TOO_LARGE
 
 
-def test_what_has_been_quiet_for_a_minute_is_said_to_be_away(core: Core) -> None:
+def test_a_dispatcher_that_was_silent_for_a_minute_is_reported_missing(core: Core) -> None:
     core.offer(cpus=2)
     job_id = core.submit()
     core.clock.advance(61.0)
     assert code(core, job_id) is WaitReason.NO_DISPATCHER
 
 
-def test_the_words_name_what_is_missing_and_when_it_comes(core: Core) -> None:
+def test_the_message_names_what_is_missing_and_when_it_becomes_free(core: Core) -> None:
     measure(core)
     core.offer(cpus=2)
     core.submit(recipe=QUICK)
@@ -105,7 +105,7 @@ def test_a_start_is_expected_where_the_jobs_ahead_were_measured(core: Core) -> N
         assert found.starts_p50 == began + position * timedelta(seconds=102)
 
 
-def test_no_start_is_expected_behind_what_was_never_measured(core: Core) -> None:
+def test_no_start_is_expected_behind_a_job_that_was_never_measured(core: Core) -> None:
     measure(core)
     core.offer(cpus=1)
     core.submit(shortcut="B", recipe=QUICK, dataset="folder:mine")
@@ -116,7 +116,7 @@ def test_no_start_is_expected_behind_what_was_never_measured(core: Core) -> None
     assert last.starts_p50 is None
 
 
-def test_a_parked_job_says_why(core: Core) -> None:
+def test_a_parked_job_has_its_reason_in_the_message(core: Core) -> None:
     claimed = core.run()
     for _ in range(2):
         core.end(claimed, Reason.WORKER_DIED)
@@ -129,7 +129,7 @@ def test_a_parked_job_says_why(core: Core) -> None:
     assert "3 attempts in a row broke at iteration 0" in found.message
 
 
-def test_waiting_adds_to_the_priority(core: Core) -> None:
+def test_waiting_raises_the_effective_priority(core: Core) -> None:
     core.offer(cpus=1)
     job_id = core.submit(priority=20)
     core.clock.advance(1800.0)
@@ -138,7 +138,7 @@ def test_waiting_adds_to_the_priority(core: Core) -> None:
     assert found.effective_priority == 23.0
 
 
-def test_the_queue_lists_what_may_start_before_what_may_not(core: Core) -> None:
+def test_queued_jobs_are_listed_before_jobs_that_may_not_start(core: Core) -> None:
     held = core.submit(hold=True, priority=100)
     second, first = core.submit(priority=10), core.submit(priority=90)
     core.submit(priority=0)
@@ -148,7 +148,7 @@ def test_the_queue_lists_what_may_start_before_what_may_not(core: Core) -> None:
         assert held not in {job.id for job in found}
 
 
-def test_a_plan_tells_what_a_network_weighs_and_submits_nothing(core: Core) -> None:
+def test_a_plan_has_the_model_stats_and_submits_nothing(core: Core) -> None:
     core.offer(cpus=4)
     planned = plan(core, depth=20, dataset="cifar10")
     assert planned.model_stats is not None
@@ -160,14 +160,14 @@ def test_a_plan_tells_what_a_network_weighs_and_submits_nothing(core: Core) -> N
     assert core.try_claim() is None
 
 
-def test_a_plan_takes_its_time_from_jobs_of_its_shape(core: Core) -> None:
+def test_a_plan_estimates_its_duration_from_jobs_with_the_same_timing_key(core: Core) -> None:
     measure(core)
     planned = plan(core, recipe=QUICK | {"iterations": 200})
     assert planned.duration is not None
     assert planned.duration.p50 == 2.0 + 200 * 1.0
 
 
-def test_a_network_that_never_ran_takes_its_time_from_another_by_its_work(core: Core) -> None:
+def test_the_duration_of_a_new_network_is_scaled_by_multiply_adds(core: Core) -> None:
     measure(core)
     small, large = plan(core, depth=8, recipe=QUICK), plan(core, depth=14, recipe=QUICK)
     assert small.model_stats is not None
@@ -178,7 +178,7 @@ def test_a_network_that_never_ran_takes_its_time_from_another_by_its_work(core: 
     assert (large.duration.p50 - 2.0) / (small.duration.p50 - 2.0) == pytest.approx(ratio)
 
 
-def test_a_plan_stands_where_the_job_would(core: Core) -> None:
+def test_a_plan_has_the_position_that_the_job_would_have(core: Core) -> None:
     core.offer(cpus=1)
     core.start_small(cpus=1)
     core.submit(priority=60)

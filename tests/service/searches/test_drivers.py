@@ -1,4 +1,4 @@
-"""Drivers of searches: one at a time, followed by another, given up when they all die."""
+"""Drivers of searches: one at a time, replaced when it dies, until too many have died."""
 
 import pytest
 
@@ -13,14 +13,14 @@ def searching(core: Core) -> Searching:
     return Searching(core)
 
 
-def test_a_new_search_is_due_a_driver_once(searching: Searching) -> None:
+def test_a_new_search_gets_a_driver_once(searching: Searching) -> None:
     search_id = searching.submit()
     (start,) = searching.due()
     assert start.id == f"search-{search_id}-d1"
     assert searching.due() == []
 
 
-def test_a_driver_that_the_cluster_was_not_told_of_is_told_again(searching: Searching) -> None:
+def test_an_unconfirmed_submission_of_a_driver_is_repeated(searching: Searching) -> None:
     searching.submit()
     with searching.core.database.transaction() as session:
         (first,) = drivers.take_startable(session, now=searching.core.clock.now)
@@ -30,7 +30,7 @@ def test_a_driver_that_the_cluster_was_not_told_of_is_told_again(searching: Sear
     assert again.secret != first.secret
 
 
-def test_a_dead_driver_is_followed_by_another_that_waits_longer_each_time(
+def test_a_dead_driver_is_replaced_after_a_backoff_that_doubles(
     searching: Searching,
 ) -> None:
     search_id = searching.submit()
@@ -46,7 +46,9 @@ def test_a_dead_driver_is_followed_by_another_that_waits_longer_each_time(
         assert longest / 2 <= wait <= longest
 
 
-def test_drivers_that_die_without_a_trial_between_fail_the_search(searching: Searching) -> None:
+def test_a_search_fails_when_its_drivers_die_without_assigning_a_trial(
+    searching: Searching,
+) -> None:
     search_id = searching.submit()
     for _ in range(drivers.MAX_FAILURES):
         searching.core.clock.advance(60.0)
@@ -57,7 +59,7 @@ def test_drivers_that_die_without_a_trial_between_fail_the_search(searching: Sea
     assert searching.due() == []
 
 
-def test_a_trial_that_a_driver_has_begun_forgives_its_death(searching: Searching) -> None:
+def test_an_assigned_trial_resets_the_count_of_failures(searching: Searching) -> None:
     search_id = searching.run()
     for number in range(drivers.MAX_FAILURES):
         searching.take(search_id, "a", 0.1 + number / 100) if number < 4 else None
@@ -76,15 +78,15 @@ def test_a_paused_search_gets_no_driver_until_it_is_resumed(searching: Searching
     assert searching.row(search_id).driver_failures == 0
 
 
-def test_a_resumed_search_waits_until_its_old_driver_has_left(searching: Searching) -> None:
+def test_a_resumed_search_waits_until_its_old_driver_has_terminated(searching: Searching) -> None:
     search_id = searching.run()
     searching.steer("pause", search_id)
     searching.steer("resume", search_id)
     assert searching.due() == []
-    assert searching.begin(search_id) is None, "the old one is to leave"
+    assert searching.begin(search_id) is None, "the old driver must exit"
 
 
-def test_the_word_of_a_driver_that_was_dismissed_counts_for_nothing(searching: Searching) -> None:
+def test_a_draining_driver_cannot_finish_its_search(searching: Searching) -> None:
     search_id = searching.run()
     searching.take(search_id, "a")
     searching.steer("pause", search_id)
@@ -92,7 +94,7 @@ def test_the_word_of_a_driver_that_was_dismissed_counts_for_nothing(searching: S
     assert searching.row(search_id).state is SearchState.PAUSED
 
 
-def test_the_last_word_ends_the_search_and_whatever_is_left_of_it(searching: Searching) -> None:
+def test_a_finished_driver_ends_the_search_and_its_unfinished_trials(searching: Searching) -> None:
     search_id = searching.run()
     searching.take(search_id, "a")
     searching.train(4.0)

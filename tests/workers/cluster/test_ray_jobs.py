@@ -48,7 +48,7 @@ def state_of(jobs: RayJobs, submission_id: str) -> ClusterJobState:
     return job.state
 
 
-def test_a_job_lives_until_it_is_stopped_and_is_forgotten_once_deleted(either: RayJobs) -> None:
+def test_a_job_runs_until_it_is_stopped_and_is_unknown_once_deleted(either: RayJobs) -> None:
     submit(either, "life-a1")
     submit(either, "life-a1")  # the answer to the first was lost
     eventually(lambda: state_of(either, "life-a1") is ClusterJobState.RUNNING, within_seconds=60)
@@ -68,7 +68,7 @@ def test_a_job_lives_until_it_is_stopped_and_is_forgotten_once_deleted(either: R
     assert "life-a1" not in [job.submission_id for job in either.list_jobs()]
 
 
-def test_nothing_is_known_of_a_job_that_never_was(either: RayJobs) -> None:
+def test_an_unknown_job_has_no_status_and_no_log(either: RayJobs) -> None:
     assert either.status("never-a1") is None
     assert not either.stop("never-a1")
     assert not either.delete("never-a1")
@@ -84,7 +84,7 @@ def test_a_wrong_token_means_that_the_cluster_is_unavailable(either: RayJobs) ->
 
 
 @pytest.mark.ray
-def test_how_a_real_job_ended_is_told_with_the_end_of_its_log(head: RayHead) -> None:
+def test_a_real_job_has_its_status_and_the_end_of_its_log(head: RayHead) -> None:
     with RayJobs(url=head.url, token=head.token) as jobs:
         submit(jobs, "good-a1", entrypoint='test "$A" = b && echo well')
         submit(jobs, "bad-a1", entrypoint="echo oh no; exit 3")
@@ -101,7 +101,7 @@ def test_how_a_real_job_ended_is_told_with_the_end_of_its_log(head: RayHead) -> 
 
 
 @pytest.mark.ray
-def test_the_resources_of_a_real_cluster_are_what_it_was_started_with(head: RayHead) -> None:
+def test_the_resources_of_a_real_cluster_are_those_it_was_started_with(head: RayHead) -> None:
     with RayJobs(url=head.url, token=head.token) as jobs:
         there = jobs.resources()
     assert (there.num_cpus, there.num_gpus, len(there.nodes)) == (NUM_CPUS, 1, 1)
@@ -118,7 +118,7 @@ def test_a_log_is_read_from_its_end(jobs: RayJobs) -> None:
     assert jobs.logs_tail("a1", max_chars=10) == "last line\n"
 
 
-def test_why_a_job_failed_is_told(fake: FakeHead, jobs: RayJobs) -> None:
+def test_a_failed_job_has_rays_message(fake: FakeHead, jobs: RayJobs) -> None:
     submit(jobs, "a1")
     fake.end("a1", "FAILED", "exit code 1")
     job = jobs.status("a1")
@@ -126,7 +126,7 @@ def test_why_a_job_failed_is_told(fake: FakeHead, jobs: RayJobs) -> None:
     assert (job.state, job.message) == (ClusterJobState.FAILED, "exit code 1")
 
 
-def test_an_answer_that_is_not_rays_means_that_the_cluster_is_unavailable(
+def test_a_response_that_is_not_from_ray_means_that_the_cluster_is_unavailable(
     fake: FakeHead, jobs: RayJobs
 ) -> None:
     fake.is_broken = True
@@ -134,7 +134,7 @@ def test_an_answer_that_is_not_rays_means_that_the_cluster_is_unavailable(
         jobs.list_jobs()
 
 
-def test_a_cluster_that_is_not_there_is_unavailable() -> None:
+def test_a_cluster_without_an_endpoint_is_unavailable() -> None:
     with (
         RayJobs(url="http://127.0.0.1:1", token=None) as jobs,
         pytest.raises(ClusterUnavailable, match="no response"),
@@ -142,7 +142,7 @@ def test_a_cluster_that_is_not_there_is_unavailable() -> None:
         jobs.resources()
 
 
-def test_the_environment_of_a_runner_is_whole() -> None:
+def test_the_environment_of_a_runner_is_complete() -> None:
     env = ray_jobs.runner_env(
         api_url="http://api",
         runner_id="runner-1",
@@ -157,7 +157,7 @@ def test_the_environment_of_a_runner_is_whole() -> None:
     assert all(isinstance(value, str) for value in env.values())
 
 
-def test_the_dispatchers_side_imports_neither_ray_nor_torch() -> None:
+def test_the_job_client_imports_neither_ray_nor_torch() -> None:
     check = (
         "import sys, workers.cluster.ray_jobs;"
         "sys.exit(str({'ray', 'torch'} & set(sys.modules)) if {'ray', 'torch'} & set(sys.modules)"

@@ -1,4 +1,4 @@
-"""What the dispatcher stops: silent attempts, cancelled jobs, jobs over their time."""
+"""Attempts that the dispatcher ends: silent ones, cancelled jobs, jobs over their time limit."""
 
 import pytest
 
@@ -24,7 +24,7 @@ from workers.dispatcher.dispatcher import Dispatcher
 # Silence
 
 
-def test_the_runner_of_a_silent_attempt_is_stopped_and_the_job_tried_again(
+def test_the_runner_of_a_silent_attempt_is_stopped_and_the_job_retried(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -50,7 +50,7 @@ def test_an_attempt_that_reports_is_not_silent(
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
 
 
-def test_nobody_is_silent_as_long_as_the_api_is_away(
+def test_no_attempt_counts_as_silent_while_the_api_is_down(
     core: Core, dispatcher: Dispatcher, api_health: HealthEndpoint, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -65,7 +65,9 @@ def test_nobody_is_silent_as_long_as_the_api_is_away(
     assert core.attempt(attempt_id).reason is Reason.HEARTBEAT_TIMEOUT
 
 
-def test_nobody_is_silent_where_no_api_listens(core: Core, make: Make, settings: Settings) -> None:
+def test_no_attempt_counts_as_silent_where_no_api_listens(
+    core: Core, make: Make, settings: Settings
+) -> None:
     dispatcher = make(api_url="http://127.0.0.1:1")
     attempt_id = run(core, dispatcher)
     for _ in range(5):
@@ -86,7 +88,7 @@ def test_a_restarted_dispatcher_counts_silence_from_its_own_start(
     assert core.attempt(attempt_id).reason is Reason.HEARTBEAT_TIMEOUT
 
 
-def test_an_attempt_that_falls_silent_while_it_delivers_leaves_its_runner_to_others(
+def test_an_attempt_that_falls_silent_while_it_delivers_does_not_stop_its_runner(
     core: Core, cluster: FakeCluster, make: Make, settings: Settings
 ) -> None:
     cluster.cpus = 1
@@ -106,7 +108,7 @@ def test_an_attempt_that_falls_silent_while_it_delivers_leaves_its_runner_to_oth
 
 
 @pytest.mark.parametrize("is_taken", [False, True])
-def test_the_runner_of_an_attempt_that_never_begins_is_stopped_and_the_job_tried_again(
+def test_the_runner_of_an_attempt_that_never_starts_is_stopped_and_the_job_retried(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings, *, is_taken: bool
 ) -> None:
     attempt_id = start(core, dispatcher)
@@ -122,7 +124,7 @@ def test_the_runner_of_an_attempt_that_never_begins_is_stopped_and_the_job_tried
     assert cluster.stops == [runner_id]
 
 
-def test_after_a_start_that_was_too_slow_there_is_twice_the_time(
+def test_the_start_timeout_doubles_after_a_start_that_was_too_slow(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     limit = settings.start_timeout_seconds
@@ -138,7 +140,7 @@ def test_after_a_start_that_was_too_slow_there_is_twice_the_time(
     assert core.attempt(second).reason is Reason.START_TIMEOUT
 
 
-def test_an_attempt_cannot_begin_as_long_as_the_api_is_away(
+def test_the_start_timeout_does_not_run_while_the_api_is_down(
     core: Core,
     cluster: FakeCluster,
     dispatcher: Dispatcher,
@@ -153,7 +155,7 @@ def test_an_attempt_cannot_begin_as_long_as_the_api_is_away(
     assert cluster.stops == []
 
 
-def test_an_attempt_whose_room_went_away_makes_way_for_what_fits(
+def test_an_attempt_that_no_longer_fits_is_ended_for_jobs_that_fit(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     large = claim_only(core, dispatcher, resources=workers(4))
@@ -170,7 +172,7 @@ def test_an_attempt_whose_room_went_away_makes_way_for_what_fits(
 # Cancel, and the time limit
 
 
-def test_the_runner_of_a_job_that_is_cancelled_first_is_never_started(
+def test_the_runner_of_a_job_that_is_cancelled_first_is_never_submitted(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = claim_only(core, dispatcher)
@@ -189,7 +191,7 @@ def test_a_job_that_is_cancelled_while_its_runner_starts_ends_at_once(
     core.cancel(job_id_of(attempt_id))
     later_round(core, dispatcher)
     assert core.job(job_id_of(attempt_id)).state is JobState.CANCELLED
-    assert cluster.stops == [], "the runner will do for another"
+    assert cluster.stops == [], "the runner can run another attempt"
     assert reserved_cpus(core) == 1
     leave(core, cluster, core.runner_of(attempt_id))
     assert reserved_cpus(core) == 0
@@ -213,7 +215,7 @@ def test_a_job_that_is_cancelled_before_its_first_report_is_stopped_at_once(
     assert attempts_started(core, cluster) == [attempt_id]
 
 
-def test_a_running_job_that_is_cancelled_has_time_to_stop_by_itself(
+def test_a_cancelled_running_job_has_time_to_stop_by_itself(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -256,7 +258,7 @@ def test_a_job_that_does_not_stop_at_its_time_limit_is_stopped(
 @pytest.mark.parametrize(
     ("state", "is_preempted"), [(JobState.PAUSED, False), (JobState.QUEUED, True)]
 )
-def test_a_job_that_does_not_make_way_in_time_is_stopped_and_goes_on_later(
+def test_a_paused_or_preempted_job_that_does_not_stop_in_time_is_stopped_and_continues_later(
     core: Core,
     cluster: FakeCluster,
     dispatcher: Dispatcher,
@@ -278,7 +280,7 @@ def test_a_job_that_does_not_make_way_in_time_is_stopped_and_goes_on_later(
     assert cluster.stops == [core.runner_of(attempt_id)]
 
 
-def test_a_killed_job_is_stopped_without_patience(
+def test_a_killed_job_is_stopped_at_once(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = run(core, dispatcher)

@@ -1,4 +1,4 @@
-"""The dispatcher: claims, watches attempts, and survives what goes away under it."""
+"""The dispatcher claims jobs, watches attempts, and survives outages and its own restart."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ from workers.dispatcher.dispatcher import Dispatcher
 
 @contextmanager
 def _no_error() -> Iterator[None]:
-    """What the dispatcher expects to happen is no error in its log."""
+    """The dispatcher logs no error."""
     with capture_logs() as logged:
         yield
     assert [entry for entry in logged if entry["log_level"] == "error"] == []
@@ -64,7 +64,7 @@ def test_nothing_is_started_that_does_not_fit(
     assert attempts_started(core, cluster) == [f"{first}-a1"]
 
 
-def test_no_more_is_given_away_than_the_settings_allow(
+def test_no_more_is_assigned_than_the_settings_allow(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     core.submit()
@@ -73,7 +73,7 @@ def test_no_more_is_given_away_than_the_settings_allow(
     assert len(cluster.started) == 1
 
 
-def test_what_waits_is_started_once_the_cluster_has_grown(
+def test_a_waiting_job_is_started_once_the_cluster_has_grown(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     job_id = core.submit(resources=workers(8))
@@ -96,7 +96,7 @@ def test_a_cluster_without_a_node_says_nothing_about_its_size(
     assert cluster_seen.capacity == ResourceBundle(cpus=4, gpus=0)
 
 
-def test_a_worker_that_is_larger_than_each_node_is_refused_from_the_first_look_on(
+def test_a_worker_larger_than_every_node_is_refused_once_the_cluster_was_seen(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     cluster.nodes = 2
@@ -107,21 +107,21 @@ def test_a_worker_that_is_larger_than_each_node_is_refused_from_the_first_look_o
     core.submit(resources=workers(2, cpus_per_worker=2))
 
 
-def test_a_change_in_the_database_costs_the_cluster_no_look(
+def test_a_change_in_the_database_causes_no_request_to_ray(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(poll_interval_seconds=60.0)
     dispatcher.run_round()
     attempt_id = start(core, dispatcher)
     assert attempts_started(core, cluster) == [attempt_id]
-    assert cluster.looks == 1
+    assert cluster.list_requests == 1
 
 
-def test_the_next_round_is_due_with_the_next_look(make: Make) -> None:
+def test_the_next_round_is_due_with_the_next_reconciliation(make: Make) -> None:
     assert make(poll_interval_seconds=7.0).run_round() == 7.0
 
 
-def test_a_round_is_due_when_a_job_may_be_tried_again(
+def test_a_round_is_due_when_a_backoff_is_over(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(poll_interval_seconds=60.0)
@@ -129,7 +129,7 @@ def test_a_round_is_due_when_a_job_may_be_tried_again(
     core.finish(attempt_id, Reason.CLUSTER_LOST)
     leave(core, cluster, core.runner_of(attempt_id))
     core.clock.advance(0.1)
-    assert dispatcher.run_round() == pytest.approx(0.2), "its runner is waited for"
+    assert dispatcher.run_round() == pytest.approx(0.2), "its runner is draining"
     core.clock.advance(0.2)
     not_before = core.job(job_id_of(attempt_id)).not_before
     assert not_before is not None
@@ -156,7 +156,7 @@ def test_a_restarted_dispatcher_finds_its_attempts_and_starts_no_runner_twice(
     assert core.job(job_id_of(attempt_id)).state is JobState.SUCCEEDED
 
 
-def test_a_restarted_dispatcher_starts_the_runner_of_what_was_only_claimed(
+def test_a_restarted_dispatcher_submits_the_runner_of_a_claimed_attempt(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, make: Make
 ) -> None:
     attempt_id = claim_only(core, dispatcher)
@@ -165,7 +165,7 @@ def test_a_restarted_dispatcher_starts_the_runner_of_what_was_only_claimed(
     assert core.attempt(attempt_id).submitted_at == core.clock.now
 
 
-def test_a_dispatcher_leaves_alone_what_a_living_one_holds(
+def test_a_dispatcher_leaves_the_attempts_of_a_living_one_alone(
     core: Core, dispatcher: Dispatcher, make: Make, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -173,7 +173,7 @@ def test_a_dispatcher_leaves_alone_what_a_living_one_holds(
     assert core.held(dispatcher.owner) == [attempt_id]
 
 
-def test_a_dispatcher_that_is_told_to_stop_hands_its_attempts_over_at_once(
+def test_a_stopping_dispatcher_releases_its_attempts_at_once(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     first, second = make(poll_interval_seconds=0.02), make()
@@ -184,7 +184,7 @@ def test_a_dispatcher_that_is_told_to_stop_hands_its_attempts_over_at_once(
     assert core.held(second.owner) == attempts_started(core, cluster)
 
 
-def test_what_was_taken_over_is_not_ended_by_who_held_it(
+def test_an_attempt_that_was_taken_over_is_not_ended_by_its_former_owner(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     taken, kept = run(core, dispatcher), run(core, dispatcher)
@@ -204,7 +204,7 @@ def test_what_was_taken_over_is_not_ended_by_who_held_it(
     assert core.attempt(kept).state is AttemptState.ENDED, "one lost lease costs no other attempt"
 
 
-def test_leases_are_renewed_while_the_cluster_does_not_answer(
+def test_leases_are_renewed_while_ray_does_not_respond(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(poll_interval_seconds=0.02, lease_seconds=0.1)
@@ -219,7 +219,7 @@ def test_leases_are_renewed_while_the_cluster_does_not_answer(
 # Ends
 
 
-def test_an_attempt_that_ended_in_order_is_released_when_its_runner_asks_again(
+def test_a_finished_attempt_is_released_when_its_runner_polls_again(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -233,7 +233,7 @@ def test_an_attempt_that_ended_in_order_is_released_when_its_runner_asks_again(
     assert cluster.stops == []
 
 
-def test_resources_are_given_away_only_once_the_cluster_is_rid_of_the_runner(
+def test_resources_are_assigned_again_only_once_the_runner_has_terminated(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     first = run(core, dispatcher, resources=workers(4))
@@ -251,7 +251,7 @@ def test_resources_are_given_away_only_once_the_cluster_is_rid_of_the_runner(
     assert attempts_started(core, cluster) == [first, second]
 
 
-def test_an_attempt_whose_runner_ended_without_a_word_is_tried_again(
+def test_an_attempt_whose_runner_exited_without_a_result_is_retried(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     first = run(core, dispatcher)
@@ -269,7 +269,7 @@ def test_an_attempt_whose_runner_ended_without_a_word_is_tried_again(
     assert reserved_cpus(core) == 1
 
 
-def test_an_attempt_whose_runner_died_before_it_asked_is_tried_again(
+def test_an_attempt_whose_runner_died_before_its_first_poll_is_retried(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = start(core, dispatcher)
@@ -279,7 +279,7 @@ def test_an_attempt_whose_runner_died_before_it_asked_is_tried_again(
     assert (job.state, job.reason) == (JobState.QUEUED, Reason.WORKER_DIED)
 
 
-def test_an_attempt_whose_runner_the_cluster_has_forgotten_is_lost_and_tried_again(
+def test_an_attempt_whose_runner_ray_no_longer_knows_is_lost_and_retried(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -293,7 +293,7 @@ def test_an_attempt_whose_runner_the_cluster_has_forgotten_is_lost_and_tried_aga
     assert attempts_started(core, cluster) == [attempt_id, f"{job.id}-a2"]
 
 
-def test_an_end_that_the_attempt_tells_while_the_cluster_is_asked_stands(
+def test_an_end_that_is_reported_while_ray_is_queried_counts(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -304,10 +304,10 @@ def test_an_end_that_the_attempt_tells_while_the_cluster_is_asked_stands(
     assert core.job(job_id_of(attempt_id)).state is JobState.SUCCEEDED
 
 
-# What is away, and what is wrong
+# Outages, and rows that cannot be read
 
 
-def test_nothing_is_ended_while_the_cluster_is_away(
+def test_no_attempt_is_ended_while_ray_is_unavailable(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -323,46 +323,44 @@ def test_nothing_is_ended_while_the_cluster_is_away(
     assert len(cluster.submissions) == 1
 
 
-def test_a_dispatcher_waits_for_a_cluster_that_is_away(
+def test_a_dispatcher_retries_while_ray_is_unavailable(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     cluster.is_away = True
     job_id = core.submit()
     with running(make(poll_interval_seconds=0.02)):
-        eventually(lambda: cluster.looks > 2)
+        eventually(lambda: cluster.list_requests > 2)
         assert core.job(job_id).state is JobState.QUEUED
         cluster.is_away = False
         eventually(lambda: core.job(job_id).state is JobState.STARTING)
 
 
-def test_silence_counts_from_when_the_cluster_is_back(
+def test_silence_counts_from_when_ray_is_available_again(
     core: Core, cluster: FakeCluster, make: Make, settings: Settings
 ) -> None:
-    """What took the cluster away may have kept reports away as well."""
+    """What made Ray unavailable may have kept reports away as well."""
     dispatcher = make(poll_interval_seconds=0.02)
     attempt_id = run(core, dispatcher)
     cluster.is_away = True
     with running(dispatcher):
         core.clock.advance(10 * settings.heartbeat_timeout_seconds)
-        looks = cluster.looks
-        eventually(lambda: cluster.looks > looks + 1)
+        before = cluster.list_requests
+        eventually(lambda: cluster.list_requests > before + 1)
     cluster.is_away = False
     later_round(core, dispatcher)
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
 
 
-def test_a_new_job_ends_the_wait_for_the_next_look(
+def test_a_new_job_ends_the_wait_for_the_next_round(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     with running(make(poll_interval_seconds=60.0), to_wake_it=core.submit):
-        eventually(lambda: cluster.looks == 1)
+        eventually(lambda: cluster.list_requests == 1)
         job_id = core.submit()
         eventually(lambda: attempts_started(core, cluster) == [f"{job_id}-a1"])
 
 
-def test_a_row_that_cannot_be_read_stops_no_other_job(
-    core: Core, cluster: FakeCluster, make: Make
-) -> None:
+def test_an_unreadable_row_stops_no_other_job(core: Core, cluster: FakeCluster, make: Make) -> None:
     dispatcher = make(poll_interval_seconds=0.02)
     unreadable = run(core, dispatcher)
     with core.database.transaction() as session:

@@ -1,4 +1,4 @@
-"""Drivers in the cluster: started once, followed when they die, ended when they are late."""
+"""Drivers in Ray: submitted once, replaced when they die, stopped when they are late."""
 
 import pytest
 
@@ -33,10 +33,10 @@ def _run(searching: Searching, dispatcher: Dispatcher) -> str:
 def test_a_new_search_gets_a_driver_at_once_and_only_one(
     searching: Searching, cluster: FakeCluster, make: Make
 ) -> None:
-    one, other = make(), make()
+    first, second = make(), make()
     search_id = searching.submit()
-    one.run_round()
-    other.run_round()
+    first.run_round()
+    second.run_round()
     assert cluster.started == [_driver_of(search_id)]
     assert cluster.entrypoints == {"python -m workers search"}
     env = cluster.envs[_driver_of(search_id)]
@@ -44,7 +44,7 @@ def test_a_new_search_gets_a_driver_at_once_and_only_one(
     assert env["RESNETD_DRIVER_TOKEN"]
 
 
-def test_a_driver_that_died_is_followed_by_another(
+def test_a_driver_that_died_is_replaced(
     searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     search_id = _run(searching, dispatcher)
@@ -56,19 +56,19 @@ def test_a_driver_that_died_is_followed_by_another(
     assert list(cluster.jobs) == [_driver_of(search_id, 2)]
 
 
-def test_a_driver_that_the_cluster_has_forgotten_is_followed_by_another(
+def test_a_driver_that_ray_no_longer_knows_is_replaced(
     searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     search_id = _run(searching, dispatcher)
     cluster.jobs.clear()
     later_round(searching.core, dispatcher)
-    assert len(cluster.started) == 1, "it may not be in the list yet"
+    assert len(cluster.started) == 1, "Ray may not list it yet"
     later_round(searching.core, dispatcher, after_seconds=16.0)
     later_round(searching.core, dispatcher, after_seconds=BACKOFF_SECONDS)
     assert cluster.started[-1] == _driver_of(search_id, 2)
 
 
-def test_another_dispatcher_goes_on_with_the_driver_that_there_is(
+def test_another_dispatcher_keeps_the_existing_driver(
     searching: Searching, cluster: FakeCluster, make: Make
 ) -> None:
     search_id = _run(searching, make())
@@ -137,7 +137,7 @@ def _authenticate(searching: Searching, cluster: FakeCluster, driver_id: str) ->
         credentials.authenticate(session, CallerKind.DRIVER, driver_id, token)
 
 
-def test_a_driver_that_does_not_leave_is_stopped(
+def test_a_driver_that_does_not_exit_is_stopped(
     searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     search_id = _run(searching, dispatcher)
@@ -153,7 +153,7 @@ def test_a_driver_that_does_not_leave_is_stopped(
 
 
 @pytest.mark.parametrize(("has_begun", "patience"), [(False, 181.0), (True, 121.0)])
-def test_a_silent_driver_is_stopped_and_followed(
+def test_a_silent_driver_is_stopped_and_replaced(
     searching: Searching,
     cluster: FakeCluster,
     dispatcher: Dispatcher,
@@ -173,7 +173,7 @@ def test_a_silent_driver_is_stopped_and_followed(
     assert cluster.started[-1] == _driver_of(search_id, 2)
 
 
-def test_a_search_whose_drivers_all_die_fails_and_gets_no_more(
+def test_a_search_whose_drivers_all_die_fails_and_gets_no_further_driver(
     searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     search_id = searching.submit()

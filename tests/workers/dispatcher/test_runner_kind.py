@@ -1,4 +1,4 @@
-"""The fleet: runners are started once, stand by, give way, and are cleared away."""
+"""Runners in Ray: submitted once, stopped when they are late, and cleared away."""
 
 import threading
 
@@ -25,8 +25,8 @@ from workers.cluster.ray_jobs import ClusterJobState
 from workers.dispatcher.dispatcher import Dispatcher
 
 
-def _opens(core: Core, cluster: FakeCluster, runner_id: str) -> bool:
-    """Whether the token that the cluster has handed to the runner is the runner's."""
+def _has_valid_token(core: Core, cluster: FakeCluster, runner_id: str) -> bool:
+    """Whether the token in the runner's environment is valid."""
     try:
         with core.database.reading() as session:
             token = cluster.envs[runner_id]["RESNETD_RUNNER_TOKEN"]
@@ -39,7 +39,7 @@ def _opens(core: Core, cluster: FakeCluster, runner_id: str) -> bool:
 # Submissions
 
 
-def test_the_cluster_is_told_what_the_runner_needs(
+def test_a_runner_is_submitted_with_its_environment(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     resources = workers(2, cpus_per_worker=2)
@@ -50,7 +50,7 @@ def test_the_cluster_is_told_what_the_runner_needs(
     assert env["RESNETD_RUNNER_SHAPE"] == "2x2cpu0gpu"
     assert env["RESNETD_DATA_DIR"] == str(settings.data_dir)
     assert env["RESNETD_WORK_DIR"] == str(settings.work_dir)
-    assert _opens(core, cluster, runner_id)
+    assert _has_valid_token(core, cluster, runner_id)
     assert cluster.entrypoints == {"python -m workers runner"}
     assert cluster.jobs[runner_id].metadata == {
         "by": dispatcher.owner,
@@ -58,7 +58,7 @@ def test_the_cluster_is_told_what_the_runner_needs(
     }
 
 
-def test_a_submission_that_never_arrived_is_repeated_after_a_minute_with_a_new_token(
+def test_a_lost_submission_is_repeated_after_a_minute_with_a_new_token(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = f"{core.submit()}-a1"
@@ -74,10 +74,10 @@ def test_a_submission_that_never_arrived_is_repeated_after_a_minute_with_a_new_t
     assert core.attempt(attempt_id).submitted_at == core.clock.now
     assert core.runner(runner_id).submitted_at == core.clock.now
     assert core.runner(runner_id).token_sha256 != first
-    assert _opens(core, cluster, runner_id)
+    assert _has_valid_token(core, cluster, runner_id)
 
 
-def test_those_behind_a_submission_that_failed_are_not_kept_waiting(
+def test_runners_behind_a_failed_submission_do_not_wait_for_it(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_ids = [f"{core.submit()}-a1" for _ in range(3)]
@@ -93,7 +93,7 @@ def _refuse(*_: object, **__: object) -> bool:
     raise ClusterUnavailable("no answer")
 
 
-def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(
+def test_a_submission_whose_response_was_lost_is_found_and_not_repeated(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     cluster.is_losing_answers = True
@@ -108,10 +108,10 @@ def test_a_submission_whose_answer_was_lost_is_found_and_not_repeated(
     assert core.attempt(runner.attempt_id).submitted_at == core.clock.now
     later_round(core, dispatcher, after_seconds=61.0)
     assert cluster.submissions == [runner_id]
-    assert _opens(core, cluster, runner_id)
+    assert _has_valid_token(core, cluster, runner_id)
 
 
-def test_a_runner_that_is_let_go_before_its_submission_arrived_holds_no_room(
+def test_a_runner_that_is_drained_before_its_submission_arrived_occupies_nothing(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(warm_runners=1, warm_runner_workers=4)
@@ -148,22 +148,24 @@ def test_several_dispatchers_start_each_runner_once_and_no_more_than_fits(
     jobs = [core.submit() for _ in range(8)]
     together = threading.Barrier(len(dispatchers))
 
-    def round_of(dispatcher: Dispatcher) -> None:
+    def run_round(dispatcher: Dispatcher) -> None:
         together.wait()
         dispatcher.run_round()
 
-    threads = [threading.Thread(target=round_of, args=(one,)) for one in dispatchers]
+    threads = [threading.Thread(target=run_round, args=(dispatcher,)) for dispatcher in dispatchers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(cluster.submissions) == sorted(core.runner_of(f"{each}-a1") for each in jobs[:6])
+    assert sorted(cluster.submissions) == sorted(
+        core.runner_of(f"{job_id}-a1") for job_id in jobs[:6]
+    )
 
 
 # Ends
 
 
-def test_a_runner_that_does_not_come_back_from_its_attempt_is_stopped_now_and_then(
+def test_a_runner_that_does_not_return_from_its_attempt_is_stopped_repeatedly(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, with_standby)
@@ -179,7 +181,7 @@ def test_a_runner_that_does_not_come_back_from_its_attempt_is_stopped_now_and_th
     assert cluster.stops == [runner_id] * 2
 
 
-def test_a_runner_that_has_run_for_long_has_time_to_leave(
+def test_a_runner_that_ran_for_long_has_time_to_exit(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -195,7 +197,7 @@ def test_a_runner_that_has_run_for_long_has_time_to_leave(
     assert cluster.stops == [runner_id]
 
 
-def test_a_runner_that_delivers_the_last_words_of_its_attempt_is_not_interrupted(
+def test_a_leaving_runner_that_delivers_reports_is_not_stopped(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -213,7 +215,7 @@ def test_a_runner_that_delivers_the_last_words_of_its_attempt_is_not_interrupted
     assert reserved_cpus(core) == 0
 
 
-def test_a_runner_that_leaves_may_deliver_what_its_last_attempt_has_trained(
+def test_a_drained_runner_may_deliver_what_its_last_attempt_trained(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -229,7 +231,7 @@ def test_a_runner_that_leaves_may_deliver_what_its_last_attempt_has_trained(
     assert cluster.stops == [core.runner_of(attempt_id)]
 
 
-def test_a_lost_runner_whose_attempt_another_dispatcher_watches_is_left_alone(
+def test_a_lost_runner_is_left_to_the_dispatcher_that_watches_its_attempt(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, make: Make
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -244,7 +246,7 @@ def test_a_lost_runner_whose_attempt_another_dispatcher_watches_is_left_alone(
     assert core.runner(runner_id).state is RayJobState.TERMINATED
 
 
-def test_the_cluster_forgets_a_runner_that_is_gone(
+def test_a_terminated_runner_is_deleted_from_ray(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -256,7 +258,7 @@ def test_the_cluster_forgets_a_runner_that_is_gone(
     assert core.runner(runner_id).terminated_at == core.clock.now
 
 
-def test_a_runner_that_the_cluster_could_not_forget_is_forgotten_when_it_is_back(
+def test_a_runner_that_could_not_be_deleted_from_ray_is_deleted_later(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempt_id = run(core, dispatcher)
@@ -281,7 +283,7 @@ def test_a_runner_that_is_not_listed_yet_is_not_lost(
     assert core.runner(standby).state is RayJobState.TERMINATED
 
 
-def test_a_runner_of_a_former_version_of_the_settings_leaves_after_a_while(
+def test_a_standby_is_drained_after_the_warm_pool_was_switched_off(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher, make: Make
 ) -> None:
     standby = stand_by(core, cluster, with_standby)

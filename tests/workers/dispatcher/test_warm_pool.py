@@ -1,4 +1,4 @@
-"""Standbys: started ahead, taken, replaced, and gone as soon as their room is wanted."""
+"""Standbys: started ahead, assigned, replaced, and drained when other jobs need their CPUs."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from workers.cluster.ray_jobs import ClusterJobState
 from workers.dispatcher.dispatcher import Dispatcher
 
 
-def test_a_standby_is_started_before_anybody_asks_for_a_job(
+def test_a_standby_is_started_before_any_job_is_submitted(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     make(warm_runners=1, warm_runner_workers=2).run_round()
@@ -28,7 +28,7 @@ def test_a_standby_is_started_before_anybody_asks_for_a_job(
     assert runners.worker_group_of(core.runner(runner_id)) == WorkerGroup(2, 1, 0)
 
 
-def test_a_job_is_given_to_the_standby_without_a_word_to_the_cluster(
+def test_a_standby_gets_a_job_without_a_request_to_ray(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(warm_runners=1, poll_interval_seconds=60.0)
@@ -69,21 +69,21 @@ def test_another_standby_is_started_while_the_first_is_busy(
     assert core.runner(second).attempt_id is None
 
 
-def test_a_standby_gives_way_to_a_job_of_another_shape(
+def test_a_standby_is_drained_for_a_job_with_other_workers(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher
 ) -> None:
     standby = stand_by(core, cluster, with_standby)
     attempt_id = start(core, with_standby, resources=workers(4))
     assert cluster.started == [standby]
     later_round(core, with_standby)
-    assert cluster.stops == [], "it leaves by itself"
+    assert cluster.stops == [], "it exits by itself"
     leave(core, cluster, standby)
     later_round(core, with_standby)
     assert cluster.started == [standby, core.runner_of(attempt_id)]
     assert core.runner(standby).state is RayJobState.TERMINATED
 
 
-def test_while_a_standby_leaves_its_room_is_looked_for_often(
+def test_the_dispatcher_polls_often_while_a_standby_drains(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(warm_runners=1, poll_interval_seconds=60.0)
@@ -92,7 +92,7 @@ def test_while_a_standby_leaves_its_room_is_looked_for_often(
     assert dispatcher.run_round() == pytest.approx(0.2)
 
 
-def test_a_standby_that_does_not_leave_is_stopped(
+def test_a_standby_that_does_not_exit_is_stopped(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
 ) -> None:
     standby = stand_by(core, cluster, with_standby)
@@ -115,7 +115,7 @@ def test_a_standby_that_died_is_replaced(
     assert core.runner(standby).state is RayJobState.TERMINATED
 
 
-def test_a_standby_that_died_before_it_was_up_is_replaced_after_a_minute(
+def test_a_standby_that_died_before_it_was_ready_is_replaced_after_a_minute(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher
 ) -> None:
     with_standby.run_round()
@@ -127,7 +127,7 @@ def test_a_standby_that_died_before_it_was_up_is_replaced_after_a_minute(
     assert len(cluster.started) == 2
 
 
-def test_a_standby_that_never_comes_up_is_stopped(
+def test_a_standby_that_never_becomes_ready_is_stopped(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
 ) -> None:
     with_standby.run_round()
@@ -139,7 +139,7 @@ def test_a_standby_that_never_comes_up_is_stopped(
     assert core.runner(standby).state is RayJobState.DRAINING
 
 
-def test_a_standby_that_is_up_may_wait_for_days(
+def test_a_ready_standby_may_wait_for_days(
     core: Core, cluster: FakeCluster, with_standby: Dispatcher
 ) -> None:
     standby = stand_by(core, cluster, with_standby)
@@ -148,7 +148,7 @@ def test_a_standby_that_is_up_may_wait_for_days(
     assert cluster.stops == []
 
 
-def test_a_standby_that_lost_its_room_before_it_was_started_holds_up_nobody(
+def test_a_planned_standby_that_no_longer_fits_does_not_block_others(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     planned = _plan(core, WorkerGroup(4, 1, 0))
@@ -167,6 +167,6 @@ def test_a_job_is_started_before_a_standby_that_was_planned_earlier(
 
 
 def _plan(core: Core, shape: WorkerGroup) -> str:
-    """As a dispatcher leaves it that dies right after."""
+    """A runner that a dispatcher has planned, and that was not submitted yet."""
     with core.database.transaction() as session:
         return runners.plan_runner(session, shape, max_attempts=100, now=core.clock.now).id

@@ -1,4 +1,4 @@
-"""The sender, with a real receiver and a real connection."""
+"""The webhook sender, with a real receiver and a real connection."""
 
 import ipaddress
 import threading
@@ -55,7 +55,7 @@ def receiver() -> Iterator[_Server]:
     server.server_close()
 
 
-def _pinged(core: Core, url: str) -> str:
+def _ping(core: Core, url: str) -> str:
     with core.database.transaction() as session:
         states = (JobState.SUCCEEDED,)
         webhook_id = webhooks.add_webhook(session, url, states, user="ann", now=core.clock.now).id
@@ -63,18 +63,18 @@ def _pinged(core: Core, url: str) -> str:
     return webhook_id
 
 
-def _told(core: Core, webhook_id: str) -> DeliveryRow:
+def _read_delivery(core: Core, webhook_id: str) -> DeliveryRow:
     with core.database.reading() as session:
-        (told,) = webhooks.list_deliveries(session, webhook_id, limit=10)
-    return told
+        (delivery,) = webhooks.list_deliveries(session, webhook_id, limit=10)
+    return delivery
 
 
 def _sender(core: Core, *, allowed: Any = LOOPBACK) -> WebhookSender:
     return WebhookSender(core.database, allowed=allowed, now=core.clock)
 
 
-def test_a_delivery_arrives_signed_under_the_names_own_host(core: Core, receiver: _Server) -> None:
-    webhook_id = _pinged(core, f"http://localhost:{receiver.port}/hook")
+def test_a_delivery_is_signed_and_has_the_name_as_its_host(core: Core, receiver: _Server) -> None:
+    webhook_id = _ping(core, f"http://localhost:{receiver.port}/hook")
     assert _sender(core).send_next()
     ((headers, body),) = receiver.received
     assert headers["Host"] == f"localhost:{receiver.port}"
@@ -82,45 +82,45 @@ def test_a_delivery_arrives_signed_under_the_names_own_host(core: Core, receiver
         secret = webhooks.find_webhook(session, webhook_id).secret
     expected = webhooks.sign(secret, headers["webhook-id"], body, now=core.clock.now)
     assert headers["webhook-signature"] == expected["webhook-signature"]
-    assert _told(core, webhook_id).state is DeliveryState.DELIVERED
+    assert _read_delivery(core, webhook_id).state is DeliveryState.DELIVERED
 
 
-def test_a_name_that_leads_to_this_machine_is_not_called(core: Core, receiver: _Server) -> None:
-    webhook_id = _pinged(core, f"http://localhost:{receiver.port}/hook")
+def test_a_name_that_resolves_to_this_machine_is_not_called(core: Core, receiver: _Server) -> None:
+    webhook_id = _ping(core, f"http://localhost:{receiver.port}/hook")
     assert _sender(core, allowed=()).send_next()
     assert receiver.received == []
-    assert "not public" in (_told(core, webhook_id).error or "")
+    assert "not public" in (_read_delivery(core, webhook_id).error or "")
 
 
 def test_a_redirect_is_not_followed(core: Core, receiver: _Server) -> None:
     receiver.status = 307
-    webhook_id = _pinged(core, f"http://127.0.0.1:{receiver.port}/hook")
+    webhook_id = _ping(core, f"http://127.0.0.1:{receiver.port}/hook")
     assert _sender(core).send_next()
     assert len(receiver.received) == 1
-    told = _told(core, webhook_id)
-    assert (told.state, told.status) == (DeliveryState.PENDING, 307)
+    delivery = _read_delivery(core, webhook_id)
+    assert (delivery.state, delivery.status) == (DeliveryState.PENDING, 307)
 
 
-def test_a_receiver_that_is_away_is_tried_again(core: Core, receiver: _Server) -> None:
+def test_a_delivery_to_an_unavailable_receiver_is_retried(core: Core, receiver: _Server) -> None:
     port = receiver.port
     receiver.status = 503
-    webhook_id = _pinged(core, f"http://127.0.0.1:{port}/hook")
+    webhook_id = _ping(core, f"http://127.0.0.1:{port}/hook")
     sender = _sender(core)
     sender.send_next()
     assert not sender.send_next(), "not yet"
     receiver.status = 200
     core.clock.advance(10.0)
     assert sender.send_next()
-    assert _told(core, webhook_id).tries == 2
+    assert _read_delivery(core, webhook_id).tries == 2
 
 
-def test_a_running_sender_is_woken_by_the_commit(core: Core, receiver: _Server) -> None:
+def test_a_commit_wakes_a_running_sender(core: Core, receiver: _Server) -> None:
     stopping = threading.Event()
     thread = threading.Thread(target=_sender(core).run, args=(stopping,))
     thread.start()
     try:
-        webhook_id = _pinged(core, f"http://127.0.0.1:{receiver.port}/hook")
-        eventually(lambda: _told(core, webhook_id).state is DeliveryState.DELIVERED)
+        webhook_id = _ping(core, f"http://127.0.0.1:{receiver.port}/hook")
+        eventually(lambda: _read_delivery(core, webhook_id).state is DeliveryState.DELIVERED)
     finally:
         stopping.set()
         thread.join()
