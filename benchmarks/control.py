@@ -245,11 +245,11 @@ def _begin_attempt(database: Database, api: _Api) -> _Attempt:
         )
         assert claimed is not None
         runners.take_startable(session, ResourceBundle(cpus=10_000, gpus=0), now=_now())
-        orders = runners.next_attempt(session, claimed.runner_id, now=_now())
-    assert orders is not None
-    assert orders.order is not None
+        response = runners.next_attempt(session, claimed.runner_id, now=_now())
+    assert response is not None
+    assert response.assignment is not None
     path = f"/v1/attempts/{claimed.attempt_id}/reports"
-    return _Attempt(job_id=job_id, path=path, token=orders.order.token)
+    return _Attempt(job_id=job_id, path=path, token=response.assignment.token)
 
 
 def _points_of(number: int) -> str:

@@ -62,11 +62,11 @@ def stop_trial(
     try:
         search = drivers.lock_active_search(session, driver_id)
     except Conflict:
-        return DriverResponse(is_over=True)
+        return DriverResponse(should_exit=True)
     trials.stop_trial(
         session, search, tune_id=decision.tune_id, iteration=decision.iteration, now=now
     )
-    return DriverResponse(is_over=False)
+    return DriverResponse(should_exit=False)
 
 
 @router.post("/heartbeat")
@@ -81,7 +81,7 @@ async def heartbeat(
         wait_seconds=body.wait_seconds,
         is_worth_asking=partial(_must_exit, services, driver_id),
     )
-    return response or DriverResponse(is_over=False)
+    return response or DriverResponse(should_exit=False)
 
 
 @router.post("/finish")
@@ -90,7 +90,7 @@ def finish(
 ) -> DriverResponse:
     """All trials have ended."""
     drivers.finish_driver(session, driver_id, message=body.message, now=now)
-    return DriverResponse(is_over=True)
+    return DriverResponse(should_exit=True)
 
 
 def _next_evaluation(
@@ -99,14 +99,16 @@ def _next_evaluation(
     with services.database.reading() as session:
         search = drivers.find_active_search(session, driver_id)
         if search is None:
-            return NextEvaluationResponse(is_over=True)
-        return trials.find_next_evaluation(session, search, tune_id=body.tune_id, after=body.after)
+            return NextEvaluationResponse(should_exit=True)
+        return trials.find_next_evaluation(
+            session, search, tune_id=body.tune_id, after=body.after_iteration
+        )
 
 
 def _record_heartbeat(services: Services, driver_id: str) -> DriverResponse | None:
     with services.database.transaction() as session:
-        is_over = drivers.record_heartbeat(session, driver_id, now=services.now())
-        return DriverResponse(is_over=True) if is_over else None
+        should_exit = drivers.record_heartbeat(session, driver_id, now=services.now())
+        return DriverResponse(should_exit=True) if should_exit else None
 
 
 def _must_exit(services: Services, driver_id: str) -> bool:

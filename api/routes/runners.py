@@ -25,7 +25,7 @@ async def next_attempt(
         # Assigning an attempt again would replace the token of the response before.
         is_worth_asking=partial(_has_next_attempt, services, runner_id),
     )
-    return response or NextAttemptResponse(order=None, is_dismissed=False)
+    return response or NextAttemptResponse(assignment=None, should_exit=False)
 
 
 def _next_attempt(
@@ -35,8 +35,8 @@ def _next_attempt(
         return runners.next_attempt(
             session,
             runner_id,
-            trained=body.trained,
-            is_leaving=body.is_leaving,
+            trained_attempt_id=body.trained_attempt_id,
+            is_exiting=body.is_exiting,
             now=services.now(),
         )
 

@@ -92,9 +92,9 @@ def apply_report(
         lifecycle.transition(session, job, JobState.RUNNING, now=now)
     if report.environment is not None:
         job.environment = report.environment.model_dump(mode="json")
-    if report.launch is not None:
-        attempt.data_ready_at = report.launch.data_ready_at
-        attempt.first_step_at = report.launch.first_step_at
+    if report.launch_times is not None:
+        attempt.data_ready_at = report.launch_times.data_ready_at
+        attempt.first_step_at = report.launch_times.first_step_at
     if report.progress is not None:
         job.progress = report.progress.model_dump(mode="json")
         database.notify(session, ChangeKind.PROGRESS)
@@ -182,10 +182,10 @@ def _lock_active(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]
 
 
 def _make_response(job: JobRow, attempt: AttemptRow, *, now: datetime) -> ReportResponse:
-    stop = job.stop_requested
-    if stop is None and exceeds_time_limit(job, attempt, now=now):
-        stop = StopReason.TIME_LIMIT
-    return ReportResponse(last_sequence=attempt.last_sequence, stop=stop)
+    stop_reason = job.stop_requested
+    if stop_reason is None and exceeds_time_limit(job, attempt, now=now):
+        stop_reason = StopReason.TIME_LIMIT
+    return ReportResponse(last_sequence=attempt.last_sequence, stop_reason=stop_reason)
 
 
 def _find_resume_checkpoint(session: Session, attempt: AttemptRow) -> CheckpointRow | None:

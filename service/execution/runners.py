@@ -128,26 +128,28 @@ def next_attempt(
     session: Session,
     runner_id: str,
     *,
-    trained: str | None = None,
-    is_leaving: bool = False,
+    trained_attempt_id: str | None = None,
+    is_exiting: bool = False,
     now: datetime,
 ) -> NextAttemptResponse | None:
     """What a runner that asks is to do next; None: nothing yet.
 
     The resources of its attempt are free again if the attempt has ended, or if it is the one that
-    the runner has `trained` and only delivers. Any other attempt is assigned again, with a new
+    the runner has trained and only delivers. Any other attempt is assigned again, with a new
     token: the earlier response was lost, or its processes have died and the runner reports that.
     """
     runner = _lock(session, runner_id)
     if runner.state is RayJobState.TERMINATED:
-        return NextAttemptResponse(order=None, is_dismissed=True)
+        return NextAttemptResponse(assignment=None, should_exit=True)
     ray_job_lifecycle.record_call(runner, now=now)
     attempt = _attempt_of(session, runner)
-    if attempt is not None and (attempt.state is AttemptState.ENDED or attempt.id == trained):
+    if attempt is not None and (
+        attempt.state is AttemptState.ENDED or attempt.id == trained_attempt_id
+    ):
         _release(session, runner, attempt, now=now)
         runner.attempts_left -= 1
         attempt = None
-    if is_leaving or (runner.attempts_left <= 0 and attempt is None):
+    if is_exiting or (runner.attempts_left <= 0 and attempt is None):
         ray_job_lifecycle.drain(session, runner, now=now)
     if attempt is not None:
         secret = tokens.new_secret()
@@ -156,10 +158,10 @@ def next_attempt(
         attempt.assigned_at = now
         config = attempts.build_config(session, attempt.id)
         return NextAttemptResponse(
-            order=AttemptAssignment(brief=config, token=secret), is_dismissed=False
+            assignment=AttemptAssignment(config=config, token=secret), should_exit=False
         )
     if runner.state is RayJobState.DRAINING:
-        return NextAttemptResponse(order=None, is_dismissed=True)
+        return NextAttemptResponse(assignment=None, should_exit=True)
     return None
 
 

@@ -71,13 +71,13 @@ def begin_driver(session: Session, driver_id: str, *, now: datetime) -> SearchDr
     searches.append_event(session, search, SearchEventKind.DRIVER, data, now=now)
     spec = searches.spec_of(search)
     statement = select(TrialRow).where(TrialRow.search_id == search.id).order_by(TrialRow.number)
-    known = [trial.params for trial in session.scalars(statement)]
+    known_params = [trial.params for trial in session.scalars(statement)]
     return SearchDriverConfig(
         search_id=search.id,
         spec=spec,
-        iterations=spec.iterations,
+        max_iterations=spec.iterations,
         evaluate_every=spec.example().recipe.evaluate_every,
-        known=known,
+        known_params=known_params,
     )
 
 

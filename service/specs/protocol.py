@@ -1,4 +1,8 @@
-"""What a training process and the API tell each other. Both ends read these models."""
+"""Models of the calls between the API and the processes in the cluster; both ends read them.
+
+Attempts (training processes), runners and search drivers each have their own calls; the routes
+are in api.routes. Metrics, logs and checkpoints of a training travel in reports.
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -9,49 +13,97 @@ from service.specs.job_spec import JobSpec, StartMode
 from service.specs.search_spec import SearchSpec
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-def sanitize_text(text: str) -> str:
-    """PostgreSQL keeps no NUL and no half of a character; what a program prints may hold both."""
-    whole = text.encode("utf-8", "replace").decode()
-    return whole.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
-Text = Annotated[str, AfterValidator(sanitize_text)]
-# What fits into a database's integer, and times that exist in every zone.
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-Time = Annotated[
-    AwareDatetime,
-    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
-]
-SeriesName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_/]{0,62}$")]
-
 MAX_POINTS = 5_000
 MAX_LINES = 1_000
 MAX_LINE_LENGTH = 8_000
 MAX_MESSAGE_LENGTH = 20_000
+# Of Ray Tune's id for a trial.
+_MAX_TUNE_ID_LENGTH = 64
 
 
-class WireModel(BaseModel):
+def sanitize_text(text: str) -> str:
+    """Replaces NUL and lone surrogates, which PostgreSQL refuses and a program may print."""
+    encodable = text.encode("utf-8", "replace").decode()
+    return encodable.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+Text = Annotated[str, AfterValidator(sanitize_text)]
+Message = Annotated[Text, Field(max_length=MAX_MESSAGE_LENGTH)]
+# The range of a database's integer.
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+# The range that exists in every time zone.
+Time = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
+]
+# How long the API may keep a call open; 0: it responds at once.
+WaitSeconds = Annotated[float, Field(ge=0, le=60)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SeriesName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_/]{0,62}$")]
+TuneId = Annotated[str, Field(pattern=rf"^[0-9a-zA-Z_]{{1,{_MAX_TUNE_ID_LENGTH}}}$")]
+
+
+class ProtocolModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class MetricPoint(WireModel):
-    """`value` None where it was not a finite number: a diverged loss still has its place."""
+# ---- attempts: configuration ----
+
+
+class PartDigest(ProtocolModel):
+    part: CheckpointPart
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=1)]
+
+
+class ResumeCheckpoint(ProtocolModel):
+    """The checkpoint that an attempt starts from; the API serves its parts to the attempt.
+
+    `mode`: how another job's checkpoint is used; None: it is the job's own, and training resumes.
+    """
+
+    checkpoint_id: str
+    iteration: int
+    mode: StartMode | None = None
+    parts: list[PartDigest]
+
+
+class AttemptConfig(ProtocolModel):
+    """All that a training process needs to know to begin.
+
+    `last_sequence`: the newest report of this attempt that the API has stored.
+    """
+
+    attempt_id: str
+    job_id: str
+    number: int
+    spec: JobSpec
+    num_workers: int
+    cpus_per_worker: int
+    gpus_per_worker: float
+    last_sequence: int
+    resume: ResumeCheckpoint | None
+
+
+# ---- attempts: reports ----
+
+
+class MetricPoint(ProtocolModel):
+    """`value` None: it was not finite. A loss that diverged keeps its place in the series."""
 
     series: SeriesName
     iteration: Count
     value: float | None
 
 
-class LogLine(WireModel):
+class LogLine(ProtocolModel):
     at: Time
     level: LogLevel
     message: Annotated[Text, Field(max_length=MAX_LINE_LENGTH)]
 
 
-class Progress(WireModel):
+class Progress(ProtocolModel):
     """`iteration` steps are done of `iterations`; images_per_second counts all workers."""
 
     iteration: Count
@@ -59,10 +111,10 @@ class Progress(WireModel):
     images_per_second: Annotated[float, Field(ge=0)] | None
 
 
-class RunEnvironment(WireModel):
+class RunEnvironment(ProtocolModel):
     """What is known once the training processes are up.
 
-    `numerics`: what makes the run fast and keeps its recipe, such as precision and memory format.
+    `numerics`: settings that affect speed and rounding, such as precision and memory format.
     """
 
     parameters: Annotated[int, Field(ge=1)]
@@ -77,192 +129,163 @@ class RunEnvironment(WireModel):
     numerics: dict[Text, Text] = {}
 
 
-class LaunchTimes(WireModel):
-    """When an attempt's rank 0 had its images in memory, and its first optimizer step done."""
+class LaunchTimes(ProtocolModel):
+    """When rank 0 had its images in memory, and when its first optimizer step was done."""
 
     data_ready_at: Time
     first_step_at: Time
 
 
-class PartDigest(WireModel):
-    part: CheckpointPart
-    sha256: Sha256
-    size_bytes: Annotated[int, Field(ge=1)]
+class CheckpointManifest(ProtocolModel):
+    """Lists the parts of a checkpoint, all of them uploaded; the checkpoint counts from now on.
 
-
-class CheckpointManifest(WireModel):
-    """Says that all parts of a checkpoint were uploaded whole; only now does it count.
-
-    Errors in percent, on the test set and over the training images since the epoch began.
+    Errors in percent: on the test set, and over the training images since the epoch began.
     """
 
     iteration: Count
-    test_error: Annotated[float, Field(ge=0, le=100)] | None
-    train_error: Annotated[float, Field(ge=0, le=100)] | None
+    test_error: Percent | None
+    train_error: Percent | None
     parts: list[PartDigest]
 
 
-class Report(WireModel):
-    """A batch. `sequence` counts an attempt's reports from 1 without a gap."""
+class Report(ProtocolModel):
+    """What happened since the last report. `sequence` counts them from 1 without a gap."""
 
     sequence: Annotated[Count, Field(ge=1)]
     progress: Progress | None = None
     environment: RunEnvironment | None = None
-    launch: LaunchTimes | None = None
+    launch_times: LaunchTimes | None = None
     metrics: Annotated[list[MetricPoint], Field(max_length=MAX_POINTS)] = []
     logs: Annotated[list[LogLine], Field(max_length=MAX_LINES)] = []
     checkpoints: list[CheckpointManifest] = []
 
 
-class ReportResponse(WireModel):
-    """The answer to a report: the newest sequence that is stored, and whether to stop."""
+class ReportResponse(ProtocolModel):
+    """The newest sequence that is stored; why training should stop, None: it should not."""
 
     last_sequence: int
-    stop: StopReason | None
+    stop_reason: StopReason | None
 
 
-class TrainingResult(WireModel):
+# ---- attempts: the end ----
+
+
+class TrainingResult(ProtocolModel):
     """What a finished training attained; errors in percent."""
 
-    train_error: Annotated[float, Field(ge=0, le=100)] | None
-    test_error: Annotated[float, Field(ge=0, le=100)] | None
+    train_error: Percent | None
+    test_error: Percent | None
     training_seconds: Annotated[float, Field(ge=0)]
 
 
-class FinishAttemptRequest(WireModel):
-    """The last word of an attempt."""
+class FinishAttemptRequest(ProtocolModel):
+    """Why the attempt ended; its last call."""
 
     reason: Reason
-    message: Annotated[Text, Field(max_length=MAX_MESSAGE_LENGTH)] = ""
+    message: Message = ""
     result: TrainingResult | None = None
 
 
-class ResumeCheckpoint(WireModel):
-    """The checkpoint that an attempt starts from; the API serves its parts to the attempt.
+# ---- runners ----
 
-    `mode` it is used where it is another job's; None: the job's own, and the run goes on.
+
+class NextAttemptRequest(ProtocolModel):
+    """Asks for the next attempt; a runner that exits asks which attempt of it has not ended.
+
+    `trained_attempt_id`: the attempt whose training is over; it may still deliver results.
     """
 
-    checkpoint_id: str
-    iteration: int
-    mode: StartMode | None = None
-    parts: list[PartDigest]
+    trained_attempt_id: str | None = None
+    wait_seconds: WaitSeconds = 0.0
+    is_exiting: bool = False
 
 
-class AttemptConfig(WireModel):
-    """All that a training process needs to know to begin."""
-
-    attempt_id: str
-    job_id: str
-    number: int
-    spec: JobSpec
-    num_workers: int
-    cpus_per_worker: int
-    gpus_per_worker: float
-    last_sequence: int
-    resume: ResumeCheckpoint | None
-
-
-class NextAttemptRequest(WireModel):
-    """What a runner asks: for its next orders, or, on its way out, for what it leaves undone.
-
-    `trained`: the attempt whose training is over; what it has to deliver still is on its way.
-    """
-
-    trained: str | None = None
-    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
-    is_leaving: bool = False
-
-
-class AttemptAssignment(WireModel):
+class AttemptAssignment(ProtocolModel):
     """An attempt to run, and the token of its processes."""
 
-    brief: AttemptConfig
+    config: AttemptConfig
     token: str
 
 
-class NextAttemptResponse(WireModel):
-    """The answer to a runner: an attempt, or its dismissal, or neither yet."""
+class NextAttemptResponse(ProtocolModel):
+    """An attempt, or the instruction to exit; neither: ask again."""
 
-    order: AttemptAssignment | None
-    is_dismissed: bool
-
-
-# Of Ray Tune's name for a trial.
-_MAX_TUNE_ID_LENGTH = 64
+    assignment: AttemptAssignment | None
+    should_exit: bool
 
 
-TuneId = Annotated[str, Field(pattern=rf"^[0-9a-zA-Z_]{{1,{_MAX_TUNE_ID_LENGTH}}}$")]
+# ---- search drivers ----
 
 
-class SearchDriverConfig(WireModel):
-    """What a driver begins with. `known`: the parameters of the trials that there are, in order.
+class SearchDriverConfig(ProtocolModel):
+    """What a driver begins with.
 
-    `iterations`: of the longest trial; `evaluate_every`: how many lie between two evaluations.
+    `max_iterations` of the longest trial; `evaluate_every`: iterations between two evaluations;
+    `known_params`: the parameters of the trials that exist, in their order.
     """
 
     search_id: str
     spec: SearchSpec
-    iterations: int
+    max_iterations: int
     evaluate_every: int
-    known: list[dict[str, Any]]
+    known_params: list[dict[str, Any]]
 
 
-class TrialProposal(WireModel):
-    """The parameters that Ray Tune wants tried, under its own name for the trial."""
+class TrialProposal(ProtocolModel):
+    """The parameters that Ray Tune wants to try, under its own id of the trial."""
 
     tune_id: TuneId
     params: dict[str, Any]
 
 
-class AssignedTrial(WireModel):
+class AssignedTrial(ProtocolModel):
     number: int
     job_id: str
 
 
-class NextEvaluationRequest(WireModel):
-    """For the first evaluation that follows `after` iterations; 0: for the first of all."""
+class NextEvaluationRequest(ProtocolModel):
+    """Asks for the trial's first evaluation after `after_iteration`; 0: the first of all."""
 
     tune_id: TuneId
-    after: Count = 0
-    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    after_iteration: Count = 0
+    wait_seconds: WaitSeconds = 0.0
 
 
-class TrialEvaluation(WireModel):
-    """What a trial attained so far, by metric; nothing follows the last one."""
+class TrialEvaluation(ProtocolModel):
+    """A trial's values by metric; no evaluation follows the last."""
 
     iteration: int
     values: dict[str, float]
     is_last: bool
 
 
-class NextEvaluationResponse(WireModel):
-    """An evaluation, or why there will be none, or neither yet.
+class NextEvaluationResponse(ProtocolModel):
+    """An evaluation, or why none will follow; neither: ask again.
 
-    `failure`: the trial ended without one. `is_over`: the driver is to leave.
+    `failure`: why the trial ended without an evaluation.
     """
 
     evaluation: TrialEvaluation | None = None
     failure: str | None = None
-    is_over: bool = False
+    should_exit: bool = False
 
 
-class StopTrialRequest(WireModel):
-    """A scheduler's decision to stop a trial, by its evaluation at that iteration."""
+class StopTrialRequest(ProtocolModel):
+    """A scheduler's decision to stop a trial, based on its evaluation at `iteration`."""
 
     tune_id: TuneId
     iteration: Count
 
 
-class HeartbeatRequest(WireModel):
-    wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+class HeartbeatRequest(ProtocolModel):
+    wait_seconds: WaitSeconds = 0.0
 
 
-class DriverResponse(WireModel):
-    is_over: bool
+class DriverResponse(ProtocolModel):
+    should_exit: bool
 
 
-class FinishSearchRequest(WireModel):
-    """The last word of a driver whose trials have all ended."""
+class FinishSearchRequest(ProtocolModel):
+    """The last call of a driver whose trials have all ended."""
 
-    message: Annotated[Text, Field(max_length=MAX_MESSAGE_LENGTH)] = ""
+    message: Message = ""

@@ -50,14 +50,14 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
         with running(dispatcher):
             job_id = core.submit(recipe=RECIPE)
             eventually(lambda: cluster.started)
-            orders = core.ask(core.runner_of(f"{job_id}-a1"))
-            assert orders is not None
-            assert orders.order is not None
-            brief = orders.order.brief
+            response = core.ask(core.runner_of(f"{job_id}-a1"))
+            assert response is not None
+            assert response.assignment is not None
+            brief = response.assignment.config
             attempt = AttemptSettings(
                 api_url=api.url,
                 attempt_id=brief.attempt_id,
-                token=orders.order.token,
+                token=response.assignment.token,
                 data_path=tmp_path / "data",
                 work_path=tmp_path / "work",
             )

@@ -126,7 +126,7 @@ class Walk(RuleBasedStateMachine):
         control = self.core.report(job.claim.attempt_id, job.sequence)
         job.state = JobState.RUNNING
         expected = "cancel" if job.is_cancelling else "pause" if job.is_pausing else None
-        assert control.stop == expected
+        assert control.stop_reason == expected
 
     @rule(data=st.data(), reason=st.sampled_from([*Reason]))
     def end(self, data: st.DataObject, reason: Reason) -> None:

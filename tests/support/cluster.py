@@ -168,9 +168,9 @@ def run(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
 
 def leave(core: Core, cluster: FakeCluster, runner_id: str) -> None:
     """The runner polls, is dismissed, and exits."""
-    orders = core.ask(runner_id)
-    assert orders is not None
-    assert orders.is_dismissed
+    response = core.ask(runner_id)
+    assert response is not None
+    assert response.should_exit
     cluster.end(runner_id, ClusterJobState.SUCCEEDED)
 
 

@@ -144,15 +144,15 @@ class Core:
 
     def take(self, claimed: Claim) -> Taken:
         """The runner, which is ready, polls and gets the attempt."""
-        orders = self.ask(claimed.runner_id)
-        assert orders is not None
-        assert orders.order is not None
-        assert orders.order.brief.attempt_id == claimed.attempt_id
+        response = self.ask(claimed.runner_id)
+        assert response is not None
+        assert response.assignment is not None
+        assert response.assignment.config.attempt_id == claimed.attempt_id
         return Taken(
             attempt_id=claimed.attempt_id,
             fencing_token=claimed.fencing_token,
             runner_id=claimed.runner_id,
-            secret=orders.order.token,
+            secret=response.assignment.token,
         )
 
     def start_standby(self, worker_group: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
@@ -199,16 +199,16 @@ class Core:
         self,
         runner_id: str,
         *,
-        trained: str | None = None,
-        is_leaving: bool = False,
+        trained_attempt_id: str | None = None,
+        is_exiting: bool = False,
     ) -> NextAttemptResponse | None:
         """The runner polls for its next attempt."""
         with self.database.transaction() as session:
             return runners.next_attempt(
                 session,
                 runner_id,
-                trained=trained,
-                is_leaving=is_leaving,
+                trained_attempt_id=trained_attempt_id,
+                is_exiting=is_exiting,
                 now=self.clock.now,
             )
 

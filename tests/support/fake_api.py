@@ -193,11 +193,11 @@ class FakeApi:
                 for note in report.checkpoints:
                     self._complain_of_missing_parts(note)
                 self.reports.append(report)
-            return ReportResponse(last_sequence=self.last_sequence, stop=self.stop)
+            return ReportResponse(last_sequence=self.last_sequence, stop_reason=self.stop)
 
     def next_orders(self, question: NextAttemptRequest) -> NextAttemptResponse:
         """One attempt cannot be under way twice: its end is waited for."""
-        if question.trained is not None and self.is_handed_out:
+        if question.trained_attempt_id is not None and self.is_handed_out:
             self.is_handed_out = False
             self._rounds_done += 1
             eventually(lambda: len(self.finishes) >= self._rounds_done)
@@ -205,12 +205,12 @@ class FakeApi:
             self.attempt, self.afterwards = self.afterwards, None
             self.rounds += 1
         if self._rounds_done >= self.rounds or (
-            question.is_leaving and len(self.finishes) > self._rounds_done
+            question.is_exiting and len(self.finishes) > self._rounds_done
         ):
-            return NextAttemptResponse(order=None, is_dismissed=True)
+            return NextAttemptResponse(assignment=None, should_exit=True)
         self.is_handed_out = True
         return NextAttemptResponse(
-            order=AttemptAssignment(brief=self.get_brief(), token=TOKEN), is_dismissed=False
+            assignment=AttemptAssignment(config=self.get_brief(), token=TOKEN), should_exit=False
         )
 
     def store_part(self, iteration: int, part: CheckpointPart, content: bytes) -> None:

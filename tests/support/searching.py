@@ -87,9 +87,9 @@ class Searching:
     def next_driver(self, search_id: str) -> SearchDriverConfig:
         self.core.clock.advance(120.0)
         assert [start.row.search_id for start in self.due()] == [search_id]
-        brief = self.begin(search_id)
-        assert brief is not None
-        return brief
+        config = self.begin(search_id)
+        assert config is not None
+        return config
 
     def take(self, search_id: str, tune_id: str, rate: float = 0.1, **params: Any) -> AssignedTrial:
         # Of two jobs the later one is younger.

@@ -87,7 +87,7 @@ class RunnerSettings:
     def attempt(self, order: AttemptAssignment) -> AttemptSettings:
         return AttemptSettings(
             api_url=self.api_url,
-            attempt_id=order.brief.attempt_id,
+            attempt_id=order.config.attempt_id,
             token=order.token,
             data_path=self.data_path,
             work_path=self.work_path,

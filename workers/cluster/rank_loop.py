@@ -50,32 +50,34 @@ def run_rank_loop(config: dict[str, Any]) -> None:
         delivery_seconds=settings.delivery_seconds,
     )
     with forks, settings.client() as api:
-        trained: str | None = None
+        trained_attempt_id: str | None = None
         while True:
             with forks.fork(seat) as fork:
                 fork.meet(_broadcast_from_rank_0(fork.meeting_place()))
                 torch.distributed.barrier()
-                asked = _next_assignment(api, settings, trained) if seat.rank == 0 else None
+                asked = (
+                    _next_assignment(api, settings, trained_attempt_id) if seat.rank == 0 else None
+                )
                 order = _broadcast_from_rank_0(asked)
                 if order is None:
                     return
-                fork.begin(settings.attempt(order), order.brief)
-                trained = order.brief.attempt_id
+                fork.begin(settings.attempt(order), order.config)
+                trained_attempt_id = order.config.attempt_id
                 fork.wait()
 
 
 def _next_assignment(
-    api: RunnerClient, settings: RunnerSettings, trained: str | None
+    api: RunnerClient, settings: RunnerSettings, trained_attempt_id: str | None
 ) -> AttemptAssignment | None:
     """Waits until there is one; None where the runner is to leave."""
-    question = NextAttemptRequest(trained=trained, wait_seconds=_WAIT_SECONDS)
+    question = NextAttemptRequest(trained_attempt_id=trained_attempt_id, wait_seconds=_WAIT_SECONDS)
     try:
         while True:
-            orders = retry_until(
+            response = retry_until(
                 lambda: api.next(question), deadline_seconds=settings.delivery_seconds
             )
-            if orders.order is not None or orders.is_dismissed:
-                return orders.order
+            if response.assignment is not None or response.should_exit:
+                return response.assignment
     except (Unavailable, *FENCED_ERRORS) as error:
         log.warning("nobody has work for this runner", error=str(error))
         return None

@@ -103,11 +103,11 @@ def _fit(settings: RunnerSettings) -> None:
 def _report_failure(settings: RunnerSettings, failed: AttemptFailed) -> AttemptOutcome:
     """Ends what was under way, for its processes: an attempt, or none."""
     log.error("runner failed", runner_id=settings.runner_id, reason=failed.reason)
-    question = NextAttemptRequest(is_leaving=True)
+    question = NextAttemptRequest(is_exiting=True)
     with settings.client() as api:
         while True:
             try:
-                orders = retry_until(
+                response = retry_until(
                     lambda: api.next(question), deadline_seconds=settings.delivery_seconds
                 )
             except FENCED_ERRORS:
@@ -115,9 +115,9 @@ def _report_failure(settings: RunnerSettings, failed: AttemptFailed) -> AttemptO
             except Unavailable as error:
                 log.critical("end not delivered", error=str(error))
                 return AttemptOutcome.UNDELIVERED
-            if orders.order is None:
+            if response.assignment is None:
                 return AttemptOutcome.FINISHED
-            attempt = settings.attempt(orders.order)
+            attempt = settings.attempt(response.assignment)
             with attempt.client() as its_api:
                 ending = report_failure(its_api, attempt, failed)
             if ending is not AttemptOutcome.FINISHED:

@@ -177,9 +177,9 @@ def make_searcher(brief: SearchDriverConfig) -> Searcher | SearchAlgorithm:
         OptunaSearch.convert_search_space(_make_domains(spec)),
         metric=metric if len(metric) > 1 else metric[0],
         mode=["min"] * len(metric) if len(metric) > 1 else "min",
-        points_to_evaluate=brief.known or None,
+        points_to_evaluate=brief.known_params or None,
         # Another one for each driver: the known trials would be drawn a second time.
-        seed=spec.seed + len(brief.known),
+        seed=spec.seed + len(brief.known_params),
     )
 
 
@@ -189,8 +189,8 @@ def make_scheduler(brief: SearchDriverConfig) -> TrialScheduler:
     if stopping.name is Scheduler.ASHA:
         return AsyncHyperBandScheduler(
             time_attr=TIME_ATTR,
-            max_t=brief.iterations,
-            grace_period=min(grace or brief.evaluate_every, brief.iterations),
+            max_t=brief.max_iterations,
+            grace_period=min(grace or brief.evaluate_every, brief.max_iterations),
             reduction_factor=stopping.reduction_factor,
         )
     if stopping.name is Scheduler.MEDIAN:

@@ -53,13 +53,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc] # Ray has no types for m
 
     def _next(self) -> TrialEvaluation:
         question = NextEvaluationRequest(
-            tune_id=self.trial_id, after=self._after, wait_seconds=_WAIT_SECONDS
+            tune_id=self.trial_id, after_iteration=self._after, wait_seconds=_WAIT_SECONDS
         )
         while True:
             answer = retry_until(
                 lambda: self._api.next(question), deadline_seconds=DELIVERY_SECONDS
             )
-            if answer.is_over:
+            if answer.should_exit:
                 raise TrialEnded("the search is over")
             if answer.failure is not None:
                 raise TrialEnded(answer.failure)

@@ -43,7 +43,7 @@ class DriverClient(LongPollClient):
     def is_over(self, *, wait_seconds: float) -> bool:
         """The heartbeat. Waits so long, or until the driver is to leave."""
         heartbeat = HeartbeatRequest(wait_seconds=wait_seconds)
-        return self._ask(DriverResponse, "/heartbeat", heartbeat, seconds=wait_seconds).is_over
+        return self._ask(DriverResponse, "/heartbeat", heartbeat, seconds=wait_seconds).should_exit
 
     def finish(self, message: str) -> None:
         self._ask(DriverResponse, "/finish", FinishSearchRequest(message=message))

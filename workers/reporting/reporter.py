@@ -273,7 +273,7 @@ class Reporter:
             self._ended.wait(SHORTEST_SECONDS)
             return
         self._spool.acknowledge(max(control.last_sequence, report.sequence))
-        self._stop = control.stop
+        self._stop = control.stop_reason
         with self._changed:
             self._changed.notify_all()
 
@@ -323,7 +323,7 @@ def _reports(pending: _Pending, note: CheckpointManifest | None) -> list[Report]
         Report(
             sequence=1,  # the spool numbers it
             environment=pending.environment if index == 0 else None,
-            launch=pending.launch if index == 0 else None,
+            launch_times=pending.launch if index == 0 else None,
             progress=pending.progress if index == count - 1 else None,
             metrics=metrics[index] if index < len(metrics) else [],
             logs=logs[index] if index < len(logs) else [],

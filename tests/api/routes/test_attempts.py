@@ -47,11 +47,11 @@ def test_the_config_has_all_that_is_needed_to_begin(api: Api) -> None:
     claimed = api.core.start(resources=workers(2, cpus_per_worker=3), seed=7)
     answer = api.attempt(claimed)
     assert answer.status_code == 200
-    brief = AttemptConfig.model_validate_json(answer.content)
-    assert (brief.attempt_id, brief.job_id) == (claimed.attempt_id, job_id_of(claimed))
-    assert (brief.number, brief.last_sequence, brief.resume) == (1, 0, None)
-    assert (brief.num_workers, brief.cpus_per_worker, brief.gpus_per_worker) == (2, 3, 0)
-    assert brief.spec.seed == 7
+    config = AttemptConfig.model_validate_json(answer.content)
+    assert (config.attempt_id, config.job_id) == (claimed.attempt_id, job_id_of(claimed))
+    assert (config.number, config.last_sequence, config.resume) == (1, 0, None)
+    assert (config.num_workers, config.cpus_per_worker, config.gpus_per_worker) == (2, 3, 0)
+    assert config.spec.seed == 7
 
 
 def test_the_config_has_the_last_stored_sequence(api: Api) -> None:
@@ -63,7 +63,7 @@ def test_the_config_has_the_last_stored_sequence(api: Api) -> None:
 def test_the_first_report_makes_the_job_running(api: Api) -> None:
     claimed = api.core.start()
     answer = api.report(claimed, 1)
-    assert (answer.status_code, answer.json()) == (200, {"last_sequence": 1, "stop": None})
+    assert (answer.status_code, answer.json()) == (200, {"last_sequence": 1, "stop_reason": None})
     assert api.get(f"/v1/jobs/{job_id_of(claimed)}").json()["state"] == "running"
 
 
@@ -111,7 +111,7 @@ def test_an_attempt_over_its_time_limit_is_asked_to_stop(api: Api) -> None:
     claimed = api.core.start(time_limit_minutes=1)
     api.report(claimed, 1)
     api.core.clock.advance(61.0)
-    assert api.report(claimed, 2).json()["stop"] == "time-limit"
+    assert api.report(claimed, 2).json()["stop_reason"] == "time-limit"
 
 
 @pytest.mark.parametrize(

@@ -45,15 +45,21 @@ def test_a_driver_assigns_trials_and_follows_them_to_the_end(
     any_api: Api, searching: Searching
 ) -> None:
     start = _started(searching)
-    brief = _ask(any_api, start, "/begin").json()
-    assert (brief["iterations"], brief["evaluate_every"], brief["known"]) == (20, 10, [])
+    config = _ask(any_api, start, "/begin").json()
+    assert (config["max_iterations"], config["evaluate_every"], config["known_params"]) == (
+        20,
+        10,
+        [],
+    )
     assert _take(any_api, start).json()["number"] == 1
     assert _ask(any_api, start, "/trials/next", tune_id="a").json()["evaluation"] is None
     searching.train(5.0)
-    evaluation = _ask(any_api, start, "/trials/next", tune_id="a", after=10).json()["evaluation"]
+    evaluation = _ask(any_api, start, "/trials/next", tune_id="a", after_iteration=10).json()[
+        "evaluation"
+    ]
     assert evaluation == {"iteration": 20, "values": {"test/error": 5.0}, "is_last": True}
     stop = _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10)
-    assert stop.json() == {"is_over": False}, "the trial has ended"
+    assert stop.json() == {"should_exit": False}, "the trial has ended"
     assert _ask(any_api, start, "/finish", message="done").status_code == 200
     assert searching.row(start.row.search_id).state == "succeeded"
 
@@ -66,7 +72,7 @@ def test_a_poll_for_an_evaluation_is_answered_when_it_is_reported(
     _take(any_api, start)
     attempt = searching.core.start_next()
     waiting = threads.submit(
-        _ask, any_api, start, "/trials/next", tune_id="a", after=0, wait_seconds=60
+        _ask, any_api, start, "/trials/next", tune_id="a", after_iteration=0, wait_seconds=60
     )
     searching.evaluate(attempt, 1, 10, 40.0)
     assert waiting.result(30.0).json()["evaluation"]["iteration"] == 10
@@ -77,16 +83,16 @@ def test_a_heartbeat_is_answered_when_the_search_is_cancelled(
 ) -> None:
     start = _started(searching)
     _ask(any_api, start, "/begin")
-    assert _ask(any_api, start, "/heartbeat").json() == {"is_over": False}
+    assert _ask(any_api, start, "/heartbeat").json() == {"should_exit": False}
     waiting = threads.submit(_ask, any_api, start, "/heartbeat", wait_seconds=60)
     eventually(lambda: searching.driver(start.id).last_seen_at is not None)
     any_api.post(f"/v1/searches/{start.row.search_id}/cancel")
-    assert waiting.result(30.0).json() == {"is_over": True}
-    assert _ask(any_api, start, "/trials/next", tune_id="a").json()["is_over"]
+    assert waiting.result(30.0).json() == {"should_exit": True}
+    assert _ask(any_api, start, "/trials/next", tune_id="a").json()["should_exit"]
     for refused in (_take(any_api, start), _ask(any_api, start, "/begin")):
         assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
     assert _ask(any_api, start, "/trials/stop", tune_id="a", iteration=10).json() == {
-        "is_over": True
+        "should_exit": True
     }
 
 

@@ -28,7 +28,7 @@ def test_a_running_job_is_told_to_pause_and_says_so(api: Api) -> None:
     claimed = api.core.run()
     answer = api.post(f"/v1/jobs/{job_id_of(claimed)}/pause")
     assert answer.json()["stop_requested"] == "pause"
-    assert api.checkpoint(claimed, 2, note(40)).json()["stop"] == "pause"
+    assert api.checkpoint(claimed, 2, note(40)).json()["stop_reason"] == "pause"
 
 
 def test_a_priority_is_changed_and_nothing_else(api: Api) -> None:

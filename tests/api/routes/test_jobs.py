@@ -201,7 +201,7 @@ def test_a_running_job_is_asked_to_stop(api: Api) -> None:
     answer = api.post(f"/v1/jobs/{job_id_of(claimed)}/cancel")
     assert answer.status_code == 202
     assert (answer.json()["state"], answer.json()["stop_requested"]) == ("running", "cancel")
-    assert api.report(claimed, 2).json() == {"last_sequence": 2, "stop": "cancel"}
+    assert api.report(claimed, 2).json() == {"last_sequence": 2, "stop_reason": "cancel"}
 
 
 def test_a_repeated_cancel_changes_nothing(api: Api) -> None:

@@ -19,8 +19,8 @@ from tests.support.api import TOKEN, Api
 from tests.support.core import ONE_WORKER, START, workers
 from tests.support.fake_api import eventually
 
-EMPTY = {"order": None, "is_dismissed": False}
-DISMISSED = {"order": None, "is_dismissed": True}
+EMPTY = {"assignment": None, "should_exit": False}
+DISMISSED = {"assignment": None, "should_exit": True}
 
 Waiting = Callable[[Api, RayJobSubmission[RunnerRow]], Future[httpx.Response]]
 
@@ -50,10 +50,10 @@ def _standby(api: Api, shape: WorkerGroup = ONE_WORKER) -> RayJobSubmission[Runn
 
 def _attempt_in(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
-    orders = NextAttemptResponse.model_validate_json(answer.content)
-    assert orders.order is not None
-    assert not orders.is_dismissed
-    return orders.order.brief.attempt_id
+    response = NextAttemptResponse.model_validate_json(answer.content)
+    assert response.assignment is not None
+    assert not response.should_exit
+    return response.assignment.config.attempt_id
 
 
 def _claim(api: Api, **fields: Any) -> Claim:
@@ -74,9 +74,9 @@ def test_a_runner_gets_its_attempt_with_a_token_for_it(api: Api) -> None:
     claimed = _claim(api, seed=7)
     answer = api.ask(start)
     assert _attempt_in(answer) == claimed.attempt_id
-    order = answer.json()["order"]
-    brief = api.get(f"/v1/attempts/{claimed.attempt_id}", token=order["token"])
-    assert brief.json() == order["brief"]
+    assignment = answer.json()["assignment"]
+    brief = api.get(f"/v1/attempts/{claimed.attempt_id}", token=assignment["token"])
+    assert brief.json() == assignment["config"]
     assert brief.json()["spec"]["seed"] == 7
 
 
@@ -156,9 +156,9 @@ def test_a_runner_is_free_while_its_trained_attempt_delivers(api: Api) -> None:
     api.core.offer(cpus=1)
     start = _standby(api)
     first = api.core.take(_claim(api))
-    assert api.ask(start, trained=first.attempt_id).json() == EMPTY
+    assert api.ask(start, trained_attempt_id=first.attempt_id).json() == EMPTY
     second = _claim(api)
-    assert _attempt_in(api.ask(start, trained=first.attempt_id)) == second.attempt_id
+    assert _attempt_in(api.ask(start, trained_attempt_id=first.attempt_id)) == second.attempt_id
     assert api.report(first, 1).status_code == 200
 
 
@@ -167,11 +167,11 @@ def test_a_leaving_runner_gets_its_unfinished_attempt(api: Api) -> None:
     start = _standby(api)
     claimed = _claim(api)
     taken = api.core.take(claimed)
-    answer = api.ask(start, is_leaving=True)
+    answer = api.ask(start, is_exiting=True)
     assert _attempt_in(answer) == claimed.attempt_id
     assert api.attempt(taken).status_code == 401, "its processes have died"
     path = f"/v1/attempts/{claimed.attempt_id}/finish"
-    token = answer.json()["order"]["token"]
+    token = answer.json()["assignment"]["token"]
     assert api.post(path, {"reason": "diverged"}, token=token).status_code == 200
     assert api.ask(start).json() == DISMISSED
 
@@ -179,7 +179,7 @@ def test_a_leaving_runner_gets_its_unfinished_attempt(api: Api) -> None:
 def test_a_leaving_runner_without_an_attempt_is_dismissed_at_once(api: Api) -> None:
     api.core.offer(cpus=4)
     start = _standby(api)
-    assert api.ask(start, is_leaving=True, wait_seconds=60).json() == DISMISSED
+    assert api.ask(start, is_exiting=True, wait_seconds=60).json() == DISMISSED
     assert api.core.runner(start.id).state is RayJobState.DRAINING
 
 
@@ -208,7 +208,7 @@ def test_a_runners_own_token_is_the_only_valid_one(api: Api, path: str) -> None:
     before = api.core.runner(claimed.runner_id)
     assert claimed.runner_id == start.id
     api.core.clock.advance(1.0)
-    answer = api.ask(start, token=token, is_leaving=True)
+    answer = api.ask(start, token=token, is_exiting=True)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     after = api.core.runner(claimed.runner_id)
     assert (after.state, after.last_seen_at) == (before.state, before.last_seen_at)
@@ -220,7 +220,7 @@ def test_a_runners_own_token_is_the_only_valid_one(api: Api, path: str) -> None:
         ({"wait_seconds": 61}, "/wait_seconds"),
         ({"wait_seconds": -1}, "/wait_seconds"),
         ({"wait_seconds": float("nan")}, "/wait_seconds"),
-        ({"is_leaving": "perhaps"}, "/is_leaving"),
+        ({"is_exiting": "perhaps"}, "/is_exiting"),
     ],
 )
 def test_an_invalid_poll_is_refused(api: Api, question: dict[str, Any], pointer: str) -> None:

@@ -60,10 +60,10 @@ def test_a_standby_with_the_same_workers_gets_the_attempt(core: Core) -> None:
     claimed = _claim(core)
     assert claimed.runner_id == same
     assert core.runner(other).attempt_id is None
-    orders = core.ask(same)
-    assert orders is not None
-    assert orders.order is not None
-    assert orders.order.brief.attempt_id == claimed.attempt_id
+    response = core.ask(same)
+    assert response is not None
+    assert response.assignment is not None
+    assert response.assignment.config.attempt_id == claimed.attempt_id
 
 
 def test_a_ready_runner_is_preferred_to_a_starting_one(core: Core) -> None:
@@ -92,10 +92,12 @@ def test_an_attempt_that_is_assigned_again_gets_a_new_token(core: Core) -> None:
     first = core.start()
     again = core.ask(first.runner_id)
     assert again is not None
-    assert again.order is not None
-    assert again.order.brief.attempt_id == first.attempt_id
+    assert again.assignment is not None
+    assert again.assignment.config.attempt_id == first.attempt_id
     with core.database.reading() as session:
-        credentials.authenticate(session, CallerKind.ATTEMPT, first.attempt_id, again.order.token)
+        credentials.authenticate(
+            session, CallerKind.ATTEMPT, first.attempt_id, again.assignment.token
+        )
         with pytest.raises(Unauthorized):
             credentials.authenticate(session, CallerKind.ATTEMPT, first.attempt_id, first.secret)
 
@@ -122,7 +124,10 @@ def test_an_attempt_that_only_delivers_occupies_no_resources(core: Core) -> None
     assert core.try_claim() is None
     with core.database.transaction() as session:
         runners.next_attempt(
-            session, delivering.runner_id, trained=delivering.attempt_id, now=core.clock.now
+            session,
+            delivering.runner_id,
+            trained_attempt_id=delivering.attempt_id,
+            now=core.clock.now,
         )
     assert core.try_claim() is not None
     assert core.held("one")[0] == delivering.attempt_id, "its silence must be noticed"
@@ -137,7 +142,9 @@ def test_a_repeated_poll_frees_nothing_more(core: Core) -> None:
 
     def ask_again(first: leases.Claim) -> None:
         with core.database.transaction() as session:
-            runners.next_attempt(session, runner_id, trained=first.attempt_id, now=core.clock.now)
+            runners.next_attempt(
+                session, runner_id, trained_attempt_id=first.attempt_id, now=core.clock.now
+            )
 
     core.submit()
     first = _claim(core)
@@ -170,8 +177,8 @@ def test_a_runner_is_drained_after_its_maximum_of_attempts(core: Core) -> None:
         assert claimed.runner_id == runner_id
         core.ask(runner_id)
         core.finish(claimed.attempt_id)
-        orders = core.ask(runner_id)
-        assert (orders is not None and orders.is_dismissed) is is_last
+        response = core.ask(runner_id)
+        assert (response is not None and response.should_exit) is is_last
     assert core.runner(runner_id).state is RayJobState.DRAINING
 
 
@@ -181,17 +188,17 @@ def test_a_drained_runner_gets_no_further_attempt(core: Core) -> None:
     _drain(core, runner_id)
     core.submit()
     assert _claim(core).runner_id != runner_id
-    orders = core.ask(runner_id)
-    assert orders is not None
-    assert orders.is_dismissed
+    response = core.ask(runner_id)
+    assert response is not None
+    assert response.should_exit
 
 
 def test_a_leaving_runner_gets_its_unfinished_attempt(core: Core) -> None:
     taken = core.run()
-    orders = core.ask(taken.runner_id, is_leaving=True)
-    assert orders is not None
-    assert orders.order is not None
-    assert orders.order.brief.attempt_id == taken.attempt_id
+    response = core.ask(taken.runner_id, is_exiting=True)
+    assert response is not None
+    assert response.assignment is not None
+    assert response.assignment.config.attempt_id == taken.attempt_id
     assert core.runner(taken.runner_id).state is RayJobState.DRAINING
 
 

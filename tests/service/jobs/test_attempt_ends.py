@@ -116,24 +116,24 @@ def test_a_job_that_completes_before_the_cancel_reaches_it_has_succeeded(core: C
 
 def test_a_cancelled_attempt_is_told_to_stop_with_every_report(core: Core) -> None:
     claimed = core.run()
-    assert core.report(claimed.attempt_id, 2).stop is None
+    assert core.report(claimed.attempt_id, 2).stop_reason is None
     core.cancel(job_id_of(claimed))
-    assert core.report(claimed.attempt_id, 2).stop is StopReason.CANCEL
-    assert core.report(claimed.attempt_id, 3).stop is StopReason.CANCEL
+    assert core.report(claimed.attempt_id, 2).stop_reason is StopReason.CANCEL
+    assert core.report(claimed.attempt_id, 3).stop_reason is StopReason.CANCEL
 
 
 def test_an_attempt_over_its_time_is_told_to_stop(core: Core) -> None:
     claimed = core.run(time_limit_minutes=10)
     core.clock.advance(600.0)
-    assert core.report(claimed.attempt_id, 2).stop is None
+    assert core.report(claimed.attempt_id, 2).stop_reason is None
     core.clock.advance(1.0)
-    assert core.report(claimed.attempt_id, 3).stop is StopReason.TIME_LIMIT
+    assert core.report(claimed.attempt_id, 3).stop_reason is StopReason.TIME_LIMIT
 
 
 def test_the_time_limit_counts_training_and_not_waiting(core: Core) -> None:
     claimed = core.start(time_limit_minutes=10)
     core.clock.advance(3600.0)
-    assert core.report(claimed.attempt_id, 1).stop is None
+    assert core.report(claimed.attempt_id, 1).stop_reason is None
 
 
 def _walk(core: Core, job_id: str, claimed: Claim | None, step: str) -> Claim | None:

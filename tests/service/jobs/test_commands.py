@@ -42,7 +42,9 @@ def test_a_paused_job_frees_its_workers_and_goes_on_from_its_checkpoint(core: Co
     claimed = core.run()
     job_id = job_id_of(claimed)
     assert core.steer("pause", job_id).state is JobState.RUNNING
-    assert core.report(claimed.attempt_id, 2, checkpoints=[note(40)]).stop is StopReason.PAUSE
+    assert (
+        core.report(claimed.attempt_id, 2, checkpoints=[note(40)]).stop_reason is StopReason.PAUSE
+    )
     assert core.finish(claimed.attempt_id, Reason.PAUSED) is JobState.PAUSED
     core.release(claimed)
     assert core.try_claim() is None

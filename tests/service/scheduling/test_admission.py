@@ -78,7 +78,7 @@ def test_an_overdue_backfilled_job_returns_to_the_queue_without_a_restart(core: 
     core.finish(first.attempt_id)
     core.release(first)
     assert _claimed(core) == []
-    assert core.report(short.attempt_id, 1).stop is StopReason.PREEMPT
+    assert core.report(short.attempt_id, 1).stop_reason is StopReason.PREEMPT
     assert core.finish(short.attempt_id, Reason.PREEMPTED) is JobState.QUEUED
     core.release(short)
     assert _claimed(core) == ["head"]

@@ -131,9 +131,9 @@ def test_a_search_that_has_succeeded_goes_on_when_it_is_extended(searching: Sear
 
     searching.steer("extend", search_id, {"trials": 2})
     searching.driver_dies(search_id)
-    brief = searching.next_driver(search_id)
-    assert brief.spec.trials == 2
-    assert brief.known == [{"recipe.learning_rate": 0.1}]
+    config = searching.next_driver(search_id)
+    assert config.spec.trials == 2
+    assert config.known_params == [{"recipe.learning_rate": 0.1}]
 
 
 def test_a_running_search_goes_on_under_another_driver_when_it_is_extended(

@@ -39,8 +39,8 @@ def test_another_driver_finds_the_trials_of_the_one_before(searching: Searching)
     search_id = searching.run()
     before = [searching.take(search_id, one, rate) for one, rate in (("a", 0.1), ("b", 0.2))]
     searching.driver_dies(search_id)
-    brief = searching.next_driver(search_id)
-    assert brief.known == [{"recipe.learning_rate": 0.1}, {"recipe.learning_rate": 0.2}]
+    config = searching.next_driver(search_id)
+    assert config.known_params == [{"recipe.learning_rate": 0.1}, {"recipe.learning_rate": 0.2}]
     again = [searching.take(search_id, one, rate) for one, rate in (("x", 0.2), ("y", 0.1))]
     assert again == before[::-1]
     assert searching.take(search_id, "z", 0.1).number == 3

@@ -27,7 +27,7 @@ DRAWS: list[dict[str, Any]] = [
 def _brief(known: list[dict[str, Any]] | None = None, **fields: Any) -> SearchDriverConfig:
     spec = search_spec.parse_search_spec(search_body(**fields))
     return SearchDriverConfig(
-        search_id="s", spec=spec, iterations=100, evaluate_every=10, known=known or []
+        search_id="s", spec=spec, max_iterations=100, evaluate_every=10, known_params=known or []
     )
 
 

@@ -95,7 +95,7 @@ def test_an_attempt_that_falls_silent_while_it_delivers_does_not_stop_its_runner
     dispatcher = make(warm_runners=1)
     first = run(core, dispatcher)
     runner_id = core.runner_of(first)
-    assert core.ask(runner_id, trained=first) is None
+    assert core.ask(runner_id, trained_attempt_id=first) is None
     second = run(core, dispatcher)
     assert core.runner_of(second) == runner_id
     later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds)

@@ -241,9 +241,9 @@ def test_resources_are_assigned_again_only_once_the_runner_has_terminated(
     core.finish(first)
     later_round(core, dispatcher)
     assert reserved_cpus(core) == 4
-    orders = core.ask(core.runner_of(first))
-    assert orders is not None
-    assert orders.is_dismissed
+    response = core.ask(core.runner_of(first))
+    assert response is not None
+    assert response.should_exit
     later_round(core, dispatcher)
     assert attempts_started(core, cluster) == [first], "its processes are not gone yet"
     cluster.end(core.runner_of(first), ClusterJobState.SUCCEEDED)

@@ -188,9 +188,9 @@ def test_a_runner_that_ran_for_long_has_time_to_exit(
     core.clock.advance(3600.0)
     core.finish(attempt_id)
     runner_id = core.runner_of(attempt_id)
-    orders = core.ask(runner_id)
-    assert orders is not None
-    assert orders.is_dismissed
+    response = core.ask(runner_id)
+    assert response is not None
+    assert response.should_exit
     later_round(core, dispatcher, after_seconds=settings.termination_grace_seconds)
     assert cluster.stops == []
     later_round(core, dispatcher)
@@ -203,7 +203,7 @@ def test_a_leaving_runner_that_delivers_reports_is_not_stopped(
     attempt_id = run(core, dispatcher)
     runner_id = core.runner_of(attempt_id)
     core.clock.advance(settings.heartbeat_timeout_seconds / 2)
-    core.ask(runner_id, is_leaving=True)
+    core.ask(runner_id, is_exiting=True)
     for sequence in (2, 3, 4):
         later_round(core, dispatcher, after_seconds=settings.termination_grace_seconds)
         core.report(attempt_id, sequence)
@@ -219,9 +219,9 @@ def test_a_drained_runner_may_deliver_what_its_last_attempt_trained(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
 ) -> None:
     attempt_id = run(core, dispatcher)
-    orders = core.ask(core.runner_of(attempt_id), trained=attempt_id)
-    assert orders is not None
-    assert orders.is_dismissed
+    response = core.ask(core.runner_of(attempt_id), trained_attempt_id=attempt_id)
+    assert response is not None
+    assert response.should_exit
     for sequence in (2, 3, 4):
         later_round(core, dispatcher, after_seconds=settings.termination_grace_seconds)
         core.report(attempt_id, sequence)

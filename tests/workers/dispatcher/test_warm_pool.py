@@ -37,10 +37,10 @@ def test_a_standby_gets_a_job_without_a_request_to_ray(
     attempt_id = start(core, dispatcher)
     assert core.runner_of(attempt_id) == standby
     assert core.attempt(attempt_id).submitted_at == core.clock.now
-    orders = core.ask(standby)
-    assert orders is not None
-    assert orders.order is not None
-    assert orders.order.brief.attempt_id == attempt_id
+    response = core.ask(standby)
+    assert response is not None
+    assert response.assignment is not None
+    assert response.assignment.config.attempt_id == attempt_id
 
 
 def test_a_runner_runs_one_job_after_another(

@@ -47,7 +47,7 @@ def test_a_driver_goes_from_its_brief_to_its_last_word(
     assert client.take("a", {"recipe.learning_rate": 0.1}) == taken
     with pytest.raises(Conflict):
         client.take("b", {"recipe.learning_rate": 0.1})
-    question = NextEvaluationRequest(tune_id="a", after=10)
+    question = NextEvaluationRequest(tune_id="a", after_iteration=10)
     assert client.next(question).evaluation is None
     searching.train(5.0)
     evaluation = client.next(question).evaluation
