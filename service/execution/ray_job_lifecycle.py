@@ -49,7 +49,8 @@ def begin_submission(row: Row, *, now: datetime) -> RayJobSubmission[Row]:
 
 def revert_submissions(session: Session, submissions: Iterable[RayJobSubmission[Row]]) -> None:
     """Makes jobs that were not submitted after all planned again, unless their token is newer."""
-    for submission in submissions:
+    # By id, as runners are always locked.
+    for submission in sorted(submissions, key=lambda submission: submission.id):
         row = lock_row(session, type(submission.row), submission.id)
         is_ours = row.token_sha256 == tokens.digest(submission.secret)
         if is_ours and row.state is RayJobState.STARTING and row.submitted_at is None:

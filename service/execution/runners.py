@@ -152,11 +152,12 @@ def next_attempt(
     if is_exiting or (runner.attempts_left <= 0 and attempt is None):
         ray_job_lifecycle.drain(session, runner, now=now)
     if attempt is not None:
+        # Locks the job, which must come before the first write to the attempt.
+        config = attempts.build_config(session, attempt.id)
         secret = tokens.new_secret()
         attempt.token_sha256 = tokens.digest(secret)
         attempt.submitted_at = attempt.submitted_at or now
         attempt.assigned_at = now
-        config = attempts.build_config(session, attempt.id)
         return NextAttemptResponse(
             assignment=AttemptAssignment(config=config, token=secret), should_exit=False
         )

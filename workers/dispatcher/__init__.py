@@ -1,0 +1,1 @@
+"""The dispatcher: starts queued jobs on Ray, watches what runs there, sends webhooks."""
