@@ -5,16 +5,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
 MINUTES ?= 60
-# Pinned, so that the same files are installed next year.
+# Pinned, so that a later setup installs the same files.
 UV := 0.13.9
 
-# Without its bytecode each of the many processes here compiles what it imports, for seconds.
+# Without bytecode files each process compiles the modules that it imports, for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-help: ## show this list
+help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z%-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready ## install everything into .venv; the other targets do it by themselves
+setup: .venv/ready ## install all dependencies into .venv; other targets do so when needed
 
 .venv/ready: requirements/dev.txt pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,7 +26,7 @@ setup: .venv/ready ## install everything into .venv; the other targets do it by 
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . -e client
 	@touch $@
 
-fix: setup ## format, and fix what can be fixed
+fix: setup ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -39,38 +39,41 @@ lint: setup ## style, spelling and wording, without changing a file
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-imports: setup ## who may import whom
+imports: setup ## check the import rules between packages
 	$(BIN)/lint-imports
 
-fast: setup ## the tests that need no PostgreSQL, no Ray and no patience
+fast: setup ## run the tests that need neither PostgreSQL nor Ray and take seconds
 	$(BIN)/pytest
 
-check: lint types imports fast ## run it before every push
+check: lint types imports fast ## run all quick checks before a push
 
-test: setup ## all tests that need no GPU
+test: setup ## run all tests that need no GPU
 	$(BIN)/pytest -m "not gpu and not ray" --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m "not gpu and ray"
+	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS)
 
-test-gpu: setup ## the tests that need a GPU, on a machine that has one
+# Importing all other test modules takes half a minute.
+RAY_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark\.ray' tests)
+
+test-gpu: setup ## run the tests that need a GPU
 	$(BIN)/pytest -m gpu
 
-chaos: setup ## kill processes at random while jobs run, and see that nothing is lost; MINUTES=60 SEED=
+chaos: setup ## inject random faults while jobs run, then check all invariants; MINUTES=60 SEED=
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-cover: setup ## all tests that need no GPU, with coverage
+cover: setup ## run all tests that need no GPU, with coverage
 	$(BIN)/coverage run -m pytest -m "not gpu"
 	$(BIN)/coverage report
 
-up: setup ## the service in the foreground until Ctrl-C; PORT=8000
+up: setup ## run the service in the foreground until Ctrl-C; PORT=8000
 	@$(BIN)/python -m deploy.local --port $(PORT)
 
-demo: setup ## train a plain and a residual network through the whole service
+demo: setup ## train a plain and a residual network through the service
 	@$(BIN)/python -m deploy.demo
 
-bench-%: setup ## a benchmark; what there is: ls benchmarks
+bench-%: setup ## run a benchmark: control demo gpu launch loading search throughput train
 	@$(BIN)/python -m benchmarks.$*
 
-lock: setup ## pin the newest versions that fit
+lock: setup ## pin the newest compatible versions
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml client/pyproject.toml --all-extras --group dev -o requirements/dev.txt
 
 LOCK := --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url
@@ -79,8 +82,8 @@ wheel: setup ## build the wheels of the server and of the client
 	$(BIN)/uv build --quiet --wheel --out-dir dist .
 	$(BIN)/uv build --quiet --wheel --out-dir dist client
 
-migration: setup ## a new migration: make migration name="add priority to jobs"
+migration: setup ## create a migration: make migration name="add priority to jobs"
 	$(BIN)/alembic -c service/storage/migrations/alembic.ini revision --autogenerate -m "$(name)"
 
-clean: ## remove what was built; var/ with its jobs stays
+clean: ## remove .venv, builds and caches; keep var/ with its jobs
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

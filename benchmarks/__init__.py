@@ -1,1 +1,1 @@
-"""What the speed claims rest on; `make bench-NAME` runs benchmarks.NAME."""
+"""Benchmarks of the service and of training; `make bench-NAME` runs benchmarks.NAME."""

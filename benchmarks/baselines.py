@@ -1,7 +1,7 @@
-"""Plain training scripts to measure against, written in the manner of well-known ones.
+"""Training scripts to compare with, in the style of well-known ones.
 
-Each trains one network, and yields after every step. None is copied: they do what the named
-ones do, step by step, and nothing else.
+Each does in every step what the named script does; none is a copy. A script trains one network
+and yields after each step.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -24,17 +24,18 @@ from workers.training.data.datasets import Images, Split
 from workers.training.models import resnet
 from workers.training.models.blocks import PaddedShortcut
 
-# Of a DataLoader: both cores, as the scripts' documentation advises.
-LOADERS = 2
+# Workers of a DataLoader: one per core, as the documentation of these scripts advises.
+NUM_LOADERS = 2
 
-_BYTES = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Mean and standard deviation by channel.
+_CIFAR10_STATISTICS = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+_IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Script(ABC):
-    """One network under way. `steps` yields the finished iterations; the caller stops.
+    """One training. `steps` yields the number of finished iterations and never ends.
 
-    `test` gives the error in percent.
+    `test` returns the error in percent.
     """
 
     model: nn.Module
@@ -60,9 +61,9 @@ class Script(ABC):
 
 
 class TorchvisionStyle(Script):
-    """As torchvision's references/classification: an image at a time, float32, NCHW."""
+    """torchvision's references/classification: loads single images, trains in float32 and NCHW."""
 
-    normalisation = _BYTES
+    statistics = _CIFAR10_STATISTICS
     zero_padding = ZeroPadding.END
 
     def prepare(self) -> None:
@@ -73,24 +74,24 @@ class TorchvisionStyle(Script):
         for block in self.model.modules():
             shortcut = getattr(block, "downsample", None)
             if isinstance(shortcut, PaddedShortcut):
-                block.downsample = _Sliced(shortcut)
+                block.downsample = _SlicedShortcut(shortcut)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=self.recipe.learning_rate,
             momentum=self.recipe.momentum,
             weight_decay=self.recipe.weight_decay,
         )
-        normal = [transforms.ToTensor(), transforms.Normalize(*self.normalisation)]
-        cut = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip()]
+        normalize = [transforms.ToTensor(), transforms.Normalize(*self.statistics)]
+        augment = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip()]
         self.loader = DataLoader(
-            _Pictures(self.images.train, transforms.Compose([*cut, *normal])),
+            _ImageDataset(self.images.train, transforms.Compose([*augment, *normalize])),
             batch_size=self.recipe.batch_size,
             shuffle=True,
-            num_workers=LOADERS,
+            num_workers=NUM_LOADERS,
             drop_last=True,
         )
         self.test_loader = DataLoader(
-            _Pictures(self.images.test, transforms.Compose(normal)), batch_size=512
+            _ImageDataset(self.images.test, transforms.Compose(normalize)), batch_size=512
         )
 
     def steps(self) -> Iterator[int]:
@@ -104,33 +105,34 @@ class TorchvisionStyle(Script):
                 self.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
-                self.log(loss, logits_NK, labels_N)
+                self.update_meters(loss, logits_NK, labels_N)
                 iteration += 1
                 yield iteration
 
-    def log(self, loss: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
-        """Every step, as the scripts' meters do."""
-        wrong = (logits_NK.argmax(dim=1) != labels_N).sum()
-        self.told = (loss.item(), wrong.item())
+    def update_meters(self, loss: Tensor, logits_NK: Tensor, labels_N: Tensor) -> None:
+        """In each step, as the script does."""
+        errors = (logits_NK.argmax(dim=1) != labels_N).sum()
+        self.meters = (loss.item(), errors.item())
 
     @torch.no_grad()
     def test(self) -> float:
         self.model.eval()
-        wrong = sum(
+        errors = sum(
             int((self.model(images_NCHW).argmax(dim=1) != labels_N).sum())
             for images_NCHW, labels_N in self.test_loader
         )
         self.model.train()
-        return 100 * wrong / len(self.images.test)
+        return 100 * errors / len(self.images.test)
 
 
 class AkamasterStyle(TorchvisionStyle):
-    """As akamaster's reproduction for CIFAR: ImageNet's mean and deviation, zeros on both sides.
+    """akamaster's pytorch_resnet_cifar10.
 
-    Its fan-in initialisation of every layer, the classifier's among them.
+    It normalizes with ImageNet's statistics, pads shortcuts with zeros on both sides, and
+    initializes all layers, the classifier included, by fan-in.
     """
 
-    normalisation = _IMAGENET
+    statistics = _IMAGENET_STATISTICS
     zero_padding = ZeroPadding.BOTH
 
     def prepare(self) -> None:
@@ -140,25 +142,25 @@ class AkamasterStyle(TorchvisionStyle):
                 nn.init.kaiming_normal_(module.weight)
 
 
-class BareLoop(Script):
-    """Ours without us: the same batches, network and precision in a dozen lines, told to nobody."""
+class MinimalLoop(Script):
+    """The batches, network and precision of resnetd in a dozen lines that report nothing."""
 
     def prepare(self) -> None:
-        # Else it would be slower until its first test, from which glibc learns to keep memory.
+        # Without this the loop is slower until its first test, after which glibc keeps memory.
         memory.keep_for_the_next_step()
         cpu = torch.device("cpu")
         network = make_architecture(Family.CIFAR, self.depth, Shortcut.A)
         self.model = resnet.create_network(network, classes=self.images.classes)
         self.model.to(memory_format=torch.channels_last)
-        self.normaliser = Normalizer.of(self.images.train, self.recipe.normalization, cpu)
-        self.augmenter = BatchAugmenter(self.images, self.normaliser, seed=0, device=cpu)
+        self.normalizer = Normalizer.of(self.images.train, self.recipe.normalization, cpu)
+        self.augmenter = BatchAugmenter(self.images, self.normalizer, seed=0, device=cpu)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=self.recipe.learning_rate,
             momentum=self.recipe.momentum,
             weight_decay=self.recipe.weight_decay,
         )
-        self.computed_in = precision.resolve_precision(self.recipe.precision, cpu)
+        self.precision = precision.resolve_precision(self.recipe.precision, cpu)
 
     def steps(self) -> Iterator[int]:
         iteration, size = 0, self.recipe.batch_size
@@ -166,7 +168,7 @@ class BareLoop(Script):
             images_NCHW, labels_N = self.augmenter.batch(iteration * size, (iteration + 1) * size)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(iteration)
-            with precision.autocast(self.computed_in, torch.device("cpu")):
+            with precision.autocast(self.precision, torch.device("cpu")):
                 loss = functional.cross_entropy(self.model(images_NCHW), labels_N)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -177,20 +179,20 @@ class BareLoop(Script):
     @torch.no_grad()
     def test(self) -> float:
         self.model.eval()
-        wrong = 0
+        errors = 0
         for images_NHWC, labels_N in zip(
             torch.split(self.images.test.images_NHWC, 512),
             torch.split(self.images.test.labels_N, 512),
             strict=True,
         ):
-            logits_NK = self.model(self.normaliser(images_NHWC))
-            wrong += int((logits_NK.argmax(dim=1) != labels_N).sum())
+            logits_NK = self.model(self.normalizer(images_NHWC))
+            errors += int((logits_NK.argmax(dim=1) != labels_N).sum())
         self.model.train()
-        return 100 * wrong / len(self.images.test)
+        return 100 * errors / len(self.images.test)
 
 
-class _Sliced(nn.Module):
-    """Option A as scripts have it, whose maps lie in memory channel by channel."""
+class _SlicedShortcut(nn.Module):
+    """Option A for NCHW memory format, as the scripts write it."""
 
     def __init__(self, shortcut: PaddedShortcut) -> None:
         super().__init__()
@@ -200,8 +202,8 @@ class _Sliced(nn.Module):
         return functional.pad(maps_NCHW[:, :, :: self.stride, :: self.stride], self.padding)
 
 
-class _Pictures(Dataset[tuple[Tensor, int]]):
-    """A split as torchvision's CIFAR10 hands it out: one picture after another."""
+class _ImageDataset(Dataset[tuple[Tensor, int]]):
+    """A split as torchvision's CIFAR10 returns it: single images."""
 
     def __init__(self, split: Split, transform: transforms.Compose) -> None:
         self.images = split.images_NHWC.numpy()

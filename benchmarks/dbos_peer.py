@@ -1,7 +1,7 @@
-"""DBOS on the same PostgreSQL; runs in a virtual environment of its own, prints JSON.
+"""The DBOS peer of bench-control: runs in its own virtual environment, prints JSON.
 
-What it shares with ours: a job is a committed row, and it is found again after a crash. Its queue
-is polled once a second, which is its default.
+As in resnetd, a job is a committed row and survives a crash. DBOS polls its queue once a second by
+default.
 """
 
 import json
@@ -13,38 +13,38 @@ from dbos import DBOS
 JOBS = 500
 IDLE_JOBS = 30
 
-started: dict[int, float] = {}
+start_times: dict[int, float] = {}
 
 
-@DBOS.workflow()  # type: ignore[untyped-decorator] # another environment's
-def note(number: int) -> None:
-    started[number] = time.monotonic()
+@DBOS.workflow()  # type: ignore[untyped-decorator] # installed elsewhere
+def record_start(number: int) -> None:
+    start_times[number] = time.monotonic()
 
 
 def main(url: str) -> None:
     DBOS(config={"name": "peer", "system_database_url": url, "log_level": "ERROR"})
     DBOS.launch()
     queue = DBOS.register_queue("notes")
-    enqueued, began = [], time.monotonic()
+    enqueued, first_started = [], time.monotonic()
     for number in range(JOBS):
-        at = time.monotonic()
-        queue.enqueue(note, number)
-        enqueued.append(time.monotonic() - at)
-    while len(started) < JOBS:
+        started_at = time.monotonic()
+        queue.enqueue(record_start, number)
+        enqueued.append(time.monotonic() - started_at)
+    while len(start_times) < JOBS:
         time.sleep(0.001)
-    rate = JOBS / (time.monotonic() - began)
+    rate = JOBS / (time.monotonic() - first_started)
     latency = []
     for number in range(JOBS, JOBS + IDLE_JOBS):
-        at = time.monotonic()
-        queue.enqueue(note, number)
-        _wait(number)
-        latency.append(started[number] - at)
+        started_at = time.monotonic()
+        queue.enqueue(record_start, number)
+        _wait_for_start(number)
+        latency.append(start_times[number] - started_at)
     DBOS.destroy()
     print(json.dumps({"enqueued": enqueued, "per_second": rate, "latency": latency}))
 
 
-def _wait(number: int) -> None:
-    while number not in started:
+def _wait_for_start(number: int) -> None:
+    while number not in start_times:
         time.sleep(0.0005)
 
 

@@ -1,18 +1,21 @@
-"""`make bench-demo`: from POST to the first step and to the weights, beside the bare loop."""
+"""`make bench-demo`: seconds from POST to the first report and to the weights of a first job.
+
+Also its images/s. Peer: the same training in this process, without the service.
+"""
 
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import resnetd
-from benchmarks.results_table import Row, publish
-from deploy.local import LocalService
+from benchmarks.processes import running_service
+from benchmarks.results_table import Result, write_results
 from service.specs.job_spec import parse_job_spec
 from service.specs.protocol import MetricPoint
 from workers.training import trainer
@@ -20,64 +23,61 @@ from workers.training.device_context import DeviceContext
 from workers.training.observers import NullObserver
 
 ITERATIONS = 600
+_JOB: dict[str, Any] = {
+    "depth": 20,
+    "shortcut": "A",
+    "dataset": "digits",
+    "recipe": {"name": "quick", "iterations": ITERATIONS},
+}
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="rb") as name:
-        folder = Path(name)
-        with (
-            LocalService(folder / "var", logs_path=folder / "logs") as service,
-            resnetd.Client(url=service.url, token=service.token) as client,
-        ):
-            rows = _through_the_service(client, folder)
-        ours = rows.pop()
-        rows.append(replace(ours, theirs=_bare_images_per_second(folder)))
-    publish("demo", rows)
+    with tempfile.TemporaryDirectory(prefix="rb") as temporary:
+        folder = Path(temporary)
+        with running_service() as client:
+            to_report, to_weights, ours = _measure_service(client, folder)
+        peer = _measure_in_process(folder)
+    name = "ResNet-20 on digits vs training without the service"
+    results = [
+        Result("POST to the training process's first report", "s", to_report),
+        Result(f"POST to the downloaded weights, {ITERATIONS} iterations", "s", to_weights),
+        Result(name, "images/s", ours, peer, is_higher_better=True),
+    ]
+    write_results("demo", results)
     return 0
 
 
-def _through_the_service(client: resnetd.Client, folder: Path) -> list[Row]:
-    began = time.monotonic()
-    job = client.submit(
-        depth=20, shortcut="A", dataset="digits", recipe={"name": "quick", "iterations": ITERATIONS}
-    )
+def _measure_service(client: resnetd.Client, folder: Path) -> tuple[float, float, float]:
+    """Seconds to the first report, seconds to the weights, median images/s."""
+    started = time.monotonic()
+    job = client.submit(_JOB)
     client.wait(job.id)
     client.download(job.id, path=folder)
-    until_weights = time.monotonic() - began
+    to_weights = time.monotonic() - started
     (attempt,) = client.attempts(job.id)
-    first_word = datetime.fromisoformat(attempt.document["started_at"])
+    reported = datetime.fromisoformat(attempt.document["started_at"])
     posted = datetime.fromisoformat(job.document["created_at"])
     rates = client.metrics(job.id)["images_per_second"].values
     median = statistics.median(rate for rate in rates if rate is not None)
-    return [
-        Row(
-            "POST to the training process's first report",
-            "s",
-            (first_word - posted).total_seconds(),
-        ),
-        Row(f"POST to the downloaded weights, {ITERATIONS} iterations", "s", until_weights),
-        Row("ResNet-20 on digits beside the bare loop", "images/s", median, is_more_better=True),
-    ]
+    return (reported - posted).total_seconds(), to_weights, median
 
 
-def _bare_images_per_second(folder: Path) -> float:
-    """The same network, data and threads in this process, told to nobody."""
-    spec = parse_job_spec(
-        {
-            "depth": 20,
-            "shortcut": "A",
-            "dataset": "digits",
-            "recipe": {"name": "quick", "iterations": ITERATIONS},
-        }
-    )
+def _measure_in_process(folder: Path) -> float:
+    """Median images/s of the same network, dataset and number of threads."""
     place = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
-    listener = _Rates()
-    trainer.train(spec, place=place, data_path=folder, work_path=folder / "bare", observer=listener)
-    return statistics.median(listener.rates)
+    recorder = _RateRecorder()
+    trainer.train(
+        parse_job_spec(_JOB),
+        place=place,
+        data_path=folder,
+        work_path=folder / "work",
+        observer=recorder,
+    )
+    return statistics.median(recorder.rates)
 
 
-class _Rates(NullObserver):
-    """An observer that keeps the rates and nothing else."""
+class _RateRecorder(NullObserver):
+    """Keeps the reported images/s."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []

@@ -1,9 +1,9 @@
-"""`make bench-gpu`: training on one GPU: how fast, and how much of what the chip allows.
+"""`make bench-gpu`: images/s of training on one GPU, and its share of the GPU's peak TFLOP/s.
 
-RESNETD_BENCH_IMAGES names CIFAR-10's images as for bench-train; without it `var/data/cifar10` is
-taken. The photographs are made here. The exit status is 1 where a part could not be measured, and
-2 without a GPU; `--rehearse` goes through all of it on the CPU with a step or two, and publishes
-nothing.
+Peers: the same training without CUDA graphs, with JPEG images decoded by processes, with a fixed
+batch, with evaluation between the steps. CIFAR-10's images as in bench-train; JPEG images are
+random. The exit status is 1 when a part cannot be measured and 2 without a GPU. `--rehearse` runs
+everything on the CPU with one or two steps, and writes no results.
 """
 
 import statistics
@@ -23,8 +23,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks import images, photographs
-from benchmarks.results_table import Row, publish
+from benchmarks import cifar, jpeg_images
+from benchmarks.results_table import Result, write_results
 from service.catalog import model_stats
 from service.specs.job_spec import JobSpec, parse_job_spec
 from workers.training import cuda_graphs, evaluation, precision, trainer
@@ -36,28 +36,28 @@ from workers.training.optimizer import Optimizer
 from workers.training.train_step import TrainStep
 
 CIFAR_DEPTHS = (20, 56, 110)
-# Of the photographs' network, on one GPU with memory for it; the paper's 256 came from eight.
-PHOTOGRAPHS_A_BATCH = 128
-# Enough for some epochs of the decoder's work, few enough to be made in seconds.
-PHOTOGRAPHS = 1_024
-SIDE = 224
-CHIP_SIZE = 8_192
-# A step computes the forward pass, and the gradients of maps and of weights: as much each.
-PASSES = 3
+# For ResNet-50 on one GPU. The paper's batch of 256 is for eight.
+IMAGENET_BATCH_SIZE = 128
+# Created in seconds, and more than the decoder reads ahead.
+NUM_JPEG_IMAGES = 1_024
+IMAGE_SIZE = 224
+MATRIX_SIZE = 8_192
+# The forward pass, the gradients of feature maps and those of weights cost the same.
+PASSES_PER_STEP = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is measured. Each rate is the median of so many rounds of steps."""
+    """How much is measured. Each rate is the median over `rounds` of `steps` steps."""
 
     device: torch.device
     threads: int
     steps: int
     rounds: int
     iterations: int
-    photographs: int
-    a_batch: int
-    chip_size: int
+    jpeg_images: int
+    batch_size: int
+    matrix_size: int
 
     @property
     def place(self) -> DeviceContext:
@@ -65,8 +65,8 @@ class Scale:
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--rehearse", action="store_true")
+    parser = ArgumentParser(prog="make bench-gpu", description=__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="run on the CPU")
     threads = torch.get_num_threads()
     if parser.parse_args().rehearse:
         scale = Scale(
@@ -75,9 +75,9 @@ def main() -> int:
             steps=1,
             rounds=1,
             iterations=4,
-            photographs=16,
-            a_batch=2,
-            chip_size=256,
+            jpeg_images=16,
+            batch_size=2,
+            matrix_size=256,
         )
     elif torch.cuda.is_available():
         scale = Scale(
@@ -86,67 +86,72 @@ def main() -> int:
             steps=100,
             rounds=5,
             iterations=64_000,
-            photographs=PHOTOGRAPHS,
-            a_batch=PHOTOGRAPHS_A_BATCH,
-            chip_size=CHIP_SIZE,
+            jpeg_images=NUM_JPEG_IMAGES,
+            batch_size=IMAGENET_BATCH_SIZE,
+            matrix_size=MATRIX_SIZE,
         )
     else:
-        print("no GPU here: nothing was measured")
+        print("this machine has no GPU; nothing was measured")
         return 2
-    rows: list[Row] = []
-    failed = 0
-    # Published after each part: a machine may be lent for less time than the whole takes.
-    for part in (_chip, _cifar, _whole_recipe, _still_photographs, _from_jpeg):
+    results: list[Result] = []
+    exit_status = 0
+    # Written after each part: the GPU may be available for a shorter time than all parts take.
+    for measure in (
+        _measure_peak,
+        _measure_cuda_graphs,
+        _measure_complete_training,
+        _measure_fixed_batch,
+        _measure_jpeg_decoding,
+    ):
         try:
-            rows += part(scale)
-        except Exception:  # noqa: BLE001 - the other parts are worth having
+            results += measure(scale)
+        except Exception:  # noqa: BLE001 - the other parts do not depend on this one
             traceback.print_exc()
-            failed = 1
+            exit_status = 1
         if scale.device.type == "cuda":
-            publish("gpu", rows, gpu=torch.cuda.get_device_name(scale.device))
-    for row in rows:
-        print(f"{row.what}: {row.ours:,.3f} {row.unit}")
-    return failed
+            write_results("gpu", results, gpu=torch.cuda.get_device_name(scale.device))
+    for result in results:
+        print(f"{result.name}: {result.ours:,.3f} {result.unit}")
+    return exit_status
 
 
-def _chip(scale: Scale) -> list[Row]:
-    return [Row("what the chip allows: a bf16 product of matrices", "TFLOP/s", _peak(scale) / 1e12)]
+def _measure_peak(scale: Scale) -> list[Result]:
+    return [Result("peak: product of bf16 matrices", "TFLOP/s", _peak_flops(scale) / 1e12)]
 
 
 @cache
-def _peak(scale: Scale) -> float:
-    """Operations a second of a large product."""
-    size = scale.chip_size
-    one = torch.randn(size, size, device=scale.device, dtype=torch.bfloat16)
-    seconds = _seconds_a_step(lambda: torch.mm(one, one), scale)
-    return 2 * size**3 / seconds
+def _peak_flops(scale: Scale) -> float:
+    """Floating-point operations per second of a large matrix product."""
+    size = scale.matrix_size
+    matrix = torch.randn(size, size, device=scale.device, dtype=torch.bfloat16)
+    return 2 * size**3 / _seconds_per_step(lambda: torch.mm(matrix, matrix), scale)
 
 
-def _cifar(scale: Scale) -> list[Row]:
-    """Replayed steps beside steps one kernel at a time, of the same network on the same images."""
-    dataset, data_path = images.to_train_on()
-    rows = []
+def _measure_cuda_graphs(scale: Scale) -> list[Result]:
+    """Steps replayed as a CUDA graph, against the same steps launched kernel by kernel."""
+    dataset, data_path = cifar.locate_images()
+    results = []
     for depth in CIFAR_DEPTHS:
         spec = _cifar_spec(dataset, depth, scale.iterations)
         source = data_source.open_data_source(
             spec, data_path, device=scale.device, threads=scale.threads
         )
         replayed = _images_per_second(spec, source, scale)
-        single = _images_per_second(spec, source, scale, is_replayed=False)
-        what = f"resnet-{depth} on CIFAR-10"
-        rows += [
-            Row(
-                f"{what}, replayed steps vs single kernels",
+        launched = _images_per_second(spec, source, scale, is_replayed=False)
+        name = f"resnet-{depth} on CIFAR-10"
+        results += [
+            Result(
+                f"{name}, CUDA graph vs kernel launches",
                 "images/s",
                 replayed,
-                single,
-                is_more_better=True,
+                launched,
+                is_higher_better=True,
             ),
-            _share_of_chip(
-                what, spec, (32, 32), classes=source.classes, rate=replayed, scale=scale
+            _share_of_peak(
+                name, spec, (32, 32), classes=source.classes, rate=replayed, scale=scale
             ),
         ]
-    return rows
+    return results
 
 
 def _cifar_spec(dataset: str, depth: int, iterations: int) -> JobSpec:
@@ -156,77 +161,82 @@ def _cifar_spec(dataset: str, depth: int, iterations: int) -> JobSpec:
     )
 
 
-def _photographs_spec(scale: Scale) -> JobSpec:
-    recipe = {"name": "torchvision-v1", "batch_size": scale.a_batch, "micro_batch_size": None}
+def _imagenet_spec(scale: Scale) -> JobSpec:
+    recipe = {"name": "torchvision-v1", "batch_size": scale.batch_size, "micro_batch_size": None}
     return parse_job_spec(
-        {"depth": 50, "shortcut": "B", "dataset": "folder:photographs", "recipe": recipe}
+        {"depth": 50, "shortcut": "B", "dataset": "folder:images", "recipe": recipe}
     )
 
 
-def _still_photographs(scale: Scale) -> list[Row]:
-    """What ResNet-50 makes of a batch that is there: nobody reads, decodes or cuts."""
-    spec = _photographs_spec(scale)
-    rate = _images_per_second(spec, _still(scale), scale)
-    what = "resnet-50 on a batch that is there"
+def _measure_fixed_batch(scale: Scale) -> list[Result]:
+    """ResNet-50 without loading, decoding or cropping images."""
+    spec = _imagenet_spec(scale)
+    rate = _images_per_second(spec, _fixed_batch(scale), scale)
+    name = "resnet-50 on a fixed batch"
     return [
-        Row(what, "images/s", rate),
-        _share_of_chip(
-            what, spec, (SIDE, SIDE), classes=len(photographs.CLASSES), rate=rate, scale=scale
+        Result(name, "images/s", rate),
+        _share_of_peak(
+            name,
+            spec,
+            (IMAGE_SIZE, IMAGE_SIZE),
+            classes=len(jpeg_images.CLASSES),
+            rate=rate,
+            scale=scale,
         ),
     ]
 
 
-def _from_jpeg(scale: Scale) -> list[Row]:
-    """ResNet-50 fed from files, decoded by the GPU and by processes."""
-    from workers.training.data import image_decoding  # noqa: PLC0415 - not all machines can decode
+def _measure_jpeg_decoding(scale: Scale) -> list[Result]:
+    """ResNet-50 on JPEG files that the GPU decodes, or processes."""
+    from workers.training.data import image_decoding  # noqa: PLC0415 - needs a decoder
     from workers.training.data.image_loader import StreamingSource  # noqa: PLC0415
 
-    spec = _photographs_spec(scale)
+    spec = _imagenet_spec(scale)
     rates = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "photographs"
-        photographs.make(folder, count=scale.photographs)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "images"
+        jpeg_images.make_image_folder(folder, count=scale.jpeg_images)
         if not image_decoding.supports_jpeg_decoding(scale.device):
-            raise RuntimeError("the device decodes no JPEG")
-        for is_there in (True, False):
+            raise RuntimeError("the device cannot decode JPEG images")
+        for on_device in (True, False):
             source = StreamingSource(
                 folder,
                 spec.recipe,
                 seed=0,
                 device=scale.device,
                 processes=scale.threads,
-                is_decoded_there=is_there,
+                is_decoded_there=on_device,
             )
-            rates[is_there] = _images_per_second(spec, source, scale)
-    fed = _images_per_second(spec, _still(scale), scale)
+            rates[on_device] = _images_per_second(spec, source, scale)
+    fixed = _images_per_second(spec, _fixed_batch(scale), scale)
     return [
-        Row(
-            "resnet-50 from JPEG, decoded by the GPU vs by processes",
+        Result(
+            "resnet-50 on JPEG, decoded by the GPU vs by processes",
             "images/s",
             rates[True],
             rates[False],
-            is_more_better=True,
+            is_higher_better=True,
         ),
-        Row(
-            "resnet-50 from JPEG vs a batch that is there",
+        Result(
+            "resnet-50 on JPEG vs on a fixed batch",
             "images/s",
             rates[True],
-            fed,
-            is_more_better=True,
+            fixed,
+            is_higher_better=True,
         ),
     ]
 
 
-def _still(scale: Scale) -> "_Still":
-    images_NCHW = torch.randn(scale.a_batch, 3, SIDE, SIDE, device=scale.device)
-    labels_N = torch.zeros(scale.a_batch, dtype=torch.int64, device=scale.device)
-    return _Still(images_NCHW.contiguous(memory_format=torch.channels_last), labels_N)
+def _fixed_batch(scale: Scale) -> "_FixedBatch":
+    images_NCHW = torch.randn(scale.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=scale.device)
+    labels_N = torch.zeros(scale.batch_size, dtype=torch.int64, device=scale.device)
+    return _FixedBatch(images_NCHW.contiguous(memory_format=torch.channels_last), labels_N)
 
 
-class _Still:
-    """A source of one batch, again and again."""
+class _FixedBatch:
+    """A data source that returns the same batch each time."""
 
-    classes = len(photographs.CLASSES)
+    classes = len(jpeg_images.CLASSES)
 
     def __init__(self, images_NCHW: Tensor, labels_N: Tensor) -> None:
         self._batch = images_NCHW, labels_N
@@ -236,24 +246,25 @@ class _Still:
         return self._batch
 
 
-def _whole_recipe(scale: Scale) -> list[Row]:
-    """The paper's ResNet-20, from its first step to its last test; tests beside it, and in turn."""
-    dataset, data_path = images.to_train_on()
+def _measure_complete_training(scale: Scale) -> list[Result]:
+    """The paper's ResNet-20, with evaluation on a second CUDA stream and between the steps."""
+    dataset, data_path = cifar.locate_images()
     spec = _cifar_spec(dataset, CIFAR_DEPTHS[0], scale.iterations)
-    # The first training of a process waits for what is loaded and chosen once.
+    # Not measured: the first training of a process loads libraries and chooses kernels.
     _train(_cifar_spec(dataset, CIFAR_DEPTHS[0], 10), data_path, scale)
-    beside, error = _train(spec, data_path, scale)
+    overlapped, error = _train(spec, data_path, scale)
     with mock.patch.object(evaluation, "stream_at", return_value=None):
-        in_turn, _ = _train(spec, data_path, scale)
-    what = f"resnet-{CIFAR_DEPTHS[0]}, {scale.iterations:,} iterations with tests and checkpoints"
+        sequential, _ = _train(spec, data_path, scale)
+    iterations = f"{scale.iterations:,} iterations with evaluations and checkpoints"
+    name = f"resnet-{CIFAR_DEPTHS[0]}, {iterations}"
     return [
-        Row(f"{what}, tests beside it vs in turn", "s", beside, in_turn),
-        Row(f"{what}, test error", "%", error),
+        Result(f"{name}, overlapped vs sequential evaluation", "s", overlapped, sequential),
+        Result(f"{name}, test error", "%", error),
     ]
 
 
-class _Unwaited(NullObserver):
-    """An observer that nobody hears, and that waits for no file before all is over."""
+class _SaveWaiter(NullObserver):
+    """Keeps the last checkpoint's future, so that training is measured without its write."""
 
     saved: Future[None] | None = None
 
@@ -262,18 +273,18 @@ class _Unwaited(NullObserver):
 
 
 def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
-    """Seconds until the device is free, and the last test error in percent."""
-    observer = _Unwaited()
-    with tempfile.TemporaryDirectory() as name:
-        began = time.perf_counter()
+    """Seconds until the GPU is free, and the last test error in percent."""
+    observer = _SaveWaiter()
+    with tempfile.TemporaryDirectory() as temporary:
+        started = time.perf_counter()
         outcome = trainer.train(
             spec,
             place=scale.place,
             data_path=data_path,
-            work_path=Path(name),
+            work_path=Path(temporary),
             observer=observer,
         )
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         assert observer.saved is not None
         observer.saved.result()
     assert outcome.result.test_error is not None
@@ -282,15 +293,15 @@ def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
 
 def _images_per_second(
     spec: JobSpec,
-    source: "data_source.DataSource | _Still",
+    source: "data_source.DataSource | _FixedBatch",
     scale: Scale,
     *,
     is_replayed: bool = True,
 ) -> float:
     model = resnet.build_network(spec, source.classes).to(scale.device)
     model.to(memory_format=torch.channels_last)
-    said: list[str] = []
-    engine = TrainStep(
+    messages: list[str] = []
+    train_step = TrainStep(
         model,
         model,
         Optimizer(model, spec.recipe),
@@ -298,55 +309,56 @@ def _images_per_second(
         computed_in=precision.resolve_precision(spec.recipe.precision, scale.device),
         device=scale.device,
         recorder=cuda_graphs.make_recorder(scale.place) if is_replayed else None,
-        log=lambda _level, message: said.append(message),
+        log=lambda _level, message: messages.append(message),
     )
-    size = spec.recipe.batch_size
-    places = iter(count(0, size))
+    batch_size = spec.recipe.batch_size
+    positions = iter(count(0, batch_size))
 
     def step() -> None:
-        start = next(places)
-        engine.step(*source.batch(start, start + size), spec.recipe.learning_rate)
+        start = next(positions)
+        train_step.step(*source.batch(start, start + batch_size), spec.recipe.learning_rate)
 
-    seconds = _seconds_a_step(step, scale)
-    is_wanted = is_replayed and scale.device.type == "cuda"
-    if said != ([cuda_graphs.GRAPH_REPLAYED_MESSAGE] if is_wanted else []):
-        raise RuntimeError(f"what was measured is something else: {said}")
-    return size / seconds
-
-
-def _seconds_a_step(step: Callable[[], object], scale: Scale) -> float:
-    return statistics.median(_rounds(step, scale))
+    seconds = _seconds_per_step(step, scale)
+    is_graph_expected = is_replayed and scale.device.type == "cuda"
+    expected = [cuda_graphs.GRAPH_REPLAYED_MESSAGE] if is_graph_expected else []
+    if messages != expected:
+        raise RuntimeError(f"expected the messages {expected}, the training logged {messages}")
+    return batch_size / seconds
 
 
-def _rounds(step: Callable[[], object], scale: Scale) -> Iterator[float]:
-    # Kernels are chosen, memory is allocated, a step is recorded.
+def _seconds_per_step(step: Callable[[], object], scale: Scale) -> float:
+    return statistics.median(_measure_rounds(step, scale))
+
+
+def _measure_rounds(step: Callable[[], object], scale: Scale) -> Iterator[float]:
+    # These choose kernels, allocate memory and record the graph.
     for _ in range(cuda_graphs.WARMUP_STEPS + 5):
         step()
     for _ in range(scale.rounds):
         scale.place.wait()
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(scale.steps):
             step()
         scale.place.wait()
-        yield (time.perf_counter() - began) / scale.steps
+        yield (time.perf_counter() - started) / scale.steps
 
 
-def _share_of_chip(
-    what: str,
+def _share_of_peak(
+    name: str,
     spec: JobSpec,
     size: tuple[int, int],
     *,
     classes: int,
     rate: float,
     scale: Scale,
-) -> Row:
-    """Of a training of so many images per second, each of that height and width."""
+) -> Result:
+    """`rate` is in images/s, `size` their height and width."""
     height, width = size
-    counted = model_stats.compute_model_stats(
+    stats = model_stats.compute_model_stats(
         spec.architecture, classes=classes, height=height, width=width
     )
-    operations = 2 * PASSES * counted.multiply_adds * rate
-    return Row(f"{what}: of what the chip allows", "%", 100 * operations / _peak(scale))
+    flops = 2 * PASSES_PER_STEP * stats.multiply_adds * rate
+    return Result(f"{name}, share of peak", "%", 100 * flops / _peak_flops(scale))
 
 
 if __name__ == "__main__":

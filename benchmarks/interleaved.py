@@ -1,6 +1,6 @@
-"""Trainings that take turns, each in a process of its own, as it would be run.
+"""Trainings that take turns, each in its own process, as it would run alone.
 
-All but one of them wait, so that a busy minute of the machine hits each alike.
+All but one wait at any time, so that other load on the machine slows each down alike.
 """
 
 import os
@@ -14,19 +14,18 @@ from multiprocessing.connection import Connection
 
 import torch
 
-# Before a turn: what loaders of the one before still read ahead is not the next one's burden.
+# Before each turn, so that the loaders of the previous training finish reading ahead.
 _SETTLE_SECONDS = 0.5
 
 
 @dataclass
-class Score:
-    """`rates`: images/s of each turn. `tests`: images seen, and the error in percent."""
+class Measurements:
+    """`rates`: images/s of each turn. `evaluations`: images seen, and the test error in percent."""
 
     rates: list[float] = field(default_factory=list)
-    tests: list[tuple[int, float]] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
 
-    def count(self, images: int, seconds: float) -> None:
-        """A turn's."""
+    def add_turn(self, images: int, seconds: float) -> None:
         self.rates.append(images / seconds)
 
     @property
@@ -34,56 +33,61 @@ class Score:
         return statistics.median(self.rates)
 
     @property
-    def error(self) -> float:
-        return self.tests[-1][1]
+    def last_error(self) -> float:
+        return self.evaluations[-1][1]
+
+    @property
+    def lowest_error(self) -> float:
+        return min(error for _, error in self.evaluations)
 
     def seconds_to(self, error: float) -> float:
-        """At the median rate: a shared machine's slow minutes hit whoever has his turn."""
-        images = next(images for images, attained in self.tests if attained <= error)
+        """Seconds of training to this test error, at the median rate of all turns."""
+        images = next(images for images, attained in self.evaluations if attained <= error)
         return images / self.images_per_second
 
 
 class Turns:
-    """A contestant's, in its process: `score` is what it has to tell."""
+    """One training's side: it adds to `measurements`, and waits between its turns."""
 
-    def __init__(self, line: Connection) -> None:
-        self._line = line
-        self.score = Score()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.measurements = Measurements()
 
-    def pass_on(self) -> None:
-        """Lets all others have a turn."""
-        self._line.send(None)
-        self._line.recv()
+    def wait_for_next(self) -> None:
+        """Ends the turn; returns when the next one starts."""
+        self._connection.send(None)
+        self._connection.recv()
 
 
-def hold(contestants: Mapping[str, Callable[[Turns], None]]) -> dict[str, Score]:
-    """Trains them all. Each has all cores while it has its turn."""
+def run_interleaved(trainings: Mapping[str, Callable[[Turns], None]]) -> dict[str, Measurements]:
+    """Runs all trainings to their end. During its turn a training has all cores."""
     context = get_context("spawn")
-    scores = {}
-    with ExitStack() as opened:
-        lines = {}
-        for name, contestant in contestants.items():
-            ours, its = context.Pipe()
-            # Its loaders are its children, which a daemon may not have.
-            process = context.Process(target=_train, args=(contestant, its))
+    measurements = {}
+    with ExitStack() as stack:
+        connections = {}
+        for name, training in trainings.items():
+            ours, theirs = context.Pipe()
+            # Its data loaders are child processes, which a daemon may not have.
+            process = context.Process(target=_run_training, args=(training, theirs))
             process.start()
-            its.close()
-            opened.callback(process.join)
-            lines[name] = opened.enter_context(closing(ours))  # closed, it ends the process
-        while lines:
-            for name, line in tuple(lines.items()):
+            theirs.close()
+            stack.callback(process.join)
+            # Closing the connection ends the process.
+            connections[name] = stack.enter_context(closing(ours))
+        while connections:
+            for name, connection in tuple(connections.items()):
                 time.sleep(_SETTLE_SECONDS)
-                line.send(None)
-                score = line.recv()
-                if score is not None:
-                    scores[name] = score
-                    del lines[name]
-    return scores
+                connection.send(None)
+                result = connection.recv()
+                if result is not None:
+                    measurements[name] = result
+                    del connections[name]
+    return measurements
 
 
-def _train(contestant: Callable[[Turns], None], line: Connection) -> None:
+def _run_training(training: Callable[[Turns], None], connection: Connection) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    line.recv()
-    turns = Turns(line)
-    contestant(turns)
-    line.send(turns.score)
+    connection.recv()
+    turns = Turns(connection)
+    training(turns)
+    connection.send(turns.measurements)

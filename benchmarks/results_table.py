@@ -1,4 +1,4 @@
-"""A benchmark's result: a table for people, build/bench/NAME.json for machines."""
+"""Results of a benchmark: a printed table, and build/bench/NAME.json for programs."""
 
 import json
 import os
@@ -16,51 +16,47 @@ _PACKAGES = ("ray", "torch", "fastapi", "sqlalchemy")
 
 
 @dataclass(frozen=True)
-class Row:
-    """`theirs` None: there is no peer. `is_more_better` says which way the ratio goes."""
+class Result:
+    """One measured quantity of this service, and of a peer when there is one."""
 
-    what: str
+    name: str
     unit: str
     ours: float
-    theirs: float | None = None
-    is_more_better: bool = False
+    peer: float | None = None
+    is_higher_better: bool = False
 
     @property
     def ratio(self) -> float | None:
-        """Larger than 1 where ours is better."""
-        if self.theirs is None:
+        """Above 1 when this service is better than the peer."""
+        if self.peer is None:
             return None
-        return self.ours / self.theirs if self.is_more_better else self.theirs / self.ours
+        return self.ours / self.peer if self.is_higher_better else self.peer / self.ours
 
 
-def publish(name: str, rows: list[Row], *, gpu: str | None = None) -> None:
-    """Prints the rows and writes them, with hardware, versions and commit."""
-    table = Table("what", "unit", title=name)
-    for column in ("ours", "theirs", "ratio"):
+def write_results(benchmark: str, results: list[Result], *, gpu: str | None = None) -> None:
+    """Prints the table and writes the file, with hardware, package versions and commit."""
+    table = Table("measurement", "unit", title=benchmark)
+    for column in ("ours", "peer", "ratio"):
         table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(row.what, row.unit, *(_figure(x) for x in (row.ours, row.theirs, row.ratio)))
+    for result in results:
+        numbers = (result.ours, result.peer, result.ratio)
+        table.add_row(result.name, result.unit, *(_format(number) for number in numbers))
     Console(width=120).print(table)
+    hardware = [f"{len(os.sched_getaffinity(0))} cores", _processor()]
     document = {
-        "name": name,
+        "benchmark": benchmark,
         "commit": _commit(),
-        "hardware": ", ".join(
-            [f"{len(os.sched_getaffinity(0))} cores", _processor(), *([gpu] if gpu else [])]
-        ),
+        "hardware": ", ".join([*hardware, gpu] if gpu else hardware),
         "versions": {"python": platform.python_version()} | _versions(),
-        "rows": [
-            {key: value for key, value in asdict(row).items() if key != "is_more_better"}
-            | {"ratio": row.ratio}
-            for row in rows
-        ],
+        "results": [asdict(result) | {"ratio": result.ratio} for result in results],
     }
-    path = Path("build/bench") / f"{name}.json"
+    path = Path("build/bench") / f"{benchmark}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def _versions() -> dict[str, str]:
-    """Of what is installed: a machine with a GPU may have torch alone."""
+    """Of installed packages: a machine with a GPU may have torch only."""
     found = {}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
@@ -68,18 +64,18 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:,.2f}"
+def _format(number: float | None) -> str:
+    return "" if number is None else f"{number:,.2f}"
 
 
 def _commit() -> str:
-    said = subprocess.run(
+    completed = subprocess.run(
         ["git", "describe", "--always", "--dirty"],  # noqa: S607
         capture_output=True,
         text=True,
         check=False,
     )
-    return said.stdout.strip() or "unknown"
+    return completed.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

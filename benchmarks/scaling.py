@@ -1,6 +1,7 @@
-"""Two workers that share a machine's cores, beside one that has them all.
+"""Two workers that share the cores of a machine, against one worker with all of them.
 
-Both take turns in the same processes: while one trains alone, the other waits for it.
+Both measurements alternate in the same two processes: while one process trains alone, the other
+waits.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -30,45 +31,45 @@ STEPS = 10
 ROUNDS = 9
 
 
-def rates(spec: JobSpec, data_path: Path) -> tuple[float, float]:
-    """Images/s of one process with all cores, and of two with half of them each: medians."""
+def measure_rates(spec: JobSpec, data_path: Path) -> tuple[float, float]:
+    """Median images/s of one process with all cores, and of two with half of them each."""
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "rates.json"
-        spawn.spawn(partial(_take_turns, spec, data_path, told), num_processes=2, threads=1)
-        one, two = json.loads(told.read_text())
-    return statistics.median(one), statistics.median(two)
+        path = Path(folder) / "rates.json"
+        spawn.spawn(partial(_measure, spec, data_path, path), num_processes=2, threads=1)
+        alone, shared = json.loads(path.read_text())
+    return statistics.median(alone), statistics.median(shared)
 
 
-def _take_turns(spec: JobSpec, data_path: Path, told: Path, place: DeviceContext) -> None:
+def _measure(spec: JobSpec, data_path: Path, path: Path, place: DeviceContext) -> None:
     cores = len(os.sched_getaffinity(0))
-    found: tuple[list[float], list[float]] = ([], [])
-    with distributed.join_ranks(rank=place.rank, world_size=place.world_size) as joined:
+    alone_rates, shared_rates = [], []
+    with distributed.join_ranks(rank=place.rank, world_size=place.world_size) as group:
         alone = _Worker(spec, data_path, DeviceContext(0, 1, place.device, cores), None)
-        shared = _Worker(spec, data_path, place, joined)
+        shared = _Worker(spec, data_path, place, group)
         for _ in range(ROUNDS):
             if place.rank == 0:
-                found[0].append(alone.turn(threads=cores))
+                alone_rates.append(alone.measure(threads=cores))
             dist.barrier()
-            found[1].append(shared.turn(threads=max(1, cores // place.world_size)))
+            shared_rates.append(shared.measure(threads=max(1, cores // place.world_size)))
             dist.barrier()
     if place.rank == 0:
-        told.write_text(json.dumps(found))
+        path.write_text(json.dumps([alone_rates, shared_rates]))
 
 
 class _Worker:
-    """One process's part of a training, as the loop steps it. `joined` None: it is alone."""
+    """One process of a training. `group` None: it trains alone."""
 
     def __init__(
-        self, spec: JobSpec, data_path: Path, place: DeviceContext, joined: RankGroup | None
+        self, spec: JobSpec, data_path: Path, place: DeviceContext, group: RankGroup | None
     ) -> None:
-        self._size, self._place, self._joined = spec.recipe.batch_size, place, joined
+        self._batch_size, self._place, self._group = spec.recipe.batch_size, place, group
         self._source = data_source.open_data_source(spec, data_path, device=place.device, threads=1)
         model = resnet.build_network(spec, self._source.classes)
         model.to(memory_format=torch.channels_last)
-        images_NCHW, _ = self._source.batch(0, self._size // place.world_size)
-        self._engine = TrainStep(
+        images_NCHW, _ = self._source.batch(0, self._batch_size // place.world_size)
+        self._train_step = TrainStep(
             model,
-            model if joined is None else joined.parallel(model, images_NCHW),
+            model if group is None else group.parallel(model, images_NCHW),
             Optimizer(model, spec.recipe),
             spec.recipe,
             computed_in=precision.resolve_precision(spec.recipe.precision, place.device),
@@ -76,23 +77,24 @@ class _Worker:
         )
         self._learning_rate = spec.recipe.learning_rate
         self._iteration = 0
-        self.turn(threads=1)  # the first, with its allocations, counts for nobody
+        # The first steps allocate memory.
+        self.measure(threads=1)
 
-    def turn(self, *, threads: int) -> float:
-        """Images/s of all workers together."""
+    def measure(self, *, threads: int) -> float:
+        """Trains some steps; images/s of all workers together."""
         torch.set_num_threads(threads)
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(STEPS):
-            if self._joined is not None:
-                self._joined.agree(None)
+            if self._group is not None:
+                self._group.agree(None)
             start, stop = batch_range(
                 self._iteration,
-                self._size,
+                self._batch_size,
                 rank=self._place.rank,
                 world_size=self._place.world_size,
             )
-            self._engine.step(*self._source.batch(start, stop), self._learning_rate)
+            self._train_step.step(*self._source.batch(start, stop), self._learning_rate)
             self._iteration += 1
-        if self._joined is not None:
-            self._joined.part_ways()
-        return STEPS * self._size / (time.perf_counter() - began)
+        if self._group is not None:
+            self._group.part_ways()
+        return STEPS * self._batch_size / (time.perf_counter() - started)

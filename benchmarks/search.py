@@ -1,8 +1,8 @@
-"""`make bench-search`: a search over learning rates, beside the same through plain Ray Tune.
+"""`make bench-search`: trials per hour of a random search, and CPU-seconds of a trial.
 
-Each trial trains a ResNet-8 on digits for some seconds, with one worker; two run at a time. What
-a trial costs beside its training is the CPU time of all processes from the cluster's start on,
-runners and drivers included, less that of the bare loop.
+Each trial trains a ResNet-8 on digits for some seconds with one worker; two run at a time. Peer:
+the same search with Ray Tune alone. The overhead of a trial is the CPU time of all processes
+since the cluster's start, divided by the trials, less that of training alone.
 """
 
 import argparse
@@ -19,150 +19,135 @@ from pathlib import Path
 import psutil
 import torch
 
-import resnetd
-from benchmarks.launch import run_beside
-from benchmarks.results_table import Row, publish
-from deploy.local import LocalService
+from benchmarks.processes import SMALL_JOB, run_peer, running_service
+from benchmarks.results_table import Result, write_results
 from deploy.ray_head import RayHead
 from service.specs.job_spec import parse_job_spec
 from workers.training import trainer
 from workers.training.device_context import DeviceContext
 from workers.training.observers import NullObserver
 
-_AT_A_TIME = 2
-_LOOK_SECONDS = 0.2
-_JOB = {
-    "depth": 8,
-    "shortcut": "A",
-    "dataset": "digits",
-    "recipe": {"name": "quick", "iterations": 200},
-}
+_CONCURRENT = 2
+_SAMPLE_SECONDS = 0.2
 _SPACE = {"recipe.learning_rate": {"loguniform": [0.01, 0.5]}}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a whole search: seconds from its submission, CPU seconds from the cluster's start."""
+    """Of a search: seconds from its submission, CPU-seconds from the start of the cluster."""
 
     seconds: float
     cpu_seconds: float
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=20)
+    parser = argparse.ArgumentParser(prog="make bench-search", description=__doc__)
+    parser.add_argument("--trials", type=int, default=20, help="trials of each search")
     trials = parser.parse_args().trials
-    with tempfile.TemporaryDirectory(prefix="rb") as name:
-        bare = _bare_cpu_seconds(Path(name))
-        ours = _ours(trials, Path(name) / "alone")
-        theirs = _ray_tune(trials)
-
-    def per_hour(what: str, one: Cost, other: Cost) -> Row:
-        first, second = (3600 * trials / cost.seconds for cost in (one, other))
-        return Row(what, "trials/hour", first, second, is_more_better=True)
-
-    publish(
-        "search",
-        [
-            per_hour(f"random search of {trials} trials", ours, theirs),
-            Row(
-                "of each trial, beside its training",
-                "CPU-s",
-                ours.cpu_seconds / trials - bare,
-                theirs.cpu_seconds / trials - bare,
-            ),
-            Row("of each trial, its training alone", "CPU-s", bare),
-        ],
-    )
+    training = _measure_training_cpu_seconds()
+    ours = _measure_service(trials)
+    peer = _measure_ray_tune(trials)
+    results = [
+        Result(
+            f"random search of {trials} trials vs Ray Tune",
+            "trials/hour",
+            3600 * trials / ours.seconds,
+            3600 * trials / peer.seconds,
+            is_higher_better=True,
+        ),
+        Result(
+            "overhead of a trial vs Ray Tune",
+            "CPU-s",
+            ours.cpu_seconds / trials - training,
+            peer.cpu_seconds / trials - training,
+        ),
+        Result("training of a trial", "CPU-s", training),
+    ]
+    write_results("search", results)
     return 0
 
 
-def _ours(trials: int, folder: Path) -> Cost:
-    settings = {"RESNETD_WARM_RUNNERS": str(_AT_A_TIME)}
-    with (
-        _counting() as cpu_seconds,
-        LocalService(
-            folder / "var", num_cpus=_AT_A_TIME, logs_path=folder / "logs", settings=settings
-        ) as service,
-        resnetd.Client(url=service.url, token=service.token) as client,
-    ):
-        began = time.monotonic()
-        search = client.submit_search(
-            job=_JOB,
-            space=_SPACE,
-            algorithm="random",
-            budget={"trials": trials, "concurrent": _AT_A_TIME},
-        )
-        search = client.wait_search(search.id, poll_seconds=0.2)
-        if search.state != "succeeded":
-            raise RuntimeError(f"the search {search.state}: {search.message}")
-        return Cost(seconds=time.monotonic() - began, cpu_seconds=cpu_seconds())
-
-
-def _ray_tune(trials: int) -> Cost:
-    """With the driver's own start, as ours."""
-    with _counting() as cpu_seconds:
-        head = RayHead(num_cpus=_AT_A_TIME, env=os.environ)
-        try:
-            head.wait()
-            began = time.monotonic()
-            command = ("python", "-m", "benchmarks.launch_peer", "tune", str(trials), "-")
-            run_beside(*command, env=head.env)
-            return Cost(seconds=time.monotonic() - began, cpu_seconds=cpu_seconds())
-        finally:
-            head.stop()
-
-
-def _bare_cpu_seconds(folder: Path) -> float:
-    """Of one training in this process, the second one: imports and first calls are over."""
+def _measure_training_cpu_seconds() -> float:
+    """Of the second training in this process, after all imports and first calls."""
     place = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
     seconds = 0.0
-    for number in range(2):
-        began = time.process_time()
-        trainer.train(
-            parse_job_spec(_JOB),
-            place=place,
-            data_path=folder,
-            work_path=folder / f"bare-{number}",
-            observer=NullObserver(),
-        )
-        seconds = time.process_time() - began
+    with tempfile.TemporaryDirectory() as temporary:
+        for number in range(2):
+            started = time.process_time()
+            trainer.train(
+                parse_job_spec(SMALL_JOB),
+                place=place,
+                data_path=Path(temporary),
+                work_path=Path(temporary) / f"run-{number}",
+                observer=NullObserver(),
+            )
+            seconds = time.process_time() - started
     return seconds
 
 
-@contextmanager
-def _counting() -> Iterator[Callable[[], float]]:
-    """Seconds of CPU of the processes below this one, ended ones included.
+def _measure_service(trials: int) -> Cost:
+    with (
+        _counting_cpu_seconds() as cpu_seconds,
+        running_service(num_cpus=_CONCURRENT, RESNETD_WARM_RUNNERS=str(_CONCURRENT)) as client,
+    ):
+        started = time.monotonic()
+        search = client.submit_search(
+            job=SMALL_JOB,
+            space=_SPACE,
+            algorithm="random",
+            budget={"trials": trials, "concurrent": _CONCURRENT},
+        )
+        search = client.wait_search(search.id, poll_seconds=0.2)
+        if search.state != "succeeded":
+            raise RuntimeError(f"the search is {search.state}: {search.message}")
+        return Cost(seconds=time.monotonic() - started, cpu_seconds=cpu_seconds())
 
-    They are looked at five times a second: Ray's raylet does not wait for its children, so the
-    kernel adds the time of those that have ended to nobody's.
+
+def _measure_ray_tune(trials: int) -> Cost:
+    """With the start of the driver, as ours."""
+    with (
+        _counting_cpu_seconds() as cpu_seconds,
+        RayHead(num_cpus=_CONCURRENT, env=os.environ) as head,
+    ):
+        started = time.monotonic()
+        command = ("python", "-m", "benchmarks.training_peer", "tune", str(trials), "-")
+        run_peer(*command, env=head.env)
+        return Cost(seconds=time.monotonic() - started, cpu_seconds=cpu_seconds())
+
+
+@contextmanager
+def _counting_cpu_seconds() -> Iterator[Callable[[], float]]:
+    """A function that returns the CPU-seconds of all descendants, exited ones included.
+
+    They are sampled: Ray's raylet does not wait for its children, so the kernel adds the time of
+    exited ones to no other process.
     """
-    seen: dict[tuple[int, float], float] = {}
+    samples: dict[tuple[int, float], float] = {}
     stopping = threading.Event()
 
-    def look() -> None:
+    def sample() -> None:
         for process in psutil.Process().children(recursive=True):
             try:
                 times = process.cpu_times()
-                seen[process.pid, process.create_time()] = times.user + times.system
+                samples[process.pid, process.create_time()] = times.user + times.system
             except psutil.NoSuchProcess:
                 continue
 
-    def watch() -> None:
-        while not stopping.wait(_LOOK_SECONDS):
-            look()
+    def sample_until_stopped() -> None:
+        while not stopping.wait(_SAMPLE_SECONDS):
+            sample()
 
-    def used() -> float:
-        look()
-        return sum(list(seen.values()))
+    def cpu_seconds() -> float:
+        sample()
+        return sum(list(samples.values()))
 
-    watching = threading.Thread(target=watch)
-    watching.start()
+    sampler = threading.Thread(target=sample_until_stopped)
+    sampler.start()
     try:
-        yield used
+        yield cpu_seconds
     finally:
         stopping.set()
-        watching.join()
+        sampler.join()
 
 
 if __name__ == "__main__":

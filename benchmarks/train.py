@@ -1,9 +1,11 @@
-"""`make bench-train`: training beside plain scripts, on the same machine, data and run.
+"""`make bench-train`: images/s and seconds to a test error of a ResNet-20 on CIFAR-10.
 
-RESNETD_BENCH_IMAGES names the images: a folder with train/<class>/ and test/<class>/. Without it
-`var/data/cifar10` is taken. RESNETD_BENCH_EPOCHS is how long each network trains (default 1).
+Peers: training scripts in the style of torchvision and akamaster, and a minimal loop, on the same
+images. All take turns of some steps, each in its own process. Then two workers against one, and a
+job of the service against the minimal loop.
 
-The networks take turns of some steps, each in a process of its own.
+RESNETD_BENCH_IMAGES is an image folder with train/<class>/ and test/<class>/ (default:
+var/data/cifar10), RESNETD_BENCH_EPOCHS the number of epochs (default: 1).
 """
 
 import os
@@ -17,17 +19,17 @@ from pathlib import Path
 
 import torch
 
-import resnetd
-from benchmarks import images, interleaved, scaling
-from benchmarks.baselines import AkamasterStyle, BareLoop, Script, TorchvisionStyle
-from benchmarks.interleaved import Score, Turns
-from benchmarks.results_table import Row, publish
-from deploy.local import LocalService
+from benchmarks import cifar, interleaved, scaling
+from benchmarks.baselines import AkamasterStyle, MinimalLoop, Script, TorchvisionStyle
+from benchmarks.interleaved import Measurements, Turns
+from benchmarks.processes import running_service
+from benchmarks.results_table import Result, write_results
 from service.catalog.architectures import Family
 from service.catalog.recipes import Recipe
 from service.specs.job_spec import JobSpec, parse_job_spec
 from service.specs.protocol import MetricPoint
 from service.states import StopReason
+from service.text import count_of
 from workers.training import trainer
 from workers.training.data import datasets
 from workers.training.data.datasets import Images
@@ -36,35 +38,33 @@ from workers.training.observers import NullObserver
 
 DEPTH = 20
 BATCH_SIZE = 128
-# Steps of a turn: some seconds, so that what a loader has read ahead does not count.
-TURN = 25
-# Of each network on the way.
-TESTS = 4
-# Of a run through the service.
+# Some seconds, so that images which a loader has read ahead do not matter.
+STEPS_PER_TURN = 25
+EVALUATIONS = 4
 SERVICE_ITERATIONS = 300
 
-_Make = Callable[[Images, Recipe, int], Script]
+_ScriptClass = Callable[[Images, Recipe, int], Script]
 
 EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "1"))
 
 
 def main() -> int:
-    dataset, data_path = images.to_train_on()
+    dataset, data_path = cifar.locate_images()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    rows: list[Row] = []
-    # Published after each part: the whole takes some ten minutes.
-    for part in (_beside_scripts, _two_workers, _through_the_service):
-        rows += part(dataset, data_path)
-        publish("train", rows)
+    results: list[Result] = []
+    # Written after each part: all parts take some ten minutes.
+    for measure in (_measure_scripts, _measure_two_workers, _measure_service):
+        results += measure(dataset, data_path)
+        write_results("train", results)
     return 0
 
 
-def _spec(dataset: str, iterations: int, *, tests: int = 1, **fields: object) -> JobSpec:
+def _make_spec(dataset: str, iterations: int, *, evaluations: int = 1, **fields: object) -> JobSpec:
     recipe = {
         "name": "paper-cifar",
         "batch_size": BATCH_SIZE,
         "iterations": iterations,
-        "evaluate_every": max(1, round(iterations / tests)),
+        "evaluate_every": max(1, round(iterations / evaluations)),
         "checkpoint_every": iterations,
         "exports": [],
     }
@@ -74,152 +74,154 @@ def _spec(dataset: str, iterations: int, *, tests: int = 1, **fields: object) ->
     )
 
 
-def _beside_scripts(dataset: str, data_path: Path) -> list[Row]:
-    images = _read(dataset, data_path)
+def _measure_scripts(dataset: str, data_path: Path) -> list[Result]:
+    images = _read_images(dataset, data_path)
     iterations = round(EPOCHS * len(images.train) / BATCH_SIZE)
-    spec = _spec(dataset, iterations, tests=TESTS)
-    scripts: dict[str, _Make] = {
+    spec = _make_spec(dataset, iterations, evaluations=EVALUATIONS)
+    scripts: dict[str, _ScriptClass] = {
         "torchvision": TorchvisionStyle,
         "akamaster": AkamasterStyle,
-        "bare": BareLoop,
+        "minimal": MinimalLoop,
     }
-    scores = interleaved.hold(
-        {name: partial(_run_script, make, spec, data_path) for name, make in scripts.items()}
-        | {"ours": partial(_run_ours, spec, data_path)}
+    measurements = interleaved.run_interleaved(
+        {name: partial(_run_script, script, spec, data_path) for name, script in scripts.items()}
+        | {"ours": partial(_run_trainer, spec, data_path)}
     )
-    return _rows(scores)
+    return _compare(measurements)
 
 
-def _run_script(make: _Make, spec: JobSpec, data_path: Path, turns: Turns) -> None:
-    script = make(_read(spec.dataset, data_path), spec.recipe, DEPTH)
-    iterations, every = spec.recipe.iterations, spec.recipe.evaluate_every
+def _run_script(script_class: _ScriptClass, spec: JobSpec, data_path: Path, turns: Turns) -> None:
+    script = script_class(_read_images(spec.dataset, data_path), spec.recipe, DEPTH)
+    iterations, evaluate_every = spec.recipe.iterations, spec.recipe.evaluate_every
     steps = script.steps()
-    next(steps)  # the first, with its allocations and its loaders' start, counts for nobody
-    done, since, began = 1, 1, time.perf_counter()
-    while done < iterations:
-        done = next(steps)
-        is_tested = done % every == 0 or done == iterations
-        if done - since == TURN or is_tested:
-            turns.score.count((done - since) * BATCH_SIZE, time.perf_counter() - began)
-            if is_tested:
-                turns.score.tests.append((done * BATCH_SIZE, script.test()))
-            turns.pass_on()
-            since, began = done, time.perf_counter()
+    # Not measured: the first step allocates memory and starts the data loaders.
+    next(steps)
+    step, turn_start, started = 1, 1, time.perf_counter()
+    while step < iterations:
+        step = next(steps)
+        is_evaluated = step % evaluate_every == 0 or step == iterations
+        if step - turn_start == STEPS_PER_TURN or is_evaluated:
+            images = (step - turn_start) * BATCH_SIZE
+            turns.measurements.add_turn(images, time.perf_counter() - started)
+            if is_evaluated:
+                turns.measurements.evaluations.append((step * BATCH_SIZE, script.test()))
+            turns.wait_for_next()
+            turn_start, started = step, time.perf_counter()
 
 
-def _run_ours(spec: JobSpec, data_path: Path, turns: Turns) -> None:
+def _run_trainer(spec: JobSpec, data_path: Path, turns: Turns) -> None:
     place = DeviceContext(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
-    observer = _TakingTurns(turns)
+    observer = _TurnTaker(turns)
     with tempfile.TemporaryDirectory() as work_path:
         trainer.train(
             spec, place=place, data_path=data_path, work_path=Path(work_path), observer=observer
         )
 
 
-def _read(dataset: str, data_path: Path) -> Images:
+def _read_images(dataset: str, data_path: Path) -> Images:
     return datasets.read_images(dataset, data_path, family=Family.CIFAR)
 
 
-class _TakingTurns(NullObserver):
-    """An observer that lets the others train after each of our turns."""
+class _TurnTaker(NullObserver):
+    """Ends a turn after each STEPS_PER_TURN steps: the trainer reads `stop` before each step."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._steps = -1
-        self._since = 0
-        self._began = time.perf_counter()
+        self._turn_start = 0
+        self._started = time.perf_counter()
 
     @property
     def stop(self) -> StopReason | None:
         self._steps += 1
         if self._steps == 1:
-            self._since, self._began = 1, time.perf_counter()
-        elif self._steps - self._since == TURN:
-            self._pause()
+            self._turn_start, self._started = 1, time.perf_counter()
+        elif self._steps - self._turn_start == STEPS_PER_TURN:
+            self._end_turn()
         return None
 
-    def _pause(self) -> None:
-        images = (self._steps - self._since) * BATCH_SIZE
-        self._turns.score.count(images, time.perf_counter() - self._began)
-        self._turns.pass_on()
-        self._since, self._began = self._steps, time.perf_counter()
+    def _end_turn(self) -> None:
+        images = (self._steps - self._turn_start) * BATCH_SIZE
+        self._turns.measurements.add_turn(images, time.perf_counter() - self._started)
+        self._turns.wait_for_next()
+        self._turn_start, self._started = self._steps, time.perf_counter()
 
     def metrics(self, points: list[MetricPoint]) -> None:
-        """Told when a test is over: its time is nobody's."""
+        """Called before and after an evaluation, whose time does not count."""
         for point in points:
             if point.series == "train/loss":
-                self._tested_from = time.perf_counter()
+                self._evaluation_started = time.perf_counter()
             if point.series == "test/error":
-                self._began += time.perf_counter() - self._tested_from
-                self._turns.score.tests.append((point.iteration * BATCH_SIZE, point.value or 0.0))
+                self._started += time.perf_counter() - self._evaluation_started
+                evaluation = (point.iteration * BATCH_SIZE, point.value or 0.0)
+                self._turns.measurements.evaluations.append(evaluation)
 
 
-def _rows(scores: dict[str, Score]) -> list[Row]:
-    ours = scores["ours"]
+def _compare(measurements: dict[str, Measurements]) -> list[Result]:
+    ours = measurements["ours"]
     titles = {
         "torchvision": "torchvision-style script",
         "akamaster": "akamaster-style script",
-        "bare": "a bare loop",
+        "minimal": "a minimal loop",
     }
-    rows = []
+    results = []
     for name, title in titles.items():
-        theirs = scores[name]
-        # The lowest error that both attained; each network's seconds are its own training's.
-        error = max(min(each for _, each in one.tests) for one in (ours, theirs))
-        rows += [
-            Row(
+        peer = measurements[name]
+        # The lowest error that both attained.
+        error = max(ours.lowest_error, peer.lowest_error)
+        results += [
+            Result(
                 f"resnet-{DEPTH} images/s vs {title}",
                 "images/s",
                 ours.images_per_second,
-                theirs.images_per_second,
-                is_more_better=True,
+                peer.images_per_second,
+                is_higher_better=True,
             ),
-            Row(
+            Result(
                 f"seconds to {error:.1f} % error vs {title}",
                 "s",
                 ours.seconds_to(error),
-                theirs.seconds_to(error),
+                peer.seconds_to(error),
             ),
-            Row(f"test error after {EPOCHS:g} epochs vs {title}", "%", ours.error, theirs.error),
+            Result(
+                f"test error after {count_of(EPOCHS, 'epoch')} vs {title}",
+                "%",
+                ours.last_error,
+                peer.last_error,
+            ),
         ]
-    return rows
+    return results
 
 
-def _two_workers(dataset: str, data_path: Path) -> list[Row]:
-    spec = _spec(dataset, SERVICE_ITERATIONS, resources={"num_workers": 2})
-    one, two = scaling.rates(spec, data_path)
-    what = "2 workers vs 1 with both their cores"
-    return [Row(what, "images/s", two, one, is_more_better=True)]
+def _measure_two_workers(dataset: str, data_path: Path) -> list[Result]:
+    spec = _make_spec(dataset, SERVICE_ITERATIONS, resources={"num_workers": 2})
+    alone, shared = scaling.measure_rates(spec, data_path)
+    name = "2 workers vs 1 with both cores"
+    return [Result(name, "images/s", shared, alone, is_higher_better=True)]
 
 
-def _through_the_service(dataset: str, data_path: Path) -> list[Row]:
-    """A job's rate, beside bare loops before and after it."""
-    bare = _bare_rate(dataset, data_path)
-    with tempfile.TemporaryDirectory(prefix="rb") as name:
-        folder = Path(name)
-        settings = {"RESNETD_DATA_DIR": str(data_path.absolute())}
-        with (
-            LocalService(folder / "var", logs_path=folder / "logs", settings=settings) as service,
-            resnetd.Client(url=service.url, token=service.token) as client,
-        ):
-            spec = _spec(
-                dataset,
-                SERVICE_ITERATIONS,
-                resources={"num_workers": 1, "cpus_per_worker": torch.get_num_threads()},
-            )
-            job = client.submit(**spec.model_dump(mode="json"))
-            client.wait(job.id)
-            values = client.metrics(job.id)["images_per_second"].values
+def _measure_service(dataset: str, data_path: Path) -> list[Result]:
+    """A job's images/s, between two runs of the minimal loop."""
+    before = _measure_minimal_loop(dataset, data_path)
+    with running_service(RESNETD_DATA_DIR=str(data_path.absolute())) as client:
+        spec = _make_spec(
+            dataset,
+            SERVICE_ITERATIONS,
+            resources={"num_workers": 1, "cpus_per_worker": torch.get_num_threads()},
+        )
+        job = client.submit(spec.model_dump(mode="json"))
+        client.wait(job.id)
+        values = client.metrics(job.id)["images_per_second"].values
     rates = [rate for rate in values if rate is not None]
-    bare = statistics.mean([bare, _bare_rate(dataset, data_path)])
-    what = "a job's images/s vs a bare loop"
-    return [Row(what, "images/s", statistics.median(rates), bare, is_more_better=True)]
+    peer = statistics.mean([before, _measure_minimal_loop(dataset, data_path)])
+    name = "a job of the service vs a minimal loop"
+    return [Result(name, "images/s", statistics.median(rates), peer, is_higher_better=True)]
 
 
-def _bare_rate(dataset: str, data_path: Path) -> float:
-    spec = _spec(dataset, SERVICE_ITERATIONS // 2)
-    scores = interleaved.hold({"bare": partial(_run_script, BareLoop, spec, data_path)})
-    return scores["bare"].images_per_second
+def _measure_minimal_loop(dataset: str, data_path: Path) -> float:
+    spec = _make_spec(dataset, SERVICE_ITERATIONS // 2)
+    training = partial(_run_script, MinimalLoop, spec, data_path)
+    return interleaved.run_interleaved({"minimal": training})["minimal"].images_per_second
 
 
 if __name__ == "__main__":

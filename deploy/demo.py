@@ -1,4 +1,4 @@
-"""`make demo`: a plain and a residual network of one depth, through the whole service."""
+"""`make demo`: trains a plain and a residual network of the same depth through the service."""
 
 import shutil
 import signal
@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 import resnetd
-from deploy.local import CannotStart, LocalService, interrupt
+from deploy.local import LocalService, StartError, interrupt
 from resnetd.watch import LineScreen, LiveScreen, watch
 
 DEPTH = 44
 NETWORKS = {f"plain-{DEPTH}": "none", f"resnet-{DEPTH}-A": "A"}
-# The paper's schedule in small: enough for 44 layers to show what the shortcuts are for.
+# Long enough for 44 layers to show the effect of the shortcuts.
 RECIPE = "quick"
 NUM_WORKERS = 2
 
@@ -25,8 +25,8 @@ BUILD_PATH = Path("build/demo")
 def main() -> int:
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, interrupt)
-    began = time.monotonic()
-    # A demonstration begins at the beginning; what people keep lies in var/.
+    started = time.monotonic()
+    # Of the last demo. The files of `make up` are in var/.
     shutil.rmtree(BUILD_PATH, ignore_errors=True)
     service = LocalService(
         BUILD_PATH / "var",
@@ -36,24 +36,25 @@ def main() -> int:
     console.print("Starting Ray, the API and the dispatcher on this machine ...")
     try:
         with service, resnetd.Client(url=service.url, token=service.token) as client:
-            console.print(f"The service is up at {service.url} ({time.monotonic() - began:.0f} s)")
+            console.print(f"The service runs at {service.url} ({time.monotonic() - started:.0f} s)")
             jobs = _train(client, console)
             if jobs is None:
                 return 1
             console.print(_table(client, jobs))
     except KeyboardInterrupt:
-        console.print("Interrupted; everything that was started has been stopped.")
+        console.print("Interrupted. All processes have been stopped.")
         return 130
-    except (CannotStart, resnetd.ResnetdError) as error:
+    except (StartError, resnetd.ResnetdError) as error:
         console.print(f"demo: {error}", markup=False, style="red")
         console.print(f"The logs are in {BUILD_PATH / 'logs'}")
         return 1
-    console.print(f"All stopped after {time.monotonic() - began:.0f} s. Your own: make up")
+    seconds = time.monotonic() - started
+    console.print(f"Stopped after {seconds:.0f} s. To start your own service: make up")
     return 0
 
 
 def _train(client: resnetd.Client, console: Console) -> list[resnetd.Job] | None:
-    """Both jobs once they have succeeded; None, after saying why, where one has not."""
+    """Both jobs once they have succeeded. None when one has not, after printing the reason."""
     jobs = [
         client.submit(
             depth=DEPTH,
@@ -66,20 +67,20 @@ def _train(client: resnetd.Client, console: Console) -> list[resnetd.Job] | None
         for name, shortcut in NETWORKS.items()
     ]
     console.print(
-        f"Two jobs are in the queue, each for {NUM_WORKERS} DDP workers; "
-        "data: digits, 1,797 scans of 8x8 pixels"
+        f"Submitted two jobs, each for {NUM_WORKERS} DDP workers. "
+        "Dataset: digits, 1,797 images of 8x8 pixels."
     )
     screen = LiveScreen(console) if console.is_terminal else LineScreen(console)
-    ended = watch(client, jobs, screen)
-    for job in ended:
+    jobs = watch(client, jobs, screen)
+    for job in jobs:
         if job.state is not resnetd.JobState.SUCCEEDED:
             console.print(f"{job.name}: {job.state} ({job.reason}) {job.message}", markup=False)
             return None
-    return ended
+    return jobs
 
 
 def _table(client: resnetd.Client, jobs: list[resnetd.Job]) -> Table:
-    table = Table("network", title="Errors in percent; seconds of training alone")
+    table = Table("network", title="Errors in percent; seconds of training without the start")
     for column in ("parameters", "train error", "test error", "seconds"):
         table.add_column(column, justify="right")
     table.add_column("weights", overflow="fold")

@@ -1,7 +1,7 @@
-"""A container's health check: exit status 0, or 1 and the reason.
+"""Health check of a container. The exit status is 0, or 1 with the reason on standard error.
 
-python healthcheck.py http URL [TOKEN_FILE]   whether the URL answers
-python healthcheck.py dispatcher              whether a dispatcher saw the cluster within 60 s
+python healthcheck.py http URL [TOKEN_FILE]   the URL responds with a success
+python healthcheck.py dispatcher              the dispatcher reached Ray within the last 60 s
 """
 
 import sys
@@ -13,16 +13,16 @@ from pathlib import Path
 from service.scheduling import cluster_state
 
 _TIMEOUT_SECONDS = 4.0
-# Looks are a second apart, a cold agent of Ray's takes five.
-_STALE = timedelta(minutes=1)
+# The dispatcher polls each second; an agent of Ray that has just started takes five to respond.
+_MAX_AGE = timedelta(minutes=1)
 
 
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["http", url, *token_file]:
-            reason = _why_silent(url, Path(token_file[0]) if token_file else None)
+            reason = _check_url(url, Path(token_file[0]) if token_file else None)
         case ["dispatcher"]:
-            reason = _why_idle()
+            reason = _check_dispatcher()
         case _:
             reason = (__doc__ or "").strip()
     if reason is None:
@@ -31,11 +31,12 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def _why_silent(url: str, token_file: Path | None) -> str | None:
+def _check_url(url: str, token_file: Path | None) -> str | None:
+    """Why the URL is unhealthy, or None."""
     request = urllib.request.Request(url)  # noqa: S310 - the compose file's own address
     if token_file is not None:
         request.add_header("Authorization", f"Bearer {token_file.read_text().strip()}")
-    # Docker may hand a proxy to every container; nothing here is behind one.
+    # Docker may set a proxy for all containers; local addresses are not behind it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         opener.open(request, timeout=_TIMEOUT_SECONDS).close()
@@ -44,8 +45,9 @@ def _why_silent(url: str, token_file: Path | None) -> str | None:
     return None
 
 
-def _why_idle() -> str | None:
-    # Cost half a second, and the images of the cluster check without them.
+def _check_dispatcher() -> str | None:
+    """Why the dispatcher is unhealthy, or None."""
+    # These take half a second to import, and the cluster's image has no database driver.
     from service import settings  # noqa: PLC0415
     from service.errors import ResnetdError  # noqa: PLC0415
     from service.storage.database import Database  # noqa: PLC0415
@@ -58,9 +60,11 @@ def _why_idle() -> str | None:
     except ResnetdError as error:
         return str(error)
     if cluster is None:
-        return "no dispatcher has seen the cluster yet"
+        return "no dispatcher has reached the cluster yet"
     age = datetime.now(UTC) - cluster.seen_at
-    return None if age < _STALE else f"the cluster was last seen {age.total_seconds():.0f} s ago"
+    if age < _MAX_AGE:
+        return None
+    return f"the dispatcher last reached the cluster {age.total_seconds():.0f} s ago"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""The whole service on this machine, without Docker: Ray head, API, dispatcher.
+"""The service on one machine without Docker: a Ray head, the API and the dispatcher.
 
-`python -m deploy.local` runs it in the foreground until Ctrl-C. The same entry points and
-settings as docker-compose.yml, one process each.
+`python -m deploy.local` runs it in the foreground until Ctrl-C, with the entry points and the
+settings of docker-compose.yml. A process manager like honcho would not shorten this: it stops the
+processes that it started, but Ray's leave their parents (deploy.process_reaper stops those), and
+tests start and kill each process by itself.
 """
 
 import argparse
@@ -19,22 +21,23 @@ from typing import IO, Self
 
 import httpx
 
-from deploy.process_reaper import die_with_parent
+from deploy.process_reaper import terminate_with_parent
 from deploy.ray_head import START_SECONDS, RayHead, free_ports
 
 _STOP_SECONDS = 15.0
+_POLL_SECONDS = 0.1
 
 
-class CannotStart(Exception):
-    """One sentence that says why."""
+class StartError(Exception):
+    """The service cannot start; the message says why."""
 
 
 class LocalService:
-    """Starts and stops the service's processes; each can also be stopped and started alone.
+    """Starts and stops the service's processes, all at once or each by itself.
 
-    `settings` are RESNETD_ variables that differ from the defaults. With `logs_path` the
-    processes write there, else to this process's standard error. A `ray` head that is given is
-    used and left running; else the service has its own.
+    `settings` are RESNETD_ variables. Logs are files in `logs_path`, or this process's standard
+    error. A given `ray` head is used and continues afterwards; by default the service starts one,
+    with `num_cpus` CPUs or all that this process may use.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class LocalService:
 
     @property
     def env(self) -> dict[str, str]:
-        """What the service's own processes run with."""
+        """The environment of the API and the dispatcher."""
         env = {
             **os.environ,
             "RESNETD_VAR_DIR": str(self.var_path),
@@ -94,10 +97,10 @@ class LocalService:
         return env
 
     def start(self) -> None:
-        """Returns when jobs can be submitted and run. CannotStart where that fails."""
+        """Returns once jobs can be submitted and run. StartError when that fails."""
         self._lock_var()
         self._require_free_port()
-        # The slowest first; the others start beside it.
+        # Ray takes the longest: the others start meanwhile.
         if self._given_ray is None:
             self._own_ray = RayHead(num_cpus=self._num_cpus, env=os.environ)
         self._migrate()
@@ -107,14 +110,14 @@ class LocalService:
             try:
                 self._own_ray.wait()
             except RuntimeError as error:
-                raise CannotStart(str(error)) from error
+                raise StartError(str(error)) from error
         self.start_process("dispatcher")
         self._wait_for_cluster()
 
     def stop(self) -> None:
-        """In the order in which they need each other; returns when nothing is left."""
-        # A second Ctrl-C must not leave half of them behind.
-        former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        """Stops each process before those that it needs; returns when no process is left."""
+        # A second Ctrl-C must not interrupt this.
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for name in ("dispatcher", "api"):
             self.stop_process(name)
         if self._own_ray is not None:
@@ -123,7 +126,7 @@ class LocalService:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-        signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGINT, previous)
 
     def start_process(self, name: str) -> None:
         """`api` or `dispatcher`."""
@@ -137,9 +140,9 @@ class LocalService:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C in the terminal is for this process alone; it stops them in order.
+                # Ctrl-C in the terminal reaches this process only, which stops the others in order.
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock here
+                preexec_fn=terminate_with_parent,  # noqa: PLW1509 - takes no lock
             )
 
     def stop_process(self, name: str, *, kill: bool = False) -> None:
@@ -158,21 +161,23 @@ class LocalService:
         while time.monotonic() < deadline:
             process = self.processes["api"]
             if process.poll() is not None:
-                raise CannotStart(f"the API ended at once{self._said('api')}")
+                raise StartError(f"the API exited during its start{self._log_tail('api')}")
             try:
                 if httpx.get(f"{self.url}/v1/health", timeout=5.0, trust_env=False).is_success:
                     return
             except httpx.TransportError:
                 pass
-            time.sleep(0.05)
-        raise CannotStart(f"the API does not answer at {self.url}{self._said('api')}")
+            time.sleep(_POLL_SECONDS)
+        raise StartError(f"the API does not respond at {self.url}{self._log_tail('api')}")
 
-    def first_to_end(self) -> str | None:
-        """The name of a process that has ended by itself; None as long as all run."""
+    def find_exited(self) -> str | None:
+        """The name of a process that has exited by itself, or None."""
         if self.ray is not None and self.ray.process.poll() is not None:
             return "ray"
-        ended = (name for name, process in self.processes.items() if process.poll() is not None)
-        return next(ended, None)
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                return name
+        return None
 
     def _lock_var(self) -> None:
         self.var_path.mkdir(parents=True, exist_ok=True)
@@ -180,21 +185,21 @@ class LocalService:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CannotStart(f"another resnetd runs in {self.var_path}") from error
+            raise StartError(f"another resnetd already runs in {self.var_path}") from error
 
     def _require_free_port(self) -> None:
-        """Before anything starts; and somebody else's API must not be taken for ours."""
+        """Fails before any process starts, and never takes another API for this one."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", self.api_port))
             except OSError as error:
-                raise CannotStart(
-                    f"port {self.api_port} is taken ({error.strerror}); choose another: PORT=8001"
+                raise StartError(
+                    f"port {self.api_port} is in use ({error.strerror}); choose another: PORT=8001"
                 ) from error
 
     def _migrate(self) -> None:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "service", "migrate"],
             env=self.env,
             cwd=self.var_path,
@@ -202,21 +207,21 @@ class LocalService:
             text=True,
             check=False,
         )
-        if done.returncode != 0:
-            raise CannotStart(done.stderr.strip())
+        if completed.returncode != 0:
+            raise StartError(completed.stderr.strip())
 
     def _wait_for_cluster(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         headers = {"Authorization": f"Bearer {self.token}"}
         while time.monotonic() < deadline:
-            ended = self.first_to_end()
-            if ended is not None:
-                raise CannotStart(f"{ended} ended at once{self._said(ended)}")
-            answer = httpx.get(f"{self.url}/v1/cluster", headers=headers, trust_env=False)
-            if answer.is_success and answer.json()["cpus"] is not None:
+            exited = self.find_exited()
+            if exited is not None:
+                raise StartError(f"{exited} exited during its start{self._log_tail(exited)}")
+            response = httpx.get(f"{self.url}/v1/cluster", headers=headers, trust_env=False)
+            if response.is_success and response.json()["cpus"] is not None:
                 return
-            time.sleep(0.05)
-        raise CannotStart(f"the dispatcher found no cluster{self._said('dispatcher')}")
+            time.sleep(_POLL_SECONDS)
+        raise StartError(f"the dispatcher found no cluster{self._log_tail('dispatcher')}")
 
     def _log(self, name: str) -> IO[bytes]:
         if self._logs_path is None:
@@ -224,39 +229,45 @@ class LocalService:
         self._logs_path.mkdir(parents=True, exist_ok=True)
         return (self._logs_path / f"{name}.log").open("ab")
 
-    def _said(self, name: str) -> str:
+    def _log_tail(self, name: str) -> str:
+        """The end of the process's log to append to a message, or nothing."""
         path = None if self._logs_path is None else self._logs_path / f"{name}.log"
         return f":\n{path.read_text()[-2000:].strip()}" if path and path.exists() else ""
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends a foreground command the way that Ctrl-C does."""
+    """A handler with which SIGTERM ends a foreground command as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make up", description=__doc__)
-    parser.add_argument("--var", type=Path, default=Path("var"), help="where everything is kept")
-    parser.add_argument("--port", type=int, default=8000, help="the API's port")
-    parser.add_argument("--cpus", type=int, help="how many jobs may occupy; default: all")
-    chosen = parser.parse_args()
+    parser.add_argument(
+        "--var",
+        type=Path,
+        default=Path("var"),
+        help="the folder of the database, the artifacts and the datasets",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port of the API")
+    parser.add_argument("--cpus", type=int, help="CPUs that jobs may use (default: all)")
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupt)
-    service = LocalService(chosen.var, api_port=chosen.port, num_cpus=chosen.cpus)
-    print("starting Ray, the API and the dispatcher; a few seconds ...", flush=True)
+    service = LocalService(options.var, api_port=options.port, num_cpus=options.cpus)
+    print("starting Ray, the API and the dispatcher ...", flush=True)
     try:
         with service:
-            print(f"\nresnetd is up at {service.url} (documentation: {service.url}/v1/docs)")
+            print(f"\nresnetd runs at {service.url} (documentation: {service.url}/v1/docs)")
             print(f"the token is in {service.token_path}")
-            print("Ctrl-C stops it\n", flush=True)
+            print("press Ctrl-C to stop\n", flush=True)
             while True:
                 time.sleep(0.5)
-                ended = service.first_to_end()
-                if ended is not None:
-                    print(f"resnetd: {ended} ended by itself, stopping", file=sys.stderr)
+                exited = service.find_exited()
+                if exited is not None:
+                    print(f"resnetd: {exited} exited unexpectedly; stopping", file=sys.stderr)
                     return 1
     except KeyboardInterrupt:
         print("stopped")
-    except CannotStart as error:
+    except StartError as error:
         print(f"resnetd: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,6 @@
-"""Makes the secrets that docker-compose.yml names: `python3 deploy/make_secrets.py`, once.
+"""Creates the secrets that docker-compose.yml names: `python3 deploy/make_secrets.py`.
 
-A secret that is there stays as it is. Needs nothing but Python: a machine with Docker has no
-environment of ours.
+An existing secret is kept. Needs Python only: a machine with Docker has no virtual environment.
 """
 
 import argparse
@@ -13,34 +12,34 @@ from pathlib import Path
 DEFAULT_PATH = Path(__file__).parent / "secrets"
 
 
-class CannotMake(Exception):
-    """One sentence that says why."""
+class SecretsError(Exception):
+    """The secrets are inconsistent; the message says why."""
 
 
 def make_secrets(path: Path) -> list[str]:
-    """The names of those that were made. CannotMake where what is there does not fit together.
+    """Returns the names of the created secrets. SecretsError when existing ones do not match.
 
-    Compose mounts the files as they are, and each container reads them as a user of its own. So
-    the files are open to read and the folder is closed: nobody else of this machine gets there.
+    Compose mounts the files with their permissions, and each container reads them as its own
+    user. So every user may read the files, but only the owner may enter the folder.
     """
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     password_path = path / "postgres_password"
     url_path = path / "resnetd_database_url"
     if url_path.exists() and not password_path.exists():
-        raise CannotMake(f"{url_path} holds a password, but {password_path} is gone")
-    made = [_make(password_path, secrets.token_urlsafe(32))]
+        raise SecretsError(f"{url_path} contains a password, but {password_path} does not exist")
+    created = [_create(password_path, secrets.token_urlsafe(32))]
     password = password_path.read_text().strip()
-    made += [
-        _make(url_path, f"postgresql://resnetd:{password}@postgres:5432/resnetd"),
-        _make(path / "resnetd_ray_token", secrets.token_hex(32)),
-        _make(path / "resnetd_admin_token", secrets.token_urlsafe(32)),
+    created += [
+        _create(url_path, f"postgresql://resnetd:{password}@postgres:5432/resnetd"),
+        _create(path / "resnetd_ray_token", secrets.token_hex(32)),
+        _create(path / "resnetd_admin_token", secrets.token_urlsafe(32)),
     ]
-    return [name for name in made if name is not None]
+    return [name for name in created if name is not None]
 
 
-def _make(path: Path, secret: str) -> str | None:
-    """The file's name, or None where it was there."""
+def _create(path: Path, secret: str) -> str | None:
+    """Returns the file's name, or None when it already exists."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -53,14 +52,19 @@ def _make(path: Path, secret: str) -> str | None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make secrets", description=__doc__)
-    parser.add_argument("--path", type=Path, default=DEFAULT_PATH, help="the folder for them")
+    parser.add_argument(
+        "--path", type=Path, default=DEFAULT_PATH, help="their folder (default: %(default)s)"
+    )
     path = parser.parse_args().path
     try:
-        made = make_secrets(path)
-    except CannotMake as error:
+        created = make_secrets(path)
+    except SecretsError as error:
         print(f"make secrets: {error}", file=sys.stderr)
         return 1
-    print(f"made in {path}: {', '.join(made)}" if made else f"all secrets are in {path} already")
+    if created:
+        print(f"created in {path}: {', '.join(created)}")
+    else:
+        print(f"all secrets already exist in {path}")
     return 0
 
 

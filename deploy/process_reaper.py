@@ -1,8 +1,7 @@
-"""Runs a command and leaves nothing of it behind: `python -m deploy.process_reaper COMMAND...`.
+"""Runs a command and stops all its descendants: `python -m deploy.process_reaper COMMAND...`.
 
-Ray's processes leave their parents. The keeper adopts whatever its command leaves (it is their
-subreaper), and kills all of it by pid when the command ends, when it is told to end, or when its
-own parent dies.
+Ray's processes leave their parents. As their subreaper (prctl(2)) this process becomes the parent
+of those, and kills all of them when the command exits, on SIGTERM, or when its own parent exits.
 """
 
 import ctypes
@@ -18,22 +17,22 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def die_with_parent() -> None:
-    """This process gets SIGTERM when its parent ends, however that ends. Linux only."""
+def terminate_with_parent() -> None:
+    """Sends this process SIGTERM when its parent exits for any reason. Linux only."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
-def keep(command: list[str]) -> int:
-    """The command's exit status, once nothing of it is left."""
-    die_with_parent()
+def run(command: list[str]) -> int:
+    """Returns the command's exit status once no process of it is left."""
+    terminate_with_parent()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, _exit)
-    # A terminal's Ctrl-C reaches the whole group; the parent decides what follows from it.
+    # Ctrl-C in a terminal reaches all of its processes; the parent decides when this one stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         child = os.posix_spawnp(command[0], command, os.environ)
         while True:
-            # Orphans, too: they are zombies of this process until it asks for them.
+            # Of orphans too, which stay zombies until then.
             pid, status = os.wait()
             if pid == child:
                 return os.waitstatus_to_exitcode(status)
@@ -53,12 +52,12 @@ def _kill_all_descendants() -> None:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        while _reaps_one():
+        while _reap_zombie():
             pass
         time.sleep(0.02)
 
 
-def _reaps_one() -> bool:
+def _reap_zombie() -> bool:
     try:
         pid, _ = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
@@ -67,4 +66,4 @@ def _reaps_one() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(keep(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A Ray head of our own on this machine: own ports, token and directory, and nothing left after."""
+"""A Ray head on this machine, with its own ports, token and folder; stops without a trace."""
 
 import secrets
 import shutil
@@ -10,21 +10,22 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import httpx
 
 START_SECONDS = 120.0
-# Ray's least is 75 MiB; plain DDP puts nothing into its object store.
+# Ray requires 75 MiB; DDP puts nothing into the object store.
 _OBJECT_STORE_BYTES = 80_000_000
-# Without compiled bytecode each Ray process spends 3 CPU-seconds more on importing torch.
+# Without compiled bytecode each Ray process needs 3 more CPU-seconds to import torch.
 _NOT_INHERITED = {"PYTHONDONTWRITEBYTECODE"}
 
 
 class RayHead:
-    """Starts at once; `wait` until it answers. `env` is what belongs to this cluster.
+    """Starts when constructed. `with` waits until it responds, and stops it.
 
-    The head runs under deploy.process_reaper: it ends with this process, together with everything
-    that it started.
+    `env` is the environment of processes that use this head. The head runs under
+    deploy.process_reaper: it stops with this process, with all processes that it started.
     """
 
     def __init__(
@@ -35,8 +36,8 @@ class RayHead:
         token: str | None = None,
         env: Mapping[str, str],
     ) -> None:
-        """`num_gpus` None: those that Ray finds. `env`: the whole environment, PATH and all."""
-        # Ray's sockets lie under its temp dir, and a socket's path ends at 107 bytes.
+        """`num_gpus` None: as many as Ray finds. `env`: the complete environment, PATH included."""
+        # It contains Ray's sockets, and the path of a socket has at most 107 bytes.
         self.temp_path = Path(tempfile.mkdtemp(prefix="rd", dir="/tmp"))
         self.token = token or secrets.token_hex(32)
         gcs, dashboard, objects, nodes, agent, agent_grpc, metrics = free_ports(7)
@@ -44,18 +45,18 @@ class RayHead:
         self.url = f"http://127.0.0.1:{dashboard}"
         self.env = {
             **{name: value for name, value in env.items() if name not in _NOT_INHERITED},
-            # Jobs run `python`, and it must be this one.
+            # Jobs run `python`, which must be this interpreter.
             "PATH": f"{Path(sys.executable).parent}:{env.get('PATH', '')}",
-            # Without it, each run of Train ends 12 s late where Ray finds another cluster.
+            # Without it each run of Ray Train ends 12 s late when Ray finds another cluster.
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
-            # Of Ray itself: nobody would fetch them, and a small machine has better to do.
+            # Ray's own metrics: no process here reads them, and they take CPU time.
             "RAY_enable_metrics_collection": "0",
-            # Workers run at nice 15 otherwise, and starve beside anything else.
+            # By default workers run at nice 15, and any other process starves them.
             "RAY_worker_niceness": "0",
-            # Train's workers never match a process that was started ahead of time.
+            # Ray Train's workers never use a process that Ray started in advance.
             "RAY_prestart_worker_first_driver": "0",
         }
         self._command = [
@@ -74,13 +75,24 @@ class RayHead:
         self._log_path = self.temp_path / "head.log"
         self.process = self._start()
 
-    def start_again(self) -> None:
-        """After it has ended by itself: at the same address, with nothing of what it knew."""
+    def __enter__(self) -> Self:
+        try:
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def restart(self) -> None:
+        """Starts a head that has exited again: the same address, no state."""
         assert self.process.poll() is not None
         self.process = self._start()
 
     def wait(self) -> None:
-        """Until the job endpoint answers. RuntimeError with Ray's log where it does not."""
+        """Returns once the job endpoint responds. RuntimeError with Ray's log when it does not."""
         deadline = time.monotonic() + START_SECONDS
         headers = {"Authorization": f"Bearer {self.token}"}
         with httpx.Client(
@@ -88,7 +100,7 @@ class RayHead:
         ) as client:
             while time.monotonic() < deadline and self.process.poll() is None:
                 try:
-                    # The agent behind the jobs comes up after the dashboard.
+                    # The agent that serves jobs starts after the dashboard.
                     if (
                         client.get("/api/jobs/").is_success
                         and client.get("/api/v0/nodes").is_success
@@ -100,7 +112,7 @@ class RayHead:
         raise RuntimeError(f"Ray did not start:\n{self._log_path.read_text()[-4000:]}")
 
     def stop(self) -> None:
-        """Returns when no process of the cluster and no file of it is left."""
+        """Returns when no process and no file of the cluster is left."""
         self.process.terminate()
         self.process.wait(30.0)
         shutil.rmtree(self.temp_path, ignore_errors=True)
@@ -110,7 +122,7 @@ class RayHead:
             return subprocess.Popen(
                 [sys.executable, "-m", "deploy.process_reaper", *self._command],
                 env=self.env,
-                # Ray puts its working directory on every worker's path.
+                # Ray adds its working directory to the import path of each worker.
                 cwd=self.temp_path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -120,16 +132,16 @@ class RayHead:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
+    """Different TCP ports on which no process listens now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _host_address() -> str:
-    """The address that Ray takes for this host; no packet is sent."""
+    """The address that Ray finds for this host, in the same way; sends no packet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 80))

@@ -1,7 +1,7 @@
-"""`make chaos MINUTES=60 SEED=...`: kills something every 5 to 40 s, under jobs and a search.
+"""`make chaos MINUTES=60 SEED=...`: injects a fault every 5 to 40 s while jobs and a search run.
 
-At the end each job must have ended as it deserves, told every number once, and left the weights
-of a run that nobody disturbed; exit status 1 where anything is wrong.
+At the end each job must have ended as its spec deserves, with every metric point once and the
+weights of an uninterrupted run. The exit status is 1 when an invariant does not hold.
 """
 
 import argparse
@@ -15,47 +15,51 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local import interrupt
-from tests.chaos.environment import VICTIMS
-from tests.chaos.scenario import Game, play
-from tests.chaos.workload import ALL
+from service.text import count_of
+from tests.chaos.environment import FAULT_TARGETS
+from tests.chaos.scenario import Scenario, run_scenario
+from tests.chaos.workload import ALL_CASES
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=None, help="of who is hit and when")
-    parser.add_argument("--logs", type=Path, help="keeps everything there; else it is removed")
-    chosen = parser.parse_args()
-    seed = secrets.randbelow(10**6) if chosen.seed is None else chosen.seed
-    print(f"seed {seed}, {chosen.minutes:g} minutes", flush=True)
-    chance = random.Random(seed)
-    strikes = 0
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long faults are injected")
+    parser.add_argument("--seed", type=int, help="decides the jobs, the faults and their times")
+    parser.add_argument("--logs", type=Path, help="keep all files in this folder")
+    options = parser.parse_args()
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    print(f"seed {seed}, {options.minutes:g} minutes", flush=True)
+    random_numbers = random.Random(seed)
+    num_faults = 0
     signal.signal(signal.SIGTERM, interrupt)
 
-    def plot(game: Game) -> None:
-        nonlocal strikes
-        end = time.monotonic() + chosen.minutes * 60.0
+    def inject_faults(scenario: Scenario) -> None:
+        nonlocal num_faults
+        end = time.monotonic() + options.minutes * 60.0
         while time.monotonic() < end:
-            game.keep_busy(ALL)
-            game.keep_searching()
-            game.wait_until(time.monotonic() + chance.uniform(5.0, 40.0))
-            game.strike(chance.choice(VICTIMS))
-            strikes += 1
+            scenario.refill_queue(ALL_CASES)
+            scenario.keep_one_search()
+            scenario.run_until(time.monotonic() + random_numbers.uniform(5.0, 40.0))
+            scenario.inject_fault(random_numbers.choice(FAULT_TARGETS))
+            num_faults += 1
 
-    with tempfile.TemporaryDirectory(prefix="chaos") as name:
-        path = chosen.logs or Path(name)
+    with tempfile.TemporaryDirectory(prefix="chaos") as temporary:
+        path = options.logs or Path(temporary)
         path.mkdir(parents=True, exist_ok=True)
         try:
-            summary = play(path, seed=seed, orders=ALL, plot=plot, say=_say)
+            summary = run_scenario(
+                path, seed=seed, cases=ALL_CASES, script=inject_faults, log=_print_with_time
+            )
         except AssertionError as error:
-            print(f"{error}\nnot right after {strikes} strikes, seed {seed}", file=sys.stderr)
+            message = f"an invariant does not hold after {count_of(num_faults, 'fault')}"
+            print(f"{error}\n{message} (seed {seed})", file=sys.stderr)
             return 1
-    print(f"{summary}\nall is right after {strikes} strikes, seed {seed}")
+    print(f"{summary}\nall invariants hold after {count_of(num_faults, 'fault')} (seed {seed})")
     return 0
 
 
-def _say(words: str) -> None:
-    print(f"{datetime.now(UTC):%H:%M:%S} {words}", flush=True)
+def _print_with_time(message: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S} {message}", flush=True)
 
 
 if __name__ == "__main__":

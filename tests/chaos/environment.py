@@ -1,7 +1,6 @@
-"""The whole service with a database of its own, and somebody who breaks it."""
+"""The service with its own PostgreSQL and Ray, and the faults that are injected into them."""
 
 import random
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,143 +10,145 @@ import psutil
 
 import resnetd
 from deploy.local import LocalService
-from tests.support.fake_api import eventually
 from tests.support.postgres import PostgresServer, postgres_server
-from tests.support.services import IMPATIENT
+from tests.support.services import FAST_RECOVERY
 
-VICTIMS = ("API", "dispatcher", "training", "raylet", "database")
-# A process that trains, the one that forks it, the rank that Ray made, the runner's driver, and
-# that of a search.
+FAULT_TARGETS = ("api", "dispatcher", "training", "raylet", "database")
+# Command lines of a job's or search's processes: a process that trains or forks such ones, the
+# rank that Ray starts, the runner's driver, a search's driver.
 _TRAINING = (
     "workers.cluster.fork_server",
     "ray::RayTrainWorker",
     "workers runner",
     "workers search",
 )
-_LONGEST_OUTAGE_SECONDS = 5.0
+# Of the remaining faults, stops in order.
+_SIGKILL_SHARE = 0.7
+_MAX_OUTAGE_SECONDS = 5.0
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-class World:
-    """Whatever of it ends is started again, as an init system would."""
+class Environment:
+    """Injects faults, and restarts what has stopped, as an init system would."""
 
-    def __init__(self, service: LocalService, postgres: PostgresServer, url: str, say: Say) -> None:
+    def __init__(
+        self, service: LocalService, postgres: PostgresServer, database_url: str, log: Log
+    ) -> None:
         self.service = service
-        self.database_url = url
+        self.database_url = database_url
         self._postgres = postgres
-        self._say = say
+        self._log = log
         self._is_postgres_down = False
 
     def client(self) -> resnetd.Client:
-        """One that is as patient as outages are long."""
+        """Retries for longer than any outage lasts."""
         return resnetd.Client(
             url=self.service.url, token=self.service.token, retry=resnetd.Retry(attempts=30)
         )
 
-    def strike(self, victim: str, chance: random.Random) -> None:
-        """SIGKILL or, by chance, an orderly end; then an outage, then a new start."""
-        is_kill = chance.random() < 0.7
-        outage_seconds = chance.uniform(0.0, _LONGEST_OUTAGE_SECONDS)
-        if victim in {"API", "dispatcher"}:
-            self._say(f"{_verb(is_kill)} the {victim}, {outage_seconds:.1f} s away")
-            self.service.stop_process(victim.lower(), kill=is_kill)
-            _wait(outage_seconds)
-        elif victim == "database":
-            self._say(f"{_verb(is_kill)} the database, {outage_seconds:.1f} s away")
-            self._postgres.kill() if is_kill else self._postgres.stop(mode="fast")
-            self._is_postgres_down = True
-            _wait(outage_seconds)
-        elif victim == "raylet":
-            self._kill_one_of(("raylet/raylet",), chance)
-        else:
-            self._kill_one_of(_TRAINING, chance)
-        self.mend()
+    def inject_fault(self, target: str, random_numbers: random.Random) -> None:
+        """Stops one of FAULT_TARGETS, waits for some seconds, and restarts it.
 
-    def mend(self) -> None:
-        """Starts again whatever is not there."""
+        The API, the dispatcher and the database get SIGKILL or are stopped in order.
+        """
+        if target == "raylet":
+            self._kill_one_of(("raylet/raylet",), random_numbers)
+        elif target == "training":
+            self._kill_one_of(_TRAINING, random_numbers)
+        else:
+            is_killed = random_numbers.random() < _SIGKILL_SHARE
+            seconds = random_numbers.uniform(0.0, _MAX_OUTAGE_SECONDS)
+            verb = "kill" if is_killed else "stop"
+            self._log(f"{verb} the {target}, restart it after {seconds:.1f} s")
+            if target == "database":
+                self._postgres.kill() if is_killed else self._postgres.stop(mode="fast")
+                self._is_postgres_down = True
+            else:
+                self.service.stop_process(target, kill=is_killed)
+            time.sleep(seconds)
+        self.restart_stopped()
+
+    def restart_stopped(self) -> None:
+        """Restarts each process of the service that does not run, and Ray's head."""
         if self._is_postgres_down:
             self._postgres.start_after_a_crash()
             self._is_postgres_down = False
         head = self.service.ray
         assert head is not None
         if head.process.poll() is not None:
-            self._say("Ray's head has ended; another is started")
-            head.start_again()
+            self._log("the Ray head has ended; restart it")
+            head.restart()
         for name in ("api", "dispatcher"):
             process = self.service.processes.get(name)
             if process is not None and process.poll() is not None:
-                self._say(f"the {name} has ended with {process.returncode}; another is started")
+                self._log(f"the {name} has ended with status {process.returncode}; restart it")
                 self.service.stop_process(name)
             if name not in self.service.processes:
                 self.service.start_process(name)
 
     def processes(self, *titles: str) -> list[psutil.Process]:
-        """Of the service and its cluster, those whose command line holds one of the titles."""
+        """Processes of the service and its cluster whose command line contains a title."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                if any(title in line for title in titles) and self.is_ours(process):
+                command_line = " ".join(process.cmdline())
+                if any(title in command_line for title in titles) and self.owns(process):
                     found.append(process)
         return found
 
-    def is_ours(self, process: psutil.Process) -> bool:
-        """By what every process of this service has in its environment. psutil.Error."""
+    def owns(self, process: psutil.Process) -> bool:
+        """Whether the process belongs to this service, by its environment. psutil.Error."""
         head = self.service.ray
         env = process.environ()
         is_in_cluster = head is not None and env.get("RAY_ADDRESS") == head.address
         return is_in_cluster or env.get("RESNETD_VAR_DIR") == str(self.service.var_path)
 
-    def _kill_one_of(self, titles: tuple[str, ...], chance: random.Random) -> None:
-        found = self.processes(*titles)
-        if not found:
-            self._say(f"nobody to kill: {' '.join(titles)}")
+    def _kill_one_of(self, titles: tuple[str, ...], random_numbers: random.Random) -> None:
+        processes = self.processes(*titles)
+        if not processes:
+            self._log(f"no process to kill: {', '.join(titles)}")
             return
-        victim = chance.choice(found)
+        process = random_numbers.choice(processes)
         with suppress(psutil.NoSuchProcess):
-            self._say(f"kill {victim.pid}: {' '.join(victim.cmdline())[:80]}")
-            victim.kill()
+            self._log(f"kill {process.pid}: {' '.join(process.cmdline())[:80]}")
+            process.kill()
 
 
 @contextmanager
-def world(path: Path, say: Say) -> Iterator[World]:
-    """Three workers fit. PostgreSQL writes to its disk before it confirms."""
+def run_environment(
+    path: Path, log: Log, *, num_cpus: int, warm_runner_workers: int
+) -> Iterator[Environment]:
+    """The service with all its files below `path`; PostgreSQL commits to the disk.
+
+    AssertionError when a process outlives the service.
+    """
     with postgres_server(is_durable=True) as postgres:
-        url = postgres.new_database()
-        settings = IMPATIENT | {
-            "RESNETD_DATABASE_URL": url,
+        database_url = postgres.new_database()
+        settings = FAST_RECOVERY | {
+            "RESNETD_DATABASE_URL": database_url,
+            "RESNETD_WARM_RUNNER_WORKERS": str(warm_runner_workers),
             "RESNETD_HEARTBEAT_TIMEOUT_SECONDS": "20",
             "RESNETD_START_TIMEOUT_SECONDS": "90",
             "RESNETD_TERMINATION_GRACE_SECONDS": "10",
         }
         with LocalService(
-            path / "var", num_cpus=3, settings=settings, logs_path=path / "logs"
+            path / "var", num_cpus=num_cpus, settings=settings, logs_path=path / "logs"
         ) as service:
-            made = World(service, postgres, url, say)
-            yield made
+            environment = Environment(service, postgres, database_url, log)
+            yield environment
             head = service.ray
-        left = [process for process in psutil.process_iter() if _holds(process, made, head)]
-        assert left == [], f"processes outlive the service: {left}"
+            assert head is not None
+        survivors = [
+            process
+            for process in psutil.process_iter()
+            if _is_alive_with(process, "RESNETD_VAR_DIR", str(service.var_path))
+            or _is_alive_with(process, "RAY_ADDRESS", head.address)
+        ]
+        assert survivors == [], f"processes outlive the service: {survivors}"
 
 
-def _holds(process: psutil.Process, made: World, head: object) -> bool:
-    assert head is not None
+def _is_alive_with(process: psutil.Process, variable: str, value: str) -> bool:
     with suppress(psutil.Error):
-        is_gone = process.status() == psutil.STATUS_ZOMBIE
-        env = process.environ()
-        return not is_gone and (
-            env.get("RESNETD_VAR_DIR") == str(made.service.var_path)
-            or env.get("RAY_ADDRESS") == getattr(head, "address", None)
-        )
+        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(variable) == value
     return False
-
-
-def _verb(is_kill: bool) -> str:
-    return f"kill ({signal.SIGKILL.name})" if is_kill else "restart"
-
-
-def _wait(seconds: float) -> None:
-    """An outage's length is what is tested."""
-    deadline = time.monotonic() + seconds
-    eventually(lambda: time.monotonic() >= deadline)

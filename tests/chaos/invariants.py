@@ -1,6 +1,6 @@
-"""What must hold after any disturbance; each check raises AssertionError with what it found."""
+"""What must hold after any fault; each check raises AssertionError with what it found."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,49 +16,64 @@ from service.states import RayJobState, Reason
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, RunnerRow
-from tests.chaos.environment import World
-from tests.chaos.workload import SEARCH, Order, Undisturbed, points_of, sha256_of
+from tests.chaos.environment import Environment
+from tests.chaos.workload import (
+    SEARCH,
+    JobCase,
+    ReferenceRun,
+    comparable_points,
+    weights_sha256,
+)
 from tests.support.fake_api import eventually
 from workers.cluster.ray_jobs import RayJobs
 
 _SETTLE_SECONDS = 120.0
+_POLL_SECONDS = 0.25
 
-# Each write that an attempt makes leaves its number behind, in the order of the commits.
-_WITNESS = """
-CREATE TABLE witnessed (
-    number bigint GENERATED ALWAYS AS IDENTITY, job_id text, attempt int, what text
+# Records each write that an attempt makes, in the order of the commits.
+_RECORD_WRITES = """
+CREATE TABLE recorded_writes (
+    number bigint GENERATED ALWAYS AS IDENTITY, job_id text, attempt int, table_name text
 );
-CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION record_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO witnessed (job_id, attempt, what) VALUES (NEW.job_id, NEW.attempt, TG_TABLE_NAME);
+    INSERT INTO recorded_writes (job_id, attempt, table_name)
+    VALUES (NEW.job_id, NEW.attempt, TG_TABLE_NAME);
     RETURN NEW;
 END $$;
-CREATE TRIGGER witness AFTER INSERT OR UPDATE ON metrics FOR EACH ROW EXECUTE FUNCTION witness();
-CREATE TRIGGER witness AFTER INSERT ON log_lines FOR EACH ROW EXECUTE FUNCTION witness();
-CREATE TRIGGER witness AFTER INSERT ON checkpoints FOR EACH ROW EXECUTE FUNCTION witness();
+CREATE TRIGGER record_write AFTER INSERT OR UPDATE ON metrics
+    FOR EACH ROW EXECUTE FUNCTION record_write();
+CREATE TRIGGER record_write AFTER INSERT ON log_lines
+    FOR EACH ROW EXECUTE FUNCTION record_write();
+CREATE TRIGGER record_write AFTER INSERT ON checkpoints
+    FOR EACH ROW EXECUTE FUNCTION record_write();
 """
 
 
-def call_a_witness(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(_WITNESS.encode())
+def record_writes(database_url: str) -> None:
+    """Installs the triggers that `check_attempts_do_not_overlap` relies on."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(_RECORD_WRITES.encode())
 
 
-def ended_as_deserved(client: resnetd.Client, jobs: Mapping[str, Order]) -> None:
-    for job_id, order in jobs.items():
+def check_job_ends(client: resnetd.Client, jobs: Mapping[str, JobCase]) -> None:
+    """Each job ended in the state, with the reason and the message of its case."""
+    for job_id, case in jobs.items():
         job = client.job(job_id)
-        told = [
-            (one.number, one.reason, (one.message or "")[-300:]) for one in client.attempts(job_id)
+        attempts = [
+            (attempt.number, attempt.reason, (attempt.message or "")[-300:])
+            for attempt in client.attempts(job_id)
         ]
-        assert (job.state, job.reason) == (order.state, order.reason), (
-            f"{order.name} {job_id} is {job.state} ({job.reason}), "
-            f"should be {order.state} ({order.reason}): {job.message}\n{told}"
+        assert (job.state, job.reason) == (case.state, case.reason), (
+            f"{case.name} {job_id} is {job.state} ({job.reason}), "
+            f"should be {case.state} ({case.reason}): {job.message}\n{attempts}"
         )
+        assert case.message in (job.message or ""), f"{case.name} {job_id}: {job.message}"
 
 
-def searches_ended_whole(client: resnetd.Client, search_ids: Iterable[str]) -> list[str]:
-    """Each has all its trials, each of them once, and all completed. The trials' jobs."""
-    found: list[str] = []
+def check_searches(client: resnetd.Client, search_ids: Iterable[str]) -> list[str]:
+    """Each search completed all its trials, each once. Returns the trials' jobs."""
+    job_ids: list[str] = []
     for search_id in search_ids:
         search = client.search(search_id)
         assert (search.state, search.end_reason) == ("succeeded", "trials"), (
@@ -67,86 +82,97 @@ def searches_ended_whole(client: resnetd.Client, search_ids: Iterable[str]) -> l
         trials = client.trials(search_id)
         numbers = sorted(trial.number for trial in trials)
         assert numbers == list(range(1, SEARCH["budget"]["trials"] + 1)), f"trials {numbers}"
-        assert len({str(trial.params) for trial in trials}) == len(trials), "a trial came twice"
+        assert len({str(trial.params) for trial in trials}) == len(trials), "two trials are equal"
         reasons = {trial.reason for trial in trials}
         assert reasons == {"completed"}, f"trials of {search_id} ended as {reasons}"
-        found += [trial.job_id for trial in trials]
-    return found
+        job_ids += [trial.job_id for trial in trials]
+    return job_ids
 
 
-def told_everything_once(
-    client: resnetd.Client, job_id: str, order: Order, undisturbed: Undisturbed, folder: Path
+def check_training(
+    client: resnetd.Client, job_id: str, case: JobCase, reference: ReferenceRun, folder: Path
 ) -> None:
-    """Every number and every weight is that of the run that nobody disturbed."""
+    """All metrics and weights equal those of an uninterrupted run."""
     rows = [
         (name, iteration, value)
         for name, series in client.metrics(job_id).items()
         for iteration, value in zip(series.iterations, series.values, strict=True)
     ]
-    assert points_of(rows) == undisturbed.points, f"{order.name} {job_id} told other numbers"
+    assert comparable_points(rows) == reference.points, f"{case.name} {job_id}: metrics differ"
     weights = client.download(job_id, "newest", path=folder / f"{job_id}.safetensors")
-    assert sha256_of(weights) == undisturbed.weights_sha256, f"{order.name} {job_id}: weights"
+    assert weights_sha256(weights) == reference.weights_sha256, (
+        f"{case.name} {job_id}: weights differ"
+    )
     weights.unlink()
 
 
-def events_have_no_gap(client: resnetd.Client, job_ids: Iterable[str]) -> None:
+def check_event_numbers(client: resnetd.Client, job_ids: Iterable[str]) -> None:
+    """The events of each job are numbered from 1 without a gap."""
     for job_id in job_ids:
         numbers = [event.number for event in client.events(job_id)]
         assert numbers == list(range(1, len(numbers) + 1)), f"{job_id}: {numbers}"
 
 
-def attempts_wrote_one_after_the_other(
-    client: resnetd.Client, url: str, job_ids: Iterable[str]
+def check_attempts_do_not_overlap(
+    client: resnetd.Client, database_url: str, job_ids: Iterable[str]
 ) -> None:
-    with psycopg.connect(url) as connection:
+    """Once a later attempt of a job has written, no earlier one does; the last one completes."""
+    with psycopg.connect(database_url) as connection:
         rows = connection.execute(
-            "SELECT job_id, attempt FROM witnessed ORDER BY number"
+            "SELECT job_id, attempt FROM recorded_writes ORDER BY number"
         ).fetchall()
     for job_id in job_ids:
-        wrote = [attempt for job, attempt in rows if job == job_id]
-        assert wrote == sorted(wrote), f"attempts of {job_id} wrote in turns: {wrote}"
+        writers = [attempt for job, attempt in rows if job == job_id]
+        assert writers == sorted(writers), f"attempts of {job_id} wrote alternately: {writers}"
         attempts = client.attempts(job_id)
-        assert [one.number for one in attempts] == list(range(1, len(attempts) + 1))
+        assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
         for earlier, later in pairwise(attempts):
             assert earlier.ended_at is not None
             assert later.created_at is not None
-            assert earlier.ended_at <= later.created_at, f"{job_id}: {later.number} began too soon"
-        completed = [one.number for one in attempts if one.reason == "completed"]
+            assert earlier.ended_at <= later.created_at, f"{job_id}: {later.number} is too early"
+        completed = [attempt.number for attempt in attempts if attempt.reason == "completed"]
         assert completed in ([], [len(attempts)]), f"{job_id} was completed by {completed}"
 
 
-def nothing_is_left(world: World, database: Database) -> None:
-    """Rows, cluster jobs, processes, files and artifacts: what there is belongs to a standby."""
-    eventually(lambda: not _unreleased(database), within_seconds=_SETTLE_SECONDS)
-    eventually(lambda: _cluster_agrees(world, database), within_seconds=_SETTLE_SECONDS)
-    attempts = world.service.var_path / "work" / "attempts"
-    eventually(lambda: not _leftovers(database, attempts), within_seconds=_SETTLE_SECONDS)
-    # Ten minutes after everything: what nothing names then is nobody's any more.
+def check_nothing_is_left(environment: Environment, database: Database) -> None:
+    """All reservations, Ray jobs, processes, files and artifacts are released or in use.
+
+    In use are those of warm runners and of stored checkpoints.
+    """
+    var_path = environment.service.var_path
+
+    def settle(is_settled: Callable[[], bool]) -> None:
+        eventually(is_settled, within_seconds=_SETTLE_SECONDS, poll_seconds=_POLL_SECONDS)
+
+    settle(lambda: _count_unreleased_attempts(database) == 0)
+    settle(lambda: _is_cluster_consistent(environment, database))
+    settle(lambda: not _leftover_folders(database, var_path / "work" / "attempts"))
+    # By then no upload can be under way: an artifact that no row names is an orphan.
     later = datetime.now(UTC) + timedelta(hours=2)
-    artifacts = ArtifactStore(f"file://{world.service.var_path}/artifacts")
-    findings = consistency.check(database, artifacts, now=later)
-    assert [one for one in findings if one.ailment is IssueKind.MISSING] == []
+    artifacts = ArtifactStore(f"file://{var_path}/artifacts")
+    issues = consistency.check(database, artifacts, now=later)
+    assert [issue for issue in issues if issue.ailment is IssueKind.MISSING] == []
     consistency.delete_orphans(database, artifacts, now=later)
     assert consistency.check(database, artifacts, now=later) == []
-    assert not list((world.service.var_path / "artifacts").rglob("*#*")), "half an upload is left"
+    assert not list((var_path / "artifacts").rglob("*#*")), "a partial upload is left"
 
 
-def _unreleased(database: Database) -> int:
+def _count_unreleased_attempts(database: Database) -> int:
     with database.reading() as session:
         statement = select(func.count()).where(AttemptRow.released_at.is_(None))
         return session.scalar(statement) or 0
 
 
-def _cluster_agrees(world: World, database: Database) -> bool:
-    """Ray runs what the table says, and each runner's ranks have their processes and no others."""
+def _is_cluster_consistent(environment: Environment, database: Database) -> bool:
+    """Ray's jobs are the runners of the database, and each rank of theirs has its process."""
     with database.reading() as session:
         runners = session.scalars(
             select(RunnerRow).where(RunnerRow.state != RayJobState.TERMINATED)
         ).all()
-    head = world.service.ray
+    head = environment.service.ray
     assert head is not None
-    # The last strike may have been Ray's head's, and all jobs over before it was missed.
-    world.mend()
+    # After a fault of the Ray head all jobs may have ended before anything noticed its absence.
+    environment.restart_stopped()
     try:
         with RayJobs(url=head.url, token=head.token) as cluster:
             jobs = {job.submission_id for job in cluster.list_jobs() if not job.state.is_final}
@@ -156,18 +182,18 @@ def _cluster_agrees(world: World, database: Database) -> bool:
     if not ready or jobs != {runner.id for runner in runners}:
         return False
     ranks = sum(runner.num_workers for runner in runners)
-    drivers = world.processes("python -m workers runner")
-    return len(world.processes("ray::RayTrainWorker")) == ranks and bool(drivers) == bool(runners)
+    drivers = environment.processes("python -m workers runner")
+    workers = environment.processes("ray::RayTrainWorker")
+    return len(workers) == ranks and bool(drivers) == bool(runners)
 
 
-def _leftovers(database: Database, attempts: Path) -> list[str]:
-    """Folders of attempts that a later attempt of their job should have cleared away.
+def _leftover_folders(database: Database, attempts_path: Path) -> list[str]:
+    """Folders that a later attempt of their job should have deleted.
 
-    The last attempt of a job that died with its whole node has nobody to do that; its folder
-    goes after an hour.
+    After a last attempt that did not complete no other deletes its folder; it expires in an hour.
     """
     with database.reading() as session:
-        rows = session.scalars(select(AttemptRow).order_by(AttemptRow.number)).all()
-    last = {attempt.job_id: attempt for attempt in rows}
-    excused = {one.id for one in last.values() if one.reason is not Reason.COMPLETED}
-    return [path.name for path in attempts.glob("*") if path.name not in excused]
+        attempts = session.scalars(select(AttemptRow).order_by(AttemptRow.number)).all()
+    last = {attempt.job_id: attempt for attempt in attempts}
+    expiring = {attempt.id for attempt in last.values() if attempt.reason is not Reason.COMPLETED}
+    return [path.name for path in attempts_path.glob("*") if path.name not in expiring]

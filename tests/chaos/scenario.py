@@ -1,4 +1,4 @@
-"""One game: jobs are submitted, things break at random, and at the end everything must be right."""
+"""A chaos run: jobs are submitted, faults are injected, then the invariants are checked."""
 
 import random
 import tempfile
@@ -6,144 +6,170 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 
 import resnetd
 from service.storage.database import Database
+from service.text import count_of
 from tests.chaos import invariants
-from tests.chaos.environment import Say, World, world
-from tests.chaos.workload import SEARCH, Order, Undisturbed, run_undisturbed
+from tests.chaos.environment import Environment, Log, run_environment
+from tests.chaos.workload import SEARCH, JobCase, ReferenceRun, run_reference
 from tests.support.fake_api import eventually
 
-# After the last strike: everything that is under way may be tried again a few times.
+# After the last fault: what is under way may still be retried a few times.
 _FINISH_SECONDS = 600.0
-_IN_FLIGHT = 6
-_PAUSED_SHARE = 0.2
+_UNFINISHED_JOBS = 6
+_PAUSE_SHARE = 0.2
+# Each look asks the service: more of them would take the processors from the training.
+_POLL_SECONDS = 0.25
 
 
-class Game:
-    """What was submitted in one world, and who is hit when; all chances come from one seed."""
+class Scenario:
+    """The jobs and searches of one run. All random choices come from one seed."""
 
-    def __init__(self, world: World, client: resnetd.Client, chance: random.Random) -> None:
-        self.jobs: dict[str, Order] = {}
+    def __init__(
+        self, environment: Environment, client: resnetd.Client, random_numbers: random.Random
+    ) -> None:
+        self.jobs: dict[str, JobCase] = {}
         self.searches: list[str] = []
-        self._world = world
+        self._environment = environment
         self._client = client
-        self._chance = chance
-        self._to_cancel: dict[str, float] = {}
+        self._random = random_numbers
+        self._cancel_at: dict[str, float] = {}
 
-    def submit(self, order: Order) -> None:
-        job = self._client.submit(dict(order.spec))
-        self.jobs[job.id] = order
-        if order.is_cancelled:
-            self._to_cancel[job.id] = time.monotonic() + self._chance.uniform(0.0, 30.0)
+    def submit(self, case: JobCase) -> None:
+        job = self._client.submit(dict(case.spec))
+        self.jobs[job.id] = case
+        if case.is_cancelled:
+            self._cancel_at[job.id] = time.monotonic() + self._random.uniform(0.0, 30.0)
 
-    def keep_busy(self, orders: tuple[Order, ...]) -> None:
-        """So many jobs are under way or wait, drawn from `orders`."""
+    def refill_queue(self, cases: tuple[JobCase, ...]) -> None:
+        """Submits random cases until six jobs run or wait."""
         unfinished = sum(not self._client.job(job_id).is_final for job_id in list(self.jobs)[-30:])
-        for _ in range(_IN_FLIGHT - unfinished):
-            self.submit(self._chance.choice(orders))
+        for _ in range(_UNFINISHED_JOBS - unfinished):
+            self.submit(self._random.choice(cases))
 
-    def keep_searching(self) -> None:
-        """One search is under way, now and then paused until the next call."""
+    def keep_one_search(self) -> None:
+        """Submits a search when the last has ended; pauses it at times, resumes a paused one."""
         state = self._client.search(self.searches[-1]).state if self.searches else None
         if state is None or state.is_final:
             self.searches.append(self._client.submit_search(SEARCH).id)
         elif state == "paused":
             self._client.resume_search(self.searches[-1])
-        elif self._chance.random() < _PAUSED_SHARE:
-            with suppress(resnetd.Conflict):  # it has ended this moment
+        elif self._random.random() < _PAUSE_SHARE:
+            with suppress(resnetd.Conflict):  # the search has just ended
                 self._client.pause_search(self.searches[-1])
 
-    def cancel_what_is_unwanted(self, *, at: float) -> None:
-        for job_id in [job_id for job_id, due in self._to_cancel.items() if due <= at]:
-            self._client.cancel(job_id)
-            del self._to_cancel[job_id]
+    def inject_fault(self, target: str) -> None:
+        self._environment.inject_fault(target, self._random)
 
-    def strike(self, victim: str) -> None:
-        self._world.strike(victim, self._chance)
-
-    def wait_until(self, due: float) -> None:
-        """Looks after the world until then."""
+    def run_until(self, deadline: float) -> None:
+        """Keeps the service up and cancels jobs until then, a reading of time.monotonic()."""
 
         def is_over() -> bool:
-            self._world.mend()
-            self.cancel_what_is_unwanted(at=time.monotonic())
-            return time.monotonic() >= due
+            self._environment.restart_stopped()
+            self._cancel_due_jobs(now=time.monotonic())
+            return time.monotonic() >= deadline
 
-        eventually(is_over, within_seconds=due - time.monotonic() + 120.0)
+        eventually(
+            is_over,
+            within_seconds=deadline - time.monotonic() + 120.0,
+            poll_seconds=_POLL_SECONDS,
+        )
 
     def finish(self) -> None:
-        """Until every job and every search has ended; nothing is hit any more."""
-        self.cancel_what_is_unwanted(at=float("inf"))
+        """Waits for the end of all jobs and searches, without further faults."""
+        self._cancel_due_jobs(now=float("inf"))
         for search_id in self.searches:
             if self._client.search(search_id).state == "paused":
                 self._client.resume_search(search_id)
-            eventually(
-                partial(self._is_final, self._client.search, search_id),
-                within_seconds=_FINISH_SECONDS,
-            )
+            self._wait_until_final(self._client.search, search_id)
         for job_id in self.jobs:
-            eventually(
-                partial(self._is_final, self._client.job, job_id), within_seconds=_FINISH_SECONDS
-            )
+            self._wait_until_final(self._client.job, job_id)
 
-    def _is_final(self, find: Callable[[str], resnetd.Job | resnetd.Search], which: str) -> bool:
-        self._world.mend()
-        return find(which).is_final
-
-    def check(self, undisturbed: Mapping[str, Undisturbed], folder: Path) -> None:
-        invariants.ended_as_deserved(self._client, self.jobs)
-        trials = invariants.searches_ended_whole(self._client, self.searches)
-        all_jobs = [*self.jobs, *trials]
-        invariants.events_have_no_gap(self._client, all_jobs)
-        invariants.attempts_wrote_one_after_the_other(
-            self._client, self._world.database_url, all_jobs
+    def check(self, references: Mapping[str, ReferenceRun], folder: Path) -> None:
+        """AssertionError when an invariant does not hold. `references`: runs by case name."""
+        invariants.check_job_ends(self._client, self.jobs)
+        trials = invariants.check_searches(self._client, self.searches)
+        job_ids = [*self.jobs, *trials]
+        invariants.check_event_numbers(self._client, job_ids)
+        invariants.check_attempts_do_not_overlap(
+            self._client, self._environment.database_url, job_ids
         )
-        for job_id, order in self.jobs.items():
-            if order.state == "succeeded":
-                invariants.told_everything_once(
-                    self._client, job_id, order, undisturbed[order.name], folder
-                )
-        with closing(Database(self._world.database_url)) as database:
-            invariants.nothing_is_left(self._world, database)
+        for job_id, case in self.jobs.items():
+            if case.state == "succeeded":
+                invariants.check_training(self._client, job_id, case, references[case.name], folder)
+        with closing(Database(self._environment.database_url)) as database:
+            invariants.check_nothing_is_left(self._environment, database)
 
     def summary(self) -> str:
-        attempts: dict[Order, list[int]] = {}
-        for job_id, order in self.jobs.items():
-            attempts.setdefault(order, []).append(len(self._client.attempts(job_id)))
-        words = [
-            f"{order.name}: {len(each)} jobs {order.state}, {sum(each)} attempts, of one job at "
-            f"most {max(each)}"
-            for order, each in attempts.items()
+        """A line for each case, and one for the searches."""
+        attempts: dict[JobCase, list[int]] = {}
+        for job_id, case in self.jobs.items():
+            attempts.setdefault(case, []).append(len(self._client.attempts(job_id)))
+        lines = [
+            f"{case.name}: {count_of(len(numbers), 'job')} {case.state} "
+            f"in {count_of(sum(numbers), 'attempt')}, at most {max(numbers)} for one job"
+            for case, numbers in attempts.items()
         ]
         if self.searches:
-            drivers = [self._client.search(each).document["drivers"] for each in self.searches]
-            words.append(f"searches: {len(drivers)} succeeded, {sum(drivers)} drivers")
-        return "\n".join(words)
+            drivers = [self._client.search(search).document["drivers"] for search in self.searches]
+            lines.append(
+                f"{count_of(len(drivers), 'search')} succeeded "
+                f"with {count_of(sum(drivers), 'driver')}"
+            )
+        return "\n".join(lines)
+
+    def _cancel_due_jobs(self, *, now: float) -> None:
+        for job_id in [job_id for job_id, due in self._cancel_at.items() if due <= now]:
+            self._client.cancel(job_id)
+            del self._cancel_at[job_id]
+
+    def _wait_until_final(
+        self, find: Callable[[str], resnetd.Job | resnetd.Search], which: str
+    ) -> None:
+        def is_final() -> bool:
+            self._environment.restart_stopped()
+            return find(which).is_final
+
+        eventually(is_final, within_seconds=_FINISH_SECONDS, poll_seconds=_POLL_SECONDS)
 
 
-def play(
-    path: Path, *, seed: int, orders: tuple[Order, ...], plot: Callable[[Game], None], say: Say
+def run_scenario(
+    path: Path,
+    *,
+    seed: int,
+    cases: tuple[JobCase, ...],
+    script: Callable[[Scenario], None],
+    log: Log,
+    num_cpus: int = 3,
+    warm_runner_workers: int = 1,
 ) -> str:
-    """The whole game; AssertionError where something is not right. What happened, in words."""
-    chance = random.Random(seed)
-    succeeding = [order for order in orders if order.state == "succeeded"]
+    """Runs the script, which submits `cases` and injects faults, then checks; returns a summary.
+
+    AssertionError when an invariant does not hold.
+    """
     with (
-        tempfile.TemporaryDirectory(dir=path) as folder,
-        ThreadPoolExecutor(max_workers=1) as beside,
+        tempfile.TemporaryDirectory(dir=path) as temporary,
+        ThreadPoolExecutor(max_workers=1) as executor,
     ):
+        folder = Path(temporary)
         runs = {
-            order.name: beside.submit(run_undisturbed, order, Path(folder) / order.name)
-            for order in succeeding
+            case.name: executor.submit(run_reference, case, folder / case.name)
+            for case in cases
+            if case.state == "succeeded"
         }
-        with world(path, say) as made, made.client() as client:
-            invariants.call_a_witness(made.database_url)
-            game = Game(made, client, chance)
-            plot(game)
-            say("nothing is hit any more")
-            game.finish()
-            undisturbed = {name: run.result() for name, run in runs.items()}
-            game.check(undisturbed, Path(folder))
-            return game.summary()
+        with (
+            run_environment(
+                path, log, num_cpus=num_cpus, warm_runner_workers=warm_runner_workers
+            ) as environment,
+            environment.client() as client,
+        ):
+            invariants.record_writes(environment.database_url)
+            scenario = Scenario(environment, client, random.Random(seed))
+            script(scenario)
+            log("no more faults")
+            scenario.finish()
+            references = {name: run.result() for name, run in runs.items()}
+            scenario.check(references, folder)
+            return scenario.summary()

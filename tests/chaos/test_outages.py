@@ -1,4 +1,4 @@
-"""The database is away for ten minutes. Seconds of them pass here; clocks are moved by the rest."""
+"""The database is down for ten minutes: seconds pass, and the dispatcher's clock is moved."""
 
 import threading
 from contextlib import closing
@@ -27,11 +27,11 @@ TEN_MINUTES = 600.0
 RECIPE = {"name": "quick", "iterations": 200, "evaluate_every": 50, "checkpoint_every": 50}
 
 
-def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
+def test_a_database_outage_of_ten_minutes_loses_no_attempt_and_no_point(
     tmp_path: Path,
 ) -> None:
-    """What is trained meanwhile is there afterwards, each point once."""
-    assert DELIVERY_SECONDS > TEN_MINUTES, "so long what has ended waits for the API"
+    """What is trained meanwhile is reported afterwards, each point once."""
+    assert DELIVERY_SECONDS > TEN_MINUTES, "an attempt waits for the API for that long"
     cluster = FakeCluster()
     with (
         postgres_server(is_durable=True) as postgres,
@@ -53,36 +53,36 @@ def test_a_database_that_is_away_for_ten_minutes_costs_no_attempt_and_no_point(
             response = core.ask(core.runner_of(f"{job_id}-a1"))
             assert response is not None
             assert response.assignment is not None
-            brief = response.assignment.config
+            config = response.assignment.config
             attempt = AttemptSettings(
                 api_url=api.url,
-                attempt_id=brief.attempt_id,
+                attempt_id=config.attempt_id,
                 token=response.assignment.token,
                 data_path=tmp_path / "data",
                 work_path=tmp_path / "work",
             )
-            endings: list[AttemptOutcome] = []
-            training = threading.Thread(target=lambda: endings.append(run_in_process(attempt)))
+            outcomes: list[AttemptOutcome] = []
+            training = threading.Thread(target=lambda: outcomes.append(run_in_process(attempt)))
             training.start()
             eventually(lambda: core.job(job_id).state is JobState.RUNNING)
 
             postgres.stop()
             for _ in range(10):
                 core.clock.advance(TEN_MINUTES / 10)
-                eventually(partial(_has_looked_again, cluster, cluster.list_requests))
-            assert endings == [], "it ended without having been heard"
+                eventually(partial(_has_polled_again, cluster, cluster.list_requests))
+            assert outcomes == [], "the attempt ended before the API received its result"
             postgres.start()
 
             training.join(60.0)
-            assert endings == [AttemptOutcome.FINISHED]
+            assert outcomes == [AttemptOutcome.FINISHED]
             eventually(lambda: core.job(job_id).state is JobState.SUCCEEDED)
 
         job = core.job(job_id)
         assert (job.attempts, job.reason) == (1, Reason.COMPLETED)
-        told = api.get(f"/v1/jobs/{job_id}/metrics").json()["series"]
-        points = {name: series["iterations"] for name, series in told.items()}
-        assert points == expected_points(brief.spec)
+        series = api.get(f"/v1/jobs/{job_id}/metrics").json()["series"]
+        points = {name: points["iterations"] for name, points in series.items()}
+        assert points == expected_points(config.spec)
 
 
-def _has_looked_again(cluster: FakeCluster, looks: int) -> bool:
+def _has_polled_again(cluster: FakeCluster, looks: int) -> bool:
     return cluster.list_requests > looks

@@ -1,4 +1,4 @@
-"""What is submitted while things break, what each job deserves, and what undisturbed runs give."""
+"""The jobs and the search that run during faults, how each must end, and uninterrupted runs."""
 
 import json
 from collections.abc import Mapping
@@ -19,26 +19,29 @@ from workers.training.observers import NullObserver
 # A few seconds of training, with checkpoints in between.
 _RECIPE = {"name": "quick", "iterations": 400, "evaluate_every": 100, "checkpoint_every": 50}
 
+# Values by series and iteration.
 Points = dict[str, dict[int, float | None]]
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
-    """`reason` and `state`: the end that the spec deserves. `is_cancelled`: as somebody asks."""
+class JobCase:
+    """A job's spec, and the state, reason and part of the message with which it must end."""
 
     name: str
     spec: Mapping[str, Any]
     state: str = "succeeded"
     reason: str = "completed"
+    message: str = ""
+    # Within 30 s of its submission.
     is_cancelled: bool = False
 
-    def halved(self) -> "Order":
-        """Half as many iterations."""
+    def halved(self) -> "JobCase":
+        """The same with half the iterations."""
         recipe = {**self.spec["recipe"], "iterations": self.spec["recipe"]["iterations"] // 2}
         return replace(self, spec={**self.spec, "recipe": recipe})
 
     @property
-    def parsed(self) -> JobSpec:
+    def parsed_spec(self) -> JobSpec:
         return parse_job_spec(dict(self.spec))
 
 
@@ -52,72 +55,91 @@ def _digits(name: str, *, recipe: dict[str, Any] | None = None, **fields: Any) -
     } | fields
 
 
-ONE = Order("one", _digits("one"))
-TWO = Order("two", _digits("two", shortcut="none", resources={"num_workers": 2}))
-MEEK = Order("meek", _digits("meek", seed=1, priority=10, preemptible=True))
-URGENT = Order(
+ONE_WORKER = JobCase("one worker", _digits("one-worker"))
+TWO_WORKERS = JobCase(
+    "two workers", _digits("two-workers", shortcut="none", resources={"num_workers": 2})
+)
+PREEMPTIBLE = JobCase("preemptible", _digits("preemptible", seed=1, priority=10, preemptible=True))
+URGENT = JobCase(
     "urgent",
     _digits(
         "urgent", seed=2, priority=90, resources={"num_workers": 3}, recipe={"batch_size": 120}
     ),
 )
-MISSING = Order(
-    "missing",
-    {"dataset": "cifar10", "depth": 20, "shortcut": "A", "name": "missing"},
+MISSING_DATASET = JobCase(
+    "missing dataset",
+    {
+        "dataset": "cifar10",
+        "depth": 20,
+        "shortcut": "A",
+        "name": "missing-dataset",
+        "resources": {"num_workers": 2},
+    },
     state="failed",
     reason="dataset-missing",
+    message="resnetd-worker fetch cifar10",
 )
-DIVERGING = Order(
+DIVERGING = JobCase(
     "diverging",
     _digits("diverging", recipe={"learning_rate": 100.0, "weight_decay": 0.9, "milestones": []}),
     state="failed",
     reason="diverged",
 )
-SEARCH: dict[str, Any] = {
-    "job": _digits("searched"),
-    "space": {"recipe.learning_rate": {"loguniform": [0.01, 0.2]}},
-    "algorithm": "random",
-    "budget": {"trials": 6, "concurrent": 2},
-}
-ENDLESS = {"iterations": 60_000, "evaluate_every": 60_000, "checkpoint_every": 200}
-LATE = Order(
-    "late",
-    _digits("late", recipe=ENDLESS, time_limit_minutes=0.1),
+_ENDLESS = {"iterations": 60_000, "evaluate_every": 60_000, "checkpoint_every": 200}
+TIME_LIMITED = JobCase(
+    "time limited",
+    _digits("time-limited", recipe=_ENDLESS, time_limit_minutes=0.1),
     state="failed",
     reason="time-limit",
 )
-UNWANTED = Order(
-    "unwanted",
-    _digits("unwanted", recipe=ENDLESS),
+CANCELLED = JobCase(
+    "cancelled",
+    _digits("cancelled", recipe=_ENDLESS),
     state="cancelled",
     reason="cancelled",
     is_cancelled=True,
 )
 
-ALL = (ONE, TWO, MEEK, URGENT, MISSING, DIVERGING, LATE, UNWANTED)
+ALL_CASES = (
+    ONE_WORKER,
+    TWO_WORKERS,
+    PREEMPTIBLE,
+    URGENT,
+    MISSING_DATASET,
+    DIVERGING,
+    TIME_LIMITED,
+    CANCELLED,
+)
+
+SEARCH: dict[str, Any] = {
+    "job": _digits("trial"),
+    "space": {"recipe.learning_rate": {"loguniform": [0.01, 0.2]}},
+    "algorithm": "random",
+    "budget": {"trials": 6, "concurrent": 2},
+}
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """What a run told and left that nobody disturbed."""
+class ReferenceRun:
+    """What an uninterrupted run of a case reports and leaves."""
 
     points: Points
     weights_sha256: str
 
 
-def run_undisturbed(order: Order, folder: Path) -> Undisturbed:
-    """In fresh processes of this machine, as many as the order has workers, without a service."""
+def run_reference(case: JobCase, folder: Path) -> ReferenceRun:
+    """Trains without the service, in as many new processes as the case has workers."""
     folder.mkdir(parents=True)
-    workers = order.parsed.resources.num_workers
-    spawn.spawn(partial(_train, order, folder), num_processes=workers, threads=1)
-    said = json.loads((folder / "points.json").read_text())
+    num_workers = case.parsed_spec.resources.num_workers
+    spawn.spawn(partial(_train, case, folder), num_processes=num_workers, threads=1)
+    rows = json.loads((folder / "points.json").read_text())
     newest = checkpoint.find_newest(folder)
     assert newest is not None
-    return Undisturbed(points_of(said), sha256_of(newest[CheckpointPart.WEIGHTS]))
+    return ReferenceRun(comparable_points(rows), weights_sha256(newest[CheckpointPart.WEIGHTS]))
 
 
-def points_of(rows: list[tuple[str, int, float | None]]) -> Points:
-    """By series and iteration, without what no two runs have alike."""
+def comparable_points(rows: list[tuple[str, int, float | None]]) -> Points:
+    """The points of (series, iteration, value) without the throughput, which differs by run."""
     points: Points = {}
     for series, iteration, value in rows:
         if series != "images_per_second":
@@ -125,27 +147,23 @@ def points_of(rows: list[tuple[str, int, float | None]]) -> Points:
     return points
 
 
-def sha256_of(weights: Path) -> str:
+def weights_sha256(weights: Path) -> str:
     return checkpoint.weights_sha256(safetensors.torch.load_file(weights))
 
 
-class _Listener(NullObserver):
-    def __init__(self, told: list[MetricPoint]) -> None:
-        self._told = told
+class _PointRecorder(NullObserver):
+    def __init__(self) -> None:
+        self.points: list[MetricPoint] = []
 
     def metrics(self, points: list[MetricPoint]) -> None:
-        self._told += points
+        self.points += points
 
 
-def _train(order: Order, folder: Path, place: DeviceContext) -> None:
-    told: list[MetricPoint] = []
+def _train(case: JobCase, folder: Path, place: DeviceContext) -> None:
+    recorder = _PointRecorder()
     trainer.train(
-        order.parsed,
-        place=place,
-        data_path=folder,
-        work_path=folder,
-        observer=_Listener(told),
+        case.parsed_spec, place=place, data_path=folder, work_path=folder, observer=recorder
     )
     if place.rank == 0:
-        rows = [(point.series, point.iteration, point.value) for point in told]
+        rows = [(point.series, point.iteration, point.value) for point in recorder.points]
         (folder / "points.json").write_text(json.dumps(rows))

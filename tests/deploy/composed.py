@@ -1,8 +1,7 @@
 """docker-compose.yml without Docker: the commands of its services as processes of this machine.
 
-What a container would have of its own is replaced: hosts by 127.0.0.1, ports by free ones,
-folders by folders of a temporary one. Nothing else of a command, an environment or a health
-check is touched.
+Hosts become 127.0.0.1, ports become free ones, folders of a container become temporary ones.
+Commands, environments and health checks are otherwise those of the file.
 """
 
 import os
@@ -27,9 +26,11 @@ REPOSITORY = Path(__file__).parents[2]
 _HOSTS = re.compile(r"\b(?:postgres|api|ray-head)(?=:\d)|\b0\.0\.0\.0\b")
 _DEFAULTS = re.compile(r"\$\{\w+:-([^}]*)\}")
 _DURATION = re.compile(r"(\d+)s")
-# Each container has it for itself; here two nodes share a machine.
+# Of each Ray node. Every container has it; here two nodes share a machine.
 _AGENT_PORT = 52365
 _START_SECONDS = 120.0
+# Each health check starts a process: more of them would take the processors from the services.
+_HEALTH_POLL_SECONDS = 1.0
 
 
 def compose_file() -> dict[str, Any]:
@@ -38,16 +39,16 @@ def compose_file() -> dict[str, Any]:
 
 
 def with_defaults(text: str) -> str:
-    """As Compose reads it where the environment sets nothing."""
+    """The text as Compose reads it when the environment sets no variable."""
     return _DEFAULTS.sub(r"\1", text)
 
 
-class Composed:
-    """The services but PostgreSQL, whose port is given. `with` ends all that was started."""
+class ComposedServices:
+    """The services except PostgreSQL, which already runs. `with` stops what was started."""
 
     def __init__(self, *, postgres_port: int, postgres_binaries: Path) -> None:
         self.services: dict[str, Any] = compose_file()["services"]
-        # Ray's sockets lie below it, and a socket's path ends at 107 bytes.
+        # It contains Ray's sockets, and the path of a socket has at most 107 bytes.
         self.path = Path(tempfile.mkdtemp(prefix="rc", dir="/tmp"))
         api, gcs, dashboard, head_agent, worker_agent = free_ports(5)
         self.ports = {5432: postgres_port, 8000: api, 6379: gcs, 8265: dashboard}
@@ -64,17 +65,17 @@ class Composed:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for keeper in self._running.values():
-            keeper.terminate()
-        for keeper in self._running.values():
-            keeper.wait(30.0)
+        for reaper in self._running.values():
+            reaper.terminate()
+        for reaper in self._running.values():
+            reaper.wait(30.0)
         shutil.rmtree(self.path)
 
     def secret(self, name: str) -> str:
         return (self.path / "secrets" / name).read_text().strip()
 
     def translated(self, service: str, text: str) -> str:
-        """A word of the compose file as it is true on this machine."""
+        """A text of the compose file with the hosts, ports and folders of this machine."""
         text = _HOSTS.sub("127.0.0.1", with_defaults(text))
         for inside, outside in (
             ("/run/secrets", self.path / "secrets"),
@@ -87,13 +88,13 @@ class Composed:
         return re.sub(rf"(?<!\d)({known})(?!\d)", lambda found: str(ports[int(found[1])]), text)
 
     def up(self, name: str) -> None:
-        """The service with all that it depends on, each in the condition that it asks for."""
+        """Starts the service after its dependencies, each once it meets its condition."""
         if name in self._done:
             return
         service = self.services[name]
-        for needed in service.get("depends_on", {}):
-            self.up(needed)
-        command = [self.translated(name, word) for word in service["command"]]
+        for dependency in service.get("depends_on", {}):
+            self.up(dependency)
+        command = [self.translated(name, argument) for argument in service["command"]]
         home = self.path / "home" / name
         home.mkdir(parents=True)
         with (self.path / f"{name}.log").open("wb") as log:
@@ -115,44 +116,44 @@ class Composed:
         self._done.add(name)
 
     def stop(self) -> None:
-        """As `docker compose stop` does: those first that need the others, SIGTERM and patience.
+        """Stops as `docker compose stop` does: SIGTERM to each service before its dependencies.
 
-        TimeoutExpired where a service needs more than its grace period.
+        TimeoutExpired when a service needs more than its grace period.
         """
         for name in reversed(list(self._running)):
-            keeper = self._running.pop(name)
+            reaper = self._running.pop(name)
             found = _DURATION.fullmatch(self.services[name]["stop_grace_period"])
             assert found is not None
-            psutil.Process(keeper.pid).children()[0].send_signal(signal.SIGTERM)
+            psutil.Process(reaper.pid).children()[0].send_signal(signal.SIGTERM)
             try:
-                keeper.wait(float(found[1]))
+                reaper.wait(float(found[1]))
             finally:
-                keeper.terminate()
-                keeper.wait(30.0)
+                reaper.terminate()
+                reaper.wait(30.0)
 
     def is_healthy(self, name: str) -> bool:
-        """What the service's health check says."""
-        kind, *words = self.services[name]["healthcheck"]["test"]
+        """Runs the service's health check."""
+        kind, *arguments = self.services[name]["healthcheck"]["test"]
         assert kind == "CMD"
-        command = [self.translated(name, word) for word in words]
-        checked = subprocess.run(
+        command = [self.translated(name, argument) for argument in arguments]
+        completed = subprocess.run(
             [shutil.which(command[0], path=self._env(name)["PATH"]) or command[0], *command[1:]],
             env=self._env(name),
             cwd="/",
             capture_output=True,
             check=False,
         )
-        return checked.returncode == 0
+        return completed.returncode == 0
 
     def log(self, name: str) -> str:
         return (self.path / f"{name}.log").read_text()[-4000:]
 
     def processes(self) -> list[psutil.Process]:
-        """All of this machine that name this deployment's folder."""
+        """All processes of this machine that name the deployment's folder in their command line."""
         return [
             process
             for process in psutil.process_iter(["cmdline"])
-            if any(str(self.path) in word for word in process.info["cmdline"] or ())
+            if any(str(self.path) in argument for argument in process.info["cmdline"] or ())
         ]
 
     def _wait_until_healthy(self, name: str) -> None:
@@ -161,19 +162,17 @@ class Composed:
             assert self._running[name].poll() is None, f"{name} ended:\n{self.log(name)}"
             if self.is_healthy(name):
                 return
-            time.sleep(0.2)
+            time.sleep(_HEALTH_POLL_SECONDS)
         raise AssertionError(f"{name} is not healthy:\n{self.log(name)}")
 
     def _env(self, name: str) -> dict[str, str]:
-        """Of the container's own: nothing of this process's environment gets in."""
-        stated = self.services[name].get("environment", {})
+        """The container's environment; this process's own is not inherited."""
+        environment = self.services[name].get("environment", {})
         return {
             "PATH": f"{Path(sys.executable).parent}:{self._binaries}:{os.defpath}",
             "HOME": str(self.path / "home" / name),
             "LANG": "C.UTF-8",
             "RESNETD_SECRETS_DIR": str(self.path / "secrets"),
             "RAY_TMPDIR": str(self.path),
-            # Each of Ray's processes starts 3 s sooner from compiled modules.
-            "PYTHONPYCACHEPREFIX": str(Path(sys.prefix) / "pycache"),
-            **{key: self.translated(name, str(value)) for key, value in stated.items()},
+            **{key: self.translated(name, str(value)) for key, value in environment.items()},
         }

@@ -1,4 +1,4 @@
-"""docker-compose.yml and deploy/Dockerfile: closed doors, real settings, files that exist."""
+"""docker-compose.yml and deploy/Dockerfile: least privilege, valid settings, existing files."""
 
 import os
 import re
@@ -15,20 +15,20 @@ from tests.deploy.composed import REPOSITORY, compose_file, with_defaults
 
 COMPOSE = compose_file()
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-LASTING = sorted(name for name, service in SERVICES.items() if service["restart"] != "no")
-OURS = sorted(name for name, service in SERVICES.items() if "build" in service)
+LONG_RUNNING = sorted(name for name, service in SERVICES.items() if service["restart"] != "no")
+BUILT = sorted(name for name, service in SERVICES.items() if "build" in service)
 DOCKERFILE = (REPOSITORY / "deploy" / "Dockerfile").read_text()
 STAGES = dict(re.findall(r"^FROM \S+ AS (\w+)\n((?:(?!FROM ).*\n)*)", DOCKERFILE, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", LASTING)
-def test_a_service_that_lasts_is_checked_and_stopped_with_patience(name: str) -> None:
+@pytest.mark.parametrize("name", LONG_RUNNING)
+def test_a_long_running_service_has_a_health_check_and_a_grace_period(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
     assert "stop_grace_period" in SERVICES[name]
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_a_service_is_given_no_rights_that_it_does_not_need(name: str) -> None:
+def test_a_service_has_no_privileges(name: str) -> None:
     service = SERVICES[name]
     user = (
         service.get("user")
@@ -40,13 +40,13 @@ def test_a_service_is_given_no_rights_that_it_does_not_need(name: str) -> None:
     assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc"} & set(service)
 
 
-def test_only_the_api_is_published_and_only_to_this_machine() -> None:
-    published = {name: one["ports"] for name, one in SERVICES.items() if "ports" in one}
+def test_only_the_api_is_published_and_only_on_localhost() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert list(published) == ["api"]
     assert [with_defaults(port) for port in published["api"]] == ["127.0.0.1:8000:8000"]
 
 
-def test_ray_and_the_database_have_no_way_out_and_no_way_to_each_other() -> None:
+def test_ray_and_the_database_reach_neither_the_internet_nor_each_other() -> None:
     internal = {name for name, network in COMPOSE["networks"].items() if network.get("internal")}
     assert internal == {"database", "cluster"}
     assert SERVICES["postgres"]["networks"] == ["database"]
@@ -54,7 +54,7 @@ def test_ray_and_the_database_have_no_way_out_and_no_way_to_each_other() -> None
         assert SERVICES[name]["networks"] == ["cluster"]
 
 
-def test_no_secret_is_in_the_file(tmp_path: Path) -> None:
+def test_the_file_contains_no_secret(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     defined = {name: secret["file"] for name, secret in COMPOSE["secrets"].items()}
     assert defined == {path.name: f"deploy/secrets/{path.name}" for path in tmp_path.iterdir()}
@@ -67,37 +67,37 @@ def test_no_secret_is_in_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_variables_of_ours_are_settings(name: str) -> None:
+def test_each_resnetd_variable_is_a_setting(name: str) -> None:
     fields = {f"RESNETD_{field.upper()}" for field in Settings.model_fields}
-    ours = {key for key in SERVICES[name].get("environment", {}) if key.startswith("RESNETD_")}
-    assert ours <= fields
+    variables = SERVICES[name].get("environment", {})
+    assert {variable for variable in variables if variable.startswith("RESNETD_")} <= fields
 
 
-def test_secrets_that_are_settings_are_named_like_them() -> None:
+def test_secrets_are_named_like_the_settings_that_read_them() -> None:
     fields = {f"resnetd_{field}" for field in Settings.model_fields}
     assert {"resnetd_database_url", "resnetd_ray_token"} <= fields & set(COMPOSE["secrets"])
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_our_images_are_built_and_never_pulled(name: str) -> None:
+@pytest.mark.parametrize("name", BUILT)
+def test_images_of_this_repository_are_built_and_never_pulled(name: str) -> None:
     service = SERVICES[name]
     assert service["image"] == f"resnetd-{service['build']['target']}:local"
     assert service["pull_policy"] == "build"
 
 
-def test_images_of_others_are_pinned() -> None:
-    others = [one["image"] for one in SERVICES.values() if "build" not in one]
-    others += re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
-    assert others
-    for image in others:
+def test_pulled_images_are_pinned() -> None:
+    pulled = [service["image"] for service in SERVICES.values() if "build" not in service]
+    pulled += re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert pulled
+    for image in pulled:
         assert re.fullmatch(r"\w+:\d+\.\d+(\.\d+)?-[\w-]+", image), image
 
 
-def test_files_that_the_images_are_made_of_exist_and_reach_docker() -> None:
+def test_files_that_the_images_copy_exist_and_are_not_ignored() -> None:
     copied = [
-        word
-        for words in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
-        for word in words.split()
+        path
+        for paths in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+        for path in paths.split()
     ]
     copied += re.findall(r"type=bind,source=([^,]+)", DOCKERFILE)
     allowed = re.findall(r"^!(.+)$", (REPOSITORY / ".dockerignore").read_text(), re.MULTILINE)
@@ -105,25 +105,25 @@ def test_files_that_the_images_are_made_of_exist_and_reach_docker() -> None:
     assert [path for path in copied if not (REPOSITORY / path).exists()] == []
 
 
-def test_a_node_with_gpus_differs_in_them_alone() -> None:
+def test_a_gpu_node_differs_from_a_cpu_node_only_in_its_gpus() -> None:
     differing = ("scale", "profiles", "deploy")
-    plain, with_gpus = (
+    cpu_node, gpu_node = (
         {key: value for key, value in SERVICES[name].items() if key not in differing}
         for name in ("ray-worker", "ray-worker-gpu")
     )
-    assert plain == with_gpus
+    assert cpu_node == gpu_node
 
 
 @pytest.mark.parametrize("profiles", ["", "gpu,fetch"])
-def test_docker_compose_reads_the_file(profiles: str) -> None:
+def test_docker_compose_accepts_the_file(profiles: str) -> None:
     docker = shutil.which("docker")
     plugin = [docker, "compose"] if docker is not None else []
     if (
         not plugin
         or subprocess.run([*plugin, "version"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("Docker has no Compose here")
-    read = subprocess.run(
+        pytest.skip("docker compose is not installed")
+    completed = subprocess.run(
         [*plugin, "config", "--quiet"],
         cwd=REPOSITORY,
         env={**os.environ, "COMPOSE_PROFILES": profiles},
@@ -131,11 +131,11 @@ def test_docker_compose_reads_the_file(profiles: str) -> None:
         text=True,
         check=False,
     )
-    assert (read.returncode, read.stderr) == (0, "")
+    assert (completed.returncode, completed.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["server", "cluster"])
-def test_images_hold_the_versions_that_the_tests_run_with(name: str) -> None:
+def test_images_have_the_package_versions_that_the_tests_use(name: str) -> None:
     pins = re.compile(r"^[\w.-]+==[^\s;]+", re.MULTILINE)
     folder = REPOSITORY / "requirements"
     tested = set(pins.findall((folder / "dev.txt").read_text()))

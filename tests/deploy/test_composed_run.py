@@ -1,4 +1,4 @@
-"""The compose file's services, started as processes, train a network and leave nothing behind."""
+"""The services of docker-compose.yml, started as processes, train a network and stop."""
 
 import hashlib
 import socket
@@ -10,7 +10,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.deploy.composed import Composed
+from tests.deploy.composed import ComposedServices
 from tests.support.postgres import PostgresServer
 
 pytestmark = [pytest.mark.db, pytest.mark.ray, pytest.mark.slow]
@@ -24,22 +24,22 @@ _JOB = {
 
 
 @pytest.fixture
-def composed(postgres: PostgresServer) -> Iterator[Composed]:
-    """With the role and the database that the image of PostgreSQL makes."""
+def composed(postgres: PostgresServer) -> Iterator[ComposedServices]:
+    """On a PostgreSQL with the role and the database that its image creates."""
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute("CREATE ROLE resnetd LOGIN")
         connection.execute("CREATE DATABASE resnetd OWNER resnetd")
         try:
-            with Composed(
+            with ComposedServices(
                 postgres_port=postgres.port, postgres_binaries=postgres.binaries
-            ) as composed:
-                yield composed
+            ) as services:
+                yield services
         finally:
             connection.execute("DROP DATABASE resnetd WITH (FORCE)")
             connection.execute("DROP ROLE resnetd")
 
 
-def test_a_job_runs_through_the_services_of_the_compose_file(composed: Composed) -> None:
+def test_a_job_succeeds_on_the_services_of_the_compose_file(composed: ComposedServices) -> None:
     assert composed.is_healthy("postgres")
     composed.up("api")
     assert not composed.is_healthy("dispatcher")

@@ -1,11 +1,11 @@
-"""The secrets of a deployment: random, fitting, kept, and out of everybody's reach."""
+"""The secrets of a deployment: random, consistent, kept, and unreadable for other users."""
 
 from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import make_url
 
-from deploy.make_secrets import CannotMake, make_secrets
+from deploy.make_secrets import SecretsError, make_secrets
 from service.access import tokens
 
 
@@ -13,7 +13,7 @@ def _read(path: Path) -> dict[str, str]:
     return {file.name: file.read_text().strip() for file in path.iterdir()}
 
 
-def test_the_database_url_holds_the_password_of_the_database(tmp_path: Path) -> None:
+def test_the_database_url_contains_the_database_password(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     made = _read(tmp_path)
     url = make_url(made["resnetd_database_url"])
@@ -21,13 +21,13 @@ def test_the_database_url_holds_the_password_of_the_database(tmp_path: Path) -> 
     assert (url.username, url.host, url.database) == ("resnetd", "postgres", "resnetd")
 
 
-def test_two_deployments_have_no_secret_in_common(tmp_path: Path) -> None:
-    for name in ("one", "other"):
+def test_two_deployments_share_no_secret(tmp_path: Path) -> None:
+    for name in ("first", "second"):
         make_secrets(tmp_path / name)
-    assert not set(_read(tmp_path / "one").values()) & set(_read(tmp_path / "other").values())
+    assert not set(_read(tmp_path / "first").values()) & set(_read(tmp_path / "second").values())
 
 
-def test_a_secret_that_is_there_stays(tmp_path: Path) -> None:
+def test_an_existing_secret_is_kept(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     before = _read(tmp_path)
     (tmp_path / "resnetd_ray_token").unlink()
@@ -37,21 +37,23 @@ def test_a_secret_that_is_there_stays(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_a_url_without_its_password_is_refused(tmp_path: Path) -> None:
+def test_a_database_url_without_its_password_file_is_refused(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     (tmp_path / "postgres_password").unlink()
-    with pytest.raises(CannotMake, match="postgres_password is gone"):
+    with pytest.raises(SecretsError, match="postgres_password does not exist"):
         make_secrets(tmp_path)
 
 
-def test_nobody_else_gets_into_the_folder_and_containers_read_the_files(tmp_path: Path) -> None:
+def test_other_users_cannot_enter_the_folder_and_containers_can_read_the_files(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "secrets"
     make_secrets(path)
     assert path.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o444}
 
 
-def test_the_api_takes_the_administrators_token_as_it_is(tmp_path: Path) -> None:
+def test_the_api_reads_the_administrators_token_unchanged(tmp_path: Path) -> None:
     make_secrets(tmp_path)
     made = _read(tmp_path)["resnetd_admin_token"]
     assert tokens.read_or_create(tmp_path / "resnetd_admin_token") == made

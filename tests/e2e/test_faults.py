@@ -1,4 +1,4 @@
-"""Processes are killed in the middle of a job, and the job ends as if they had not been."""
+"""Processes are killed while a job trains, and the job ends as if they had not been."""
 
 import psutil
 import pytest
@@ -7,22 +7,22 @@ import resnetd
 from deploy.local import LocalService
 from service.specs.job_spec import JobSpec
 from tests.support.fake_api import eventually
-from tests.support.training import expected_points, is_past, told_points, wait_until
+from tests.support.training import expected_points, has_reached, points_of_job, wait_for_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 JOB_SECONDS = 240.0
-# Long enough to be hit in the middle, with a checkpoint behind it.
-SOME_SECONDS = {"name": "quick", "iterations": 300, "evaluate_every": 50, "checkpoint_every": 50}
+# Long enough to be hit in the middle, with a checkpoint before that.
+RECIPE = {"name": "quick", "iterations": 300, "evaluate_every": 50, "checkpoint_every": 50}
 
 
 def _submit(client: resnetd.Client, **recipe: int) -> resnetd.Job:
-    """For two workers, as the standby has them."""
+    """Two workers, for which a warm runner waits."""
     return client.submit(
         depth=20,
         shortcut="A",
         dataset="digits",
-        recipe=SOME_SECONDS | recipe,
+        recipe=RECIPE | recipe,
         resources={"num_workers": 2},
     )
 
@@ -31,10 +31,11 @@ def _training_processes(client: resnetd.Client, job: resnetd.Job) -> list[psutil
     return [psutil.Process(pid) for pid in client.job(job.id).document["environment"]["pids"]]
 
 
-def _assert_whole(client: resnetd.Client, job: resnetd.Job) -> None:
+def _assert_complete(client: resnetd.Client, job: resnetd.Job) -> None:
+    """The job succeeded, with each metric point and each event exactly once."""
     assert job.state == "succeeded", job.message
     spec = JobSpec.model_validate(job.document["spec"])
-    assert told_points(client, job.id) == expected_points(spec)
+    assert points_of_job(client, job.id) == expected_points(spec)
     numbers = [event.number for event in client.events(job.id)]
     assert numbers == list(range(1, len(numbers) + 1))
 
@@ -43,12 +44,12 @@ def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
     client: resnetd.Client,
 ) -> None:
     job = _submit(client)
-    wait_until(client, job.id, is_past(120), seconds=JOB_SECONDS)
+    wait_for_job(client, job.id, has_reached(120), within_seconds=JOB_SECONDS)
 
     _training_processes(client, job)[1].kill()
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
 
-    _assert_whole(client, job)
+    _assert_complete(client, job)
     first, second = client.attempts(job.id)
     assert (first.reason, first.blame) == ("worker-died", "infrastructure")
     assert second.reason == "completed"
@@ -57,38 +58,25 @@ def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
     assert job.restarts == 0
 
 
-def test_a_job_runs_through_a_restart_of_the_api(
+def test_a_job_trains_on_while_the_api_and_then_the_dispatcher_are_killed(
     service: LocalService, client: resnetd.Client
 ) -> None:
     job = _submit(client)
-    wait_until(client, job.id, is_past(60), seconds=JOB_SECONDS)
+    wait_for_job(client, job.id, has_reached(60), within_seconds=JOB_SECONDS)
+    training = _training_processes(client, job)[0]
 
     service.stop_process("api", kill=True)
     service.start_process("api")
     service.wait_for_api()
-    job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
-
-    _assert_whole(client, job)
-    assert job.attempts == 1
-
-
-def test_a_killed_dispatcher_finds_its_attempts_again(
-    service: LocalService, client: resnetd.Client
-) -> None:
-    job = _submit(client)
-    wait_until(client, job.id, is_past(60), seconds=JOB_SECONDS)
-    training = _training_processes(client, job)[0]
-
     service.stop_process("dispatcher", kill=True)
     service.start_process("dispatcher")
-    second = _submit(client, iterations=50)
+    next_job = _submit(client, iterations=50)
     assert training.is_running()
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
 
-    _assert_whole(client, job)
+    _assert_complete(client, job)
     assert job.attempts == 1
     eventually(lambda: not training.is_running())
-    # The new dispatcher also serves the queue, and gives back what the old one had reserved.
-    client.wait(second.id, timeout_seconds=JOB_SECONDS)
-    released = [attempt.document["released_at"] for attempt in client.attempts(job.id)]
-    assert all(released)
+    # The new dispatcher also serves the queue, and releases what the old one had reserved.
+    client.wait(next_job.id, timeout_seconds=JOB_SECONDS)
+    assert all(attempt.document["released_at"] for attempt in client.attempts(job.id))

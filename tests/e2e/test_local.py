@@ -1,4 +1,4 @@
-"""The foreground service as a person runs it: `make up`, Ctrl-C."""
+"""`make up` and Ctrl-C."""
 
 import signal
 import socket
@@ -12,43 +12,43 @@ import pytest
 
 import resnetd
 from deploy.ray_head import free_ports
-from tests.support.training import wait_until
+from tests.support.training import wait_for_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_ctrl_c_leaves_no_process_behind_even_in_the_middle_of_a_job(tmp_path: Path) -> None:
+def test_ctrl_c_during_a_job_leaves_no_process_behind(tmp_path: Path) -> None:
     port = free_ports(1)[0]
     command = [sys.executable, "-m", "deploy.local", "--var", str(tmp_path), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as up:
         assert up.stdout is not None
-        said = ""
+        output = ""
         for line in up.stdout:
-            said += line.decode()
-            if "Ctrl-C" in said:
+            output += line.decode()
+            if "Ctrl-C" in output:
                 break
-        assert f"http://127.0.0.1:{port}" in said
+        assert f"http://127.0.0.1:{port}" in output
         token_path = tmp_path / "token"
-        assert str(token_path) in said
+        assert str(token_path) in output
         with resnetd.Client(
             url=f"http://127.0.0.1:{port}", token=token_path.read_text().strip()
         ) as client:
             job = client.submit(depth=20, shortcut="A", dataset="digits", recipe="paper-cifar")
-            wait_until(client, job.id, lambda job: job.state != "queued", seconds=30.0)
-        everything = psutil.Process(up.pid).children(recursive=True)
-        assert len(everything) > 5
+            wait_for_job(client, job.id, lambda job: job.state != "queued", within_seconds=30.0)
+        processes = psutil.Process(up.pid).children(recursive=True)
+        assert len(processes) > 5
 
         up.send_signal(signal.SIGINT)
         assert up.wait(60.0) == 0
 
-    left = []
-    for process in everything:
+    survivors = []
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
-            left.append(" ".join(process.cmdline()))
-    assert left == []
+            survivors.append(" ".join(process.cmdline()))
+    assert survivors == []
 
 
-def test_a_port_that_is_taken_is_one_plain_sentence(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deploy.local", "--var", str(tmp_path), "--port", "0"]
 
     with socket.socket() as holder:
@@ -58,5 +58,5 @@ def test_a_port_that_is_taken_is_one_plain_sentence(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60.0)
 
     assert done.returncode == 1
-    assert "is taken" in done.stderr
+    assert "is in use" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,9 +1,10 @@
-"""One job from the request to the weights, through every process that there is."""
+"""Jobs from the request to the weights, through all processes of the service."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,22 +16,44 @@ from safetensors.torch import load_file
 import resnetd
 from deploy.local import LocalService
 from service.specs.job_spec import JobSpec
-from tests.support.training import expected_points, is_past, told_points, wait_until
+from tests.support.training import expected_points, has_reached, points_of_job, wait_for_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 JOB_SECONDS = 180.0
 TINY = {"name": "quick", "iterations": 60, "evaluate_every": 30, "checkpoint_every": 30}
+# For these a warm runner waits.
+TWO_WORKERS = {"num_workers": 2}
 
 
-def test_a_job_of_two_workers_trains_reports_and_leaves_weights_that_load(
-    client_of_either: resnetd.Client, tmp_path: Path
+@pytest.mark.parametrize(
+    ("deployment", "resources"),
+    [
+        pytest.param("service", TWO_WORKERS, id="two workers, SQLite, warm runner"),
+        pytest.param(
+            "service_without_warm_runners",
+            {"gpus_per_worker": 0.5},
+            id="half a GPU, PostgreSQL, own runner",
+            marks=pytest.mark.db,
+        ),
+    ],
+)
+def test_a_job_trains_reports_and_leaves_weights_that_load(
+    deployment: str,
+    resources: dict[str, Any],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
-    client = client_of_either
-    job = client.submit(
-        depth=8, shortcut="A", dataset="digits", recipe=TINY, resources={"num_workers": 2}
-    )
+    service: LocalService = request.getfixturevalue(deployment)
+    with resnetd.Client(url=service.url, token=service.token) as client:
+        job = client.submit(
+            depth=8, shortcut="A", dataset="digits", recipe=TINY, resources=resources
+        )
+        _check_a_complete_job(client, job, tmp_path)
 
+
+def _check_a_complete_job(client: resnetd.Client, job: resnetd.Job, folder: Path) -> None:
+    """Follows the job to its end and downloads what it left."""
     kinds = [event.kind for event in client.follow(job.id)]
     job = client.job(job.id)
 
@@ -39,22 +62,23 @@ def test_a_job_of_two_workers_trains_reports_and_leaves_weights_that_load(
     assert job.parameters == 75_290
     assert {"submitted", "state", "attempt", "checkpoint"} <= set(kinds)
     spec = JobSpec.model_validate(job.document["spec"])
-    assert told_points(client, job.id) == expected_points(spec)
+    assert points_of_job(client, job.id) == expected_points(spec)
     newest, *_ = client.checkpoints(job.id)
     assert newest.iteration == 60
     assert newest.test_error == job.result.test_error
 
-    safetensors = client.download(job.id, "newest", path=tmp_path / "net.safetensors")
-    pt = client.download(job.id, "newest", format="pt", path=tmp_path / "net.pt")
+    safetensors = client.download(job.id, "newest", path=folder / "net.safetensors")
+    pt = client.download(job.id, "newest", format="pt", path=folder / "net.pt")
     with safe_open(safetensors, framework="pt") as opened:
         metadata = opened.metadata()
     assert json.loads(metadata["spec"])["depth"] == 8
     state_dict = torch.load(pt, weights_only=True)
-    assert state_dict.keys() == load_file(safetensors).keys()
-    assert all(torch.equal(state_dict[key], one) for key, one in load_file(safetensors).items())
+    weights = load_file(safetensors)
+    assert state_dict.keys() == weights.keys()
+    assert all(torch.equal(state_dict[name], tensor) for name, tensor in weights.items())
 
 
-def test_a_network_trained_on_an_image_folder_is_a_torchvision_resnet(
+def test_weights_trained_on_an_image_folder_load_into_torchvision(
     service: LocalService, client: resnetd.Client, tmp_path: Path
 ) -> None:
     for part in ("train", "test"):
@@ -69,16 +93,16 @@ def test_a_network_trained_on_an_image_folder_is_a_torchvision_resnet(
         shortcut="B",
         dataset="folder:colours",
         recipe={"name": "quick", "iterations": 2, "batch_size": 4},
-        resources={"num_workers": 2},
+        resources=TWO_WORKERS,
     )
     job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
     assert job.state == "succeeded", job.message
 
-    theirs = torchvision.models.resnet18(num_classes=2)
-    theirs.load_state_dict(load_file(client.download(job.id, path=tmp_path)), strict=True)
+    network = torchvision.models.resnet18(num_classes=2)
+    network.load_state_dict(load_file(client.download(job.id, path=tmp_path)), strict=True)
 
 
-def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
+def test_a_cancelled_job_stops_and_keeps_its_last_checkpoint(
     client: resnetd.Client,
 ) -> None:
     job = client.submit(
@@ -86,9 +110,9 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
         shortcut="A",
         dataset="digits",
         recipe={"name": "paper-cifar"},
-        resources={"num_workers": 2},
+        resources=TWO_WORKERS,
     )
-    wait_until(client, job.id, is_past(5), seconds=JOB_SECONDS)
+    wait_for_job(client, job.id, has_reached(5), within_seconds=JOB_SECONDS)
 
     client.cancel(job.id)
     job = client.wait(job.id, timeout_seconds=30.0, is_checked=False)
@@ -98,18 +122,19 @@ def test_a_running_job_that_is_cancelled_stops_and_keeps_its_checkpoint(
     assert newest.iteration >= 5
 
 
-def test_a_deeper_network_begins_with_what_a_shallower_one_has_learnt(
+def test_a_deepened_network_starts_with_the_error_of_the_shallower_one(
     client: resnetd.Client,
 ) -> None:
-    two = {"num_workers": 2}
-    shallow = client.submit(depth=8, shortcut="A", dataset="digits", recipe=TINY, resources=two)
+    shallow = client.submit(
+        depth=8, shortcut="A", dataset="digits", recipe=TINY, resources=TWO_WORKERS
+    )
     shallow = client.wait(shallow.id, timeout_seconds=JOB_SECONDS)
     deep = client.submit(
         depth=14,
         shortcut="A",
         dataset="digits",
         recipe=TINY | {"learning_rate": 1e-6},
-        resources=two,
+        resources=TWO_WORKERS,
         start_from={"job": shallow.id, "mode": "deepen"},
     )
     deep = client.wait(deep.id, timeout_seconds=JOB_SECONDS)
@@ -119,14 +144,16 @@ def test_a_deeper_network_begins_with_what_a_shallower_one_has_learnt(
     assert deep.result is not None
     assert deep.result.test_error is not None
     assert shallow.result.test_error is not None
-    # Without learning anything itself.
+    # At this learning rate the deeper network learns nothing itself.
     assert abs(deep.result.test_error - shallow.result.test_error) < 5.0
 
 
-def test_the_command_submits_watches_and_downloads(service: LocalService, tmp_path: Path) -> None:
-    def resnetd_command(*words: str) -> subprocess.CompletedProcess[str]:
+def test_the_command_line_submits_watches_and_downloads(
+    service: LocalService, tmp_path: Path
+) -> None:
+    def run_resnetd(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(Path(sys.executable).parent / "resnetd"), *words],
+            [str(Path(sys.executable).parent / "resnetd"), *arguments],
             env={"RESNETD_URL": service.url, "RESNETD_TOKEN_FILE": str(service.token_path)},
             capture_output=True,
             text=True,
@@ -134,37 +161,16 @@ def test_the_command_submits_watches_and_downloads(service: LocalService, tmp_pa
             timeout=JOB_SECONDS,
         )
 
-    watched = resnetd_command(
-        *[
-            "submit",
-            "--depth",
-            "8",
-            "--shortcut",
-            "B",
-            "--dataset",
-            "digits",
-            "--recipe",
-            "quick",
-            "--watch",
-        ],
+    watched = run_resnetd(
+        *("submit", "--depth", "8", "--shortcut", "B", "--dataset", "digits"),
+        *("--recipe", "quick", "--watch"),
         *("--set", "recipe.iterations=20", "--set", "resources.num_workers=2"),
     )
     assert watched.returncode == 0, watched.stderr
     job_id = watched.stdout.split()[0]
-    saved = resnetd_command("download", job_id, "--to", str(tmp_path / "net.safetensors"))
+    saved = run_resnetd("download", job_id, "--to", str(tmp_path / "net.safetensors"))
     assert saved.returncode == 0, saved.stderr
     assert "layer1.0.conv1.weight" in load_file(tmp_path / "net.safetensors")
-    listed = resnetd_command("ps", "--all", "-o", "json")
+    listed = run_resnetd("ps", "--all", "-o", "json")
     states = {job["id"]: job["state"] for job in json.loads(listed.stdout)}
     assert states[job_id] == "succeeded"
-
-
-def test_a_missing_data_set_fails_the_job_with_the_command_that_fetches_it(
-    client: resnetd.Client,
-) -> None:
-    job = client.submit(depth=20, shortcut="A", dataset="cifar10", resources={"num_workers": 2})
-    job = client.wait(job.id, timeout_seconds=JOB_SECONDS, is_checked=False)
-
-    assert (job.state, job.reason, job.attempts) == ("failed", "dataset-missing", 1)
-    assert job.message is not None
-    assert "resnetd-worker fetch cifar10" in job.message

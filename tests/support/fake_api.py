@@ -236,12 +236,14 @@ class FakeApi:
                 self.complaints.append(f"{note.iteration}/{digest.part} counts, but is not whole")
 
 
-def eventually(condition: Callable[[], object], *, within_seconds: float = 20.0) -> None:
+def eventually(
+    condition: Callable[[], object], *, within_seconds: float = 20.0, poll_seconds: float = 0.01
+) -> None:
     """Returns once `condition` holds; fails where it does not in time."""
     deadline = time.monotonic() + within_seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_seconds} s"
-        time.sleep(0.01)
+        time.sleep(poll_seconds)
 
 
 @contextmanager

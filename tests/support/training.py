@@ -1,16 +1,17 @@
-"""What a training run must have told by its end."""
+"""What a training run reports, and waiting for a job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import resnetd
 from service.catalog.recipes import Recipe
 from service.specs.job_spec import JobSpec
+from service.specs.protocol import MetricPoint
 from tests.support.fake_api import eventually
 from workers.training import train_hooks
 
 
 def expected_points(spec: JobSpec) -> dict[str, list[int]]:
-    """The iterations at which each series has a point, for a run from beginning to end."""
+    """The iterations at which each series has a point, for an uninterrupted run."""
     recipe = spec.recipe
     evaluated = _marks(recipe, recipe.evaluate_every)
     reported = sorted({*_marks(recipe, train_hooks.report_every(recipe)), *evaluated})
@@ -24,27 +25,41 @@ def expected_points(spec: JobSpec) -> dict[str, list[int]]:
     }
 
 
-def told_points(client: resnetd.Client, job_id: str) -> dict[str, list[int]]:
-    return {name: list(one.iterations) for name, one in client.metrics(job_id).items()}
+def points_of_job(client: resnetd.Client, job_id: str) -> dict[str, list[int]]:
+    """The iterations at which each series of the job has a point."""
+    return {name: list(series.iterations) for name, series in client.metrics(job_id).items()}
 
 
-def wait_until(
-    client: resnetd.Client, job_id: str, is_so: Callable[[resnetd.Job], bool], *, seconds: float
+def points_by_series(points: Iterable[MetricPoint]) -> dict[str, list[int]]:
+    """The iterations of `points` in their order, by series."""
+    iterations: dict[str, list[int]] = {}
+    for point in points:
+        iterations.setdefault(point.series, []).append(point.iteration)
+    return iterations
+
+
+def wait_for_job(
+    client: resnetd.Client,
+    job_id: str,
+    condition: Callable[[resnetd.Job], bool],
+    *,
+    within_seconds: float,
 ) -> resnetd.Job:
-    """The job, once that holds of it. Fails at once where the job ends before."""
-    last: list[resnetd.Job] = []
+    """The job, once the condition holds. Fails at once when the job ends before that."""
+    job = client.job(job_id)
 
-    def look() -> bool:
-        last[:] = [client.job(job_id)]
-        holds = is_so(last[0])
-        assert holds or not last[0].is_final, f"the job ended: {last[0].message}"
-        return holds
+    def holds() -> bool:
+        nonlocal job
+        job = client.job(job_id)
+        assert condition(job) or not job.is_final, f"the job has ended: {job.message}"
+        return condition(job)
 
-    eventually(look, within_seconds=seconds)
-    return last[0]
+    # Each look is a request: more of them would take the processors from the training.
+    eventually(holds, within_seconds=within_seconds, poll_seconds=0.2)
+    return job
 
 
-def is_past(iteration: int) -> Callable[[resnetd.Job], bool]:
+def has_reached(iteration: int) -> Callable[[resnetd.Job], bool]:
     return lambda job: job.progress is not None and job.progress.iteration >= iteration
 
 

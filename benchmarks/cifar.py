@@ -1,11 +1,11 @@
-"""Images to train on: CIFAR-10's, or what RESNETD_BENCH_IMAGES names."""
+"""Which images the training benchmarks use: CIFAR-10, or those of RESNETD_BENCH_IMAGES."""
 
 import os
 from pathlib import Path
 
 
-def to_train_on() -> tuple[str, Path]:
-    """The data set's name, and the folder that it lies in."""
+def locate_images() -> tuple[str, Path]:
+    """The dataset's name in a spec, and the data folder that contains it."""
     folder = os.environ.get("RESNETD_BENCH_IMAGES")
     if folder is None:
         return "cifar10", Path("var/data")
