@@ -22,13 +22,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PENDING: tuple[str, ...] = (
     "CHANGELOG.md",
     "CONTRIBUTING.md",
-    "Makefile",
     "README.md",
     "api/",
-    "benchmarks/",
     "client/",
-    "deploy/",
-    "docker-compose.yml",
     "docs/",
     "pyproject.toml",
     "service/access/",

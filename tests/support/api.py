@@ -1,4 +1,4 @@
-"""The API on a port of its own, over a real database, on a clock that only tests move."""
+"""The API on its own port, with a real database and a clock that tests move."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ RFC_3339 = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Api:
-    """`core` is the same service, driven without HTTP."""
+    """`core` calls the same service without HTTP."""
 
     def __init__(self, url: str, settings: Settings, core: Core) -> None:
         self.url = url
@@ -38,7 +38,7 @@ class Api:
         self.http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
 
     def empty(self) -> None:
-        """As it was at its start, for the next test: people's tokens are all that it knows."""
+        """Deletes all rows except the users' tokens, and resets the clock, for the next test."""
         self.core.clock.now = START
         with self.core.database.transaction() as session:
             for table in reversed(Base.metadata.sorted_tables):
@@ -56,7 +56,7 @@ class Api:
         return self.call("GET", path, **request)
 
     def post(self, path: str, body: Any = None, **request: Any) -> httpx.Response:
-        """`body` as JSON; halves of characters and numbers that are none go through as well."""
+        """Sends `body` as JSON, also with lone surrogates and NaN, which httpx would refuse."""
         return self.call(
             "POST",
             path,
@@ -68,14 +68,14 @@ class Api:
     def attempt(
         self, claimed: Taken, method: str = "GET", path: str = "", **request: Any
     ) -> httpx.Response:
-        """What the attempt's processes ask, with their own token."""
+        """A request of the attempt's processes, with the attempt's token."""
         target = f"/v1/attempts/{claimed.attempt_id}{path}"
         return self.call(method, target, token=claimed.secret, **request)
 
     def ask(
         self, start: RayJobSubmission[RunnerRow], *, token: str | None = None, **question: Any
     ) -> httpx.Response:
-        """What the runner asks, with its own token where no other is given."""
+        """The runner's request for its next attempt, by default with the runner's token."""
         path = f"/v1/runners/{start.id}/next"
         return self.post(path, question, token=token or start.secret)
 
@@ -86,13 +86,13 @@ class Api:
     def upload(
         self, claimed: Taken, iteration: int, part: CheckpointPart, *, sha256: str | None = None
     ) -> httpx.Response:
-        whole = content(part, iteration)
+        body = content(part, iteration)
         return self.attempt(
             claimed,
             "PUT",
             f"/checkpoints/{iteration}/{part}",
-            content=whole,
-            headers={"X-Content-SHA256": sha256 or hashlib.sha256(whole).hexdigest()},
+            content=body,
+            headers={"X-Content-SHA256": sha256 or hashlib.sha256(body).hexdigest()},
         )
 
     def checkpoint(self, claimed: Taken, sequence: int, note: CheckpointManifest) -> httpx.Response:
@@ -105,7 +105,7 @@ class Api:
     def stream(
         self, name: str, *, of: str = "jobs", **headers: str
     ) -> Iterator[Iterator[dict[str, Any]]]:
-        """A job's or search's events as they come: `id`, `event`, the decoded `data` of each."""
+        """The events of a job or a search as they arrive: `id`, `event`, decoded `data`."""
         sent = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
@@ -128,7 +128,7 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def serving_new(database_url: str, var_path: Path, **settings: Any) -> Iterator[Api]:
-    """Over a database that is made for it."""
+    """An API with its own Core on a new database."""
     database = Database(database_url)
     schema.upgrade(database)
     with serving(Core(database, Clock()), database_url, var_path, **settings) as served:
@@ -150,7 +150,7 @@ def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> I
         )
     )
     with _listen("127.0.0.1", 0) as listener, pytest.MonkeyPatch.context() as patched:
-        # A quick end: the listening thread looks so often whether it should.
+        # The listening thread stops after this time at most.
         patched.setattr("api.change_listener._LISTEN_SECONDS", 0.05)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

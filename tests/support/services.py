@@ -1,4 +1,4 @@
-"""The whole service for end-to-end tests, on a Ray head that they share."""
+"""The service for end-to-end tests, on a Ray head that they share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
