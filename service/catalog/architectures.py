@@ -16,6 +16,10 @@ class Family(StrEnum):
     VGG = "vgg"
     VGG_BN = "vgg-bn"
 
+    @property
+    def is_vgg(self) -> bool:
+        return self in {Family.VGG, Family.VGG_BN}
+
 
 class Shortcut(StrEnum):
     """Shortcut connections (section 3.3): options A, B and C; `none` is the plain network.
@@ -161,7 +165,7 @@ class Architecture:
 
     @property
     def is_vgg(self) -> bool:
-        return self.family in {Family.VGG, Family.VGG_BN}
+        return self.family.is_vgg
 
     @property
     def label(self) -> str:
@@ -238,7 +242,7 @@ def make_architecture(
     """
     block = block or get_default_block(family, depth)
     if not depth_exists(family, depth, block):
-        raise ValueError(f"no {family} network with {block} blocks has depth {depth}")
+        raise ValueError(f"family {family} has no depth {depth} with block {block}")
     return Architecture(
         family=family,
         depth=depth,

@@ -122,7 +122,7 @@ def _merge(written: Any, changes: Any) -> Any:
 def _resolve_batch_references(spec: JobSpec, batch: Sequence[str]) -> JobSpec:
     after = []
     for at, dependency in enumerate(spec.after):
-        number = dependency.place_in_batch
+        number = dependency.batch_index
         if number is None:
             after.append(dependency)
         elif number < len(batch):

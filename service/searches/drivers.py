@@ -75,8 +75,8 @@ def begin_driver(session: Session, driver_id: str, *, now: datetime) -> SearchDr
     return SearchDriverConfig(
         search_id=search.id,
         spec=spec,
-        max_iterations=spec.iterations,
-        evaluate_every=spec.example().recipe.evaluate_every,
+        max_iterations=spec.max_iterations,
+        evaluate_every=spec.make_example().recipe.evaluate_every,
         known_params=known_params,
     )
 

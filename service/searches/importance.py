@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from service.searches.trials import Trial
-from service.specs.search_space import Dimension, Distribution
+from service.specs.search_space import Dimension
 from service.specs.search_spec import Metric, SearchSpec
 from service.states import JobState
 
@@ -67,10 +67,9 @@ def _shares(
 def _distribution(dimension: Dimension) -> "BaseDistribution":
     from optuna import distributions  # noqa: PLC0415 - as above
 
-    if dimension.draw in {Distribution.CHOICE, Distribution.GRID}:
+    if dimension.is_categorical:
         return distributions.CategoricalDistribution(dimension.arguments)
-    low, high = dimension.probes()
-    is_log = dimension.draw in {Distribution.LOGUNIFORM, Distribution.LOGRANDINT}
+    low, high = dimension.list_extremes()
     if isinstance(low, int):
-        return distributions.IntDistribution(low, high, log=is_log)
-    return distributions.FloatDistribution(low, high, log=is_log)
+        return distributions.IntDistribution(low, high, log=dimension.is_log)
+    return distributions.FloatDistribution(low, high, log=dimension.is_log)

@@ -285,7 +285,7 @@ def change_priority(session: Session, search_id: str, priority: int, *, now: dat
         raise IllegalTransition(
             f"search {search.id} has {search.state} already and waits for nothing"
         )
-    before = spec_of(search).example().priority
+    before = spec_of(search).make_example().priority
     if before != priority:
         search.spec = search.spec | {"job": search.spec["job"] | {"priority": priority}}
         data = {"priority": {"from": before, "to": priority}}
@@ -367,7 +367,7 @@ def _try_command(
 
 def _check_trial(session: Session, spec: SearchSpec) -> None:
     try:
-        submission.check_submission(session, spec.example())
+        submission.check_submission(session, spec.make_example())
     except InvalidInput as error:
         faults = tuple(
             FieldError(pointer=f"/job{fault.pointer}", message=fault.message)

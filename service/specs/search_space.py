@@ -1,4 +1,4 @@
-"""What a search may vary: for each field of a spec how its values are drawn, checked one by one."""
+"""The space of a search: fields of a job's spec and the distributions of their values."""
 
 import itertools
 import math
@@ -6,45 +6,45 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from service.errors import FieldError, InvalidInput
+from service.specs.base import Spec
 from service.specs.job_spec import JobSpec, parse_job_spec
 
-# Of one choice or grid; a longer list is a range.
+# Of one choice or grid; more values are better written as a range.
 MAX_VALUES = 64
 MAX_DIMENSIONS = 16
-# Validating a spec takes some 0.1 ms: more combinations than these are tried in pairs only.
+# Validating a spec takes about 0.1 ms. Larger spaces are checked for pairs of fields only.
 _MAX_COMBINATIONS = 2_000
-# A range of more integers is tried at its ends: no field of a spec but depth and batch size has
-# holes, and those have fewer values.
+# Larger ranges of integers are checked at their bounds only. Of the fields of a spec, only depth
+# and batch size have invalid values between valid ones, and their ranges are smaller.
 _MAX_INTEGERS = 4_096
-# They name one job, or would keep a trial from starting.
+# Fields that identify a job or keep a trial from starting.
 _NOT_SEARCHABLE = frozenset({"name", "tags", "after", "hold"})
+_MAX_MESSAGE_LENGTH = 500
 
-# What Optuna calls categorical: JSON's scalars.
+# The types that Optuna accepts as categorical values: JSON's scalars.
 Scalar = str | bool | int | float | None
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Integer = Annotated[int, Field(strict=True, ge=-(2**53), le=2**53)]
 
 
 class Distribution(StrEnum):
-    """How values are drawn, in Ray Tune's words."""
+    """Distributions of values, named as in Ray Tune; arguments are low, high and the step."""
 
     CHOICE = "choice"
     GRID = "grid"
     UNIFORM = "uniform"
     LOGUNIFORM = "loguniform"
-    QUNIFORM = "quniform"  # multiples of its third number
-    RANDINT = "randint"  # below its second number
-    LOGRANDINT = "lograndint"
-    QRANDINT = "qrandint"  # up to its second number, which a multiple may reach
+    QUNIFORM = "quniform"  # multiples of the step
+    RANDINT = "randint"  # high is exclusive
+    LOGRANDINT = "lograndint"  # high is exclusive
+    QRANDINT = "qrandint"  # multiples of the step; high is inclusive
 
 
-class Dimension(BaseModel):
-    """One of the draws, as `{"loguniform": [0.001, 1]}` or `{"choice": ["A", "B"]}`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Dimension(Spec):
+    """The distribution of a field: `{"loguniform": [0.001, 1]}`, `{"choice": ["A", "B"]}`."""
 
     choice: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)] | None = None
     grid: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)] | None = None
@@ -56,58 +56,69 @@ class Dimension(BaseModel):
     qrandint: tuple[Integer, Integer, Integer] | None = None
 
     @model_validator(mode="after")
-    def _is_one_draw(self) -> "Dimension":
-        given = [draw for draw in Distribution if getattr(self, draw) is not None]
+    def _check_arguments(self) -> "Dimension":
+        given = [kind for kind in Distribution if getattr(self, kind) is not None]
         if len(given) != 1:
-            known = ", ".join(Distribution)
-            raise ValueError(f"exactly one of {known} says how values are drawn")
-        if given[0] in {Distribution.CHOICE, Distribution.GRID}:
+            received = ", ".join(given) or "none"
+            raise ValueError(f"needs exactly one of {', '.join(Distribution)}; received {received}")
+        if self.is_categorical:
             if len({(type(value), value) for value in self.arguments}) < len(self.arguments):
-                raise ValueError(f"{given[0]} names a value twice: {list(self.arguments)}")
+                raise ValueError(f"{given[0]} has a repeated value: {list(self.arguments)}")
             return self
         low, high, *step = self.arguments
         if not low < high:
-            raise ValueError(f"{given[0]} goes from less to more, received [{low}, {high}]")
-        if given[0] in {Distribution.LOGUNIFORM, Distribution.LOGRANDINT} and low <= 0:
-            raise ValueError(f"{given[0]} is of numbers above 0, received {low}")
+            raise ValueError(f"{given[0]} needs low < high, received [{low}, {high}]")
+        if self.is_log and low <= 0:
+            raise ValueError(f"{given[0]} needs low > 0, received {low}")
         if step and not 0 < step[0] <= high - low:
-            raise ValueError(f"the step of {given[0]} must fit between its ends, received {step}")
-        # Ray Tune draws multiples of the step, Optuna steps from the low end: here they agree.
-        if step and not all(math.isclose(_rounded(end, step[0]), end) for end in (low, high)):
             raise ValueError(
-                f"the ends of {given[0]} are multiples of its step {step[0]}, "
+                f"the step of {given[0]} must be above 0 and at most high - low, received {step[0]}"
+            )
+        # Ray Tune rounds to multiples of the step, Optuna counts steps from low: with bounds that
+        # are multiples, both give the same values.
+        if step and not all(math.isclose(_round_to(end, step[0]), end) for end in (low, high)):
+            raise ValueError(
+                f"low and high of {given[0]} must be multiples of its step ({step[0]}), "
                 f"received [{low}, {high}]"
             )
         return self
 
+    @model_serializer
+    def _serialize(self) -> dict[str, Any]:
+        return {self.distribution.value: list(self.arguments)}
+
     @property
-    def draw(self) -> Distribution:
-        return next(draw for draw in Distribution if getattr(self, draw) is not None)
+    def distribution(self) -> Distribution:
+        return next(kind for kind in Distribution if getattr(self, kind) is not None)
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """As written: the values, or low and high and, where there is one, the step."""
-        found: tuple[Any, ...] = getattr(self, self.draw)
-        return found
+        """The values of a choice or grid; else low, high and, with some distributions, the step."""
+        arguments: tuple[Any, ...] = getattr(self, self.distribution)
+        return arguments
 
-    @model_serializer
-    def written(self) -> dict[str, Any]:
-        return {self.draw.value: list(self.arguments)}
+    @property
+    def is_categorical(self) -> bool:
+        return self.distribution in {Distribution.CHOICE, Distribution.GRID}
 
-    def probes(self) -> list[Any]:
-        """Every value, of a range the least and the greatest."""
-        if self.draw in {Distribution.CHOICE, Distribution.GRID}:
+    @property
+    def is_log(self) -> bool:
+        return self.distribution in {Distribution.LOGUNIFORM, Distribution.LOGRANDINT}
+
+    def list_extremes(self) -> list[Any]:
+        """All values of a choice or grid, else the least and the greatest value."""
+        if self.is_categorical:
             return list(self.arguments)
         low, high, *_ = self.arguments
-        is_open = self.draw in {Distribution.RANDINT, Distribution.LOGRANDINT}
-        return [low, high - 1] if is_open else [low, high]
+        is_exclusive = self.distribution in {Distribution.RANDINT, Distribution.LOGRANDINT}
+        return [low, high - 1] if is_exclusive else [low, high]
 
-    def between(self) -> Sequence[Any]:
-        """The values between the probes, where a spec may refuse one that lies between two."""
-        if self.draw in {Distribution.RANDINT, Distribution.LOGRANDINT}:
+    def list_inner_values(self) -> Sequence[Any]:
+        """Integers between the extremes; empty for large ranges."""
+        if self.distribution in {Distribution.RANDINT, Distribution.LOGRANDINT}:
             low, high = self.arguments
             return range(low + 1, high - 1) if high - low <= _MAX_INTEGERS else ()
-        if self.draw is Distribution.QRANDINT:
+        if self.distribution is Distribution.QRANDINT:
             low, high, step = self.arguments
             return range(low + step, high, step) if high - low <= _MAX_INTEGERS * step else ()
         return ()
@@ -117,99 +128,101 @@ Space = Annotated[dict[str, Dimension], Field(min_length=1, max_length=MAX_DIMEN
 
 
 def check_space(base: Mapping[str, Any], space: Mapping[str, Dimension]) -> JobSpec:
-    """The spec of one trial. InvalidInput with the place and the value for one that is illegal.
+    """Checks that all trials have valid specs and returns an example.
 
-    Every value of every field is tried; all combinations of them with the ranges' ends where
-    those are few, else all pairs.
+    Checks each value of each field, then all combinations of the extremes or, in a large space,
+    those of each pair of fields. InvalidInput names the field and the value.
     """
-    _refuse_overlaps(space)
-    probes = {path: dimension.probes() for path, dimension in space.items()}
-    first = {path: values[0] for path, values in probes.items()}
+    _check_paths(space)
+    extremes = {path: dimension.list_extremes() for path, dimension in space.items()}
+    first = {path: values[0] for path, values in extremes.items()}
     for path, dimension in space.items():
-        for value in [*probes[path], *dimension.between()]:
-            _require_legal(base, first | {path: value}, blamed=path, space=space)
-    # The first values alone are legal by now, so what is found here is a combination.
+        for value in [*extremes[path], *dimension.list_inner_values()]:
+            _check_value(base, first | {path: value}, path, dimension)
+    # All single values are valid now: further errors are caused by combinations.
     example = make_trial_spec(base, first)
-    for params in _combinations(probes, first):
-        _require_legal(base, params, blamed=None, space=space)
+    for params in _combine(extremes, first):
+        _check_combination(base, params)
     return example
 
 
 def make_trial_spec(base: Mapping[str, Any], params: Mapping[str, Any]) -> JobSpec:
-    """The base's spec with the values in their places. InvalidInput."""
+    """The spec `base` with the parameters of a trial; paths are dotted. Raises InvalidInput."""
     written: Any = dict(base)
     for path, value in params.items():
-        written = _put(written, path.split("."), value)
+        written = _replace(written, path.split("."), value)
     return parse_job_spec(written)
 
 
-def _put(written: Any, steps: list[str], value: Any) -> Any:
+def _replace(written: Any, steps: list[str], value: Any) -> Any:
     if not steps:
         return value
-    # A recipe may be written as its name alone.
-    whole = {"name": written} if isinstance(written, str) else dict(written or {})
+    # A recipe can be written as its name.
+    fields = {"name": written} if isinstance(written, str) else dict(written or {})
     step, *rest = steps
-    return whole | {step: _put(whole.get(step), rest, value)}
+    return fields | {step: _replace(fields.get(step), rest, value)}
 
 
-def _refuse_overlaps(space: Mapping[str, Dimension]) -> None:
-    faults = []
+def _check_paths(space: Mapping[str, Dimension]) -> None:
+    field_errors = []
     for path in space:
         if path.split(".")[0] in _NOT_SEARCHABLE:
-            message = f"{path} is the same for all trials: it cannot be searched"
-            faults.append(FieldError(pointer=_pointer(path), message=message))
-        inside = [other for other in space if other.startswith(f"{path}.")]
-        faults += [
-            FieldError(
-                pointer=_pointer(other), message=f"{other} is a part of {path}, which varies too"
-            )
-            for other in inside
-        ]
-    if faults:
-        raise InvalidInput("the search's space is not valid", field_errors=tuple(faults))
+            message = f"{path} cannot be searched: it must be the same in all trials"
+            field_errors.append(FieldError(pointer=_pointer(path), message=message))
+        for nested in space:
+            if nested.startswith(f"{path}."):
+                message = f"{nested} is part of {path}, which is searched too"
+                field_errors.append(FieldError(pointer=_pointer(nested), message=message))
+    if field_errors:
+        raise _invalid_space(*field_errors)
 
 
-def _require_legal(
-    base: Mapping[str, Any],
-    params: Mapping[str, Any],
-    *,
-    blamed: str | None,
-    space: Mapping[str, Dimension],
+def _check_value(
+    base: Mapping[str, Any], params: Mapping[str, Any], path: str, dimension: Dimension
 ) -> None:
     try:
         make_trial_spec(base, params)
     except InvalidInput as error:
-        why = "; ".join(f"{fault.pointer}: {fault.message}" for fault in error.field_errors)
-        if blamed is None:
-            message = f"these values do not go together: {_words(params)}: {why}"
-            fault = FieldError(pointer="/space", message=message[:500])
-        else:
-            message = f"the value {params[blamed]!r} makes no legal spec: {why}"
-            pointer = f"{_pointer(blamed)}/{space[blamed].draw}"
-            fault = FieldError(pointer=pointer, message=message[:500])
-        raise InvalidInput("the search's space is not valid", field_errors=(fault,)) from error
+        message = f"the value {params[path]!r} makes the spec invalid: {_describe(error)}"
+        pointer = f"{_pointer(path)}/{dimension.distribution}"
+        field_error = FieldError(pointer=pointer, message=message[:_MAX_MESSAGE_LENGTH])
+        raise _invalid_space(field_error) from error
 
 
-def _combinations(
-    probes: Mapping[str, list[Any]], first: Mapping[str, Any]
+def _check_combination(base: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+    try:
+        make_trial_spec(base, params)
+    except InvalidInput as error:
+        values = ", ".join(f"{path} {value}" for path, value in params.items())
+        message = f"the combination of {values} makes the spec invalid: {_describe(error)}"
+        field_error = FieldError(pointer="/space", message=message[:_MAX_MESSAGE_LENGTH])
+        raise _invalid_space(field_error) from error
+
+
+def _combine(
+    extremes: Mapping[str, list[Any]], first: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    if math.prod(len(values) for values in probes.values()) <= _MAX_COMBINATIONS:
-        for values in itertools.product(*probes.values()):
-            yield dict(zip(probes, values, strict=True))
+    if math.prod(len(values) for values in extremes.values()) <= _MAX_COMBINATIONS:
+        for values in itertools.product(*extremes.values()):
+            yield dict(zip(extremes, values, strict=True))
         return
-    for one, other in itertools.combinations(probes, 2):
-        for value, beside in itertools.product(probes[one], probes[other]):
-            yield {**first, one: value, other: beside}
+    for path_a, path_b in itertools.combinations(extremes, 2):
+        for value_a, value_b in itertools.product(extremes[path_a], extremes[path_b]):
+            yield {**first, path_a: value_a, path_b: value_b}
 
 
-def _rounded(value: Any, step: Any) -> Any:
-    """As Ray Tune rounds, to the nearest multiple."""
+def _round_to(value: Any, step: Any) -> Any:
+    """The nearest multiple of the step, as Ray Tune rounds."""
     return round(value / step) * step
+
+
+def _invalid_space(*field_errors: FieldError) -> InvalidInput:
+    return InvalidInput("the search's space is not valid", field_errors=field_errors)
+
+
+def _describe(error: InvalidInput) -> str:
+    return "; ".join(f"{field.pointer}: {field.message}" for field in error.field_errors)
 
 
 def _pointer(path: str) -> str:
     return "/space/" + path.replace("~", "~0").replace("/", "~1")
-
-
-def _words(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{path} {value}" for path, value in params.items())

@@ -1,21 +1,36 @@
-"""What validation found wrong, in the words of a problem's answer."""
+"""Pydantic's validation errors as field errors with JSON pointers."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
-from service.errors import FieldError
+from pydantic import BaseModel, ValidationError
+
+from service.errors import FieldError, InvalidInput
+
+_MAX_MESSAGE_LENGTH = 500
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def to_field_errors(findings: Iterable[Any], *, skip: int = 0) -> tuple[FieldError, ...]:
-    """Pydantic's findings as JSON pointers and sentences that name what was received.
+def validate(model: type[Model], value: Any, *, message: str) -> Model:
+    """The model of a decoded JSON value. InvalidInput with one field error per invalid field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        field_errors = to_field_errors(error.errors(include_url=False))
+        raise InvalidInput(message, field_errors=field_errors) from error
 
-    `skip` steps of each location are left out: FastAPI puts `body` or `query` first.
+
+def to_field_errors(errors: Iterable[Any], *, skip: int = 0) -> tuple[FieldError, ...]:
+    """Field errors for the errors that pydantic lists; messages include the received scalar.
+
+    `skip`: leading steps of each location to omit; FastAPI puts `body` or `query` first.
     """
     return tuple(
-        FieldError(pointer=_pointer(finding["loc"][skip:]), message=_message(finding))
-        for finding in findings
-        # A default that waits for a field that is wrong: its own fault is named already.
-        if finding["type"] != "default_factory_not_called"
+        FieldError(pointer=_pointer(error["loc"][skip:]), message=_message(error))
+        for error in errors
+        # A default that depends on an invalid field, which has its own error.
+        if error["type"] != "default_factory_not_called"
     )
 
 
@@ -24,13 +39,14 @@ def _pointer(location: tuple[int | str, ...]) -> str:
     return "".join(f"/{step}" for step in steps)
 
 
-def _message(finding: Any) -> str:
-    if finding["type"] == "missing":
+def _message(error: Any) -> str:
+    if error["type"] == "missing":
         return "is required"
-    if finding["type"] == "extra_forbidden":
-        return "is not a field here"
-    message = str(finding["msg"]).removeprefix("Value error, ")
-    received = finding["input"]
-    if isinstance(received, str | int | float | bool | None) and repr(received) not in message:
-        return f"{message}; received {received!r}"[:500]
-    return message[:500]
+    if error["type"] == "extra_forbidden":
+        return "is not a known field"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    received = error["input"]
+    is_scalar = isinstance(received, str | int | float | bool | None)
+    if is_scalar and repr(received) not in message:
+        message = f"{message}; received {received!r}"
+    return message[:_MAX_MESSAGE_LENGTH]

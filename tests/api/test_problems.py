@@ -73,9 +73,7 @@ def test_a_missing_field_is_pointed_at(api: Api) -> None:
 def test_a_wrong_depth_is_told_the_nearest_right_ones(api: Api) -> None:
     answer = api.post("/v1/jobs", written(depth=33))
     (fault,) = answer.json()["errors"]
-    assert fault["message"] == (
-        "no cifar network has 33 layers: the depth is 6n+2; the nearest are 32 and 38"
-    )
+    assert fault["message"] == ("must be 6n+2 for a cifar network; nearest: 32 and 38; received 33")
 
 
 def test_what_the_cluster_can_never_hold_is_told_what_there_is(api: Api) -> None:

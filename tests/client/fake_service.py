@@ -266,7 +266,7 @@ class Handler(BaseHTTPRequestHandler):
     def _submit(self, spec: dict[str, Any]) -> None:
         key = self.request_read.headers["idempotency-key"]
         if spec.get("depth") == 33:
-            message = "no cifar network has 33 layers: the depth is 6n+2; the nearest are 32 and 38"
+            message = "must be 6n+2 for a cifar network; nearest: 32 and 38; received 33"
             fault = {"pointer": "/depth", "message": message}
             recipe = {"pointer": "/recipe/batch_size", "message": "is too small"}
             return self.refuse(422, "invalid-input", "the spec is not valid", fault, recipe)

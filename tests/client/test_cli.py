@@ -68,7 +68,7 @@ def test_a_refused_spec_is_a_line_for_each_wrong_place(command: Command) -> None
     assert command("submit", "--depth", "33") == 2
     assert command.out == ""
     assert command.err == (
-        "depth: no cifar network has 33 layers: the depth is 6n+2; the nearest are 32 and 38\n"
+        "depth: must be 6n+2 for a cifar network; nearest: 32 and 38; received 33\n"
         "recipe.batch_size: is too small\n"
     )
 

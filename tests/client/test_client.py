@@ -49,7 +49,7 @@ def test_a_wrong_depth_is_told_where_and_what_would_be_right(client: resnetd.Cli
     with pytest.raises(resnetd.InvalidInput) as caught:
         client.submit(depth=33, shortcut="A", dataset="digits")
     first, second = caught.value.errors
-    assert str(first).startswith("depth: no cifar network has 33 layers")
+    assert str(first).startswith("depth: must be 6n+2 for a cifar network")
     assert str(second) == "recipe.batch_size: is too small"
     assert (caught.value.status, caught.value.code) == (422, "invalid-input")
     assert caught.value.request_id == "r-1"

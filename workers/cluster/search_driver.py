@@ -205,8 +205,8 @@ def _make_domains(spec: SearchSpec) -> dict[str, Any]:
 def make_domain(dimension: Dimension) -> Any:
     """Ray Tune's own word for the draw."""
     arguments = list(dimension.arguments)
-    if dimension.draw is Distribution.GRID:
+    if dimension.distribution is Distribution.GRID:
         return tune.grid_search(arguments)
-    if dimension.draw is Distribution.CHOICE:
+    if dimension.distribution is Distribution.CHOICE:
         return tune.choice(arguments)
-    return getattr(tune, dimension.draw.value)(*arguments)
+    return getattr(tune, dimension.distribution.value)(*arguments)

@@ -1,4 +1,4 @@
-"""Specs: three fields are enough, a saved spec reads the same, a wrong one says where."""
+"""Job specs: defaults, round trips, and an error for each invalid field."""
 
 from typing import Any
 
@@ -13,18 +13,18 @@ from service.specs.job_spec import JobSpec, parse_job_spec
 from tests.support.core import written
 
 
-def _faults(**fields: Any) -> list[FieldError]:
+def _errors(**fields: Any) -> list[FieldError]:
     with pytest.raises(InvalidInput) as caught:
         parse_job_spec(written(**fields))
     return list(caught.value.field_errors)
 
 
-def _fault(**fields: Any) -> FieldError:
-    (fault,) = _faults(**fields)
-    return fault
+def _error(**fields: Any) -> FieldError:
+    (error,) = _errors(**fields)
+    return error
 
 
-def test_depth_shortcut_and_data_set_are_enough() -> None:
+def test_depth_shortcut_and_dataset_are_sufficient() -> None:
     spec = parse_job_spec({"depth": 20, "shortcut": "A", "dataset": "digits"})
     assert spec.name == "resnet-20-A on digits"
     assert spec.family is Family.CIFAR
@@ -48,7 +48,7 @@ depths = st.sampled_from(
     tags=st.lists(st.from_regex(r"[a-z0-9][a-z0-9_.:/-]{0,20}", fullmatch=True), max_size=5),
     iterations=st.integers(1, 100_000),
 )
-def test_a_saved_spec_reads_the_same(
+def test_a_stored_spec_is_parsed_to_the_same_spec(
     kind: tuple[Family, int],
     shortcut: str,
     dataset: str,
@@ -77,40 +77,40 @@ def test_a_saved_spec_reads_the_same(
 
 
 @given(depth=st.integers(-10, 2000))
-def test_a_cifar_depth_is_right_or_is_told_the_nearest_right_ones(depth: int) -> None:
+def test_a_cifar_depth_is_valid_or_the_error_names_the_nearest(depth: int) -> None:
     fields = written(depth=depth, family="cifar")
     if architectures.depth_exists(Family.CIFAR, depth):
         assert parse_job_spec(fields).depth == depth
         return
-    (fault,) = _faults(depth=depth, family="cifar")
-    assert fault.pointer == "/depth"
+    error = _error(depth=depth, family="cifar")
+    assert error.pointer == "/depth"
     nearest = architectures.find_nearest_depths(Family.CIFAR, depth)
-    assert all(str(near) in fault.message for near in nearest)
+    assert all(str(near) in error.message for near in nearest)
 
 
-def test_a_wrong_depth_is_answered_in_one_sentence() -> None:
-    assert _fault(depth=33) == FieldError(
+def test_an_invalid_depth_is_explained() -> None:
+    assert _error(depth=33) == FieldError(
         pointer="/depth",
-        message="no cifar network has 33 layers: the depth is 6n+2; the nearest are 32 and 38",
+        message="must be 6n+2 for a cifar network; nearest: 32 and 38; received 33",
     )
 
 
-def test_a_bottleneck_has_a_rule_of_its_own() -> None:
-    assert _fault(depth=50, dataset="cifar10", block="bottleneck").message == (
-        "no cifar bottleneck network has 50 layers: the depth is 9n+2; the nearest are 47 and 56"
+def test_bottlenecks_have_their_own_depths() -> None:
+    assert _error(depth=50, dataset="cifar10", block="bottleneck").message == (
+        "must be 9n+2 for a cifar bottleneck network; nearest: 47 and 56; received 50"
     )
-    fault = _fault(depth=34, family="imagenet", block="bottleneck")
-    assert "the depth is one of 50, 101, 152, 200" in fault.message
+    error = _error(depth=34, family="imagenet", block="bottleneck")
+    assert "must be one of 50, 101, 152, 200" in error.message
 
 
-def test_164_and_1001_layers_are_the_second_papers_bottlenecks() -> None:
+def test_depths_164_and_1001_default_to_bottlenecks() -> None:
     assert parse_job_spec(written(depth=164, shortcut="B")).network == "resnet-164-bottleneck-B"
     assert parse_job_spec(written(depth=164, block="basic")).network == "resnet-164-A"
     spec = parse_job_spec(written(depth=1001, shortcut="B", preactivation=True))
     assert spec.network == "preact-1001-bottleneck-B"
 
 
-def test_what_changes_the_function_is_the_papers_unless_written() -> None:
+def test_variants_default_to_the_paper() -> None:
     spec = parse_job_spec(written(depth=50, family="imagenet", shortcut="B"))
     assert (spec.stride_at, spec.zero_padding, spec.stem) == ("1x1", "end", "imagenet")
     assert spec.network == "resnet-50-B"
@@ -141,60 +141,60 @@ def test_what_changes_the_function_is_the_papers_unless_written() -> None:
         ),
     ],
 )
-def test_choices_that_no_network_has_are_refused(fields: dict[str, Any], pointer: str) -> None:
-    assert _fault(**fields).pointer == pointer
+def test_incompatible_fields_are_refused(fields: dict[str, Any], pointer: str) -> None:
+    assert _error(**fields).pointer == pointer
 
 
-def test_a_depth_of_one_family_only_settles_the_family() -> None:
+def test_a_depth_of_a_single_family_determines_the_family() -> None:
     assert parse_job_spec(written(depth=34)).family is Family.IMAGENET
 
 
 @pytest.mark.parametrize(
     ("dataset", "family"), [("cifar10", Family.CIFAR), ("folder:birds", Family.IMAGENET)]
 )
-def test_fifty_layers_take_the_shape_that_suits_the_data(dataset: str, family: Family) -> None:
+def test_the_dataset_determines_the_family_of_depth_50(dataset: str, family: Family) -> None:
     assert parse_job_spec(written(depth=50, dataset=dataset)).family is family
 
 
-def test_an_unknown_data_set_is_told_the_known_ones() -> None:
-    fault = _fault(dataset="imagenet-21k")
-    assert fault.pointer == "/dataset"
-    assert "digits" in fault.message
-    assert "'imagenet-21k'" in fault.message
+def test_an_unknown_dataset_is_refused_with_the_known_names() -> None:
+    error = _error(dataset="imagenet-21k")
+    assert error.pointer == "/dataset"
+    assert "digits" in error.message
+    assert "'imagenet-21k'" in error.message
 
 
 @pytest.mark.parametrize("folder", ["..", ".hidden", "a/b", "", "a\x00", "x" * 101])
-def test_a_folder_never_reaches_out_of_the_data_path(folder: str) -> None:
-    assert _fault(dataset=f"folder:{folder}").pointer == "/dataset"
+def test_a_folder_outside_the_data_dir_is_refused(folder: str) -> None:
+    assert _error(dataset=f"folder:{folder}").pointer == "/dataset"
 
 
 def test_an_unknown_field_is_named() -> None:
-    assert _fault(dept=20) == FieldError(pointer="/dept", message="is not a field here")
+    assert _error(dept=20) == FieldError(pointer="/dept", message="is not a known field")
 
 
 def test_a_missing_field_is_named_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_job_spec({"depth": 20, "shortcut": "A"})
-    assert [fault.pointer for fault in caught.value.field_errors] == ["/dataset"]
+    assert [error.pointer for error in caught.value.field_errors] == ["/dataset"]
 
 
-def test_every_wrong_place_is_named_at_once() -> None:
-    pointers = {fault.pointer for fault in _faults(seed=-1, priority="high", shortcut="D")}
+def test_all_invalid_fields_are_named() -> None:
+    pointers = {error.pointer for error in _errors(seed=-1, priority="high", shortcut="D")}
     assert pointers == {"/seed", "/priority", "/shortcut"}
 
 
-def test_a_pointer_escapes_what_json_pointers_escape() -> None:
-    assert _fault(**{"a/b~c": 1}).pointer == "/a~1b~0c"
+def test_a_pointer_is_escaped() -> None:
+    assert _error(**{"a/b~c": 1}).pointer == "/a~1b~0c"
 
 
-def test_a_batch_that_workers_cannot_share_equally_is_refused() -> None:
-    fault = _fault(resources={"num_workers": 3})
-    assert fault.pointer == "/resources"
-    assert "128" in fault.message
+def test_the_number_of_workers_divides_the_batch_size() -> None:
+    error = _error(resources={"num_workers": 3})
+    assert error.pointer == "/resources"
+    assert "128" in error.message
 
 
-def test_a_part_of_a_recipe_points_into_the_recipe() -> None:
-    assert _fault(recipe={"name": "quick", "lr_gamma": 7}).pointer == "/recipe/lr_gamma"
+def test_an_invalid_field_of_a_recipe_is_named() -> None:
+    assert _error(recipe={"name": "quick", "lr_gamma": 7}).pointer == "/recipe/lr_gamma"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_part_of_a_recipe_points_into_the_recipe() -> None:
         {"name": "a\nb"},
         {"name": "\ud800"},
         {"name": "x" * 121},
-        {"tags": ["not a word"]},
+        {"tags": ["with a space"]},
         {"tags": ["x" * 64]},
         {"tags": [f"t{n}" for n in range(21)]},
         {"recipe": 7},
@@ -228,17 +228,17 @@ def test_a_part_of_a_recipe_points_into_the_recipe() -> None:
     ],
 )
 def test_a_field_outside_its_range_is_refused(fields: dict[str, Any]) -> None:
-    assert {fault.pointer.split("/")[1] for fault in _faults(**fields)} == set(fields)
+    assert {error.pointer.split("/")[1] for error in _errors(**fields)} == set(fields)
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 7, {"depth": {}}])
-def test_what_is_no_spec_at_all_is_refused(body: Any) -> None:
+def test_a_body_that_is_not_a_spec_is_refused(body: Any) -> None:
     with pytest.raises(InvalidInput):
         parse_job_spec(body)
 
 
 @pytest.mark.parametrize("gpus", [0, 1, 1.0, 0.5, 0.25, 0.125, 0.0625])
-def test_a_worker_has_a_gpu_a_part_of_one_or_none(gpus: float) -> None:
+def test_a_worker_has_a_gpu_a_fraction_or_none(gpus: float) -> None:
     assert (
         parse_job_spec(written(resources={"gpus_per_worker": gpus})).resources.gpus_per_worker
         == gpus
@@ -246,29 +246,30 @@ def test_a_worker_has_a_gpu_a_part_of_one_or_none(gpus: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "told"),
+    ("resources", "message"),
     [
-        ({"gpus_per_worker": 0.3}, "is 0, 1, or a part of a GPU: 0.5, 0.25, 0.125, 0.0625"),
-        ({"gpus_per_worker": 0.5, "num_workers": 2}, "workers of one job cannot share a GPU"),
+        (
+            {"gpus_per_worker": 0.3},
+            "must be 0, 1, or a fraction of a GPU: 0.5, 0.25,",
+        ),
+        ({"gpus_per_worker": 0.5, "num_workers": 2}, "workers cannot share a GPU"),
     ],
 )
-def test_a_part_of_a_gpu_that_does_not_add_up_is_refused(
-    resources: dict[str, float], told: str
-) -> None:
-    (fault,) = _faults(resources=resources)
-    assert fault.pointer == "/resources/gpus_per_worker"
-    assert told in fault.message
+def test_other_fractions_of_a_gpu_are_refused(resources: dict[str, float], message: str) -> None:
+    error = _error(resources=resources)
+    assert error.pointer == "/resources/gpus_per_worker"
+    assert message in error.message
 
 
-def test_repeated_tags_count_once_in_their_order() -> None:
+def test_repeated_tags_are_removed() -> None:
     assert parse_job_spec(written(tags=["b", "a", "b"])).tags == ("b", "a")
 
 
-def test_the_plain_network_has_the_papers_name() -> None:
+def test_a_plain_network_is_named_as_in_the_paper() -> None:
     assert parse_job_spec(written(depth=20, shortcut="none")).network == "plain-20"
 
 
-def test_a_recipe_without_a_name_changes_the_data_sets_own() -> None:
+def test_a_recipe_without_a_name_modifies_the_datasets_default() -> None:
     written = {"depth": 20, "shortcut": "A", "dataset": "digits", "recipe": {"iterations": 60}}
     recipe = parse_job_spec(written).recipe
     assert (recipe.name, recipe.iterations, recipe.milestones) == ("quick", 60, (30, 45))

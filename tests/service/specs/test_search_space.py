@@ -1,4 +1,4 @@
-"""Spaces: what each draw can give, and that all of it makes legal jobs."""
+"""Search spaces: the values of each distribution, and specs that they make invalid."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from service.specs.search_space import Dimension
 from tests.support.searching import search_body
 
 
-def _faults(**space: Any) -> list[tuple[str, str]]:
-    with pytest.raises(InvalidInput) as refused:
+def _errors(**space: Any) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidInput) as caught:
         search_spec.parse_search_spec(search_body(space=space))
-    return [(fault.pointer, fault.message) for fault in refused.value.field_errors]
+    return [(error.pointer, error.message) for error in caught.value.field_errors]
 
 
 @pytest.mark.parametrize(
-    ("written", "probes"),
+    ("written", "extremes"),
     [
         ({"choice": ["A", "B"]}, ["A", "B"]),
         ({"grid": [1, 2.5, None, True]}, [1, 2.5, None, True]),
@@ -31,28 +31,26 @@ def _faults(**space: Any) -> list[tuple[str, str]]:
         ({"qrandint": [8, 20, 4]}, [8, 20]),
     ],
 )
-def test_probes_are_the_values_or_the_ends_that_a_draw_can_give(
-    written: dict[str, Any], probes: list[Any]
+def test_extremes_are_the_values_or_the_least_and_the_greatest(
+    written: dict[str, Any], extremes: list[Any]
 ) -> None:
-    assert Dimension.model_validate(written).probes() == probes
+    assert Dimension.model_validate(written).list_extremes() == extremes
 
 
 @given(low=st.integers(1, 50), more=st.integers(2, 50))
-def test_the_values_of_a_range_of_integers_are_its_probes_and_those_between(
-    low: int, more: int
-) -> None:
+def test_extremes_and_inner_values_are_all_integers_of_a_range(low: int, more: int) -> None:
     dimension = Dimension(randint=(low, low + more))
-    found = {*dimension.probes(), *dimension.between()}
+    found = {*dimension.list_extremes(), *dimension.list_inner_values()}
     assert found == set(range(low, low + more))
 
 
-def test_a_dimension_reads_back_as_it_was_written() -> None:
+def test_a_dimension_is_serialized_as_written() -> None:
     written = {"loguniform": [0.001, 1.0]}
     assert Dimension.model_validate(written).model_dump(mode="json") == written
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "written",
     [
         {},
         {"choice": ["A"], "grid": ["B"]},
@@ -66,55 +64,55 @@ def test_a_dimension_reads_back_as_it_was_written() -> None:
         {"randint": [1, 1]},
     ],
 )
-def test_a_draw_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    assert _faults(depth=wrong)
+def test_an_invalid_distribution_is_refused(written: dict[str, Any]) -> None:
+    assert _errors(depth=written)
 
 
 @pytest.mark.parametrize(
-    ("path", "draw", "received"),
+    ("path", "distribution", "received"),
     [
         ("depth", {"choice": [8, 20, 33]}, "33"),
         ("recipe.learning_rate", {"loguniform": [0.001, 1000.0]}, "1000.0"),
         ("recipe.learning_rate", {"uniform": [0, 1]}, "0.0"),
         ("depth", {"qrandint": [8, 20, 2]}, "10"),
-        ("recipe.momentums", {"choice": [0.5]}, "not a field"),
+        ("recipe.momentums", {"choice": [0.5]}, "is not a known field"),
     ],
 )
-def test_a_value_that_makes_no_legal_job_is_named_with_its_place(
-    path: str, draw: dict[str, Any], received: str
+def test_a_value_that_makes_a_spec_invalid_is_named(
+    path: str, distribution: dict[str, Any], received: str
 ) -> None:
-    ((pointer, message),) = _faults(**{path: draw})
-    assert pointer == f"/space/{path}/{next(iter(draw))}"
+    ((pointer, message),) = _errors(**{path: distribution})
+    assert pointer == f"/space/{path}/{next(iter(distribution))}"
     assert received in message
 
 
-def test_a_hole_between_the_ends_of_a_range_is_found() -> None:
-    ((_, message),) = _faults(depth={"randint": [8, 15]})
-    assert "the value 9 makes no legal spec" in message
+def test_an_invalid_value_inside_a_range_is_found() -> None:
+    ((_, message),) = _errors(depth={"randint": [8, 15]})
+    assert "the value 9 makes the spec invalid" in message
 
 
-def test_values_that_do_not_go_together_are_named_together() -> None:
+def test_an_invalid_combination_is_named() -> None:
     space = {"shortcut": {"choice": ["A", "none"]}, "zero_init_residual": {"choice": [False, True]}}
-    ((pointer, message),) = _faults(**space)
+    ((pointer, message),) = _errors(**space)
     assert pointer == "/space"
     assert "shortcut none, zero_init_residual True" in message
 
 
-def test_what_is_the_same_for_all_trials_cannot_be_searched() -> None:
-    assert _faults(name={"choice": ["a"]})[0][0] == "/space/name"
+def test_a_field_that_all_trials_share_cannot_be_searched() -> None:
+    assert _errors(name={"choice": ["a"]})[0][0] == "/space/name"
 
 
-def test_a_part_of_what_varies_cannot_vary_by_itself() -> None:
+def test_a_field_and_its_parent_cannot_both_be_searched() -> None:
     space = {
         "recipe": {"choice": ["quick", "paper-cifar"]},
         "recipe.momentum": {"uniform": [0.5, 0.9]},
     }
-    ((pointer, message),) = _faults(**space)
+    ((pointer, message),) = _errors(**space)
     assert pointer == "/space/recipe.momentum"
-    assert "a part of recipe" in message
+    assert "is part of recipe" in message
 
 
-def test_a_recipe_that_is_only_named_takes_a_value() -> None:
+def test_a_parameter_can_modify_a_recipe_that_is_a_name() -> None:
     spec = search_space.make_trial_spec(
         {"depth": 8, "shortcut": "A", "dataset": "digits", "recipe": "quick"},
         {"recipe.learning_rate": 0.25},

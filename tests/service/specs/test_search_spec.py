@@ -1,4 +1,4 @@
-"""What goes together in a search's spec, and what each refusal says."""
+"""Search specs: defaults, and errors for incompatible fields."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from tests.support.searching import search_body
 GRID = {"shortcut": {"grid": ["A", "B", "C"]}}
 
 
-def _fault(**fields: Any) -> tuple[str, str]:
-    with pytest.raises(InvalidInput) as refused:
+def _error(**fields: Any) -> tuple[str, str]:
+    with pytest.raises(InvalidInput) as caught:
         search_spec.parse_search_spec(search_body(**fields))
-    (fault,) = refused.value.field_errors
-    return fault.pointer, fault.message
+    (error,) = caught.value.field_errors
+    return error.pointer, error.message
 
 
 def _spec(**fields: Any) -> search_spec.SearchSpec:
     return search_spec.parse_search_spec(search_body(**fields))
 
 
-def test_a_saved_spec_reads_the_same() -> None:
+def test_a_stored_spec_is_parsed_to_the_same_spec() -> None:
     spec = _spec(metric=["test/error", "parameters"])
     assert search_spec.parse_search_spec(spec.model_dump(mode="json")) == spec
 
 
-def test_job_and_space_are_enough() -> None:
+def test_job_and_space_are_sufficient() -> None:
     spec = search_spec.parse_search_spec(
         {"job": written(), "space": {"depth": {"choice": [8, 14]}}}
     )
@@ -38,52 +38,56 @@ def test_job_and_space_are_enough() -> None:
     assert spec.trials == 10
 
 
-def test_a_space_with_a_grid_is_not_tpes() -> None:
+def test_a_grid_defaults_to_algorithm_random() -> None:
     spec = search_spec.parse_search_spec({"job": written(), "space": GRID})
     assert (spec.algorithm, spec.trials) == (Algorithm.RANDOM, 3)
 
 
 @pytest.mark.parametrize(
-    ("fields", "pointer", "words"),
+    ("fields", "pointer", "expected"),
     [
-        ({"algorithm": "grid"}, "/algorithm", "algorithm random takes both"),
+        ({"algorithm": "grid"}, "/algorithm", "algorithm random accepts both"),
         (
             {"algorithm": "tpe", "space": GRID, "budget": {"trials": 3}},
             "/algorithm",
-            "write choice for shortcut",
+            "use choice for shortcut",
         ),
         (
             {"metric": ["test/error", "seconds"], "scheduler": "asha"},
             "/scheduler",
-            "several go with fifo",
+            "use fifo with several",
         ),
-        ({"metric": "parameters", "scheduler": "median"}, "/scheduler", "that goes with fifo"),
+        ({"metric": "parameters", "scheduler": "median"}, "/scheduler", "use fifo with parameters"),
         ({"metric": ["test/error", "test/error"]}, "/metric", "different"),
-        ({"metric": "validation/error"}, "/metric", "nothing is held out"),
+        ({"metric": "validation/error"}, "/metric", "needs held-out images"),
         ({"space": GRID, "budget": {"trials": 4}}, "/budget", "3 or 6"),
         (
             {"space": GRID, "algorithm": "grid", "budget": {"trials": 6}},
             "/budget",
-            "the grid has 3 points",
+            "the grid has 3 points: set trials to 3",
         ),
-        ({"metric": "seconds", "budget": {"target_error": 5}}, "/budget", "is of an error"),
+        (
+            {"metric": "seconds", "budget": {"target_error": 5}},
+            "/budget",
+            "needs an error as",
+        ),
         ({"scheduler": "hyperband"}, "/scheduler/name", "'fifo', 'asha' or 'median'"),
         ({"algorithm": "pbt"}, "/algorithm", "'random', 'grid' or 'tpe'"),
-        ({"job": written(hold=True)}, "/job", "no after, no hold"),
+        ({"job": written(hold=True)}, "/job", "after and hold are not allowed"),
     ],
 )
-def test_what_does_not_go_together_is_told_what_does(
-    fields: dict[str, Any], pointer: str, words: str
+def test_incompatible_fields_are_refused_with_a_remedy(
+    fields: dict[str, Any], pointer: str, expected: str
 ) -> None:
-    where, message = _fault(**fields)
-    assert where == pointer
-    assert words in message
+    found, message = _error(**fields)
+    assert found == pointer
+    assert expected in message
 
 
-def test_a_schedulers_name_stands_for_its_defaults() -> None:
+def test_a_schedulers_name_selects_its_defaults() -> None:
     assert _spec(scheduler="asha").scheduler == _spec(scheduler={"name": "asha"}).scheduler
 
 
-def test_the_longest_trial_counts_the_iterations_that_the_space_gives() -> None:
+def test_max_iterations_are_those_of_the_longest_trial() -> None:
     spec = _spec(space={"recipe.iterations": {"choice": [20, 40]}})
-    assert spec.iterations == 40
+    assert spec.max_iterations == 40

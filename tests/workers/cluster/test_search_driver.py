@@ -32,9 +32,9 @@ def _brief(known: list[dict[str, Any]] | None = None, **fields: Any) -> SearchDr
 
 
 def _is_in(dimension: Dimension, value: Any) -> bool:
-    if dimension.draw == "choice":
+    if dimension.distribution == "choice":
         return value in dimension.arguments
-    probes, between = dimension.probes(), dimension.between()
+    probes, between = dimension.list_extremes(), dimension.list_inner_values()
     tolerance = 1e-9 if isinstance(value, float) else 0
     is_within = probes[0] - tolerance <= value <= probes[1] + tolerance
     return is_within and (not isinstance(value, int) or value in {*probes, *between})

@@ -37,9 +37,12 @@ def test_the_newest_checkpoint_is_kept_and_gone_on_from(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--depth", "33"], "depth: no cifar network has 33 layers"),
-        (["--depth", "20", "--dataset", "mnist"], "dataset: no data set 'mnist'"),
-        (["--depth", "20", "--processes", "3"], "resources: a global batch of 128 cannot be"),
+        (["--depth", "33"], "depth: must be 6n+2 for a cifar network"),
+        (["--depth", "20", "--dataset", "mnist"], "dataset: must be one of cifar10"),
+        (
+            ["--depth", "20", "--processes", "3"],
+            "resources: num_workers must divide recipe.batch_size (128)",
+        ),
         (["--depth", "20", "--iterations", "0"], "recipe/iterations: "),
         (["--depth", "20", "--dataset", "cifar10"], "resnetd-worker fetch cifar10"),
     ],
