@@ -48,7 +48,7 @@ class ChangeHub:
 
     def _listen(self) -> None:
         assert self._loop is not None
-        changes = self._database.changes(with_progress=True)
+        changes = self._database.listen(with_progress=True)
         while not self._closing.is_set():
             try:
                 has_changed = changes.wait(_LISTEN_SECONDS)

@@ -35,7 +35,6 @@ PENDING: tuple[str, ...] = (
     "service/scheduling/",
     "service/searches/",
     "service/specs/protocol.py",
-    "service/storage/",
     "tests/",
     "workers/",
 )

@@ -64,7 +64,7 @@ def _run_dispatcher() -> int:
         signal.signal(number, lambda *_: stopping.set())
     token = configured.ray_token.get_secret_value().strip() if configured.ray_token else None
     with (
-        database.sole_dispatcher(),
+        database.lock_dispatcher(),
         RayJobs(url=configured.ray_url, token=token) as cluster,
     ):
         now = lambda: datetime.now(UTC)  # noqa: E731 - the clock

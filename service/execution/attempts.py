@@ -21,8 +21,8 @@ from service.specs.protocol import (
     ResumeCheckpoint,
 )
 from service.states import AttemptState, CheckpointPart, JobState, StopReason
-from service.storage import database
-from service.storage.database import ChangeKind
+from service.storage import changes
+from service.storage.changes import ChangeKind
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
 
 
@@ -97,7 +97,7 @@ def apply_report(
         attempt.first_step_at = report.launch_times.first_step_at
     if report.progress is not None:
         job.progress = report.progress.model_dump(mode="json")
-        database.notify(session, ChangeKind.PROGRESS)
+        changes.notify(session, ChangeKind.PROGRESS)
     metrics.append_points(session, job, attempt, report.metrics)
     if report.metrics:
         newest = max(point.iteration for point in report.metrics)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from service.access import tokens
 from service.states import RayJobState
-from service.storage import database
+from service.storage import changes
 from service.storage.tables import RayJobRow
 
 Row = TypeVar("Row", bound=RayJobRow)
@@ -78,7 +78,7 @@ def drain(session: Session, row: RayJobRow, *, now: datetime) -> None:
         row.state = RayJobState.DRAINING
         row.draining_since = now
         # Its open request is answered, and a dispatcher waits for what it occupies.
-        database.notify(session)
+        changes.notify(session)
 
 
 def mark_terminated(session: Session, row: RayJobRow, *, now: datetime) -> None:
@@ -86,7 +86,7 @@ def mark_terminated(session: Session, row: RayJobRow, *, now: datetime) -> None:
     if row.state is not RayJobState.TERMINATED:
         row.state = RayJobState.TERMINATED
         row.terminated_at = now
-    database.notify(session)
+    changes.notify(session)
 
 
 def is_submission_lost(row: RayJobRow, *, now: datetime) -> bool:

@@ -18,7 +18,7 @@ from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.resources import ResourceBundle, WorkerGroup
 from service.specs.protocol import AttemptAssignment, NextAttemptResponse
 from service.states import AttemptState, RayJobState
-from service.storage import database
+from service.storage import changes
 from service.storage.tables import AttemptRow, RunnerRow
 
 
@@ -268,7 +268,7 @@ def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: d
     attempt.released_at = now
     runner.attempt_id = None
     runner.idle_since = now
-    database.notify(session)
+    changes.notify(session)
 
 
 def _attempt_of(session: Session, runner: RunnerRow) -> AttemptRow | None:

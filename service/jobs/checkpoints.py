@@ -24,7 +24,7 @@ REQUIRED_PARTS = frozenset({CheckpointPart.WEIGHTS, CheckpointPart.STATE})
 def delete_artifacts(artifacts: ArtifactStore, attempt_ids: Iterable[str]) -> None:
     """All that these attempts have stored; after the commit that forgets the attempts."""
     for attempt_id in attempt_ids:
-        artifacts.delete_below(f"{artifact_keys.CHECKPOINT_PREFIX}/{attempt_id}/")
+        artifacts.delete_prefix(f"{artifact_keys.CHECKPOINT_PREFIX}/{attempt_id}/")
 
 
 def record_checkpoint(

@@ -34,7 +34,7 @@ class Issue:
 
 def check(database: Database, artifacts: ArtifactStore, *, now: datetime) -> list[Issue]:
     """Changes nothing. What a living attempt has uploaded, or anybody lately, is no orphan."""
-    stored = {one.key: one for one in artifacts.listed(artifact_keys.CHECKPOINT_PREFIX)}
+    stored = {one.key: one for one in artifacts.list_prefix(artifact_keys.CHECKPOINT_PREFIX)}
     with database.reading() as session:
         rows = session.scalars(select(CheckpointRow).order_by(CheckpointRow.id)).all()
         living = set(

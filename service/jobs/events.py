@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.storage import database
+from service.storage import changes
 from service.storage.tables import EventRow, JobRow
 
 
@@ -26,7 +26,7 @@ def append_event(
     """The job is locked by the caller: its counter gives the event's number."""
     job.event_count += 1
     session.add(EventRow(job_id=job.id, number=job.event_count, at=now, kind=kind, data=data))
-    database.notify(session)
+    changes.notify(session)
 
 
 def list_events_after(session: Session, job_id: str, number: int, *, limit: int) -> list[EventRow]:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.errors import NotFound
 from service.states import FINAL_STATES, DeliveryState, JobState
-from service.storage import database
+from service.storage import changes
 from service.storage.tables import DeliveryRow, JobRow, WebhookRow
 
 # After 10 s, 20 s, 40 s ...: the last try comes about 80 minutes after the first.
@@ -205,5 +205,5 @@ def _enqueue(
         created_at=now,
     )
     session.add(row)
-    database.notify(session)
+    changes.notify(session)
     return row

@@ -36,7 +36,7 @@ from service.states import (
     SearchEndReason,
     SearchState,
 )
-from service.storage import database
+from service.storage import changes
 from service.storage.tables import DriverRow, JobRow, SearchEventRow, SearchRow, TrialRow
 
 
@@ -178,7 +178,7 @@ def append_event(
     session.add(
         SearchEventRow(search_id=search.id, number=search.event_count, at=now, kind=kind, data=data)
     )
-    database.notify(session)
+    changes.notify(session)
 
 
 def transition(

@@ -1,7 +1,4 @@
-"""The artifact store: bytes of checkpoints, in a local directory or a bucket, by key.
-
-A key appears whole or not at all: the store writes aside first and renames.
-"""
+"""The artifact store: files of checkpoints by key, in a local directory or a bucket."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +12,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.errors import CorruptArtifact, InvalidInput, NotFound, Unavailable
+from service.text import count_of
 
 _CHUNK_BYTES = 4 * 2**20
 
@@ -33,13 +31,19 @@ class ArtifactInfo:
 
 
 class ArtifactStore:
+    """A key appears with all its bytes or not at all. Unavailable if the store does not respond."""
+
     def __init__(self, url: str) -> None:
         self._store = _open(url)
 
     async def write(
         self, key: str, chunks: AsyncIterator[bytes], *, sha256: str, max_bytes: int
     ) -> StoredArtifact:
-        """Streams to `key`. CorruptArtifact, and nothing kept, where the digest differs."""
+        """Streams the chunks to `key`.
+
+        Raises CorruptArtifact if their SHA-256 differs, InvalidInput if they exceed `max_bytes`;
+        then an existing artifact of that key is unchanged.
+        """
         digest = hashlib.sha256()
         size_bytes = 0
 
@@ -49,13 +53,15 @@ class ArtifactStore:
                 digest.update(chunk)
                 size_bytes += len(chunk)
                 if size_bytes > max_bytes:
-                    raise InvalidInput(f"larger than the {max_bytes} bytes that are allowed")
+                    raise InvalidInput(
+                        f"the artifact exceeds the limit of {count_of(max_bytes, 'byte')}"
+                    )
                 if chunk:
                     yield chunk
-            # Raised before the last chunk is confirmed, so the store never shows the key.
+            # Raised before the upload is completed, so the key does not appear.
             if digest.hexdigest() != sha256:
                 raise CorruptArtifact(
-                    f"the bytes have SHA-256 {digest.hexdigest()}, the request says {sha256}"
+                    f"the artifact has SHA-256 {digest.hexdigest()}, expected {sha256}"
                 )
 
         try:
@@ -65,7 +71,7 @@ class ArtifactStore:
         return StoredArtifact(sha256=sha256, size_bytes=size_bytes)
 
     def read(self, key: str) -> Iterator[bytes]:
-        """The bytes, in chunks. NotFound where the key does not exist."""
+        """The bytes in chunks. NotFound if the key does not exist."""
         try:
             result = self._store.get(key)
         except (NotFoundError, FileNotFoundError) as error:
@@ -75,7 +81,7 @@ class ArtifactStore:
         return (bytes(chunk) for chunk in result.stream(min_chunk_size=_CHUNK_BYTES))
 
     def size(self, key: str) -> int | None:
-        """In bytes; None where the key does not exist."""
+        """Size in bytes; None if the key does not exist."""
         try:
             return self._store.head(key)["size"]
         except (NotFoundError, FileNotFoundError):
@@ -83,22 +89,22 @@ class ArtifactStore:
         except BaseError as error:
             raise Unavailable(f"the artifact store cannot read {key}: {error}") from error
 
-    def listed(self, prefix: str) -> Iterator[ArtifactInfo]:
-        """All keys below the prefix, which ends at a slash."""
+    def list_prefix(self, prefix: str) -> Iterator[ArtifactInfo]:
+        """The artifacts whose keys start with the path `prefix`."""
         try:
             for chunk in self._store.list(prefix=prefix):
-                for one in chunk:
-                    yield ArtifactInfo(one["path"], one["size"], one["last_modified"])
+                for meta in chunk:
+                    yield ArtifactInfo(meta["path"], meta["size"], meta["last_modified"])
         except (NotFoundError, FileNotFoundError):
             return
         except BaseError as error:
             raise Unavailable(f"the artifact store cannot list {prefix}: {error}") from error
 
-    def delete_below(self, prefix: str) -> None:
-        self.delete([one.key for one in self.listed(prefix)])
+    def delete_prefix(self, prefix: str) -> None:
+        self.delete([artifact.key for artifact in self.list_prefix(prefix)])
 
     def delete(self, keys: list[str]) -> None:
-        """A key that does not exist is as good as deleted."""
+        """Keys that do not exist are ignored."""
         for key in keys:
             try:
                 self._store.delete(key)
@@ -115,4 +121,4 @@ def _open(url: str) -> ObjectStore:
     try:
         return from_url(url)
     except BaseError as error:
-        raise InvalidInput(f"the artifact store's URL cannot be used: {error}") from error
+        raise InvalidInput(f"the URL of the artifact store is not valid: {error}") from error

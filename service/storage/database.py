@@ -1,16 +1,13 @@
-"""The database: SQLite for one machine, PostgreSQL for many; transactions and the change signal."""
+"""The database: SQLite on one machine, PostgreSQL on several; engines and transactions."""
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import psycopg
-from sqlalchemy import Engine, create_engine, event, make_url, select, text
+from sqlalchemy import Engine, create_engine, event, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     ArgumentError,
@@ -19,24 +16,15 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
-from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - routes name it too
+from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - api and workers name it too
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
-
-_PENDING_CHANGES = "changes"
-# PRAGMA user_version is a signed integer of 32 bits.
-_MAX_VERSION = 2**31
-
-
-class ChangeKind(StrEnum):
-    """What a commit may tell those who listen; the values are PostgreSQL's channels."""
-
-    STATE = "resnetd_state"  # of anything that a dispatcher could have to do with
-    PROGRESS = "resnetd_progress"  # of what runs on as before
+from service.storage import changes
+from service.storage.changes import ChangeListener, PostgresChangeListener, SqliteChangeListener
 
 
 class Database:
-    """An engine and the only place that commits."""
+    """An engine; its sessions are the only place that commits."""
 
     def __init__(self, url: str) -> None:
         self._url = _parse(url)
@@ -45,18 +33,18 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session that is committed at the end, or rolled back by an exception.
+        """A session that commits at the end, or rolls back on an exception.
 
-        On SQLite it takes the write lock at once: a lock that is upgraded later can fail.
+        On SQLite it takes the write lock at the beginning: upgrading a read lock can fail.
         """
         with self._session(begin="BEGIN IMMEDIATE") as session, session.begin():
             yield session
             session.flush()
-            self._announce(session)
+            changes.publish(session)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session for one consistent look; what it writes is not kept."""
+        """A session that reads one consistent snapshot and never commits."""
         with self._session(begin="BEGIN") as session:
             if not self.is_sqlite:
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -69,37 +57,26 @@ class Database:
             with Session(engine, expire_on_commit=False) as session:
                 yield session
         except NoFreeConnection as error:
-            raise DatabaseUnavailable(f"all connections are busy: {error}") from error
+            raise DatabaseUnavailable(f"all database connections are in use: {error}") from error
         except OperationalError as error:
-            raise DatabaseUnavailable(f"the database does not answer: {error.orig}") from error
+            raise DatabaseUnavailable(f"the database does not respond: {error.orig}") from error
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            raise DatabaseUnavailable(f"the database went away: {error.orig}") from error
+            raise DatabaseUnavailable(f"the database connection broke: {error.orig}") from error
 
-    def _announce(self, session: Session) -> None:
-        changes: set[ChangeKind] = session.info.get(_PENDING_CHANGES, set())
-        if not self.is_sqlite:
-            for change in changes:
-                session.execute(text("SELECT pg_notify(:channel, '')"), {"channel": change})
-        elif ChangeKind.STATE in changes:
-            connection = session.connection()
-            states = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            connection.exec_driver_sql(f"PRAGMA user_version = {(states + 1) % _MAX_VERSION}")
-
-    def changes(self, *, with_progress: bool = False) -> "ChangeListener":
-        """A new listener; it belongs to one thread. `with_progress`: to every kind of change."""
+    def listen(self, *, with_progress: bool = False) -> ChangeListener:
+        """A new listener for changes of state and, if asked, of progress; for one thread."""
         if self.is_sqlite:
-            return _SqliteChangeListener(self, with_progress=with_progress)
-        channels = tuple(ChangeKind) if with_progress else (ChangeKind.STATE,)
-        return _PostgresChangeListener(self._url, channels)
+            return SqliteChangeListener(self.engine, with_progress=with_progress)
+        return PostgresChangeListener(self._url, with_progress=with_progress)
 
     @contextmanager
-    def sole_dispatcher(self) -> Iterator[None]:
-        """Allows one dispatcher on SQLite: DispatcherAlreadyRunning for a second one.
+    def lock_dispatcher(self) -> Iterator[None]:
+        """Allows one dispatcher at a time on SQLite, and any number on PostgreSQL.
 
-        The lock is the operating system's: it ends with the process, however that ends. It is on
-        a file of its own, for closing the database's file would drop SQLite's own locks.
+        Raises DispatcherAlreadyRunning. The operating system releases the lock when the process
+        ends. It is on a file of its own: closing the database's file would drop SQLite's locks.
         """
         if not self.is_sqlite:
             yield
@@ -111,8 +88,8 @@ class Database:
             except BlockingIOError as error:
                 file.seek(0)
                 raise DispatcherAlreadyRunning(
-                    f"process {file.read().strip()} dispatches from {self._url.database} already; "
-                    "SQLite takes one dispatcher, PostgreSQL several"
+                    f"process {file.read().strip()} is already the dispatcher of "
+                    f"{self._url.database}; SQLite allows one, PostgreSQL several"
                 ) from error
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -120,95 +97,12 @@ class Database:
             yield
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable where no query goes through."""
+        """Raises DatabaseUnavailable if a query fails."""
         with self.reading() as session:
             session.execute(select(1))
 
     def close(self) -> None:
         self.engine.dispose()
-
-
-def notify(session: Session, change: ChangeKind = ChangeKind.STATE) -> None:
-    """The commit of this transaction shall wake those who listen for such changes."""
-    session.info.setdefault(_PENDING_CHANGES, set()).add(change)
-
-
-class ChangeListener(Protocol):
-    """Tells when something that others wait for was committed, by any process."""
-
-    def wait(self, seconds: float) -> bool:
-        """Waits for a change since the last call; False when the time is over without one."""
-
-    def close(self) -> None: ...
-
-
-class _SqliteChangeListener:
-    """Polls PRAGMA data_version, which costs microseconds and changes with others' commits.
-
-    PRAGMA user_version counts those that changed a state.
-    """
-
-    _interval_seconds = 0.01
-
-    def __init__(self, database: Database, *, with_progress: bool) -> None:
-        self._connection = database.engine.raw_connection()
-        self._cursor = self._connection.cursor()
-        self._with_progress = with_progress
-        self._data_version = self._read("data_version")
-        self._states = self._read("user_version")
-
-    def wait(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while True:
-            if self._has_changed():
-                return True
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(min(self._interval_seconds, max(0.0, deadline - time.monotonic())))
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def _has_changed(self) -> bool:
-        data_version = self._read("data_version")
-        if data_version == self._data_version:
-            return False
-        self._data_version = data_version
-        before, self._states = self._states, self._read("user_version")
-        return self._with_progress or self._states != before
-
-    def _read(self, pragma: str) -> int:
-        # All of the answer is fetched: a statement that is not over holds the database open.
-        ((version,),) = self._cursor.execute(f"PRAGMA {pragma}").fetchall()
-        return int(version)
-
-
-class _PostgresChangeListener:
-    """LISTEN on an own connection, opened again after it was lost."""
-
-    def __init__(self, url: URL, channels: tuple[ChangeKind, ...]) -> None:
-        self._channels = channels
-        plain = url.set(drivername="postgresql")
-        self._conninfo = plain.render_as_string(hide_password=False)
-        self._connection: psycopg.Connection[Any] | None = None
-
-    def wait(self, seconds: float) -> bool:
-        try:
-            if self._connection is None:
-                self._connection = psycopg.connect(self._conninfo, autocommit=True)
-                for channel in self._channels:
-                    self._connection.execute(f"LISTEN {channel}")
-                # Whatever happened while nobody listened counts as a change.
-                return True
-            return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
-        except psycopg.OperationalError as error:
-            self.close()
-            raise DatabaseUnavailable(f"the database does not answer: {error}") from error
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 def _parse(url: str) -> URL:
@@ -217,13 +111,13 @@ def _parse(url: str) -> URL:
         backend = parsed.get_backend_name()
     except (ArgumentError, NoSuchModuleError) as error:
         raise InvalidInput(
-            "the database's URL cannot be read; it begins with sqlite:/// or postgresql://"
+            "the database URL is not valid; it must start with sqlite:/// or postgresql://"
         ) from error
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
-    raise InvalidInput(f"the database is a SQLite file or PostgreSQL, received {backend}")
+    raise InvalidInput(f"the database must be a SQLite file or PostgreSQL, received {backend}")
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -231,7 +125,7 @@ def _sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        # We say BEGIN ourselves; the driver would say it too late and never for reads.
+        # We emit BEGIN ourselves: the driver emits it before the first write only.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")

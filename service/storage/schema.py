@@ -1,4 +1,4 @@
-"""The schema's version: brought to the newest by migrations, checked by every server process."""
+"""The schema's version: migrations upgrade it, and every server process checks it."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(database: Database, *, revision: str = "head") -> None:
-    """Runs the migrations that are missing, each in a transaction of its own."""
+    """Runs the missing migrations, each in its own transaction."""
     config = _config()
     config.attributes["database"] = database
-    _make_parent(database)
+    _create_parent(database)
     database.check()
     command.upgrade(config, revision)
 
@@ -29,15 +29,15 @@ def downgrade(database: Database, *, revision: str) -> None:
 
 
 def require_current(database: Database) -> None:
-    """DatabaseUnavailable where the schema is not this version's, with the command for it."""
+    """Raises DatabaseUnavailable, with the command to run, unless the schema is the newest."""
     newest = ScriptDirectory.from_config(_config()).get_current_head()
-    _make_parent(database)
+    _create_parent(database)
     database.check()
     with database.engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     if current != newest:
         raise DatabaseUnavailable(
-            f"the database's schema is {current or 'empty'}, this version needs {newest}: "
+            f"the database schema is {current or 'empty'}, this version needs {newest}: "
             "run `resnetd-server migrate`"
         )
 
@@ -48,7 +48,7 @@ def _config() -> Config:
     return config
 
 
-def _make_parent(database: Database) -> None:
-    """SQLite makes the file but not its folder."""
+def _create_parent(database: Database) -> None:
+    """SQLite creates the file but not its directory."""
     if database.is_sqlite and database.engine.url.database:
         Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)

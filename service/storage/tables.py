@@ -1,4 +1,4 @@
-"""The rows. What may happen to them is decided in the modules above."""
+"""The tables of the database, one class per row."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -37,7 +37,7 @@ Document = JSON().with_variant(JSONB(), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware on both sides; SQLite alone would forget the zone."""
+    """An aware time in UTC; SQLite stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -57,7 +57,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 def _text_enum(kind: type[StrEnum]) -> Enum:
-    """Text with a CHECK of the values: a native enum would hold the members' names."""
+    """Text with a CHECK of the enum's values; SQLAlchemy's default stores member names."""
     return Enum(
         kind,
         native_enum=False,
@@ -94,12 +94,17 @@ class Base(DeclarativeBase):
 
 
 class JobRow(Base):
-    """What somebody asked for, and where it stands.
+    """A submitted job and its current state.
 
-    `queue_sort_key` orders the queue: smaller starts first (service.jobs.lifecycle). Jobs with the
-    same `timing_key` take equally long per iteration. `macs_per_iteration`: multiply-adds of one
-    iteration; None if the number depends on images that the service has not counted.
-    `checkpointed_iteration`: iteration of the newest checkpoint.
+    queue_sort_key: order of the queue, ascending (service.jobs.lifecycle).
+    timing_key: equal for jobs that take the same time per iteration.
+    macs_per_iteration: multiply-adds per iteration; None if the number of images is not known.
+    checkpointed_iteration: iteration of the newest checkpoint.
+    source_checkpoint_id: checkpoint of another job, kept until this job has ended.
+    not_before: end of the backoff after a failed attempt.
+    stop_requested: why the current attempt is asked to stop.
+    reason, message: why the last attempt ended.
+    restarts, infra_restarts: attempts that failed by the user's and by other causes.
     """
 
     __tablename__ = "jobs"
@@ -127,21 +132,16 @@ class JobRow(Base):
     macs_per_iteration: Mapped[float | None]
     iterations: Mapped[int]
     checkpointed_iteration: Mapped[int] = mapped_column(default=0)
-    # Another job's, that it starts from; that job does not lose it before this one has ended.
     source_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
     created_at: Mapped[datetime]
-    # A job that is tried again waits until then.
     not_before: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-    # What its attempt is asked for, and since when.
     stop_requested: Mapped[StopReason | None]
     stop_requested_at: Mapped[datetime | None]
-    # Why its last attempt ended.
     reason: Mapped[Reason | None]
     message: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
-    # Attempts that ended by the user's fault, and by anybody else's.
     restarts: Mapped[int] = mapped_column(default=0)
     infra_restarts: Mapped[int] = mapped_column(default=0)
     preemptions: Mapped[int] = mapped_column(default=0)
@@ -151,7 +151,7 @@ class JobRow(Base):
     latest_metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
     environment: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
-    # A batch's jobs have its key of up to 200 letters, and their number.
+    # In a batch: the batch's key of up to 200 characters, and the job's index.
     idempotency_key: Mapped[str | None] = mapped_column(String(210), unique=True)
     spec_sha256: Mapped[str | None] = mapped_column(String(64))
 
@@ -166,7 +166,7 @@ class TagRow(Base):
 
 
 class DependencyRow(Base):
-    """`job_id` does not start before `needed_id` has ended, as the condition says."""
+    """Job `job_id` starts after job `needed_id` has ended as `condition` requires."""
 
     __tablename__ = "job_dependencies"
 
@@ -178,12 +178,16 @@ class DependencyRow(Base):
 
 
 class AttemptRow(Base):
-    """One execution of a job: a lease that dispatchers pass on, and a token for its processes.
+    """One execution of a job.
 
-    `fence` grows with each dispatcher that takes it over; a dispatcher that writes with an older
-    one changes nothing. The token is made when a runner takes the attempt. `released_at`: when
-    its runner was free for another, or gone. `first_iteration` is where it began, `iteration` the
-    newest with a reported metric. `backfill_deadline`: when a backfilled attempt should have ended.
+    owner, lease_expires_at: the dispatcher that watches the attempt, and until when.
+    fencing_token: incremented when another dispatcher takes over; writes with an older value fail.
+    token_sha256: digest of the processes' API token; empty before a runner has the attempt.
+    first_iteration: where the attempt started; iteration: newest with a reported metric.
+    backfill_deadline: when an attempt that was started by backfill must have ended.
+    released_at: when its resources became free: its runner was idle again or had terminated.
+    submitted_at to first_step_at: the runner was submitted to Ray, took the attempt, had the
+        images, sent the first report, finished the first step.
     """
 
     __tablename__ = "attempts"
@@ -211,8 +215,6 @@ class AttemptRow(Base):
     iteration: Mapped[int | None]
     backfill_deadline: Mapped[datetime | None]
     created_at: Mapped[datetime]
-    # Its launch, step by step: its runner was known to the cluster, has taken it, has its images,
-    # has reported, has made the first step.
     submitted_at: Mapped[datetime | None]
     assigned_at: Mapped[datetime | None]
     data_ready_at: Mapped[datetime | None]
@@ -227,11 +229,10 @@ class AttemptRow(Base):
 
 
 class RayJobRow(Base):
-    """A Ray job that dispatchers start, watch and clear away; `id` is its submission id.
+    """A Ray job that dispatchers submit, watch and delete; `id` is its submission id.
 
-    `submission_started_at`: when a dispatcher began to submit it, `submitted_at`: when Ray was
-    known to have it, `ready_at`: when it first called the API. The token's digest is empty where
-    no token is valid: before its submission, and after the end of a driver.
+    token_sha256: digest of its API token; empty before the submission and after a driver's end.
+    submitted_at: when Ray had accepted it; ready_at: when it first called the API.
     """
 
     __abstract__ = True
@@ -251,7 +252,7 @@ class RayJobRow(Base):
 class RunnerRow(RayJobRow):
     """A Ray job whose workers run one attempt after another.
 
-    `attempts_left`: how many more it runs. `idle_since`: when its last attempt was over.
+    attempts_left: attempts until it is replaced; idle_since: when its last attempt ended.
     """
 
     __tablename__ = "runners"
@@ -265,7 +266,7 @@ class RunnerRow(RayJobRow):
 
 
 class DriverRow(RayJobRow):
-    """A Ray job in which Ray Tune decides for a search; numbered per search from 1."""
+    """A Ray job that runs Ray Tune for a search; numbered per search from 1."""
 
     __tablename__ = "drivers"
     __table_args__ = (UniqueConstraint("search_id", "number"),)
@@ -275,7 +276,7 @@ class DriverRow(RayJobRow):
 
 
 class EventRow(Base):
-    """Something that happened to a job, numbered per job from 1."""
+    """An event of a job, numbered per job from 1."""
 
     __tablename__ = "events"
 
@@ -287,7 +288,7 @@ class EventRow(Base):
 
 
 class MetricRow(Base):
-    """One point of a series. A resumed attempt writes its iterations again; the newest counts."""
+    """A point of a metric series; a resumed attempt overwrites the iterations that it repeats."""
 
     __tablename__ = "metrics"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -311,9 +312,9 @@ class LogRow(Base):
 
 
 class CheckpointRow(Base):
-    """Written after the bytes of all parts are whole; errors in percent.
+    """A checkpoint, written after all of its parts are in the artifact store; errors in percent.
 
-    `parts`: by name, `{"key", "sha256", "size_bytes"}`; the key is the artifact store's.
+    parts: `{"key", "sha256", "size_bytes"}` by name of the part.
     """
 
     __tablename__ = "checkpoints"
@@ -330,7 +331,7 @@ class CheckpointRow(Base):
 
 
 class WebhookRow(Base):
-    """Somebody who is told of jobs' new states. `secret` signs, so a digest would not do."""
+    """A URL that is called when a job enters one of `states`; `secret` signs the calls."""
 
     __tablename__ = "webhooks"
 
@@ -343,7 +344,7 @@ class WebhookRow(Base):
 
 
 class DeliveryRow(Base):
-    """What a webhook is told, and what came of it."""
+    """A call of a webhook: its payload and the outcome of the last try."""
 
     __tablename__ = "deliveries"
     __table_args__ = (Index("ix_deliveries_state_next_try_at", "state", "next_try_at"),)
@@ -363,7 +364,7 @@ class DeliveryRow(Base):
 
 
 class TokenRow(Base):
-    """A person's token, as its SHA-256 only."""
+    """A user's token; only its digest is stored."""
 
     __tablename__ = "tokens"
 
@@ -373,9 +374,10 @@ class TokenRow(Base):
 
 
 class ClusterRow(Base):
-    """What the cluster can hold, as its dispatchers last saw it; one row.
+    """The cluster's resources as dispatchers last saw them; a single row.
 
-    Dispatchers lock it while they decide what fits, so two never give away the same CPU.
+    Dispatchers lock it during admission, so that two do not assign the same resources.
+    nodes: CPUs and GPUs per node; empty: a single node has all of them.
     """
 
     __tablename__ = "cluster"
@@ -383,18 +385,17 @@ class ClusterRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     cpus: Mapped[int]
     gpus: Mapped[int]
-    # CPUs and GPUs of each; none: one node has them all.
     nodes: Mapped[list[list[int]]] = mapped_column(Document, default=list)
     seen_at: Mapped[datetime]
 
 
 class SearchRow(Base):
-    """A hyper-parameter search.
+    """A hyperparameter search.
 
-    `driver_id`: its driver, until that has terminated. `driver_number` counts its drivers.
-    `driver_failures`: consecutive drivers that died before assigning a trial; the next one is
-    not started before `driver_not_before`.
-    `active_seconds`: time in state running before `active_since`.
+    active_seconds: time in state running before `active_since`.
+    driver_id: the current driver, until it has terminated; driver_number: drivers so far.
+    driver_failures: consecutive drivers that died before assigning a trial; the next one does not
+        start before `driver_not_before`.
     """
 
     __tablename__ = "searches"
@@ -422,10 +423,11 @@ class SearchRow(Base):
 
 
 class TrialRow(Base):
-    """A job of a search, numbered per search from 1.
+    """A trial of a search and its job, numbered per search from 1.
 
-    `driver_trial_id`: the driver and its Ray Tune trial id. `stop_reason`: why the search stopped
-    the trial early. `is_paused`: with the search, and not by itself.
+    driver_trial_id: the driver and its Ray Tune trial id.
+    stop_reason: why the search stopped the trial early.
+    is_paused: paused because the search was paused.
     """
 
     __tablename__ = "trials"
@@ -443,7 +445,7 @@ class TrialRow(Base):
 
 
 class SearchEventRow(Base):
-    """Something that happened to a search, numbered per search from 1."""
+    """An event of a search, numbered per search from 1."""
 
     __tablename__ = "search_events"
 

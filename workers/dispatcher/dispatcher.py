@@ -16,7 +16,8 @@ from service.resources import ResourceBundle
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
 from service.settings import Settings
-from service.storage.database import ChangeListener, Database, Session
+from service.storage.changes import ChangeListener
+from service.storage.database import Database, Session
 from workers.cluster.ray_jobs import ClusterResources
 from workers.dispatcher.attempt_watcher import AttemptWatcher
 from workers.dispatcher.driver_kind import DriverKind
@@ -63,7 +64,7 @@ class Dispatcher:
             target=self._renew_leases, args=(stopping,), name="heartbeat", daemon=True
         )
         heartbeat.start()
-        changes = self._database.changes()
+        changes = self._database.listen()
         log.info("dispatcher started", owner=self.owner, ray_url=self._settings.ray_url)
         try:
             while not stopping.is_set():

@@ -39,7 +39,7 @@ class WebhookSender:
 
     def run(self, stopping: threading.Event) -> None:
         """Sends until `stopping` is set. Retries while the database is unavailable."""
-        changes = self._database.changes()
+        changes = self._database.listen()
         try:
             while not stopping.is_set():
                 try:

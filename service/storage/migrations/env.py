@@ -1,4 +1,4 @@
-"""How alembic reaches the database: with the engine of service.database."""
+"""Alembic's environment: runs migrations on the engine of service.storage.database."""
 
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from service.storage.tables import Base, UtcDateTime
 
 
 def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    """A migration must not change with the code, so it names none of our types."""
+    """Replaces our column types: a migration must not change with the code."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     return False
@@ -23,7 +23,7 @@ def run() -> None:
     )
     with database.engine.connect() as connection:
         if database.is_sqlite:
-            # A changed table is made anew: dropping the old one would take along what refers to it.
+            # Batch mode recreates a table: dropping the old one would cascade to its references.
             _set_foreign_keys(connection, is_on=False)
         context.configure(
             connection=connection,
@@ -41,7 +41,7 @@ def run() -> None:
 
 
 def _set_foreign_keys(connection: Connection, *, is_on: bool) -> None:
-    """Outside of a transaction: SQLite ignores it within one."""
+    """SQLite ignores the pragma inside a transaction."""
     assert not connection.in_transaction()
     cursor = connection.connection.cursor()
     cursor.execute(f"PRAGMA foreign_keys={'ON' if is_on else 'OFF'}")

@@ -99,4 +99,4 @@ def test_a_deleted_job_takes_its_artifacts_along(api: Api) -> None:
     assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 204
     assert api.get(f"/v1/jobs/{job_id}").status_code == 404
     stored = ArtifactStore(api.settings.artifacts_url)
-    eventually(lambda: list(stored.listed(f"{CHECKPOINT_PREFIX}/{claimed.attempt_id}/")) == [])
+    eventually(lambda: list(stored.list_prefix(f"{CHECKPOINT_PREFIX}/{claimed.attempt_id}/")) == [])

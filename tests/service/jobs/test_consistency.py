@@ -70,7 +70,7 @@ def test_what_an_ended_attempt_uploaded_and_never_named_is_an_orphan(
     assert {one.ailment for one in found} == {IssueKind.ORPHAN}
     consistency.repair(core.database, artifacts, found)
     assert _found(core, artifacts) == []
-    assert list(artifacts.listed(artifact_keys.CHECKPOINT_PREFIX)) == []
+    assert list(artifacts.list_prefix(artifact_keys.CHECKPOINT_PREFIX)) == []
 
 
 def test_a_sweep_deletes_orphans_and_leaves_broken_checkpoints_to_people(
@@ -120,7 +120,7 @@ def test_the_command_tells_and_repairs(
     told = _store(store, claimed, 40)
     core.report(claimed.attempt_id, 2, checkpoints=[told])
     assert command.main(["fsck"]) == 0
-    store.delete_below(f"{artifact_keys.CHECKPOINT_PREFIX}/{claimed.attempt_id}/")
+    store.delete_prefix(f"{artifact_keys.CHECKPOINT_PREFIX}/{claimed.attempt_id}/")
     assert command.main(["fsck"]) == 1
     assert "weights of job" in capsys.readouterr().out
     assert command.main(["fsck", "--repair"]) == 0

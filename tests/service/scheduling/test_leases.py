@@ -313,7 +313,7 @@ def test_a_message_may_contain_characters_that_no_database_stores(core: Core) ->
 def test_a_release_notifies_listeners(core: Core) -> None:
     claimed = core.run()
     core.finish(claimed.attempt_id)
-    changes = core.database.changes()
+    changes = core.database.listen()
     changes.wait(0.0)
     core.release(claimed)
     assert changes.wait(30.0)

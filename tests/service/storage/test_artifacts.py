@@ -1,4 +1,4 @@
-"""The artifact store: a key appears whole, with the right digest, or not at all."""
+"""The artifact store: a key appears with its bytes and digest, or not at all."""
 
 import asyncio
 import hashlib
@@ -38,7 +38,7 @@ def _files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
 
 
-def test_what_was_written_is_read(store: ArtifactStore) -> None:
+def test_written_bytes_are_read(store: ArtifactStore) -> None:
     assert _write(store) == StoredArtifact(sha256=SHA256, size_bytes=len(CONTENT))
     assert store.size("a/b") == len(CONTENT)
     assert b"".join(store.read("a/b")) == CONTENT
@@ -65,20 +65,20 @@ def test_large_corrupt_bytes_leave_nothing_behind(store: ArtifactStore, tmp_path
     assert _files(tmp_path) == []
 
 
-def test_corrupt_bytes_do_not_touch_what_was_there(store: ArtifactStore) -> None:
+def test_corrupt_bytes_keep_the_existing_artifact(store: ArtifactStore) -> None:
     _write(store)
     with pytest.raises(CorruptArtifact):
         _write(store, b"other")
     assert b"".join(store.read("a/b")) == CONTENT
 
 
-def test_what_is_too_large_is_refused_and_not_kept(store: ArtifactStore, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="larger than the 100 bytes"):
+def test_an_artifact_over_the_limit_is_refused(store: ArtifactStore, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="exceeds the limit of 100 bytes"):
         _write(store, max_bytes=100)
     assert _files(tmp_path) == []
 
 
-def test_a_reader_that_hangs_up_leaves_nothing(store: ArtifactStore, tmp_path: Path) -> None:
+def test_an_interrupted_upload_leaves_nothing_behind(store: ArtifactStore, tmp_path: Path) -> None:
     async def breaks_off() -> AsyncIterator[bytes]:
         yield CONTENT[:100]
         raise ConnectionResetError
@@ -94,28 +94,28 @@ def test_a_repeated_write_replaces_the_earlier_one(store: ArtifactStore) -> None
     assert b"".join(store.read("a/b")) == CONTENT
 
 
-def test_an_empty_artifact_is_written_too(store: ArtifactStore) -> None:
+def test_an_empty_artifact_is_written(store: ArtifactStore) -> None:
     assert _write(store, b"", sha256=hashlib.sha256(b"").hexdigest()).size_bytes == 0
 
 
-def test_a_key_that_is_not_there_is_not_found(store: ArtifactStore) -> None:
+def test_a_missing_key_is_not_found(store: ArtifactStore) -> None:
     assert store.size("no/such") is None
     with pytest.raises(NotFound, match="no/such"):
         store.read("no/such")
 
 
-def test_deleting_what_is_not_there_is_no_error(store: ArtifactStore) -> None:
+def test_deleting_a_missing_key_does_nothing(store: ArtifactStore) -> None:
     _write(store)
     store.delete(["no/such", "a/b", "a/b"])
     assert store.size("a/b") is None
 
 
 def test_a_store_that_cannot_write_is_unavailable(store: ArtifactStore, tmp_path: Path) -> None:
-    (tmp_path / "artifacts" / "a").write_text("a file where a folder must be")
+    (tmp_path / "artifacts" / "a").write_text("a file in place of a folder")
     with pytest.raises(Unavailable):
         _write(store)
 
 
-def test_a_url_that_no_store_has_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="the artifact store's URL"):
+def test_a_url_of_an_unknown_store_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="the URL of the artifact store"):
         ArtifactStore("gopher://x")

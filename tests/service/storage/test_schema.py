@@ -1,4 +1,4 @@
-"""Migrations: up, down, up; they make what the tables say; an old schema is told the command."""
+"""Migrations create the tables of the code, keep the rows, and are required at start-up."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def _tables(database: Database) -> set[str]:
     return set(inspect(database.engine).get_table_names()) - {"alembic_version"}
 
 
-def test_migrations_make_exactly_what_the_tables_say(database: Database) -> None:
+def test_migrations_create_exactly_the_tables_of_the_code(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -37,10 +37,8 @@ def test_migrations_go_up_down_and_up_again(database: Database) -> None:
     assert _tables(database) == set(Base.metadata.tables)
 
 
-def test_what_is_in_the_database_survives_every_migration_down_and_up(
-    database: Database, core: Core
-) -> None:
-    """Down one by one to the first, and up again: what the schemas have in common is kept."""
+def test_rows_survive_each_downgrade_and_upgrade(database: Database, core: Core) -> None:
+    """Columns that two schemas share keep their values."""
     _fill(core)
     before = lower = _content(database)
     for revision in _revisions():
@@ -57,13 +55,13 @@ Content = dict[str, list[dict[str, object]]]
 
 
 def _revisions() -> list[str]:
-    """The newest first."""
+    """Newest first."""
     script = ScriptDirectory(str(Path(schema.__file__).parent / "migrations"))
     return [revision.revision for revision in script.walk_revisions()]
 
 
 def _content(database: Database) -> Content:
-    """The rows of every table that there is now."""
+    """The rows of all existing tables."""
     metadata = MetaData()
     metadata.reflect(database.engine)
     with database.reading() as session:
@@ -75,7 +73,7 @@ def _content(database: Database) -> Content:
 
 
 def _common(content: Content, other: Content) -> dict[str, list[str]]:
-    """The rows of tables, and of their columns, that the other has as well: 1.0 is 1 there."""
+    """The rows of shared tables, reduced to shared columns; 1.0 equals 1."""
     return {
         name: sorted(
             repr({column: _plain(row[column]) for column in sorted(row.keys() & other[name][0])})
@@ -97,7 +95,7 @@ def _fill(core: Core) -> None:
         webhooks.add_webhook(session, "https://example.org/", (), user="ann", now=core.clock.now)
     claimed = core.run(tags=["nightly"])
     point = MetricPoint(series="train/loss", iteration=20, value=1.5)
-    line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="said")
+    line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="a line")
     core.report(claimed.attempt_id, 2, metrics=[point], logs=[line], checkpoints=[note(20)])
     core.submit(after=[job_id_of(claimed)])
     core.finish(claimed.attempt_id)
@@ -110,14 +108,14 @@ def test_a_repeated_upgrade_changes_nothing(database: Database) -> None:
     schema.require_current(database)
 
 
-def test_an_empty_database_is_told_the_command_that_helps(empty_database_url: str) -> None:
+def test_an_empty_database_is_refused_with_the_command_to_run(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     with pytest.raises(DatabaseUnavailable, match=r"is empty, .* run `resnetd-server migrate`"):
         schema.require_current(database)
     database.close()
 
 
-def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
+def test_the_directory_of_a_sqlite_file_is_created(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/new/folder/resnetd.db")
     schema.upgrade(database)
     schema.require_current(database)

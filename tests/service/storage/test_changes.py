@@ -1,0 +1,110 @@
+"""Commits wake listeners of all threads and processes; rollbacks do not."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from service.errors import DatabaseUnavailable
+from service.storage import changes, schema
+from service.storage.changes import ChangeKind
+from service.storage.database import Database
+from service.storage.tables import ClusterRow
+from tests.support.core import START
+from tests.support.postgres import PostgresServer
+
+
+def _row() -> ClusterRow:
+    return ClusterRow(id=1, cpus=4, gpus=0, seen_at=START)
+
+
+def test_a_commit_by_another_connection_ends_the_wait(database: Database) -> None:
+    listener = database.listen()
+    listener.wait(0.0)
+    woken: list[bool] = []
+    waiting = threading.Thread(target=lambda: woken.append(listener.wait(30.0)))
+    waiting.start()
+    with database.transaction() as session:
+        session.add(_row())
+        changes.notify(session)
+    waiting.join()
+    listener.close()
+    assert woken == [True]
+
+
+def test_a_commit_by_another_process_ends_the_wait(database_url: str, database: Database) -> None:
+    listener = database.listen()
+    listener.wait(0.0)
+    program = (
+        "import sys; from service.storage import changes, database; from sqlalchemy import text\n"
+        "with database.Database(sys.argv[1]).transaction() as session:\n"
+        "    session.execute(text('DELETE FROM tokens')); changes.notify(session)\n"
+        "    session.execute(text(\"INSERT INTO tokens VALUES ('x', 'x', '2026-11-21')\"))\n"
+    )
+    subprocess.run([sys.executable, "-c", program, database_url], check=True)
+    assert listener.wait(30.0)
+    listener.close()
+
+
+def test_without_a_commit_the_wait_times_out(database: Database) -> None:
+    listener = database.listen()
+    listener.wait(0.0)
+    assert not listener.wait(0.02)
+    listener.close()
+
+
+def test_a_rolled_back_transaction_wakes_no_listener(database: Database) -> None:
+    listener = database.listen()
+    listener.wait(0.0)
+    with pytest.raises(ZeroDivisionError), database.transaction() as session:
+        session.add(_row())
+        changes.notify(session)
+        _ = 1 / 0
+    assert not listener.wait(0.02)
+    listener.close()
+
+
+def test_progress_wakes_only_the_listeners_that_ask_for_it(database: Database) -> None:
+    for_state, for_all = database.listen(), database.listen(with_progress=True)
+    for listener in (for_state, for_all):
+        listener.wait(0.0)
+    with database.transaction() as session:
+        session.add(_row())
+        changes.notify(session, ChangeKind.PROGRESS)
+    assert for_all.wait(30.0)
+    assert not for_state.wait(0.02)
+    with database.transaction() as session:
+        changes.notify(session)
+    assert for_state.wait(30.0)
+    assert for_all.wait(30.0)
+    for listener in (for_state, for_all):
+        listener.close()
+
+
+@pytest.mark.db
+def test_a_stopped_server_is_unavailable_and_its_restart_wakes_listeners() -> None:
+    from tests.support.postgres import postgres_server  # noqa: PLC0415 - starts a server
+
+    with postgres_server() as server:
+        _stop_and_start(server)
+
+
+def _stop_and_start(server: PostgresServer) -> None:
+    database = Database(server.new_database())
+    schema.upgrade(database)
+    listener = database.listen()
+    listener.wait(0.0)
+    server.stop()
+    with pytest.raises(DatabaseUnavailable):
+        database.check()
+    with pytest.raises(DatabaseUnavailable), database.transaction() as session:
+        session.execute(text("SELECT 1"))
+    with pytest.raises(DatabaseUnavailable):
+        listener.wait(5.0)
+    server.start()
+    database.check()
+    assert listener.wait(5.0), "changes during the outage were missed"
+    listener.close()
+    database.close()
