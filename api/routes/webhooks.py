@@ -89,7 +89,7 @@ def delete(webhook_id: str, session: WriteSession) -> None:
 @router.post("/{webhook_id}/ping", status_code=HTTPStatus.ACCEPTED)
 def ping(webhook_id: str, session: WriteSession, now: Now) -> DeliveryView:
     """Sends a delivery that tells nothing, to see whether it arrives."""
-    return DeliveryView.model_validate(webhooks.ping(session, webhook_id, now=now))
+    return DeliveryView.model_validate(webhooks.enqueue_ping(session, webhook_id, now=now))
 
 
 @router.get("/{webhook_id}/deliveries")

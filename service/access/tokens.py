@@ -1,4 +1,4 @@
-"""People's tokens: made once, kept as a digest only."""
+"""Users' API tokens, of which the database stores only digests."""
 
 import hashlib
 import os
@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from service.errors import InvalidInput, Unauthorized
 from service.storage.tables import TokenRow
+from service.text import count_of
 
-# Shorter ones could be guessed; ours have 43 letters.
+# In characters. Shorter tokens could be guessed; generated ones have 43.
 MIN_LENGTH = 16
 
 
@@ -21,20 +22,20 @@ def new_secret() -> str:
 
 
 def digest(secret: str) -> str:
-    """Plain SHA-256: the secret is random and long, so there is nothing to slow down."""
+    """SHA-256; a slow password hash is not needed for a long random secret."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def find_token(session: Session, secret: str) -> TokenRow:
-    """The token's row. Unauthorized where nobody knows it."""
+    """The row of the token. Raises Unauthorized if there is none."""
     token = session.get(TokenRow, digest(secret))
     if token is None:
-        raise Unauthorized("the token is not known")
+        raise Unauthorized("unknown token")
     return token
 
 
 def set_token(session: Session, secret: str, *, name: str, now: datetime) -> None:
-    """The token of that name opens the door from now on; another one of the name does not."""
+    """Stores a user's token; it replaces an earlier token of the same name."""
     known = session.scalar(select(TokenRow).where(TokenRow.name == name))
     if known is not None and known.token_sha256 == digest(secret):
         return
@@ -45,7 +46,7 @@ def set_token(session: Session, secret: str, *, name: str, now: datetime) -> Non
 
 
 def read_or_create(path: Path) -> str:
-    """The secret in the file; where there is no file, a new one that only its owner can read."""
+    """The secret in the file; a missing file is created with a new one, readable by its owner."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -53,7 +54,8 @@ def read_or_create(path: Path) -> str:
         secret = path.read_text().strip()
         if len(secret) < MIN_LENGTH:
             raise InvalidInput(
-                f"the token in {path} has {len(secret)} letters, at least {MIN_LENGTH} are needed"
+                f"the token in {path} has {count_of(len(secret), 'character')}; "
+                f"at least {MIN_LENGTH} are needed"
             ) from None
         return secret
     with os.fdopen(handle, "w") as file:

@@ -81,7 +81,7 @@ def delete_job(session: Session, job_id: str) -> list[str]:
 
 def delete_expired(session: Session, keep: RecordRetention, *, now: datetime) -> int:
     """Deletes old records of some jobs; how many jobs had any. Call it until it answers 0."""
-    webhooks.delete_old(session, now=now)
+    webhooks.delete_old_deliveries(session, now=now)
     swept = 0
     for table, days in (
         (LogRow, keep.logs_days),

@@ -1,7 +1,7 @@
-"""Webhooks: who is told of which states, and the log of what was delivered.
+"""Webhooks: calls of a URL when jobs change state, and the log of these deliveries.
 
-A delivery is written in the transaction of the change that it tells, so none is lost; it is sent
-at least once. Signed as Standard Webhooks has it: HMAC-SHA256 over id, timestamp and body.
+A delivery is enqueued in the transaction of the state change and sent at least once. It is signed
+as in Standard Webhooks: HMAC-SHA256 over id, timestamp and body.
 """
 
 import base64
@@ -24,19 +24,19 @@ from service.states import FINAL_STATES, DeliveryState, JobState
 from service.storage import changes
 from service.storage.tables import DeliveryRow, JobRow, WebhookRow
 
-# After 10 s, 20 s, 40 s ...: the last try comes about 80 minutes after the first.
+# The delay doubles from 10 s on: the last try is about 85 minutes after the first.
 MAX_TRIES = 10
 _FIRST_DELAY_SECONDS = 10.0
-# A sender that dies with a delivery leaves it to others after that.
-_SENDING_SECONDS = 60.0
-_KEPT_DAYS = 30
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - what secrets begin with
+# If a sender dies, another one sends its delivery after this time.
+_CLAIM_SECONDS = 60.0
+_LOG_DAYS = 30
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix
 
 
 def add_webhook(
     session: Session, url: str, states: Sequence[JobState], *, user: str, now: datetime
 ) -> WebhookRow:
-    """`states` empty: all final ones. The URL was checked before."""
+    """Adds a webhook; `states` defaults to all final states. The caller checks the URL."""
     row = WebhookRow(
         id=ids.new_id(now),
         url=url,
@@ -62,14 +62,14 @@ def find_webhook(session: Session, webhook_id: str) -> WebhookRow:
 
 
 def delete_webhook(session: Session, webhook_id: str) -> None:
-    """With the log of its deliveries."""
+    """Deletes the webhook and its deliveries."""
     session.execute(
         delete_rows(WebhookRow).where(WebhookRow.id == find_webhook(session, webhook_id).id)
     )
 
 
 def list_deliveries(session: Session, webhook_id: str, *, limit: int) -> list[DeliveryRow]:
-    """Newest first."""
+    """The deliveries of a webhook, newest first."""
     statement = (
         select(DeliveryRow)
         .where(DeliveryRow.webhook_id == find_webhook(session, webhook_id).id)
@@ -80,7 +80,7 @@ def list_deliveries(session: Session, webhook_id: str, *, limit: int) -> list[De
 
 
 def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
-    """Writes a delivery for each webhook that wants to know of the job's new state."""
+    """Enqueues a delivery for each webhook that subscribes to the job's new state."""
     for webhook in session.scalars(select(WebhookRow)):
         if job.state in webhook.states:
             payload = {
@@ -99,15 +99,15 @@ def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
             _enqueue(session, webhook, payload, now=now)
 
 
-def ping(session: Session, webhook_id: str, *, now: datetime) -> DeliveryRow:
-    """A delivery that tells nothing, to see whether it arrives."""
+def enqueue_ping(session: Session, webhook_id: str, *, now: datetime) -> DeliveryRow:
+    """Enqueues a test delivery."""
     payload = {"type": "ping", "timestamp": now.isoformat(), "data": {}}
     return _enqueue(session, find_webhook(session, webhook_id), payload, now=now)
 
 
 @dataclass(frozen=True)
 class SignedDelivery:
-    """A delivery that is due, as it is to be sent."""
+    """A signed HTTP request of a webhook."""
 
     delivery_id: str
     url: str
@@ -115,8 +115,8 @@ class SignedDelivery:
     body: bytes
 
 
-def take_due(session: Session, *, now: datetime) -> SignedDelivery | None:
-    """The delivery to send now, nobody else's for a minute; None where none is due."""
+def claim_due_delivery(session: Session, *, now: datetime) -> SignedDelivery | None:
+    """Claims the delivery that is due first, for one minute; None if no delivery is due."""
     due = session.execute(
         select(DeliveryRow, WebhookRow)
         .join(WebhookRow, WebhookRow.id == DeliveryRow.webhook_id)
@@ -129,7 +129,7 @@ def take_due(session: Session, *, now: datetime) -> SignedDelivery | None:
         return None
     delivery, webhook = due
     delivery.tries += 1
-    delivery.next_try_at = now + timedelta(seconds=_SENDING_SECONDS)
+    delivery.next_try_at = now + timedelta(seconds=_CLAIM_SECONDS)
     body = json.dumps(delivery.payload, separators=(",", ":")).encode()
     return SignedDelivery(
         delivery_id=delivery.id,
@@ -142,16 +142,16 @@ def take_due(session: Session, *, now: datetime) -> SignedDelivery | None:
 def record_outcome(
     session: Session, delivery_id: str, *, status: int | None, error: str | None, now: datetime
 ) -> None:
-    """What came of sending: `status` of the answer, or the `error` without one.
+    """Records the response's `status`, or the `error` that prevented a response.
 
-    A 2xx is a delivery; 410 (gone) ends the tries, everything else is tried again for a while.
+    2xx means delivered, 410 (Gone) means failed; otherwise the delivery is retried.
     """
     delivery = session.get(DeliveryRow, delivery_id, with_for_update=True)
-    if delivery is None:  # the webhook was deleted meanwhile
+    if delivery is None:  # the webhook has been deleted
         return
     delivery.status = status
     delivery.error = error
-    if status is not None and 200 <= status < 300:  # noqa: PLR2004 - HTTP's own numbers
+    if status is not None and 200 <= status < 300:  # noqa: PLR2004 - HTTP status codes
         delivery.state = DeliveryState.DELIVERED
         delivery.delivered_at = now
     elif status == 410 or delivery.tries >= MAX_TRIES:  # noqa: PLR2004
@@ -161,25 +161,25 @@ def record_outcome(
         delivery.next_try_at = now + timedelta(seconds=delay)
 
 
-def find_next_due(session: Session) -> datetime | None:
-    """When the next delivery is to be sent; None where none waits."""
+def find_next_due_time(session: Session) -> datetime | None:
+    """When the next delivery is due; None if none is pending."""
     return session.scalar(
         select(func.min(DeliveryRow.next_try_at)).where(DeliveryRow.state == DeliveryState.PENDING)
     )
 
 
-def delete_old(session: Session, *, now: datetime) -> None:
-    """Of the log, what ended 30 days ago."""
+def delete_old_deliveries(session: Session, *, now: datetime) -> None:
+    """Deletes completed deliveries after 30 days."""
     session.execute(
         delete_rows(DeliveryRow).where(
             DeliveryRow.state != DeliveryState.PENDING,
-            DeliveryRow.created_at < now - timedelta(days=_KEPT_DAYS),
+            DeliveryRow.created_at < now - timedelta(days=_LOG_DAYS),
         )
     )
 
 
 def sign(secret: str, delivery_id: str, body: bytes, *, now: datetime) -> dict[str, str]:
-    """The headers by which a receiver knows that we sent it, and when."""
+    """Headers with which a receiver verifies the sender and the time."""
     key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
     timestamp = str(int(now.timestamp()))
     signed = b".".join((delivery_id.encode(), timestamp.encode(), body))

@@ -61,7 +61,7 @@ class WebhookSender:
         if not self._is_any_due():
             return False
         with self._database.transaction() as session:
-            delivery = webhooks.take_due(session, now=self._now())
+            delivery = webhooks.claim_due_delivery(session, now=self._now())
         if delivery is None:
             return False
         status, error = self._send(delivery)
@@ -74,7 +74,7 @@ class WebhookSender:
     def _is_any_due(self) -> bool:
         """Without the write lock that `take_due` takes on SQLite."""
         with self._database.reading() as session:
-            due = webhooks.find_next_due(session)
+            due = webhooks.find_next_due_time(session)
         return due is not None and due <= self._now()
 
     def _send(self, delivery: SignedDelivery) -> tuple[int | None, str | None]:

@@ -1,4 +1,4 @@
-"""Addresses that a webhook may call, and those that it may not, however they are written."""
+"""Which addresses webhooks may call, in every notation of an address."""
 
 import ipaddress
 import socket
@@ -39,11 +39,11 @@ def test_a_public_address_is_allowed(address: str) -> None:
         "2002:7f00:1::",
     ],
 )
-def test_an_address_of_a_network_of_our_own_is_refused(address: str) -> None:
+def test_an_address_that_is_not_public_is_refused(address: str) -> None:
     assert not url_guard.is_allowed(ipaddress.ip_address(address), ())
 
 
-def test_a_network_of_our_own_is_allowed_where_the_settings_name_it() -> None:
+def test_a_private_network_is_allowed_if_the_settings_name_it() -> None:
     allowed = (ipaddress.ip_network("10.0.0.0/8"),)
     assert url_guard.is_allowed(ipaddress.ip_address("10.1.2.3"), allowed)
     assert url_guard.is_allowed(ipaddress.ip_address("::ffff:10.1.2.3"), allowed)
@@ -63,20 +63,20 @@ def test_a_network_of_our_own_is_allowed_where_the_settings_name_it() -> None:
         "https://[::ffff:10.0.0.1]/",
     ],
 )
-def test_a_url_that_cannot_be_called_is_refused_when_it_is_written(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         url_guard.parse_url(url, allowed=())
 
 
-def test_a_url_has_a_port_of_its_own_or_its_schemes() -> None:
+def test_the_port_defaults_to_that_of_the_scheme() -> None:
     assert url_guard.parse_url("https://example.org/x", allowed=()) == ("https", "example.org", 443)
     assert url_guard.parse_url("http://example.org:81/", allowed=())[2] == 81
 
 
-def test_a_name_that_stands_for_any_address_of_ours_is_refused(
+def test_a_host_with_any_private_address_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The name server is the outside world; the rest is real."""
+    """Only the name server is replaced."""
 
     def answer(*_: Any, **__: Any) -> list[Any]:
         return [
@@ -85,5 +85,7 @@ def test_a_name_that_stands_for_any_address_of_ours_is_refused(
         ]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
-    with pytest.raises(UrlNotAllowed, match=r"is 169\.254\.169\.254"):
+    with pytest.raises(
+        UrlNotAllowed, match=r"resolves to 169\.254\.169\.254, which is not"
+    ):
         url_guard.resolve("rebind.example.org", 80, allowed=())

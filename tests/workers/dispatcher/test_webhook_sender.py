@@ -59,7 +59,7 @@ def _ping(core: Core, url: str) -> str:
     with core.database.transaction() as session:
         states = (JobState.SUCCEEDED,)
         webhook_id = webhooks.add_webhook(session, url, states, user="ann", now=core.clock.now).id
-        webhooks.ping(session, webhook_id, now=core.clock.now)
+        webhooks.enqueue_ping(session, webhook_id, now=core.clock.now)
     return webhook_id
 
 
