@@ -85,7 +85,5 @@ def test_a_host_with_any_private_address_is_refused(
         ]
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
-    with pytest.raises(
-        UrlNotAllowed, match=r"resolves to 169\.254\.169\.254, which is not"
-    ):
+    with pytest.raises(UrlNotAllowed, match=r"resolves to 169\.254\.169\.254, which is not"):
         url_guard.resolve("rebind.example.org", 80, allowed=())
