@@ -301,7 +301,7 @@ class Core:
         with self.database.reading() as session:
             return events.list_events_after(session, job_id, 0, limit=10_000)
 
-    def held(self, owner: str) -> list[str]:
+    def list_owned(self, owner: str) -> list[str]:
         with self.database.reading() as session:
             return [owned.attempt.id for owned in leases.list_owned(session, owner=owner)]
 

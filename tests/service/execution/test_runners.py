@@ -130,7 +130,7 @@ def test_an_attempt_that_only_delivers_occupies_no_resources(core: Core) -> None
             now=core.clock.now,
         )
     assert core.try_claim() is not None
-    assert core.held("one")[0] == delivering.attempt_id, "its silence must be noticed"
+    assert core.list_owned("one")[0] == delivering.attempt_id, "its silence must be noticed"
     assert not _terminate(core, delivering.runner_id), "its last reports may be under way"
     assert core.finish(delivering.attempt_id) is JobState.SUCCEEDED
     assert _terminate(core, delivering.runner_id)

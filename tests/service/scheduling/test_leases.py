@@ -223,8 +223,8 @@ def test_a_lease_is_taken_over_only_after_it_has_expired(core: Core) -> None:
     assert core.take_over("two") == []
     core.clock.advance(0.1)
     assert [attempt.id for attempt in core.take_over("two")] == [claimed.attempt_id]
-    assert core.held("one") == []
-    assert core.held("two") == [claimed.attempt_id]
+    assert core.list_owned("one") == []
+    assert core.list_owned("two") == [claimed.attempt_id]
     assert core.attempt(claimed.attempt_id).fencing_token == 2
 
 

@@ -146,13 +146,13 @@ def test_a_restarted_dispatcher_finds_its_attempts_and_starts_no_runner_twice(
     attempt_id = run(core, dispatcher)
     restarted = make()
     later_round(core, restarted, after_seconds=settings.lease_seconds + 1)
-    assert core.held(restarted.owner) == [attempt_id]
+    assert core.list_owned(restarted.owner) == [attempt_id]
     assert len(cluster.submissions) == 1
     assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
     core.finish(attempt_id)
     leave(core, cluster, core.runner_of(attempt_id))
     later_round(core, restarted)
-    assert core.held(restarted.owner) == []
+    assert core.list_owned(restarted.owner) == []
     assert core.job(job_id_of(attempt_id)).state is JobState.SUCCEEDED
 
 
@@ -170,7 +170,7 @@ def test_a_dispatcher_leaves_the_attempts_of_a_living_one_alone(
 ) -> None:
     attempt_id = run(core, dispatcher)
     later_round(core, make(), after_seconds=settings.lease_seconds - 1)
-    assert core.held(dispatcher.owner) == [attempt_id]
+    assert core.list_owned(dispatcher.owner) == [attempt_id]
 
 
 def test_a_stopping_dispatcher_releases_its_attempts_at_once(
@@ -181,7 +181,7 @@ def test_a_stopping_dispatcher_releases_its_attempts_at_once(
     with running(first):
         eventually(lambda: cluster.started)
     second.run_round()
-    assert core.held(second.owner) == attempts_started(core, cluster)
+    assert core.list_owned(second.owner) == attempts_started(core, cluster)
 
 
 def test_an_attempt_that_was_taken_over_is_not_ended_by_its_former_owner(
@@ -200,7 +200,7 @@ def test_an_attempt_that_was_taken_over_is_not_ended_by_its_former_owner(
     with _no_error():
         later_round(core, dispatcher)
     assert core.attempt(taken).state is AttemptState.RUNNING
-    assert core.held("two") == [taken]
+    assert core.list_owned("two") == [taken]
     assert core.attempt(kept).state is AttemptState.ENDED, "one lost lease costs no other attempt"
 
 
@@ -225,10 +225,10 @@ def test_a_finished_attempt_is_released_when_its_runner_polls_again(
     attempt_id = run(core, dispatcher)
     core.finish(attempt_id)
     later_round(core, dispatcher)
-    assert core.held(dispatcher.owner) == [attempt_id]
+    assert core.list_owned(dispatcher.owner) == [attempt_id]
     leave(core, cluster, core.runner_of(attempt_id))
     later_round(core, dispatcher)
-    assert core.held(dispatcher.owner) == []
+    assert core.list_owned(dispatcher.owner) == []
     assert core.job(job_id_of(attempt_id)).state is JobState.SUCCEEDED
     assert cluster.stops == []
 
