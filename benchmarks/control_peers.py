@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.results_table import Result
 from deploy.ray_head import RayHead
 from tests.support.postgres import PostgresServer
-from workers.cluster.ray_jobs import RayJobs
+from workers.cluster.ray_jobs import RayJobClient
 from workers.reporting.retry import retry_until
 
 PEERS_PATH = Path("build/peers")
@@ -60,7 +60,7 @@ def _measure_ray_jobs() -> dict[str, float]:
     enqueued, latency = [], []
     with (
         RayHead(num_cpus=2, num_gpus=0, env=os.environ) as head,
-        RayJobs(url=head.url, token=head.token) as ray_jobs,
+        RayJobClient(url=head.url, token=head.token) as ray_jobs,
     ):
         # Not measured: a new head may have no agent yet, and the first job is the slowest.
         retry_until(partial(_submit, ray_jobs, "peer-0"), deadline_seconds=60.0)
@@ -69,13 +69,13 @@ def _measure_ray_jobs() -> dict[str, float]:
             started = time.monotonic()
             _submit(ray_jobs, name)
             enqueued.append(time.monotonic() - started)
-            while (job := ray_jobs.status(name)) is None or job.state == "pending":
+            while (job := ray_jobs.find_job(name)) is None or job.state == "pending":
                 time.sleep(0.005)
             latency.append(time.monotonic() - started)
     return _summarize({"enqueued": enqueued, "latency": latency})
 
 
-def _submit(ray_jobs: RayJobs, name: str) -> None:
+def _submit(ray_jobs: RayJobClient, name: str) -> None:
     ray_jobs.submit(name, entrypoint="true", env_vars={}, metadata={})
 
 

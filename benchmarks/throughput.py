@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.processes import SMALL_JOB, run_peer, running_service
 from benchmarks.results_table import Result, write_results
 from deploy.ray_head import RayHead
-from workers.cluster.ray_jobs import RayJobs
+from workers.cluster.ray_jobs import RayJobClient
 
 _CONCURRENT = 2
 
@@ -66,7 +66,7 @@ def _measure_ray_jobs(head: RayHead, count: int) -> float:
     """Jobs/min, each submitted when another has ended: Ray would start all drivers at once."""
 
     def train() -> None:
-        with RayJobs(url=head.url, token=head.token) as ray_jobs:
+        with RayJobClient(url=head.url, token=head.token) as ray_jobs:
             for number in range(count):
                 while _count_running(ray_jobs) >= _CONCURRENT:
                     time.sleep(0.1)
@@ -82,7 +82,7 @@ def _measure_ray_jobs(head: RayHead, count: int) -> float:
     return _jobs_per_minute(count, train)
 
 
-def _count_running(ray_jobs: RayJobs) -> int:
+def _count_running(ray_jobs: RayJobClient) -> int:
     return sum(not job.state.is_final for job in ray_jobs.list_jobs())
 
 

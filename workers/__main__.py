@@ -51,7 +51,7 @@ def _run_dispatcher() -> int:
     # Imported here: a runner's process starts faster without them.
     from service.storage import schema  # noqa: PLC0415
     from service.storage.database import Database  # noqa: PLC0415
-    from workers.cluster.ray_jobs import RayJobs  # noqa: PLC0415
+    from workers.cluster.ray_jobs import RayJobClient  # noqa: PLC0415
     from workers.dispatcher.dispatcher import Dispatcher  # noqa: PLC0415
     from workers.dispatcher.webhook_sender import WebhookSender  # noqa: PLC0415
 
@@ -65,7 +65,7 @@ def _run_dispatcher() -> int:
     token = configured.ray_token.get_secret_value().strip() if configured.ray_token else None
     with (
         database.lock_dispatcher(),
-        RayJobs(url=configured.ray_url, token=token) as cluster,
+        RayJobClient(url=configured.ray_url, token=token) as cluster,
     ):
         now = lambda: datetime.now(UTC)  # noqa: E731 - the clock
         sender = WebhookSender(database, allowed=configured.webhook_networks, now=now)

@@ -25,7 +25,7 @@ from tests.chaos.workload import (
     weights_sha256,
 )
 from tests.support.fake_api import eventually
-from workers.cluster.ray_jobs import RayJobs
+from workers.cluster.ray_jobs import RayJobClient
 
 _SETTLE_SECONDS = 120.0
 _POLL_SECONDS = 0.25
@@ -174,7 +174,7 @@ def _is_cluster_consistent(environment: Environment, database: Database) -> bool
     # After a fault of the Ray head all jobs may have ended before anything noticed its absence.
     environment.restart_stopped()
     try:
-        with RayJobs(url=head.url, token=head.token) as cluster:
+        with RayJobClient(url=head.url, token=head.token) as cluster:
             jobs = {job.submission_id for job in cluster.list_jobs() if not job.state.is_final}
     except ClusterUnavailable:
         return False

@@ -93,12 +93,12 @@ class FakeCluster:
         assert found is None or found.state.is_final, "Ray deletes no job that runs"
         return self.jobs.pop(submission_id, None) is not None
 
-    def logs_tail(self, submission_id: str, *, max_chars: int = 8_000) -> str:
+    def read_log_tail(self, submission_id: str, *, max_chars: int = 8_000) -> str:
         self._answer()
         self.meanwhile()
         return f"the log of {submission_id}"[-max_chars:]
 
-    def resources(self) -> ClusterResources:
+    def read_resources(self) -> ClusterResources:
         self._answer()
         cpus = self.cpus // self.nodes
         nodes = [

@@ -10,7 +10,7 @@ from deploy.local import LocalService
 from deploy.ray_head import RayHead
 from tests.support.fake_api import eventually
 from tests.support.ray import processes_of
-from workers.cluster.ray_jobs import RayJobs
+from workers.cluster.ray_jobs import RayJobClient
 
 # A dispatcher that dies is replaced within 3 seconds, not 15. The shared head has more CPUs than
 # the machine, so each service is limited to the CPUs of two jobs of two workers.
@@ -36,7 +36,7 @@ def running_service(head: RayHead, path: Path, **settings: str) -> Iterator[Loca
             with suppress(psutil.Error):
                 if process.environ().get("RESNETD_API_URL") == service.url:
                     process.kill()
-        with RayJobs(url=head.url, token=head.token) as ray_jobs:
+        with RayJobClient(url=head.url, token=head.token) as ray_jobs:
 
             def have_ended() -> bool:
                 return all(

@@ -123,7 +123,7 @@ def driver_env(*, api_url: str, driver_id: str, token: str, work_path: Path) -> 
     }
 
 
-class RayJobs:
+class RayJobClient:
     """Every call raises ClusterUnavailable without a response, or with an unexpected one."""
 
     def __init__(self, *, url: str, token: str | None) -> None:
@@ -168,10 +168,10 @@ class RayJobs:
         )
         # Ray 2.60 responds to a repeated submission with 500 and a traceback, as to any error: the
         # head wraps its agent's 400 (job_head.py, submit_job). Its list says what happened.
-        if not response.is_success and self.status(submission_id) is None:
+        if not response.is_success and self.find_job(submission_id) is None:
             raise _unexpected_response(response)
 
-    def status(self, submission_id: str) -> ClusterJob | None:
+    def find_job(self, submission_id: str) -> ClusterJob | None:
         """None where Ray has no such job; a restarted head has none of the earlier ones."""
         response = self._send("GET", f"/api/jobs/{submission_id}")
         if response.status_code == httpx.codes.NOT_FOUND:
@@ -201,7 +201,7 @@ class RayJobs:
         rows = _read_json(self._send("GET", "/api/jobs/"))
         return [_parse_job(row) for row in rows if row["type"] == "SUBMISSION"]
 
-    def resources(self) -> ClusterResources:
+    def read_resources(self) -> ClusterResources:
         response = self._send("GET", "/api/v0/nodes", params={"detail": "1", "limit": "10000"})
         rows = _read_json(response)["data"]["result"]["result"]
         return ClusterResources(
@@ -216,7 +216,7 @@ class RayJobs:
             )
         )
 
-    def logs_tail(self, submission_id: str, *, max_chars: int = 8_000) -> str:
+    def read_log_tail(self, submission_id: str, *, max_chars: int = 8_000) -> str:
         """The end of what the driver and its workers printed; empty where Ray has no such job."""
         response = self._send("GET", f"/api/jobs/{submission_id}/logs")
         if response.status_code == httpx.codes.NOT_FOUND:

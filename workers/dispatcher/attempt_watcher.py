@@ -123,7 +123,7 @@ class AttemptWatcher:
     def _explain_loss(self, ray_job: ClusterJob | None) -> "_End":
         if ray_job is None:
             return _End(Reason.CLUSTER_LOST, "Ray no longer knows the runner")
-        tail = self._cluster.logs_tail(ray_job.submission_id, max_chars=_LOG_TAIL_CHARACTERS)
+        tail = self._cluster.read_log_tail(ray_job.submission_id, max_chars=_LOG_TAIL_CHARACTERS)
         message = (
             f"the runner's processes exited without reporting a result: {ray_job.message}\n{tail}"
         )
@@ -158,7 +158,7 @@ class AttemptWatcher:
         # A runner that was not submitted counts too: the cluster may have shrunk since the claim.
         if not self._is_silent_since(attempt.submitted_at or attempt.created_at, limit):
             return None
-        tail = self._cluster.logs_tail(attempt.runner_id or "", max_chars=_LOG_TAIL_CHARACTERS)
+        tail = self._cluster.read_log_tail(attempt.runner_id or "", max_chars=_LOG_TAIL_CHARACTERS)
         return _End(Reason.START_TIMEOUT, f"no report within {limit:g} s\n{tail}")
 
     def _is_silent_since(self, last: datetime, limit_seconds: float) -> bool:

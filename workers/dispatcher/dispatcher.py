@@ -111,7 +111,7 @@ class Dispatcher:
     def _reconcile(self) -> None:
         """Reads Ray's state first and the database second, then acts on the differences."""
         ray_jobs = {job.submission_id: job for job in self._cluster.list_jobs()}
-        resources = self._cluster.resources()
+        resources = self._cluster.read_resources()
         now = self._now()
         with self._database.transaction() as session:
             self._record_cluster(session, resources, now=now)

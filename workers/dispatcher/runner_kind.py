@@ -29,7 +29,7 @@ class RunnerKind:
             token=submission.secret,
             data_path=self._settings.data_dir,
             work_path=self._settings.work_dir,
-            num_nodes=len(self._cluster.resources().nodes),
+            num_nodes=len(self._cluster.read_resources().nodes),
         )
 
     def is_any_startable(self, session: Session, *, now: datetime) -> bool:

@@ -12,7 +12,7 @@ from tests.support.fake_api import eventually
 from tests.support.ray import NUM_CPUS
 from tests.workers.cluster.fake_head import TOKEN, FakeHead, fake_head
 from workers.cluster import ray_jobs
-from workers.cluster.ray_jobs import ClusterJobState, NodeResources, RayJobs
+from workers.cluster.ray_jobs import ClusterJobState, NodeResources, RayJobClient
 
 
 @pytest.fixture
@@ -22,33 +22,33 @@ def fake() -> Iterator[FakeHead]:
 
 
 @pytest.fixture
-def jobs(fake: FakeHead) -> Iterator[RayJobs]:
-    with RayJobs(url=fake.url, token=TOKEN) as client:
+def jobs(fake: FakeHead) -> Iterator[RayJobClient]:
+    with RayJobClient(url=fake.url, token=TOKEN) as client:
         yield client
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.ray)])
-def either(request: pytest.FixtureRequest) -> Iterator[RayJobs]:
+def either(request: pytest.FixtureRequest) -> Iterator[RayJobClient]:
     """What holds for the fake holds for Ray: every test of this fixture runs against both."""
     if request.param == "fake":
         yield request.getfixturevalue("jobs")
         return
     head: RayHead = request.getfixturevalue("head")
-    with RayJobs(url=head.url, token=head.token) as client:
+    with RayJobClient(url=head.url, token=head.token) as client:
         yield client
 
 
-def submit(jobs: RayJobs, submission_id: str, *, entrypoint: str = "sleep 600") -> None:
+def submit(jobs: RayJobClient, submission_id: str, *, entrypoint: str = "sleep 600") -> None:
     jobs.submit(submission_id, entrypoint=entrypoint, env_vars={"A": "b"}, metadata={"c": "d"})
 
 
-def state_of(jobs: RayJobs, submission_id: str) -> ClusterJobState:
-    job = jobs.status(submission_id)
+def state_of(jobs: RayJobClient, submission_id: str) -> ClusterJobState:
+    job = jobs.find_job(submission_id)
     assert job is not None
     return job.state
 
 
-def test_a_job_runs_until_it_is_stopped_and_is_unknown_once_deleted(either: RayJobs) -> None:
+def test_a_job_runs_until_it_is_stopped_and_is_unknown_once_deleted(either: RayJobClient) -> None:
     submit(either, "life-a1")
     submit(either, "life-a1")  # the answer to the first was lost
     eventually(lambda: state_of(either, "life-a1") is ClusterJobState.RUNNING, within_seconds=60)
@@ -64,20 +64,20 @@ def test_a_job_runs_until_it_is_stopped_and_is_unknown_once_deleted(either: RayJ
     eventually(lambda: not either.stop("life-a1"), within_seconds=60)
 
     assert either.delete("life-a1")
-    assert either.status("life-a1") is None
+    assert either.find_job("life-a1") is None
     assert "life-a1" not in [job.submission_id for job in either.list_jobs()]
 
 
-def test_an_unknown_job_has_no_status_and_no_log(either: RayJobs) -> None:
-    assert either.status("never-a1") is None
+def test_an_unknown_job_has_no_status_and_no_log(either: RayJobClient) -> None:
+    assert either.find_job("never-a1") is None
     assert not either.stop("never-a1")
     assert not either.delete("never-a1")
-    assert either.logs_tail("never-a1") == ""
+    assert either.read_log_tail("never-a1") == ""
 
 
-def test_a_wrong_token_means_that_the_cluster_is_unavailable(either: RayJobs) -> None:
+def test_a_wrong_token_means_that_the_cluster_is_unavailable(either: RayJobClient) -> None:
     with (
-        RayJobs(url=str(either._http.base_url), token="wrong") as stranger,
+        RayJobClient(url=str(either._http.base_url), token="wrong") as stranger,
         pytest.raises(ClusterUnavailable, match="rejects the token"),
     ):
         stranger.list_jobs()
@@ -85,15 +85,15 @@ def test_a_wrong_token_means_that_the_cluster_is_unavailable(either: RayJobs) ->
 
 @pytest.mark.ray
 def test_a_real_job_has_its_status_and_the_end_of_its_log(head: RayHead) -> None:
-    with RayJobs(url=head.url, token=head.token) as jobs:
+    with RayJobClient(url=head.url, token=head.token) as jobs:
         submit(jobs, "good-a1", entrypoint='test "$A" = b && echo well')
         submit(jobs, "bad-a1", entrypoint="echo oh no; exit 3")
         eventually(lambda: state_of(jobs, "good-a1").is_final, within_seconds=60)
         eventually(lambda: state_of(jobs, "bad-a1").is_final, within_seconds=60)
 
         assert state_of(jobs, "good-a1") is ClusterJobState.SUCCEEDED
-        assert jobs.logs_tail("good-a1", max_chars=5) == "well\n"
-        bad = jobs.status("bad-a1")
+        assert jobs.read_log_tail("good-a1", max_chars=5) == "well\n"
+        bad = jobs.find_job("bad-a1")
         assert bad is not None
         assert bad.state is ClusterJobState.FAILED
         assert "exit code 3" in bad.message
@@ -102,32 +102,32 @@ def test_a_real_job_has_its_status_and_the_end_of_its_log(head: RayHead) -> None
 
 @pytest.mark.ray
 def test_the_resources_of_a_real_cluster_are_those_it_was_started_with(head: RayHead) -> None:
-    with RayJobs(url=head.url, token=head.token) as jobs:
-        there = jobs.resources()
-    assert (there.num_cpus, there.num_gpus, len(there.nodes)) == (NUM_CPUS, 1, 1)
+    with RayJobClient(url=head.url, token=head.token) as jobs:
+        found = jobs.read_resources()
+    assert (found.num_cpus, found.num_gpus, len(found.nodes)) == (NUM_CPUS, 1, 1)
 
 
-def test_resources_are_those_of_living_nodes(jobs: RayJobs) -> None:
-    there = jobs.resources()
-    assert there.nodes[1] == NodeResources(node_id="b", num_cpus=8, num_gpus=2)
-    assert (there.num_cpus, there.num_gpus) == (12, 2)
+def test_resources_are_those_of_living_nodes(jobs: RayJobClient) -> None:
+    found = jobs.read_resources()
+    assert found.nodes[1] == NodeResources(node_id="b", num_cpus=8, num_gpus=2)
+    assert (found.num_cpus, found.num_gpus) == (12, 2)
 
 
-def test_a_log_is_read_from_its_end(jobs: RayJobs) -> None:
+def test_a_log_is_read_from_its_end(jobs: RayJobClient) -> None:
     submit(jobs, "a1")
-    assert jobs.logs_tail("a1", max_chars=10) == "last line\n"
+    assert jobs.read_log_tail("a1", max_chars=10) == "last line\n"
 
 
-def test_a_failed_job_has_rays_message(fake: FakeHead, jobs: RayJobs) -> None:
+def test_a_failed_job_has_rays_message(fake: FakeHead, jobs: RayJobClient) -> None:
     submit(jobs, "a1")
     fake.end("a1", "FAILED", "exit code 1")
-    job = jobs.status("a1")
+    job = jobs.find_job("a1")
     assert job is not None
     assert (job.state, job.message) == (ClusterJobState.FAILED, "exit code 1")
 
 
 def test_a_response_that_is_not_from_ray_means_that_the_cluster_is_unavailable(
-    fake: FakeHead, jobs: RayJobs
+    fake: FakeHead, jobs: RayJobClient
 ) -> None:
     fake.is_broken = True
     with pytest.raises(ClusterUnavailable, match="a page"):
@@ -136,10 +136,10 @@ def test_a_response_that_is_not_from_ray_means_that_the_cluster_is_unavailable(
 
 def test_a_cluster_without_an_endpoint_is_unavailable() -> None:
     with (
-        RayJobs(url="http://127.0.0.1:1", token=None) as jobs,
+        RayJobClient(url="http://127.0.0.1:1", token=None) as jobs,
         pytest.raises(ClusterUnavailable, match="no response"),
     ):
-        jobs.resources()
+        jobs.read_resources()
 
 
 def test_the_environment_of_a_runner_is_complete() -> None:

@@ -21,7 +21,7 @@ from tests.support.fake_api import (
 from tests.support.ray import processes_of
 from workers.cluster import runner_driver, runner_main
 from workers.cluster.attempt_outcome import AttemptFailed
-from workers.cluster.ray_jobs import ClusterJobState, RayJobs, runner_env
+from workers.cluster.ray_jobs import ClusterJobState, RayJobClient, runner_env
 
 # On two busy cores a run needs 15 s to come up; an idle machine needs 10.
 _START_SECONDS = 120.0
@@ -31,7 +31,13 @@ class Submitted:
     """A runner as the dispatcher submits it, for the fake API's one attempt."""
 
     def __init__(
-        self, jobs: RayJobs, api: FakeApi, submission_id: str, path: Path, *, num_nodes: int = 1
+        self,
+        jobs: RayJobClient,
+        api: FakeApi,
+        submission_id: str,
+        path: Path,
+        *,
+        num_nodes: int = 1,
     ) -> None:
         resources = api.attempt.spec.resources
         self._jobs = jobs
@@ -55,7 +61,7 @@ class Submitted:
 
     @property
     def state(self) -> ClusterJobState:
-        job = self._jobs.status(self.submission_id)
+        job = self._jobs.find_job(self.submission_id)
         assert job is not None
         return job.state
 
@@ -64,7 +70,7 @@ class Submitted:
         found: list[RunEnvironment] = []
 
         def is_up() -> bool:
-            assert not self.state.is_final, self._jobs.logs_tail(self.submission_id)
+            assert not self.state.is_final, self._jobs.read_log_tail(self.submission_id)
             found[:] = [report.environment for report in self.api.reports if report.environment]
             return bool(found)
 
@@ -84,13 +90,13 @@ def test_a_runner_trains_attempt_after_attempt_and_once_stopped_leaves_no_proces
     head: RayHead, tmp_path: Path
 ) -> None:
     brief = digits_brief(iterations=20, num_workers=2)
-    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+    with fake_api(brief) as api, RayJobClient(url=head.url, token=head.token) as jobs:
         api.rounds = 3
         api.afterwards = digits_brief(iterations=1_000_000, num_workers=2)
         runner = Submitted(jobs, api, "thrice-a1", tmp_path)
 
         def pids() -> list[set[int]]:
-            assert not runner.state.is_final, jobs.logs_tail("thrice-a1")
+            assert not runner.state.is_final, jobs.read_log_tail("thrice-a1")
             return [set(report.environment.pids) for report in api.reports if report.environment]
 
         eventually(lambda: len(pids()) == 4, within_seconds=_START_SECONDS)
@@ -128,7 +134,7 @@ def test_the_stop_of_an_attempt_and_the_death_of_a_worker_are_told(
     head: RayHead, tmp_path: Path
 ) -> None:
     brief = digits_brief(iterations=1_000_000, num_workers=2)
-    with fake_api(brief) as api, RayJobs(url=head.url, token=head.token) as jobs:
+    with fake_api(brief) as api, RayJobClient(url=head.url, token=head.token) as jobs:
         api.rounds = 2
         api.stop = StopReason.CANCEL
         # As on a cluster where the runner's own process may be on another node than its ranks.
