@@ -1,1 +1,1 @@
-"""The core: what a job is, what may happen to it, where it is kept. No HTTP, no Ray, no torch."""
+"""The domain: specs, jobs, scheduling, searches and their storage; no HTTP, no Ray, no torch."""

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: databases, a clock, a Ray head."""
+"""Shared fixtures: databases, a clock, a Ray head."""
 
 import shutil
 import signal
@@ -17,11 +17,11 @@ from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
 
-# A shell starts background jobs with SIGINT ignored, and child processes inherit that. Tests stop
+# A shell starts background jobs with SIGINT ignored, which child processes inherit; tests stop
 # some of them with SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The time of an example depends on the machine.
+# How long an example takes depends on the machine.
 hypothesis.settings.register_profile(
     "resnetd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("resnetd")
 
 @pytest.fixture(autouse=True)
 def _fresh_logs() -> Iterator[None]:
-    """Undoes the log configuration of a command, whose output is closed after the test."""
+    """Resets the log configuration of a command: its output is closed after the test."""
     yield
     structlog.reset_defaults()
 
@@ -43,14 +43,14 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def head() -> Iterator[RayHead]:
-    """One Ray head for all tests: it takes as long to start as a test."""
+    """A single Ray head for all tests: starting it takes as long as a test."""
     with ray_head() as running:
         yield running
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database of each kind, without tables."""
+    """The URL of a new database without tables, of each backend."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'resnetd.db'}"
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -78,7 +78,7 @@ def _migrate(url: str) -> None:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A new database of each kind, copied: migrations take longer than most tests."""
+    """The URL of a new database, of each backend; a copy, since migrations are slower."""
     if request.param == "sqlite":
         path = tmp_path / "resnetd.db"
         shutil.copy(request.getfixturevalue("migrated_sqlite"), path)

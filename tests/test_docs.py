@@ -1,4 +1,4 @@
-"""What the documents name is there."""
+"""Tests that the documents name exist."""
 
 import re
 from pathlib import Path
@@ -7,20 +7,28 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 OPERATIONS = REPOSITORY / "docs" / "operations.md"
+GLOSSARY = REPOSITORY / "docs" / "glossary.md"
 _PROMISE = re.compile(r"^\| (?P<promise>.+) \| (?P<tests>`tests/.+) \|$", re.MULTILINE)
 _TEST = re.compile(r"`(tests/[\w/.]+?\.py)::(\w+)`")
 
-PROMISES = [(each["promise"], each["tests"]) for each in _PROMISE.finditer(OPERATIONS.read_text())]
+PROMISES = [(row["promise"], row["tests"]) for row in _PROMISE.finditer(OPERATIONS.read_text())]
 
 
-def test_operations_make_promises() -> None:
+def test_the_operations_page_makes_promises() -> None:
     assert len(PROMISES) > 20
 
 
 @pytest.mark.parametrize(("promise", "tests"), PROMISES)
 def test_each_promise_names_tests_that_exist(promise: str, tests: str) -> None:
-    named = _TEST.findall(tests)
-    assert len(named) == tests.count("`") // 2, f"{promise!r} names something else than tests"
-    for path, name in named:
-        written = (REPOSITORY / path).read_text()
-        assert f"\ndef {name}(" in written, f"{path} has no {name}, which shall hold {promise!r}"
+    found = _TEST.findall(tests)
+    assert len(found) == tests.count("`") // 2, f"{promise!r} names something other than tests"
+    for path, name in found:
+        source = (REPOSITORY / path).read_text()
+        assert f"\ndef {name}(" in source, f"{path} has no test {name}, named for {promise!r}"
+
+
+def test_the_glossary_defines_each_word_once() -> None:
+    entries = re.findall(r"^\| \*\*(.+?)\*\*", GLOSSARY.read_text(), re.MULTILINE)
+    words = [word for entry in entries for word in entry.split(", ")]
+    assert len(words) > 5
+    assert sorted({word for word in words if words.count(word) > 1}) == []

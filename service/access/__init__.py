@@ -1,0 +1,1 @@
+"""Who may call the API: users and their tokens."""

@@ -1,0 +1,1 @@
+"""Jobs and their records: states, submission, commands, events, metrics, checkpoints, retention."""

