@@ -1,13 +1,16 @@
-"""Tests that the documents name exist."""
+"""Documents: tests that they name exist, all settings are listed, words are defined once."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+from service.settings import Settings
+
 REPOSITORY = Path(__file__).parents[1]
 OPERATIONS = REPOSITORY / "docs" / "operations.md"
 GLOSSARY = REPOSITORY / "docs" / "glossary.md"
+SETTINGS = REPOSITORY / "docs" / "settings.md"
 _PROMISE = re.compile(r"^\| (?P<promise>.+) \| (?P<tests>`tests/.+) \|$", re.MULTILINE)
 _TEST = re.compile(r"`(tests/[\w/.]+?\.py)::(\w+)`")
 
@@ -32,3 +35,9 @@ def test_the_glossary_defines_each_word_once() -> None:
     words = [word for entry in entries for word in entry.split(", ")]
     assert len(words) > 5
     assert sorted({word for word in words if words.count(word) > 1}) == []
+
+
+def test_the_settings_page_lists_exactly_the_settings() -> None:
+    rows = re.findall(r"^\| (`RESNETD_.+?) \|", SETTINGS.read_text(), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert listed == {f"RESNETD_{name.upper()}" for name in Settings.model_fields}
