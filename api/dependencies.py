@@ -19,7 +19,7 @@ from service.storage.database import Database, Session
 
 # Only so that the OpenAPI document names the scheme; `read_bearer_token` reads the header.
 _scheme = HTTPBearer(
-    auto_error=False, description="a user's token, or that of an attempt, a runner or a driver"
+    auto_error=False, description="The token of a user, an attempt, a runner or a driver"
 )
 
 
@@ -59,7 +59,9 @@ def read_session(services: ServicesDep) -> Iterator[Session]:
         yield session
 
 
-# The scope closes the session before the answer is sent: a failed commit must not answer 201.
+# The session of a route. The scope closes it before the response is sent: a failed commit must not
+# answer 201. A route that calls the artifact store or waits opens its transactions itself, since no
+# transaction may span that.
 WriteSession = Annotated[Session, Depends(write_session, scope="function")]
 ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
