@@ -66,7 +66,7 @@ class Searching:
                 drivers.mark_submitted(session, start.id, now=self.core.clock.now)
             return starts
 
-    def begin(self, search_id: str) -> SearchDriverConfig | None:
+    def begin(self, search_id: str) -> SearchDriverConfig:
         with self.core.database.transaction() as session:
             driver_id = self.driver_id(search_id)
             return drivers.begin_driver(session, driver_id, now=self.core.clock.now)
@@ -75,7 +75,7 @@ class Searching:
         """A new search under its first driver."""
         search_id = self.submit(**fields)
         assert [start.row.search_id for start in self.due()] == [search_id]
-        assert self.begin(search_id) is not None
+        self.begin(search_id)
         return search_id
 
     def driver_dies(self, search_id: str) -> None:
@@ -87,9 +87,7 @@ class Searching:
     def next_driver(self, search_id: str) -> SearchDriverConfig:
         self.core.clock.advance(120.0)
         assert [start.row.search_id for start in self.due()] == [search_id]
-        config = self.begin(search_id)
-        assert config is not None
-        return config
+        return self.begin(search_id)
 
     def take(self, search_id: str, tune_id: str, rate: float = 0.1, **params: Any) -> AssignedTrial:
         # Of two jobs the later one is younger.

@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.errors import Conflict
 from service.searches import drivers
 from service.states import JobState, SearchEndReason, SearchState
 from tests.support.core import Core
@@ -83,7 +84,8 @@ def test_a_resumed_search_waits_until_its_old_driver_has_terminated(searching: S
     searching.steer("pause", search_id)
     searching.steer("resume", search_id)
     assert searching.due() == []
-    assert searching.begin(search_id) is None, "the old driver must exit"
+    with pytest.raises(Conflict, match="no longer needs driver 1"):
+        searching.begin(search_id)
 
 
 def test_a_draining_driver_cannot_finish_its_search(searching: Searching) -> None:
