@@ -122,7 +122,7 @@ def test_an_attempts_token_opens_no_other_attempts_doors(api: Api) -> None:
 
 
 def test_a_runners_token_opens_no_door_of_people_or_attempts(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start = api.core.start_standby()
     api.core.submit()
     taken = api.core.start_next()

@@ -77,7 +77,7 @@ def test_a_wrong_depth_is_told_the_nearest_right_ones(api: Api) -> None:
 
 
 def test_what_the_cluster_can_never_hold_is_told_what_there_is(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     answer = api.post("/v1/jobs", written(resources={"num_workers": 8}))
     problem = _problem(answer, 422, "cannot-fit")
     (fault,) = problem["errors"]

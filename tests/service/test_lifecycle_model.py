@@ -68,7 +68,7 @@ class Walk(RuleBasedStateMachine):
                 session.execute(table.delete())
         self.jobs: dict[str, Model] = {}
         self.held: list[Attempt] = []
-        self.core.offer(cpus=CPUS)
+        self.core.record_cluster(cpus=CPUS)
 
     def _pick(self, data: st.DataObject, *states: JobState) -> str | None:
         fitting = sorted(job_id for job_id, job in self.jobs.items() if job.state in states)
@@ -159,7 +159,7 @@ class Walk(RuleBasedStateMachine):
         job_id = self._pick(data, JobState.QUEUED, JobState.BLOCKED)
         if job_id is None:
             return
-        self.core.steer(verb, job_id)
+        self.core.command(verb, job_id)
         after = {"hold": JobState.HELD, "pause": JobState.PAUSED}
         self._moved(job_id, after.get(verb, JobState.CANCELLED))
 
@@ -170,14 +170,14 @@ class Walk(RuleBasedStateMachine):
             return
         job = self.jobs[job_id]
         if verb == "kill":
-            self.core.steer(verb, job_id)
+            self.core.command(verb, job_id)
             next(one for one in self.held if one.claim is job.claim).has_ended = True
             self._moved(job_id, JobState.CANCELLED)
         elif verb == "cancel":
-            self.core.steer(verb, job_id)
+            self.core.command(verb, job_id)
             job.is_cancelling = True
         elif not job.is_cancelling:
-            self.core.steer(verb, job_id)
+            self.core.command(verb, job_id)
             job.is_pausing = True
 
     @rule(data=st.data())
@@ -186,7 +186,7 @@ class Walk(RuleBasedStateMachine):
         if job_id is None:
             return
         job = self.jobs[job_id]
-        self.core.steer("release" if job.state is JobState.HELD else "resume", job_id)
+        self.core.command("release" if job.state is JobState.HELD else "resume", job_id)
         needed = self.jobs[job.needs] if job.needs else None
         is_blocked = needed is not None and not needed.state.is_final
         job.state = JobState.BLOCKED if is_blocked else JobState.QUEUED
@@ -202,7 +202,7 @@ class Walk(RuleBasedStateMachine):
     def wait(self) -> None:
         """Longer than any backoff: what is queued may start."""
         self.core.clock.advance(61.0)
-        self.core.offer(cpus=CPUS)
+        self.core.record_cluster(cpus=CPUS)
 
     def _moved(self, job_id: str, state: JobState) -> None:
         job = self.jobs[job_id]

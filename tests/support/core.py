@@ -96,7 +96,9 @@ class Core:
         self.clock = clock
         self.limits: dict[str, ConcurrencyLimit] = {}
 
-    def offer(self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()) -> None:
+    def record_cluster(
+        self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()
+    ) -> None:
         """Records the cluster's capacity, on these nodes or on one."""
         capacity = ResourceBundle(cpus=cpus, gpus=gpus)
         with self.database.transaction() as session:
@@ -128,7 +130,7 @@ class Core:
 
     def start(self, owner: str = "one", **fields: Any) -> Taken:
         """A new job on a large cluster: claimed, and assigned to its ready runner."""
-        self.offer(cpus=64)
+        self.record_cluster(cpus=64)
         self.submit(**fields)
         return self.start_next(owner)
 
@@ -166,7 +168,9 @@ class Core:
         assert start.id == runner_id
         return start
 
-    def keep_standbys(self, *, target: int, num_workers: int = 1) -> list[tuple[str, WorkerGroup]]:
+    def reconcile_warm_pool(
+        self, *, target: int, num_workers: int = 1
+    ) -> list[tuple[str, WorkerGroup]]:
         """Reconciles the warm pool; state and workers of all runners that have not terminated."""
         with self.database.transaction() as session:
             capacity = cluster_state.lock_cluster(session)
@@ -281,7 +285,7 @@ class Core:
         with self.database.transaction() as session:
             return commands.stop_early(session, job_id, why="worse", now=self.clock.now)
 
-    def steer(self, verb: str, job_id: str, *arguments: Any) -> JobRow:
+    def command(self, verb: str, job_id: str, *arguments: Any) -> JobRow:
         """Calls a function of service.jobs.commands."""
         with self.database.transaction() as session:
             job: JobRow = getattr(commands, verb)(session, job_id, *arguments, now=self.clock.now)

@@ -34,7 +34,7 @@ def search_body(**fields: Any) -> dict[str, Any]:
 class Searching:
     def __init__(self, core: Core) -> None:
         self.core = core
-        core.offer(cpus=64)
+        core.record_cluster(cpus=64)
 
     def submit(self, *, key: str | None = None, **fields: Any) -> str:
         spec = search_spec.parse_search_spec(search_body(**fields))

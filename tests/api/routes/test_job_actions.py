@@ -66,7 +66,7 @@ def test_a_job_carries_the_name_of_its_token(api: Api) -> None:
 
 
 def test_a_waiting_job_says_why(any_api: Api) -> None:
-    any_api.core.offer(cpus=2)
+    any_api.core.record_cluster(cpus=2)
     any_api.core.start_small(cpus=1)
     job_id = any_api.core.submit(resources=workers(2))
     waiting = any_api.get(f"/v1/jobs/{job_id}").json()["waiting"]

@@ -149,7 +149,7 @@ def test_the_filter_holds_on_every_page(api: Api) -> None:
 @pytest.fixture
 def shelf(api: Api) -> dict[str, str]:
     """Ids of jobs that differ in what can be asked for."""
-    api.core.offer(cpus=64)
+    api.core.record_cluster(cpus=64)
     return {
         "running": job_id_of(api.core.run(name="first 100%", tags=["a", "b"])),
         "cancelled": cancelled(api.core, name="second", tags=["a"]),

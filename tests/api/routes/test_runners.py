@@ -69,7 +69,7 @@ def _finish(api: Api, start: RayJobSubmission[RunnerRow]) -> None:
 
 
 def test_a_runner_gets_its_attempt_with_a_token_for_it(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start = _standby(api)
     claimed = _claim(api, seed=7)
     answer = api.ask(start)
@@ -81,14 +81,14 @@ def test_a_runner_gets_its_attempt_with_a_token_for_it(api: Api) -> None:
 
 
 def test_a_poll_without_a_wait_is_answered_at_once(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start = api.core.start_standby()
     assert api.ask(start).json() == EMPTY
     assert api.core.runner(start.id).state is RayJobState.READY
 
 
 def test_the_response_is_empty_when_the_wait_is_over(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start = api.core.start_standby()
     began = time.monotonic()
     assert api.ask(start, wait_seconds=0.3).json() == EMPTY
@@ -98,7 +98,7 @@ def test_the_response_is_empty_when_the_wait_is_over(api: Api) -> None:
 def test_a_claim_ends_the_wait_within_a_fraction_of_a_second(
     any_api: Api, waiting: Waiting
 ) -> None:
-    any_api.core.offer(cpus=4)
+    any_api.core.record_cluster(cpus=4)
     start = _standby(any_api)
     took = []
     for _ in range(3):
@@ -112,7 +112,7 @@ def test_a_claim_ends_the_wait_within_a_fraction_of_a_second(
 
 
 def test_the_wait_continues_while_other_runners_get_attempts(api: Api, waiting: Waiting) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     large, small = _standby(api, WorkerGroup(2, 1, 0)), _standby(api)
     answers = {start: waiting(api, start) for start in (large, small)}
     first = _claim(api)
@@ -125,7 +125,7 @@ def test_the_wait_continues_while_other_runners_get_attempts(api: Api, waiting: 
 def test_a_standby_that_is_drained_for_another_job_is_dismissed_at_once(
     any_api: Api, waiting: Waiting
 ) -> None:
-    any_api.core.offer(cpus=2)
+    any_api.core.record_cluster(cpus=2)
     start = _standby(any_api)
     answer = waiting(any_api, start)
     _claim(any_api, resources=workers(2))
@@ -136,7 +136,7 @@ def test_a_standby_that_is_drained_for_another_job_is_dismissed_at_once(
 def test_a_runner_that_is_drained_while_it_waits_is_dismissed_at_once(
     any_api: Api, waiting: Waiting
 ) -> None:
-    any_api.core.offer(cpus=4)
+    any_api.core.record_cluster(cpus=4)
     start = _standby(any_api)
     answer = waiting(any_api, start)
     with any_api.core.database.transaction() as session:
@@ -145,7 +145,7 @@ def test_a_runner_that_is_drained_while_it_waits_is_dismissed_at_once(
 
 
 def test_a_terminated_runner_is_dismissed(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start = _standby(api)
     with api.core.database.transaction() as session:
         runners.mark_terminated(session, start.id, now=api.core.clock.now)
@@ -153,7 +153,7 @@ def test_a_terminated_runner_is_dismissed(api: Api) -> None:
 
 
 def test_a_runner_is_free_while_its_trained_attempt_delivers(api: Api) -> None:
-    api.core.offer(cpus=1)
+    api.core.record_cluster(cpus=1)
     start = _standby(api)
     first = api.core.take(_claim(api))
     assert api.ask(start, trained_attempt_id=first.attempt_id).json() == EMPTY
@@ -163,7 +163,7 @@ def test_a_runner_is_free_while_its_trained_attempt_delivers(api: Api) -> None:
 
 
 def test_a_leaving_runner_gets_its_unfinished_attempt(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start = _standby(api)
     claimed = _claim(api)
     taken = api.core.take(claimed)
@@ -177,14 +177,14 @@ def test_a_leaving_runner_gets_its_unfinished_attempt(api: Api) -> None:
 
 
 def test_a_leaving_runner_without_an_attempt_is_dismissed_at_once(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start = _standby(api)
     assert api.ask(start, is_exiting=True, wait_seconds=60).json() == DISMISSED
     assert api.core.runner(start.id).state is RayJobState.DRAINING
 
 
 def test_a_disconnected_runner_takes_no_attempt(api: Api, waiting: Waiting) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start, witness = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
     path = f"/v1/runners/{start.id}/next"
     with pytest.raises(httpx.ReadTimeout):
@@ -201,7 +201,7 @@ def test_a_disconnected_runner_takes_no_attempt(api: Api, waiting: Waiting) -> N
 
 @pytest.mark.parametrize("path", ["persons", "attempts", "other runners"])
 def test_a_runners_own_token_is_the_only_valid_one(api: Api, path: str) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     start, other = _standby(api), _standby(api)
     claimed = api.core.take(_claim(api))
     token = {"persons": TOKEN, "attempts": claimed.secret, "other runners": other.secret}[path]
@@ -224,14 +224,14 @@ def test_a_runners_own_token_is_the_only_valid_one(api: Api, path: str) -> None:
     ],
 )
 def test_an_invalid_poll_is_refused(api: Api, question: dict[str, Any], pointer: str) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     answer = api.ask(_standby(api), **question)
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
 
 
 def test_users_see_all_runners_that_have_not_terminated(api: Api) -> None:
-    api.core.offer(cpus=4)
+    api.core.record_cluster(cpus=4)
     gone, busy = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
     with api.core.database.transaction() as session:
         runners.mark_terminated(session, gone.id, now=api.core.clock.now)

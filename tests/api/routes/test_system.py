@@ -41,7 +41,7 @@ def test_a_cluster_that_no_dispatcher_has_seen_is_unknown(api: Api) -> None:
 
 
 def test_the_cluster_is_returned_with_what_attempts_occupy(api: Api) -> None:
-    api.core.offer(cpus=8, gpus=2)
+    api.core.record_cluster(cpus=8, gpus=2)
     api.core.submit(resources=workers(2, cpus_per_worker=3))
     api.core.claim()
     assert api.get("/v1/cluster").json() == {

@@ -26,7 +26,7 @@ def test_an_attempts_token_is_valid_for_that_attempt_only(core: Core) -> None:
 
 
 def test_a_runners_token_is_valid_for_that_runner_only(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     first, second = core.start_standby(), core.start_standby()
     assert _accepts(core, CallerKind.RUNNER, first.id, first.secret)
     assert not _accepts(core, CallerKind.RUNNER, second.id, first.secret)
@@ -65,6 +65,6 @@ def test_an_unknown_or_malformed_id_has_the_answer_of_a_wrong_token(
 
 
 def test_a_planned_runner_has_no_valid_token(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit()
     assert not _accepts(core, CallerKind.RUNNER, core.claim().runner_id, "")

@@ -54,7 +54,7 @@ def _terminate(core: Core, runner_id: str) -> bool:
 
 
 def test_a_standby_with_the_same_workers_gets_the_attempt(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     other, same = _standby(core, TWO), _standby(core, ONE)
     core.submit()
     claimed = _claim(core)
@@ -67,7 +67,7 @@ def test_a_standby_with_the_same_workers_gets_the_attempt(core: Core) -> None:
 
 
 def test_a_ready_runner_is_preferred_to_a_starting_one(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     with core.database.transaction() as session:
         runners.plan_runner(session, ONE, max_attempts=LIVES, now=core.clock.now)
     core.clock.advance(1.0)
@@ -78,7 +78,7 @@ def test_a_ready_runner_is_preferred_to_a_starting_one(core: Core) -> None:
 
 
 def test_without_a_standby_a_runner_is_planned_and_started(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit(resources=workers(2))
     claimed = _claim(core)
     assert core.runner(claimed.runner_id).state is RayJobState.PLANNED
@@ -103,7 +103,7 @@ def test_an_attempt_that_is_assigned_again_gets_a_new_token(core: Core) -> None:
 
 
 def test_a_runner_that_polls_again_frees_the_resources_of_its_ended_attempt(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     standby = _standby(core)
     core.submit()
     claimed = _claim(core)
@@ -117,7 +117,7 @@ def test_a_runner_that_polls_again_frees_the_resources_of_its_ended_attempt(core
 
 
 def test_an_attempt_that_only_delivers_occupies_no_resources(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     delivering = core.start_small(cpus=1)
     core.report(delivering.attempt_id, 1)
     core.submit()
@@ -137,7 +137,7 @@ def test_an_attempt_that_only_delivers_occupies_no_resources(core: Core) -> None
 
 
 def test_a_repeated_poll_frees_nothing_more(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     runner_id = _standby(core)
 
     def ask_again(first: leases.Claim) -> None:
@@ -169,7 +169,7 @@ def test_the_resources_of_a_dead_attempt_are_free_once_its_runner_has_terminated
 
 
 def test_a_runner_is_drained_after_its_maximum_of_attempts(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     runner_id = _standby(core, max_attempts=2)
     for is_last in (False, True):
         core.submit()
@@ -183,7 +183,7 @@ def test_a_runner_is_drained_after_its_maximum_of_attempts(core: Core) -> None:
 
 
 def test_a_drained_runner_gets_no_further_attempt(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     runner_id = _standby(core)
     _drain(core, runner_id)
     core.submit()
@@ -203,7 +203,7 @@ def test_a_leaving_runner_gets_its_unfinished_attempt(core: Core) -> None:
 
 
 def test_standbys_are_drained_for_an_attempt_with_other_workers(core: Core) -> None:
-    core.offer(cpus=2)
+    core.record_cluster(cpus=2)
     standbys = [_standby(core), _standby(core)]
     core.submit(resources=workers(2))
     claimed = _claim(core)
@@ -216,7 +216,7 @@ def test_standbys_are_drained_for_an_attempt_with_other_workers(core: Core) -> N
 
 
 def test_no_more_standbys_are_drained_than_needed(core: Core) -> None:
-    core.offer(cpus=3)
+    core.record_cluster(cpus=3)
     standbys = [_standby(core), _standby(core)]
     core.submit(resources=workers(2))
     _claim(core)
@@ -228,12 +228,12 @@ def test_no_more_standbys_are_drained_than_needed(core: Core) -> None:
 
 
 def test_a_runner_with_an_attempt_is_not_drained(core: Core) -> None:
-    core.offer(cpus=2)
+    core.record_cluster(cpus=2)
     runner_id = _standby(core)
     core.submit()
     busy = _claim(core)
     assert busy.runner_id == runner_id
-    core.offer(cpus=3)
+    core.record_cluster(cpus=3)
     core.submit(resources=workers(2))
     assert len(core.start_runners()) == 0
     _claim(core)
@@ -242,7 +242,7 @@ def test_a_runner_with_an_attempt_is_not_drained(core: Core) -> None:
 
 
 def test_an_unconfirmed_submission_is_repeated_with_a_new_token(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit()
     claimed = _claim(core)
 
@@ -261,80 +261,80 @@ def test_an_unconfirmed_submission_is_repeated_with_a_new_token(core: Core) -> N
 
 
 def test_a_standby_has_the_workers_of_the_newest_attempt(core: Core) -> None:
-    core.offer(cpus=8)
-    assert core.keep_standbys(target=1) == [(RayJobState.PLANNED, ONE)]
+    core.record_cluster(cpus=8)
+    assert core.reconcile_warm_pool(target=1) == [(RayJobState.PLANNED, ONE)]
     (start,) = core.start_runners()
     assert core.ask(start.id) is None
     taken = core.run(resources=workers(2))
     core.finish(taken.attempt_id)
     core.release(taken)
-    core.offer(cpus=8)
-    assert core.keep_standbys(target=2)[-1] == (RayJobState.PLANNED, TWO)
+    core.record_cluster(cpus=8)
+    assert core.reconcile_warm_pool(target=2)[-1] == (RayJobState.PLANNED, TWO)
 
 
 def test_the_first_standby_has_the_number_of_workers_of_the_settings(core: Core) -> None:
-    core.offer(cpus=2)
-    assert core.keep_standbys(target=1, num_workers=2) == [(RayJobState.PLANNED, TWO)]
+    core.record_cluster(cpus=2)
+    assert core.reconcile_warm_pool(target=1, num_workers=2) == [(RayJobState.PLANNED, TWO)]
 
 
 def test_the_first_standby_has_a_gpu_where_the_cluster_has_one(core: Core) -> None:
-    core.offer(cpus=4, gpus=1)
-    assert core.keep_standbys(target=1) == [(RayJobState.PLANNED, WorkerGroup(1, 1, 1))]
+    core.record_cluster(cpus=4, gpus=1)
+    assert core.reconcile_warm_pool(target=1) == [(RayJobState.PLANNED, WorkerGroup(1, 1, 1))]
 
 
 def test_no_standby_is_planned_that_does_not_fit(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     _standby(core)
-    assert len(core.keep_standbys(target=2)) == 1
+    assert len(core.reconcile_warm_pool(target=2)) == 1
 
 
 def test_no_standby_is_planned_while_a_job_waits(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit(resources=workers(4))
-    assert core.keep_standbys(target=1) == []
+    assert core.reconcile_warm_pool(target=1) == []
 
 
 def test_no_standby_is_planned_while_another_runner_starts(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit()
     claimed = _claim(core)
     core.start_runners()
-    assert len(core.keep_standbys(target=1)) == 1
+    assert len(core.reconcile_warm_pool(target=1)) == 1
     assert core.ask(claimed.runner_id) is not None
-    assert len(core.keep_standbys(target=1)) == 2
+    assert len(core.reconcile_warm_pool(target=1)) == 2
 
 
 def test_no_standby_is_planned_soon_after_one_that_never_became_ready(core: Core) -> None:
-    core.offer(cpus=4)
-    core.keep_standbys(target=1)
+    core.record_cluster(cpus=4)
+    core.reconcile_warm_pool(target=1)
     (start,) = core.start_runners()
     assert _terminate(core, start.id)
-    assert core.keep_standbys(target=1) == []
+    assert core.reconcile_warm_pool(target=1) == []
     core.clock.advance(61.0)
-    assert core.keep_standbys(target=1) == [(RayJobState.PLANNED, ONE)]
+    assert core.reconcile_warm_pool(target=1) == [(RayJobState.PLANNED, ONE)]
 
 
 def test_surplus_standbys_are_drained_after_a_minute(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     old, young = _standby(core), _standby(core)
-    assert len(core.keep_standbys(target=1)) == 2
+    assert len(core.reconcile_warm_pool(target=1)) == 2
     core.clock.advance(61.0)
-    core.keep_standbys(target=1)
+    core.reconcile_warm_pool(target=1)
     assert core.runner(old).state is RayJobState.DRAINING
     assert core.runner(young).state is RayJobState.READY
 
 
 def test_no_standby_is_planned_where_the_warm_pool_is_off(core: Core) -> None:
-    core.offer(cpus=4)
-    assert core.keep_standbys(target=0) == []
+    core.record_cluster(cpus=4)
+    assert core.reconcile_warm_pool(target=0) == []
 
 
 def test_terminated_runners_are_deleted_after_a_day(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     runner_id = _standby(core)
     assert _terminate(core, runner_id)
     core.clock.now += timedelta(days=2)
-    core.keep_standbys(target=0)
+    core.reconcile_warm_pool(target=0)
     with core.database.reading() as session:
         assert session.get(RunnerRow, runner_id) is None
 
@@ -342,7 +342,7 @@ def test_terminated_runners_are_deleted_after_a_day(core: Core) -> None:
 def test_an_attempt_that_was_cancelled_before_its_runner_was_ready_frees_the_runner(
     core: Core,
 ) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit()
     claimed = _claim(core)
     core.start_runners()

@@ -167,7 +167,7 @@ def _walk(core: Core, job_id: str, claimed: Claim | None, step: str) -> Claim | 
     )
 )
 def test_whatever_happens_job_and_attempts_agree(core: Core, steps: list[str]) -> None:
-    core.offer(cpus=1000)
+    core.record_cluster(cpus=1000)
     job_id = core.submit(priority=100)
     claimed: Claim | None = None
     for step in steps:

@@ -46,12 +46,12 @@ def test_a_job_that_needs_any_end_goes_on_after_a_failure(core: Core) -> None:
 def test_a_held_job_stays_held_and_is_blocked_once_released(core: Core) -> None:
     needed = core.run()
     waiting = core.submit(after=[job_id_of(needed)], hold=True)
-    core.steer("release", waiting)
+    core.command("release", waiting)
     assert core.job(waiting).state is JobState.BLOCKED
-    core.steer("hold", waiting)
+    core.command("hold", waiting)
     core.finish(needed.attempt_id)
     assert core.job(waiting).state is JobState.HELD
-    core.steer("release", waiting)
+    core.command("release", waiting)
     assert core.job(waiting).state is JobState.QUEUED
 
 
@@ -80,7 +80,7 @@ def test_a_long_chain_falls_as_a_whole(core: Core) -> None:
 
 
 def test_a_job_is_never_left_waiting_for_one_that_ends_while_it_is_submitted(core: Core) -> None:
-    core.offer(cpus=64)
+    core.record_cluster(cpus=64)
     needed = [core.run() for _ in range(10)]
     together = threading.Barrier(2)
 
@@ -102,7 +102,7 @@ def test_a_batch_keeps_its_order(core: Core) -> None:
         made = submission.submit_batch(
             session, [spec(seed=seed) for seed in range(20)], user="ann", now=core.clock.now
         )
-    core.offer(cpus=64)
+    core.record_cluster(cpus=64)
     claimed = [core.job(job_id_of(core.claim())).spec["seed"] for _ in made]
     assert claimed == list(range(20))
 

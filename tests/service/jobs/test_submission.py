@@ -253,7 +253,7 @@ def test_events_tell_exactly_the_moves_that_were_made(core: Core, choices: list[
 
 
 def test_what_the_cluster_can_never_hold_is_refused(core: Core) -> None:
-    core.offer(cpus=4, gpus=1)
+    core.record_cluster(cpus=4, gpus=1)
     core.submit(resources={"num_workers": 4})
     with pytest.raises(CannotFit) as caught:
         core.submit(resources={"num_workers": 4, "cpus_per_worker": 2})
@@ -263,7 +263,7 @@ def test_what_the_cluster_can_never_hold_is_refused(core: Core) -> None:
 
 
 def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
-    core.offer(cpus=4, gpus=1)
+    core.record_cluster(cpus=4, gpus=1)
     with pytest.raises(CannotFit) as caught:
         core.submit(resources={"num_workers": 2, "gpus_per_worker": 1})
     assert "2 GPUs" in caught.value.field_errors[0].message
@@ -297,7 +297,7 @@ def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
 def test_a_worker_that_no_node_can_hold_is_refused(
     core: Core, nodes: list[ResourceBundle], resources: dict[str, float], told: str
 ) -> None:
-    core.offer(cpus=8, gpus=sum(node.gpus for node in nodes), nodes=nodes)
+    core.record_cluster(cpus=8, gpus=sum(node.gpus for node in nodes), nodes=nodes)
     with pytest.raises(CannotFit) as caught:
         core.submit(resources=resources)
     assert caught.value.field_errors[0].message == told

@@ -32,23 +32,23 @@ def test_a_point_of_priority_is_worth_ten_minutes_of_waiting(core: Core) -> None
     core.clock.advance(10 * 600.0)
     core.submit(name="young, ten points more", priority=60)
     core.submit(name="young, eleven points more", priority=61)
-    core.offer(cpus=8)
+    core.record_cluster(cpus=8)
     assert _claimed(core) == ["young, eleven points more", "old", "young, ten points more"]
 
 
 def test_a_changed_priority_counts_as_if_submitted_with_it(core: Core) -> None:
     core.submit(name="first")
     second = core.submit(name="second")
-    core.steer("change_priority", second, 51)
+    core.command("change_priority", second, 51)
     assert core.job(second).spec["priority"] == core.job(second).priority == 51
     assert core.events(second)[-1].data == {"priority": {"from": 50, "to": 51}}
-    core.offer(cpus=8)
+    core.record_cluster(cpus=8)
     assert _claimed(core) == ["second", "first"]
 
 
 def test_a_job_that_is_measured_to_fit_is_backfilled(core: Core) -> None:
     measure(core, seconds_per_step=1.0)
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit(
         name="runs", recipe=QUICK | {"iterations": 300}, resources=workers(2, cpus_per_worker=1)
     )
@@ -66,7 +66,7 @@ def test_a_job_that_is_measured_to_fit_is_backfilled(core: Core) -> None:
 
 def test_an_overdue_backfilled_job_returns_to_the_queue_without_a_restart(core: Core) -> None:
     measure(core, seconds_per_step=1.0)
-    core.offer(cpus=2)
+    core.record_cluster(cpus=2)
     core.submit(name="runs", recipe=QUICK)
     first = core.start_next()
     core.report(first.attempt_id, 1)
@@ -87,7 +87,7 @@ def test_an_overdue_backfilled_job_returns_to_the_queue_without_a_restart(core: 
 
 
 def test_an_urgent_job_preempts_a_preemptible_one(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     core.submit(name="meek", priority=10, preemptible=True, recipe=QUICK)
     meek = core.start_next()
     core.report(meek.attempt_id, 1)
@@ -108,7 +108,7 @@ def test_an_urgent_job_preempts_a_preemptible_one(core: Core) -> None:
 
 
 def test_a_preempted_job_that_completes_first_has_succeeded(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     core.submit(priority=10, preemptible=True)
     meek = core.start_next()
     core.report(meek.attempt_id, 1)
@@ -120,7 +120,7 @@ def test_a_preempted_job_that_completes_first_has_succeeded(core: Core) -> None:
 
 def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
     core.limits = {"user:*": ConcurrencyLimit(jobs=1)}
-    core.offer(cpus=8)
+    core.record_cluster(cpus=8)
     core.submit(name="ann's first", user="ann")
     core.submit(name="ann's second", user="ann")
     core.submit(name="ben's", user="ben")
@@ -129,7 +129,7 @@ def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
 
 def test_running_workers_with_a_tag_are_limited(core: Core) -> None:
     core.limits = {"tag:nightly": ConcurrencyLimit(workers=2)}
-    core.offer(cpus=8)
+    core.record_cluster(cpus=8)
     core.submit(name="first", tags=["nightly"], resources=workers(2))
     core.submit(name="second", tags=["nightly"])
     core.submit(name="by day", tags=["x"])

@@ -32,7 +32,7 @@ def _reserved(core: Core) -> ResourceBundle:
 
 
 def test_a_claimed_job_has_an_attempt_that_is_starting(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     job_id = core.submit(resources=workers(2))
     claimed = core.claim("one")
     assert claimed.attempt_id == f"{job_id}-a1"
@@ -45,7 +45,7 @@ def test_a_claimed_job_has_an_attempt_that_is_starting(core: Core) -> None:
 
 
 def test_the_claim_and_its_events_are_one_change(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     job_id = core.submit()
     core.claim()
     changes = [(event.kind, event.data.get("to")) for event in core.events(job_id)]
@@ -58,7 +58,7 @@ def test_nothing_is_claimed_before_the_cluster_was_seen(core: Core) -> None:
 
 
 def test_priority_comes_before_age(core: Core) -> None:
-    core.offer(cpus=8)
+    core.record_cluster(cpus=8)
     core.submit(name="old", priority=10)
     core.submit(name="urgent", priority=90)
     core.submit(name="young", priority=10)
@@ -67,14 +67,14 @@ def test_priority_comes_before_age(core: Core) -> None:
 
 
 def test_nothing_is_claimed_that_does_not_fit(core: Core) -> None:
-    core.offer(cpus=3)
+    core.record_cluster(cpus=3)
     core.submit(name="fits", resources=workers(2))
     core.submit(name="waits", resources=workers(2))
     assert _claimed_jobs(core) == ["fits"]
 
 
 def test_small_jobs_do_not_overtake_the_head(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     running = core.start_small(cpus=1)
     core.submit(name="large", resources=workers(4))
     core.submit(name="small")
@@ -86,15 +86,15 @@ def test_small_jobs_do_not_overtake_the_head(core: Core) -> None:
 
 def test_a_job_larger_than_the_cluster_does_not_block_others(core: Core) -> None:
     core.submit(name="too large", resources=workers(64))
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     core.submit(name="small")
     assert _claimed_jobs(core) == ["small"]
-    core.offer(cpus=128)
+    core.record_cluster(cpus=128)
     assert _claimed_jobs(core) == ["too large"]
 
 
 def test_an_unreadable_spec_fails_its_job_and_no_other(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     job_id = core.submit(name="from another version")
     core.submit(name="fine")
     with core.database.transaction() as session:
@@ -106,26 +106,26 @@ def test_an_unreadable_spec_fails_its_job_and_no_other(core: Core) -> None:
 
 
 def test_each_worker_gets_a_gpu_where_the_cluster_has_enough(core: Core) -> None:
-    core.offer(cpus=8, gpus=2)
+    core.record_cluster(cpus=8, gpus=2)
     core.submit(resources=workers(2))
     assert core.attempt(core.claim().attempt_id).gpus_per_worker == 1
 
 
 def test_workers_go_without_a_gpu_where_the_cluster_never_has_enough(core: Core) -> None:
-    core.offer(cpus=8, gpus=1)
+    core.record_cluster(cpus=8, gpus=1)
     core.submit(resources=workers(2))
     assert core.attempt(core.claim().attempt_id).gpus_per_worker == 0
 
 
 def test_a_gpu_is_assigned_once(core: Core) -> None:
-    core.offer(cpus=8, gpus=1)
+    core.record_cluster(cpus=8, gpus=1)
     core.submit(name="first")
     core.submit(name="second")
     assert _claimed_jobs(core) == ["first"]
 
 
 def test_jobs_share_a_gpu_up_to_its_capacity(core: Core) -> None:
-    core.offer(cpus=8, gpus=1)
+    core.record_cluster(cpus=8, gpus=1)
     parts = {"half": 0.5, "quarter": 0.25, "other half": 0.5, "other quarter": 0.25, "rest": 0.25}
     for name, gpus in parts.items():
         core.submit(name=name, resources=workers(1, gpus_per_worker=gpus))
@@ -151,7 +151,7 @@ def test_no_retry_is_due_where_no_job_is_in_backoff(core: Core) -> None:
 
 
 def test_two_dispatchers_never_claim_the_same_job_nor_more_than_fits(core: Core) -> None:
-    core.offer(cpus=5)
+    core.record_cluster(cpus=5)
     for _ in range(8):
         core.submit()
     claims: list[Claim] = []
@@ -178,7 +178,7 @@ def test_two_dispatchers_may_record_the_cluster_first_at_the_same_time(core: Cor
     def record() -> None:
         together.wait()
         try:
-            core.offer(cpus=4)
+            core.record_cluster(cpus=4)
         except Exception as error:  # noqa: BLE001
             failed.append(error)
 
@@ -195,10 +195,10 @@ def test_two_dispatchers_may_record_the_cluster_first_at_the_same_time(core: Cor
 
 
 def test_an_unchanged_cluster_is_recorded_every_ten_seconds_only(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     for seconds, is_written in ((5.0, False), (6.0, True)):
         core.clock.advance(seconds)
-        core.offer(cpus=4)
+        core.record_cluster(cpus=4)
         with core.database.reading() as session:
             cluster = cluster_state.find_cluster(session)
         assert cluster is not None
@@ -206,7 +206,7 @@ def test_an_unchanged_cluster_is_recorded_every_ten_seconds_only(core: Core) -> 
 
 
 def test_an_ended_attempt_keeps_its_resources_until_it_is_released(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     claimed = core.start_small(cpus=1)
     core.submit(name="next")
     core.end(claimed, Reason.DIVERGED)
@@ -323,7 +323,7 @@ def test_a_release_notifies_listeners(core: Core) -> None:
 def test_a_claim_and_a_cancel_at_once_leave_the_job_claimed_or_cancelled(
     database: Database, core: Core
 ) -> None:
-    core.offer(cpus=64)
+    core.record_cluster(cpus=64)
     ids = [core.submit() for _ in range(10)]
     together = threading.Barrier(2)
 

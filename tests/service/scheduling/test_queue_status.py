@@ -54,7 +54,7 @@ def test_a_job_that_does_not_wait_has_no_status(core: Core) -> None:
 def test_each_reason_to_wait_has_its_code(core: Core) -> None:
     first = core.submit()
     assert code(core, first) is WaitReason.NO_DISPATCHER
-    core.offer(cpus=2)
+    core.record_cluster(cpus=2)
     core.limits = {"tag:t": ConcurrencyLimit(jobs=0)}
     assert code(core, first) is WaitReason.NEXT
     running = core.start_next()
@@ -64,17 +64,17 @@ def test_each_reason_to_wait_has_its_code(core: Core) -> None:
     assert code(core, core.submit(tags=["t"])) is WaitReason.LIMIT
     assert code(core, core.submit(hold=True)) is WaitReason.HELD
     assert code(core, core.submit(after=[large])) is WaitReason.DEPENDENCY
-    core.steer("pause", large)
+    core.command("pause", large)
     assert code(core, large) is WaitReason.PAUSED
     core.end(running, Reason.WORKER_DIED)
     assert code(core, first) is WaitReason.BACKOFF
-    core.steer("resume", large)
-    core.offer(cpus=1)
+    core.command("resume", large)
+    core.record_cluster(cpus=1)
     assert code(core, large) is WaitReason.TOO_LARGE
 
 
 def test_a_dispatcher_that_was_silent_for_a_minute_is_reported_missing(core: Core) -> None:
-    core.offer(cpus=2)
+    core.record_cluster(cpus=2)
     job_id = core.submit()
     core.clock.advance(61.0)
     assert code(core, job_id) is WaitReason.NO_DISPATCHER
@@ -82,7 +82,7 @@ def test_a_dispatcher_that_was_silent_for_a_minute_is_reported_missing(core: Cor
 
 def test_the_message_names_what_is_missing_and_when_it_becomes_free(core: Core) -> None:
     measure(core)
-    core.offer(cpus=2)
+    core.record_cluster(cpus=2)
     core.submit(recipe=QUICK)
     running = core.start_next()
     waiting = status(core, core.submit(resources=workers(2)))
@@ -93,7 +93,7 @@ def test_the_message_names_what_is_missing_and_when_it_becomes_free(core: Core) 
 
 def test_a_start_is_expected_where_the_jobs_ahead_were_measured(core: Core) -> None:
     measure(core)
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     core.submit(recipe=QUICK)
     running = core.start_next()
     second, third = core.submit(recipe=QUICK), core.submit(recipe=QUICK)
@@ -107,7 +107,7 @@ def test_a_start_is_expected_where_the_jobs_ahead_were_measured(core: Core) -> N
 
 def test_no_start_is_expected_behind_a_job_that_was_never_measured(core: Core) -> None:
     measure(core)
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     core.submit(shortcut="B", recipe=QUICK, dataset="folder:mine")
     core.start_next()
     core.submit(dataset="folder:mine")
@@ -130,7 +130,7 @@ def test_a_parked_job_has_its_reason_in_the_message(core: Core) -> None:
 
 
 def test_waiting_raises_the_effective_priority(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     job_id = core.submit(priority=20)
     core.clock.advance(1800.0)
     found = status(core, job_id)
@@ -149,7 +149,7 @@ def test_queued_jobs_are_listed_before_jobs_that_may_not_start(core: Core) -> No
 
 
 def test_a_plan_has_the_model_stats_and_submits_nothing(core: Core) -> None:
-    core.offer(cpus=4)
+    core.record_cluster(cpus=4)
     planned = plan(core, depth=20, dataset="cifar10")
     assert planned.model_stats is not None
     # He et al. 2015, table 6: 0.27M parameters.
@@ -179,7 +179,7 @@ def test_the_duration_of_a_new_network_is_scaled_by_multiply_adds(core: Core) ->
 
 
 def test_a_plan_has_the_position_that_the_job_would_have(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     core.start_small(cpus=1)
     core.submit(priority=60)
     core.submit(priority=40)
@@ -187,6 +187,6 @@ def test_a_plan_has_the_position_that_the_job_would_have(core: Core) -> None:
 
 
 def test_a_plan_is_refused_as_the_job_would_be(core: Core) -> None:
-    core.offer(cpus=1)
+    core.record_cluster(cpus=1)
     with pytest.raises(CannotFit):
         plan(core, resources=workers(2))

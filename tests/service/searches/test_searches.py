@@ -91,7 +91,7 @@ def test_a_trial_that_stops_late_is_resumed_with_the_next_heartbeat(searching: S
 def test_a_trial_that_somebody_paused_stays_so(searching: Searching) -> None:
     search_id = searching.run()
     job_id = searching.take(search_id, "a").job_id
-    searching.core.steer("pause", job_id)
+    searching.core.command("pause", job_id)
     searching.steer("pause", search_id)
     searching.steer("resume", search_id)
     assert searching.core.job(job_id).state is JobState.PAUSED

@@ -271,7 +271,7 @@ def test_a_paused_or_preempted_job_that_does_not_stop_in_time_is_stopped_and_con
         core.submit(priority=90, resources={"num_workers": 4})
         later_round(core, dispatcher)
     else:
-        core.steer("pause", job_id_of(attempt_id))
+        core.command("pause", job_id_of(attempt_id))
     later_round(core, dispatcher, after_seconds=settings.cancel_grace_seconds)
     assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
     later_round(core, dispatcher)
@@ -284,6 +284,6 @@ def test_a_killed_job_is_stopped_at_once(
     core: Core, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     attempt_id = run(core, dispatcher)
-    core.steer("kill", job_id_of(attempt_id))
+    core.command("kill", job_id_of(attempt_id))
     later_round(core, dispatcher)
     assert cluster.stops == [core.runner_of(attempt_id)]
