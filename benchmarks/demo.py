@@ -51,13 +51,13 @@ def _measure_service(client: resnetd.Client, folder: Path) -> tuple[float, float
     """Seconds to the first report, seconds to the weights, median images/s."""
     started = time.monotonic()
     job = client.submit(_JOB)
-    client.wait(job.id)
-    client.download(job.id, path=folder)
+    client.jobs.wait(job.id)
+    client.jobs.download(job.id, path=folder)
     to_weights = time.monotonic() - started
-    (attempt,) = client.attempts(job.id)
+    (attempt,) = client.jobs.attempts(job.id)
     reported = datetime.fromisoformat(attempt.document["started_at"])
     posted = datetime.fromisoformat(job.document["created_at"])
-    rates = client.metrics(job.id)["images_per_second"].values
+    rates = client.jobs.metrics(job.id)["images_per_second"].values
     median = statistics.median(rate for rate in rates if rate is not None)
     return (reported - posted).total_seconds(), to_weights, median
 

@@ -116,8 +116,8 @@ def _launch(client: resnetd.Client, num_workers: int) -> dict[str, float]:
     """Seconds from the POST to each step; returns once the job's resources are free."""
     posted_at = time.time()
     job = _submit(client, num_workers, iterations=5)
-    client.wait(job.id, poll_seconds=0.1)
-    (attempt,) = client.attempts(job.id)
+    client.jobs.wait(job.id, poll_seconds=0.1)
+    (attempt,) = client.jobs.attempts(job.id)
     trace = {
         step: datetime.fromisoformat(attempt.document[field]).timestamp() - posted_at
         for step, field in _STEPS.items()
@@ -129,17 +129,17 @@ def _launch(client: resnetd.Client, num_workers: int) -> dict[str, float]:
 def _cancel(client: resnetd.Client, num_workers: int, *, after_seconds: float) -> float:
     """Seconds from the cancellation of a job, which has run for a while, to free resources."""
     job = _submit(client, num_workers, iterations=100_000)
-    while client.job(job.id).state != "running":
+    while client.jobs.get(job.id).state != "running":
         time.sleep(0.05)
     time.sleep(after_seconds)
     cancelled_at = time.time()
-    client.cancel(job.id)
+    client.jobs.cancel(job.id)
     return _wait_until_released(client, job.id) - cancelled_at
 
 
 def _wait_until_released(client: resnetd.Client, job_id: str) -> float:
     """When the job's resources became free, in seconds since 1970."""
-    while (released := client.attempts(job_id)[-1].document["released_at"]) is None:
+    while (released := client.jobs.attempts(job_id)[-1].document["released_at"]) is None:
         time.sleep(0.02)
     return datetime.fromisoformat(released).timestamp()
 

@@ -91,13 +91,13 @@ def _measure_service(trials: int) -> Cost:
         running_service(num_cpus=_CONCURRENT, RESNETD_WARM_RUNNERS=str(_CONCURRENT)) as client,
     ):
         started = time.monotonic()
-        search = client.submit_search(
+        search = client.searches.submit(
             job=SMALL_JOB,
             space=_SPACE,
             algorithm="random",
             budget={"trials": trials, "concurrent": _CONCURRENT},
         )
-        search = client.wait_search(search.id, poll_seconds=0.2)
+        search = client.searches.wait(search.id, poll_seconds=0.2)
         if search.state != "succeeded":
             raise RuntimeError(f"the search is {search.state}: {search.message}")
         return Cost(seconds=time.monotonic() - started, cpu_seconds=cpu_seconds())

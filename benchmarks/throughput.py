@@ -51,7 +51,7 @@ def _measure_service(count: int) -> float:
         def train() -> None:
             jobs = [client.submit(SMALL_JOB) for _ in range(count)]
             for job in jobs:
-                client.wait(job.id, poll_seconds=0.2)
+                client.jobs.wait(job.id, poll_seconds=0.2)
 
         return _jobs_per_minute(count, train)
 

@@ -210,8 +210,8 @@ def _measure_service(dataset: str, data_path: Path) -> list[Result]:
             resources={"num_workers": 1, "cpus_per_worker": torch.get_num_threads()},
         )
         job = client.submit(spec.model_dump(mode="json"))
-        client.wait(job.id)
-        values = client.metrics(job.id)["images_per_second"].values
+        client.jobs.wait(job.id)
+        values = client.jobs.metrics(job.id)["images_per_second"].values
     rates = [rate for rate in values if rate is not None]
     peer = statistics.mean([before, _measure_minimal_loop(dataset, data_path)])
     name = "a job of the service vs a minimal loop"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 import resnetd
 from deploy.local import LocalService, StartError, interrupt
-from resnetd.watch import LineScreen, LiveScreen, watch
+from resnetd.cli.watch import screen_for, watch
 
 DEPTH = 44
 NETWORKS = {f"plain-{DEPTH}": "none", f"resnet-{DEPTH}-A": "A"}
@@ -70,8 +70,7 @@ def _train(client: resnetd.Client, console: Console) -> list[resnetd.Job] | None
         f"Submitted two jobs, each for {NUM_WORKERS} DDP workers. "
         "Dataset: digits, 1,797 images of 8x8 pixels."
     )
-    screen = LiveScreen(console) if console.is_terminal else LineScreen(console)
-    jobs = watch(client, jobs, screen)
+    jobs = watch(client.jobs, jobs, screen_for(console))
     for job in jobs:
         if job.state is not resnetd.JobState.SUCCEEDED:
             console.print(f"{job.name}: {job.state} ({job.reason}) {job.message}", markup=False)
@@ -86,7 +85,7 @@ def _table(client: resnetd.Client, jobs: list[resnetd.Job]) -> Table:
     table.add_column("weights", overflow="fold")
     for job in jobs:
         assert job.result is not None
-        path = client.download(job.id, path=BUILD_PATH / f"{job.name}.safetensors")
+        path = client.jobs.download(job.id, path=BUILD_PATH / f"{job.name}.safetensors")
         table.add_row(
             job.name,
             f"{job.parameters:,}",

@@ -1,5 +1,5 @@
-"""`python -m resnetd` is the command."""
+"""`python -m resnetd` runs the `resnetd` command."""
 
-from resnetd.cli import main
+from resnetd.cli.app import main
 
 main()

@@ -1,33 +1,33 @@
-"""Everything that can go wrong between a caller and the service.
+"""The errors that this client raises on purpose.
 
 ResnetdError
-├── BadConfiguration        url, token or config file cannot be used as they are
-├── CannotConnect           no answer, however often asked
-├── UnexpectedAnswer        an answer that is not of resnetd
+├── BadConfiguration        the URL, the token or the config file cannot be used
+├── CannotConnect           no response, after all retries
+├── UnexpectedResponse      a response that is not one of a resnetd service
 ├── ApiError                the service refused: status, code, detail, errors, request_id
-│   ├── InvalidInput            422; `errors` says where
-│   ├── IdempotencyMismatch     422: the key was used for another spec
-│   ├── CannotFit               422: larger than the cluster
-│   ├── Unauthorized            401
-│   ├── Forbidden               403
+│   ├── InvalidInput            422; `errors` has the fields
+│   ├── IdempotencyMismatch     the idempotency key was used with another spec
+│   ├── CannotFit               422: the job is larger than the cluster
+│   ├── Unauthorized            401: no token, or an unknown one
+│   ├── Forbidden               403: the token does not permit this request
 │   ├── NotFound                404
-│   ├── Conflict                409: right in itself, wrong at this moment
-│   └── ServerError             5xx: not the caller's fault
+│   ├── Conflict                409: valid, but not in the current state
+│   └── ServerError             5xx
 │       └── Unavailable             502, 503, 504: try again later
-├── AmbiguousId             a shortened id that several jobs begin with
-├── DownloadCorrupt         the bytes differ from their checksum
-├── JobNotSucceeded         what wait() raises for a job that ended otherwise
+├── AmbiguousId             several ids begin with the given characters
+├── CorruptDownload         the bytes do not match their checksum
+├── JobNotSucceeded         wait() raises it for a job that ended otherwise
 │   ├── JobFailed
-│   │   └── JobTimedOut         stopped by its own time limit
+│   │   └── JobTimedOut         the job reached its own time limit
 │   └── JobCancelled
-└── NotFinished             wait() was given less time than the job needs
+└── NotFinished             wait() timed out
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from resnetd.models import Job, JobState, Reason
-from resnetd.search_models import Search
+import msgspec
+
+from resnetd.models import Job, JobState, Reason, Search
 
 
 class ResnetdError(Exception):
@@ -35,31 +35,32 @@ class ResnetdError(Exception):
 
 
 class BadConfiguration(ResnetdError):
-    """The url, the token or the config file cannot be used as they are."""
+    """The URL, the token or the config file cannot be used."""
 
 
 class CannotConnect(ResnetdError):
-    """No answer, however often asked."""
+    """There was no response, after all retries."""
 
 
-class UnexpectedAnswer(ResnetdError):
-    """An answer that is not of resnetd."""
+class UnexpectedResponse(ResnetdError):
+    """The response is not one of a resnetd service."""
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One wrong place in what was sent; `pointer` is a JSON pointer (RFC 6901)."""
+class FieldError(msgspec.Struct, frozen=True):
+    """What is wrong with one field; `pointer` is a JSON pointer (RFC 6901) into the input."""
 
-    pointer: str
-    message: str
+    pointer: str = ""
+    message: str = ""
 
     def __str__(self) -> str:
-        place = ".".join(_unescape(step) for step in self.pointer.split("/")[1:])
-        return f"{place}: {self.message}" if place else self.message
+        path = ".".join(
+            step.replace("~1", "/").replace("~0", "~") for step in self.pointer.split("/")[1:]
+        )
+        return f"{path}: {self.message}" if path else self.message
 
 
 class ApiError(ResnetdError):
-    """The service refused. `code` is stable, `detail` is for people."""
+    """The service refused the request. `code` is stable; `detail` is text for people."""
 
     def __init__(
         self,
@@ -67,8 +68,9 @@ class ApiError(ResnetdError):
         *,
         status: int,
         code: str,
-        errors: tuple[Fault, ...] = (),
+        errors: tuple[FieldError, ...] = (),
         request_id: str | None = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__("; ".join([detail, *map(str, errors)]))
         self.detail = detail
@@ -76,111 +78,91 @@ class ApiError(ResnetdError):
         self.code = code
         self.errors = errors
         self.request_id = request_id
+        self.retry_after_seconds = retry_after_seconds
 
 
 class InvalidInput(ApiError):
-    """What was sent is wrong; `errors` says where."""
+    """The input is wrong; `errors` has the fields."""
 
 
 class IdempotencyMismatch(ApiError):
-    """The key was used for another spec."""
+    """The idempotency key was used with another spec."""
 
 
 class CannotFit(ApiError):
-    """The job is larger than the cluster."""
+    """The job needs more than the cluster has in total."""
 
 
 class Unauthorized(ApiError):
-    """No token, or one that the service does not know."""
+    """The token is missing or unknown."""
 
 
 class Forbidden(ApiError):
-    """A token that does not open this door."""
+    """The token does not permit this request."""
 
 
 class NotFound(ApiError):
-    """No such job, checkpoint or data set."""
+    """No such job, search, checkpoint or webhook."""
 
 
 class Conflict(ApiError):
-    """Right in itself, wrong at this moment."""
+    """The request is valid, but not in the current state."""
 
 
 class ServerError(ApiError):
-    """Not the caller's fault."""
+    """The service failed."""
 
 
 class Unavailable(ServerError):
-    """Try again later."""
+    """The service cannot respond now; try again later."""
 
 
 class AmbiguousId(ResnetdError):
-    """A shortened id that several jobs or searches begin with; `candidates` are some of them."""
+    """Several jobs or searches have an id with this prefix; `candidates` are some of them."""
 
     def __init__(self, prefix: str, candidates: Sequence[Job | Search]) -> None:
         kind = "jobs" if isinstance(candidates[0], Job) else "searches"
-        super().__init__(f"several {kind} begin with {prefix!r}")
+        super().__init__(f"several {kind} have an id that begins with {prefix!r}")
         self.candidates = candidates
 
 
-class DownloadCorrupt(ResnetdError):
-    """The bytes differ from their checksum; nothing was kept."""
+class CorruptDownload(ResnetdError):
+    """The downloaded bytes do not match their checksum; they were deleted."""
 
 
 class JobNotSucceeded(ResnetdError):
-    """What wait() raises for a job that ended otherwise."""
+    """The job ended without success; `job` is its last record."""
 
     def __init__(self, job: Job) -> None:
-        why = ": ".join(part for part in (job.reason, job.message) if part)
-        super().__init__(f"job {job.id} {job.state}" + (f" ({why})" if why else ""))
+        cause = ": ".join(part for part in (job.reason, job.message) if part)
+        outcome = "was cancelled" if job.state == JobState.CANCELLED else job.state
+        super().__init__(f"job {job.id} {outcome}" + (f" ({cause})" if cause else ""))
         self.job = job
 
 
 class JobFailed(JobNotSucceeded):
-    """It failed; `job.reason` and `job.message` say why."""
+    """The job failed; `job.reason` and `job.message` have the cause."""
 
 
 class JobTimedOut(JobFailed):
-    """It was stopped by its own time limit."""
+    """The job reached its own time limit."""
 
 
 class JobCancelled(JobNotSucceeded):
-    """Somebody cancelled it."""
+    """The job was cancelled or killed."""
 
 
 class NotFinished(ResnetdError, TimeoutError):
-    """wait() was given less time than the job needs; `job` is how it stood."""
+    """The job or search did not end in time; `latest` is its last record."""
 
-    def __init__(self, job: Job, *, timeout_seconds: float) -> None:
-        super().__init__(f"job {job.id} is still {job.state} after {timeout_seconds:g} s")
-        self.job = job
-
-
-class SearchNotFinished(ResnetdError, TimeoutError):
-    """wait_search() was given less time than the search needs; `search` is how it stood."""
-
-    def __init__(self, search: Search, *, timeout_seconds: float) -> None:
-        super().__init__(f"search {search.id} is still {search.state} after {timeout_seconds:g} s")
-        self.search = search
+    def __init__(self, latest: Job | Search, *, timeout_seconds: float) -> None:
+        kind = "job" if isinstance(latest, Job) else "search"
+        super().__init__(f"{kind} {latest.id} is still {latest.state} after {timeout_seconds:g} s")
+        self.latest = latest
 
 
-def of_answer(
-    *,
-    status: int,
-    code: str,
-    detail: str,
-    errors: tuple[Fault, ...] = (),
-    request_id: str | None = None,
-) -> ApiError:
-    """The narrowest error for an answer: by its code, or by its status where the code is new."""
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(status)
-    if kind is None:
-        kind = ServerError if status >= 500 else ApiError  # noqa: PLR2004 - HTTP
-    return kind(detail, status=status, code=code, errors=errors, request_id=request_id)
-
-
-def of_job(job: Job) -> JobNotSucceeded:
-    """For a job that is final and did not succeed."""
+def error_of_job(job: Job) -> JobNotSucceeded:
+    """The error for a job that is final and did not succeed."""
     if job.state == JobState.CANCELLED:
         return JobCancelled(job)
     if job.reason == Reason.TIME_LIMIT:
@@ -188,11 +170,17 @@ def of_job(job: Job) -> JobNotSucceeded:
     return JobFailed(job)
 
 
+def api_error_type(*, status: int, code: str) -> type[ApiError]:
+    """The narrowest class for a response: by its code, or by its status if the code is new."""
+    if (kind := _BY_CODE.get(code) or _BY_STATUS.get(status)) is not None:
+        return kind
+    return ServerError if status >= 500 else ApiError  # noqa: PLR2004 - HTTP
+
+
 _BY_CODE: dict[str, type[ApiError]] = {
     "idempotency-mismatch": IdempotencyMismatch,
     "cannot-fit": CannotFit,
 }
-
 _BY_STATUS: dict[int, type[ApiError]] = {
     401: Unauthorized,
     403: Forbidden,
@@ -203,7 +191,3 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     503: Unavailable,
     504: Unavailable,
 }
-
-
-def _unescape(step: str) -> str:
-    return step.replace("~1", "/").replace("~0", "~")

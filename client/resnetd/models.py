@@ -1,14 +1,12 @@
-"""What the service answers, as frozen records.
+"""What the service returns, as records.
 
-Fields with a default may be missing from an older server's answer. Errors are percent, times
-are aware, sizes are bytes.
+A field with a default may be missing in the response of an older service. Errors are percent,
+times are aware, sizes are bytes.
 """
 
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from resnetd.decoding import OpenEnum, Record
+from resnetd.records import OpenEnum, Record, Time, parse
 
 
 class JobState(OpenEnum):
@@ -27,8 +25,14 @@ class JobState(OpenEnum):
         return self in {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
 
 
+class AttemptState(OpenEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
 class Reason(OpenEnum):
-    """Why a job's last attempt ended."""
+    """Why an attempt ended, or why a job ended that had none."""
 
     COMPLETED = "completed"
     CANCELLED = "cancelled"
@@ -50,6 +54,40 @@ class Reason(OpenEnum):
     INTERNAL = "internal"
 
 
+class Blame(OpenEnum):
+    """The cause of an attempt's end; only the user's count against `max_restarts`."""
+
+    USER = "user"
+    INFRASTRUCTURE = "infrastructure"
+    PLATFORM = "platform"
+
+
+class StopReason(OpenEnum):
+    """Why a running attempt is to stop at its next step boundary."""
+
+    CANCEL = "cancel"
+    TIME_LIMIT = "time-limit"
+    PAUSE = "pause"
+    PREEMPT = "preempt"
+    EARLY_STOP = "early-stop"
+
+
+class WaitReason(OpenEnum):
+    """Why a waiting job does not run."""
+
+    HELD = "held"
+    PARKED = "parked"
+    PAUSED = "paused"
+    DEPENDENCY = "dependency"
+    BACKOFF = "backoff"
+    NO_DISPATCHER = "no-dispatcher"
+    TOO_LARGE = "too-large"
+    LIMIT = "limit"
+    RESOURCES = "resources"
+    BEHIND = "behind"
+    NEXT = "next"
+
+
 class EventKind(OpenEnum):
     SUBMITTED = "submitted"
     STATE = "state"
@@ -57,178 +95,264 @@ class EventKind(OpenEnum):
     CHANGED = "changed"
     ATTEMPT = "attempt"
     CHECKPOINT = "checkpoint"
-    PROGRESS = "progress"  # on the stream only, without a number
+    PROGRESS = "progress"  # in the stream only; it is not stored and has no number
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress(Record):
-    """`metrics` holds the newest value of each series, None where it was not a finite number."""
+class LogLevel(OpenEnum):
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class SearchState(OpenEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in {SearchState.SUCCEEDED, SearchState.FAILED, SearchState.CANCELLED}
+
+
+class SearchEndReason(OpenEnum):
+    TRIALS = "trials"  # all trials of its budget have ended
+    TARGET = "target-error"
+    ITERATIONS = "iterations"
+    WALL_TIME = "wall-seconds"
+    CANCELLED = "cancelled"
+    NO_TRIAL = "no-trial-succeeded"
+    DRIVER = "driver-failed"
+
+
+class DatasetOrigin(OpenEnum):
+    BUNDLED = "bundled"  # in an installed package, or generated
+    DOWNLOAD = "download"
+    FOLDER = "folder"  # class folders under the data path
+
+
+class DeliveryState(OpenEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class Progress(Record, frozen=True):
+    """`metrics` has the newest value of each series, None where it was not finite."""
 
     iteration: int
     iterations: int
     percent: float
     images_per_second: float | None = None
     eta_seconds: float | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    metrics: dict[str, float | None] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result(Record):
+class TrainingResult(Record, frozen=True):
     train_error: float | None = None
     test_error: float | None = None
     training_seconds: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing(Record):
-    """Why a job waits, as a code and in words. Nine of ten jobs start by `starts_p90`."""
+class QueueStatus(Record, frozen=True):
+    """Why a job waits, and when it is expected to start: half of such jobs by `starts_p50`."""
 
-    code: str
+    code: WaitReason
     message: str
     position: int | None = None
     effective_priority: float | None = None
-    starts_p50: datetime | None = None
-    starts_p90: datetime | None = None
+    starts_p50: Time | None = None
+    starts_p90: Time | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class WaitingJob(Record):
+class WaitingJob(Record, frozen=True):
+    """A row of the queue."""
+
     job_id: str
     name: str
     state: JobState
-    waiting: Standing
+    waiting: QueueStatus
     priority: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span(Record):
-    """Minutes, as expected and as nine of ten are."""
+class Duration(Record, frozen=True):
+    """Minutes: half of such jobs take up to `p50`, nine of ten up to `p90`."""
 
     p50: float
     p90: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan(Record):
-    """What a spec would become; None where nothing is known. Memory is each worker's."""
+class Plan(Record, frozen=True):
+    """The estimate for a spec; None where nothing comparable has run. Memory is per worker."""
 
     spec: dict[str, Any]
     network: str
-    waiting: Standing
+    waiting: QueueStatus
     parameters: int | None = None
     multiply_adds: int | None = None
     memory_bytes: int | None = None
-    minutes: Span | None = None
+    minutes: Duration | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job(Record):
-    """`progress` and `parameters` are None until training is up, `result` until it succeeded."""
+class Job(Record, frozen=True):
+    """`progress`, `parameters` and `environment` are None until the training processes run."""
 
     id: str
     name: str
     network: str
     state: JobState
     spec: dict[str, Any]
-    created_at: datetime
+    created_at: Time
     reason: Reason | None = None
     message: str | None = None
     user: str | None = None
     priority: int | None = None
-    waiting: Standing | None = None
-    stop_requested: str | None = None
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    waiting: QueueStatus | None = None
+    stop_requested: StopReason | None = None
+    started_at: Time | None = None
+    finished_at: Time | None = None
     attempts: int = 0
     restarts: int = 0
     preemptions: int = 0
     progress: Progress | None = None
     parameters: int | None = None
-    result: Result | None = None
+    environment: dict[str, Any] | None = None
+    result: TrainingResult | None = None
 
     @property
     def is_final(self) -> bool:
-        """Also in a state that only a newer server knows: what has finished will not change."""
+        """True also in a final state that only a newer service knows."""
         return self.state.is_final or self.finished_at is not None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event(Record):
-    """`number` counts a job's events from 1; None for progress, which is not kept."""
+class Event(Record, frozen=True):
+    """`number` counts the events of a job from 1; it is None for progress."""
 
     kind: EventKind
     number: int | None = None
-    at: datetime | None = None
-    data: dict[str, Any] = field(default_factory=dict)
+    at: Time | None = None
+    data: dict[str, Any] = {}
 
     @property
-    def makes_final(self) -> bool:
-        """Whether nothing follows it."""
+    def is_final(self) -> bool:
+        """Whether no event follows."""
         return self.kind == EventKind.STATE and JobState(str(self.data.get("to"))).is_final
 
+    @property
+    def progress(self) -> Progress | None:
+        """The data of an event of the kind `progress`."""
+        return parse(Progress, self.data) if self.kind == EventKind.PROGRESS else None
 
-@dataclass(frozen=True, kw_only=True)
-class LogLine(Record):
+
+class LogLine(Record, frozen=True):
     number: int
     attempt: int
-    at: datetime
-    level: str
+    at: Time
+    level: LogLevel
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Attempt(Record):
+class Attempt(Record, frozen=True):
     """One execution of a job on the cluster."""
 
     number: int
-    state: str
+    state: AttemptState
     id: str | None = None
     num_workers: int | None = None
     reason: Reason | None = None
-    blame: str | None = None
+    blame: Blame | None = None
     message: str | None = None
-    created_at: datetime | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
+    created_at: Time | None = None
+    started_at: Time | None = None
+    ended_at: Time | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part(Record):
+class Part(Record, frozen=True):
+    """A file of a checkpoint."""
+
     sha256: str
     size_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint(Record):
+class Checkpoint(Record, frozen=True):
     id: str
     job_id: str
     attempt: int
     iteration: int
-    created_at: datetime
+    created_at: Time
     size_bytes: int
     test_error: float | None = None
     train_error: float | None = None
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, Part] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Series(Record):
+class Series(Record, frozen=True):
     """`values[i]` was measured after `iterations[i]` steps; None where it was not finite."""
 
     iterations: tuple[int, ...]
     values: tuple[float | None, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dataset(Record):
-    """Height and width of an image in pixels; None where the images decide.
+class Trial(Record, frozen=True):
+    """A job of a search. `rank` counts the trials that are better; None without a value."""
 
-    `available`: whether the service sees its images; else they are fetched, or missing.
+    number: int
+    job_id: str
+    state: JobState
+    params: dict[str, Any]
+    values: dict[str, float] = {}
+    rank: int | None = None
+    reason: Reason | None = None
+    iteration: int = 0
+    stop_reason: str | None = None
+
+
+class BudgetUsed(Record, frozen=True):
+    trials: int = 0
+    iterations: int = 0
+    wall_seconds: float | None = None
+
+
+class Search(Record, frozen=True):
+    """`best` is the best trial; with several metrics, all trials of the Pareto front."""
+
+    id: str
+    name: str
+    state: SearchState
+    spec: dict[str, Any]
+    created_at: Time
+    end_reason: SearchEndReason | None = None
+    message: str | None = None
+    user: str | None = None
+    started_at: Time | None = None
+    finished_at: Time | None = None
+    best: tuple[Trial, ...] | None = None
+    counts: dict[str, int] | None = None
+    used: BudgetUsed | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.state.is_final or self.finished_at is not None
+
+
+class Importance(Record, frozen=True):
+    """The share of each field in a metric's variance; empty with fewer than four trials."""
+
+    trials: int
+    shares: dict[str, float] = {}
+
+
+class Dataset(Record, frozen=True):
+    """`height` and `width` are pixels, None where the images decide.
+
+    `available`: whether the images are under the data path of the service.
     """
 
     name: str
     title: str = ""
-    origin: str | None = None
+    origin: DatasetOrigin | None = None
     classes: int | None = None
     height: int | None = None
     width: int | None = None
@@ -238,47 +362,43 @@ class Dataset(Record):
     available: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe(Record):
-    """`source`: where it comes from; `fields`: as they are for ResNet-20."""
+class Recipe(Record, frozen=True):
+    """`source` is where the recipe comes from; `fields` are its values for ResNet-20."""
 
     name: str
     source: str = ""
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cluster(Record):
-    """`cpus` and `gpus` in all: None until the cluster was seen."""
+class Cluster(Record, frozen=True):
+    """`cpus` and `gpus` are totals: None until a dispatcher has seen the cluster."""
 
     cpus: int | None = None
     gpus: int | None = None
     reserved_cpus: int = 0
     reserved_gpus: float = 0
-    seen_at: datetime | None = None
+    seen_at: Time | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Webhook(Record):
-    """`secret` is in the answer that made it only."""
+class Webhook(Record, frozen=True):
+    """`secret` signs the deliveries; only the response to `create` has it."""
 
     id: str
     url: str
-    states: tuple[str, ...] = ()
+    states: tuple[JobState, ...] = ()
     user: str | None = None
-    created_at: datetime | None = None
+    created_at: Time | None = None
     secret: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Delivery(Record):
-    """`status`: of the last answer; `error`: why there was none."""
+class Delivery(Record, frozen=True):
+    """`status` is that of the last response, `error` why there was none."""
 
     id: str
-    state: str
-    payload: dict[str, Any] = field(default_factory=dict)
+    state: DeliveryState
+    payload: dict[str, Any] = {}
     tries: int = 0
     status: int | None = None
     error: str | None = None
-    created_at: datetime | None = None
-    delivered_at: datetime | None = None
+    created_at: Time | None = None
+    delivered_at: Time | None = None

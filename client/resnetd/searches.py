@@ -1,126 +1,181 @@
-"""Searches: what the client can ask about them."""
+"""`client.searches`: search hyper-parameters; each trial is a job."""
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
-from resnetd.answers import key_header, read, read_list
-from resnetd.decoding import Record
-from resnetd.errors import AmbiguousId, CannotConnect, NotFound, SearchNotFinished, Unavailable
-from resnetd.search_models import Importance, Search, Trial
-from resnetd.transport import Patience, Retry, Transport
-
-_PATH = "/v1/searches"
-# How many candidates an ambiguous id is answered with.
-_CANDIDATES = 5
+from resnetd.models import Importance, Search, Trial
+from resnetd.records import Record
+from resnetd.resources import RunResource
 
 
-class Searches:
-    """The part of the client that has hyper-parameters searched."""
+class _Importances(Record, frozen=True):
+    importance: dict[str, Importance]
 
-    _transport: Transport
-    _retry: Retry
 
-    def submit_search(
+class Searches(RunResource[Search]):
+    """Hyper-parameter searches.
+
+    Methods that take an id raise NotFound if no search has it, and Conflict if the state of the
+    search does not permit the action.
+    """
+
+    PATH = "/v1/searches"
+    _name = "searches"
+    _kind = Search
+
+    def submit(
         self,
         spec: Mapping[str, Any] | None = None,
         *,
         idempotency_key: str | None = None,
         **fields: Any,
     ) -> Search:
-        """A new search; `job` and `space` are enough.
+        """Submit a search and return it; `job` and `space` are enough.
 
-        With the same `idempotency_key` a repeated call answers the first search.
+        Args:
+            spec: the spec as a mapping, e.g. from a JSON file.
+            idempotency_key: a call with the key of an earlier one returns that search instead
+                of a new one. By default each call has its own key, which its retries share.
+            **fields: fields of the spec; they override those of `spec`.
+
+        >>> search = client.searches.submit(
+        ...     job={"depth": 20, "shortcut": "A", "dataset": "digits"},
+        ...     space={"recipe.learning_rate": {"loguniform": [0.001, 1.0]}},
+        ...     budget={"trials": 8},
+        ... )
+        >>> search.state
+        <SearchState.QUEUED: 'queued'>
+
+        Raises:
+            InvalidInput: `errors` has the fields that are wrong.
+            IdempotencyMismatch: the key was used with another spec.
         """
-        body = {**(spec or {}), **fields}
-        return read(Search, self._transport.post(_PATH, body, key_header(idempotency_key)))
+        return self._api.submit(self.PATH, Search, {**(spec or {}), **fields}, idempotency_key)
 
-    def search(self, search_id: str) -> Search:
-        """With its best trial so far, and how much of its budget is used."""
-        return read(Search, self._transport.get(_path(search_id)))
+    def get(self, search_id: str) -> Search:
+        """Return the search as it is now, with its best trial and the budget used.
 
-    def searches(self, *, limit: int = 50) -> list[Search]:
-        """Newest first, without their best trials."""
-        return read_list(Search, "searches", self._transport.get(_PATH, {"limit": limit}))
+        >>> client.searches.get(search.id).used.trials
+        2
+        """
+        return self._get(search_id)
 
-    def find_search(self, prefix: str) -> Search:
-        """The search with that id, or the only one whose id begins so. AmbiguousId, NotFound."""
-        try:
-            return self.search(prefix)
-        except NotFound:
-            asked = {"id_prefix": prefix, "limit": _CANDIDATES}
-            found = read_list(Search, "searches", self._transport.get(_PATH, asked))
-            if not found:
-                raise
-        if len(found) > 1:
-            raise AmbiguousId(prefix, found)
-        return self.search(found[0].id)
+    def find(self, prefix: str) -> Search:
+        """Return the only search whose id begins with `prefix`. AmbiguousId has `candidates`.
 
-    def trials(self, search_id: str) -> list[Trial]:
-        """The best first."""
-        return read_list(Trial, "trials", self._transport.get(_path(search_id, "trials")))
+        >>> client.searches.find(search.id[:14]).id == search.id
+        True
+        """
+        return self._find(prefix)
 
-    def importance(self, search_id: str) -> dict[str, Importance]:
-        """By metric, how much each field of the space matters (fANOVA)."""
-        answer = self._transport.get(_path(search_id, "importance"))
-        return read(_Importances, answer).importance
+    def list(self, *, limit: int | None = None) -> Iterator[Search]:
+        """Iterate over the searches, newest first, without their best trials.
+
+        Args:
+            limit: at most this number of searches. Default: no limit.
+
+        >>> [found.id == search.id for found in client.searches.list(limit=1)]
+        [True]
+        """
+        return self._list(limit, {})
+
+    def best(self, search_id: str) -> tuple[Trial, ...]:
+        """Return the best trial so far; with several metrics, all trials of the Pareto front.
+
+        >>> [trial.values["test/error"] for trial in client.searches.best(search.id)]
+        [4.5]
+        """
+        return self._get(search_id).best or ()
+
+    def trials(self, search_id: str) -> tuple[Trial, ...]:
+        """Return all trials, best first.
+
+        >>> [trial.rank for trial in client.searches.trials(search.id)]
+        [0, 1]
+        """
+        return self._api.get_list(self._path(search_id, "trials"), "trials", Trial)
 
     def trials_csv(self, search_id: str) -> str:
-        """A line for each trial under a header."""
-        return self._transport.get_text(_path(search_id, "export"), {"format": "csv"})
+        """Return all trials as CSV.
 
-    def pause_search(self, search_id: str) -> Search:
-        """Its trials save checkpoints and free their workers."""
-        return self._ask_search(search_id, "pause")
+        >>> len(client.searches.trials_csv(search.id).splitlines())  # a header and 2 trials
+        3
+        """
+        return self._api.get_text(self._path(search_id, "export"), {"format": "csv"})
 
-    def resume_search(self, search_id: str) -> Search:
-        """Its trials go on from their checkpoints."""
-        return self._ask_search(search_id, "resume")
+    def importance(self, search_id: str) -> dict[str, Importance]:
+        """Return, for each metric, how much each field matters (fANOVA).
 
-    def cancel_search(self, search_id: str) -> Search:
-        """With its trials."""
-        return self._ask_search(search_id, "cancel")
+        >>> client.searches.importance(search.id)["test/error"].trials
+        2
+        """
+        path = self._path(search_id, "importance")
+        return self._api.get(path, _Importances).importance
 
-    def extend_search(self, search_id: str, **budget: Any) -> Search:
-        """A larger budget, in new totals: `trials=50`. One that has succeeded goes on."""
-        return read(Search, self._transport.post(_path(search_id, "extend"), budget))
+    def pause(self, search_id: str) -> Search:
+        """Pause a search: its trials save checkpoints and free their workers.
 
-    def delete_search(self, search_id: str) -> None:
-        """Forgets a search that has ended, with all its trials."""
-        self._transport.delete(_path(search_id))
+        >>> client.searches.pause(search.id).state
+        <SearchState.PAUSED: 'paused'>
+        """
+        return self._act(search_id, "pause")
 
-    def wait_search(
+    def resume(self, search_id: str) -> Search:
+        """Resume a paused search: its trials continue from their checkpoints.
+
+        >>> paused = client.searches.pause(search.id)
+        >>> client.searches.resume(search.id).state
+        <SearchState.QUEUED: 'queued'>
+        """
+        return self._act(search_id, "resume")
+
+    def cancel(self, search_id: str) -> Search:
+        """Cancel a search and its trials.
+
+        >>> client.searches.cancel(search.id).state
+        <SearchState.CANCELLED: 'cancelled'>
+        """
+        return self._act(search_id, "cancel")
+
+    def extend(self, search_id: str, **budget: Any) -> Search:
+        """Raise the budget of a search; one that has succeeded continues.
+
+        Args:
+            **budget: fields of the spec's `budget` as new totals.
+
+        >>> client.searches.extend(search.id, trials=50).spec["budget"]["trials"]
+        50
+
+        Raises:
+            InvalidInput: the budget is not larger.
+        """
+        return self._api.post(self._path(search_id, "extend"), Search, budget)
+
+    def delete(self, search_id: str) -> None:
+        """Delete a search that has ended, with all its trials.
+
+        >>> cancelled = client.searches.cancel(search.id)
+        >>> client.searches.delete(search.id)
+        """
+        self._api.delete(self._path(search_id))
+
+    def wait(
         self, search_id: str, *, timeout_seconds: float | None = None, poll_seconds: float = 1.0
     ) -> Search:
-        """The search, once it has ended, however that is. SearchNotFinished if it takes longer."""
-        patience = Patience(self._retry, at_most_seconds=timeout_seconds)
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while True:
-            search = None
-            try:
-                search = self.search(search_id)
-            except (CannotConnect, Unavailable):
-                if patience.is_over:
-                    raise
-            else:
-                patience.heard()
-            if search is not None and search.is_final:
-                return search
-            left = poll_seconds if deadline is None else deadline - time.monotonic()
-            if search is not None and left <= 0:
-                raise SearchNotFinished(search, timeout_seconds=timeout_seconds or 0.0)
-            time.sleep(max(0.0, min(left, poll_seconds)))
+        """Return the search when it has ended, whatever its outcome.
 
-    def _ask_search(self, search_id: str, verb: str) -> Search:
-        return read(Search, self._transport.post(_path(search_id, verb)))
+        Args:
+            timeout_seconds: how long to wait. Default: no limit.
+            poll_seconds: time between two requests. Default: 1.
 
+        >>> cancelled = client.searches.cancel(search.id)
+        >>> client.searches.wait(search.id).end_reason
+        <SearchEndReason.CANCELLED: 'cancelled'>
 
-@dataclass(frozen=True, kw_only=True)
-class _Importances(Record):
-    importance: dict[str, Importance]
+        Raises:
+            NotFinished: `timeout_seconds` are over; `latest` is the search.
+        """
+        return self._wait(search_id, timeout_seconds, poll_seconds)
 
-
-def _path(search_id: str, *steps: str) -> str:
-    return "/".join([_PATH, *(quote(step, safe="") for step in (search_id, *steps))])
+    def _act(self, search_id: str, action: str) -> Search:
+        return self._api.post(self._path(search_id, action), Search)

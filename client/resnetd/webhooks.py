@@ -1,41 +1,65 @@
-"""Webhooks: who is told of jobs' new states."""
+"""`client.webhooks`: URLs that are notified of job state changes."""
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
-from resnetd.answers import read, read_list
 from resnetd.models import Delivery, Webhook
-from resnetd.transport import Transport
-
-_PATH = "/v1/webhooks"
+from resnetd.resources import Resource, as_list
 
 
-class Webhooks:
-    """The part of the client that keeps webhooks."""
+class Webhooks(Resource):
+    """Webhooks and their deliveries."""
 
-    _transport: Transport
+    PATH = "/v1/webhooks"
 
-    def add_webhook(self, url: str, *, states: str | Sequence[str] = ()) -> Webhook:
-        """Its `secret` signs the deliveries and is not shown again. No states: all final ones."""
-        wanted = [states] if isinstance(states, str) else list(states)
-        return read(Webhook, self._transport.post(_PATH, {"url": url, "states": wanted}))
+    def create(self, url: str, *, states: str | Sequence[str] = ()) -> Webhook:
+        """Add a webhook. Its `secret` signs the deliveries and is not shown again.
 
-    def webhooks(self) -> list[Webhook]:
-        return read_list(Webhook, "webhooks", self._transport.get(_PATH))
+        The request is not repeated: a second one would add a second webhook.
 
-    def delete_webhook(self, webhook_id: str) -> None:
-        """With the log of its deliveries."""
-        self._transport.delete(_path(webhook_id))
+        Args:
+            url: receives a signed POST for each state change.
+            states: the new states to notify of. Default: all final states.
 
-    def ping_webhook(self, webhook_id: str) -> Delivery:
-        """Has a delivery sent that tells nothing, to see whether it arrives."""
-        return read(Delivery, self._transport.post(_path(webhook_id, "ping")))
+        >>> client.webhooks.create("https://203.0.114.5/hook", states="failed").states
+        (<JobState.FAILED: 'failed'>,)
 
-    def deliveries(self, webhook_id: str, *, limit: int = 50) -> list[Delivery]:
-        """Newest first."""
-        answer = self._transport.get(_path(webhook_id, "deliveries"), {"limit": limit})
-        return read_list(Delivery, "deliveries", answer)
+        Raises:
+            InvalidInput: the URL is not one that the service may call.
+        """
+        body = {"url": url, "states": as_list(states)}
+        return self._api.post_once(self.PATH, Webhook, body)
 
+    def list(self) -> tuple[Webhook, ...]:
+        """Return all webhooks, without their secrets.
 
-def _path(webhook_id: str, *steps: str) -> str:
-    return "/".join([_PATH, quote(webhook_id, safe=""), *steps])
+        >>> [found.id == webhook.id for found in client.webhooks.list()]
+        [True]
+        """
+        return self._api.get_list(self.PATH, "webhooks", Webhook)
+
+    def delete(self, webhook_id: str) -> None:
+        """Delete a webhook with the log of its deliveries.
+
+        >>> client.webhooks.delete(webhook.id)
+        """
+        self._api.delete(self._path(webhook_id))
+
+    def ping(self, webhook_id: str) -> Delivery:
+        """Send a test delivery. The request is not repeated.
+
+        >>> client.webhooks.ping(webhook.id).payload["type"]
+        'ping'
+        """
+        return self._api.post_once(self._path(webhook_id, "ping"), Delivery)
+
+    def deliveries(self, webhook_id: str, *, limit: int = 50) -> tuple[Delivery, ...]:
+        """Return the deliveries of a webhook, newest first.
+
+        Args:
+            limit: at most this number of deliveries. Default: 50.
+
+        >>> client.webhooks.deliveries(webhook.id)
+        ()
+        """
+        path = self._path(webhook_id, "deliveries")
+        return self._api.get_list(path, "deliveries", Delivery, {"limit": limit})

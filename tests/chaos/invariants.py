@@ -59,10 +59,10 @@ def record_writes(database_url: str) -> None:
 def check_job_ends(client: resnetd.Client, jobs: Mapping[str, JobCase]) -> None:
     """Each job ended in the state, with the reason and the message of its case."""
     for job_id, case in jobs.items():
-        job = client.job(job_id)
+        job = client.jobs.get(job_id)
         attempts = [
             (attempt.number, attempt.reason, (attempt.message or "")[-300:])
-            for attempt in client.attempts(job_id)
+            for attempt in client.jobs.attempts(job_id)
         ]
         assert (job.state, job.reason) == (case.state, case.reason), (
             f"{case.name} {job_id} is {job.state} ({job.reason}), "
@@ -75,11 +75,11 @@ def check_searches(client: resnetd.Client, search_ids: Iterable[str]) -> list[st
     """Each search completed all its trials, each once. Returns the trials' jobs."""
     job_ids: list[str] = []
     for search_id in search_ids:
-        search = client.search(search_id)
+        search = client.searches.get(search_id)
         assert (search.state, search.end_reason) == ("succeeded", "trials"), (
             f"search {search_id} is {search.state} ({search.end_reason}): {search.message}"
         )
-        trials = client.trials(search_id)
+        trials = client.searches.trials(search_id)
         numbers = sorted(trial.number for trial in trials)
         assert numbers == list(range(1, SEARCH["budget"]["trials"] + 1)), f"trials {numbers}"
         assert len({str(trial.params) for trial in trials}) == len(trials), "two trials are equal"
@@ -95,11 +95,11 @@ def check_training(
     """All metrics and weights equal those of an uninterrupted run."""
     rows = [
         (name, iteration, value)
-        for name, series in client.metrics(job_id).items()
+        for name, series in client.jobs.metrics(job_id).items()
         for iteration, value in zip(series.iterations, series.values, strict=True)
     ]
     assert comparable_points(rows) == reference.points, f"{case.name} {job_id}: metrics differ"
-    weights = client.download(job_id, "newest", path=folder / f"{job_id}.safetensors")
+    weights = client.jobs.download(job_id, "newest", path=folder / f"{job_id}.safetensors")
     assert weights_sha256(weights) == reference.weights_sha256, (
         f"{case.name} {job_id}: weights differ"
     )
@@ -109,7 +109,7 @@ def check_training(
 def check_event_numbers(client: resnetd.Client, job_ids: Iterable[str]) -> None:
     """The events of each job are numbered from 1 without a gap."""
     for job_id in job_ids:
-        numbers = [event.number for event in client.events(job_id)]
+        numbers = [event.number for event in client.jobs.events(job_id)]
         assert numbers == list(range(1, len(numbers) + 1)), f"{job_id}: {numbers}"
 
 
@@ -124,7 +124,7 @@ def check_attempts_do_not_overlap(
     for job_id in job_ids:
         writers = [attempt for job, attempt in rows if job == job_id]
         assert writers == sorted(writers), f"attempts of {job_id} wrote alternately: {writers}"
-        attempts = client.attempts(job_id)
+        attempts = client.jobs.attempts(job_id)
         assert [attempt.number for attempt in attempts] == list(range(1, len(attempts) + 1))
         for earlier, later in pairwise(attempts):
             assert earlier.ended_at is not None

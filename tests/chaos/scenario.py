@@ -45,20 +45,22 @@ class Scenario:
 
     def refill_queue(self, cases: tuple[JobCase, ...]) -> None:
         """Submits random cases until six jobs run or wait."""
-        unfinished = sum(not self._client.job(job_id).is_final for job_id in list(self.jobs)[-30:])
+        unfinished = sum(
+            not self._client.jobs.get(job_id).is_final for job_id in list(self.jobs)[-30:]
+        )
         for _ in range(_UNFINISHED_JOBS - unfinished):
             self.submit(self._random.choice(cases))
 
     def keep_one_search(self) -> None:
         """Submits a search when the last has ended; pauses it at times, resumes a paused one."""
-        state = self._client.search(self.searches[-1]).state if self.searches else None
+        state = self._client.searches.get(self.searches[-1]).state if self.searches else None
         if state is None or state.is_final:
-            self.searches.append(self._client.submit_search(SEARCH).id)
+            self.searches.append(self._client.searches.submit(SEARCH).id)
         elif state == "paused":
-            self._client.resume_search(self.searches[-1])
+            self._client.searches.resume(self.searches[-1])
         elif self._random.random() < _PAUSE_SHARE:
             with suppress(resnetd.Conflict):  # the search has just ended
-                self._client.pause_search(self.searches[-1])
+                self._client.searches.pause(self.searches[-1])
 
     def inject_fault(self, target: str) -> None:
         self._environment.inject_fault(target, self._random)
@@ -81,11 +83,11 @@ class Scenario:
         """Waits for the end of all jobs and searches, without further faults."""
         self._cancel_due_jobs(now=float("inf"))
         for search_id in self.searches:
-            if self._client.search(search_id).state == "paused":
-                self._client.resume_search(search_id)
-            self._wait_until_final(self._client.search, search_id)
+            if self._client.searches.get(search_id).state == "paused":
+                self._client.searches.resume(search_id)
+            self._wait_until_final(self._client.searches.get, search_id)
         for job_id in self.jobs:
-            self._wait_until_final(self._client.job, job_id)
+            self._wait_until_final(self._client.jobs.get, job_id)
 
     def check(self, references: Mapping[str, ReferenceRun], folder: Path) -> None:
         """AssertionError when an invariant does not hold. `references`: runs by case name."""
@@ -106,14 +108,16 @@ class Scenario:
         """A line for each case, and one for the searches."""
         attempts: dict[JobCase, list[int]] = {}
         for job_id, case in self.jobs.items():
-            attempts.setdefault(case, []).append(len(self._client.attempts(job_id)))
+            attempts.setdefault(case, []).append(len(self._client.jobs.attempts(job_id)))
         lines = [
             f"{case.name}: {count_of(len(numbers), 'job')} {case.state} "
             f"in {count_of(sum(numbers), 'attempt')}, at most {max(numbers)} for one job"
             for case, numbers in attempts.items()
         ]
         if self.searches:
-            drivers = [self._client.search(search).document["drivers"] for search in self.searches]
+            drivers = [
+                self._client.searches.get(search).document["drivers"] for search in self.searches
+            ]
             lines.append(
                 f"{count_of(len(drivers), 'search')} succeeded "
                 f"with {count_of(sum(drivers), 'driver')}"
@@ -122,7 +126,7 @@ class Scenario:
 
     def _cancel_due_jobs(self, *, now: float) -> None:
         for job_id in [job_id for job_id, due in self._cancel_at.items() if due <= now]:
-            self._client.cancel(job_id)
+            self._client.jobs.cancel(job_id)
             del self._cancel_at[job_id]
 
     def _wait_until_final(

@@ -1,4 +1,4 @@
-"""Fixtures: a fake service on a port of its own, and a client that retries without delay."""
+"""Fixtures: the real API on a port, a transport with faults, and a client with short delays."""
 
 import os
 from collections.abc import Iterator
@@ -7,55 +7,67 @@ from pathlib import Path
 import pytest
 
 import resnetd
-from resnetd import cli
-from tests.client.fake_service import TOKEN, FakeService
+from resnetd.cli import app
+from tests.client.service import Service
+from tests.support.api import TOKEN, Api, serving_new
+from tests.support.searching import Searching
 
-QUICK = resnetd.Retry(attempts=3, first_delay_seconds=0.001, longest_delay_seconds=0.02)
+QUICK = resnetd.Retry(attempts=3, first_delay_seconds=0.001, max_delay_seconds=0.02)
 
 
 @pytest.fixture(autouse=True)
 def _no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of whoever runs the tests, and a folder of the test's own to be in."""
+    """No settings of the user who runs the tests, and a working directory of the test's own."""
     for name in [name for name in os.environ if name.startswith("RESNETD_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+
+
+@pytest.fixture(scope="session")
+def _api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    path = tmp_path_factory.mktemp("client")
+    with serving_new(f"sqlite:///{path / 'client.db'}", path) as served:
+        yield served
 
 
 @pytest.fixture
-def service() -> Iterator[FakeService]:
-    fake = FakeService()
-    fake.start()
-    yield fake
-    if fake._server is not None:
-        fake.stop()
+def service(_api: Api) -> Service:
+    _api.empty()
+    return Service(_api)
 
 
 @pytest.fixture
-def client(service: FakeService) -> Iterator[resnetd.Client]:
-    with resnetd.Client(service.url, TOKEN, retry=QUICK) as connected:
+def searching(service: Service) -> Searching:
+    return Searching(service.core)
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[resnetd.Client]:
+    with resnetd.Client(service.url, TOKEN, retry=QUICK, transport=service.transport) as connected:
         yield connected
 
 
 class Command:
-    """The command in this process; `out` and `err` are of the last run."""
+    """Runs the command in this process; `out` and `err` are of the last run."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+        self._transport = service.transport
         self._capsys = capsys
 
     def __call__(self, *arguments: str) -> int:
-        code = cli.run(arguments, retry=QUICK)
+        code = app.run(arguments, retry=QUICK, transport=self._transport)
         self.out, self.err = self._capsys.readouterr()
         return code
 
 
 @pytest.fixture
 def command(
-    service: FakeService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     monkeypatch.setenv("RESNETD_URL", service.url)
     monkeypatch.setenv("RESNETD_TOKEN", TOKEN)
-    return Command(capsys)
+    return Command(service, capsys)

@@ -1,4 +1,4 @@
-"""What the client and the command ask and show of searches."""
+"""Searches: the client and the command."""
 
 import json
 from pathlib import Path
@@ -6,108 +6,139 @@ from pathlib import Path
 import pytest
 
 import resnetd
+from resnetd.cli import search_commands
+from tests.client import faults
 from tests.client.conftest import Command
-from tests.client.fake_searches import SEARCH_ID
-from tests.client.fake_service import FakeService
+from tests.client.faults import body_of
+from tests.client.service import Service
+from tests.support.searching import Searching, search_body
 
-SPEC = {"job": {"depth": 8}, "space": {"recipe.learning_rate": {"loguniform": [0.001, 1]}}}
-PATH = f"/v1/searches/{SEARCH_ID}"
+
+@pytest.fixture(autouse=True)
+def _short_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_commands, "_POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> str:
-    file = tmp_path / "search.json"
-    file.write_text(json.dumps(SPEC))
-    return str(file)
+def spec_path(tmp_path: Path) -> str:
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps(search_body()))
+    return str(path)
 
 
-def test_a_search_is_submitted_from_a_spec_and_fields(
-    service: FakeService, client: resnetd.Client
-) -> None:
-    search = client.submit_search(SPEC, seed=3, idempotency_key="once")
-    assert (search.id, search.state, search.is_final) == (SEARCH_ID, "queued", False)
-    (request,) = service.asked("POST", "/v1/searches")
-    assert request.body == SPEC | {"seed": 3}
-    assert request.headers["idempotency-key"] == "once"
+@pytest.fixture
+def running(service: Service) -> str:
+    """The id of a search with two trials, the first of which is better."""
+    return service.search(4.5, 60.0)
 
 
-def test_a_search_that_has_ended_is_waited_for(client: resnetd.Client) -> None:
-    search = client.wait_search(SEARCH_ID)
+@pytest.fixture
+def finished(searching: Searching, running: str) -> str:
+    searching.finish(running)
+    return running
+
+
+def test_a_search_is_submitted_from_a_spec_and_fields(client: resnetd.Client) -> None:
+    search = client.searches.submit(search_body(), seed=3, idempotency_key="once")
+    assert (search.state, search.is_final, search.spec["seed"]) == ("queued", False, 3)
+    again = client.searches.submit(search_body(), seed=3, idempotency_key="once")
+    assert again.id == search.id
+
+
+def test_a_search_is_waited_for(client: resnetd.Client, finished: str) -> None:
+    search = client.searches.wait(finished)
     assert (search.state, search.end_reason) == ("succeeded", "trials")
-    assert search.best is not None
-    assert search.best[0].values == {"test/error": 4.5}
+    assert search.used is not None
+    assert search.used.trials == 2
 
 
-def test_a_search_is_found_by_the_beginning_of_its_id(client: resnetd.Client) -> None:
-    assert client.find_search(SEARCH_ID[:4]).id == SEARCH_ID
+def test_waiting_for_a_search_ends_at_its_timeout(client: resnetd.Client, running: str) -> None:
+    with pytest.raises(resnetd.NotFinished, match=f"search {running} is still running"):
+        client.searches.wait(running, timeout_seconds=0)
 
 
-def test_trials_importance_and_table_are_read(client: resnetd.Client) -> None:
-    assert [trial.number for trial in client.trials(SEARCH_ID)] == [2, 1]
-    assert client.importance(SEARCH_ID)["test/error"].shares["shortcut"] == 0.1
-    assert client.trials_csv(SEARCH_ID).startswith("trial,job_id\n")
-
-
-def test_a_search_is_extended_and_deleted(service: FakeService, client: resnetd.Client) -> None:
-    client.extend_search(SEARCH_ID, trials=9)
-    assert service.asked("POST", f"{PATH}/extend")[0].body == {"trials": 9}
-    client.delete_search(SEARCH_ID)
-    assert len(service.asked("DELETE", PATH)) == 1
-
-
-def test_the_command_submits_a_file_with_what_is_set(
-    service: FakeService, command: Command, written: str
+def test_the_command_submits_a_file_with_settings(
+    service: Service, command: Command, spec_path: str
 ) -> None:
-    assert command("search", "submit", written, "--set", "budget.trials=5") == 0
-    assert command.out == f"{SEARCH_ID}\n"
-    (request,) = service.asked("POST", "/v1/searches")
-    assert request.body == SPEC | {"budget": {"trials": 5}}
+    assert command("search", "submit", spec_path, "--set", "budget.trials=5") == 0
+    (request,) = service.transport.find("POST", "/v1/searches")
+    assert body_of(request) == search_body(budget={"trials": 5, "concurrent": 2})
+    assert len(command.out.strip()) == 16
 
 
-def test_watching_tells_each_trial_and_ends_with_the_best(command: Command, written: str) -> None:
-    assert command("search", "submit", written, "--watch") == 0
-    assert "#1 early-stopped: test/error 60 (recipe.learning_rate=0.001, shortcut=A)" in command.err
-    assert "0.0625" in command.out
-    assert command("search", "watch", SEARCH_ID) == 0
+def test_a_watch_prints_each_trial_and_then_the_best(command: Command, finished: str) -> None:
+    assert command("search", "watch", finished) == 0
+    assert "#2 completed: test/error 60 (recipe.learning_rate=0.002)" in command.err
+    assert f"{finished} succeeded" in command.err
+    assert "0.001" in command.out
+    assert "0.002" not in command.out
 
 
 def test_the_best_trial_is_shown_and_its_weights_saved(
-    service: FakeService, command: Command, tmp_path: Path
+    command: Command, running: str, tmp_path: Path
 ) -> None:
-    service.add_job("0f3k000000000002")
-    file = tmp_path / "best.safetensors"
-    assert command("search", "best", SEARCH_ID, "--download", str(file)) == 0
+    path = tmp_path / "best.safetensors"
+    assert command("search", "best", running, "--download", str(path)) == 0
     assert "4.5" in command.out
-    assert file.stat().st_size > 0
-    assert service.asked("GET", "/v1/jobs/0f3k000000000002/checkpoints/newest/weights")
+    assert command.err == f"Saved {path}\n"
+    assert path.stat().st_size > 0
 
 
-def test_trials_are_a_table_or_lines(command: Command) -> None:
-    assert command("search", "trials", SEARCH_ID) == 0
-    assert "early-stopped" in command.out
-    assert command("search", "trials", SEARCH_ID, "--csv") == 0
-    assert command.out.startswith("trial,job_id\n")
+def test_a_search_without_a_trial_has_no_best_one(service: Service, command: Command) -> None:
+    assert command("search", "best", service.search()) == 101
+
+
+def test_trials_are_listed_as_table_json_and_csv(command: Command, finished: str) -> None:
+    assert command("search", "trials", finished) == 0
+    header, best, worst = command.out.splitlines()
+    assert header.split() == ["TRIAL", "JOB", "STATE", "TEST/ERROR", "RECIPE.LEARNING_RATE"]
+    assert best.split()[2:] == ["completed", "4.5", "0.001"]
+    assert worst.split()[3] == "60"
+    assert command("search", "trials", finished, "--output", "json") == 0
+    assert [trial["rank"] for trial in json.loads(command.out)] == [0, 1]
+    assert command("search", "trials", finished, "--csv") == 0
+    assert command.out.startswith("trial,job_id,")
+
+
+def test_searches_are_listed(command: Command, finished: str) -> None:
     assert command("search", "list") == 0
-    assert command("search", "importance", SEARCH_ID) == 0
-    assert "90.0 %" in command.out
+    assert command.out.splitlines()[1].split() == [finished, "search", "succeeded", "trials"]
+    assert command("search", "list", "-o", "json") == 0
+    assert [search["id"] for search in json.loads(command.out)] == [finished]
 
 
-@pytest.mark.parametrize(
-    ("verb", "options", "state"),
-    [
-        ("pause", (), "paused"),
-        ("resume", (), "queued"),
-        ("cancel", (), "cancelled"),
-        ("extend", ("--trials", "9"), "queued"),
-    ],
-)
-def test_a_search_is_steered(
-    command: Command, verb: str, options: tuple[str, ...], state: str
+def test_importances_are_listed(service: Service, command: Command, finished: str) -> None:
+    assert command("search", "importance", finished, "-o", "json") == 0
+    assert json.loads(command.out) == {"test/error": {"trials": 2, "shares": {}}}
+    shares = {"recipe.learning_rate": 0.9, "shortcut": 0.1}  # to compute them takes seconds
+    service.transport.lasting_fault = faults.change_json(
+        lambda found: (
+            "importance" in found and found["importance"]["test/error"].update(shares=shares)
+        )
+    )
+    assert command("search", "importance", finished) == 0
+    assert command.out.splitlines()[1].split() == [
+        "test/error",
+        "recipe.learning_rate",
+        "90.0",
+        "%",
+    ]
+
+
+def test_a_search_is_paused_resumed_extended_cancelled_and_deleted(
+    command: Command, client: resnetd.Client, searching: Searching, running: str
 ) -> None:
-    assert command("search", verb, SEARCH_ID, *options) == 0
-    assert command.out == f"{SEARCH_ID} {state}\n"
-
-
-def test_a_search_is_deleted(service: FakeService, command: Command) -> None:
-    assert command("search", "delete", SEARCH_ID) == 0
-    assert len(service.asked("DELETE", PATH)) == 1
+    for arguments, state in (
+        (("pause",), "paused"),
+        (("resume",), "queued"),
+        (("extend", "--trials", "9"), "queued"),
+        (("cancel",), "cancelled"),
+    ):
+        assert command("search", *arguments, running) == 0
+        assert command.out == f"{running} {state}\n"
+    assert client.searches.get(running).spec["budget"]["trials"] == 9
+    assert command("search", "watch", running) == 103
+    searching.driver_dies(running)
+    assert command("search", "delete", running) == 0
+    assert command.out == f"{running} deleted\n"
+    assert command("search", "trials", running) == 102

@@ -1,179 +1,322 @@
-"""Watching jobs to their end, or leaving them."""
+"""Watching jobs until they end: over connections that break, with the client and the command."""
 
 import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
 
 import resnetd
-from resnetd.watch import LineScreen, LiveScreen, watch
-from tests.client.conftest import Command
-from tests.client.fake_service import TOKEN, FakeService
+from resnetd.cli.watch import LineScreen, LiveScreen, watch
+from service.states import Reason
+from service.storage import schema
+from service.storage.database import Database
+from tests.client import faults
+from tests.client.conftest import QUICK, Command
+from tests.client.service import SPEC, Service
+from tests.support.api import TOKEN, serving
+from tests.support.core import Clock, Core
+
+
+def _numbers(events: Iterator[resnetd.Event]) -> list[int | None]:
+    return [event.number for event in events if event.number is not None]
+
+
+def test_a_watch_has_each_event_and_ends_with_the_final_one(
+    service: Service, client: resnetd.Client
+) -> None:
+    job_id = service.end(Reason.COMPLETED)
+    events = list(client.jobs.watch(job_id))
+    assert _numbers(iter(events)) == list(range(1, len(events) + 1))
+    assert events[-1].is_final
+    assert list(client.jobs.watch(job_id, after=len(events))) == []
+
+
+def test_events_arrive_while_the_job_runs(service: Service, client: resnetd.Client) -> None:
+    training = service.run()
+    events = client.jobs.watch(training.job_id)
+    assert next(events).kind == resnetd.EventKind.SUBMITTED
+    training.progress(12, train_loss=0.5)
+    progress = next(event for event in events if event.kind == "progress")
+    assert progress.number is None
+    assert progress.progress is not None
+    assert progress.progress.iteration == 12
+    training.finish()
+    assert [event.data["to"] for event in events if event.is_final] == ["succeeded"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_stream_that_breaks_within_an_event_loses_and_repeats_none(
+    service: Service, client: resnetd.Client, after: int
+) -> None:
+    job_id = service.end(Reason.COMPLETED)
+    expected = _numbers(client.jobs.events(job_id))
+    service.inject(faults.break_stream(after))
+    assert _numbers(client.jobs.watch(job_id)) == expected
+
+
+def test_a_watch_waits_for_an_unavailable_service_longer_than_a_request(
+    service: Service, client: resnetd.Client
+) -> None:
+    training = service.run()
+    service.inject(faults.break_stream(1))
+    service.transport.faults += [faults.unavailable()] * (10 * QUICK.attempts)
+    events = client.jobs.watch(training.job_id, poll_seconds=0.001)
+    assert next(events).number == 1
+    training.finish()
+    assert list(events)[-1].is_final
+    assert service.transport.faults == []
+
+
+def test_events_that_are_repeated_are_dropped(service: Service, client: resnetd.Client) -> None:
+    job_id = service.end(Reason.COMPLETED)
+    expected = _numbers(client.jobs.events(job_id, after=2))
+    service.inject(faults.set_headers(Last_Event_ID="0"))
+    assert _numbers(client.jobs.watch(job_id, after=2)) == expected
+
+
+def test_a_watch_gives_up_without_a_response_for_its_patience(service: Service) -> None:
+    job_id = service.submit()
+    impatient = resnetd.Retry(patience_seconds=0.0)
+    with resnetd.Client(service.url, TOKEN, retry=impatient, transport=service.transport) as client:
+        service.inject(faults.break_stream(1))
+        events = client.jobs.watch(job_id)
+        assert next(events).number == 1
+        service.transport.lasting_fault = faults.refuse_connection
+        service.core.cancel(job_id)
+        with pytest.raises(resnetd.CannotConnect, match=service.url):
+            next(events)
+
+
+def test_events_are_polled_behind_a_proxy_that_blocks_streams(
+    service: Service, client: resnetd.Client
+) -> None:
+    service.transport.lasting_fault = faults.set_headers(Accept="application/json")
+    job_id = service.submit()
+    events = client.jobs.watch(job_id, poll_seconds=0.001)
+    assert next(events).number == 1
+    service.core.cancel(job_id)
+    assert _numbers(events) == [2]
+
+
+def test_a_final_state_of_a_newer_service_ends_the_watch(
+    service: Service, client: resnetd.Client
+) -> None:
+    job_id = service.end(Reason.COMPLETED)
+    archive = faults.change_json(lambda job: job.update(state="archived"))
+    expected = _numbers(client.jobs.events(job_id))
+    service.transport.faults = [faults.unavailable(), archive]  # of the stream and of the job
+    assert _numbers(client.jobs.watch(job_id)) == expected
+
+
+def test_watching_an_unknown_job_is_refused(client: resnetd.Client) -> None:
+    with pytest.raises(resnetd.NotFound):
+        next(client.jobs.watch("0f3k000000000009"))
+
+
+def test_followed_logs_end_with_the_job_and_have_its_last_line(
+    service: Service, client: resnetd.Client
+) -> None:
+    training = service.run()
+    training.log("first")
+    lines = client.jobs.logs(training.job_id, follow=True, poll_seconds=0.001)
+    assert next(lines).message == "first"
+    service.inject(*[faults.lose_response] * 7)
+    training.log("second", "last")
+    training.finish()
+    assert [line.message for line in lines] == ["second", "last"]
+
+
+def test_several_threads_watch_over_one_client(service: Service, client: resnetd.Client) -> None:
+    ids = [service.submit() for _ in range(4)]
+    seen: dict[str, list[int | None]] = {}
+
+    def follow(job_id: str) -> None:
+        seen[job_id] = _numbers(client.jobs.watch(job_id))
+
+    threads = [threading.Thread(target=follow, args=(job_id,)) for job_id in ids]
+    for thread in threads:
+        thread.start()
+    for job_id in ids:
+        service.core.cancel(job_id)
+    for thread in threads:
+        thread.join()
+    assert seen == {job_id: [1, 2] for job_id in ids}
+
+
+def test_a_watch_that_is_dropped_closes_its_connection(
+    service: Service, client: resnetd.Client
+) -> None:
+    job_id = service.submit()
+    events = client.jobs.watch(job_id)
+    next(events)
+    del events
+    assert client.jobs.get(job_id).state == resnetd.JobState.QUEUED
+
+
+def test_a_watch_survives_a_restart_of_the_service(service: Service, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'resnetd.db'}"
+    database = Database(url)
+    schema.upgrade(database)
+    core = Core(database, Clock())
+    with serving(core, url, tmp_path) as first:
+        client = resnetd.Client(first.url, TOKEN, retry=QUICK, transport=service.transport)
+        training = Service(first).run()
+        events = client.jobs.watch(training.job_id)
+        assert next(events).number == 1
+    with serving(core, url, tmp_path) as second, client:
+        service.transport.port = httpx.URL(second.url).port
+        training.api = second
+        training.finish()
+        numbers = _numbers(events)
+    assert numbers == [event.number for event in core.events(training.job_id)][1:]
+    database.close()
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "code"),
+    ("reason", "code"),
     [
-        ("succeeded", "completed", 0),
-        ("failed", "diverged", 100),
-        ("cancelled", "cancelled", 103),
-        ("failed", "time-limit", 104),
+        (Reason.COMPLETED, 0),
+        (Reason.DIVERGED, 100),
+        (Reason.CANCELLED, 103),
+        (Reason.TIME_LIMIT, 104),
     ],
 )
-def test_the_exit_code_tells_how_the_job_ended(
-    service: FakeService, command: Command, state: str, reason: str, code: int
+def test_the_exit_code_is_the_outcome(
+    service: Service, command: Command, reason: Reason, code: int
 ) -> None:
-    job_id = service.add_job()
-    with _when_followed(service, job_id, lambda: service.move(job_id, state, reason)):
-        assert command("watch", job_id) == code
-    assert command.out.splitlines()[-1].startswith(f"{job_id} {state}")
+    training = service.run()
+    with _after_a_stream_was_opened(service, lambda: training.finish(reason)):
+        assert command("watch", training.job_id) == code
+    assert command.out.splitlines()[-1].startswith(training.job_id)
 
 
-def test_of_several_jobs_the_worst_end_counts(service: FakeService, command: Command) -> None:
-    ends = [("succeeded", "completed"), ("failed", "diverged"), ("cancelled", "cancelled")]
-    ids = [service.add_job(f"0f3k00000000000{number}") for number in range(3)]
-    for job_id, (state, reason) in zip(ids, ends, strict=True):
-        service.move(job_id, state, reason)
+def test_the_worst_of_several_outcomes_counts(service: Service, command: Command) -> None:
+    ids = [service.end(reason) for reason in (Reason.COMPLETED, Reason.DIVERGED, Reason.CANCELLED)]
     assert command("watch", *ids) == 100
     assert command("watch", ids[0], ids[2]) == 103
     assert command("watch", ids[0], ids[0]) == 0
 
 
-def test_submit_can_stay_until_the_end(service: FakeService, command: Command) -> None:
-    job_id = "0f3k000000000001"
-    with _when_followed(service, job_id, lambda: service.move(job_id, "failed", "diverged")):
-        assert (
-            command("submit", "--depth", "20", "--shortcut", "A", "--dataset", "digits", "--watch")
-            == 100
-        )
-    assert command.out.splitlines()[-1] == f"{job_id} failed: diverged"
+def test_submit_can_wait_until_the_end(service: Service, command: Command) -> None:
+    settings = [f"--set={field}={value}" for field, value in SPEC.items()]
+    with _after_a_stream_was_opened(service, lambda: service.run_next().finish(Reason.DIVERGED)):
+        assert command("submit", *settings, "--watch") == 100
+    assert command.out.splitlines()[-1].endswith(" failed: diverged")
 
 
-def test_without_a_terminal_progress_comes_at_a_sane_rate(
-    service: FakeService, client: resnetd.Client
-) -> None:
-    job_id = service.add_job()
+def test_lines_have_progress_at_a_limited_rate(service: Service, client: resnetd.Client) -> None:
+    service.submit()
+    (job,) = client.jobs.list()
 
     def train() -> None:
-        service.move(job_id, "running")
-        for iteration in range(50):
-            service.progress(job_id, iteration)
-        service.move(job_id, "succeeded", "completed")
+        training = service.run_next()
+        for iteration in range(1, 20):
+            training.progress(iteration, train_loss=0.5, train_error=14.0, test_error=12.0)
+        training.finish()
 
     console = Console(file=io.StringIO(), width=200)
-    with _when_followed(service, job_id, train):
-        watch(client, [client.job(job_id)], LineScreen(console, line_seconds=60))
-    beside = "32 s left, loss 0.500, test 12.00 %, train 14.00 %, 1890 images/s"
-    assert _text(console).splitlines() == [
-        f"{job_id} resnet-20-A on digits, queued",
-        f"{job_id} queued -> running",
-        f"{job_id} 0/600, {beside}",
-        f"{job_id} running -> succeeded",
-        f"{job_id} succeeded",
-    ]
+    with _after_a_stream_was_opened(service, train):
+        watch(client.jobs, [job], LineScreen(console, line_seconds=60))
+    lines = [line.removeprefix(f"{job.id} ") for line in _text(console).splitlines()]
+    assert lines[0] == "resnet-8-A on digits, queued"
+    assert lines[-1] == ("succeeded: test error 2.50 %, train error 0.50 %, training time 40 s")
+    assert lines[-2] == "running -> succeeded"
+    (progress,) = [line for line in lines if "loss" in line]
+    assert re.fullmatch(
+        r"\d+/20, \d+ s left, loss 0\.500, test 12\.00 %, train 14\.00 %, 1890 images/s", progress
+    )
 
 
-def test_on_a_terminal_each_job_has_a_bar(service: FakeService, client: resnetd.Client) -> None:
-    job_id = service.add_job()
+def test_a_terminal_has_a_bar_for_each_job(service: Service, client: resnetd.Client) -> None:
+    first = service.run()
 
     def train() -> None:
-        service.move(job_id, "starting")
-        service.move(job_id, "queued", "worker-died")
-        service.move(job_id, "running")
-        service.progress(job_id, 300)
-        service.move(job_id, "succeeded", "completed", result={"test_error": 2.2})
+        first.finish(Reason.WORKER_DIED)
+        service.core.clock.advance(60.0)
+        training = service.run_next()
+        training.progress(10, test_error=2.5)
+        training.finish()
 
     console = Console(file=io.StringIO(), width=160, force_terminal=True)
-    with _when_followed(service, job_id, train):
-        watch(client, [client.job(job_id)], LiveScreen(console))
+    with _after_a_stream_was_opened(service, train):
+        watch(client.jobs, [client.jobs.get(first.job_id)], LiveScreen(console))
     shown = _text(console)
-    assert "resnet-20-A on digits: starting -> queued (worker-died)" in shown
-    assert "300/600" in shown
-    assert "succeeded: test error 2.20 %" in shown
+    assert "resnet-8-A on digits: running -> queued (worker-died)" in shown
+    assert "10/20" in shown
+    assert "succeeded: test error 2.50 %" in shown
 
 
-def test_as_json_each_event_is_a_line_with_its_job(service: FakeService, command: Command) -> None:
-    job_id = service.add_job()
+def test_json_has_a_line_for_each_event_with_its_job(service: Service, command: Command) -> None:
+    training = service.run()
 
     def train() -> None:
-        service.progress(job_id, 120)
-        service.move(job_id, "succeeded", "completed")
+        training.progress(12)
+        training.finish()
 
-    with _when_followed(service, job_id, train):
-        assert command("watch", job_id, "-o", "json") == 0
-    told = [json.loads(line) for line in command.out.splitlines()]
-    assert [event["kind"] for event in told] == ["progress", "state", "end"]
-    assert {event["job_id"] for event in told} == {job_id}
-    assert told[-1]["data"]["state"] == "succeeded"
-
-
-def test_a_watch_survives_a_restart_of_the_service(service: FakeService, command: Command) -> None:
-    job_id = service.add_job()
-
-    def restart() -> None:
-        service.stop()
-        service.move(job_id, "succeeded", "completed")
-        service.start()
-
-    with _when_followed(service, job_id, restart):
-        assert command("watch", job_id) == 0
+    with _after_a_stream_was_opened(service, train):
+        assert command("watch", training.job_id, "-o", "json") == 0
+    lines = [json.loads(line) for line in command.out.splitlines()]
+    assert {line["job_id"] for line in lines} == {training.job_id}
+    kinds = [line["kind"] for line in lines]
+    assert kinds[-2:] == ["state", "end"]
+    assert "progress" in kinds
+    assert lines[-1]["data"]["state"] == "succeeded"
 
 
-def test_a_watch_ends_at_its_timeout(service: FakeService, command: Command) -> None:
-    job_id = service.add_job()
+def test_a_watch_ends_at_its_timeout(service: Service, command: Command) -> None:
+    job_id = service.submit()
     assert command("watch", job_id, "--timeout", "0.05") == 101
     assert "still queued after 0.05 s" in command.err
     assert f"resnetd watch {job_id}" in command.err
-    assert service.jobs[job_id]["state"] == "queued"
+    assert command("watch", job_id, "--timeout", "0") == 101
+    assert service.core.job(job_id).state == "queued"
 
 
-def test_a_watch_without_time_looks_once(service: FakeService, command: Command) -> None:
-    assert command("watch", service.add_job(), "--timeout", "0") == 101
+def test_a_job_that_is_deleted_ends_its_watch(service: Service, command: Command) -> None:
+    job_id = service.submit()
 
+    def delete(request: httpx.Request, send: faults.Send) -> httpx.Response:
+        if "event-stream" in request.headers["Accept"]:
+            service.transport.lasting_fault = None
+            service.core.cancel(job_id)
+            service.api.call("DELETE", f"/v1/jobs/{job_id}")
+        return send(request)
 
-def test_a_watched_job_that_disappears_ends_the_watch(
-    service: FakeService, command: Command
-) -> None:
-    job_id = service.add_job()
-
-    def disappear() -> None:
-        del service.jobs[job_id]
-        service.stop()
-        service.start()
-
-    with _when_followed(service, job_id, disappear):
-        assert command("watch", job_id) == 102
+    service.transport.lasting_fault = delete
+    assert command("watch", job_id) == 102
 
 
 @pytest.mark.parametrize("arguments", [("watch",), ("logs", "-f")])
-def test_ctrl_c_detaches_and_never_cancels(
-    service: FakeService, arguments: tuple[str, ...]
-) -> None:
-    job_id = service.add_job()
-    service.log(job_id, "a line")
-    with _started(service, *arguments, job_id) as process:
+def test_ctrl_c_detaches_and_never_cancels(service: Service, arguments: tuple[str, ...]) -> None:
+    training = service.run()
+    training.log("a line")
+    with _started(service, *arguments, training.job_id) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert f"The job goes on; come back with: resnetd {' '.join(arguments)} {job_id}" in err
+    again = f"resnetd {' '.join(arguments)} {training.job_id}"
+    assert f"The job continues; watch again with: {again}" in err
     assert "Traceback" not in err
-    assert service.jobs[job_id]["state"] == "queued"
-    assert not service.asked("POST", f"/v1/jobs/{job_id}/cancel")
+    job = service.core.job(training.job_id)
+    assert (job.state, job.stop_requested) == ("running", None)
 
 
-def test_on_a_real_terminal_ctrl_c_leaves_it_usable(service: FakeService) -> None:
-    job_id = service.add_job()
+def test_ctrl_c_leaves_a_terminal_usable(service: Service) -> None:
+    job_id = service.submit()
     ours, theirs = pty.openpty()
     try:
         with _started(service, "watch", job_id, stdout=theirs) as process:
@@ -181,8 +324,8 @@ def test_on_a_real_terminal_ctrl_c_leaves_it_usable(service: FakeService) -> Non
             while b"queued" not in shown:
                 shown += os.read(ours, 4096)
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=10)
-            while b"\x1b[?25h" not in shown:  # the cursor is back
+            process.communicate(timeout=20)
+            while b"\x1b[?25h" not in shown:  # the cursor is visible again
                 shown += os.read(ours, 4096)
         assert process.returncode == 130
     finally:
@@ -191,17 +334,9 @@ def test_on_a_real_terminal_ctrl_c_leaves_it_usable(service: FakeService) -> Non
 
 
 @contextmanager
-def _when_followed(service: FakeService, job_id: str, act: Callable[[], None]) -> Iterator[None]:
-    """`act` happens once somebody has opened the job's stream."""
-
-    def is_followed() -> bool:
-        return any(
-            "event-stream" in one.headers["accept"]
-            for one in service.asked("GET", f"/v1/jobs/{job_id}/events")
-        )
-
+def _after_a_stream_was_opened(service: Service, act: Callable[[], None]) -> Iterator[None]:
     def wait_and_act() -> None:
-        service.wait_until(is_followed)
+        service.transport.wait_for_stream()
         act()
 
     actor = threading.Thread(target=wait_and_act)
@@ -214,7 +349,7 @@ def _when_followed(service: FakeService, job_id: str, act: Callable[[], None]) -
 
 @contextmanager
 def _started(
-    service: FakeService, *arguments: str, stdout: int = subprocess.PIPE
+    service: Service, *arguments: str, stdout: int = subprocess.PIPE
 ) -> "Iterator[subprocess.Popen[str]]":
     environment = os.environ | {
         "RESNETD_URL": service.url,

@@ -28,7 +28,7 @@ def _submit(client: resnetd.Client, **recipe: int) -> resnetd.Job:
 
 
 def _training_processes(client: resnetd.Client, job: resnetd.Job) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in client.job(job.id).document["environment"]["pids"]]
+    return [psutil.Process(pid) for pid in client.jobs.get(job.id).document["environment"]["pids"]]
 
 
 def _assert_complete(client: resnetd.Client, job: resnetd.Job) -> None:
@@ -36,7 +36,7 @@ def _assert_complete(client: resnetd.Client, job: resnetd.Job) -> None:
     assert job.state == "succeeded", job.message
     spec = JobSpec.model_validate(job.document["spec"])
     assert points_of_job(client, job.id) == expected_points(spec)
-    numbers = [event.number for event in client.events(job.id)]
+    numbers = [event.number for event in client.jobs.events(job.id)]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -47,13 +47,13 @@ def test_a_job_whose_worker_is_killed_finishes_with_every_point_once(
     wait_for_job(client, job.id, has_reached(120), within_seconds=JOB_SECONDS)
 
     _training_processes(client, job)[1].kill()
-    job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
+    job = client.jobs.wait(job.id, timeout_seconds=JOB_SECONDS)
 
     _assert_complete(client, job)
-    first, second = client.attempts(job.id)
+    first, second = client.jobs.attempts(job.id)
     assert (first.reason, first.blame) == ("worker-died", "infrastructure")
     assert second.reason == "completed"
-    resumed = [event.data.get("resumed_at") for event in client.events(job.id)]
+    resumed = [event.data.get("resumed_at") for event in client.jobs.events(job.id)]
     assert any(iteration is not None and iteration >= 100 for iteration in resumed)
     assert job.restarts == 0
 
@@ -72,11 +72,11 @@ def test_a_job_trains_on_while_the_api_and_then_the_dispatcher_are_killed(
     service.start_process("dispatcher")
     next_job = _submit(client, iterations=50)
     assert training.is_running()
-    job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
+    job = client.jobs.wait(job.id, timeout_seconds=JOB_SECONDS)
 
     _assert_complete(client, job)
     assert job.attempts == 1
     eventually(lambda: not training.is_running())
     # The new dispatcher also serves the queue, and releases what the old one had reserved.
-    client.wait(next_job.id, timeout_seconds=JOB_SECONDS)
-    assert all(attempt.document["released_at"] for attempt in client.attempts(job.id))
+    client.jobs.wait(next_job.id, timeout_seconds=JOB_SECONDS)
+    assert all(attempt.document["released_at"] for attempt in client.jobs.attempts(job.id))

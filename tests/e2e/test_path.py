@@ -54,8 +54,8 @@ def test_a_job_trains_reports_and_leaves_weights_that_load(
 
 def _check_a_complete_job(client: resnetd.Client, job: resnetd.Job, folder: Path) -> None:
     """Follows the job to its end and downloads what it left."""
-    kinds = [event.kind for event in client.follow(job.id)]
-    job = client.job(job.id)
+    kinds = [event.kind for event in client.jobs.watch(job.id)]
+    job = client.jobs.get(job.id)
 
     assert job.state == "succeeded", job.message
     assert job.result is not None
@@ -63,12 +63,12 @@ def _check_a_complete_job(client: resnetd.Client, job: resnetd.Job, folder: Path
     assert {"submitted", "state", "attempt", "checkpoint"} <= set(kinds)
     spec = JobSpec.model_validate(job.document["spec"])
     assert points_of_job(client, job.id) == expected_points(spec)
-    newest, *_ = client.checkpoints(job.id)
+    newest, *_ = client.jobs.checkpoints(job.id)
     assert newest.iteration == 60
     assert newest.test_error == job.result.test_error
 
-    safetensors = client.download(job.id, "newest", path=folder / "net.safetensors")
-    pt = client.download(job.id, "newest", format="pt", path=folder / "net.pt")
+    safetensors = client.jobs.download(job.id, "newest", path=folder / "net.safetensors")
+    pt = client.jobs.download(job.id, "newest", format="pt", path=folder / "net.pt")
     with safe_open(safetensors, framework="pt") as opened:
         metadata = opened.metadata()
     assert json.loads(metadata["spec"])["depth"] == 8
@@ -95,11 +95,11 @@ def test_weights_trained_on_an_image_folder_load_into_torchvision(
         recipe={"name": "quick", "iterations": 2, "batch_size": 4},
         resources=TWO_WORKERS,
     )
-    job = client.wait(job.id, timeout_seconds=JOB_SECONDS)
+    job = client.jobs.wait(job.id, timeout_seconds=JOB_SECONDS)
     assert job.state == "succeeded", job.message
 
     network = torchvision.models.resnet18(num_classes=2)
-    network.load_state_dict(load_file(client.download(job.id, path=tmp_path)), strict=True)
+    network.load_state_dict(load_file(client.jobs.download(job.id, path=tmp_path)), strict=True)
 
 
 def test_a_cancelled_job_stops_and_keeps_its_last_checkpoint(
@@ -114,11 +114,11 @@ def test_a_cancelled_job_stops_and_keeps_its_last_checkpoint(
     )
     wait_for_job(client, job.id, has_reached(5), within_seconds=JOB_SECONDS)
 
-    client.cancel(job.id)
-    job = client.wait(job.id, timeout_seconds=30.0, is_checked=False)
+    client.jobs.cancel(job.id)
+    job = client.jobs.wait(job.id, timeout_seconds=30.0, check=False)
 
     assert (job.state, job.reason) == ("cancelled", "cancelled")
-    newest, *_ = client.checkpoints(job.id)
+    newest, *_ = client.jobs.checkpoints(job.id)
     assert newest.iteration >= 5
 
 
@@ -128,7 +128,7 @@ def test_a_deepened_network_starts_with_the_error_of_the_shallower_one(
     shallow = client.submit(
         depth=8, shortcut="A", dataset="digits", recipe=TINY, resources=TWO_WORKERS
     )
-    shallow = client.wait(shallow.id, timeout_seconds=JOB_SECONDS)
+    shallow = client.jobs.wait(shallow.id, timeout_seconds=JOB_SECONDS)
     deep = client.submit(
         depth=14,
         shortcut="A",
@@ -137,9 +137,11 @@ def test_a_deepened_network_starts_with_the_error_of_the_shallower_one(
         resources=TWO_WORKERS,
         start_from={"job": shallow.id, "mode": "deepen"},
     )
-    deep = client.wait(deep.id, timeout_seconds=JOB_SECONDS)
+    deep = client.jobs.wait(deep.id, timeout_seconds=JOB_SECONDS)
 
-    assert "begins with another job's weights" in {line.message for line in client.logs(deep.id)}
+    assert "begins with another job's weights" in {
+        line.message for line in client.jobs.logs(deep.id)
+    }
     assert shallow.result is not None
     assert deep.result is not None
     assert deep.result.test_error is not None

@@ -38,8 +38,8 @@ def _wait_for_trials(
     trials: list[resnetd.Trial] = []
 
     def holds() -> bool:
-        trials[:] = client.trials(search_id)
-        search = client.search(search_id)
+        trials[:] = client.searches.trials(search_id)
+        search = client.searches.get(search_id)
         assert condition(trials) or not search.is_final, f"the search has ended: {search.message}"
         return condition(trials)
 
@@ -49,19 +49,19 @@ def _wait_for_trials(
 
 def _wait_for_all_trials(client: resnetd.Client, search_id: str, *, trials: int) -> resnetd.Search:
     """The search, once it has ended well, with each trial completed at its first attempt."""
-    search = client.wait_search(search_id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.5)
+    search = client.searches.wait(search_id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.5)
     assert (search.state, search.end_reason) == ("succeeded", "trials"), search.message
-    found = client.trials(search_id)
+    found = client.searches.trials(search_id)
     assert sorted(trial.number for trial in found) == list(range(1, trials + 1))
     assert all(trial.reason == "completed" for trial in found)
-    assert all(client.job(trial.job_id).attempts == 1 for trial in found)
+    assert all(client.jobs.get(trial.job_id).attempts == 1 for trial in found)
     return search
 
 
 def test_a_random_search_outlives_its_dispatcher_and_is_extended(
     service: LocalService, client: resnetd.Client, tmp_path: Path
 ) -> None:
-    search = client.submit_search(
+    search = client.searches.submit(
         job=_job(),
         space=RATES | {"shortcut": {"grid": ["A", "none"]}},
         budget={"trials": 2, "concurrent": 2},
@@ -73,23 +73,23 @@ def test_a_random_search_outlives_its_dispatcher_and_is_extended(
     search = _wait_for_all_trials(client, search.id, trials=2)
     assert search.document["drivers"] == 1, "the driver does not depend on the dispatcher"
 
-    client.extend_search(search.id, trials=4)
+    client.searches.extend(search.id, trials=4)
     search = _wait_for_all_trials(client, search.id, trials=4)
     assert search.best is not None
     (best,) = search.best
-    errors = [trial.values["test/error"] for trial in client.trials(search.id)]
+    errors = [trial.values["test/error"] for trial in client.searches.trials(search.id)]
     assert best.values["test/error"] == min(errors)
-    weights = client.download(best.job_id, "newest", path=tmp_path / "best.safetensors")
+    weights = client.jobs.download(best.job_id, "newest", path=tmp_path / "best.safetensors")
     assert "layer1.0.conv1.weight" in load_file(weights)
-    shortcuts = [trial.params["shortcut"] for trial in client.trials(search.id)]
+    shortcuts = [trial.params["shortcut"] for trial in client.searches.trials(search.id)]
     assert sorted(shortcuts) == ["A", "A", "none", "none"]
-    assert len(client.importance(search.id)["test/error"].shares) == 2
+    assert len(client.searches.importance(search.id)["test/error"].shares) == 2
 
 
 def test_a_tpe_search_of_two_metrics_outlives_its_driver(
     head: RayHead, client: resnetd.Client
 ) -> None:
-    search = client.submit_search(
+    search = client.searches.submit(
         job=_job(),
         space=RATES | {"depth": {"choice": [8, 14]}},
         metric=["test/error", "parameters"],
@@ -104,7 +104,7 @@ def test_a_tpe_search_of_two_metrics_outlives_its_driver(
 
     search = _wait_for_all_trials(client, search.id, trials=4)
     assert search.document["drivers"] == 2
-    after = {trial.number: trial for trial in client.trials(search.id)}
+    after = {trial.number: trial for trial in client.searches.trials(search.id)}
     assert all(after[trial.number].job_id == trial.job_id for trial in before)
     rates = {trial.params["recipe.learning_rate"] for trial in after.values()}
     assert len(rates) == 4
@@ -116,7 +116,7 @@ def test_a_tpe_search_of_two_metrics_outlives_its_driver(
 def test_a_preempted_trial_resumes_where_it_stopped_and_asha_stops_a_worse_one(
     client: resnetd.Client,
 ) -> None:
-    search = client.submit_search(
+    search = client.searches.submit(
         job=_job(iterations=300, evaluate_every=20, checkpoint_every=300) | {"preemptible": True},
         # One after the other: the second is compared with the first.
         space={"recipe.learning_rate": {"grid": [0.1, 0.0001]}},
@@ -127,25 +127,26 @@ def test_a_preempted_trial_resumes_where_it_stopped_and_asha_stops_a_worse_one(
         client, search.id, lambda trials: any(trial.iteration > 20 for trial in trials)
     )
     urgent = client.submit(**_job(), priority=90)
-    urgent = client.wait(urgent.id, timeout_seconds=SEARCH_SECONDS)
+    urgent = client.jobs.wait(urgent.id, timeout_seconds=SEARCH_SECONDS)
     assert urgent.state == "succeeded", urgent.message
 
-    search = client.wait_search(search.id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.5)
+    search = client.searches.wait(search.id, timeout_seconds=SEARCH_SECONDS, poll_seconds=0.5)
     assert search.state == "succeeded", search.message
     assert search.document["drivers"] == 1
     # The stopped trial may still save its checkpoint.
     eventually(
-        lambda: all(trial.state.is_final for trial in client.trials(search.id)), poll_seconds=0.2
+        lambda: all(trial.state.is_final for trial in client.searches.trials(search.id)),
+        poll_seconds=0.2,
     )
-    good, bad = sorted(client.trials(search.id), key=lambda trial: trial.number)
+    good, bad = sorted(client.searches.trials(search.id), key=lambda trial: trial.number)
     assert (good.params["recipe.learning_rate"], good.reason) == (0.1, "completed")
-    assert [attempt.reason for attempt in client.attempts(good.job_id)] == [
+    assert [attempt.reason for attempt in client.jobs.attempts(good.job_id)] == [
         "preempted",
         "completed",
     ]
     (line,) = (
         line.message
-        for line in client.logs(good.job_id)
+        for line in client.jobs.logs(good.job_id)
         if line.message.startswith("goes on from iteration")
     )
     assert int(line.rsplit(maxsplit=1)[-1]) > 20
@@ -154,5 +155,5 @@ def test_a_preempted_trial_resumes_where_it_stopped_and_asha_stops_a_worse_one(
     assert bad.iteration < 300
     assert bad.stop_reason is not None
     assert bad.stop_reason.startswith("asha stopped it: at iteration")
-    job = client.job(bad.job_id)
+    job = client.jobs.get(bad.job_id)
     assert (job.message, job.attempts) == (bad.stop_reason, 1)

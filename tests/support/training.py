@@ -27,7 +27,7 @@ def expected_points(spec: JobSpec) -> dict[str, list[int]]:
 
 def points_of_job(client: resnetd.Client, job_id: str) -> dict[str, list[int]]:
     """The iterations at which each series of the job has a point."""
-    return {name: list(series.iterations) for name, series in client.metrics(job_id).items()}
+    return {name: list(series.iterations) for name, series in client.jobs.metrics(job_id).items()}
 
 
 def points_by_series(points: Iterable[MetricPoint]) -> dict[str, list[int]]:
@@ -46,11 +46,11 @@ def wait_for_job(
     within_seconds: float,
 ) -> resnetd.Job:
     """The job, once the condition holds. Fails at once when the job ends before that."""
-    job = client.job(job_id)
+    job = client.jobs.get(job_id)
 
     def holds() -> bool:
         nonlocal job
-        job = client.job(job_id)
+        job = client.jobs.get(job_id)
         assert condition(job) or not job.is_final, f"the job has ended: {job.message}"
         return condition(job)
 

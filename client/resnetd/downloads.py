@@ -1,46 +1,60 @@
-"""Weights onto the disk: whole and checked, or not at all."""
+"""Writes weights to disk, complete and verified or not at all."""
 
 import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.message import Message
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from resnetd.errors import DownloadCorrupt, UnexpectedAnswer
+from resnetd.api_client import ApiClient
+from resnetd.errors import CorruptDownload, UnexpectedResponse
 
-# Called with the bytes so far, and with their number in all, None where it is not known.
+# Called with the bytes received so far and in total; the total is None if it is unknown.
 OnProgress = Callable[[int, int | None], None]
 
 
-def save(
-    response: httpx.Response,
-    path: Path | None,
+def download(
+    api: ApiClient,
+    url_path: str,
+    params: Mapping[str, Any],
     *,
+    path: Path,
     default_name: str,
     on_progress: OnProgress | None,
 ) -> Path:
-    """Where the weights lie now.
+    """The path of the file that was written; `path` may be a file, which is replaced, or a folder.
 
-    `path` may be a file, which is replaced, or a folder; None is the working directory. The
-    bytes are written beside it first. DownloadCorrupt where they differ from the ETag.
+    A download that breaks begins again. CorruptDownload if the bytes do not match the ETag.
     """
+
+    def attempt() -> Path:
+        # The checksum is that of the stored bytes.
+        headers = {"Accept-Encoding": "identity"}
+        with api.stream(url_path, params=params, headers=headers) as response:
+            return _save(response, path, default_name=default_name, on_progress=on_progress)
+
+    return api.retry.call(attempt)
+
+
+def _save(
+    response: httpx.Response, path: Path, *, default_name: str, on_progress: OnProgress | None
+) -> Path:
     expected = _sha256_of(response)
-    target = path or Path()
-    if target.is_dir():
-        target /= _file_name(response) or default_name
+    target = path / (_file_name(response) or default_name) if path.is_dir() else path
     if not target.parent.is_dir():
-        # Told of the folder, not of the hidden file that could not be made in it.
+        # The error names the folder, not the temporary file.
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
         received = _write(response, part, on_progress)
         if received != expected:
-            raise DownloadCorrupt(
-                f"{target.name}: the bytes have SHA-256 {received}, the server said {expected}"
+            raise CorruptDownload(
+                f"{target.name}: the bytes have SHA-256 {received}, expected {expected}"
             )
         part.replace(target)
     finally:
@@ -69,12 +83,12 @@ def _sha256_of(response: httpx.Response) -> str:
     etag = response.headers.get("etag", "")
     sha256 = str(etag).removeprefix("W/").strip('"').removeprefix("sha256:").lower()
     if len(sha256) != hashlib.sha256().digest_size * 2:
-        raise UnexpectedAnswer(f"the server sent no checksum with the weights, ETag is {etag!r}")
+        raise UnexpectedResponse(f"the weights came without a checksum: ETag is {etag!r}")
     return sha256
 
 
 def _file_name(response: httpx.Response) -> str:
-    """As the server suggests it; only its last component, for it must not lead elsewhere."""
+    """The name that the service suggests, without folders: it must not lead elsewhere."""
     header = Message()
     header["Content-Disposition"] = response.headers.get("content-disposition", "")
     suggested = (header.get_filename() or "").replace("\\", "/")

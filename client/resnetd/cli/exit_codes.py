@@ -1,4 +1,4 @@
-"""What the command's exit codes mean."""
+"""The exit codes of the command."""
 
 from enum import IntEnum
 
@@ -9,33 +9,28 @@ from resnetd.errors import (
     CannotFit,
     IdempotencyMismatch,
     InvalidInput,
-    JobNotSucceeded,
     NotFinished,
     NotFound,
     ResnetdError,
-    SearchNotFinished,
     Unavailable,
 )
-from resnetd.models import Job, JobState, Reason
-from resnetd.search_models import Search
+from resnetd.models import Job, JobState, Reason, Search
 
 
 class ExitCode(IntEnum):
     OK = 0
     ERROR = 1
-    USAGE = 2  # a wrong option, a spec that is not valid, an ambiguous id
-    CANNOT_CONNECT = 69  # EX_UNAVAILABLE of sysexits.h: no answer, or 503
+    USAGE = 2  # a wrong option, an invalid spec, an ambiguous id
+    CANNOT_CONNECT = 69  # EX_UNAVAILABLE of sysexits.h: no response, or 503
     FAILED = 100
     NOT_FINISHED = 101
     NOT_FOUND = 102
     CANCELLED = 103
-    TIMED_OUT = 104  # stopped by the job's own time limit
-    DETACHED = 130  # 128 + SIGINT: the watch ended, the job goes on
+    TIMED_OUT = 104  # the job reached its own time limit
+    DETACHED = 130  # 128 + SIGINT: the watch ended, the job continues
 
 
 def of_error(error: Exception) -> ExitCode:
-    if isinstance(error, JobNotSucceeded):
-        return of_job(error.job)
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), ExitCode.ERROR)
 
 
@@ -48,11 +43,11 @@ def of_job(job: Job) -> ExitCode:
 
 
 def of_search(search: Search) -> ExitCode:
-    return _BY_STATE.get(JobState(search.state), ExitCode.NOT_FINISHED)
+    return _BY_STATE.get(search.state, ExitCode.NOT_FINISHED)
 
 
 def of_jobs(jobs: list[Job]) -> ExitCode:
-    """Of several jobs the worst: any failure before a time limit before a cancellation."""
+    """The worst of several jobs: a failure before a time limit before a cancellation."""
     codes = {of_job(job) for job in jobs}
     return next((code for code in _WORST_FIRST if code in codes), ExitCode.OK)
 
@@ -61,10 +56,11 @@ _BY_ERROR: tuple[tuple[type[ResnetdError] | tuple[type[ResnetdError], ...], Exit
     ((InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration, AmbiguousId), ExitCode.USAGE),
     ((CannotConnect, Unavailable), ExitCode.CANNOT_CONNECT),
     (NotFound, ExitCode.NOT_FOUND),
-    ((NotFinished, SearchNotFinished), ExitCode.NOT_FINISHED),
+    (NotFinished, ExitCode.NOT_FINISHED),
 )
 
-_BY_STATE = {
+# By text: states of jobs and searches have the same names.
+_BY_STATE: dict[str, ExitCode] = {
     JobState.SUCCEEDED: ExitCode.OK,
     JobState.FAILED: ExitCode.FAILED,
     JobState.CANCELLED: ExitCode.CANCELLED,

@@ -1,0 +1,256 @@
+"""HTTP requests to the service: authentication, retries, errors, and responses as records."""
+
+import copy
+import math
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from importlib import metadata
+from typing import Any, NoReturn, TypeVar
+
+import httpx
+import msgspec
+
+from resnetd.config import Connection
+from resnetd.errors import (
+    CannotConnect,
+    FieldError,
+    ResnetdError,
+    Unauthorized,
+    UnexpectedResponse,
+    api_error_type,
+)
+from resnetd.models import Event, LogLine
+from resnetd.records import Record, parse
+from resnetd.retry import Retry
+
+R = TypeVar("R", bound=Record)
+Numbered = TypeVar("Numbered", Event, LogLine)
+Params = Mapping[str, Any]
+
+# The service sends a comment every 15 seconds: a silent stream has lost its connection.
+_STREAM_READ_SECONDS = 60.0
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    """An error response (RFC 9457)."""
+
+    code: str | None = None
+    title: str | None = None
+    detail: str | None = None
+    errors: tuple[FieldError, ...] | None = None
+    request_id: str | None = None
+
+
+class ApiClient:
+    """Makes requests. `get`, `post`, `patch`, `delete` and `submit` repeat what may be repeated."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        retry: Retry,
+        timeout_seconds: float,
+        transport: httpx.BaseTransport | None,
+    ) -> None:
+        self.retry = retry
+        self._patience_seconds: float | None = None
+        self._connection = connection
+        self._timeout_seconds = timeout_seconds
+        headers = {"User-Agent": f"resnetd-client/{metadata.version('resnetd')}"}
+        if connection.token is not None:
+            headers["Authorization"] = f"Bearer {connection.token}"
+        self._http = httpx.Client(
+            base_url=connection.url,
+            headers=headers,
+            timeout=timeout_seconds,
+            transport=transport,
+            # Each watched job has a connection as long as it runs.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def patient(self, limit_seconds: float = math.inf) -> "ApiClient":
+        """The same client, but it repeats requests for `Retry.patience_seconds` or the limit."""
+        patient = copy.copy(self)
+        patient._patience_seconds = min(self.retry.patience_seconds, limit_seconds)  # noqa: SLF001
+        return patient
+
+    def get(self, path: str, kind: type[R], params: Params | None = None) -> R:
+        return _parse(kind, self._repeat("GET", path, params=params))
+
+    def get_list(
+        self, path: str, name: str, kind: type[R], params: Params | None = None
+    ) -> tuple[R, ...]:
+        """The list that the JSON object of the response has under `name`."""
+        return _parse_list(name, kind, self._repeat("GET", path, params=params))
+
+    def get_pages(self, path: str, name: str, kind: type[R], params: Params) -> Iterator[R]:
+        """The items of all pages; a page is requested when its first item is needed."""
+        params = dict(params)
+        while True:
+            page = self._repeat("GET", path, params=params)
+            yield from _parse_list(name, kind, page)
+            if (token := page.get("next_page_token")) is None:
+                return
+            params |= {"page_token": token}
+
+    def get_numbered(
+        self, path: str, name: str, kind: type[Numbered], *, after: int
+    ) -> Iterator[Numbered]:
+        """The items with a higher number than `after`, of all pages."""
+        while items := self.get_list(path, name, kind, {"after": after}):
+            yield from items
+            after = max(item.number or after for item in items)
+
+    def get_text(self, path: str, params: Params) -> str:
+        return self.retry.call(partial(self.request, "GET", path, params=params)).text
+
+    def post(self, path: str, kind: type[R], body: Any = None) -> R:
+        """For requests that may be repeated as they are."""
+        return _parse(kind, self._repeat("POST", path, body=body))
+
+    def post_once(self, path: str, kind: type[R], body: Any = None) -> R:
+        """For requests that must not be repeated: the lost response may be that of a success."""
+        return _parse(kind, _json(self.request("POST", path, body=body)))
+
+    def submit(self, path: str, kind: type[R], body: Any, idempotency_key: str | None) -> R:
+        """For requests that create something: with the key, a repetition creates nothing more."""
+        key = idempotency_key or str(uuid.uuid4())
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"an idempotency key must be printable ASCII, received {key!r}")
+        headers = {"Idempotency-Key": key}
+        return _parse(kind, self._repeat("POST", path, body=body, headers=headers))
+
+    def patch(self, path: str, kind: type[R], body: Any) -> R:
+        return _parse(kind, self._repeat("PATCH", path, body=body))
+
+    def delete(self, path: str) -> None:
+        self.retry.call(partial(self.request, "DELETE", path))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """One request without retries. Raises CannotConnect or the ApiError of the response."""
+        try:
+            response = self._http.request(method, path, params=params, json=body, headers=headers)
+        except httpx.TransportError as error:
+            raise self._cannot_connect(error) from error
+        if not response.is_success:
+            self._raise_error(response)
+        return response
+
+    @contextmanager
+    def stream(
+        self, path: str, *, params: Params | None = None, headers: Mapping[str, str]
+    ) -> Iterator[httpx.Response]:
+        """One request whose body the caller reads. CannotConnect also where that breaks."""
+        timeout = httpx.Timeout(self._timeout_seconds, read=_STREAM_READ_SECONDS)
+        try:
+            with self._http.stream(
+                "GET", path, params=params, headers=headers, timeout=timeout
+            ) as response:
+                if not response.is_success:
+                    response.read()
+                    self._raise_error(response)
+                yield response
+        except httpx.TransportError as error:
+            raise self._cannot_connect(error) from error
+
+    def _repeat(self, method: str, path: str, **request: Any) -> Any:
+        """The decoded JSON of the response."""
+        send = partial(self.request, method, path, **request)
+        return _json(self.retry.call(send, patience_seconds=self._patience_seconds))
+
+    def _cannot_connect(self, error: httpx.TransportError) -> CannotConnect:
+        cause = str(error) or type(error).__name__
+        return CannotConnect(f"no response from {self._connection.url}: {cause}")
+
+    def _raise_error(self, response: httpx.Response) -> NoReturn:
+        error = _error_of(response)
+        if isinstance(error, Unauthorized):
+            error.add_note(
+                "no token was found: set RESNETD_TOKEN or RESNETD_TOKEN_FILE"
+                if self._connection.token is None
+                else f"the token came from {self._connection.token_source}"
+            )
+        theirs, ours = response.headers.get("X-Resnetd-Version"), metadata.version("resnetd")
+        if theirs is not None and _major_and_minor(theirs) < _major_and_minor(ours):
+            error.add_note(
+                f"the service is resnetd {theirs}, older than this client ({ours}),"
+                " and may not support the request"
+            )
+        raise error
+
+
+def _parse(kind: type[R], document: Any) -> R:
+    try:
+        return parse(kind, document)
+    except ValueError as error:
+        raise UnexpectedResponse(
+            f"unexpected response: not a valid {kind.__name__.removeprefix('_')}: {error}"
+        ) from error
+
+
+def _parse_list(name: str, kind: type[R], document: Any) -> tuple[R, ...]:
+    if not isinstance(document, dict) or not isinstance(document.get(name), list):
+        raise UnexpectedResponse(f"unexpected response: an object with a list {name!r} is missing")
+    return tuple(_parse(kind, item) for item in document[name])
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return msgspec.json.decode(response.content)
+    except ValueError as error:
+        raise _not_json(response) from error
+
+
+def _error_of(response: httpx.Response) -> ResnetdError:
+    """A 5xx without JSON comes from a proxy in front of the service; other pages are not ours."""
+    try:
+        problem = msgspec.json.decode(response.content, type=_Problem)
+    except ValueError:
+        if not response.is_server_error:
+            return _not_json(response)
+        problem = _Problem()
+    status = response.status_code
+    code = problem.code or f"http-{status}"
+    return api_error_type(status=status, code=code)(
+        problem.detail or problem.title or f"{status} {response.reason_phrase}",
+        status=status,
+        code=code,
+        errors=problem.errors or (),
+        request_id=problem.request_id,
+        retry_after_seconds=_retry_after_seconds(response),
+    )
+
+
+def _retry_after_seconds(response: httpx.Response) -> float | None:
+    """None also where the header is a date, which no part of the service sends."""
+    try:
+        return float(response.headers.get("Retry-After", ""))
+    except ValueError:
+        return None
+
+
+def _not_json(response: httpx.Response) -> UnexpectedResponse:
+    return UnexpectedResponse(
+        f"{response.url} answered {response.status_code} with"
+        f" {response.headers.get('content-type', 'no content type')!r} instead of JSON;"
+        " is it the URL of a resnetd service?"
+    )
+
+
+def _major_and_minor(version: str) -> tuple[int, ...]:
+    """What compatibility depends on: 0.1.3 and 0.1 are equal."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

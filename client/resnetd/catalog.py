@@ -1,0 +1,32 @@
+"""`client.datasets` and `client.recipes`: what a spec can name."""
+
+from resnetd.models import Dataset, Recipe
+from resnetd.resources import Resource
+
+
+class Datasets(Resource):
+    """Data sets."""
+
+    PATH = "/v1/datasets"
+
+    def list(self) -> tuple[Dataset, ...]:
+        """Return the built-in data sets and the image folders under the data path.
+
+        >>> [dataset.classes for dataset in client.datasets.list() if dataset.name == "digits"]
+        [10]
+        """
+        return self._api.get_list(self.PATH, "datasets", Dataset)
+
+
+class Recipes(Resource):
+    """Training recipes."""
+
+    PATH = "/v1/recipes"
+
+    def list(self) -> tuple[Recipe, ...]:
+        """Return the recipes with their fields as they are for ResNet-20.
+
+        >>> [recipe.fields["batch_size"] for recipe in client.recipes.list()][0]
+        128
+        """
+        return self._api.get_list(self.PATH, "recipes", Recipe)

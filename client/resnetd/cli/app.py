@@ -1,0 +1,124 @@
+"""The `resnetd` command: its entry point, global options, and the commands about the service."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import httpx
+import typer
+
+from resnetd.cli import (
+    exit_codes,
+    job_commands,
+    messages,
+    render,
+    search_commands,
+    webhook_commands,
+)
+from resnetd.cli.exit_codes import ExitCode
+from resnetd.cli.session import Output, OutputOption, Session
+from resnetd.retry import Retry
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train deep residual networks on a resnetd service.",
+    epilog="Example: resnetd submit --depth 20 --shortcut A --dataset digits --watch",
+)
+app.add_typer(job_commands.commands)
+app.add_typer(search_commands.commands, name="search")
+app.add_typer(webhook_commands.commands, name="webhook")
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    retry: Retry | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> int:
+    """Run the command and return its exit code. An error is a sentence on standard error."""
+    session = Session(retry=retry or Retry(), transport=transport)
+    try:
+        typer.main.get_command(app).main(args=list(arguments), prog_name="resnetd", obj=session)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ExitCode.OK
+    except Exception as error:  # noqa: BLE001 - the user gets a sentence for every error
+        if session.is_debug:
+            traceback.print_exc()
+        messages.print_error(error)
+        return exit_codes.of_error(error)
+    finally:
+        session.close()
+    return ExitCode.OK
+
+
+def _show_version(is_requested: bool) -> None:  # typer passes the value by position
+    if is_requested:
+        typer.echo(f"resnetd {metadata.version('resnetd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of the service. Default: RESNETD_URL, the config file, this machine."
+        ),
+    ] = None,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="RESNETD_DEBUG", help="Print tracebacks of errors.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    del version
+    context.obj.url = url
+    context.obj.is_debug = debug
+
+
+@app.command("queue", epilog="Example: resnetd queue")
+def queue_command(
+    context: typer.Context,
+    *,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Maximum number of jobs.")] = 50,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List waiting jobs in queue order, with the reason and the expected start."""
+    session: Session = context.obj
+    waiting = session.client.queue(limit=limit)
+    session.show(output, waiting, render.queue(waiting))
+
+
+@app.command(epilog="Example: resnetd cluster")
+def cluster(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
+    """Show the CPUs and GPUs of the cluster."""
+    session: Session = context.obj
+    found = session.client.cluster()
+    session.show(output, found, *render.cluster(found))
+
+
+@app.command(epilog="Example: resnetd datasets")
+def datasets(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
+    """List the data sets."""
+    session: Session = context.obj
+    found = session.client.datasets.list()
+    session.show(output, found, render.datasets(found))
+
+
+@app.command(epilog="Example: resnetd recipes")
+def recipes(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
+    """List the recipes with their fields."""
+    session: Session = context.obj
+    found = session.client.recipes.list()
+    session.show(output, found, *render.recipes(found))

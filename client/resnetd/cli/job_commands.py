@@ -1,0 +1,395 @@
+"""The commands about jobs."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
+from rich.progress import Progress as Bars
+
+from resnetd.cli import exit_codes, messages, render, spec_input
+from resnetd.cli.exit_codes import ExitCode
+from resnetd.cli.session import JobId, JobIds, Output, OutputOption, Session, SettingsOption
+from resnetd.cli.watch import JsonScreen, screen_for, watch
+from resnetd.errors import NotFinished, ResnetdError
+from resnetd.jobs import Jobs
+from resnetd.models import Job
+
+commands = typer.Typer()
+
+FileOption = Annotated[
+    str | None, typer.Option(help="A spec in JSON, - for standard input; options override it.")
+]
+
+
+@commands.command(
+    epilog="Example: resnetd submit --depth 20 --shortcut A --dataset digits"
+    " --set recipe.iterations=100 --watch"
+)
+def submit(
+    context: typer.Context,
+    *,
+    depth: Annotated[int | None, typer.Option(help="Layers, as in the paper: 20, 56, 50.")] = None,
+    shortcut: Annotated[
+        str | None, typer.Option(help="A, B, C, or none for a plain network.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="See `resnetd datasets`.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="See `resnetd recipes`.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of training processes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    priority: Annotated[int | None, typer.Option(help="0 to 100; higher runs first.")] = None,
+    name: Annotated[str | None, typer.Option(help="Display name.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag to filter by; repeatable.")] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JOB[:CHECKPOINT[:MODE]]",
+            help="Start from a checkpoint of another job: newest, best or its id;"
+            " continue its run, take its weights, or deepen its network.",
+        ),
+    ] = None,
+    settings: SettingsOption = None,
+    file: FileOption = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A repeated key returns the same job.")
+    ] = None,
+    is_watched: Annotated[bool, typer.Option("--watch", help="Wait until the job ends.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Submit a job and print its id."""
+    session: Session = context.obj
+    with spec_input.usage_errors():
+        fields = {
+            "depth": depth,
+            "shortcut": shortcut,
+            "dataset": dataset,
+            "recipe": recipe,
+            "seed": seed,
+            "priority": priority,
+            "name": name,
+            "tags": tag or None,
+        }
+        spec = spec_input.read_spec(file)
+        spec |= {field: value for field, value in fields.items() if value is not None}
+        if start_from is not None:
+            spec["start_from"] = spec_input.parse_start_from(start_from)
+            source = session.client.jobs.find(spec["start_from"]["job"])
+            spec["start_from"]["job"] = source.id
+        if workers is not None:
+            spec = spec_input.apply_setting(spec, f"resources.num_workers={workers}")
+        for setting in settings or ():
+            spec = spec_input.apply_setting(spec, setting)
+        job = session.client.submit(spec, idempotency_key=idempotency_key)
+    if is_watched:
+        _watch(session, [job], output)
+    else:
+        session.show(output, job, job.id)
+        messages.print_note(f"Submitted {job.name}. Watch it with: resnetd watch {job.id}")
+
+
+@commands.command(epilog="Example: resnetd clone 0f3k --set depth=32 --set seed=1")
+def clone(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    settings: SettingsOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Submit a copy of a job with changed fields and print its id."""
+    session: Session = context.obj
+    with spec_input.usage_errors():
+        changes = spec_input.read_spec(None, settings)
+    job = session.client.jobs.clone(session.client.jobs.find(job_id).id, changes)
+    session.show(output, job, job.id)
+
+
+@commands.command(epilog="Example: resnetd batch jobs.json")
+def batch(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="A JSON array of specs, - for standard input.")],
+    *,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A repeated key returns the same jobs.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Submit all jobs of a file or, with any error, none. In `after`, #0 is the first."""
+    session: Session = context.obj
+    with spec_input.usage_errors():
+        specs = spec_input.read_json(file)
+        if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
+            raise ValueError(f"{file} must have a JSON array of objects")
+        jobs = session.client.jobs.submit_batch(specs, idempotency_key=idempotency_key)
+    session.show(output, jobs, *(job.id for job in jobs))
+
+
+@commands.command(
+    epilog="Example: resnetd plan --set depth=56 --set shortcut=A --set dataset=cifar10"
+)
+def plan(
+    context: typer.Context,
+    *,
+    settings: SettingsOption = None,
+    file: FileOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Estimate a job's size, run time and queue wait."""
+    session: Session = context.obj
+    with spec_input.usage_errors():
+        spec = spec_input.read_spec(file, settings)
+    estimate = session.client.jobs.plan(spec)
+    session.show(output, estimate, render.plan(estimate))
+
+
+@commands.command(epilog="Example: resnetd ps --state running --state queued")
+def ps(
+    context: typer.Context,
+    *,
+    state: Annotated[list[str] | None, typer.Option(help="In any of these; repeatable.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Trained on this data set.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="With all of these; repeatable.")] = None,
+    name: Annotated[str | None, typer.Option(help="Part of the name.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
+    is_unlimited: Annotated[bool, typer.Option("--all", help="List all jobs.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List jobs, newest first."""
+    session: Session = context.obj
+    cut = None if is_unlimited else limit
+    found = list(
+        session.client.jobs.list(
+            state=state or (), dataset=dataset, tag=tag or (), name=name, limit=cut and cut + 1
+        )
+    )
+    jobs = found[:cut]
+    table = render.jobs(jobs, now=datetime.now(UTC), has_bars=session.console.is_terminal)
+    session.show(output, jobs, table)
+    if len(jobs) < len(found):
+        messages.print_note(f"Only the newest {limit} are listed; --all lists every job.")
+
+
+@commands.command(epilog="Example: resnetd show 0f3k")
+def show(context: typer.Context, job_id: JobId, *, output: OutputOption = Output.TEXT) -> None:
+    """Show a job with its attempts and checkpoints."""
+    session: Session = context.obj
+    job = session.client.jobs.find(job_id)
+    if output is Output.JSON:
+        session.show(output, job)
+        return
+    attempts = session.client.jobs.attempts(job.id)
+    checkpoints = session.client.jobs.checkpoints(job.id)
+    parts = render.job(job, attempts=attempts, checkpoints=checkpoints, now=datetime.now(UTC))
+    session.show(output, job, *parts)
+
+
+@commands.command("watch", epilog="Example: resnetd watch 0f3k 0f3m --timeout 600")
+def watch_command(
+    context: typer.Context,
+    job_ids: JobIds,
+    *,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Leave after these seconds with exit code 101.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Watch jobs until they end; the exit code is their outcome. Ctrl-C leaves them running."""
+    session: Session = context.obj
+    found = [session.client.jobs.find(job_id) for job_id in job_ids]
+    jobs = list({job.id: job for job in found}.values())
+    _watch(session, jobs, output, timeout_seconds=timeout)
+
+
+@commands.command(epilog="Example: resnetd logs 0f3k -f")
+def logs(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    is_followed: Annotated[
+        bool, typer.Option("--follow", "-f", help="Continue until the job ends.")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Print the log of a job."""
+    session: Session = context.obj
+    job = session.client.jobs.find(job_id)
+    with _detachable([job], f"resnetd logs -f {job.id}"):
+        for line in session.client.jobs.logs(job.id, follow=is_followed):
+            session.show_line(output, line, render.log_line(line))
+
+
+@commands.command(epilog="Example: resnetd events 0f3k")
+def events(context: typer.Context, job_id: JobId, *, output: OutputOption = Output.TEXT) -> None:
+    """Print the events of a job."""
+    session: Session = context.obj
+    for event in session.client.jobs.events(session.client.jobs.find(job_id).id):
+        text = f"{event.number or '':>4} {render.time(event.at)} {render.event(event)}"
+        session.show_line(output, event, text)
+
+
+@commands.command(epilog="Example: resnetd metrics 0f3k --csv > metrics.csv")
+def metrics(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    series: Annotated[list[str] | None, typer.Option(help="Only this series; repeatable.")] = None,
+    points: Annotated[
+        int | None, typer.Option(min=1, help="Thin each series to this number of points.")
+    ] = None,
+    is_csv: Annotated[
+        bool, typer.Option("--csv", help="Print all points as series,iteration,value.")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show the metrics of a job."""
+    session: Session = context.obj
+    job = session.client.jobs.find(job_id)
+    if is_csv:
+        text = session.client.jobs.metrics_csv(job.id, series=series or (), points=points)
+        typer.echo(text, nl=False)
+        return
+    found = session.client.jobs.metrics(job.id, series=series or (), points=points)
+    session.show(output, {"series": found}, render.metrics(found))
+
+
+@commands.command(epilog="Example: resnetd download 0f3k --which best -o resnet.safetensors")
+def download(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    which: Annotated[str, typer.Option(help="best, newest, or the id of a checkpoint.")] = "best",
+    weights_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors, or pt for torch.load; of a finished job also onnx, pt2, md.",
+        ),
+    ] = "safetensors",
+    path: Annotated[
+        Path | None,
+        typer.Option("-o", "--to", help="File or folder. Default: the working directory."),
+    ] = None,
+    output: Annotated[Output, typer.Option(help="Text or JSON.")] = Output.TEXT,
+) -> None:
+    """Download and verify the weights of a job and print their path."""
+    session: Session = context.obj
+    job = session.client.jobs.find(job_id)
+    with Bars(
+        *Bars.get_default_columns(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bars:
+        task: TaskID = bars.add_task(job.id, total=None)
+        saved = session.client.jobs.download(
+            job.id,
+            which,
+            format=weights_format,
+            path=path,
+            on_progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    document = {"job_id": job.id, "path": str(saved), "size_bytes": saved.stat().st_size}
+    session.show(output, document, str(saved))
+
+
+def _add_action(action: Callable[[Jobs, str], Job], help_text: str) -> None:
+    name = action.__name__
+
+    @commands.command(name, help=help_text, epilog=f"Example: resnetd {name} 0f3k")
+    def command(
+        context: typer.Context, job_ids: JobIds, *, output: OutputOption = Output.TEXT
+    ) -> None:
+        _act(context, job_ids, output, action)
+
+
+_add_action(Jobs.cancel, "Cancel jobs. Running jobs save a checkpoint and stop at their next step.")
+_add_action(Jobs.kill, "End jobs now, without a checkpoint.")
+_add_action(Jobs.pause, "Pause jobs. Running jobs save a checkpoint and free their workers.")
+_add_action(Jobs.resume, "Return paused jobs to their place in the queue.")
+_add_action(Jobs.hold, "Keep waiting jobs from starting.")
+_add_action(Jobs.release, "Release held jobs.")
+
+
+@commands.command(epilog="Example: resnetd priority 90 0f3k")
+def priority(
+    context: typer.Context,
+    priority: Annotated[int, typer.Argument(min=0, max=100, help="Higher runs first.")],
+    job_ids: JobIds,
+    *,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Change the priority of jobs."""
+    _act(context, job_ids, output, lambda jobs, job_id: jobs.update(job_id, priority=priority))
+
+
+@commands.command(epilog="Example: resnetd delete 0f3k")
+def delete(context: typer.Context, job_ids: JobIds) -> None:
+    """Delete jobs that have ended, with their metrics, logs and checkpoints."""
+
+    def action(jobs: Jobs, job_id: str) -> Job:
+        job = jobs.get(job_id)
+        jobs.delete(job_id)
+        return job
+
+    _act(context, job_ids, Output.TEXT, action, describe=lambda job: f"{job.id} deleted")
+
+
+def _describe(job: Job) -> str:
+    if job.stop_requested is not None:
+        return f"{job.id} stops at its next step"
+    return f"{job.id} {job.state}"
+
+
+def _act(
+    context: typer.Context,
+    job_ids: list[str],
+    output: Output,
+    action: Callable[[Jobs, str], Job],
+    *,
+    describe: Callable[[Job], str] = _describe,
+) -> None:
+    """An error of one job does not keep the action from the others."""
+    session: Session = context.obj
+    jobs: list[Job] = []
+    first_error: ResnetdError | None = None
+    for job_id in job_ids:
+        try:
+            jobs.append(action(session.client.jobs, session.client.jobs.find(job_id).id))
+        except ResnetdError as error:
+            messages.print_error(error)
+            first_error = first_error or error
+    session.show(output, jobs, *(describe(job) for job in jobs))
+    if first_error is not None:
+        raise typer.Exit(exit_codes.of_error(first_error))
+
+
+def _watch(
+    session: Session, jobs: list[Job], output: Output, *, timeout_seconds: float | None = None
+) -> None:
+    """Ends the command with the exit code of the outcome."""
+    ids = " ".join(job.id for job in jobs)
+    console = session.console
+    screen = JsonScreen(console) if output is Output.JSON else screen_for(console)
+    with _detachable(jobs, f"resnetd watch {ids}"):
+        ended = watch(session.client.jobs, jobs, screen, timeout_seconds=timeout_seconds)
+    raise typer.Exit(exit_codes.of_jobs(ended))
+
+
+@contextmanager
+def _detachable(jobs: Sequence[Job], command: str) -> Iterator[None]:
+    """Ctrl-C and the timeout end the command, never the jobs."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        subject = "The job continues" if len(jobs) == 1 else "The jobs continue"
+        messages.print_note(f"\nDetached. {subject}; watch again with: {command}")
+        raise typer.Exit(ExitCode.DETACHED) from interrupt
+    except NotFinished as error:
+        messages.print_note(f"{error}; watch again with: {command}")
+        raise typer.Exit(ExitCode.NOT_FINISHED) from error

@@ -1,0 +1,423 @@
+"""Records as text and tables in a terminal."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from resnetd.models import (
+    Attempt,
+    Checkpoint,
+    Cluster,
+    Dataset,
+    Delivery,
+    Event,
+    EventKind,
+    Importance,
+    Job,
+    JobState,
+    LogLine,
+    Plan,
+    Progress,
+    Reason,
+    Recipe,
+    Search,
+    Series,
+    Trial,
+    WaitingJob,
+    Webhook,
+)
+from resnetd.records import OpenEnum
+
+_STYLES: dict[str, str] = {
+    JobState.RUNNING: "cyan",
+    JobState.STARTING: "cyan",
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "yellow",
+    JobState.HELD: "yellow",
+    JobState.PAUSED: "yellow",
+}
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def printable(text: str) -> str:
+    """Without control characters: names and log lines come from other users."""
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def duration(seconds: float) -> str:
+    """Rounded: 45 s, 12 min, 3.5 h, 2.1 d."""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    if seconds < _DAY:
+        return f"{seconds / _HOUR:.1f} h"
+    return f"{seconds / _DAY:.1f} d"
+
+
+def percent(value: float | None, *, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f} %"
+
+
+def time(at: datetime | None) -> str:
+    """In the reader's time zone."""
+    return "" if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def jobs(rows: Iterable[Job], *, now: datetime, has_bars: bool) -> Table:
+    bar = ["progress"] if has_bars else []
+    return _table(
+        ("id", "name", "state", *bar, "done", "error", "age"),
+        (
+            (
+                row.id,
+                row.name,
+                row.state,
+                *(ProgressBar(completed=_done_percent(row) or 0, width=12) for _ in bar),
+                percent(_done_percent(row), digits=0),
+                percent(_newest_error(row)),
+                duration((now - row.created_at).total_seconds()),
+            )
+            for row in rows
+        ),
+    )
+
+
+def job(
+    shown: Job, *, attempts: Sequence[Attempt], checkpoints: Sequence[Checkpoint], now: datetime
+) -> list[RenderableType]:
+    parts: list[RenderableType] = [_sheet(_fields_of_job(shown, now))]
+    if attempts:
+        parts += ["", attempts_table(attempts)]
+    if checkpoints:
+        parts += ["", checkpoints_table(checkpoints)]
+    return parts
+
+
+def attempts_table(rows: Iterable[Attempt]) -> Table:
+    return _table(
+        ("attempt", "state", "reason", "started", "ended", "message"),
+        (
+            (row.number, row.state, row.reason, row.started_at, row.ended_at, row.message)
+            for row in rows
+        ),
+    )
+
+
+def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:
+    return _table(
+        ("checkpoint", "attempt", "iteration", "test error", "train error", "size", "created"),
+        (
+            (
+                row.id,
+                row.attempt,
+                row.iteration,
+                percent(row.test_error),
+                percent(row.train_error),
+                f"{row.size_bytes / 1e6:.1f} MB",
+                row.created_at,
+            )
+            for row in rows
+        ),
+    )
+
+
+def searches(rows: Iterable[Search]) -> Table:
+    return _table(
+        ("id", "name", "state", "end reason"),
+        ((row.id, row.name, row.state, row.end_reason) for row in rows),
+    )
+
+
+def trials(rows: Sequence[Trial]) -> Table:
+    fields = list(rows[0].params) if rows else []
+    metric_names = list(dict.fromkeys(metric for row in rows for metric in row.values))
+    return _table(
+        ("trial", "job", "state", *metric_names, *fields),
+        (
+            (
+                row.number,
+                row.job_id,
+                row.reason or row.state,
+                *(row.values.get(metric) for metric in metric_names),
+                *(row.params.get(field) for field in fields),
+            )
+            for row in rows
+        ),
+    )
+
+
+def trial(ended: Trial) -> str:
+    """A line: #3 early-stopped: test/error 12.5 (shortcut=A)."""
+    values = ", ".join(f"{metric} {value:g}" for metric, value in ended.values.items())
+    params = ", ".join(f"{field}={value}" for field, value in ended.params.items())
+    return f"#{ended.number} {ended.reason or ended.state}: {values or 'no value'} ({params})"
+
+
+def importance(found: Mapping[str, Importance]) -> Table:
+    return _table(
+        ("metric", "field", "share"),
+        (
+            (metric, field, f"{100 * share:.1f} %")
+            for metric, shares in found.items()
+            for field, share in shares.shares.items()
+        ),
+    )
+
+
+def datasets(rows: Iterable[Dataset]) -> Table:
+    return _table(
+        ("name", "title", "classes", "train", "test", "recipe", "available"),
+        (
+            (
+                row.name,
+                row.title,
+                row.classes,
+                row.train_images,
+                row.test_images,
+                row.default_recipe,
+                row.available,
+            )
+            for row in rows
+        ),
+    )
+
+
+def recipes(rows: Iterable[Recipe]) -> list[RenderableType]:
+    """Each with a line per field."""
+    parts: list[RenderableType] = []
+    for row in rows:
+        fields = ((f"  {name}", str(value)) for name, value in row.fields.items() if name != "name")
+        parts += [printable(f"{row.name}: {' '.join(row.source.split())}"), _sheet(fields)]
+    return parts
+
+
+def cluster(seen: Cluster) -> list[str]:
+    if seen.seen_at is None:
+        return ["No dispatcher has seen the cluster; is resnetd-worker dispatcher running?"]
+    return [
+        f"CPUs: {seen.reserved_cpus} of {seen.cpus} reserved",
+        f"GPUs: {seen.reserved_gpus:g} of {seen.gpus} reserved",
+        f"seen at {time(seen.seen_at)}",
+    ]
+
+
+def queue(rows: Iterable[WaitingJob]) -> Table:
+    return _table(
+        ("#", "id", "name", "state", "priority", "expected start", "reason"),
+        (
+            (
+                row.waiting.position,
+                row.job_id,
+                row.name,
+                row.state,
+                row.waiting.effective_priority,
+                row.waiting.starts_p50,
+                row.waiting.message,
+            )
+            for row in rows
+        ),
+    )
+
+
+def webhooks(rows: Iterable[Webhook]) -> Table:
+    return _table(
+        ("id", "url", "states", "user"),
+        ((row.id, row.url, ", ".join(row.states), row.user) for row in rows),
+    )
+
+
+def deliveries(rows: Iterable[Delivery]) -> Table:
+    return _table(
+        ("created", "type", "state", "tries", "response"),
+        (
+            (
+                row.created_at,
+                row.payload.get("type"),
+                row.state,
+                row.tries,
+                row.error if row.status is None else row.status,
+            )
+            for row in rows
+        ),
+    )
+
+
+def plan(estimate: Plan) -> Table:
+    memory, minutes = estimate.memory_bytes, estimate.minutes
+    return _sheet(
+        [
+            ("network", estimate.network),
+            ("parameters", estimate.parameters),
+            ("multiply-adds", estimate.multiply_adds),
+            ("memory", None if memory is None else f"{memory / 1e6:.0f} MB per worker"),
+            (
+                "run time",
+                "unknown: no comparable job has run"
+                if minutes is None
+                else f"{duration(minutes.p50 * 60)} to {duration(minutes.p90 * 60)}",
+            ),
+            ("expected start", estimate.waiting.starts_p50),
+            ("queue", estimate.waiting.message),
+        ]
+    )
+
+
+def metrics(series: Mapping[str, Series]) -> Table:
+    rows = []
+    for name, points in sorted(series.items()):
+        finite = [value for value in points.values if value is not None]
+        newest = (_value(points.values[-1]), points.iterations[-1]) if points.values else ("", "")
+        rows.append((name, len(points.values), *newest, _value(min(finite)) if finite else ""))
+    return _table(("series", "points", "newest", "at iteration", "lowest"), rows)
+
+
+def event(shown: Event) -> str:
+    """A line without the time: queued -> starting."""
+    data = shown.data
+    if shown.kind == EventKind.STATE:
+        is_obvious = data.get("reason") in {None, Reason.COMPLETED, Reason.CANCELLED}
+        reason = "" if is_obvious else f" ({data['reason']})"
+        return printable(f"{data.get('from')} -> {data.get('to')}{reason}")
+    details = _plain(data)
+    return printable(f"{shown.kind}: {details}" if details else str(shown.kind))
+
+
+def log_line(line: LogLine) -> str:
+    return f"{time(line.at)} {line.level:<7} {printable(line.message)}"
+
+
+def progress(shown: Progress) -> str:
+    """The text beside a bar, the most important first: a narrow terminal cuts the end."""
+    values: list[tuple[str, str]] = []
+    if shown.eta_seconds is not None:
+        values.append(("", f"{duration(shown.eta_seconds)} left"))
+    if (loss := shown.metrics.get("train/loss")) is not None:
+        values.append(("loss ", f"{loss:.3f}"))
+    for label, series in (("test ", "test/error"), ("train ", "train/error")):
+        values.append((label, percent(shown.metrics.get(series))))
+    if shown.images_per_second is not None:
+        values.append(("", f"{shown.images_per_second:.0f} images/s"))
+    return ", ".join(f"{label}{value}" for label, value in values if value)
+
+
+def outcome(ended: Job) -> str:
+    """One line, but for the message of a failure."""
+    if ended.state != JobState.SUCCEEDED:
+        causes = [part for part in (ended.reason, ended.message) if part and part != ended.state]
+        return printable(": ".join([ended.state, *causes]))
+    if ended.result is None:
+        return ended.state
+    seconds = ended.result.training_seconds
+    values = (
+        ("test error ", percent(ended.result.test_error)),
+        ("train error ", percent(ended.result.train_error)),
+        ("training time ", "" if seconds is None else duration(seconds)),
+    )
+    details = ", ".join(f"{label}{value}" for label, value in values if value)
+    return ": ".join(filter(None, (ended.state, details)))
+
+
+def _fields_of_job(shown: Job, now: datetime) -> Iterator[tuple[str, object]]:
+    recipe = shown.spec.get("recipe")
+    yield from (("id", shown.id), ("name", shown.name), ("network", shown.network))
+    yield "state", shown.state
+    if shown.stop_requested is not None:
+        yield shown.stop_requested, "requested; at its next step"
+    if shown.waiting is not None:
+        yield "waiting", shown.waiting.message
+        yield "expected start", shown.waiting.starts_p50
+    if shown.is_final:
+        yield "outcome", outcome(shown)
+    elif shown.reason is not None:
+        yield "last attempt", ": ".join(filter(None, (shown.reason, shown.message)))
+    if shown.progress is not None and not shown.is_final:
+        done = shown.progress
+        yield "progress", f"{done.iteration}/{done.iterations} ({done.percent:.0f} %)"
+        yield "", progress(done)
+    yield "dataset", shown.spec.get("dataset")
+    yield "recipe", _plain(recipe) if isinstance(recipe, Mapping) else recipe
+    yield "parameters", shown.parameters
+    yield "attempts", shown.attempts
+    yield "restarts", shown.restarts or None
+    age = duration((now - shown.created_at).total_seconds())
+    yield "created", f"{time(shown.created_at)} ({age} ago)"
+    yield from (("started", shown.started_at), ("finished", shown.finished_at))
+
+
+def _sheet(fields: Iterable[tuple[str, object]]) -> Table:
+    """A row per field that has a value."""
+    sheet = Table.grid(padding=(0, 2))
+    sheet.add_column(no_wrap=True, style="dim")
+    sheet.add_column(overflow="fold")
+    for name, value in fields:
+        if value is not None:
+            sheet.add_row(_cell(name), _cell(value))
+    return sheet
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        is_id = column in {"id", "job", "checkpoint"}
+        table.add_column(column.upper(), no_wrap=True, overflow="fold" if is_id else "ellipsis")
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    return table
+
+
+def _cell(value: object) -> RenderableType:
+    if isinstance(value, ProgressBar):
+        return value
+    style = _STYLES.get(value, "") if isinstance(value, OpenEnum) else ""
+    # Never markup: a name may have brackets.
+    return Text(printable(_plain_text(value)), style=style)
+
+
+def _plain_text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+        case datetime():
+            return time(value)
+        case _:
+            return str(value)
+
+
+def _done_percent(shown: Job) -> float | None:
+    if shown.progress is not None:
+        return shown.progress.percent
+    return 100.0 if shown.state == JobState.SUCCEEDED else None
+
+
+def _newest_error(shown: Job) -> float | None:
+    """Of the test set: the final error, or the newest."""
+    if shown.result is not None:
+        return shown.result.test_error
+    return shown.progress.metrics.get("test/error") if shown.progress is not None else None
+
+
+def _value(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.5g}"
+
+
+def _plain(data: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in data.items() if value is not None)

@@ -1,0 +1,407 @@
+"""`client.jobs`: submit jobs, find them, follow them, act on them."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnetd import downloads
+from resnetd.errors import CannotConnect, ServerError, error_of_job
+from resnetd.event_stream import read_events
+from resnetd.models import Attempt, Checkpoint, Event, Job, JobState, LogLine, Plan, Series
+from resnetd.records import Record
+from resnetd.resources import RunResource, as_list, drop_empty
+
+
+class _JobList(Record, frozen=True):
+    jobs: tuple[Job, ...]
+
+
+class _Metrics(Record, frozen=True):
+    series: dict[str, Series]
+
+
+class Jobs(RunResource[Job]):
+    """Training jobs.
+
+    Methods that take an id raise NotFound if no job has it, and Conflict if the state of the job
+    does not permit the action. Methods that take a spec raise InvalidInput, whose `errors` name
+    the fields, CannotFit if the job needs more than the cluster has in total, and
+    IdempotencyMismatch if the key was used with another spec. A request that finds no service is
+    repeated as `Retry` says.
+    """
+
+    PATH = "/v1/jobs"
+    _name = "jobs"
+    _kind = Job
+
+    def submit(
+        self,
+        spec: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Submit a job and return it; `depth`, `shortcut` and `dataset` are enough.
+
+        Args:
+            spec: the spec as a mapping, e.g. from a JSON file.
+            idempotency_key: a call with the key of an earlier one returns that job instead of a
+                new one. By default each call has its own key, which its retries share.
+            **fields: fields of the spec; they override those of `spec`.
+
+        >>> job = client.jobs.submit(depth=20, shortcut="A", dataset="digits")
+        >>> job.state
+        <JobState.QUEUED: 'queued'>
+        """
+        return self._api.submit(self.PATH, Job, {**(spec or {}), **fields}, idempotency_key)
+
+    def submit_batch(
+        self, specs: Iterable[Mapping[str, Any]], *, idempotency_key: str | None = None
+    ) -> tuple[Job, ...]:
+        """Submit all jobs or, with any error, none.
+
+        Args:
+            specs: the specs. In `after`, `#0` is the first of them.
+            idempotency_key: as in `submit`, for the batch.
+
+        >>> spec = {"depth": 20, "shortcut": "A", "dataset": "digits"}
+        >>> first, second = client.jobs.submit_batch([spec, {**spec, "after": ["#0"]}])
+        >>> second.state
+        <JobState.BLOCKED: 'blocked'>
+        """
+        body = {"jobs": [dict(spec) for spec in specs]}
+        return self._api.submit("/v1/jobs:batch", _JobList, body, idempotency_key).jobs
+
+    def plan(self, spec: Mapping[str, Any] | None = None, **fields: Any) -> Plan:
+        """Estimate size, run time and queue wait of a job without submitting it.
+
+        Args:
+            spec, **fields: as in `submit`.
+
+        >>> client.jobs.plan(depth=20, shortcut="A", dataset="cifar10").parameters
+        269722
+        """
+        return self._api.post("/v1/jobs:plan", Plan, {**(spec or {}), **fields})
+
+    def get(self, job_id: str) -> Job:
+        """Return the job as it is now.
+
+        >>> client.jobs.get(job.id).name
+        'resnet-20-A on digits'
+        """
+        return self._get(job_id)
+
+    def find(self, prefix: str) -> Job:
+        """Return the only job whose id begins with `prefix`. AmbiguousId has `candidates`.
+
+        >>> client.jobs.find(job.id[:14]) == client.jobs.get(job.id)
+        True
+        """
+        return self._find(prefix)
+
+    def list(
+        self,
+        *,
+        state: str | Sequence[str] = (),
+        dataset: str | None = None,
+        tag: str | Sequence[str] = (),
+        name: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Job]:
+        """Iterate over the jobs that match all filters, newest first. Pages are read on demand.
+
+        Args:
+            state: one or several; a job is in any of them. Default: all.
+            dataset: the name of the data set.
+            tag: one or several; a job has all of them.
+            name: a part of the job's name.
+            limit: at most this number of jobs. Default: no limit.
+
+        >>> [queued.id == job.id for queued in client.jobs.list(state="queued", limit=1)]
+        [True]
+        """
+        filters = drop_empty(state=as_list(state), dataset=dataset, tag=as_list(tag), name=name)
+        return self._list(limit, filters)
+
+    def update(self, job_id: str, *, priority: int) -> Job:
+        """Change the priority of a job that waits or runs.
+
+        Args:
+            priority: 0 to 100; higher goes first. The job keeps the time of its submission.
+
+        >>> client.jobs.update(job.id, priority=90).priority
+        90
+        """
+        return self._api.patch(self._path(job_id), Job, {"priority": priority})
+
+    def hold(self, job_id: str) -> Job:
+        """Keep a waiting job from starting until it is released.
+
+        >>> client.jobs.hold(job.id).state
+        <JobState.HELD: 'held'>
+        """
+        return self._act(job_id, "hold")
+
+    def release(self, job_id: str) -> Job:
+        """Release a held job, also one that the service holds. It keeps its place in the queue.
+
+        >>> held = client.jobs.hold(job.id)
+        >>> client.jobs.release(job.id).state
+        <JobState.QUEUED: 'queued'>
+        """
+        return self._act(job_id, "release")
+
+    def pause(self, job_id: str) -> Job:
+        """Pause a job: a running one saves a checkpoint and frees its workers.
+
+        >>> client.jobs.pause(job.id).state
+        <JobState.PAUSED: 'paused'>
+        """
+        return self._act(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Return a paused job to its place in the queue; it continues from its checkpoint.
+
+        >>> paused = client.jobs.pause(job.id)
+        >>> client.jobs.resume(job.id).state
+        <JobState.QUEUED: 'queued'>
+        """
+        return self._act(job_id, "resume")
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job: a running one saves a checkpoint and stops at its next step.
+
+        >>> client.jobs.cancel(job.id).state
+        <JobState.CANCELLED: 'cancelled'>
+        """
+        return self._act(job_id, "cancel")
+
+    def kill(self, job_id: str) -> Job:
+        """End a job now, without a checkpoint.
+
+        >>> client.jobs.kill(job.id).state
+        <JobState.CANCELLED: 'cancelled'>
+        """
+        return self._act(job_id, "kill")
+
+    def clone(
+        self,
+        job_id: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **fields: Any,
+    ) -> Job:
+        """Submit a new job with the spec of another and changes to it.
+
+        Args:
+            changes: merged into the spec, object by object.
+            idempotency_key: as in `submit`.
+            **fields: more changes; they override those of `changes`.
+
+        >>> client.jobs.clone(job.id, seed=1).spec["seed"]
+        1
+        """
+        body = {**(changes or {}), **fields}
+        return self._api.submit(self._path(job_id, "clone"), Job, body, idempotency_key)
+
+    def delete(self, job_id: str) -> None:
+        """Delete a job that has ended, with its metrics, logs and checkpoints.
+
+        >>> cancelled = client.jobs.cancel(job.id)
+        >>> client.jobs.delete(job.id)
+        """
+        self._api.delete(self._path(job_id))
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_seconds: float | None = None,
+        check: bool = True,
+        poll_seconds: float = 1.0,
+    ) -> Job:
+        """Return the job when it has ended. A restart of the service does not end the wait.
+
+        Args:
+            timeout_seconds: how long to wait. Default: no limit.
+            check: raise an error for a job that did not succeed. Default: True.
+            poll_seconds: time between two requests. Default: 1.
+
+        >>> client.jobs.wait(finished.id).result.test_error
+        2.5
+
+        Raises:
+            NotFinished: `timeout_seconds` are over; `latest` is the job.
+            JobFailed, JobTimedOut, JobCancelled: the job did not succeed.
+        """
+        job = self._wait(job_id, timeout_seconds, poll_seconds)
+        if check and job.state != JobState.SUCCEEDED:
+            raise error_of_job(job)
+        return job
+
+    def watch(self, job_id: str, *, after: int = 0, poll_seconds: float = 1.0) -> Iterator[Event]:
+        """Iterate over the events of a job as they happen, progress included, until it ends.
+
+        Each numbered event comes once and in order, also when the connection breaks or the
+        service restarts. Behind a proxy that blocks streams the events are polled.
+
+        Args:
+            after: only events with a higher number. Default: 0, all.
+            poll_seconds: time between two connections. Default: 1.
+
+        >>> [event.data["to"] for event in client.jobs.watch(finished.id) if event.is_final]
+        ['succeeded']
+
+        Raises:
+            CannotConnect, Unavailable: no response for `Retry.patience_seconds`.
+        """
+        path, patient = self._path(job_id, "events"), self._api.patient()
+        while True:
+            headers = {
+                "Accept": "text/event-stream",
+                "Cache-Control": "no-store",
+                "Last-Event-ID": str(after),
+            }
+            try:
+                with self._api.stream(path, headers=headers) as response:
+                    for event in read_events(response):
+                        if event.number is not None:
+                            if event.number <= after:
+                                continue
+                            after = event.number
+                        yield event
+                        if event.is_final:
+                            return
+            except (CannotConnect, ServerError):
+                pass  # the requests below are repeated
+            # The job is read before its events: the final one is then among them.
+            is_final = patient.get(self._path(job_id), Job).is_final
+            for event in patient.get_numbered(path, "events", Event, after=after):
+                after = event.number or after
+                yield event
+            if is_final:
+                return
+            time.sleep(poll_seconds)
+
+    def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
+        """Iterate over the events of a job until now, oldest first.
+
+        Args:
+            after: only events with a higher number. Default: 0, all.
+
+        >>> [event.kind for event in client.jobs.events(job.id)]
+        [<EventKind.SUBMITTED: 'submitted'>]
+        """
+        return self._api.get_numbered(self._path(job_id, "events"), "events", Event, after=after)
+
+    def logs(
+        self, job_id: str, *, after: int = 0, follow: bool = False, poll_seconds: float = 1.0
+    ) -> Iterator[LogLine]:
+        """Iterate over the log lines of all attempts of a job, oldest first.
+
+        Args:
+            after: only lines with a higher number. Default: 0, all.
+            follow: continue with new lines until the job ends. Default: False.
+            poll_seconds: time between two requests for new lines. Default: 1.
+
+        >>> [line.message for line in client.jobs.logs(finished.id, follow=True)]
+        ['training begins']
+        """
+        api = self._api.patient() if follow else self._api
+        path = self._path(job_id, "logs")
+        while True:
+            # The job is read before its lines: the last one is then among them.
+            is_last = not follow or api.get(self._path(job_id), Job).is_final
+            for line in api.get_numbered(path, "lines", LogLine, after=after):
+                after = line.number
+                yield line
+            if is_last:
+                return
+            time.sleep(poll_seconds)
+
+    def metrics(
+        self, job_id: str, *, series: str | Sequence[str] = (), points: int | None = None
+    ) -> dict[str, Series]:
+        """Return the metrics of a job by name: train/loss, train/error, test/loss, test/error ...
+
+        Args:
+            series: the names of the series. Default: all.
+            points: thin each series to this number of points. Default: all points.
+
+        >>> client.jobs.metrics(finished.id, series="test/error")["test/error"].values
+        (50.0, 2.5)
+        """
+        params = drop_empty(series=as_list(series), points=points)
+        return self._api.get(self._path(job_id, "metrics"), _Metrics, params).series
+
+    def metrics_csv(
+        self, job_id: str, *, series: str | Sequence[str] = (), points: int | None = None
+    ) -> str:
+        """Return the metrics of a job as CSV.
+
+        Args:
+            series, points: as in `metrics`.
+
+        >>> print(client.jobs.metrics_csv(finished.id, series="test/error"), end="")
+        series,iteration,value
+        test/error,10,50.0
+        test/error,20,2.5
+        """
+        params = drop_empty(series=as_list(series), points=points, format="csv")
+        return self._api.get_text(self._path(job_id, "metrics"), params)
+
+    def attempts(self, job_id: str) -> tuple[Attempt, ...]:
+        """Return the attempts of a job, oldest first.
+
+        >>> [attempt.reason for attempt in client.jobs.attempts(finished.id)]
+        [<Reason.COMPLETED: 'completed'>]
+        """
+        return self._api.get_list(self._path(job_id, "attempts"), "attempts", Attempt)
+
+    def checkpoints(self, job_id: str) -> tuple[Checkpoint, ...]:
+        """Return the checkpoints of a job, newest first.
+
+        >>> [checkpoint.iteration for checkpoint in client.jobs.checkpoints(finished.id)]
+        [20]
+        """
+        return self._api.get_list(self._path(job_id, "checkpoints"), "checkpoints", Checkpoint)
+
+    def download(
+        self,
+        job_id: str,
+        which: str = "best",
+        *,
+        format: str = "safetensors",  # noqa: A002 - the name in the API
+        path: str | Path | None = None,
+        on_progress: downloads.OnProgress | None = None,
+    ) -> Path:
+        """Download weights, verify their checksum, and return their path.
+
+        Args:
+            which: the `best` checkpoint (default), the `newest`, or the one with this id.
+            format: `safetensors` (default) or `pt` for `torch.load(weights_only=True)`; of the
+                newest checkpoint of a finished job also `onnx`, `pt2` and `md`, the model card.
+            path: a file, which is replaced, or a folder. Default: the working directory.
+            on_progress: called with the bytes received so far and in total, None if unknown.
+
+        >>> client.jobs.download(finished.id, "newest", path="net.safetensors")
+        PosixPath('net.safetensors')
+
+        Raises:
+            NotFound: there is no such checkpoint.
+            CorruptDownload: the bytes do not match their checksum. Nothing is left on disk
+                after an error.
+        """
+        return downloads.download(
+            self._api,
+            self._path(job_id, "checkpoints", which, "weights"),
+            {"format": format},
+            path=Path(path or "."),
+            default_name=f"{job_id}-{which}.{format}",
+            on_progress=on_progress,
+        )
+
+    def _act(self, job_id: str, action: str) -> Job:
+        return self._api.post(self._path(job_id, action), Job)

@@ -1,0 +1,74 @@
+"""The examples in the docstrings run against the real API."""
+
+import doctest
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import resnetd
+from resnetd import catalog, jobs, models, searches, webhooks
+from resnetd import client as client_module
+from tests.client.service import Service
+from tests.support.api import TOKEN
+from tests.support.searching import Searching
+
+_SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
+_MODULES = (resnetd, client_module, jobs, searches, webhooks, catalog)
+_EXAMPLES = [
+    test for module in _MODULES for test in doctest.DocTestFinder().find(module) if test.examples
+]
+
+
+def test_every_public_method_has_an_example() -> None:
+    methods = {
+        f"{module.__name__}.{kind.__name__}.{name}"
+        for module in _MODULES
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__ == module.__name__
+        for name, value in vars(kind).items()
+        if callable(value) and not name.startswith("_")
+    }
+    assert len(methods) > 40
+    assert methods - {test.name for test in _EXAMPLES} == {"resnetd.client.Client.close"}
+
+
+@pytest.mark.parametrize("example", _EXAMPLES, ids=lambda test: test.name)
+def test_an_example_prints_what_it_says(
+    example: doctest.DocTest, service: Service, client: resnetd.Client
+) -> None:
+    assert example.docstring is not None
+    objects: dict[str, Callable[[], Any]] = {
+        "finished": lambda: _finished_job(service, client),
+        "search": lambda: _search(service, client),
+        "webhook": lambda: client.webhooks.create("https://203.0.114.5/hook"),
+        "job": lambda: client.submit(_SPEC),
+    }
+    example.globs = {
+        "client": client,
+        "resnetd": resnetd,
+        "url": service.url,
+        "token": TOKEN,
+        **{name: make() for name, make in objects.items() if f"{name}.id" in example.docstring},
+    }
+    output: list[str] = []
+    result = doctest.DocTestRunner().run(example, out=output.append, clear_globs=False)
+    assert result.failed == 0, "".join(output)
+
+
+def _finished_job(service: Service, client: resnetd.Client) -> models.Job:
+    training = service.run()
+    training.log("training begins")
+    training.progress(10, test_error=50.0)
+    training.progress(20, test_error=2.5)
+    training.save(20, test_error=2.5)
+    training.finish()
+    return client.jobs.get(training.job_id)
+
+
+def _search(service: Service, client: resnetd.Client) -> models.Search:
+    """A search with two trials, whose driver is about to start again."""
+    search_id = service.search(4.5, 60.0)
+    Searching(service.core).driver_dies(search_id)
+    client.searches.extend(search_id, trials=8)
+    return client.searches.get(search_id)
