@@ -24,12 +24,10 @@ PENDING: tuple[str, ...] = (
     "CONTRIBUTING.md",
     "README.md",
     "api/",
-    "client/",
     "docs/",
     "service/jobs/",
     "service/searches/",
     "tests/api/",
-    "tests/client/",
     "tests/service/jobs/",
     "tests/service/searches/",
     "tests/service/test_lifecycle_model.py",
@@ -76,7 +74,7 @@ _NOUNS = (
 )
 _PROSE = re.compile(rf"\b({'|'.join(PROSE)})\b", re.IGNORECASE)
 _PLURAL_OF_ONE = re.compile(rf"(?<![\d.,/^*-])\b1 ({_NOUNS})\b")
-_PLURAL_OF_NUMBER = re.compile(rf"(?<!x)\{{[^{{}}]*\}} ((?:[a-z]*[a-rt-z] )?(?:{_NOUNS}))\b")
+_PLURAL_OF_NUMBER = re.compile(rf"(?<!x)\{{[^{{}}]*\}} ((?:[a-z]*[a-rt-z] )?(?:{_NOUNS}))\b(?!/)")
 _WORD_IN_NAME = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 # Markdown's code is Python's or a shell's, and is checked where it is defined.
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)

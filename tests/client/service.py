@@ -20,7 +20,7 @@ class Service:
         self.core = api.core
         self.url = api.url
         self.transport = FaultyTransport()
-        self.core.offer(cpus=64)
+        self.core.record_cluster(cpus=64)
 
     def inject(self, *faults: Fault) -> None:
         """The faults happen to the next requests, one each."""

@@ -125,7 +125,7 @@ def test_show_has_attempts_and_checkpoints(service: Service, command: Command) -
 
 
 def test_a_waiting_job_is_shown_with_the_reason(service: Service, command: Command) -> None:
-    service.core.offer(cpus=1)
+    service.core.record_cluster(cpus=1)
     service.run()
     assert command("show", service.submit()[:14]) == 0
     assert "waiting" in command.out
