@@ -1,1 +1,1 @@
-"""The door: HTTP only. What may happen is decided in `service`."""
+"""The HTTP API over `service`."""

@@ -1,4 +1,4 @@
-"""`resnetd-api`: serves the API until it is told to stop."""
+"""`resnetd-api`: serves the API until it receives SIGTERM or SIGINT."""
 
 import socket
 import sys
@@ -19,34 +19,34 @@ def main() -> int:
     try:
         configured = settings.load()
         log.configure(configured.log_format)
-        # Before uvicorn is there to wrap it in a traceback.
+        # Before uvicorn starts: it would log an error of the lifespan with a traceback.
         database = Database(configured.database_url.get_secret_value())
         schema.require_current(database)
         database.close()
-        listener = _listen(configured.api_host, configured.api_port)
+        listener = listen(configured.api_host, configured.api_port)
     except ResnetdError as error:
         print(f"resnetd-api: {error}", file=sys.stderr)
         return 1
     port = listener.getsockname()[1]
     logger.info(
-        "api is up", host=configured.api_host, port=port, token_file=str(configured.token_file)
+        "API started", host=configured.api_host, port=port, token_file=str(configured.token_file)
     )
     uvicorn.Server(
         uvicorn.Config(
             create_app(configured),
             log_config=None,
             access_log=False,
-            # Streams are open as long as their jobs run; nobody waits for them.
+            # Streams stay open while their jobs run; the process does not wait for them.
             timeout_graceful_shutdown=2,
         )
     ).run(sockets=[listener])
     return 0
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer on a
-    # connection that is kept waits 40 ms for the caller's acknowledgement of its headers.
+    # asyncio sets TCP_NODELAY only if the protocol is given; without it each response on a
+    # kept-alive connection waits 40 ms for the acknowledgement of its headers.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""The application: routes, errors, and what lives as long as the process."""
+"""The application: its routes, its errors, and the services of its process."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -33,7 +33,7 @@ from service.storage import schema
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 
-# A report's limits come to less; uploads have their own.
+# More than a report within its limits; uploads have their own limit.
 _MAX_BODY_BYTES = 16 * 2**20
 
 
@@ -52,8 +52,8 @@ def create_app(
         changes = ChangeHub(database)
         changes.start()
         artifacts = ArtifactStore(settings.artifacts_url)
-        sweeper = ArtifactCollector(database, artifacts, now=now)
-        sweeper.start()
+        collector = ArtifactCollector(database, artifacts, now=now)
+        collector.start()
         app.state.services = Services(
             settings=settings,
             database=database,
@@ -62,7 +62,7 @@ def create_app(
             now=now,
         )
         yield
-        sweeper.close()
+        collector.close()
         changes.close()
         database.close()
 
@@ -76,7 +76,7 @@ def create_app(
         swagger_ui_oauth2_redirect_url=None,
         openapi_url="/v1/openapi.json",
         max_body_size=_MAX_BODY_BYTES,
-        # A redirect would make a mistake in a path look like an outage.
+        # Clients do not follow redirects: a wrong path is a 404.
         redirect_slashes=False,
     )
     problems.install(app)
@@ -100,7 +100,7 @@ def create_app(
 
 
 class RequestIds:
-    """Gives each request an id: in its answer, in problems, in the log."""
+    """Gives each request an id, which its response, its problem and its log events contain."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

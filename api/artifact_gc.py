@@ -1,4 +1,4 @@
-"""Clears away, hour by hour, the bytes in the artifact store that nothing names any more."""
+"""Hourly deletion of artifacts that no checkpoint refers to."""
 
 import random
 import threading
@@ -14,11 +14,11 @@ from service.storage.database import Database
 
 log = structlog.get_logger()
 
-_EVERY_SECONDS = 3600.0
+INTERVAL_SECONDS = 3600.0
 
 
 class ArtifactCollector:
-    """A thread of each API process, which has the store; what two of them delete is deleted."""
+    """A thread of each API process. Several may run at once: a deletion can be repeated."""
 
     def __init__(
         self, database: Database, artifacts: ArtifactStore, *, now: Callable[[], datetime]
@@ -27,7 +27,7 @@ class ArtifactCollector:
         self._artifacts = artifacts
         self._now = now
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="artifact-gc", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -37,13 +37,13 @@ class ArtifactCollector:
         self._thread.join()
 
     def _run(self) -> None:
-        # Shortened by up to a half: replicas that started together do not sweep together.
-        while not self._closing.wait(_EVERY_SECONDS * random.uniform(0.5, 1.0)):  # noqa: S311
+        # Shortened by up to a half: replicas that started together do not run together.
+        while not self._closing.wait(INTERVAL_SECONDS * random.uniform(0.5, 1.0)):  # noqa: S311
             try:
-                number = consistency.delete_orphans(
+                deleted = consistency.delete_orphans(
                     self._database, self._artifacts, now=self._now()
                 )
             except Unavailable as error:
-                log.warning("cannot sweep the artifact store", error=str(error))
+                log.warning("artifact collection failed", error=str(error))
                 continue
-            log.info("artifact store swept", deleted=number)
+            log.info("artifacts collected", deleted=deleted)

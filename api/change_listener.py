@@ -1,4 +1,4 @@
-"""Wakes the streams of this process when any process has committed something to follow."""
+"""Wakes the waiting requests of this process after a commit of any process."""
 
 import asyncio
 import threading
@@ -11,11 +11,11 @@ from service.storage.database import Database
 
 log = structlog.get_logger()
 
-_LISTEN_SECONDS = 1.0
+LISTEN_SECONDS = 1.0
 
 
 class ChangeHub:
-    """One listening thread for all streams; each stream waits on its own event."""
+    """One thread listens to the database for all requests; each waits on its own event."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -25,7 +25,7 @@ class ChangeHub:
         self._thread = threading.Thread(target=self._listen, name="changes", daemon=True)
 
     def start(self) -> None:
-        """Called on the event loop that the streams run on."""
+        """Call it on the event loop that serves requests."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -51,13 +51,13 @@ class ChangeHub:
         changes = self._database.listen(with_progress=True)
         while not self._closing.is_set():
             try:
-                has_changed = changes.wait(_LISTEN_SECONDS)
+                has_changed = changes.wait(LISTEN_SECONDS)
             except DatabaseUnavailable as error:
                 log.warning("cannot listen for changes", error=str(error))
-                self._closing.wait(_LISTEN_SECONDS)
+                self._closing.wait(LISTEN_SECONDS)
                 continue
             if has_changed:
-                # The loop may be gone by now; then nobody waits either.
+                # The loop may be closed by now, and with it all requests.
                 with suppress(RuntimeError):
                     self._loop.call_soon_threadsafe(self._wake)
         changes.close()

@@ -1,4 +1,4 @@
-"""Clients of other versions: the answers say the server's, and one that is too old is told so."""
+"""Versions of clients: responses name the server's version, and too old clients get 426."""
 
 import re
 from http import HTTPStatus
@@ -11,13 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 
 VERSION = metadata.version("resnetd-server")
-# Within /v1 fields are only added, which clients leave alone; what would break one raises this.
+# Raised by a change that breaks older clients. Added fields do not: clients ignore unknown ones.
 OLDEST_CLIENT = (0, 1)
 _CLIENT = re.compile(r"resnetd-client/(\d+)\.(\d+)")
 
 
 class ClientVersionCheck:
-    """`X-Resnetd-Version` in each answer; 426 for a client that is too old."""
+    """Adds `X-Resnetd-Version` to each response; 426 for a client that is too old."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,13 +33,13 @@ class ClientVersionCheck:
             await send(message)
 
         client = _CLIENT.match(Headers(scope=scope).get("User-Agent", ""))
-        answer: ASGIApp = self._app
+        response: ASGIApp = self._app
         if client is not None and (int(client[1]), int(client[2])) < OLDEST_CLIENT:
-            answer = problems.problem(
+            response = problems.problem(
                 Request(scope),
                 HTTPStatus.UPGRADE_REQUIRED,
                 code="client-too-old",
-                detail=f"{client[0]} is too old for this service, which is {VERSION}: it needs "
-                f"{'.'.join(map(str, OLDEST_CLIENT))} or newer; pip install --upgrade resnetd",
+                detail=f"{client[0]} is too old for this server ({VERSION}), which needs "
+                f"{'.'.join(map(str, OLDEST_CLIENT))} or newer; run pip install --upgrade resnetd",
             )
-        await answer(scope, receive, send_with_version)
+        await response(scope, receive, send_with_version)

@@ -1,4 +1,11 @@
-"""What routes depend on: sessions, the services of the process, the authenticated caller."""
+"""What routes depend on: sessions, the services of the process, the authenticated caller.
+
+A request is one transaction, which begins with its first query: a route takes its session as a
+dependency, `ReadSession` unless it writes. No transaction is open during network I/O or a wait. So
+a check against the artifact store is a dependency before the session, a download is an
+ArtifactResponse, which follows it, and streams and long polls open a short transaction for each
+look at the database, as authentication does before the request's own.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,9 +66,7 @@ def read_session(services: ServicesDep) -> Iterator[Session]:
         yield session
 
 
-# The session of a route. The scope closes it before the response is sent: a failed commit must not
-# answer 201. A route that calls the artifact store or waits opens its transactions itself, since no
-# transaction may span that.
+# The scope ends the transaction before the response is sent: a failed commit must not send 201.
 WriteSession = Annotated[Session, Depends(write_session, scope="function")]
 ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 

@@ -1,4 +1,4 @@
-"""Answers that wait until there is something to say."""
+"""Long polls: responses that wait for a change."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,21 +14,21 @@ T = TypeVar("T")
 
 async def poll_until(
     request: Request,
-    held: Services,
+    services: Services,
     ask: Callable[[], T | None],
     *,
     wait_seconds: float,
     is_worth_asking: Callable[[], bool] = lambda: True,
 ) -> T | None:
-    """What `ask` answers, at once or after a change; None when the wait is over.
+    """Calls `ask` at once and after each change, until it returns a value or the wait is over.
 
-    Both are called in threads. `is_worth_asking`: a cheaper look, before each but the first.
+    `is_worth_asking`: a cheaper check before every call but the first. Both run in threads.
     """
-    changed = held.changes.subscribe()
+    changed = services.changes.subscribe()
     try:
-        answer = await run_in_threadpool(ask)
+        response = await run_in_threadpool(ask)
         deadline = asyncio.get_running_loop().time() + wait_seconds
-        while answer is None and not held.changes.is_closing:
+        while response is None and not services.changes.is_closing:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 break
@@ -37,11 +37,11 @@ async def poll_until(
             except TimeoutError:
                 break
             changed.clear()
-            # Who asks twice is answered once: the older answer would replace the newer's.
+            # The value may be a new token: that for a closed connection would void the next one.
             if await request.is_disconnected():
                 break
             if await run_in_threadpool(is_worth_asking):
-                answer = await run_in_threadpool(ask)
-        return answer
+                response = await run_in_threadpool(ask)
+        return response
     finally:
-        held.changes.unsubscribe(changed)
+        services.changes.unsubscribe(changed)

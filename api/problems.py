@@ -27,10 +27,10 @@ _STATUS: dict[type[ResnetdError], HTTPStatus] = {
 
 
 def install(app: FastAPI) -> None:
-    app.add_exception_handler(ResnetdError, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(ResnetdError, _handle_resnetd_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(Exception, _handle_unexpected_error)
 
 
 def problem(
@@ -63,7 +63,7 @@ def problem(
     )
 
 
-def _refused(request: Request, error: Exception) -> Response:
+def _handle_resnetd_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ResnetdError)
     for kind in type(error).__mro__:
         if kind in _STATUS:
@@ -75,10 +75,10 @@ def _refused(request: Request, error: Exception) -> Response:
                 detail=str(error),
                 field_errors=field_errors,
             )
-    return _unexpected(request, error)
+    return _handle_unexpected_error(request, error)
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+def _handle_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if any(finding["type"] == "json_invalid" for finding in error.errors()):
         return problem(
@@ -97,20 +97,20 @@ def _invalid(request: Request, error: Exception) -> Response:
     )
 
 
-def _http(request: Request, error: Exception) -> Response:
+def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "-")
-    answer = problem(request, status, code=code, detail=str(error.detail))
-    answer.headers.update(error.headers or {})
-    return answer
+    response = problem(request, status, code=code, detail=str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
+def _handle_unexpected_error(request: Request, error: Exception) -> Response:
     log.error("request failed", path=request.url.path, exc_info=error)
     return problem(
         request,
         HTTPStatus.INTERNAL_SERVER_ERROR,
         code="internal",
-        detail="the service failed; the server's log has the request's id",
+        detail="the server failed; its log has the request id",
     )

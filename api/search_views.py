@@ -1,22 +1,22 @@
-"""What people are answered about searches, made from rows."""
+"""Responses about searches, made from rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from api.views import View
-from service.searches import searches
+from service.searches import records
 from service.searches.importance import Importance
-from service.searches.trials import SearchProgress, Trial
+from service.searches.ranking import SearchProgress, Trial
 from service.specs.search_spec import Metric, SearchSpec
 from service.states import JobState, Reason, SearchEndReason, SearchState
 from service.storage.tables import SearchRow
 
 
 class TrialView(View):
-    """`values` are the newest; `rank` counts the trials that are better, null without values."""
+    """`values` are the newest; `rank` is the number of better trials, null without values."""
 
     number: int
     job_id: str
@@ -26,20 +26,19 @@ class TrialView(View):
     values: dict[Metric, float]
     rank: int | None
     iteration: int
-    stop_reason: Annotated[str | None, Field(description="why the search has stopped it early")]
+    stop_reason: Annotated[str | None, Field(description="why the search stopped it early")]
 
     @classmethod
     def of(cls, trial: Trial) -> "TrialView":
-        job = trial.job
         return cls(
             number=trial.row.number,
-            job_id=job.id,
-            state=job.state,
-            reason=job.reason,
+            job_id=trial.job.id,
+            state=trial.job.state,
+            reason=trial.job.reason,
             params=trial.row.params,
             values=dict(trial.values),
             rank=trial.rank,
-            iteration=job.progress["iteration"] if job.progress is not None else 0,
+            iteration=trial.iteration,
             stop_reason=trial.stop_reason,
         )
 
@@ -50,12 +49,12 @@ class TrialList(View):
     trials: list[TrialView]
 
     @classmethod
-    def of(cls, standing: SearchProgress) -> "TrialList":
-        return cls(trials=[TrialView.of(trial) for trial in standing.trials])
+    def of(cls, trials: Sequence[Trial]) -> "TrialList":
+        return cls(trials=[TrialView.of(trial) for trial in trials])
 
 
 class BudgetUsedView(View):
-    """How much of the budget is used; no wall time on the stream, where it would never stand."""
+    """`wall_seconds`: null in streams, which report changes only."""
 
     trials: int
     iterations: int
@@ -69,32 +68,32 @@ class SearchView(View):
     name: str
     state: SearchState
     spec: SearchSpec
-    end_reason: Annotated[SearchEndReason | None, Field(description="why it has ended")]
+    end_reason: Annotated[SearchEndReason | None, Field(description="why it ended")]
     message: str | None
     user: str
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-    drivers: Annotated[int, Field(description="how often Ray Tune was started for it")]
+    drivers: Annotated[int, Field(description="how often a Ray Tune driver was started for it")]
     best: Annotated[
         list[TrialView] | None,
-        Field(description="the best trial so far; of several metrics all that none beats in all"),
+        Field(description="the best trial so far; with several metrics the Pareto front"),
     ]
     counts: Annotated[dict[JobState, int] | None, Field(description="trials by state")]
     used: BudgetUsedView | None
 
     @classmethod
-    def of(cls, search: SearchRow, standing: SearchProgress | None = None) -> "SearchView":
-        used = standing and BudgetUsedView(
-            trials=len(standing.trials),
-            iterations=standing.iterations,
-            wall_seconds=standing.wall_seconds,
+    def of(cls, search: SearchRow, progress: SearchProgress | None = None) -> "SearchView":
+        used = progress and BudgetUsedView(
+            trials=len(progress.trials),
+            iterations=progress.iterations,
+            wall_seconds=progress.wall_seconds,
         )
         return cls(
             id=search.id,
             name=search.name,
             state=search.state,
-            spec=searches.spec_of(search),
+            spec=records.spec_of(search),
             end_reason=search.end_reason,
             message=search.message,
             user=search.user,
@@ -102,8 +101,8 @@ class SearchView(View):
             started_at=search.started_at,
             finished_at=search.finished_at,
             drivers=search.driver_number,
-            best=[TrialView.of(trial) for trial in standing.best] if standing else None,
-            counts=standing.counts if standing else None,
+            best=[TrialView.of(trial) for trial in progress.best] if progress else None,
+            counts=progress.counts if progress else None,
             used=used,
         )
 
@@ -124,9 +123,12 @@ class ImportanceList(View):
     importance: dict[Metric, ImportanceView]
 
     @classmethod
-    def of(cls, found: list[Importance]) -> "ImportanceList":
+    def of(cls, importances: Sequence[Importance]) -> "ImportanceList":
         return cls(
             importance={
-                one.metric: ImportanceView(trials=one.trials, shares=one.shares) for one in found
+                importance.metric: ImportanceView(
+                    trials=importance.trials, shares=importance.shares
+                )
+                for importance in importances
             }
         )

@@ -1,11 +1,12 @@
-"""What people are answered, made from rows."""
+"""Responses about jobs and runners, made from rows."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.jobs import records
+from service.jobs import checkpoints, records
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, WaitReason
 from service.specs.job_spec import JobSpec
 from service.specs.protocol import RunEnvironment, TrainingResult
@@ -27,7 +28,7 @@ class View(BaseModel):
 
 
 class ProgressView(View):
-    """Errors in `metrics` are percent; `eta_seconds` counts training, not evaluation."""
+    """Errors in `metrics` are percent; `eta_seconds` is training time, without evaluations."""
 
     iteration: int
     iterations: int
@@ -38,31 +39,31 @@ class ProgressView(View):
 
     @classmethod
     def of(cls, job: JobRow) -> "ProgressView | None":
-        if job.progress is None:
+        progress = records.progress_of(job)
+        if progress is None:
             return None
-        iteration, iterations = job.progress["iteration"], job.progress["iterations"]
-        rate = job.progress["images_per_second"]
         eta_seconds = None
-        if rate and not job.state.is_final:
-            eta_seconds = (iterations - iteration) * job.spec["recipe"]["batch_size"] / rate
+        if progress.images_per_second and not job.state.is_final:
+            images = (progress.iterations - progress.iteration) * records.batch_size_of(job)
+            eta_seconds = images / progress.images_per_second
         return cls(
-            iteration=iteration,
-            iterations=iterations,
-            percent=round(100.0 * iteration / iterations, 2),
-            images_per_second=rate,
+            iteration=progress.iteration,
+            iterations=progress.iterations,
+            percent=round(100.0 * progress.iteration / progress.iterations, 2),
+            images_per_second=progress.images_per_second,
             eta_seconds=eta_seconds,
             metrics=job.latest_metrics,
         )
 
 
 class QueueStatusView(View):
-    """Why a job waits, as code and in words; `position` counts from 1 among what may start."""
+    """Why a job waits, as a code and a sentence; `position` counts from 1 among queued jobs."""
 
     code: WaitReason
     message: str
     position: int | None
     effective_priority: Annotated[
-        float, Field(description="a waiting job gains a point every ten minutes")
+        float, Field(description="priority plus one point for every ten minutes of waiting")
     ]
     starts_p50: datetime | None
     starts_p90: datetime | None
@@ -76,26 +77,27 @@ class JobView(View):
     spec: JobSpec
     reason: Annotated[Reason | None, Field(description="why the last attempt ended")]
     message: str | None
-    user: Annotated[str, Field(description="whose token submitted it")]
-    priority: Annotated[int, Field(description="0 to 100; higher goes first")]
-    waiting: Annotated[
-        QueueStatusView | None, Field(description="why it waits; in a list always null")
+    user: Annotated[str, Field(description="name of the token that submitted it")]
+    priority: Annotated[int, Field(description="0 to 100; higher starts first")]
+    waiting: Annotated[QueueStatusView | None, Field(description="why it waits; null in lists")]
+    stop_requested: Annotated[
+        StopReason | None, Field(description="the stop that its attempt is asked for")
     ]
-    stop_requested: Annotated[StopReason | None, Field(description="what its attempt is asked for")]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
     attempts: int
     restarts: Annotated[int, Field(description="attempts that ended by the user's fault")]
-    preemptions: Annotated[int, Field(description="how often it made way for another job")]
+    preemptions: Annotated[int, Field(description="how often another job preempted it")]
     progress: ProgressView | None
     parameters: int | None
     environment: RunEnvironment | None
     result: TrainingResult | None
 
     @classmethod
-    def of(cls, job: JobRow, standing: JobQueueStatus | None = None) -> "JobView":
+    def of(cls, job: JobRow, waiting: JobQueueStatus | None = None) -> "JobView":
         spec = records.spec_of(job)
+        environment = records.environment_of(job)
         return cls(
             id=job.id,
             name=job.name,
@@ -106,7 +108,7 @@ class JobView(View):
             message=job.message,
             user=job.user,
             priority=job.priority,
-            waiting=None if standing is None else QueueStatusView.model_validate(standing),
+            waiting=None if waiting is None else QueueStatusView.model_validate(waiting),
             stop_requested=job.stop_requested,
             created_at=job.created_at,
             started_at=job.started_at,
@@ -115,11 +117,9 @@ class JobView(View):
             restarts=job.restarts,
             preemptions=job.preemptions,
             progress=ProgressView.of(job),
-            parameters=job.environment["parameters"] if job.environment is not None else None,
-            environment=RunEnvironment.model_validate(job.environment)
-            if job.environment is not None
-            else None,
-            result=TrainingResult.model_validate(job.result) if job.result is not None else None,
+            parameters=None if environment is None else environment.parameters,
+            environment=environment,
+            result=records.result_of(job),
         )
 
 
@@ -132,26 +132,26 @@ class WaitingJobView(View):
 
 
 class QueueView(View):
-    """Jobs that may start in their order, then those that may not yet."""
+    """Queued jobs in their order, then blocked, held and paused ones."""
 
     jobs: list[WaitingJobView]
 
 
 class DurationView(View):
-    """Minutes, as expected and as nine of ten are."""
+    """Minutes: median and 90th percentile."""
 
     p50: float
     p90: float
 
 
 class PlanView(View):
-    """What a spec would become; null where nothing is known."""
+    """What a job would need, before it is submitted; null where that is unknown."""
 
     spec: JobSpec
     network: str
     parameters: int | None
-    multiply_adds: Annotated[int | None, Field(description="of one image's forward pass")]
-    memory_bytes: Annotated[int | None, Field(description="of each worker, for training alone")]
+    multiply_adds: Annotated[int | None, Field(description="of the forward pass of one image")]
+    memory_bytes: Annotated[int | None, Field(description="of each worker, without its libraries")]
     minutes: Annotated[DurationView | None, Field(description="from its start to its end")]
     waiting: QueueStatusView
 
@@ -194,6 +194,10 @@ class EventView(View):
 class EventList(View):
     events: list[EventView]
 
+    @classmethod
+    def of(cls, events: Sequence[EventRow]) -> "EventList":
+        return cls(events=[EventView.of(event) for event in events])
+
 
 class LogLineView(View):
     number: int
@@ -212,10 +216,9 @@ class LogList(View):
 
 
 class AttemptView(View):
-    """The times are its launch, step by step, and its end: when it was claimed, when its runner
-    was known to the cluster and has taken it, when the images were in memory, when the first
-    report came, when the first optimizer step was done; `released_at`: when its resources were
-    free again.
+    """The times in order: when the attempt was created, its runner submitted to Ray, the attempt
+    assigned to the runner, its images in memory, its first report received, and its first
+    optimizer step done; then its last report, its end, and the release of its resources.
     """
 
     id: str
@@ -250,7 +253,7 @@ class AttemptList(View):
 
 
 class RunnerView(View):
-    """`attempt_id`: what it runs or is to run; a ready one without is a standby."""
+    """`attempt_id`: its current attempt; a ready runner without one is a standby."""
 
     id: str
     state: RayJobState
@@ -291,8 +294,8 @@ class CheckpointView(View):
     @classmethod
     def of(cls, checkpoint: CheckpointRow) -> "CheckpointView":
         parts = {
-            CheckpointPart(name): PartView(**_without_key(entry))
-            for name, entry in checkpoint.parts.items()
+            part: PartView(sha256=file.sha256, size_bytes=file.size_bytes)
+            for part, file in checkpoints.files_of(checkpoint).items()
         }
         return cls(
             id=checkpoint.id,
@@ -318,8 +321,3 @@ class SeriesView(View):
 
 class MetricsView(View):
     series: dict[str, SeriesView]
-
-
-def _without_key(entry: dict[str, Any]) -> dict[str, Any]:
-    """Where the store keeps a part is nobody's business outside."""
-    return {name: value for name, value in entry.items() if name != "key"}

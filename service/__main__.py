@@ -67,7 +67,7 @@ def _fsck(database: Database, artifacts: ArtifactStore, *, should_repair: bool) 
     schema.require_current(database)
     issues = consistency.check(database, artifacts, now=datetime.now(UTC))
     for issue in issues:
-        print(f"{issue.ailment}: {issue.key}: {issue.message}")
+        print(f"{issue.kind}: {issue.key}: {issue.message}")
     if should_repair:
         consistency.repair(database, artifacts, issues)
     action = "repaired" if should_repair else "found"

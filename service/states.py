@@ -45,6 +45,17 @@ class JobState(StrEnum):
         """Whether the job has no current attempt and may still get one."""
         return self in WAITING_STATES
 
+    @property
+    def past_phrase(self) -> str:
+        """A final state in a message: "job X was cancelled"."""
+        return _PAST_PHRASES[self.value]
+
+
+_PAST_PHRASES = {
+    "succeeded": "has succeeded",
+    "failed": "has failed",
+    "cancelled": "was cancelled",
+}
 
 WAITING_STATES = frozenset({JobState.BLOCKED, JobState.QUEUED, JobState.HELD, JobState.PAUSED})
 _AFTER_ATTEMPT = frozenset(
@@ -224,6 +235,11 @@ class SearchState(StrEnum):
     def is_final(self) -> bool:
         """A final search runs no trial; only extending a succeeded search queues it again."""
         return self in _FINAL_SEARCH_STATES
+
+    @property
+    def past_phrase(self) -> str:
+        """A final state in a message: "search X was cancelled"."""
+        return _PAST_PHRASES[self.value]
 
     @property
     def wants_driver(self) -> bool:

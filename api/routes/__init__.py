@@ -1,1 +1,1 @@
-"""One module for each kind of thing that has routes."""
+"""Routes, one module for each kind of resource."""

@@ -3,15 +3,23 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Header, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from api.dependencies import CallingAttempt, Now, Services, ServicesDep, WriteSession
+from api.artifact_response import ArtifactResponse
+from api.dependencies import (
+    CallingAttempt,
+    Now,
+    ReadSession,
+    Services,
+    ServicesDep,
+    WriteSession,
+)
 from service.errors import CorruptArtifact
 from service.execution import attempts
-from service.jobs import artifact_keys, checkpoints
+from service.jobs import checkpoints
 from service.specs.protocol import (
     AttemptConfig,
     Count,
@@ -31,25 +39,39 @@ class FinishAttemptResponse(BaseModel):
 
 
 @router.get("")
-def get_config(attempt_id: CallingAttempt, session: WriteSession) -> AttemptConfig:
+def get_config(attempt_id: CallingAttempt, session: ReadSession) -> AttemptConfig:
     """All that the training processes need to know to begin."""
     return attempts.build_config(session, attempt_id)
+
+
+def require_artifacts(attempt_id: CallingAttempt, report: Report, services: ServicesDep) -> Report:
+    """CorruptArtifact where a new report names bytes that are not stored."""
+    if not report.checkpoints:
+        return report
+    with services.database.reading() as session:
+        if attempts.is_report_stored(session, attempt_id, report.sequence):
+            return report
+    for manifest in report.checkpoints:
+        for part, file in checkpoints.files_of_manifest(attempt_id, manifest).items():
+            if services.artifacts.size(file.key) != file.size_bytes:
+                raise CorruptArtifact(
+                    f"part {part} of iteration {manifest.iteration} is not stored"
+                )
+    return report
 
 
 @router.post("/reports")
 def add_report(
     attempt_id: CallingAttempt,
-    report: Report,
+    # A dependency, so that the artifact store is asked before the session begins.
+    report: Annotated[Report, Depends(require_artifacts)],
+    session: WriteSession,
     services: ServicesDep,
     now: Now,
     background: BackgroundTasks,
 ) -> ReportResponse:
     """Stores a report once and in its order; the response says whether to stop."""
-    # The artifact store is asked before the transaction begins: no network call inside one.
-    if report.checkpoints:
-        _require_artifacts(services, attempt_id, report)
-    with services.database.transaction() as session:
-        applied = attempts.apply_report(session, attempt_id, report, now=now)
+    applied = attempts.apply_report(session, attempt_id, report, now=now)
     if applied.obsolete_keys:
         background.add_task(services.artifacts.delete, applied.obsolete_keys)
     return applied.response
@@ -67,7 +89,7 @@ async def upload_part(
     """The bytes of a part; they count once a report names them."""
     await run_in_threadpool(_require_active, services, attempt_id)
     stored = await services.artifacts.write(
-        artifact_keys.checkpoint_key(attempt_id, iteration, part, x_content_sha256),
+        checkpoints.artifact_key(attempt_id, iteration, part, x_content_sha256),
         request.stream(),
         sha256=x_content_sha256,
         max_bytes=services.settings.max_upload_bytes,
@@ -77,18 +99,11 @@ async def upload_part(
 
 @router.get("/resume/{part}", response_class=StreamingResponse)
 def download_resume_part(
-    attempt_id: CallingAttempt, part: CheckpointPart, services: ServicesDep
-) -> StreamingResponse:
+    attempt_id: CallingAttempt, part: CheckpointPart, session: ReadSession, services: ServicesDep
+) -> ArtifactResponse:
     """The bytes of a part of the checkpoint to resume from."""
-    with services.database.transaction() as session:
-        checkpoint = attempts.find_resume_checkpoint(session, attempt_id)
-    key = checkpoints.part_key(checkpoint, part)
-    entry = checkpoint.parts[part.value]
-    return StreamingResponse(
-        services.artifacts.read(key),
-        media_type="application/octet-stream",
-        headers={"Content-Length": str(entry["size_bytes"]), "ETag": f'"{entry["sha256"]}"'},
-    )
+    checkpoint = attempts.find_resume_checkpoint(session, attempt_id)
+    return ArtifactResponse(services.artifacts, checkpoints.find_file(checkpoint, part))
 
 
 @router.post("/finish")
@@ -100,20 +115,7 @@ def finish(
     return FinishAttemptResponse(job_state=job_state)
 
 
-def _require_artifacts(services: Services, attempt_id: str, report: Report) -> None:
-    """CorruptArtifact where a new report names bytes that are not stored."""
-    with services.database.transaction() as session:
-        if attempts.is_report_stored(session, attempt_id, report.sequence):
-            return
-    for manifest in report.checkpoints:
-        for key, digest in attempts.list_artifact_keys(attempt_id, manifest).items():
-            if services.artifacts.size(key) != digest.size_bytes:
-                raise CorruptArtifact(
-                    f"part {digest.part} of iteration {manifest.iteration} is not stored"
-                )
-
-
 def _require_active(services: Services, attempt_id: str) -> None:
     """StaleAttempt where the attempt has ended: nothing could refer to its bytes."""
-    with services.database.transaction() as session:
+    with services.database.reading() as session:
         attempts.require_active(session, attempt_id)

@@ -1,11 +1,12 @@
-"""Checkpoints and the weights that people download."""
+"""Checkpoints of a job, and downloads of their weights."""
 
 import re
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
 
+from api.artifact_response import ArtifactResponse
 from api.dependencies import ReadSession, ServicesDep, authenticate_user
 from api.views import CheckpointList, CheckpointView
 from service.jobs import checkpoints, records
@@ -34,35 +35,29 @@ def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     return CheckpointList(checkpoints=[CheckpointView.of(checkpoint) for checkpoint in found])
 
 
-@router.get("/{which}/weights", response_class=StreamingResponse)
-def download(
+@router.get("/{checkpoint}/weights", response_class=StreamingResponse)
+def download_weights(
     job_id: str,
-    which: str,
-    held: ServicesDep,
+    checkpoint: Annotated[str, Path(description="`newest`, `best`, or the id of a checkpoint")],
+    session: ReadSession,
+    services: ServicesDep,
     format: Annotated[  # noqa: A002 - the query's name
         Literal["safetensors", "pt", "onnx", "pt2", "md"],
         Query(
-            description="pt: a state_dict for torch.load(weights_only=True); onnx, pt2 (a "
-            "torch.export program) and md (the model card): of a finished training's newest"
+            description="pt: a state_dict for torch.load(weights_only=True). Only the newest "
+            "checkpoint of a finished training has onnx, pt2 (a torch.export program) and md (the "
+            "model card)"
         ),
     ] = "safetensors",
-) -> StreamingResponse:
-    """The weights of the `newest` or `best` checkpoint, or of the one with that id."""
-    # The store is asked after the session is closed: no network inside one.
-    with held.database.reading() as session:
-        job = records.find_job(session, job_id)
-        checkpoint = checkpoints.select_checkpoint(session, job_id, which)
-    part = _PARTS[format]
-    key = checkpoints.part_key(checkpoint, part)
-    entry = checkpoint.parts[part.value]
+) -> ArtifactResponse:
+    """The weights of a checkpoint."""
+    job = records.find_job(session, job_id)
+    found = checkpoints.find_checkpoint(session, job_id, checkpoint)
+    file = checkpoints.find_file(found, _PARTS[format])
     stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{records.spec_of(job).network}-{job.dataset}")
-    filename = f"{stem}-{job.id}-{checkpoint.iteration}.{format}"
-    return StreamingResponse(
-        held.artifacts.read(key),
-        media_type="application/octet-stream",
-        headers={
-            "Content-Length": str(entry["size_bytes"]),
-            "ETag": f'"{entry["sha256"]}"',
-            "Content-Disposition": f'attachment; filename="{filename}"',
-        },
+    filename = f"{stem}-{job.id}-{found.iteration}.{format}"
+    return ArtifactResponse(
+        services.artifacts,
+        file,
+        headers={"Content-Disposition": f'attachment; filename="{filename}"'},
     )

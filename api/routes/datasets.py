@@ -1,4 +1,4 @@
-"""Data sets: those known by name, and uploads of one's own."""
+"""Data sets: built-in ones, image folders, and uploads."""
 
 import tempfile
 from http import HTTPStatus
@@ -12,19 +12,18 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import ServicesDep, authenticate_user
 from service.catalog import datasets, image_folder_layout, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
-from service.catalog.uploads import Upload
 from service.specs.protocol import Sha256
 
 router = APIRouter(
     prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(authenticate_user)]
 )
 
-# Unpacked, an archive of pictures is hardly bigger than it was; one of zeros is.
-_UNPACKED_SHARE = 4
+# Images hardly compress; this bounds archives that expand, such as zip bombs.
+_MAX_EXPANSION = 4
 
 
 class DatasetView(BaseModel):
-    """`available`: whether the API sees its images under the data path. `sha256`: of an upload."""
+    """`available`: whether the API has its images in the data directory. `sha256`: of an upload."""
 
     name: str
     title: str
@@ -44,30 +43,29 @@ class DatasetList(BaseModel):
 
 
 @router.get("")
-def list_datasets(held: ServicesDep) -> DatasetList:
-    """Those known by name, and the image folders under the data path."""
-    data_path = held.settings.data_dir
+def list_datasets(services: ServicesDep) -> DatasetList:
+    """Built-in data sets, then the image folders in the data directory."""
+    data_dir = services.settings.data_dir
     folders = [
         found
-        for path in (sorted(data_path.iterdir()) if data_path.is_dir() else [])
+        for path in (sorted(data_dir.iterdir()) if data_dir.is_dir() else [])
         if image_folder_layout.is_image_folder(path)
         and (found := datasets.find_dataset(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
     ]
-    return DatasetList(
-        datasets=[_view(each, data_path) for each in [*datasets.DATASETS.values(), *folders]]
-    )
+    known = [*datasets.DATASETS.values(), *folders]
+    return DatasetList(datasets=[_make_view(dataset, data_dir) for dataset in known])
 
 
 @router.post("", status_code=HTTPStatus.CREATED, max_body_size=2**50)
-async def upload(
+async def upload_dataset(
     name: Annotated[str, Query(max_length=100)],
     request: Request,
-    held: ServicesDep,
+    services: ServicesDep,
     x_content_sha256: Annotated[Sha256 | None, Header()] = None,
 ) -> DatasetView:
-    """A tar or zip of class folders, looked at file by file; known as folder:NAME afterwards."""
-    max_bytes = held.settings.max_upload_bytes
-    data_path = held.settings.data_dir
+    """Stores a tar or zip archive of class folders as data set `folder:NAME`."""
+    max_bytes = services.settings.max_upload_bytes
+    data_dir = services.settings.data_dir
     with tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file:
         archive = Path(file.name)
         sha256, _ = await uploads.receive_archive(request.stream(), archive, max_bytes=max_bytes)
@@ -77,27 +75,27 @@ async def upload(
             name,
             archive,
             sha256=sha256,
-            data_dir=data_path,
-            max_bytes=_UNPACKED_SHARE * max_bytes,
+            data_dir=data_dir,
+            max_bytes=_MAX_EXPANSION * max_bytes,
         )
-    return _view(dataset, data_path)
+    return _make_view(dataset, data_dir)
 
 
-def _view(dataset: Dataset, data_path: Path) -> DatasetView:
-    folder = data_path / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
-    uploaded = uploads.find_upload(folder)
+def _make_view(dataset: Dataset, data_dir: Path) -> DatasetView:
+    folder = data_dir / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
+    upload = uploads.find_upload(folder)
     return DatasetView(
         name=dataset.name,
         title=dataset.title,
         origin=dataset.origin,
-        classes=dataset.classes if uploaded is None else uploaded.classes,
+        classes=dataset.classes if upload is None else upload.classes,
         height=dataset.size,
         width=dataset.size,
-        train_images=_images(dataset.train_images, uploaded, "train_images"),
-        test_images=_images(dataset.test_images, uploaded, "test_images"),
+        train_images=dataset.train_images if upload is None else upload.train_images,
+        test_images=dataset.test_images if upload is None else upload.test_images,
         default_recipe=dataset.default_recipe,
         available=_is_available(dataset, folder),
-        sha256=None if uploaded is None else uploaded.sha256,
+        sha256=None if upload is None else upload.sha256,
     )
 
 
@@ -105,7 +103,3 @@ def _is_available(dataset: Dataset, folder: Path) -> bool:
     if dataset.origin is DatasetOrigin.FOLDER:
         return image_folder_layout.is_image_folder(folder)
     return dataset.origin is DatasetOrigin.BUNDLED or folder.is_dir()
-
-
-def _images(known: int | None, uploaded: Upload | None, field: str) -> int | None:
-    return known if uploaded is None else int(getattr(uploaded, field))

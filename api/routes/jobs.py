@@ -1,11 +1,12 @@
-"""Jobs: submit, find, follow."""
+"""Jobs: submission, lists, one job and what it has recorded."""
 
 import csv
 import io
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import event_streams
@@ -19,11 +20,11 @@ from api.dependencies import (
     authenticate_user,
     set_submission_headers,
 )
+from api.queries import AfterNumber, EventQuery, FilterText, PageQuery
 from api.views import (
     AttemptList,
     AttemptView,
     EventList,
-    EventView,
     JobList,
     JobPage,
     JobView,
@@ -34,25 +35,27 @@ from api.views import (
     ProgressView,
     SeriesView,
 )
-from service import ids
-from service.errors import FieldError, InvalidInput
 from service.execution import attempts
-from service.jobs import events, logs, metrics, records, submission
+from service.jobs import logs, metrics, records, submission
 from service.scheduling import queue_status
 from service.scheduling.queue_status import QueueStatus
 from service.specs.job_spec import JobSpec
 from service.states import JobState
+from service.storage import events
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(authenticate_user)])
 
-# PostgreSQL refuses a NUL in a text.
-Words = Annotated[str, Query(max_length=120, pattern=r"^[^\x00]*$")]
 MAX_BATCH = 1_000
-AfterNumber = Annotated[int, Query(ge=0, le=2**31 - 1, description="only what has a higher number")]
+
+
+class JobBatch(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[list[JobSpec], Field(min_length=1, max_length=MAX_BATCH)]
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-def submit(
+def submit_job(
     spec: JobSpec,
     session: WriteSession,
     now: Now,
@@ -60,129 +63,112 @@ def submit(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
-    """Saves a job and puts it into the queue; `depth`, `shortcut`, `dataset` are enough."""
-    made = submission.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
-    set_submission_headers(response, location=f"/v1/jobs/{made.job.id}", is_replay=made.is_replay)
-    return JobView.of(made.job)
-
-
-class Batch(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    jobs: Annotated[list[JobSpec], Field(min_length=1, max_length=MAX_BATCH)]
+    """Submits a job. `depth`, `shortcut` and `dataset` suffice; the rest has defaults."""
+    submitted = submission.submit(
+        session, spec, user=user, now=now, idempotency_key=idempotency_key
+    )
+    job = submitted.row
+    set_submission_headers(response, location=f"/v1/jobs/{job.id}", is_replay=submitted.is_replay)
+    return JobView.of(job)
 
 
 @router.post(":batch", status_code=HTTPStatus.CREATED)
 def submit_batch(
-    batch: Batch,
+    batch: JobBatch,
     session: WriteSession,
     now: Now,
     user: User,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobList:
-    """Saves all jobs or none. In `after`, `#0` is the batch's first job."""
-    made = submission.submit_batch(
+    """Submits all jobs or none. In `after`, `#0` is the first job of the batch."""
+    submitted = submission.submit_batch(
         session, batch.jobs, user=user, now=now, idempotency_key=idempotency_key
     )
-    if all(one.is_replay for one in made):
+    if all(job.is_replay for job in submitted):
         response.headers["Idempotency-Replayed"] = "true"
-    return JobList(jobs=[JobView.of(one.job) for one in made])
+    return JobList(jobs=[JobView.of(job.row) for job in submitted])
 
 
 @router.post(":plan")
-def plan(spec: JobSpec, session: WriteSession, held: ServicesDep, now: Now, user: User) -> PlanView:
-    """What the spec would become, how long it would wait and take; submits nothing."""
-    made = queue_status.plan_job(
-        session, spec, user=user, limits=held.settings.concurrency_limits, now=now
-    )
-    return PlanView.of(made)
+def plan_job(
+    spec: JobSpec, session: ReadSession, services: ServicesDep, now: Now, user: User
+) -> PlanView:
+    """Estimates size, run time and queue wait of a job without submitting it."""
+    limits = services.settings.concurrency_limits
+    return PlanView.of(queue_status.plan_job(session, spec, user=user, limits=limits, now=now))
 
 
 @router.get("")
-def page(
+def list_jobs(
     session: ReadSession,
+    page: PageQuery,
     state: Annotated[list[JobState] | None, Query()] = None,
-    dataset: Words | None = None,
-    tag: Annotated[list[Words] | None, Query()] = None,
-    name: Annotated[Words | None, Query(description="part of the name")] = None,
-    id_prefix: Annotated[str | None, Query(max_length=16)] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    page_token: str | None = None,
+    dataset: FilterText | None = None,
+    tag: Annotated[list[FilterText] | None, Query()] = None,
+    name: Annotated[FilterText | None, Query(description="a part of the name")] = None,
 ) -> JobPage:
-    """Jobs that match all that is given, newest first."""
-    if page_token is not None and not ids.is_id(page_token):
-        fault = FieldError(pointer="/page_token", message=f"is not of this service: {page_token!r}")
-        raise InvalidInput("the request is not valid", field_errors=(fault,))
-    if id_prefix is not None and not ids.is_id(id_prefix):
-        return JobPage(jobs=[], next_page_token=None)
+    """Jobs that match all filters, newest first."""
     found = records.list_page(
         session,
-        limit=limit,
-        before_id=page_token,
+        limit=page.limit,
+        token=page.page_token,
         states=state or (),
         dataset=dataset,
         tags=tag or (),
         name=name,
-        id_prefix=id_prefix,
+        id_prefix=page.id_prefix,
     )
-    return JobPage(jobs=[JobView.of(job) for job in found.jobs], next_page_token=found.next_id)
+    return JobPage(jobs=[JobView.of(job) for job in found.rows], next_page_token=found.next_token)
 
 
 @router.get("/{job_id}")
-def show(job_id: str, session: ReadSession, held: ServicesDep, now: Now) -> JobView:
-    """With why it waits, where it does."""
+def get_job(job_id: str, session: ReadSession, services: ServicesDep, now: Now) -> JobView:
+    """A job; if it waits, with the reason and an estimate of its start."""
     job = records.find_job(session, job_id)
     if not job.state.is_waiting:
         return JobView.of(job)
-    return JobView.of(
-        job, QueueStatus(session, limits=held.settings.concurrency_limits, now=now).explain(job)
-    )
+    limits = services.settings.concurrency_limits
+    return JobView.of(job, QueueStatus(session, limits=limits, now=now).explain(job))
 
 
 @router.get("/{job_id}/progress")
-def progress(job_id: str, session: ReadSession) -> ProgressView | None:
-    """Null until the training processes are up."""
+def get_progress(job_id: str, session: ReadSession) -> ProgressView | None:
+    """Null until the training processes have started."""
     return ProgressView.of(records.find_job(session, job_id))
 
 
 @router.get("/{job_id}/metrics", response_model=MetricsView)
-def read_metrics(
+def get_metrics(
     job_id: str,
     session: ReadSession,
-    series: Annotated[list[Words] | None, Query()] = None,
+    series: Annotated[list[FilterText] | None, Query()] = None,
     points: Annotated[int | None, Query(ge=1, le=100_000)] = None,
     format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
 ) -> MetricsView | Response:
-    """Series of metrics, each thinned to at most `points` of its own points."""
+    """All series of metrics, or those named; downsampled to at most `points` points each."""
     records.find_job(session, job_id)
     found = metrics.read_series(session, job_id, names=series or (), points=points)
     if format == "csv":
-        return Response(_as_csv(found), media_type="text/csv")
-    return MetricsView(series={name: SeriesView.model_validate(one) for name, one in found.items()})
+        return Response(_format_csv(found), media_type="text/csv")
+    return MetricsView(
+        series={name: SeriesView.model_validate(values) for name, values in found.items()}
+    )
 
 
 @router.get("/{job_id}/events", response_model=EventList)
-def read_events(
-    job_id: str,
-    request: Request,
-    held: ServicesDep,
-    session: ReadSession,
-    after: AfterNumber = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
+def list_events(
+    job_id: str, session: ReadSession, services: ServicesDep, query: EventQuery
 ) -> EventList | Response:
-    """What happened to the job; as a live stream where text/event-stream is accepted."""
-    records.find_job(session, job_id)
-    if "text/event-stream" in request.headers.get("Accept", ""):
-        start = after if last_event_id is None else last_event_id
-        return event_streams.follow_job(held, job_id, after=start)
-    found = events.list_events_after(session, job_id, after, limit=limit)
-    return EventList(events=[EventView.of(event) for event in found])
+    """Events of the job; a live stream for `Accept: text/event-stream`."""
+    job = records.find_job(session, job_id)
+    if query.is_stream:
+        return event_streams.follow_job(services, job.id, after=query.stream_after)
+    return EventList.of(events.list_events_after(session, job, query.after, limit=query.limit))
 
 
 @router.get("/{job_id}/logs")
-def read_logs(
+def list_logs(
     job_id: str,
     session: ReadSession,
     after: AfterNumber = 0,
@@ -202,7 +188,7 @@ def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
     return AttemptList(attempts=[AttemptView.of(attempt) for attempt in found])
 
 
-def _as_csv(found: dict[str, metrics.Series]) -> str:
+def _format_csv(found: Mapping[str, metrics.Series]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["series", "iteration", "value"])

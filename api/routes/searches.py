@@ -1,9 +1,9 @@
-"""Searches: submit, find, follow, steer."""
+"""Searches: submission, lists, one search with its trials, and actions on it."""
 
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Body, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Body, Depends, Query, Response
 
 from api import event_streams
 from api.dependencies import (
@@ -16,15 +16,15 @@ from api.dependencies import (
     authenticate_user,
     set_submission_headers,
 )
-from api.routes.job_actions import Change
+from api.queries import EventQuery, PageQuery
+from api.routes.job_actions import PriorityUpdate
 from api.search_views import ImportanceList, SearchPage, SearchView, TrialList
-from api.views import EventList, EventView
-from service import ids
-from service.errors import FieldError, InvalidInput
+from api.views import EventList
 from service.jobs import checkpoints
-from service.searches import export as search_export
-from service.searches import importance, searches, trials
+from service.searches import commands, importance, ranking, records, submission
+from service.searches import export as trial_export
 from service.specs.search_spec import SearchSpec
+from service.storage import events
 
 router = APIRouter(
     prefix="/v1/searches", tags=["searches"], dependencies=[Depends(authenticate_user)]
@@ -32,7 +32,7 @@ router = APIRouter(
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-def submit(
+def submit_search(
     spec: SearchSpec,
     session: WriteSession,
     now: Now,
@@ -40,131 +40,120 @@ def submit(
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> SearchView:
-    """Saves a search, every value of whose space makes a legal job."""
-    made = searches.submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
-    set_submission_headers(
-        response, location=f"/v1/searches/{made.search.id}", is_replay=made.is_replay
+    """Submits a search. Every value of its space must make a valid job."""
+    submitted = submission.submit(
+        session, spec, user=user, now=now, idempotency_key=idempotency_key
     )
-    return SearchView.of(made.search)
+    search = submitted.row
+    set_submission_headers(
+        response, location=f"/v1/searches/{search.id}", is_replay=submitted.is_replay
+    )
+    return SearchView.of(search)
 
 
 @router.get("")
-def page(
-    session: ReadSession,
-    id_prefix: Annotated[str | None, Query(max_length=16)] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    page_token: str | None = None,
-) -> SearchPage:
+def list_searches(session: ReadSession, page: PageQuery) -> SearchPage:
     """Newest first."""
-    if page_token is not None and not ids.is_id(page_token):
-        fault = FieldError(pointer="/page_token", message=f"is not of this service: {page_token!r}")
-        raise InvalidInput("the request is not valid", field_errors=(fault,))
-    if id_prefix is not None and not ids.is_id(id_prefix):
-        return SearchPage(searches=[], next_page_token=None)
-    found = searches.list_page(session, limit=limit, before_id=page_token, id_prefix=id_prefix)
-    views = [SearchView.of(search) for search in found.searches]
-    return SearchPage(searches=views, next_page_token=found.next_id)
+    found = records.list_page(
+        session, limit=page.limit, token=page.page_token, id_prefix=page.id_prefix
+    )
+    views = [SearchView.of(search) for search in found.rows]
+    return SearchPage(searches=views, next_page_token=found.next_token)
 
 
 @router.get("/{search_id}")
-def show(search_id: str, session: ReadSession, now: Now) -> SearchView:
-    """With its best trial so far, and how much of its budget is used."""
-    search = searches.find_search(session, search_id)
-    return SearchView.of(search, trials.read_progress(session, search, now=now))
+def get_search(search_id: str, session: ReadSession, now: Now) -> SearchView:
+    """A search with its best trial so far and the budget used."""
+    search = records.find_search(session, search_id)
+    return SearchView.of(search, ranking.read_progress(session, search, now=now))
 
 
 @router.patch("/{search_id}")
-def change(search_id: str, wanted: Change, session: WriteSession, now: Now) -> SearchView:
-    """Changes the priority of its trials, those to come and those that have not ended."""
-    changed = searches.change_priority(session, search_id, wanted.priority, now=now)
-    return SearchView.of(changed)
+def update_search(
+    search_id: str, update: PriorityUpdate, session: WriteSession, now: Now
+) -> SearchView:
+    """Changes the priority of its unfinished and of its future trials."""
+    return SearchView.of(commands.change_priority(session, search_id, update.priority, now=now))
 
 
 @router.delete("/{search_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(search_id: str, held: ServicesDep, background: BackgroundTasks) -> None:
-    """Forgets a search that has ended, with all its trials and what they have left."""
-    with held.database.transaction() as session:
-        attempts = searches.delete(session, search_id)
-    # After the commit: rows must never promise bytes that are gone.
-    background.add_task(checkpoints.delete_artifacts, held.artifacts, attempts)
+def delete_search(
+    search_id: str, session: WriteSession, services: ServicesDep, background: BackgroundTasks
+) -> None:
+    """Deletes a finished search with its trials and their metrics, logs and checkpoints."""
+    attempt_ids = commands.delete(session, search_id)
+    # Background tasks run after the commit.
+    background.add_task(checkpoints.delete_artifacts, services.artifacts, attempt_ids)
 
 
 @router.get("/{search_id}/trials")
 def list_trials(search_id: str, session: ReadSession) -> TrialList:
     """The best first."""
-    search = searches.find_search(session, search_id)
-    return TrialList.of(trials.read_progress(session, search, now=None))
+    search = records.find_search(session, search_id)
+    return TrialList.of(ranking.rank_trials(session, search))
 
 
 @router.get("/{search_id}/importance")
-def read_importance(search_id: str, session: ReadSession) -> ImportanceList:
-    """How much each field matters: its share of each metric's variance over succeeded trials."""
-    search = searches.find_search(session, search_id)
-    found = importance.of_search(searches.spec_of(search), trials.rank_trials(session, search))
-    return ImportanceList.of(found)
+def get_importance(search_id: str, session: ReadSession) -> ImportanceList:
+    """Each field's share of each metric's variance over the succeeded trials (fANOVA)."""
+    search = records.find_search(session, search_id)
+    trials = ranking.rank_trials(session, search)
+    return ImportanceList.of(importance.compute_importance(records.spec_of(search), trials))
 
 
 @router.get("/{search_id}/export", response_model=TrialList)
-def export(
+def export_trials(
     search_id: str,
     session: ReadSession,
     format: Annotated[Literal["json", "csv", "tensorboard"], Query()] = "json",  # noqa: A002 - the query's name
 ) -> TrialList | Response:
-    """All trials as a table, or as a zip of TensorBoard's HParams."""
-    search = searches.find_search(session, search_id)
-    standing = trials.read_progress(session, search, now=None)
+    """All trials as JSON, as a CSV table, or as a zip of TensorBoard HParams logs."""
+    search = records.find_search(session, search_id)
+    trials = ranking.rank_trials(session, search)
     if format == "csv":
-        text = search_export.as_csv(searches.spec_of(search), standing.trials)
-        return Response(text, media_type="text/csv")
+        table = trial_export.format_csv(records.spec_of(search), trials)
+        return Response(table, media_type="text/csv")
     if format == "tensorboard":
-        packed = search_export.as_tensorboard(standing.trials)
-        return Response(packed, media_type="application/zip")
-    return TrialList.of(standing)
+        archive = trial_export.pack_tensorboard(trials)
+        return Response(archive, media_type="application/zip")
+    return TrialList.of(trials)
 
 
 @router.get("/{search_id}/events", response_model=EventList)
-def read_events(
-    search_id: str,
-    request: Request,
-    held: ServicesDep,
-    session: ReadSession,
-    after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-    last_event_id: Annotated[int | None, Header(ge=0, le=2**31 - 1)] = None,
+def list_events(
+    search_id: str, session: ReadSession, services: ServicesDep, query: EventQuery
 ) -> EventList | Response:
-    """What happened to the search; as a live stream where text/event-stream is accepted."""
-    searches.find_search(session, search_id)
-    if "text/event-stream" in request.headers.get("Accept", ""):
-        start = after if last_event_id is None else last_event_id
-        return event_streams.follow_search(held, search_id, after=start)
-    found = searches.list_events_after(session, search_id, after, limit=limit)
-    return EventList(events=[EventView.model_validate(event) for event in found])
+    """Events of the search; a live stream for `Accept: text/event-stream`."""
+    search = records.find_search(session, search_id)
+    if query.is_stream:
+        return event_streams.follow_search(services, search.id, after=query.stream_after)
+    return EventList.of(events.list_events_after(session, search, query.after, limit=query.limit))
 
 
 @router.post("/{search_id}/pause", status_code=HTTPStatus.ACCEPTED)
-def pause(search_id: str, session: WriteSession, now: Now) -> SearchView:
-    """No trial begins; those that run save a checkpoint and free their workers."""
-    return SearchView.of(searches.pause(session, search_id, now=now))
+def pause_search(search_id: str, session: WriteSession, now: Now) -> SearchView:
+    """No trial starts; running trials save a checkpoint and free their workers."""
+    return SearchView.of(commands.pause(session, search_id, now=now))
 
 
 @router.post("/{search_id}/resume")
-def resume(search_id: str, session: WriteSession, now: Now) -> SearchView:
-    """Its trials go on from their checkpoints."""
-    return SearchView.of(searches.resume(session, search_id, now=now))
+def resume_search(search_id: str, session: WriteSession, now: Now) -> SearchView:
+    """Its trials continue from their checkpoints."""
+    return SearchView.of(commands.resume(session, search_id, now=now))
 
 
 @router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED)
-def cancel(search_id: str, session: WriteSession, now: Now) -> SearchView:
-    """With its trials: waiting ones at once, running ones save a checkpoint and stop."""
-    return SearchView.of(searches.cancel(session, search_id, now=now))
+def cancel_search(search_id: str, session: WriteSession, now: Now) -> SearchView:
+    """Cancels waiting trials at once; running ones save a checkpoint and stop."""
+    return SearchView.of(commands.cancel(session, search_id, now=now))
 
 
 @router.post("/{search_id}/extend")
-def extend(
+def extend_search(
     search_id: str,
     session: WriteSession,
     now: Now,
-    budget: Annotated[dict[str, Any], Body(description="fields of a budget, in new totals")],
+    budget: Annotated[dict[str, Any], Body(description="fields of a budget, as new totals")],
 ) -> SearchView:
-    """A larger budget; a search that has succeeded goes on."""
-    return SearchView.of(searches.extend(session, search_id, budget, now=now))
+    """Enlarges the budget; a search that has succeeded is queued again."""
+    return SearchView.of(commands.extend(session, search_id, budget, now=now))

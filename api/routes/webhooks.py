@@ -1,4 +1,4 @@
-"""Webhooks: who is told of jobs' new states, and what was delivered."""
+"""Webhooks for job state changes, and the log of their deliveries."""
 
 from datetime import datetime
 from http import HTTPStatus
@@ -21,7 +21,7 @@ class WebhookSpec(BaseModel):
 
     url: Annotated[str, Field(max_length=2000, pattern=r"^[\x21-\x7e]+$")]
     states: Annotated[
-        list[JobState], Field(description="of which it is told; none: all final ones")
+        list[JobState], Field(description="states to report; empty: all final states")
     ] = []
 
 
@@ -44,7 +44,7 @@ class WebhookList(BaseModel):
 
 
 class DeliveryView(BaseModel):
-    """`status`: of the last answer; `error`: why there was none."""
+    """`status`: HTTP status of the last response; `error`: why there was no response."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -64,31 +64,31 @@ class DeliveryList(BaseModel):
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
-def add(
-    wanted: WebhookSpec, session: WriteSession, held: ServicesDep, now: Now, user: User
+def add_webhook(
+    spec: WebhookSpec, session: WriteSession, services: ServicesDep, now: Now, user: User
 ) -> NewWebhookView:
-    """Deliveries are signed as Standard Webhooks has it, with the secret of this answer."""
-    url_guard.parse_url(wanted.url, allowed=held.settings.webhook_networks)
-    row = webhooks.add_webhook(session, wanted.url, wanted.states, user=user, now=now)
+    """Adds a webhook. Deliveries are signed as in Standard Webhooks, with the returned secret."""
+    url_guard.parse_url(spec.url, allowed=services.settings.webhook_networks)
+    row = webhooks.add_webhook(session, spec.url, spec.states, user=user, now=now)
     return NewWebhookView.model_validate(row)
 
 
 @router.get("")
 def list_webhooks(session: ReadSession) -> WebhookList:
-    """Without their secrets."""
+    """All webhooks, without their secrets."""
     found = webhooks.list_webhooks(session)
     return WebhookList(webhooks=[WebhookView.model_validate(row) for row in found])
 
 
 @router.delete("/{webhook_id}", status_code=HTTPStatus.NO_CONTENT)
-def delete(webhook_id: str, session: WriteSession) -> None:
-    """With the log of its deliveries."""
+def delete_webhook(webhook_id: str, session: WriteSession) -> None:
+    """Deletes a webhook and the log of its deliveries."""
     webhooks.delete_webhook(session, webhook_id)
 
 
 @router.post("/{webhook_id}/ping", status_code=HTTPStatus.ACCEPTED)
-def ping(webhook_id: str, session: WriteSession, now: Now) -> DeliveryView:
-    """Sends a delivery that tells nothing, to see whether it arrives."""
+def ping_webhook(webhook_id: str, session: WriteSession, now: Now) -> DeliveryView:
+    """Sends a test delivery."""
     return DeliveryView.model_validate(webhooks.enqueue_ping(session, webhook_id, now=now))
 
 

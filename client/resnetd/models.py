@@ -95,6 +95,8 @@ class EventKind(OpenEnum):
     CHANGED = "changed"
     ATTEMPT = "attempt"
     CHECKPOINT = "checkpoint"
+    DRIVER = "driver"  # of a search
+    TRIAL = "trial"  # of a search
     PROGRESS = "progress"  # in the stream only; it is not stored and has no number
 
 

@@ -10,17 +10,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound, SequenceGap, StaleAttempt
-from service.jobs import artifact_keys, checkpoints, lifecycle, logs, metrics, records, retention
+from service.jobs import checkpoints, lifecycle, logs, metrics, records, retention
+from service.jobs.records import FindJob
 from service.specs.protocol import (
     AttemptConfig,
-    CheckpointManifest,
     FinishAttemptRequest,
     PartDigest,
     Report,
     ReportResponse,
     ResumeCheckpoint,
 )
-from service.states import AttemptState, CheckpointPart, JobState, StopReason
+from service.states import AttemptState, JobState, StopReason
 from service.storage import changes
 from service.storage.changes import ChangeKind
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
@@ -33,7 +33,7 @@ def list_attempts(session: Session, job_id: str) -> list[AttemptRow]:
 
 
 def build_config(session: Session, attempt_id: str) -> AttemptConfig:
-    job, attempt = _lock_active(session, attempt_id)
+    job, attempt = _find_active(session, attempt_id)
     return AttemptConfig(
         attempt_id=attempt.id,
         job_id=job.id,
@@ -49,7 +49,7 @@ def build_config(session: Session, attempt_id: str) -> AttemptConfig:
 
 def find_resume_checkpoint(session: Session, attempt_id: str) -> CheckpointRow:
     """NotFound where the attempt does not resume."""
-    _, attempt = _lock_active(session, attempt_id)
+    _, attempt = _find_active(session, attempt_id)
     checkpoint = _find_resume_checkpoint(session, attempt)
     if checkpoint is None:
         raise NotFound(f"attempt {attempt_id} does not resume from a checkpoint")
@@ -58,7 +58,7 @@ def find_resume_checkpoint(session: Session, attempt_id: str) -> CheckpointRow:
 
 def require_active(session: Session, attempt_id: str) -> None:
     """StaleAttempt where the attempt has ended."""
-    _lock_active(session, attempt_id)
+    _find_active(session, attempt_id)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def apply_report(
     The caller has checked that the artifacts of the report's checkpoints are stored. StaleAttempt
     where the attempt has ended, SequenceGap where an earlier report is missing.
     """
-    job, attempt = _lock_active(session, attempt_id)
+    job, attempt = _find_active(session, attempt_id, lifecycle.lock_job)
     attempt.last_report_at = now
     if report.sequence <= attempt.last_sequence:
         return AppliedReport(response=_make_response(job, attempt, now=now), obsolete_keys=[])
@@ -116,18 +116,8 @@ def is_report_stored(session: Session, attempt_id: str, sequence: int) -> bool:
 
     StaleAttempt where the attempt has ended.
     """
-    _, attempt = _lock_active(session, attempt_id)
+    _, attempt = _find_active(session, attempt_id)
     return sequence <= attempt.last_sequence
-
-
-def list_artifact_keys(attempt_id: str, manifest: CheckpointManifest) -> dict[str, PartDigest]:
-    """By key, the parts that must be stored before the manifest counts."""
-    return {
-        artifact_keys.checkpoint_key(
-            attempt_id, manifest.iteration, digest.part, digest.sha256
-        ): digest
-        for digest in manifest.parts
-    }
 
 
 def finish_attempt(
@@ -161,19 +151,21 @@ def exceeds_time_limit(
     """Whether the attempt has trained for longer than the job's time limit plus the grace."""
     if attempt.started_at is None:
         return False
-    limit = timedelta(minutes=records.spec_of(job).time_limit_minutes, seconds=grace_seconds)
+    limit = records.time_limit_of(job) + timedelta(seconds=grace_seconds)
     return now > attempt.started_at + limit
 
 
-def _lock_active(session: Session, attempt_id: str) -> tuple[JobRow, AttemptRow]:
-    """The attempt and its job, locked. StaleAttempt where the attempt has ended.
+def _find_active(
+    session: Session, attempt_id: str, find_job: FindJob = records.find_job
+) -> tuple[JobRow, AttemptRow]:
+    """The attempt and its job. StaleAttempt where the attempt has ended.
 
     A job has at most one active attempt: the next is claimed after the last has ended.
     """
     job_id = session.scalar(select(AttemptRow.job_id).where(AttemptRow.id == attempt_id))
     if job_id is None:
         raise NotFound(f"no attempt {attempt_id!r}")
-    job = lifecycle.lock_job(session, job_id)
+    job = find_job(session, job_id)
     attempt = session.get(AttemptRow, attempt_id, populate_existing=True)
     assert attempt is not None
     if attempt.state is AttemptState.ENDED:
@@ -207,9 +199,7 @@ def _make_resume_checkpoint(
         iteration=checkpoint.iteration,
         mode=None if is_own or start is None else start.mode,
         parts=[
-            PartDigest(
-                part=CheckpointPart(name), sha256=entry["sha256"], size_bytes=entry["size_bytes"]
-            )
-            for name, entry in checkpoint.parts.items()
+            PartDigest(part=part, sha256=file.sha256, size_bytes=file.size_bytes)
+            for part, file in checkpoints.files_of(checkpoint).items()
         ],
     )

@@ -1,6 +1,7 @@
-"""Checkpoints: record, newest, best, retention. The bytes lie in the artifact store."""
+"""Checkpoints: their rows, and the keys of their files in the artifact store."""
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from sqlalchemy import select
@@ -8,74 +9,124 @@ from sqlalchemy.orm import Session
 
 from service import ids
 from service.errors import InvalidInput, NotFound
-from service.jobs import (
-    artifact_keys,
-    events,
-)
-from service.jobs.events import EventKind
 from service.specs.protocol import CheckpointManifest
 from service.states import CheckpointPart
+from service.storage import events
 from service.storage.artifacts import ArtifactStore
+from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
 
-REQUIRED_PARTS = frozenset({CheckpointPart.WEIGHTS, CheckpointPart.STATE})
+ARTIFACT_PREFIX = "checkpoints"
+_REQUIRED_PARTS = frozenset({CheckpointPart.WEIGHTS, CheckpointPart.STATE})
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A part of a checkpoint; `key` is the artifact store's."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+def artifact_key(attempt_id: str, iteration: int, part: CheckpointPart, sha256: str) -> str:
+    """The key of a part in the artifact store: it differs by attempt and by content."""
+    return f"{ARTIFACT_PREFIX}/{attempt_id}/{iteration:09d}-{part}-{sha256[:16]}"
+
+
+def attempt_id_of_key(key: str) -> str:
+    """The id of the attempt that uploaded the artifact."""
+    return key.split("/")[1]
 
 
 def delete_artifacts(artifacts: ArtifactStore, attempt_ids: Iterable[str]) -> None:
-    """All that these attempts have stored; after the commit that forgets the attempts."""
+    """Deletes all uploads of attempts. Call it after the commit that deletes their rows."""
     for attempt_id in attempt_ids:
-        artifacts.delete_prefix(f"{artifact_keys.CHECKPOINT_PREFIX}/{attempt_id}/")
+        artifacts.delete_prefix(f"{ARTIFACT_PREFIX}/{attempt_id}/")
 
 
 def record_checkpoint(
-    session: Session, job: JobRow, attempt: AttemptRow, note: CheckpointManifest, *, now: datetime
+    session: Session,
+    job: JobRow,
+    attempt: AttemptRow,
+    manifest: CheckpointManifest,
+    *,
+    now: datetime,
 ) -> CheckpointRow:
-    """From here on the checkpoint counts. The caller has seen that all its bytes are there."""
-    if not {digest.part for digest in note.parts} >= REQUIRED_PARTS:
-        raise InvalidInput(f"a checkpoint has {', '.join(sorted(REQUIRED_PARTS))}")
+    """Makes an uploaded checkpoint count; repeated, returns the same row.
+
+    The caller has checked that the artifact store has all its files. InvalidInput where a required
+    part is missing.
+    """
+    received = {digest.part for digest in manifest.parts}
+    if not received >= _REQUIRED_PARTS:
+        raise InvalidInput(
+            f"a checkpoint needs the parts {', '.join(sorted(_REQUIRED_PARTS))}; "
+            f"received {', '.join(sorted(received)) or 'none'}"
+        )
     known = session.scalar(
         select(CheckpointRow).where(
             CheckpointRow.job_id == job.id,
             CheckpointRow.attempt == attempt.number,
-            CheckpointRow.iteration == note.iteration,
+            CheckpointRow.iteration == manifest.iteration,
         )
     )
     if known is not None:
         return known
+    files = files_of_manifest(attempt.id, manifest)
     checkpoint = CheckpointRow(
         id=ids.new_id(now),
         job_id=job.id,
         attempt=attempt.number,
-        iteration=note.iteration,
+        iteration=manifest.iteration,
         created_at=now,
-        test_error=note.test_error,
-        train_error=note.train_error,
-        parts={
-            digest.part.value: {
-                "key": artifact_keys.checkpoint_key(
-                    attempt.id, note.iteration, digest.part, digest.sha256
-                ),
-                "sha256": digest.sha256,
-                "size_bytes": digest.size_bytes,
-            }
-            for digest in note.parts
-        },
+        test_error=manifest.test_error,
+        train_error=manifest.train_error,
+        parts={part.value: asdict(file) for part, file in files.items()},
     )
     session.add(checkpoint)
     session.flush()
-    job.checkpointed_iteration = max(job.checkpointed_iteration, note.iteration)
+    job.checkpointed_iteration = max(job.checkpointed_iteration, manifest.iteration)
     data = {
         "id": checkpoint.id,
-        "iteration": note.iteration,
-        "test_error": note.test_error,
-        "train_error": note.train_error,
+        "iteration": manifest.iteration,
+        "test_error": manifest.test_error,
+        "train_error": manifest.train_error,
     }
     events.append_event(session, job, EventKind.CHECKPOINT, data, now=now)
     return checkpoint
 
 
+def files_of_manifest(
+    attempt_id: str, manifest: CheckpointManifest
+) -> dict[CheckpointPart, CheckpointFile]:
+    """The files that the attempt must have uploaded."""
+    return {
+        digest.part: CheckpointFile(
+            key=artifact_key(attempt_id, manifest.iteration, digest.part, digest.sha256),
+            sha256=digest.sha256,
+            size_bytes=digest.size_bytes,
+        )
+        for digest in manifest.parts
+    }
+
+
+def files_of(checkpoint: CheckpointRow) -> dict[CheckpointPart, CheckpointFile]:
+    return {CheckpointPart(part): CheckpointFile(**file) for part, file in checkpoint.parts.items()}
+
+
+def find_file(checkpoint: CheckpointRow, part: CheckpointPart) -> CheckpointFile:
+    """NotFound where the checkpoint was stored without that part."""
+    files = files_of(checkpoint)
+    if part not in files:
+        raise NotFound(
+            f"checkpoint {checkpoint.id} has no part {part}; it has {', '.join(sorted(files))}"
+        )
+    return files[part]
+
+
 def list_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:
-    """Newest first: by iteration, and of one iteration the later attempt's."""
+    """Newest first: by iteration, of one iteration the later attempt first."""
     statement = (
         select(CheckpointRow)
         .where(CheckpointRow.job_id == job_id)
@@ -88,33 +139,24 @@ def find_newest(session: Session, job_id: str) -> CheckpointRow | None:
     return next(iter(list_checkpoints(session, job_id)), None)
 
 
-def select_checkpoint(session: Session, job_id: str, which: str) -> CheckpointRow:
-    """`newest`, `best` (least test error, the earliest of equals) or an id. NotFound else."""
-    known = list_checkpoints(session, job_id)
-    if which == "newest" and known:
-        return known[0]
-    if which == "best" and known:
-        return pick_best(known)
-    for checkpoint in known:
-        if checkpoint.id == which:
+def find_checkpoint(session: Session, job_id: str, selector: str) -> CheckpointRow:
+    """`newest`, `best` (least test error, the earliest of equals) or an id. NotFound."""
+    checkpoints = list_checkpoints(session, job_id)
+    if selector == "newest" and checkpoints:
+        return checkpoints[0]
+    if selector == "best" and checkpoints:
+        return pick_best(checkpoints)
+    for checkpoint in checkpoints:
+        if checkpoint.id == selector:
             return checkpoint
-    raise NotFound(f"job {job_id} has no checkpoint {which!r}; it has {len(known)}")
+    raise NotFound(f"job {job_id} has no checkpoint {selector!r}; it has {len(checkpoints)}")
 
 
-def pick_best(checkpoints: list[CheckpointRow]) -> CheckpointRow:
-    """Of a non-empty list. Where nothing was measured, the newest."""
+def pick_best(newest_first: list[CheckpointRow]) -> CheckpointRow:
+    """Of a list that is not empty. The newest where no test error was measured."""
     measured = [
-        (row.test_error, row.iteration, row) for row in checkpoints if row.test_error is not None
+        (row.test_error, row.iteration, row) for row in newest_first if row.test_error is not None
     ]
     if not measured:
-        return checkpoints[0]
+        return newest_first[0]
     return min(measured, key=lambda entry: entry[:2])[2]
-
-
-def part_key(checkpoint: CheckpointRow, part: CheckpointPart) -> str:
-    """NotFound where the checkpoint was stored without that part."""
-    entry = checkpoint.parts.get(part.value)
-    if entry is None:
-        there = ", ".join(sorted(checkpoint.parts))
-        raise NotFound(f"checkpoint {checkpoint.id} has no {part}; it has {there}")
-    return str(entry["key"])

@@ -1,4 +1,8 @@
-"""A job's state: `move` is its only writer, writes the event, and tells the jobs that wait."""
+"""The state of a job: this module is its only writer.
+
+A change of state, its event and its webhook deliveries are one transaction, with what follows for
+the jobs that depend on it.
+"""
 
 from datetime import datetime
 
@@ -8,15 +12,9 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.backoff import backoff
 from service.errors import IllegalTransition, NotFound
-from service.jobs import (
-    events,
-    records,
-)
-from service.jobs.events import EventKind
+from service.jobs import records
 from service.notifications import webhooks
-from service.specs.protocol import (
-    TrainingResult,
-)
+from service.specs.protocol import TrainingResult
 from service.states import (
     FINAL_STATES,
     NEXT_STATES,
@@ -27,24 +25,30 @@ from service.states import (
     Reason,
     StopReason,
 )
+from service.storage import events
+from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, DependencyRow, JobRow
 
-# A waiting job gains one point of priority in this time, so that nothing starves: after 17 hours
-# the least urgent job goes before the most urgent one that comes then.
+# A waiting job gains one point of priority in this time, so no job starves: after 17 hours a job
+# of priority 0 starts before a new one of priority 100.
 AGING_SECONDS = 600.0
+# Ends the retries of a job on a cluster that fails all its attempts.
+MAX_INFRA_RESTARTS = 20
+# A job is held after this number of consecutive failures at the same iteration.
+POISON_ATTEMPTS = 3
 
 
 def queue_sort_key(*, created_at: datetime, priority: int) -> float:
-    """What orders the queue, in seconds: of two jobs the one with the smaller place goes first.
+    """In seconds; of two jobs the one with the smaller key starts first.
 
-    All jobs age at one rate, so which of two goes first never changes while they wait, and the
-    order can be an index.
+    All jobs age at the same rate, so the order of two jobs never changes while they wait and can
+    be an index.
     """
     return created_at.timestamp() - priority * AGING_SECONDS
 
 
 def lock_job(session: Session, job_id: str) -> JobRow:
-    """The job, this transaction's alone until it ends. On SQLite every transaction is alone."""
+    """The job, locked until the transaction ends. On SQLite a transaction locks the database."""
     if not ids.is_id(job_id):
         raise NotFound(f"no job {job_id!r}")
     job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
@@ -62,88 +66,15 @@ def transition(
     reason: Reason | None = None,
     message: str | None = None,
 ) -> None:
-    """Changes the state of a locked job and of its dependents. Raises IllegalTransition.
+    """Changes the state of a locked job, and of its dependents: queues or cancels them.
 
-    An end that was waited for lets jobs into the queue, or cancels them with all behind them.
+    IllegalTransition where the job's state does not allow it.
     """
     _set_state(session, job, state, now=now, reason=reason, message=message)
     ended = [job] if state.is_final else []
-    # A list and no recursion: a chain may be longer than Python's stack.
+    # Not recursive: a chain of dependents may be longer than Python's stack.
     while ended:
         ended += _update_dependents(session, ended.pop(), now=now)
-
-
-def state_when_requeued(session: Session, job: JobRow) -> JobState:
-    """Where a job belongs that nothing but others may keep from starting: queued or blocked."""
-    return JobState.BLOCKED if list_unmet_dependencies(session, job.id) else JobState.QUEUED
-
-
-def list_unmet_dependencies(session: Session, job_id: str) -> list[JobRow]:
-    """The jobs that must end before it starts, oldest first."""
-    return list(
-        session.scalars(
-            select(JobRow)
-            .join(DependencyRow, DependencyRow.needed_id == JobRow.id)
-            .where(DependencyRow.job_id == job_id, JobRow.state.not_in(FINAL_STATES))
-            .order_by(JobRow.id)
-        )
-    )
-
-
-def _update_dependents(session: Session, needed: JobRow, *, now: datetime) -> list[JobRow]:
-    """The jobs that end because `needed` has."""
-    session.flush()
-    dependents = session.execute(
-        select(JobRow, DependencyRow.condition)
-        .join(DependencyRow, DependencyRow.job_id == JobRow.id)
-        .where(DependencyRow.needed_id == needed.id)
-        .order_by(JobRow.id)
-        .with_for_update(of=JobRow)
-        .execution_options(populate_existing=True)
-    ).all()
-    ended = []
-    for job, condition in dependents:
-        if not job.state.is_waiting:
-            continue
-        if condition is DependencyCondition.OK and needed.state is not JobState.SUCCEEDED:
-            reason, message = Reason.DEPENDENCY_FAILED, f"it needs job {needed.id}: {needed.state}"
-            _set_state(session, job, JobState.CANCELLED, now=now, reason=reason, message=message)
-            ended.append(job)
-        elif job.state is JobState.BLOCKED and not list_unmet_dependencies(session, job.id):
-            _set_state(session, job, JobState.QUEUED, now=now, reason=None, message=None)
-    return ended
-
-
-def _set_state(
-    session: Session,
-    job: JobRow,
-    state: JobState,
-    *,
-    now: datetime,
-    reason: Reason | None,
-    message: str | None,
-) -> None:
-    if state not in NEXT_STATES[job.state]:
-        raise IllegalTransition(f"job {job.id} is {job.state} and cannot become {state}")
-    data = {"from": job.state, "to": state, "reason": reason, "message": message}
-    job.state = state
-    job.reason = reason
-    job.message = message
-    if state is JobState.RUNNING and job.started_at is None:
-        job.started_at = now
-    if state.is_waiting or state.is_final:
-        job.stop_requested = None
-        job.stop_requested_at = None
-    if state.is_final:
-        job.finished_at = now
-    events.append_event(session, job, EventKind.STATE, data, now=now)
-    webhooks.enqueue_deliveries(session, job, now=now)
-
-
-# A cluster that breaks every attempt must not spin for ever.
-MAX_INFRA_RESTARTS = 20
-# Attempts in a row that broke at one iteration: the next would as well.
-POISON_ATTEMPTS = 3
 
 
 def end_attempt(
@@ -156,7 +87,7 @@ def end_attempt(
     message: str = "",
     result: TrainingResult | None = None,
 ) -> None:
-    """Ends a living attempt of a locked job and decides what becomes of the job."""
+    """Ends the active attempt of a locked job, then finishes, requeues or holds the job."""
     assert attempt.state is not AttemptState.ENDED
     attempt.state = AttemptState.ENDED
     attempt.reason = reason
@@ -185,6 +116,73 @@ def find_active_attempt(session: Session, job: JobRow) -> AttemptRow:
     return found
 
 
+def state_when_requeued(session: Session, job: JobRow) -> JobState:
+    return JobState.BLOCKED if list_unmet_dependencies(session, job.id) else JobState.QUEUED
+
+
+def list_unmet_dependencies(session: Session, job_id: str) -> list[JobRow]:
+    """The jobs that must end before it starts, oldest first."""
+    return list(
+        session.scalars(
+            select(JobRow)
+            .join(DependencyRow, DependencyRow.needed_id == JobRow.id)
+            .where(DependencyRow.job_id == job_id, JobRow.state.not_in(FINAL_STATES))
+            .order_by(JobRow.id)
+        )
+    )
+
+
+def _set_state(
+    session: Session,
+    job: JobRow,
+    state: JobState,
+    *,
+    now: datetime,
+    reason: Reason | None,
+    message: str | None,
+) -> None:
+    if state not in NEXT_STATES[job.state]:
+        raise IllegalTransition(f"job {job.id} is {job.state} and cannot become {state}")
+    data = {"from": job.state, "to": state, "reason": reason, "message": message}
+    job.state = state
+    job.reason = reason
+    job.message = message
+    if state is JobState.RUNNING and job.started_at is None:
+        job.started_at = now
+    if state.is_waiting or state.is_final:
+        job.stop_requested = None
+        job.stop_requested_at = None
+    if state.is_final:
+        job.finished_at = now
+    events.append_event(session, job, EventKind.STATE, data, now=now)
+    webhooks.enqueue_deliveries(session, job, now=now)
+
+
+def _update_dependents(session: Session, ended: JobRow, *, now: datetime) -> list[JobRow]:
+    """Queues or cancels the jobs that depend on `ended`. Returns those that it cancelled."""
+    session.flush()
+    dependents = session.execute(
+        select(JobRow, DependencyRow.condition)
+        .join(DependencyRow, DependencyRow.job_id == JobRow.id)
+        .where(DependencyRow.needed_id == ended.id)
+        .order_by(JobRow.id)
+        .with_for_update(of=JobRow)
+        .execution_options(populate_existing=True)
+    ).all()
+    cancelled = []
+    for job, condition in dependents:
+        if not job.state.is_waiting:
+            continue
+        if condition is DependencyCondition.OK and ended.state is not JobState.SUCCEEDED:
+            reason = Reason.DEPENDENCY_FAILED
+            message = f"job {ended.id}, which it depends on, {ended.state.past_phrase}"
+            _set_state(session, job, JobState.CANCELLED, now=now, reason=reason, message=message)
+            cancelled.append(job)
+        elif job.state is JobState.BLOCKED and not list_unmet_dependencies(session, job.id):
+            _set_state(session, job, JobState.QUEUED, now=now, reason=None, message=None)
+    return cancelled
+
+
 def _finish_or_requeue(
     session: Session,
     job: JobRow,
@@ -194,9 +192,8 @@ def _finish_or_requeue(
     message: str | None,
     now: datetime,
 ) -> None:
-    """What becomes of the job after its attempt has ended."""
     if reason is Reason.EARLY_STOPPED:
-        # The search has said why when it asked.
+        # The search has set the job's message when it requested the stop.
         message = job.message or message
     if reason.blame is Blame.USER:
         job.restarts += 1
@@ -205,13 +202,15 @@ def _finish_or_requeue(
     state = _next_state(job, reason)
     if state is JobState.QUEUED and reason is Reason.PREEMPTED:
         job.preemptions += 1
-    elif (
-        state is JobState.QUEUED and (iteration := _find_poison_iteration(session, job)) is not None
-    ):
-        message = f"{POISON_ATTEMPTS} attempts in a row broke at iteration {iteration}: {message}"
-        state = JobState.HELD
     elif state is JobState.QUEUED:
-        job.not_before = now + backoff(job.restarts + job.infra_restarts, key=attempt.id)
+        iteration = _find_poison_iteration(session, job)
+        if iteration is None:
+            job.not_before = now + backoff(job.restarts + job.infra_restarts, key=attempt.id)
+        else:
+            state = JobState.HELD
+            message = (
+                f"{POISON_ATTEMPTS} attempts in a row failed at iteration {iteration}: {message}"
+            )
     transition(session, job, state, reason=reason, message=message, now=now)
 
 
@@ -222,8 +221,7 @@ def _next_state(job: JobRow, reason: Reason) -> JobState:
     if is_cancelled or reason in {Reason.CANCELLED, Reason.KILLED, Reason.EARLY_STOPPED}:
         return JobState.CANCELLED
     has_restarts = (
-        job.restarts <= records.spec_of(job).max_restarts
-        and job.infra_restarts <= MAX_INFRA_RESTARTS
+        job.restarts <= records.max_restarts_of(job) and job.infra_restarts <= MAX_INFRA_RESTARTS
     )
     if reason.blame is not None and not (reason.is_retryable and has_restarts):
         return JobState.FAILED
@@ -232,9 +230,9 @@ def _next_state(job: JobRow, reason: Reason) -> JobState:
 
 
 def _find_poison_iteration(session: Session, job: JobRow) -> int | None:
-    """The iteration at which the last attempts all broke; None where they differ, or are few.
+    """The iteration at which the last attempts all failed; None where there is none.
 
-    Attempts that never began to train, or that the cluster lost, say nothing about the job.
+    Attempts that trained no step, or that the cluster lost, are not failures of the job.
     """
     session.flush()
     last = session.scalars(
@@ -243,10 +241,12 @@ def _find_poison_iteration(session: Session, job: JobRow) -> int | None:
         .order_by(AttemptRow.number.desc())
         .limit(POISON_ATTEMPTS)
     ).all()
-    broke_at = {
-        one.iteration or one.first_iteration
-        if one.started_at is not None and one.reason is not None and one.reason.is_process_failure
+    failed_at = {
+        attempt.iteration or attempt.first_iteration
+        if attempt.started_at is not None
+        and attempt.reason is not None
+        and attempt.reason.is_process_failure
         else None
-        for one in last
+        for attempt in last
     }
-    return broke_at.pop() if len(last) == POISON_ATTEMPTS and len(broke_at) == 1 else None
+    return failed_at.pop() if len(last) == POISON_ATTEMPTS and len(failed_at) == 1 else None

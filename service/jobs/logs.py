@@ -1,3 +1,7 @@
+"""Log lines of a job's attempts, numbered per job from 1."""
+
+from collections.abc import Sequence
+
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
@@ -5,19 +9,22 @@ from service.specs.protocol import LogLine
 from service.storage.tables import AttemptRow, JobRow, LogRow
 
 
-def append_lines(session: Session, job: JobRow, attempt: AttemptRow, lines: list[LogLine]) -> None:
+def append_lines(
+    session: Session, job: JobRow, attempt: AttemptRow, lines: Sequence[LogLine]
+) -> None:
+    """The caller has locked the job, whose counter numbers its lines."""
     if not lines:
         return
     rows = [
         {
             "job_id": job.id,
-            "number": job.log_line_count + offset,
+            "number": number,
             "attempt": attempt.number,
             "at": line.at,
             "level": line.level,
             "message": line.message,
         }
-        for offset, line in enumerate(lines, start=1)
+        for number, line in enumerate(lines, start=job.log_line_count + 1)
     ]
     job.log_line_count += len(lines)
     session.execute(insert(LogRow), rows)

@@ -1,4 +1,4 @@
-"""Metrics: append points exactly once, read a thinned series."""
+"""Metrics of a job: series of points by iteration, of which the newest attempt's counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,20 +25,19 @@ class Series:
 def append_points(
     session: Session, job: JobRow, attempt: AttemptRow, points: Sequence[MetricPoint]
 ) -> None:
-    """Where an earlier attempt wrote the same iteration, the later one's value stands."""
+    """A point replaces that of an earlier attempt, or of this one, at the same iteration."""
     if not points:
         return
-    # Of an iteration that is told twice in one report, the last counts.
-    told = {(point.series, point.iteration): point.value for point in points}
+    values = {(point.series, point.iteration): point.value for point in points}
     insert = _insert_rows if session.get_bind().dialect.name == "sqlite" else _insert_arrays
-    insert(session, job.id, attempt.number, told)
+    insert(session, job.id, attempt.number, values)
     newest = dict(job.latest_metrics)
     for point in sorted(points, key=lambda point: point.iteration):
         newest[point.series] = point.value
     job.latest_metrics = newest
 
 
-def _insert_rows(session: Session, job_id: str, attempt: int, told: _Points) -> None:
+def _insert_rows(session: Session, job_id: str, attempt: int, values: _Points) -> None:
     statement = sqlite.insert(MetricRow)
     statement = statement.on_conflict_do_update(
         index_elements=_KEY,
@@ -53,17 +52,17 @@ def _insert_rows(session: Session, job_id: str, attempt: int, told: _Points) -> 
             "attempt": attempt,
             "value": value,
         }
-        for (series, iteration), value in told.items()
+        for (series, iteration), value in values.items()
     ]
     session.execute(statement, rows)
 
 
-def _insert_arrays(session: Session, job_id: str, attempt: int, told: _Points) -> None:
-    """All points as three parameters: each row by itself would take several times as long."""
+def _insert_arrays(session: Session, job_id: str, attempt: int, values: _Points) -> None:
+    """Sends all points as three arrays: several times faster than a statement for each row."""
     unnested = func.unnest(
-        literal([series for series, _ in told], ARRAY(Text)),
-        literal([iteration for _, iteration in told], ARRAY(Integer)),
-        literal(list(told.values()), ARRAY(Double)),
+        literal([series for series, _ in values], ARRAY(Text)),
+        literal([iteration for _, iteration in values], ARRAY(Integer)),
+        literal(list(values.values()), ARRAY(Double)),
     ).table_valued("series", "iteration", "value")
     columns = unnested.render_derived().c
     statement = postgresql.insert(MetricRow).from_select(
@@ -82,7 +81,7 @@ def _insert_arrays(session: Session, job_id: str, attempt: int, told: _Points) -
 def read_series(
     session: Session, job_id: str, *, names: Sequence[str] = (), points: int | None = None
 ) -> dict[str, Series]:
-    """All series, or those named. With `points`, each is thinned to at most so many."""
+    """All series, or those named; downsampled to at most `points` points each."""
     statement = (
         select(MetricRow.series, MetricRow.iteration, MetricRow.value)
         .where(MetricRow.job_id == job_id)
@@ -101,7 +100,7 @@ def read_series(
 
 
 def downsample(series: Series, points: int) -> Series:
-    """At most `points` of the series' own points, evenly spread, the first and last among them."""
+    """At most `points` of the series' points, evenly spaced, with the first and the last."""
     count = len(series.iterations)
     if count <= points:
         return series

@@ -1,51 +1,22 @@
-from collections.abc import Sequence
-from dataclasses import dataclass
+"""Rows of jobs: finding them, and their JSON columns as types."""
 
-from sqlalchemy import select
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from service import ids
-from service.catalog import model_stats
-from service.catalog.datasets import find_dataset
-from service.catalog.model_stats import ModelStats
 from service.errors import NotFound
-from service.specs.job_spec import JobSpec
+from service.specs.job_spec import JobSpec, Retention
+from service.specs.protocol import Progress, RunEnvironment, TrainingResult
 from service.states import JobState
+from service.storage import paging
+from service.storage.paging import Page
 from service.storage.tables import JobRow, TagRow
 
-
-def spec_of(job: JobRow) -> JobSpec:
-    return JobSpec.model_validate(job.spec)
-
-
-def timing_key(spec: JobSpec) -> str:
-    """Jobs of one shape take as long for an iteration, on the same machines."""
-    resources = spec.resources
-    gpus = "any" if resources.gpus_per_worker is None else f"{resources.gpus_per_worker:g}"
-    return (
-        f"{spec.family}/{spec.network}/{spec.dataset}/batch={spec.recipe.batch_size}"
-        f"/workers={resources.num_workers}/cpus={resources.cpus_per_worker}/gpus={gpus}"
-    )
-
-
-def model_stats_of(spec: JobSpec) -> ModelStats | None:
-    """What the spec's network weighs; None where only the folder's images can tell."""
-    dataset = find_dataset(spec.dataset)
-    assert dataset is not None, "validated"
-    if dataset.classes is None or dataset.size is None:
-        return None
-    return model_stats.compute_model_stats(
-        spec.architecture,
-        classes=dataset.classes,
-        height=dataset.size,
-        width=dataset.size,
-    )
-
-
-def macs_per_iteration(spec: JobSpec) -> float | None:
-    """Multiply-adds of the forward pass in one iteration; None where only the images can tell."""
-    weight = model_stats_of(spec)
-    return None if weight is None else float(weight.multiply_adds * spec.recipe.batch_size)
+# `find_job`, or `lifecycle.lock_job`.
+FindJob = Callable[[Session, str], JobRow]
 
 
 def find_job(session: Session, job_id: str) -> JobRow:
@@ -55,40 +26,60 @@ def find_job(session: Session, job_id: str) -> JobRow:
     return job
 
 
-@dataclass(frozen=True)
-class JobPage:
-    """`next_id`: where the next page begins; None after the last."""
-
-    jobs: list[JobRow]
-    next_id: str | None
-
-
 def list_page(
     session: Session,
     *,
     limit: int,
-    before_id: str | None = None,
+    token: str | None = None,
     states: Sequence[JobState] = (),
     dataset: str | None = None,
     tags: Sequence[str] = (),
     name: str | None = None,
     id_prefix: str | None = None,
-) -> JobPage:
-    """Jobs that match all that is given, newest first."""
-    statement = select(JobRow).order_by(JobRow.id.desc()).limit(limit + 1)
-    if before_id is not None:
-        statement = statement.where(JobRow.id < before_id)
+) -> Page[JobRow]:
+    """Jobs that match all filters, newest first. `name`: a part of the name."""
+    conditions: list[ColumnElement[bool]] = [
+        JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == tag)) for tag in tags
+    ]
     if states:
-        statement = statement.where(JobRow.state.in_(states))
+        conditions.append(JobRow.state.in_(states))
     if dataset is not None:
-        statement = statement.where(JobRow.dataset == dataset)
+        conditions.append(JobRow.dataset == dataset)
     if name is not None:
-        statement = statement.where(JobRow.name.contains(name, autoescape=True))
-    if id_prefix is not None:
-        statement = statement.where(JobRow.id.startswith(id_prefix, autoescape=True))
-    for tag in tags:
-        has_tag = select(TagRow.job_id).where(TagRow.tag == tag)
-        statement = statement.where(JobRow.id.in_(has_tag))
-    found = list(session.scalars(statement))
-    has_more = len(found) > limit
-    return JobPage(jobs=found[:limit], next_id=found[limit - 1].id if has_more else None)
+        conditions.append(JobRow.name.contains(name, autoescape=True))
+    return paging.read_page(
+        session, JobRow, *conditions, limit=limit, token=token, id_prefix=id_prefix
+    )
+
+
+def spec_of(job: JobRow) -> JobSpec:
+    """The complete spec. Its validation takes about a millisecond: not for what is polled."""
+    return JobSpec.model_validate(job.spec)
+
+
+def batch_size_of(job: JobRow) -> int:
+    return int(job.spec["recipe"]["batch_size"])
+
+
+def max_restarts_of(job: JobRow) -> int:
+    return int(job.spec["max_restarts"])
+
+
+def retention_of(job: JobRow) -> Retention:
+    return Retention.model_validate(job.spec["retention"])
+
+
+def time_limit_of(job: JobRow) -> timedelta:
+    return timedelta(minutes=job.spec["time_limit_minutes"])
+
+
+def progress_of(job: JobRow) -> Progress | None:
+    return None if job.progress is None else Progress.model_validate(job.progress)
+
+
+def environment_of(job: JobRow) -> RunEnvironment | None:
+    return None if job.environment is None else RunEnvironment.model_validate(job.environment)
+
+
+def result_of(job: JobRow) -> TrainingResult | None:
+    return None if job.result is None else TrainingResult.model_validate(job.result)

@@ -1,33 +1,23 @@
-"""Jobs: submit one or many, clone, find, page."""
+"""Submission of jobs: one, a batch, or a clone of an earlier job."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service import ids
 from service.catalog import recipes
 from service.catalog.recipes import Recipe
-from service.errors import CannotFit, FieldError, IdempotencyMismatch, InvalidInput, NotFound
-from service.jobs import events, lifecycle, records, warm_start
-from service.jobs.events import EventKind
-from service.resources import ResourceBundle, count_workers_that_fit
-from service.specs.job_spec import Dependency, JobSpec, Resources, parse_job_spec
-from service.states import FINAL_STATES, DependencyCondition, JobState
-from service.storage.tables import CheckpointRow, ClusterRow, DependencyRow, JobRow, TagRow
-
-
-@dataclass(frozen=True)
-class Submission:
-    """`is_replay`: the idempotency key had made this job before."""
-
-    job: JobRow
-    is_replay: bool
+from service.errors import FieldError, InvalidInput, NotFound
+from service.jobs import cluster_fit, lifecycle, records, warm_start, workload
+from service.jobs.records import FindJob
+from service.specs.job_spec import Dependency, JobSpec, parse_job_spec
+from service.states import DependencyCondition, JobState
+from service.storage import events, idempotency
+from service.storage.events import EventKind
+from service.storage.idempotency import IdempotencyKey, Operation, Submission
+from service.storage.tables import CheckpointRow, DependencyRow, JobRow, TagRow
 
 
 def submit(
@@ -37,17 +27,14 @@ def submit(
     user: str,
     now: datetime,
     idempotency_key: str | None = None,
-) -> Submission:
-    """Saves the job; with a key that was used before, finds the one it made.
+) -> Submission[JobRow]:
+    """Creates the job; with a key that was used before, returns the job that it created.
 
-    CannotFit where the cluster can never hold the job, IdempotencyMismatch for a key that
-    made a job from another spec, InvalidInput for a job in `after` that is not there.
+    CannotFit where the cluster can never run the job, IdempotencyMismatch for a key that was used
+    with another spec, InvalidInput for an unknown job in `after` or `start_from`.
     """
-    if idempotency_key is not None:
-        earlier = _find_by_idempotency_key(session, idempotency_key, _digest(spec))
-        if earlier is not None:
-            return Submission(job=earlier, is_replay=True)
-    return _save(session, spec, user=user, now=now, idempotency_key=idempotency_key)
+    key = IdempotencyKey(Operation.SUBMIT_JOB, idempotency_key)
+    return _submit(session, spec, user=user, now=now, key=key)
 
 
 def submit_batch(
@@ -57,26 +44,24 @@ def submit_batch(
     user: str,
     now: datetime,
     idempotency_key: str | None = None,
-) -> list[Submission]:
-    """All of them or, with any error, none. `#N` in `after` is the batch's job number N.
-
-    Each job's key is the batch's with its number, so a repeated batch finds all its jobs.
-    """
-    made: list[Submission] = []
-    for number, spec in enumerate(specs):
-        key = None if idempotency_key is None else f"{idempotency_key} #{number}"
+) -> list[Submission[JobRow]]:
+    """Creates all jobs or, with any error, none. `#N` in `after` is the batch's job N, from 0."""
+    submissions: list[Submission[JobRow]] = []
+    for index, spec in enumerate(specs):
+        key = IdempotencyKey(Operation.SUBMIT_BATCH, idempotency_key, item=index)
+        # Ids sort by time: a microsecond between jobs keeps the order of the batch.
+        created_at = now + timedelta(microseconds=index)
         try:
-            whole = _resolve_batch_references(spec, [one.job.id for one in made])
-            # Each a microsecond younger: ids sort by time, and the batch keeps its order.
-            at = now + timedelta(microseconds=number)
-            made.append(submit(session, whole, user=user, now=at, idempotency_key=key))
+            resolved = _resolve_batch_references(spec, [job.row.id for job in submissions])
+            submissions.append(_submit(session, resolved, user=user, now=created_at, key=key))
         except InvalidInput as error:
-            faults = tuple(
-                FieldError(pointer=f"/jobs/{number}{fault.pointer}", message=fault.message)
-                for fault in error.field_errors
+            field_errors = tuple(
+                FieldError(pointer=f"/jobs/{index}{field.pointer}", message=field.message)
+                for field in error.field_errors
             )
-            raise type(error)(f"job {number} of the batch: {error}", field_errors=faults) from error
-    return made
+            message = f"job {index} of the batch: {error}"
+            raise type(error)(message, field_errors=field_errors) from error
+    return submissions
 
 
 def clone(
@@ -87,75 +72,43 @@ def clone(
     user: str,
     now: datetime,
     idempotency_key: str | None = None,
-) -> Submission:
-    """A new job from the spec of another, `changes` merged into it. InvalidInput, NotFound.
+) -> Submission[JobRow]:
+    """Submits the spec of another job with `changes` merged into it. InvalidInput, NotFound.
 
-    A name that was not chosen, and what the job waited for, are not taken along.
+    The clone has neither the dependencies nor the hold of the original, and a default name anew.
     """
     original = records.spec_of(records.find_job(session, job_id))
-    written = original.model_dump(mode="json", exclude={"after", "hold", "recipe"})
-    written["recipe"] = _recipe_as_written(original)
+    document = original.model_dump(mode="json", exclude={"after", "hold", "recipe"})
+    document["recipe"] = _shortest_recipe(original)
     if original.name == f"{original.network} on {original.dataset}":
-        del written["name"]
+        del document["name"]
     if {"dataset", "depth"} & changes.keys():
-        del written["family"]
-    spec = parse_job_spec(_merge(written, changes))
+        del document["family"]
+    spec = parse_job_spec(_merge(document, changes))
     return submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
 
 
-def _recipe_as_written(spec: JobSpec) -> dict[str, Any]:
-    """Its name and what differs from it: the rest is filled in anew for another network."""
-    whole = spec.recipe.model_dump(mode="json")
-    short = {"name": whole["name"], "iterations": whole["iterations"]}
-    base = recipes.resolve_recipe(short, family=spec.family, depth=spec.depth)
-    plain = Recipe.model_validate(base).model_dump(mode="json")
-    return short | {name: value for name, value in whole.items() if value != plain[name]}
+def check_submission(session: Session, spec: JobSpec) -> None:
+    """Raises what `submit` would raise. Takes no lock."""
+    _check(session, spec, records.find_job)
 
 
-def _merge(written: Any, changes: Any) -> Any:
-    """As JSON Merge Patch (RFC 7396), without its removal of what is null."""
-    if not isinstance(written, dict) or not isinstance(changes, dict):
-        return changes
-    return written | {name: _merge(written.get(name), value) for name, value in changes.items()}
+def _submit(
+    session: Session, spec: JobSpec, *, user: str, now: datetime, key: IdempotencyKey
+) -> Submission[JobRow]:
+    return idempotency.submit_once(
+        session, JobRow, lambda: _create(session, spec, user=user, now=now), key=key, body=spec
+    )
 
 
-def _resolve_batch_references(spec: JobSpec, batch: Sequence[str]) -> JobSpec:
-    after = []
-    for at, dependency in enumerate(spec.after):
-        number = dependency.batch_index
-        if number is None:
-            after.append(dependency)
-        elif number < len(batch):
-            after.append(Dependency(job=batch[number], condition=dependency.condition))
-        else:
-            message = f"{dependency.job} does not stand before this job in a batch"
-            fault = FieldError(pointer=f"/after/{at}/job", message=message)
-            raise InvalidInput("the job's spec is not valid", field_errors=(fault,))
-    return spec.model_copy(update={"after": tuple(after)})
-
-
-def check_submission(session: Session, spec: JobSpec) -> tuple[list[JobRow], CheckpointRow | None]:
-    """The jobs of `after`, locked, and the checkpoint to start from; raises what `submit` would."""
-    _require_fit(session, spec)
-    source = warm_start.resolve_source(session, spec)
-    return _lock_dependencies(session, _resolve_batch_references(spec, ())), source
-
-
-def _digest(spec: JobSpec) -> str:
-    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-
-
-def _save(
-    session: Session, spec: JobSpec, *, user: str, now: datetime, idempotency_key: str | None
-) -> Submission:
-    needed, source = check_submission(session, spec)
-    saved = _pin_source(spec, source)
+def _create(session: Session, spec: JobSpec, *, user: str, now: datetime) -> JobRow:
+    needed, source = _check(session, spec, lifecycle.lock_job)
     resources = spec.resources
     job = JobRow(
         id=ids.new_id(now),
         name=spec.name,
         dataset=spec.dataset,
-        spec=saved.model_dump(mode="json"),
+        spec=_pin_source(spec, source).model_dump(mode="json"),
         state=_initial_state(spec, needed),
         user=user,
         priority=spec.priority,
@@ -164,8 +117,8 @@ def _save(
         num_workers=resources.num_workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
-        timing_key=records.timing_key(spec),
-        macs_per_iteration=records.macs_per_iteration(spec),
+        timing_key=workload.timing_key(spec),
+        macs_per_iteration=workload.macs_per_iteration(spec),
         iterations=spec.recipe.iterations,
         checkpointed_iteration=0,
         source_checkpoint_id=source.id if source is not None else None,
@@ -177,38 +130,72 @@ def _save(
         event_count=0,
         log_line_count=0,
         latest_metrics={},
-        idempotency_key=idempotency_key,
-        spec_sha256=_digest(spec),
     )
-    if idempotency_key is None:
-        _insert(session, job, spec, now=now)
-        return Submission(job=job, is_replay=False)
-    try:
-        with session.begin_nested():
-            _insert(session, job, spec, now=now)
-    except IntegrityError:
-        # The same request came twice at one time, and the other one was first.
-        first = _find_by_idempotency_key(session, idempotency_key, _digest(spec))
-        assert first is not None
-        return Submission(job=first, is_replay=True)
-    return Submission(job=job, is_replay=False)
-
-
-def _insert(session: Session, job: JobRow, spec: JobSpec, *, now: datetime) -> None:
     session.add(job)
-    # Nothing tells the session that the others refer to it.
+    # Without an ORM relationship the session does not know that the job must be inserted first.
     session.flush()
     session.add_all(TagRow(job_id=job.id, tag=tag) for tag in spec.tags)
     session.add_all(
-        DependencyRow(job_id=job.id, needed_id=one.job, condition=one.condition)
-        for one in spec.after
+        DependencyRow(job_id=job.id, needed_id=dependency.job, condition=dependency.condition)
+        for dependency in spec.after
     )
     events.append_event(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
     session.flush()
+    return job
+
+
+def _check(
+    session: Session, spec: JobSpec, find_job: FindJob
+) -> tuple[list[JobRow], CheckpointRow | None]:
+    """The jobs of `after` and the checkpoint to start from.
+
+    A `find_job` that locks keeps them: a dependency cannot end, and retention cannot delete the
+    checkpoint, before the new job refers to them.
+    """
+    cluster_fit.require_fit(session, spec.resources)
+    source = warm_start.resolve_source(session, spec, find_job)
+    return _find_dependencies(session, _resolve_batch_references(spec, ()), find_job), source
+
+
+def _find_dependencies(session: Session, spec: JobSpec, find_job: FindJob) -> list[JobRow]:
+    """InvalidInput for a job that does not exist, or that can never end as its condition asks."""
+    found: list[JobRow] = []
+    field_errors: list[FieldError] = []
+    # In the order of their ids: two submissions that lock the same jobs do not deadlock.
+    for index, dependency in sorted(enumerate(spec.after), key=lambda entry: entry[1].job):
+        pointer = f"/after/{index}/job"
+        try:
+            job = find_job(session, dependency.job)
+        except NotFound as error:
+            field_errors.append(FieldError(pointer=pointer, message=str(error)))
+            continue
+        has_failed = job.state.is_final and job.state is not JobState.SUCCEEDED
+        if dependency.condition is DependencyCondition.OK and has_failed:
+            message = f"job {job.id} {job.state.past_phrase} and can never succeed"
+            field_errors.append(FieldError(pointer=pointer, message=message))
+        found.append(job)
+    if field_errors:
+        raise InvalidInput("the job can never start", field_errors=tuple(field_errors))
+    return found
+
+
+def _resolve_batch_references(spec: JobSpec, earlier_ids: Sequence[str]) -> JobSpec:
+    after = []
+    for index, dependency in enumerate(spec.after):
+        number = dependency.batch_index
+        if number is None:
+            after.append(dependency)
+        elif number < len(earlier_ids):
+            after.append(Dependency(job=earlier_ids[number], condition=dependency.condition))
+        else:
+            message = f"{dependency.job} is not an earlier job of the same batch"
+            field_error = FieldError(pointer=f"/after/{index}/job", message=message)
+            raise InvalidInput("the job's spec is not valid", field_errors=(field_error,))
+    return spec.model_copy(update={"after": tuple(after)})
 
 
 def _pin_source(spec: JobSpec, source: CheckpointRow | None) -> JobSpec:
-    """The saved spec names the checkpoint by its id: what is best today may not be tomorrow."""
+    """Replaces `best` or `newest` by the checkpoint's id: another may be the best tomorrow."""
     if spec.start_from is None or source is None:
         return spec
     start = spec.start_from.model_copy(update={"checkpoint": source.id})
@@ -222,67 +209,17 @@ def _initial_state(spec: JobSpec, needed: Sequence[JobRow]) -> JobState:
     return JobState.BLOCKED if is_blocked else JobState.QUEUED
 
 
-def _lock_dependencies(session: Session, spec: JobSpec) -> list[JobRow]:
-    """The jobs of `after`, locked: none of them ends before the new job is there to be told.
-
-    InvalidInput for one that is not there, or that has ended otherwise than is needed.
-    """
-    found: list[JobRow] = []
-    faults: list[FieldError] = []
-    for at, dependency in sorted(enumerate(spec.after), key=lambda entry: entry[1].job):
-        pointer = f"/after/{at}/job"
-        try:
-            job = lifecycle.lock_job(session, dependency.job)
-        except NotFound as error:
-            faults.append(FieldError(pointer=pointer, message=str(error)))
-            continue
-        has_failed = job.state in FINAL_STATES and job.state is not JobState.SUCCEEDED
-        if dependency.condition is DependencyCondition.OK and has_failed:
-            message = f"job {job.id} has {job.state} already, it can never succeed"
-            faults.append(FieldError(pointer=pointer, message=message))
-        found.append(job)
-    if faults:
-        raise InvalidInput("the job can never start", field_errors=tuple(faults))
-    return found
+def _shortest_recipe(spec: JobSpec) -> dict[str, Any]:
+    """The recipe's name and what differs from it; for another depth the rest is resolved anew."""
+    recipe = spec.recipe.model_dump(mode="json")
+    short = {"name": recipe["name"], "iterations": recipe["iterations"]}
+    resolved = recipes.resolve_recipe(short, family=spec.family, depth=spec.depth)
+    default = Recipe.model_validate(resolved).model_dump(mode="json")
+    return short | {name: value for name, value in recipe.items() if value != default[name]}
 
 
-def _find_by_idempotency_key(
-    session: Session, idempotency_key: str, spec_sha256: str
-) -> JobRow | None:
-    earlier = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
-    if earlier is not None and earlier.spec_sha256 != spec_sha256:
-        raise IdempotencyMismatch(
-            f"the idempotency key {idempotency_key!r} made job {earlier.id} from another body"
-        )
-    return earlier
-
-
-def _require_fit(session: Session, spec: JobSpec) -> None:
-    cluster = session.get(ClusterRow, 1)
-    if cluster is None:  # no dispatcher has seen the cluster yet; the job waits for one
-        return
-    message = _misfit(cluster, spec.resources)
-    if message is not None:
-        raise CannotFit(
-            "the cluster can never hold this job",
-            field_errors=(FieldError(pointer="/resources", message=message),),
-        )
-
-
-def _misfit(cluster: ClusterRow, resources: Resources) -> str | None:
-    """What the cluster lacks when nothing else runs; None: nothing."""
-    count = resources.num_workers
-    worker = ResourceBundle(cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker or 0)
-    wanted = {
-        "CPUs": (count * worker.cpus, cluster.cpus),
-        "GPUs": (count * worker.gpus, cluster.gpus),
-    }
-    for kind, (needed, there) in wanted.items():
-        if needed > there:
-            return f"{count} workers need {needed:g} {kind}, the whole cluster has {there}"
-    nodes = [ResourceBundle(cpus=cpus, gpus=gpus) for cpus, gpus in cluster.nodes]
-    fitting = count_workers_that_fit(nodes, worker) if nodes else count
-    if fitting >= count:
-        return None
-    each = f"{worker.cpus} CPUs" + (f" and {worker.gpus:g} GPUs" if worker.gpus else "")
-    return f"a worker of {each} lies on one node, and the nodes hold {fitting} such, not {count}"
+def _merge(document: Any, changes: Any) -> Any:
+    """As JSON Merge Patch (RFC 7396), except that null is a value and removes nothing."""
+    if not isinstance(document, dict) or not isinstance(changes, dict):
+        return changes
+    return document | {name: _merge(document.get(name), value) for name, value in changes.items()}

@@ -1,4 +1,4 @@
-"""Starting from another job: which checkpoint is meant, whether it fits, and that it stays."""
+"""Warm start: the checkpoint of another job that a job starts from, and whether it fits."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -11,43 +11,43 @@ from service.catalog.architectures import Architecture
 from service.catalog.datasets import find_dataset
 from service.catalog.recipes import LrSchedule, Recipe
 from service.errors import FieldError, InvalidInput, NotFound
-from service.jobs import checkpoints, lifecycle
+from service.jobs import checkpoints, records
+from service.jobs.records import FindJob
 from service.specs.job_spec import JobSpec, StartMode
 from service.states import FINAL_STATES
 from service.storage.tables import CheckpointRow, JobRow
 
-# What of a recipe may differ where a run is continued: none of it changes what lies behind.
+# Recipe fields that may differ in a continued run: they do not change the steps before it.
 _MAY_DIFFER = frozenset({"name", "iterations", "milestones", "checkpoint_every", "exports"})
 
 
-def resolve_source(session: Session, spec: JobSpec) -> CheckpointRow | None:
-    """The checkpoint that the spec starts from, its job locked: no retention deletes it meanwhile.
+def resolve_source(session: Session, spec: JobSpec, find_job: FindJob) -> CheckpointRow | None:
+    """The checkpoint that the spec starts from; None where it starts with new weights.
 
-    None where the spec starts from the beginning. InvalidInput where there is no such checkpoint,
-    or where it does not fit the spec.
+    A `find_job` that locks keeps retention from deleting the checkpoint. InvalidInput where there
+    is no such checkpoint, or where it does not fit the spec.
     """
     start = spec.start_from
     if start is None:
         return None
     try:
-        source = lifecycle.lock_job(session, start.job)
+        source = find_job(session, start.job)
     except NotFound as error:
         raise _invalid(FieldError(pointer="/start_from/job", message=str(error))) from error
     try:
-        checkpoint = checkpoints.select_checkpoint(session, source.id, start.checkpoint)
+        checkpoint = checkpoints.find_checkpoint(session, source.id, start.checkpoint)
     except NotFound as error:
         raise _invalid(FieldError(pointer="/start_from/checkpoint", message=str(error))) from error
-    misfits = _MISMATCHES[start.mode](
-        JobSpec.model_validate(source.spec), spec, checkpoint.iteration
+    mismatches = tuple(
+        _FIND_MISMATCHES[start.mode](records.spec_of(source), spec, checkpoint.iteration)
     )
-    faults = tuple(misfits)
-    if faults:
-        raise _invalid(*faults)
+    if mismatches:
+        raise _invalid(*mismatches)
     return checkpoint
 
 
 def find_dependent_jobs(session: Session, checkpoint_ids: Iterable[str]) -> dict[str, str]:
-    """Of these checkpoints those that unfinished jobs start from, each with one of the jobs."""
+    """For each of these checkpoints that an unfinished job starts from, the id of such a job."""
     statement = select(JobRow.source_checkpoint_id, JobRow.id).where(
         JobRow.source_checkpoint_id.in_(tuple(checkpoint_ids)),
         JobRow.state.not_in(FINAL_STATES),
@@ -56,24 +56,29 @@ def find_dependent_jobs(session: Session, checkpoint_ids: Iterable[str]) -> dict
 
 
 def find_source_checkpoint(session: Session, job: JobRow) -> CheckpointRow | None:
-    """What a job without a checkpoint of its own begins from; None: from the beginning.
+    """Another job's checkpoint that this one starts from; None: it starts with new weights.
 
-    NotFound where it was taken away, by the doctor for one: to begin anew would be another run.
+    NotFound where it no longer exists, for example because fsck removed it: without it the run
+    would be another.
     """
     if job.source_checkpoint_id is None:
         return None
     checkpoint = session.get(CheckpointRow, job.source_checkpoint_id)
     if checkpoint is None:
-        raise NotFound(f"the checkpoint {job.source_checkpoint_id} that it starts from is gone")
+        raise NotFound(
+            f"checkpoint {job.source_checkpoint_id}, which job {job.id} starts from, was deleted"
+        )
     return checkpoint
 
 
-def _invalid(*faults: FieldError) -> InvalidInput:
-    return InvalidInput("the job cannot start from there", field_errors=faults)
+def _invalid(*field_errors: FieldError) -> InvalidInput:
+    return InvalidInput("the job cannot start from this checkpoint", field_errors=field_errors)
 
 
-def _continue_mismatch(source: JobSpec, spec: JobSpec, iteration: int) -> Iterable[FieldError]:
-    """The run must be the same up to the checkpoint, and something must be left to do."""
+def _find_continue_mismatches(
+    source: JobSpec, spec: JobSpec, iteration: int
+) -> Iterable[FieldError]:
+    """The run must be the same up to the checkpoint, and have iterations left after it."""
     for name in ("dataset", "seed", *(field.name for field in fields(Architecture))):
         theirs, ours = getattr(source, name), getattr(spec, name)
         if theirs != ours:
@@ -84,11 +89,14 @@ def _continue_mismatch(source: JobSpec, spec: JobSpec, iteration: int) -> Iterab
             yield _differs(f"/recipe/{name}", getattr(former, name), getattr(recipe, name))
     if _passed_milestones(recipe, iteration) != _passed_milestones(former, iteration):
         yield _differs("/recipe/milestones", former.milestones, recipe.milestones)
-    is_shaped = recipe.schedule in {LrSchedule.LINEAR, LrSchedule.COSINE}
-    if is_shaped and recipe.iterations != former.iterations:
+    depends_on_length = recipe.schedule in {LrSchedule.LINEAR, LrSchedule.COSINE}
+    if depends_on_length and recipe.iterations != former.iterations:
         yield _differs("/recipe/iterations", former.iterations, recipe.iterations)
     if recipe.iterations <= iteration:
-        message = f"the checkpoint is at iteration {iteration}; received {recipe.iterations}"
+        message = (
+            f"must be greater than {iteration}, the checkpoint's iteration; "
+            f"received {recipe.iterations}"
+        )
         yield FieldError(pointer="/recipe/iterations", message=message)
 
 
@@ -96,30 +104,37 @@ def _passed_milestones(recipe: Recipe, iteration: int) -> list[int]:
     return [milestone for milestone in recipe.milestones if milestone < iteration]
 
 
-def _weights_mismatch(source: JobSpec, spec: JobSpec, _iteration: int) -> Iterable[FieldError]:
+def _find_weights_mismatches(
+    source: JobSpec, spec: JobSpec, _iteration: int
+) -> Iterable[FieldError]:
     for field in fields(Architecture):
         theirs, ours = getattr(source, field.name), getattr(spec, field.name)
-        # It decides how weights begin, and these do not begin.
+        # zero_init_residual matters only where weights are initialized.
         if theirs != ours and field.name != "zero_init_residual":
             yield _differs(f"/{field.name}", theirs, ours)
-    yield from _class_mismatch(source, spec)
+    yield from _find_class_mismatch(source, spec)
 
 
-def _deepen_mismatch(source: JobSpec, spec: JobSpec, _iteration: int) -> Iterable[FieldError]:
+def _find_deepen_mismatches(
+    source: JobSpec, spec: JobSpec, _iteration: int
+) -> Iterable[FieldError]:
     message = architectures.find_deepening_mismatch(source.architecture, spec.architecture)
     if message is not None:
         yield FieldError(pointer="/depth", message=message)
-    yield from _class_mismatch(source, spec)
+    yield from _find_class_mismatch(source, spec)
 
 
-def _class_mismatch(source: JobSpec, spec: JobSpec) -> Iterable[FieldError]:
-    """Of an image folder only the images can tell how many there are."""
-    theirs, ours = (find_dataset(one.dataset) for one in (source, spec))
+def _find_class_mismatch(source: JobSpec, spec: JobSpec) -> Iterable[FieldError]:
+    """No mismatch where a number of classes is known only from the images of a folder."""
+    theirs, ours = find_dataset(source.dataset), find_dataset(spec.dataset)
     assert theirs is not None, "validated"
     assert ours is not None, "validated"
     if None not in {theirs.classes, ours.classes} and theirs.classes != ours.classes:
-        message = f"{ours.name} has {ours.classes} classes, the network was made for "
-        yield FieldError(pointer="/dataset", message=f"{message}{theirs.classes}")
+        message = (
+            f"{ours.name} has {ours.classes} classes; "
+            f"the checkpoint's network was trained for {theirs.classes}"
+        )
+        yield FieldError(pointer="/dataset", message=message)
 
 
 def _differs(pointer: str, theirs: object, ours: object) -> FieldError:
@@ -127,8 +142,8 @@ def _differs(pointer: str, theirs: object, ours: object) -> FieldError:
     return FieldError(pointer=pointer, message=message)
 
 
-_MISMATCHES: dict[StartMode, Callable[[JobSpec, JobSpec, int], Iterable[FieldError]]] = {
-    StartMode.CONTINUE: _continue_mismatch,
-    StartMode.WEIGHTS: _weights_mismatch,
-    StartMode.DEEPEN: _deepen_mismatch,
+_FIND_MISMATCHES: dict[StartMode, Callable[[JobSpec, JobSpec, int], Iterable[FieldError]]] = {
+    StartMode.CONTINUE: _find_continue_mismatches,
+    StartMode.WEIGHTS: _find_weights_mismatches,
+    StartMode.DEEPEN: _find_deepen_mismatches,
 }

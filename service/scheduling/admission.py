@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import NotFound
 from service.execution import runners
-from service.jobs import checkpoints, commands, events, lifecycle, records, warm_start
-from service.jobs.events import EventKind
+from service.jobs import checkpoints, commands, lifecycle, records, warm_start
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.leases import Claim
@@ -20,6 +19,8 @@ from service.scheduling.policy import PreemptJobs, StartJob
 from service.settings import ConcurrencyLimit
 from service.specs.job_spec import StartMode
 from service.states import AttemptState, JobState, Reason
+from service.storage import events
+from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, JobRow
 
 

@@ -6,14 +6,14 @@ by the iterations that it did.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from math import ceil
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, select
 from sqlalchemy.orm import Session
 
-from service.jobs import records
+from service.jobs import records, workload
 from service.scheduling.policy import DurationEstimate
 from service.specs.job_spec import JobSpec
 from service.storage.tables import AttemptRow, JobRow
@@ -51,8 +51,8 @@ class TimingProfile:
     @classmethod
     def from_spec(cls, spec: JobSpec) -> "TimingProfile":
         return cls(
-            timing_key=records.timing_key(spec),
-            macs_per_iteration=records.macs_per_iteration(spec),
+            timing_key=workload.timing_key(spec),
+            macs_per_iteration=workload.macs_per_iteration(spec),
             num_workers=spec.resources.num_workers,
             cpus_per_worker=spec.resources.cpus_per_worker,
             gpus_per_worker=spec.resources.gpus_per_worker,
@@ -191,7 +191,7 @@ def compute_percentiles(samples: Sequence[float]) -> DurationEstimate:
 
 
 def _compute_remaining_limit(attempt: AttemptRow, job: JobRow, *, now: datetime) -> float:
-    limit = timedelta(minutes=records.spec_of(job).time_limit_minutes)
+    limit = records.time_limit_of(job)
     return max(0.0, ((attempt.started_at or now) + limit - now).total_seconds())
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.catalog.model_stats import ModelStats
-from service.jobs import lifecycle, records, submission
+from service.jobs import lifecycle, submission, workload
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.estimates import Estimator, TimingProfile
@@ -231,7 +231,7 @@ def plan_job(
     submission.check_submission(session, spec)
     cluster = cluster_state.find_cluster(session)
     capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
-    model_stats = records.model_stats_of(spec)
+    model_stats = workload.model_stats_of(spec)
     planned = WaitingJob(
         job_id="~",  # sorts after all ids
         sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),

@@ -13,10 +13,11 @@ from service.backoff import backoff
 from service.errors import Conflict
 from service.execution import ray_job_lifecycle
 from service.execution.ray_job_lifecycle import RayJobSubmission
-from service.searches import searches, trials
-from service.searches.searches import SearchEventKind
+from service.searches import budget, commands, lifecycle, records
 from service.specs.protocol import SearchDriverConfig
 from service.states import RayJobState, SearchEndReason, SearchState
+from service.storage import events
+from service.storage.events import EventKind
 from service.storage.tables import DriverRow, SearchRow, TrialRow
 from service.text import count_of
 
@@ -44,7 +45,7 @@ def take_startable(session: Session, *, now: datetime) -> list[RayJobSubmission[
         .with_for_update(skip_locked=True)
     ).all()
     drivers = [
-        searches.lock_driver(session, search) or _plan_driver(session, search, now=now)
+        lifecycle.lock_driver(session, search) or _plan_driver(session, search, now=now)
         for search in found
     ]
     return [
@@ -65,11 +66,11 @@ def begin_driver(session: Session, driver_id: str, *, now: datetime) -> SearchDr
     search, driver = _lock(session, driver_id)
     _require_active(search, driver)
     if search.state is SearchState.QUEUED:
-        searches.transition(session, search, SearchState.RUNNING, now=now)
+        lifecycle.transition(session, search, SearchState.RUNNING, now=now)
     ray_job_lifecycle.record_call(driver, now=now)
     data = {"number": driver.number}
-    searches.append_event(session, search, SearchEventKind.DRIVER, data, now=now)
-    spec = searches.spec_of(search)
+    events.append_event(session, search, EventKind.DRIVER, data, now=now)
+    spec = records.spec_of(search)
     statement = select(TrialRow).where(TrialRow.search_id == search.id).order_by(TrialRow.number)
     known_params = [trial.params for trial in session.scalars(statement)]
     return SearchDriverConfig(
@@ -97,8 +98,8 @@ def record_heartbeat(session: Session, driver_id: str, *, now: datetime) -> bool
     if last is None or now > last + timedelta(seconds=_HEARTBEAT_RECORD_SECONDS):
         ray_job_lifecycle.record_call(driver, now=now)
         if search.state is SearchState.RUNNING:
-            searches.resume_trials(session, search.id, now=now)
-    trials.enforce_budget(session, search, now=now)
+            commands.resume_trials(session, search.id, now=now)
+    budget.enforce_budget(session, search, now=now)
     return driver.state in _MUST_EXIT
 
 
@@ -107,7 +108,7 @@ def find_active_search(session: Session, driver_id: str) -> SearchRow | None:
     driver = session.get(DriverRow, driver_id)
     if driver is None or driver.state in _MUST_EXIT:
         return None
-    return searches.find_search(session, driver.search_id)
+    return records.find_search(session, driver.search_id)
 
 
 def finish_driver(session: Session, driver_id: str, *, message: str, now: datetime) -> None:
@@ -115,9 +116,9 @@ def finish_driver(session: Session, driver_id: str, *, message: str, now: dateti
     search, driver = _lock(session, driver_id)
     if driver.state in _MUST_EXIT:
         return
-    trials.enforce_budget(session, search, now=now)
+    budget.enforce_budget(session, search, now=now)
     if search.state is SearchState.RUNNING:
-        trials.finish_search(session, search, SearchEndReason.TRIALS, why=message, now=now)
+        budget.finish_search(session, search, SearchEndReason.TRIALS, message=message, now=now)
 
 
 def mark_terminated(session: Session, driver_id: str, *, message: str, now: datetime) -> None:
@@ -133,10 +134,10 @@ def mark_terminated(session: Session, driver_id: str, *, message: str, now: date
         return
     search.driver_failures += 1
     data = {"number": driver.number, "died": message[:500], "failures": search.driver_failures}
-    searches.append_event(session, search, SearchEventKind.DRIVER, data, now=now)
+    events.append_event(session, search, EventKind.DRIVER, data, now=now)
     if search.driver_failures >= MAX_FAILURES:
-        why = f"{count_of(MAX_FAILURES, 'driver')} in a row died: {message}"[:2000]
-        trials.finish_search(session, search, SearchEndReason.DRIVER, why=why, now=now)
+        message = f"{count_of(MAX_FAILURES, 'driver')} in a row died: {message}"[:2000]
+        budget.finish_search(session, search, SearchEndReason.DRIVER, message=message, now=now)
         return
     search.driver_not_before = now + backoff(search.driver_failures, key=driver.id)
 
@@ -169,7 +170,7 @@ def _lock(session: Session, driver_id: str) -> tuple[SearchRow, DriverRow]:
     """The search first: a driver is changed under the lock of its search."""
     search_id = session.scalar(select(DriverRow.search_id).where(DriverRow.id == driver_id))
     assert search_id is not None, "authenticated, or read from the table"
-    search = searches.lock_search(session, search_id)
+    search = lifecycle.lock_search(session, search_id)
     return search, ray_job_lifecycle.lock_row(session, DriverRow, driver_id)
 
 

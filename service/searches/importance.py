@@ -1,10 +1,10 @@
-"""How much each searched field matters for a metric: fANOVA over a search's finished trials."""
+"""How much each field of a search space matters for a metric: fANOVA over succeeded trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from service.searches.trials import Trial
+from service.searches.ranking import Trial
 from service.specs.search_space import Dimension
 from service.specs.search_spec import Metric, SearchSpec
 from service.states import JobState
@@ -12,43 +12,50 @@ from service.states import JobState
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-# Fewer say nothing about any field.
+# With fewer trials the shares are arbitrary.
 MIN_TRIALS = 4
 _SEED = 0
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Shares of the metric's variance, which come to 1; none where there are too few trials."""
+    """`shares`: each field's share of the metric's variance; their sum is 1.
+
+    Empty where fewer than MIN_TRIALS trials have succeeded.
+    """
 
     metric: Metric
     trials: int
     shares: Mapping[str, float]
 
 
-def of_search(spec: SearchSpec, trials: Sequence[Trial]) -> list[Importance]:
-    """By metric, each field's share (Hutter, Hoos, Leyton-Brown 2014).
+def compute_importance(spec: SearchSpec, trials: Sequence[Trial]) -> list[Importance]:
+    """For each metric (Hutter, Hoos, Leyton-Brown 2014).
 
-    Over trials that have succeeded: one that was stopped early says little about its end.
+    Only succeeded trials count: a trial that was stopped early has no final value.
     """
-    whole = [one for one in trials if one.job.state is JobState.SUCCEEDED and one.rank is not None]
-    points = [one.row.params for one in whole]
+    complete = [
+        trial
+        for trial in trials
+        if trial.job.state is JobState.SUCCEEDED and trial.rank is not None
+    ]
+    params = [trial.row.params for trial in complete]
     return [
         Importance(
             metric=metric,
-            trials=len(whole),
-            shares=_shares(spec.space, points, [one.values[metric] for one in whole]),
+            trials=len(complete),
+            shares=_shares(spec.space, params, [trial.values[metric] for trial in complete]),
         )
         for metric in spec.metric
     ]
 
 
 def _shares(
-    space: Mapping[str, Dimension], points: Sequence[dict[str, Any]], values: Sequence[float]
+    space: Mapping[str, Dimension], params: Sequence[dict[str, Any]], values: Sequence[float]
 ) -> dict[str, float]:
-    if len(points) < MIN_TRIALS:
+    if len(params) < MIN_TRIALS:
         return {}
-    # They import scikit-learn, a second that only this answer is worth.
+    # Imported here: it imports scikit-learn, which takes a second.
     import optuna  # noqa: PLC0415
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -56,8 +63,8 @@ def _shares(
     distributions = {path: _distribution(dimension) for path, dimension in space.items()}
     study.add_trials(
         [
-            optuna.trial.create_trial(params=params, distributions=distributions, value=value)
-            for params, value in zip(points, values, strict=True)
+            optuna.trial.create_trial(params=point, distributions=distributions, value=value)
+            for point, value in zip(params, values, strict=True)
         ]
     )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=_SEED)

@@ -93,7 +93,23 @@ class Base(DeclarativeBase):
     }
 
 
-class JobRow(Base):
+class SubmittedRow(Base):
+    """What jobs and searches have in common. event_count: number of the newest event."""
+
+    __abstract__ = True
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True, sort_order=-1)
+    name: Mapped[str] = mapped_column(Text)
+    spec: Mapped[dict[str, Any]]
+    user: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    message: Mapped[str | None] = mapped_column(Text)
+    event_count: Mapped[int] = mapped_column(default=0)
+
+
+class JobRow(SubmittedRow):
     """A submitted job and its current state.
 
     queue_sort_key: order of the queue, ascending (service.jobs.lifecycle).
@@ -116,12 +132,8 @@ class JobRow(Base):
         Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
     )
 
-    id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
     dataset: Mapped[str] = mapped_column(Text)
-    spec: Mapped[dict[str, Any]]
     state: Mapped[JobState]
-    user: Mapped[str] = mapped_column(String(120))
     priority: Mapped[int]
     queue_sort_key: Mapped[float]
     preemptible: Mapped[bool]
@@ -133,27 +145,19 @@ class JobRow(Base):
     iterations: Mapped[int]
     checkpointed_iteration: Mapped[int] = mapped_column(default=0)
     source_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
-    created_at: Mapped[datetime]
     not_before: Mapped[datetime | None]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
     stop_requested: Mapped[StopReason | None]
     stop_requested_at: Mapped[datetime | None]
     reason: Mapped[Reason | None]
-    message: Mapped[str | None] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(default=0)
     restarts: Mapped[int] = mapped_column(default=0)
     infra_restarts: Mapped[int] = mapped_column(default=0)
     preemptions: Mapped[int] = mapped_column(default=0)
-    event_count: Mapped[int] = mapped_column(default=0)
     log_line_count: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
-    latest_metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    latest_metrics: Mapped[dict[str, float | None]] = mapped_column(Document, default=dict)
     environment: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
-    # In a batch: the batch's key of up to 200 characters, and the job's index.
-    idempotency_key: Mapped[str | None] = mapped_column(String(210), unique=True)
-    spec_sha256: Mapped[str | None] = mapped_column(String(64))
 
 
 class TagRow(Base):
@@ -275,18 +279,6 @@ class DriverRow(RayJobRow):
     number: Mapped[int]
 
 
-class EventRow(Base):
-    """An event of a job, numbered per job from 1."""
-
-    __tablename__ = "events"
-
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    at: Mapped[datetime]
-    kind: Mapped[str] = mapped_column(String(32))
-    data: Mapped[dict[str, Any]]
-
-
 class MetricRow(Base):
     """A point of a metric series; a resumed attempt overwrites the iterations that it repeats."""
 
@@ -389,7 +381,7 @@ class ClusterRow(Base):
     seen_at: Mapped[datetime]
 
 
-class SearchRow(Base):
+class SearchRow(SubmittedRow):
     """A hyperparameter search.
 
     active_seconds: time in state running before `active_since`.
@@ -401,25 +393,14 @@ class SearchRow(Base):
     __tablename__ = "searches"
     __table_args__ = (Index("ix_searches_state", "state"),)
 
-    id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    spec: Mapped[dict[str, Any]]
     state: Mapped[SearchState]
-    user: Mapped[str] = mapped_column(String(120))
-    created_at: Mapped[datetime]
-    started_at: Mapped[datetime | None]
-    finished_at: Mapped[datetime | None]
     active_seconds: Mapped[float] = mapped_column(default=0.0)
     active_since: Mapped[datetime | None]
     end_reason: Mapped[SearchEndReason | None]
-    message: Mapped[str | None] = mapped_column(Text)
-    event_count: Mapped[int] = mapped_column(default=0)
     driver_id: Mapped[str | None] = mapped_column(String(32))
     driver_number: Mapped[int] = mapped_column(default=0)
     driver_failures: Mapped[int] = mapped_column(default=0)
     driver_not_before: Mapped[datetime | None]
-    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
-    spec_sha256: Mapped[str] = mapped_column(String(64))
 
 
 class TrialRow(Base):
@@ -444,15 +425,50 @@ class TrialRow(Base):
     is_paused: Mapped[bool] = mapped_column(default=False)
 
 
-class SearchEventRow(Base):
-    """An event of a search, numbered per search from 1."""
+class EventRow(Base):
+    """An event of its subject, a job or a search; numbered per subject from 1."""
 
-    __tablename__ = "search_events"
+    __abstract__ = True
 
-    search_id: Mapped[str] = mapped_column(
-        ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
-    )
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime]
     kind: Mapped[str] = mapped_column(String(32))
     data: Mapped[dict[str, Any]]
+
+
+class JobEventRow(EventRow):
+    __tablename__ = "job_events"
+
+    subject_id: Mapped[str] = mapped_column(
+        "job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+
+
+class SearchEventRow(EventRow):
+    __tablename__ = "search_events"
+
+    subject_id: Mapped[str] = mapped_column(
+        "search_id", ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
+    )
+
+
+class IdempotencyKeyRow(Base):
+    """A client's key, and the job or search that the request with this key created.
+
+    operation: keys of different kinds of requests are independent.
+    item: index in a batch, 0 for a single submission.
+    request_sha256: of the validated request body.
+    """
+
+    __tablename__ = "idempotency_keys"
+
+    operation: Mapped[str] = mapped_column(String(32), primary_key=True)
+    key: Mapped[str] = mapped_column(String(200), primary_key=True)
+    item: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    request_sha256: Mapped[str] = mapped_column(String(64))
+    job_id: Mapped[str | None] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), index=True
+    )
+    search_id: Mapped[str | None] = mapped_column(
+        ForeignKey("searches.id", ondelete="CASCADE"), index=True
+    )

@@ -11,7 +11,7 @@ from tests.support.fake_api import eventually
 def test_an_api_clears_away_what_nothing_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.artifact_gc._EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("api.artifact_gc.INTERVAL_SECONDS", 0.05)
     artifacts = tmp_path / "artifacts"
 
     def files() -> list[str]:

@@ -27,7 +27,7 @@ def _filled(path: str) -> str:
         "job_id": "0" * 16,
         "attempt_id": "0" * 16 + "-a1",
         "runner_id": "runner-" + "0" * 16,
-        "which": "newest",
+        "checkpoint": "newest",
         "iteration": "1",
         "part": "weights",
         "webhook_id": "0" * 16,

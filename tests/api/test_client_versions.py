@@ -33,10 +33,10 @@ def test_a_client_that_is_too_old_is_told_to_upgrade(
     client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_versions, "OLDEST_CLIENT", (9, 0))
-    with pytest.raises(ApiError, match="too old for this service") as caught:
+    with pytest.raises(ApiError, match="too old for this server") as caught:
         client.cluster()
     assert (caught.value.status, caught.value.code) == (426, "client-too-old")
-    assert "needs 9.0 or newer; pip install --upgrade resnetd" in str(caught.value)
+    assert "needs 9.0 or newer; run pip install --upgrade resnetd" in str(caught.value)
 
 
 def test_a_client_that_is_newer_is_told_so_where_it_is_not_understood(

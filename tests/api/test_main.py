@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from api.__main__ import _listen
+from api.__main__ import listen
 from service.errors import Unavailable
 
 
@@ -28,13 +28,13 @@ def test_an_answer_does_not_wait_until_its_first_half_is_acknowledged() -> None:
             await writer.wait_closed()
             return told
 
-    with _listen("127.0.0.1", 0) as listener:
+    with listen("127.0.0.1", 0) as listener:
         assert asyncio.run(has_no_delay(listener))
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with _listen("127.0.0.1", 0) as taken:
+    with listen("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{port}"):
-            _listen("127.0.0.1", port)
+            listen("127.0.0.1", port)

@@ -83,7 +83,7 @@ def test_what_the_cluster_can_never_hold_is_told_what_there_is(api: Api) -> None
     (fault,) = problem["errors"]
     assert fault == {
         "pointer": "/resources",
-        "message": "8 workers need 8 CPUs, the whole cluster has 4",
+        "message": "8 workers need 8 CPUs; the cluster has 4",
     }
 
 

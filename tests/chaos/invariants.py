@@ -151,7 +151,7 @@ def check_nothing_is_left(environment: Environment, database: Database) -> None:
     later = datetime.now(UTC) + timedelta(hours=2)
     artifacts = ArtifactStore(f"file://{var_path}/artifacts")
     issues = consistency.check(database, artifacts, now=later)
-    assert [issue for issue in issues if issue.ailment is IssueKind.MISSING] == []
+    assert [issue for issue in issues if issue.kind is IssueKind.MISSING] == []
     consistency.delete_orphans(database, artifacts, now=later)
     assert consistency.check(database, artifacts, now=later) == []
     assert not list((var_path / "artifacts").rglob("*#*")), "a partial upload is left"

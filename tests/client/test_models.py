@@ -14,9 +14,9 @@ from resnetd import models
 from resnetd.records import OpenEnum, Record, parse
 from service import states
 from service.catalog import datasets
-from service.jobs import events
 from service.scheduling import queue_status
 from service.settings import Settings
+from service.storage import events
 
 _JOB: dict[str, Any] = {
     "id": "0f3k000000000001",

@@ -154,6 +154,6 @@ def test_a_preempted_trial_resumes_where_it_stopped_and_asha_stops_a_worse_one(
     assert (bad.state, bad.reason) == ("cancelled", "early-stopped")
     assert bad.iteration < 300
     assert bad.stop_reason is not None
-    assert bad.stop_reason.startswith("asha stopped it: at iteration")
+    assert bad.stop_reason.startswith("stopped by asha at iteration")
     job = client.jobs.get(bad.job_id)
     assert (job.message, job.attempts) == (bad.stop_reason, 1)

@@ -26,7 +26,7 @@ from service.scheduling import cluster_state
 from service.scheduling.leases import Claim
 from service.states import AttemptState, JobState, Reason
 from service.storage.database import Database
-from service.storage.tables import AttemptRow, Base, EventRow, JobRow
+from service.storage.tables import AttemptRow, Base, JobEventRow, JobRow
 from tests.support.core import Clock, Core, job_id_of, workers
 
 CPUS = 4
@@ -228,7 +228,7 @@ class Walk(RuleBasedStateMachine):
             )
             reserved = cluster_state.sum_reserved(session)
             numbers = session.execute(
-                select(func.count(), func.max(EventRow.number)).group_by(EventRow.job_id)
+                select(func.count(), func.max(JobEventRow.number)).group_by(JobEventRow.subject_id)
             ).all()
         assert states == {job_id: job.state for job_id, job in self.jobs.items()}
         assert sorted(living) == sorted(job_id for job_id, job in self.jobs.items() if job.claim)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import uvicorn
 
-from api.__main__ import _listen
+from api.__main__ import listen
 from api.app import create_app
 from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.settings import Settings
@@ -149,9 +149,9 @@ def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> I
             timeout_graceful_shutdown=1,
         )
     )
-    with _listen("127.0.0.1", 0) as listener, pytest.MonkeyPatch.context() as patched:
+    with listen("127.0.0.1", 0) as listener, pytest.MonkeyPatch.context() as patched:
         # The listening thread stops after this time at most.
-        patched.setattr("api.change_listener._LISTEN_SECONDS", 0.05)
+        patched.setattr("api.change_listener.LISTEN_SECONDS", 0.05)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         eventually(lambda: server.started or not thread.is_alive())

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.execution import attempts, runners, warm_pool
 from service.execution.ray_job_lifecycle import RayJobSubmission
-from service.jobs import commands, events, records, submission
+from service.jobs import commands, records, submission
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
@@ -23,6 +23,7 @@ from service.specs.protocol import (
     ReportResponse,
 )
 from service.states import CheckpointPart, JobState, Reason
+from service.storage import events
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, EventRow, JobRow, RunnerRow
 
@@ -111,7 +112,7 @@ class Core:
             submitted = submission.submit(
                 session, spec(**fields), user=user, now=self.clock.now, idempotency_key=key
             )
-            return submitted.job.id
+            return submitted.row.id
 
     def try_claim(self, owner: str = "one") -> Claim | None:
         with self.database.transaction() as session:
@@ -283,7 +284,7 @@ class Core:
 
     def stop_early(self, job_id: str) -> bool:
         with self.database.transaction() as session:
-            return commands.stop_early(session, job_id, why="worse", now=self.clock.now)
+            return commands.stop_early(session, job_id, message="worse", now=self.clock.now)
 
     def command(self, verb: str, job_id: str, *arguments: Any) -> JobRow:
         """Calls a function of service.jobs.commands."""
@@ -303,7 +304,9 @@ class Core:
 
     def events(self, job_id: str) -> list[EventRow]:
         with self.database.reading() as session:
-            return events.list_events_after(session, job_id, 0, limit=10_000)
+            return events.list_events_after(
+                session, records.find_job(session, job_id), 0, limit=10_000
+            )
 
     def list_owned(self, owner: str) -> list[str]:
         with self.database.reading() as session:

@@ -3,8 +3,16 @@
 from typing import Any
 
 from service.execution.ray_job_lifecycle import RayJobSubmission
-from service.searches import drivers, searches, trials
-from service.searches.trials import SearchProgress
+from service.searches import (
+    commands,
+    drivers,
+    lifecycle,
+    ranking,
+    records,
+    submission,
+    trials,
+)
+from service.searches.ranking import SearchProgress
 from service.specs import search_spec
 from service.specs.protocol import (
     AssignedTrial,
@@ -40,13 +48,13 @@ class Searching:
         spec = search_spec.parse_search_spec(search_body(**fields))
         self.core.clock.advance(1.0)
         with self.core.database.transaction() as session:
-            return searches.submit(
+            return submission.submit(
                 session, spec, user="ann", now=self.core.clock.now, idempotency_key=key
-            ).search.id
+            ).row.id
 
     def row(self, search_id: str) -> SearchRow:
         with self.core.database.reading() as session:
-            return searches.find_search(session, search_id)
+            return records.find_search(session, search_id)
 
     def driver_id(self, search_id: str) -> str:
         driver_id = self.row(search_id).driver_id
@@ -93,7 +101,7 @@ class Searching:
         # Of two jobs the later one is younger.
         self.core.clock.advance(0.001)
         with self.core.database.transaction() as session:
-            search = searches.lock_search(session, search_id)
+            search = lifecycle.lock_search(session, search_id)
             return trials.assign_trial(
                 session,
                 search,
@@ -104,12 +112,12 @@ class Searching:
 
     def answer(self, search_id: str, tune_id: str, after: int = 0) -> NextEvaluationResponse | None:
         with self.core.database.reading() as session:
-            search = searches.find_search(session, search_id)
+            search = records.find_search(session, search_id)
             return trials.find_next_evaluation(session, search, tune_id=tune_id, after=after)
 
     def stop(self, search_id: str, tune_id: str, *, iteration: int = 10) -> bool:
         with self.core.database.transaction() as session:
-            search = searches.lock_search(session, search_id)
+            search = lifecycle.lock_search(session, search_id)
             return trials.stop_trial(
                 session, search, tune_id=tune_id, iteration=iteration, now=self.core.clock.now
             )
@@ -127,15 +135,15 @@ class Searching:
 
     def steer(self, verb: str, search_id: str, *arguments: Any) -> SearchRow:
         with self.core.database.transaction() as session:
-            steered: SearchRow = getattr(searches, verb)(
+            steered: SearchRow = getattr(commands, verb)(
                 session, search_id, *arguments, now=self.core.clock.now
             )
             return steered
 
     def standing(self, search_id: str) -> SearchProgress:
         with self.core.database.reading() as session:
-            search = searches.find_search(session, search_id)
-            return trials.read_progress(session, search, now=self.core.clock.now)
+            search = records.find_search(session, search_id)
+            return ranking.read_progress(session, search, now=self.core.clock.now)
 
     def evaluate(self, attempt: Taken, sequence: int, iteration: int, error: float) -> None:
         self.core.report(
@@ -154,4 +162,4 @@ class Searching:
 
     def steer_delete(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
-            searches.delete(session, search_id)
+            commands.delete(session, search_id)

@@ -206,7 +206,7 @@ def test_a_part_that_is_larger_than_the_settings_allow_is_refused(tmp_path: Path
     with serving_new(url, tmp_path, max_upload_bytes=3) as api:
         claimed = api.core.run()
         answer = api.upload(claimed, 4, CheckpointPart.WEIGHTS)
-        assert "the 3 bytes that are allowed" in _refused(answer, 422, "invalid-input")
+        assert "exceeds the limit of 3 bytes" in _refused(answer, 422, "invalid-input")
         assert _stored(api, claimed) == []
 
 

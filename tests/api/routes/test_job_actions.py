@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.jobs.artifact_keys import CHECKPOINT_PREFIX
+from service.jobs.checkpoints import ARTIFACT_PREFIX
 from service.storage.artifacts import ArtifactStore
 from tests.support.api import Api
 from tests.support.core import job_id_of, note, workers, written
@@ -99,4 +99,4 @@ def test_a_deleted_job_takes_its_artifacts_along(api: Api) -> None:
     assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 204
     assert api.get(f"/v1/jobs/{job_id}").status_code == 404
     stored = ArtifactStore(api.settings.artifacts_url)
-    eventually(lambda: list(stored.list_prefix(f"{CHECKPOINT_PREFIX}/{claimed.attempt_id}/")) == [])
+    eventually(lambda: list(stored.list_prefix(f"{ARTIFACT_PREFIX}/{claimed.attempt_id}/")) == [])

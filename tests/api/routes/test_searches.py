@@ -79,7 +79,7 @@ def test_trials_stand_by_rank_with_why_they_were_stopped(api: Api, searching: Se
     first, second = api.get(f"/v1/searches/{search_id}/trials").json()["trials"]
     assert (first["number"], first["rank"], first["values"]) == (1, 0, {"test/error": 5.0})
     assert (second["reason"], second["rank"]) == ("early-stopped", None)
-    assert "asha stopped it" in second["stop_reason"]
+    assert "stopped by asha" in second["stop_reason"]
     best = api.get(f"/v1/searches/{search_id}").json()["best"]
     assert [trial["number"] for trial in best] == [1]
 

@@ -5,11 +5,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import InvalidInput, NotFound
-from service.execution import attempts
-from service.jobs import artifact_keys, checkpoints
+from service.jobs import checkpoints
+from service.specs.protocol import CheckpointManifest
 from service.states import CheckpointPart, Reason
 from service.storage.tables import CheckpointRow
-from tests.support.core import Core, job_id_of, note
+from tests.support.core import Core, Taken, job_id_of, note
 
 
 def _known(core: Core, job_id: str) -> list[CheckpointRow]:
@@ -19,7 +19,12 @@ def _known(core: Core, job_id: str) -> list[CheckpointRow]:
 
 def _chosen(core: Core, job_id: str, which: str) -> int:
     with core.database.reading() as session:
-        return checkpoints.select_checkpoint(session, job_id, which).iteration
+        return checkpoints.find_checkpoint(session, job_id, which).iteration
+
+
+def _keys(claimed: Taken, manifest: CheckpointManifest) -> list[str]:
+    files = checkpoints.files_of_manifest(claimed.attempt_id, manifest)
+    return [file.key for file in files.values()]
 
 
 def test_a_reported_checkpoint_counts_and_is_told(core: Core) -> None:
@@ -100,9 +105,7 @@ def test_the_keys_of_a_superseded_checkpoint_are_returned_once_it_is_forgotten(c
     claimed = core.run()
     core.report(claimed.attempt_id, 2, checkpoints=[note(200, test_error=3.0)])
     applied = core.apply(claimed.attempt_id, 3, checkpoints=[note(400, test_error=2.0)])
-    assert applied.obsolete_keys == sorted(
-        attempts.list_artifact_keys(claimed.attempt_id, note(200))
-    )
+    assert applied.obsolete_keys == sorted(_keys(claimed, note(200)))
     assert [row.iteration for row in _known(core, job_id_of(claimed))] == [400]
 
 
@@ -126,8 +129,8 @@ def test_retention_keeps_the_newest_and_the_best_and_no_key_that_they_use(
     assert len(kept) <= 2
     if measured:
         assert checkpoints.pick_best(kept).test_error == min(measured)
-    used = {part["key"] for row in kept for part in row.parts.values()}
-    stored = {key for one in notes for key in attempts.list_artifact_keys(claimed.attempt_id, one)}
+    used = {file.key for row in kept for file in checkpoints.files_of(row).values()}
+    stored = {key for manifest in notes for key in _keys(claimed, manifest)}
     assert not used & set(dropped)
     assert used | set(dropped) == stored
     core.end(claimed, Reason.CANCELLED)
@@ -135,7 +138,7 @@ def test_retention_keeps_the_newest_and_the_best_and_no_key_that_they_use(
 
 def test_no_two_attempts_and_no_two_contents_share_a_key() -> None:
     keys = {
-        artifact_keys.checkpoint_key(attempt_id, iteration, part, sha256)
+        checkpoints.artifact_key(attempt_id, iteration, part, sha256)
         for attempt_id in ("x-a1", "x-a2")
         for iteration in (1, 10)
         for part in CheckpointPart

@@ -131,7 +131,7 @@ def test_a_job_that_breaks_at_one_iteration_again_and_again_is_held_with_the_rea
     job = core.job(job_id_of(claimed))
     assert (job.state, job.reason) == (JobState.HELD, Reason.WORKER_DIED)
     assert job.message is not None
-    assert job.message.startswith("3 attempts in a row broke at iteration 437")
+    assert job.message.startswith("3 attempts in a row failed at iteration 437")
 
 
 def test_a_job_that_breaks_here_and_there_is_tried_again(core: Core) -> None:

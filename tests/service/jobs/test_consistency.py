@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from service import __main__ as command
-from service.jobs import artifact_keys, consistency
+from service.jobs import checkpoints, consistency
 from service.jobs.consistency import Issue, IssueKind
 from service.scheduling.leases import Claim
 from service.specs.protocol import CheckpointManifest, PartDigest
@@ -34,9 +34,7 @@ def _store(artifacts: ArtifactStore, claimed: Claim, iteration: int) -> Checkpoi
 
     told = note(iteration)
     for digest in told.parts:
-        key = artifact_keys.checkpoint_key(
-            claimed.attempt_id, iteration, digest.part, digest.sha256
-        )
+        key = checkpoints.artifact_key(claimed.attempt_id, iteration, digest.part, digest.sha256)
 
         async def write(key: str = key, digest: PartDigest = digest) -> None:
             await artifacts.write(key, bytes_of(digest), sha256=digest.sha256, max_bytes=1000)
@@ -67,10 +65,10 @@ def test_what_an_ended_attempt_uploaded_and_never_named_is_an_orphan(
     core.end(claimed, Reason.DIVERGED)
     assert consistency.check(core.database, artifacts, now=datetime.now(UTC)) == []
     found = _found(core, artifacts)
-    assert {one.ailment for one in found} == {IssueKind.ORPHAN}
+    assert {one.kind for one in found} == {IssueKind.ORPHAN}
     consistency.repair(core.database, artifacts, found)
     assert _found(core, artifacts) == []
-    assert list(artifacts.list_prefix(artifact_keys.CHECKPOINT_PREFIX)) == []
+    assert list(artifacts.list_prefix(checkpoints.ARTIFACT_PREFIX)) == []
 
 
 def test_a_sweep_deletes_orphans_and_leaves_broken_checkpoints_to_people(
@@ -81,13 +79,11 @@ def test_a_sweep_deletes_orphans_and_leaves_broken_checkpoints_to_people(
     core.report(claimed.attempt_id, 2, checkpoints=[kept])
     _store(artifacts, claimed, 50)
     core.end(claimed, Reason.DIVERGED)
-    key = artifact_keys.checkpoint_key(
-        claimed.attempt_id, 40, kept.parts[0].part, kept.parts[0].sha256
-    )
+    key = checkpoints.artifact_key(claimed.attempt_id, 40, kept.parts[0].part, kept.parts[0].sha256)
     artifacts.delete([key])
     assert consistency.delete_orphans(core.database, artifacts, now=LATER) == 2
     (left,) = _found(core, artifacts)
-    assert left.ailment is IssueKind.MISSING
+    assert left.kind is IssueKind.MISSING
 
 
 def test_a_checkpoint_whose_bytes_are_gone_is_found_and_forgotten(
@@ -97,15 +93,13 @@ def test_a_checkpoint_whose_bytes_are_gone_is_found_and_forgotten(
     told = _store(artifacts, claimed, 40)
     core.report(claimed.attempt_id, 2, checkpoints=[told])
     core.end(claimed, Reason.DIVERGED)
-    key = artifact_keys.checkpoint_key(
-        claimed.attempt_id, 40, told.parts[0].part, told.parts[0].sha256
-    )
+    key = checkpoints.artifact_key(claimed.attempt_id, 40, told.parts[0].part, told.parts[0].sha256)
     artifacts.delete([key])
     (found,) = _found(core, artifacts)
-    assert (found.ailment, found.key) == (IssueKind.MISSING, key)
+    assert (found.kind, found.key) == (IssueKind.MISSING, key)
     consistency.repair(core.database, artifacts, [found])
     (left,) = _found(core, artifacts)
-    assert left.ailment is IssueKind.ORPHAN, "the other part of the forgotten checkpoint"
+    assert left.kind is IssueKind.ORPHAN, "the other part of the forgotten checkpoint"
 
 
 def test_the_command_tells_and_repairs(
@@ -120,7 +114,7 @@ def test_the_command_tells_and_repairs(
     told = _store(store, claimed, 40)
     core.report(claimed.attempt_id, 2, checkpoints=[told])
     assert command.main(["fsck"]) == 0
-    store.delete_prefix(f"{artifact_keys.CHECKPOINT_PREFIX}/{claimed.attempt_id}/")
+    store.delete_prefix(f"{checkpoints.ARTIFACT_PREFIX}/{claimed.attempt_id}/")
     assert command.main(["fsck"]) == 1
     assert "weights of job" in capsys.readouterr().out
     assert command.main(["fsck", "--repair"]) == 0

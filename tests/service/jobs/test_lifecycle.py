@@ -68,15 +68,15 @@ def test_a_job_that_could_never_start_is_refused_with_the_place(core: Core) -> N
         core.submit(after=["zzz", job_id_of(failed)])
     told = {fault.pointer: fault.message for fault in caught.value.field_errors}
     assert told["/after/0/job"] == "no job 'zzz'"
-    assert "has failed already" in told["/after/1/job"]
+    assert "has failed and can never succeed" in told["/after/1/job"]
 
 
 def test_a_long_chain_falls_as_a_whole(core: Core) -> None:
     written = [spec()] + [spec(after=[f"#{number}"]) for number in range(299)]
     with core.database.transaction() as session:
         made = submission.submit_batch(session, written, user="ann", now=core.clock.now)
-    core.cancel(made[0].job.id)
-    assert core.job(made[-1].job.id).reason is Reason.DEPENDENCY_FAILED
+    core.cancel(made[0].row.id)
+    assert core.job(made[-1].row.id).reason is Reason.DEPENDENCY_FAILED
 
 
 def test_a_job_is_never_left_waiting_for_one_that_ends_while_it_is_submitted(core: Core) -> None:
@@ -114,7 +114,7 @@ def test_a_batch_with_one_wrong_job_saves_none(core: Core) -> None:
         )
     assert caught.value.field_errors[0].pointer == "/jobs/1/after/0/job"
     with core.database.reading() as session:
-        assert records.list_page(session, limit=10).jobs == []
+        assert records.list_page(session, limit=10).rows == []
 
 
 def test_a_repeated_batch_finds_its_jobs(core: Core) -> None:
@@ -126,7 +126,7 @@ def test_a_repeated_batch_finds_its_jobs(core: Core) -> None:
             batch = submission.submit_batch(
                 session, written, user="ann", now=now, idempotency_key="k"
             )
-            made.append([one.job.id for one in batch])
+            made.append([submitted.row.id for submitted in batch])
         core.clock.advance(1.0)
     assert made[0] == made[1]
 
@@ -135,7 +135,7 @@ def test_a_clone_differs_in_what_was_changed_alone(core: Core) -> None:
     original = core.submit(depth=8, seed=3, recipe={"name": "quick", "momentum": 0.5})
     with core.database.transaction() as session:
         changes = {"depth": 110, "recipe": {"iterations": 300}}
-        clone = submission.clone(session, original, changes, user="ben", now=core.clock.now).job
+        clone = submission.clone(session, original, changes, user="ben", now=core.clock.now).row
     made = records.spec_of(clone)
     assert made == spec(
         depth=110, seed=3, recipe={"name": "quick", "momentum": 0.5, "iterations": 300}
@@ -147,5 +147,5 @@ def test_a_clone_of_a_chosen_name_keeps_it_and_waits_for_nothing(core: Core) -> 
     needed = core.submit()
     original = core.submit(name="mine", after=[needed], hold=True)
     with core.database.transaction() as session:
-        clone = submission.clone(session, original, {}, user="ann", now=core.clock.now).job
+        clone = submission.clone(session, original, {}, user="ann", now=core.clock.now).row
     assert (clone.name, clone.state) == ("mine", JobState.QUEUED)

@@ -18,14 +18,14 @@ from tests.support.fake_api import eventually
 
 def _pages(core: Core, *, limit: int) -> list[list[str]]:
     pages: list[list[str]] = []
-    before_id = None
+    token = None
     while True:
         with core.database.reading() as session:
-            page = records.list_page(session, limit=limit, before_id=before_id)
-        pages.append([job.id for job in page.jobs])
-        if page.next_id is None:
+            page = records.list_page(session, limit=limit, token=token)
+        pages.append([job.id for job in page.rows])
+        if page.next_token is None:
             return pages
-        before_id = page.next_id
+        token = page.next_token
 
 
 def _wait_for_a_blocked_backend(database: Database) -> None:
@@ -44,7 +44,7 @@ def _wait_for_a_blocked_backend(database: Database) -> None:
 def _found(core: Core, **filters: object) -> list[str]:
     with core.database.reading() as session:
         page = records.list_page(session, limit=100, **filters)  # type: ignore[arg-type] # as given
-        return [job.name for job in page.jobs]
+        return [job.name for job in page.rows]
 
 
 def test_a_submitted_job_waits_with_its_whole_spec(core: Core) -> None:
@@ -82,7 +82,7 @@ def test_one_key_from_many_threads_makes_one_job(core: Core) -> None:
             submitted = submission.submit(
                 session, spec(), user="ann", now=core.clock.now, idempotency_key="k"
             )
-        made.append(submitted.job.id)
+        made.append(submitted.row.id)
 
     threads = [threading.Thread(target=submit) for _ in range(4)]
     for thread in threads:
@@ -128,8 +128,8 @@ def test_a_job_that_comes_between_two_pages_shifts_nothing(core: Core) -> None:
         first = records.list_page(session, limit=2)
     core.submit()
     with core.database.reading() as session:
-        second = records.list_page(session, limit=2, before_id=first.next_id)
-    assert [job.id for job in [*first.jobs, *second.jobs]] == made[::-1]
+        second = records.list_page(session, limit=2, token=first.next_token)
+    assert [job.id for job in [*first.rows, *second.rows]] == made[::-1]
 
 
 def test_the_last_page_is_known_as_the_last(core: Core) -> None:
@@ -259,7 +259,7 @@ def test_what_the_cluster_can_never_hold_is_refused(core: Core) -> None:
         core.submit(resources={"num_workers": 4, "cpus_per_worker": 2})
     (fault,) = caught.value.field_errors
     assert fault.pointer == "/resources"
-    assert fault.message == "4 workers need 8 CPUs, the whole cluster has 4"
+    assert fault.message == "4 workers need 8 CPUs; the cluster has 4"
 
 
 def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
@@ -275,22 +275,22 @@ def test_more_gpus_than_there_are_is_refused(core: Core) -> None:
         (
             [ResourceBundle(cpus=4, gpus=0), ResourceBundle(cpus=4, gpus=0)],
             {"num_workers": 1, "cpus_per_worker": 8},
-            "a worker of 8 CPUs lies on one node, and the nodes hold 0 such, not 1",
+            "each worker needs one node with 8 CPUs; no node has that",
         ),
         (
             [ResourceBundle(cpus=3, gpus=0), ResourceBundle(cpus=5, gpus=0)],
             {"num_workers": 4, "cpus_per_worker": 2},
-            "a worker of 2 CPUs lies on one node, and the nodes hold 3 such, not 4",
+            "each worker needs one node with 2 CPUs; only 3 of the 4 workers fit",
         ),
         (
             [ResourceBundle(cpus=7, gpus=0), ResourceBundle(cpus=1, gpus=2)],
             {"num_workers": 2, "gpus_per_worker": 1},
-            "a worker of 1 CPUs and 1 GPUs lies on one node, and the nodes hold 1 such, not 2",
+            "each worker needs one node with 1 CPU and 1 GPU; only 1 of the 2 workers fits",
         ),
         (
             [ResourceBundle(cpus=7, gpus=0), ResourceBundle(cpus=1, gpus=1)],
             {"num_workers": 1, "cpus_per_worker": 2, "gpus_per_worker": 0.5},
-            "a worker of 2 CPUs and 0.5 GPUs lies on one node, and the nodes hold 0 such, not 1",
+            "each worker needs one node with 2 CPUs and 0.5 GPUs; no node has that",
         ),
     ],
 )

@@ -140,7 +140,7 @@ def test_a_job_whose_checkpoint_is_gone_fails_and_does_not_begin_anew(core: Core
     assert core.try_claim() is None
     job = core.job(job_id)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.INTERNAL)
-    assert "that it starts from is gone" in (job.message or "")
+    assert "starts from, was deleted" in (job.message or "")
 
 
 def _iterations(core: Core, source: Taken) -> list[int]:

@@ -126,7 +126,7 @@ def test_a_parked_job_has_its_reason_in_the_message(core: Core) -> None:
     found = status(core, job_id_of(claimed))
     assert found is not None
     assert found.code is WaitReason.PARKED
-    assert "3 attempts in a row broke at iteration 0" in found.message
+    assert "3 attempts in a row failed at iteration 0" in found.message
 
 
 def test_waiting_raises_the_effective_priority(core: Core) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from service.searches import importance
-from service.searches.trials import Trial
+from service.searches.ranking import Trial
 from service.specs import search_spec
 from service.specs.search_spec import Metric
 from service.states import JobState
@@ -33,7 +33,7 @@ def test_the_field_that_decides_has_nearly_all_of_the_variance() -> None:
         for number in range(10)
         for shortcut in "AB"
     ]
-    (found,) = importance.of_search(spec, trials)
+    (found,) = importance.compute_importance(spec, trials)
     assert (found.metric, found.trials) == (Metric.TEST_ERROR, 20)
     assert found.shares.keys() == SPACE.keys()
     assert found.shares["shortcut"] > 0.9
@@ -43,5 +43,5 @@ def test_the_field_that_decides_has_nearly_all_of_the_variance() -> None:
 def test_few_trials_say_nothing_and_those_stopped_early_do_not_count() -> None:
     spec = search_spec.parse_search_spec(search_body(space=SPACE))
     stopped = [_trial(_params(number, "A"), 1.0, JobState.CANCELLED) for number in range(9)]
-    (found,) = importance.of_search(spec, [*stopped, _trial(_params(9, "A"), 1.0)])
+    (found,) = importance.compute_importance(spec, [*stopped, _trial(_params(9, "A"), 1.0)])
     assert (found.trials, found.shares) == (1, {})

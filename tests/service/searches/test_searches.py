@@ -11,9 +11,10 @@ from service.errors import (
     NotFound,
 )
 from service.jobs import retention
-from service.searches import searches
+from service.searches import records, submission
 from service.specs import search_spec
 from service.states import JobState, Reason, SearchEndReason, SearchState
+from service.storage import events
 from tests.support.core import Core, workers
 from tests.support.searching import Searching, search_body
 
@@ -42,11 +43,11 @@ def test_a_trial_that_the_cluster_can_never_hold_refuses_the_search(searching: S
 def test_pages_go_from_the_newest_to_the_oldest(searching: Searching) -> None:
     made = [searching.submit() for _ in range(3)]
     with searching.core.database.reading() as session:
-        first = searches.list_page(session, limit=2)
-        assert [one.id for one in first.searches] == made[:0:-1]
-        rest = searches.list_page(session, limit=2, before_id=first.next_id)
-        assert [one.id for one in rest.searches] == made[:1]
-        assert rest.next_id is None
+        first = records.list_page(session, limit=2)
+        assert [one.id for one in first.rows] == made[:0:-1]
+        rest = records.list_page(session, limit=2, token=first.next_token)
+        assert [one.id for one in rest.rows] == made[:1]
+        assert rest.next_token is None
 
 
 def test_a_search_that_is_not_there_is_not_found(searching: Searching) -> None:
@@ -171,7 +172,7 @@ def test_a_search_is_deleted_with_its_trials_once_it_has_ended(searching: Search
     with pytest.raises(Conflict, match="cancel it first"):
         searching.steer_delete(search_id)
     searching.steer("cancel", search_id)
-    with pytest.raises(Conflict, match="still being cleared away"):
+    with pytest.raises(Conflict, match="has not exited yet"):
         searching.steer_delete(search_id)
     searching.driver_dies(search_id)
     with core.database.transaction() as session, pytest.raises(Conflict, match=search_id):
@@ -189,7 +190,8 @@ def test_events_tell_what_happened_in_order(searching: Searching) -> None:
     searching.take(search_id, "a")
     searching.steer("cancel", search_id)
     with searching.core.database.reading() as session:
-        found = searches.list_events_after(session, search_id, 0, limit=100)
+        search = records.find_search(session, search_id)
+        found = events.list_events_after(session, search, 0, limit=100)
     assert [event.number for event in found] == list(range(1, len(found) + 1))
     assert [event.kind for event in found] == ["submitted", "state", "driver", "trial", "state"]
 
@@ -199,4 +201,4 @@ def test_a_spec_that_was_never_parsed_is_checked_when_it_is_submitted(
 ) -> None:
     spec = search_spec.SearchSpec.model_validate(search_body(space={"depth": {"choice": [9]}}))
     with searching.core.database.transaction() as session, pytest.raises(InvalidInput):
-        searches.submit(session, spec, user="ann", now=searching.core.clock.now)
+        submission.submit(session, spec, user="ann", now=searching.core.clock.now)

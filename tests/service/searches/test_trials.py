@@ -49,7 +49,7 @@ def test_another_driver_finds_the_trials_of_the_one_before(searching: Searching)
 def test_no_more_trials_are_made_than_the_budget_has(searching: Searching) -> None:
     search_id = searching.run(budget={"trials": 1})
     searching.take(search_id, "a")
-    with pytest.raises(Conflict, match="has its 1 trials"):
+    with pytest.raises(Conflict, match=r"already has its 1 trial$"):
         searching.take(search_id, "b")
 
 
@@ -148,7 +148,7 @@ def test_a_trial_that_its_scheduler_stops_says_so_and_why(searching: Searching) 
     core.finish(attempt.attempt_id, Reason.EARLY_STOPPED)
     job = core.job(job_id)
     assert (job.state, job.reason) == (JobState.CANCELLED, Reason.EARLY_STOPPED)
-    assert job.message == "asha stopped it: at iteration 10 it had test/error 40"
+    assert job.message == "stopped by asha at iteration 10: test/error 40"
     assert searching.standing(search_id).trials[0].stop_reason == job.message
 
 

@@ -97,7 +97,7 @@ def _fill(core: Core) -> None:
     point = MetricPoint(series="train/loss", iteration=20, value=1.5)
     line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="a line")
     core.report(claimed.attempt_id, 2, metrics=[point], logs=[line], checkpoints=[note(20)])
-    core.submit(after=[job_id_of(claimed)])
+    core.submit(after=[job_id_of(claimed)], key="once")
     core.finish(claimed.attempt_id)
     searching = Searching(core)
     searching.take(searching.run(), "a")

@@ -102,7 +102,7 @@ def test_a_worker_larger_than_every_node_is_refused_once_the_cluster_was_seen(
     cluster.nodes = 2
     core.submit(resources=workers(1, cpus_per_worker=4))
     dispatcher.run_round()
-    with pytest.raises(CannotFit, match="never hold"):
+    with pytest.raises(CannotFit, match="never run"):
         core.submit(resources=workers(1, cpus_per_worker=4))
     core.submit(resources=workers(2, cpus_per_worker=2))
 

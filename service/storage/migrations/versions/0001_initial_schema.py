@@ -25,9 +25,7 @@ def upgrade() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(length=16), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
         sa.Column("dataset", sa.Text(), nullable=False),
-        sa.Column("spec", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column(
             "state",
             sa.Enum(
@@ -47,7 +45,6 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("user", sa.String(length=120), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("queue_sort_key", sa.Double(), nullable=False),
         sa.Column("preemptible", sa.Boolean(), nullable=False),
@@ -59,10 +56,7 @@ def upgrade() -> None:
         sa.Column("iterations", sa.Integer(), nullable=False),
         sa.Column("checkpointed_iteration", sa.Integer(), nullable=False),
         sa.Column("source_checkpoint_id", sa.String(length=16), nullable=True),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "stop_requested",
             sa.Enum(
@@ -107,12 +101,10 @@ def upgrade() -> None:
             ),
             nullable=True,
         ),
-        sa.Column("message", sa.Text(), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("restarts", sa.Integer(), nullable=False),
         sa.Column("infra_restarts", sa.Integer(), nullable=False),
         sa.Column("preemptions", sa.Integer(), nullable=False),
-        sa.Column("event_count", sa.Integer(), nullable=False),
         sa.Column("log_line_count", sa.Integer(), nullable=False),
         sa.Column(
             "progress", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
@@ -128,10 +120,15 @@ def upgrade() -> None:
         sa.Column(
             "result", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
-        sa.Column("idempotency_key", sa.String(length=210), nullable=True),
-        sa.Column("spec_sha256", sa.String(length=64), nullable=True),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("spec", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("event_count", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
-        sa.UniqueConstraint("idempotency_key", name=op.f("uq_jobs_idempotency_key")),
     )
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset", "id"])
     op.create_index("ix_jobs_queue", "jobs", ["state", "queue_sort_key", "id"])
@@ -141,8 +138,6 @@ def upgrade() -> None:
     op.create_table(
         "searches",
         sa.Column("id", sa.String(length=16), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("spec", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.Column(
             "state",
             sa.Enum(
@@ -159,10 +154,6 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
-        sa.Column("user", sa.String(length=120), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("active_seconds", sa.Double(), nullable=False),
         sa.Column("active_since", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
@@ -182,16 +173,19 @@ def upgrade() -> None:
             ),
             nullable=True,
         ),
-        sa.Column("message", sa.Text(), nullable=True),
-        sa.Column("event_count", sa.Integer(), nullable=False),
         sa.Column("driver_id", sa.String(length=32), nullable=True),
         sa.Column("driver_number", sa.Integer(), nullable=False),
         sa.Column("driver_failures", sa.Integer(), nullable=False),
         sa.Column("driver_not_before", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("idempotency_key", sa.String(length=200), nullable=True),
-        sa.Column("spec_sha256", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("spec", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("event_count", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_searches")),
-        sa.UniqueConstraint("idempotency_key", name=op.f("uq_searches_idempotency_key")),
     )
     op.create_index("ix_searches_state", "searches", ["state"])
     op.create_table(
@@ -384,17 +378,26 @@ def upgrade() -> None:
     )
     op.create_index("ix_drivers_state", "drivers", ["state"])
     op.create_table(
-        "events",
-        sa.Column("job_id", sa.String(length=16), nullable=False),
-        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("kind", sa.String(length=32), nullable=False),
-        sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        "idempotency_keys",
+        sa.Column("operation", sa.String(length=32), nullable=False),
+        sa.Column("key", sa.String(length=200), nullable=False),
+        sa.Column("item", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("request_sha256", sa.String(length=64), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=True),
+        sa.Column("search_id", sa.String(length=16), nullable=True),
         sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_events_job_id"), ondelete="CASCADE"
+            ["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_events")),
+        sa.ForeignKeyConstraint(
+            ["search_id"],
+            ["searches.id"],
+            name=op.f("fk_idempotency_keys_search_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("operation", "key", "item", name=op.f("pk_idempotency_keys")),
     )
+    op.create_index("ix_idempotency_keys_job_id", "idempotency_keys", ["job_id"])
+    op.create_index("ix_idempotency_keys_search_id", "idempotency_keys", ["search_id"])
     op.create_table(
         "job_dependencies",
         sa.Column("job_id", sa.String(length=16), nullable=False),
@@ -423,6 +426,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "needed_id", name=op.f("pk_job_dependencies")),
     )
     op.create_index("ix_job_dependencies_needed_id", "job_dependencies", ["needed_id"])
+    op.create_table(
+        "job_events",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_job_events_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_job_events")),
+    )
     op.create_table(
         "job_tags",
         sa.Column("tag", sa.String(length=63), nullable=False),
@@ -559,9 +574,12 @@ def downgrade() -> None:
     op.drop_table("log_lines")
     op.drop_index("ix_job_tags_job_id", table_name="job_tags")
     op.drop_table("job_tags")
+    op.drop_table("job_events")
     op.drop_index("ix_job_dependencies_needed_id", table_name="job_dependencies")
     op.drop_table("job_dependencies")
-    op.drop_table("events")
+    op.drop_index("ix_idempotency_keys_search_id", table_name="idempotency_keys")
+    op.drop_index("ix_idempotency_keys_job_id", table_name="idempotency_keys")
+    op.drop_table("idempotency_keys")
     op.drop_index("ix_drivers_state", table_name="drivers")
     op.drop_table("drivers")
     op.drop_index("ix_deliveries_webhook_id", table_name="deliveries")

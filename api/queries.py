@@ -1,0 +1,45 @@
+"""Query parameters that several routes share."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Query, Request
+
+_MAX_NUMBER = 2**31 - 1
+
+# PostgreSQL refuses a NUL in a text.
+FilterText = Annotated[str, Query(max_length=120, pattern=r"^[^\x00]*$")]
+AfterNumber = Annotated[
+    int, Query(ge=0, le=_MAX_NUMBER, description="only entries with a higher number")
+]
+
+
+@dataclass(frozen=True)
+class PageParameters:
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50
+    page_token: Annotated[str | None, Query(description="`next_page_token` of a page")] = None
+    id_prefix: Annotated[str | None, Query(max_length=16)] = None
+
+
+PageQuery = Annotated[PageParameters, Depends()]
+
+
+@dataclass(frozen=True)
+class EventParameters:
+    """`last_event_id`: sent by an EventSource that reconnects."""
+
+    request: Request
+    after: AfterNumber = 0
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000
+    last_event_id: Annotated[int | None, Header(ge=0, le=_MAX_NUMBER)] = None
+
+    @property
+    def is_stream(self) -> bool:
+        return "text/event-stream" in self.request.headers.get("Accept", "")
+
+    @property
+    def stream_after(self) -> int:
+        return self.after if self.last_event_id is None else self.last_event_id
+
+
+EventQuery = Annotated[EventParameters, Depends()]

@@ -1,0 +1,48 @@
+"""Whether the cluster can ever run a job, if nothing else runs."""
+
+from sqlalchemy.orm import Session
+
+from service.errors import CannotFit, FieldError
+from service.resources import ResourceBundle, count_workers_that_fit
+from service.specs.job_spec import Resources
+from service.storage.tables import ClusterRow
+from service.text import count_of, plural
+
+
+def require_fit(session: Session, resources: Resources) -> None:
+    """CannotFit where the cluster is too small; no check before its size is known."""
+    cluster = session.get(ClusterRow, 1)
+    message = None if cluster is None else _misfit(cluster, resources)
+    if message is not None:
+        raise CannotFit(
+            "the cluster can never run this job",
+            field_errors=(FieldError(pointer="/resources", message=message),),
+        )
+
+
+def _misfit(cluster: ClusterRow, resources: Resources) -> str | None:
+    """What the cluster lacks; None: nothing."""
+    workers = resources.num_workers
+    worker = ResourceBundle(cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker or 0)
+    for noun, needed, available in (
+        ("CPU", workers * worker.cpus, cluster.cpus),
+        ("GPU", workers * worker.gpus, cluster.gpus),
+    ):
+        if needed > available:
+            return (
+                f"{count_of(workers, 'worker')} {plural(workers, 'needs', 'need')} "
+                f"{count_of(needed, noun)}; the cluster has {available:,}"
+            )
+    nodes = [ResourceBundle(cpus=cpus, gpus=gpus) for cpus, gpus in cluster.nodes]
+    fitting = count_workers_that_fit(nodes, worker) if nodes else workers
+    if fitting >= workers:
+        return None
+    share = count_of(worker.cpus, "CPU")
+    if worker.gpus:
+        share += f" and {count_of(worker.gpus, 'GPU')}"
+    if fitting == 0:
+        return f"each worker needs one node with {share}; no node has that"
+    return (
+        f"each worker needs one node with {share}; "
+        f"only {fitting:,} of the {workers:,} workers {plural(fitting, 'fits', 'fit')}"
+    )

@@ -1,0 +1,40 @@
+"""Rows of searches: finding them, their trials, and their JSON columns as types."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import ids
+from service.errors import NotFound
+from service.specs.search_spec import SearchSpec
+from service.storage import paging
+from service.storage.paging import Page
+from service.storage.tables import JobRow, SearchRow, TrialRow
+
+
+def find_search(session: Session, search_id: str) -> SearchRow:
+    search = session.get(SearchRow, search_id) if ids.is_id(search_id) else None
+    if search is None:
+        raise NotFound(f"no search {search_id!r}")
+    return search
+
+
+def list_page(
+    session: Session, *, limit: int, token: str | None = None, id_prefix: str | None = None
+) -> Page[SearchRow]:
+    """Newest first."""
+    return paging.read_page(session, SearchRow, limit=limit, token=token, id_prefix=id_prefix)
+
+
+def list_trials(session: Session, search_id: str) -> list[tuple[TrialRow, JobRow]]:
+    """In the order of their numbers."""
+    rows = session.execute(
+        select(TrialRow, JobRow)
+        .join(JobRow, JobRow.id == TrialRow.job_id)
+        .where(TrialRow.search_id == search_id)
+        .order_by(TrialRow.number)
+    )
+    return [(trial, job) for trial, job in rows]
+
+
+def spec_of(search: SearchRow) -> SearchSpec:
+    return SearchSpec.model_validate(search.spec)

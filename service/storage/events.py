@@ -1,0 +1,59 @@
+"""Events of jobs and searches: written in the transaction of the change that they report."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.storage import changes
+from service.storage.tables import EventRow, JobEventRow, JobRow, SearchEventRow, SearchRow
+
+
+class EventKind(StrEnum):
+    SUBMITTED = "submitted"
+    STATE = "state"
+    CHANGED = "changed"
+    STOP_REQUESTED = "stop-requested"  # of a job
+    ATTEMPT = "attempt"  # of a job
+    CHECKPOINT = "checkpoint"  # of a job
+    DRIVER = "driver"  # of a search
+    TRIAL = "trial"  # of a search
+
+
+_ROW_TYPES: dict[type[JobRow | SearchRow], type[JobEventRow | SearchEventRow]] = {
+    JobRow: JobEventRow,
+    SearchRow: SearchEventRow,
+}
+
+
+def append_event(
+    session: Session,
+    subject: JobRow | SearchRow,
+    kind: EventKind,
+    data: dict[str, Any],
+    *,
+    now: datetime,
+) -> None:
+    """The caller has locked the subject, whose counter numbers its events from 1."""
+    subject.event_count += 1
+    row_type = _ROW_TYPES[type(subject)]
+    session.add(
+        row_type(subject_id=subject.id, number=subject.event_count, at=now, kind=kind, data=data)
+    )
+    changes.notify(session)
+
+
+def list_events_after(
+    session: Session, subject: JobRow | SearchRow, number: int, *, limit: int
+) -> list[EventRow]:
+    """Events that follow `number`, oldest first."""
+    row_type = _ROW_TYPES[type(subject)]
+    statement = (
+        select(row_type)
+        .where(row_type.subject_id == subject.id, row_type.number > number)
+        .order_by(row_type.number)
+        .limit(limit)
+    )
+    return list(session.scalars(statement))

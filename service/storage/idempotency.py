@@ -1,0 +1,94 @@
+"""Idempotency keys: a repeated submission returns what the first one created."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from service.errors import IdempotencyMismatch
+from service.storage.tables import IdempotencyKeyRow, JobRow, SearchRow
+
+RowT = TypeVar("RowT", JobRow, SearchRow)
+
+
+class Operation(StrEnum):
+    SUBMIT_JOB = "submit-job"
+    SUBMIT_BATCH = "submit-batch"
+    SUBMIT_SEARCH = "submit-search"
+
+
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """What a client sent with a request; `item` is an index in a batch."""
+
+    operation: Operation
+    value: str | None
+    item: int = 0
+
+
+@dataclass(frozen=True)
+class Submission(Generic[RowT]):
+    """`is_replay`: an earlier request with the same key has created the row."""
+
+    row: RowT
+    is_replay: bool
+
+
+def submit_once(
+    session: Session,
+    row_type: type[RowT],
+    create: Callable[[], RowT],
+    *,
+    key: IdempotencyKey,
+    body: BaseModel,
+) -> Submission[RowT]:
+    """Calls `create` unless the key was used before. IdempotencyMismatch for another body."""
+    if key.value is None:
+        return Submission(row=create(), is_replay=False)
+    sha256 = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    earlier = _find_earlier(session, row_type, key, sha256)
+    if earlier is not None:
+        return Submission(row=earlier, is_replay=True)
+    try:
+        with session.begin_nested():
+            row = create()
+            session.flush()
+            session.add(_key_row(key, sha256, row))
+    except IntegrityError:
+        # A concurrent transaction with the same key has committed first.
+        earlier = _find_earlier(session, row_type, key, sha256)
+        if earlier is None:
+            raise
+        return Submission(row=earlier, is_replay=True)
+    return Submission(row=row, is_replay=False)
+
+
+def _find_earlier(
+    session: Session, row_type: type[RowT], key: IdempotencyKey, sha256: str
+) -> RowT | None:
+    used = session.get(IdempotencyKeyRow, (key.operation, key.value, key.item))
+    if used is None:
+        return None
+    noun, row_id = ("job", used.job_id) if used.job_id is not None else ("search", used.search_id)
+    if used.request_sha256 != sha256:
+        raise IdempotencyMismatch(
+            f"the idempotency key {key.value!r} was used with a different body; "
+            f"that request created {noun} {row_id}"
+        )
+    return session.get(row_type, row_id)
+
+
+def _key_row(key: IdempotencyKey, sha256: str, row: JobRow | SearchRow) -> IdempotencyKeyRow:
+    return IdempotencyKeyRow(
+        operation=key.operation,
+        key=key.value,
+        item=key.item,
+        request_sha256=sha256,
+        job_id=row.id if isinstance(row, JobRow) else None,
+        search_id=row.id if isinstance(row, SearchRow) else None,
+    )
