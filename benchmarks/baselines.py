@@ -18,9 +18,9 @@ from torchvision import transforms
 
 from service.catalog.architectures import Family, Shortcut, ZeroPadding, make_architecture
 from service.catalog.recipes import Recipe
-from workers.training import memory, precision
-from workers.training.data.augmentation import BatchAugmenter, Normalizer
+from workers.training import device_context, precision
 from workers.training.data.datasets import Images, Split
+from workers.training.data.resident_source import ResidentSource
 from workers.training.models import resnet
 from workers.training.models.blocks import PaddedShortcut
 
@@ -147,13 +147,12 @@ class MinimalLoop(Script):
 
     def prepare(self) -> None:
         # Without this the loop is slower until its first test, after which glibc keeps memory.
-        memory.keep_for_the_next_step()
+        device_context.retain_freed_memory()
         cpu = torch.device("cpu")
         network = make_architecture(Family.CIFAR, self.depth, Shortcut.A)
         self.model = resnet.create_network(network, classes=self.images.classes)
         self.model.to(memory_format=torch.channels_last)
-        self.normalizer = Normalizer.of(self.images.train, self.recipe.normalization, cpu)
-        self.augmenter = BatchAugmenter(self.images, self.normalizer, seed=0, device=cpu)
+        self.source = ResidentSource(self.images, self.recipe, seed=0, device=cpu)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=self.recipe.learning_rate,
@@ -165,7 +164,7 @@ class MinimalLoop(Script):
     def steps(self) -> Iterator[int]:
         iteration, size = 0, self.recipe.batch_size
         while True:
-            images_NCHW, labels_N = self.augmenter.batch(iteration * size, (iteration + 1) * size)
+            images_NCHW, labels_N = self.source.load_batch(iteration * size, (iteration + 1) * size)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(iteration)
             with precision.autocast(self.precision, torch.device("cpu")):
@@ -185,7 +184,7 @@ class MinimalLoop(Script):
             torch.split(self.images.test.labels_N, 512),
             strict=True,
         ):
-            logits_NK = self.model(self.normalizer(images_NHWC))
+            logits_NK = self.model(self.source.normalizer(images_NHWC))
             errors += int((logits_NK.argmax(dim=1) != labels_N).sum())
         self.model.train()
         return 100 * errors / len(self.images.test)

@@ -7,6 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import resnetd
 from benchmarks.processes import running_service
 from benchmarks.results_table import Result, write_results
 from service.specs.job_spec import parse_job_spec
-from service.specs.protocol import MetricPoint
 from workers.training import trainer
 from workers.training.device_context import DeviceContext
 from workers.training.observers import NullObserver
@@ -64,11 +64,11 @@ def _measure_service(client: resnetd.Client, folder: Path) -> tuple[float, float
 
 def _measure_in_process(folder: Path) -> float:
     """Median images/s of the same network, dataset and number of threads."""
-    place = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
+    context = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
     recorder = _RateRecorder()
     trainer.train(
         parse_job_spec(_JOB),
-        place=place,
+        context=context,
         data_path=folder,
         work_path=folder / "work",
         observer=recorder,
@@ -82,12 +82,10 @@ class _RateRecorder(NullObserver):
     def __init__(self) -> None:
         self.rates: list[float] = []
 
-    def metrics(self, points: list[MetricPoint]) -> None:
-        self.rates += [
-            point.value
-            for point in points
-            if point.series == "images_per_second" and point.value is not None
-        ]
+    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        del iteration
+        if "images_per_second" in values:
+            self.rates.append(values["images_per_second"])
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Scale:
     matrix_size: int
 
     @property
-    def place(self) -> DeviceContext:
+    def context(self) -> DeviceContext:
         return DeviceContext(0, 1, self.device, threads=self.threads)
 
 
@@ -189,7 +189,7 @@ def _measure_fixed_batch(scale: Scale) -> list[Result]:
 def _measure_jpeg_decoding(scale: Scale) -> list[Result]:
     """ResNet-50 on JPEG files that the GPU decodes, or processes."""
     from workers.training.data import image_decoding  # noqa: PLC0415 - needs a decoder
-    from workers.training.data.image_loader import StreamingSource  # noqa: PLC0415
+    from workers.training.data.streaming_source import StreamingSource  # noqa: PLC0415
 
     spec = _imagenet_spec(scale)
     rates = {}
@@ -204,8 +204,8 @@ def _measure_jpeg_decoding(scale: Scale) -> list[Result]:
                 spec.recipe,
                 seed=0,
                 device=scale.device,
-                processes=scale.threads,
-                is_decoded_there=on_device,
+                num_processes=scale.threads,
+                decodes_on_device=on_device,
             )
             rates[on_device] = _images_per_second(spec, source, scale)
     fixed = _images_per_second(spec, _fixed_batch(scale), scale)
@@ -241,7 +241,7 @@ class _FixedBatch:
     def __init__(self, images_NCHW: Tensor, labels_N: Tensor) -> None:
         self._batch = images_NCHW, labels_N
 
-    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def load_batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         del start, stop
         return self._batch
 
@@ -279,7 +279,7 @@ def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
         started = time.perf_counter()
         outcome = trainer.train(
             spec,
-            place=scale.place,
+            context=scale.context,
             data_path=data_path,
             work_path=Path(temporary),
             observer=observer,
@@ -287,8 +287,8 @@ def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
         seconds = time.perf_counter() - started
         assert observer.saved is not None
         observer.saved.result()
-    assert outcome.result.test_error is not None
-    return seconds, outcome.result.test_error
+    assert outcome.test_error is not None
+    return seconds, outcome.test_error
 
 
 def _images_per_second(
@@ -306,9 +306,9 @@ def _images_per_second(
         model,
         Optimizer(model, spec.recipe),
         spec.recipe,
-        computed_in=precision.resolve_precision(spec.recipe.precision, scale.device),
+        resolved_precision=precision.resolve_precision(spec.recipe.precision, scale.device),
         device=scale.device,
-        recorder=cuda_graphs.make_recorder(scale.place) if is_replayed else None,
+        recorder=cuda_graphs.make_recorder(scale.context) if is_replayed else None,
         log=lambda _level, message: messages.append(message),
     )
     batch_size = spec.recipe.batch_size
@@ -316,7 +316,7 @@ def _images_per_second(
 
     def step() -> None:
         start = next(positions)
-        train_step.step(*source.batch(start, start + batch_size), spec.recipe.learning_rate)
+        train_step(*source.load_batch(start, start + batch_size), spec.recipe.learning_rate)
 
     seconds = _seconds_per_step(step, scale)
     is_graph_expected = is_replayed and scale.device.type == "cuda"
@@ -335,11 +335,11 @@ def _measure_rounds(step: Callable[[], object], scale: Scale) -> Iterator[float]
     for _ in range(cuda_graphs.WARMUP_STEPS + 5):
         step()
     for _ in range(scale.rounds):
-        scale.place.wait()
+        scale.context.synchronize()
         started = time.perf_counter()
         for _ in range(scale.steps):
             step()
-        scale.place.wait()
+        scale.context.synchronize()
         yield (time.perf_counter() - started) / scale.steps
 
 

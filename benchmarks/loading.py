@@ -19,7 +19,7 @@ from benchmarks import jpeg_images
 from benchmarks.results_table import Result, write_results
 from service.specs.job_spec import parse_job_spec
 from workers.training.data import image_folders
-from workers.training.data.image_loader import CroppedImages
+from workers.training.data.streaming_source import CroppedImages
 
 NUM_IMAGES = 64
 ROUNDS = 9

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from service.specs.job_spec import JobSpec
 from workers.training import distributed, precision, spawn
 from workers.training.data import data_source
-from workers.training.data.augmentation import batch_range
+from workers.training.data.sampling import batch_range
 from workers.training.device_context import DeviceContext
 from workers.training.distributed import RankGroup
 from workers.training.models import resnet
@@ -35,24 +35,24 @@ def measure_rates(spec: JobSpec, data_path: Path) -> tuple[float, float]:
     """Median images/s of one process with all cores, and of two with half of them each."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rates.json"
-        spawn.spawn(partial(_measure, spec, data_path, path), num_processes=2, threads=1)
+        spawn.run_processes(partial(_measure, spec, data_path, path), num_processes=2, threads=1)
         alone, shared = json.loads(path.read_text())
     return statistics.median(alone), statistics.median(shared)
 
 
-def _measure(spec: JobSpec, data_path: Path, path: Path, place: DeviceContext) -> None:
+def _measure(spec: JobSpec, data_path: Path, path: Path, context: DeviceContext) -> None:
     cores = len(os.sched_getaffinity(0))
     alone_rates, shared_rates = [], []
-    with distributed.join_ranks(rank=place.rank, world_size=place.world_size) as group:
-        alone = _Worker(spec, data_path, DeviceContext(0, 1, place.device, cores), None)
-        shared = _Worker(spec, data_path, place, group)
+    with distributed.join_ranks(rank=context.rank, world_size=context.world_size) as group:
+        alone = _Worker(spec, data_path, DeviceContext(0, 1, context.device, cores), None)
+        shared = _Worker(spec, data_path, context, group)
         for _ in range(ROUNDS):
-            if place.rank == 0:
+            if context.rank == 0:
                 alone_rates.append(alone.measure(threads=cores))
             dist.barrier()
-            shared_rates.append(shared.measure(threads=max(1, cores // place.world_size)))
+            shared_rates.append(shared.measure(threads=max(1, cores // context.world_size)))
             dist.barrier()
-    if place.rank == 0:
+    if context.rank == 0:
         path.write_text(json.dumps([alone_rates, shared_rates]))
 
 
@@ -60,20 +60,22 @@ class _Worker:
     """One process of a training. `group` None: it trains alone."""
 
     def __init__(
-        self, spec: JobSpec, data_path: Path, place: DeviceContext, group: RankGroup | None
+        self, spec: JobSpec, data_path: Path, context: DeviceContext, group: RankGroup | None
     ) -> None:
-        self._batch_size, self._place, self._group = spec.recipe.batch_size, place, group
-        self._source = data_source.open_data_source(spec, data_path, device=place.device, threads=1)
+        self._batch_size, self._place, self._group = spec.recipe.batch_size, context, group
+        self._source = data_source.open_data_source(
+            spec, data_path, device=context.device, threads=1
+        )
         model = resnet.build_network(spec, self._source.classes)
         model.to(memory_format=torch.channels_last)
-        images_NCHW, _ = self._source.batch(0, self._batch_size // place.world_size)
+        images_NCHW, _ = self._source.load_batch(0, self._batch_size // context.world_size)
         self._train_step = TrainStep(
             model,
-            model if group is None else group.parallel(model, images_NCHW),
+            model if group is None else group.wrap_ddp(model, images_NCHW),
             Optimizer(model, spec.recipe),
             spec.recipe,
-            computed_in=precision.resolve_precision(spec.recipe.precision, place.device),
-            device=place.device,
+            resolved_precision=precision.resolve_precision(spec.recipe.precision, context.device),
+            device=context.device,
         )
         self._learning_rate = spec.recipe.learning_rate
         self._iteration = 0
@@ -86,15 +88,15 @@ class _Worker:
         started = time.perf_counter()
         for _ in range(STEPS):
             if self._group is not None:
-                self._group.agree(None)
+                self._group.broadcast_stop(None)
             start, stop = batch_range(
                 self._iteration,
                 self._batch_size,
                 rank=self._place.rank,
                 world_size=self._place.world_size,
             )
-            self._train_step.step(*self._source.batch(start, stop), self._learning_rate)
+            self._train_step(*self._source.load_batch(start, stop), self._learning_rate)
             self._iteration += 1
         if self._group is not None:
-            self._group.part_ways()
+            self._group.close()
         return STEPS * self._batch_size / (time.perf_counter() - started)

@@ -69,14 +69,14 @@ def main() -> int:
 
 def _measure_training_cpu_seconds() -> float:
     """Of the second training in this process, after all imports and first calls."""
-    place = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
+    context = DeviceContext(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
     seconds = 0.0
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(2):
             started = time.process_time()
             trainer.train(
                 parse_job_spec(SMALL_JOB),
-                place=place,
+                context=context,
                 data_path=Path(temporary),
                 work_path=Path(temporary) / f"run-{number}",
                 observer=NullObserver(),

@@ -110,11 +110,11 @@ def _run_script(script_class: _ScriptClass, spec: JobSpec, data_path: Path, turn
 
 
 def _run_trainer(spec: JobSpec, data_path: Path, turns: Turns) -> None:
-    place = DeviceContext(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
+    context = DeviceContext(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
     observer = _TurnTaker(turns)
     with tempfile.TemporaryDirectory() as work_path:
         trainer.train(
-            spec, place=place, data_path=data_path, work_path=Path(work_path), observer=observer
+            spec, context=context, data_path=data_path, work_path=Path(work_path), observer=observer
         )
 
 

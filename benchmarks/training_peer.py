@@ -48,12 +48,12 @@ class _FirstStepWriter(NullObserver):
 def _train(config: dict[str, Any], *, rank: int, world_size: int) -> Outcome:
     """Trains `config["spec"]`; writes the first step's time to `config["path"]`, or nowhere."""
     spec = parse_job_spec({**config["spec"], "resources": {"num_workers": world_size}})
-    place = DeviceContext(rank=rank, world_size=world_size, device=torch.device("cpu"), threads=1)
+    context = DeviceContext(rank=rank, world_size=world_size, device=torch.device("cpu"), threads=1)
     path = config["path"]
     with tempfile.TemporaryDirectory() as folder:
         return trainer.train(
             spec,
-            place=place,
+            context=context,
             data_path=Path(folder),
             work_path=Path(folder),
             observer=_FirstStepWriter(Path(path)) if path else NullObserver(),
@@ -110,7 +110,7 @@ def _tune(*, trials: int) -> None:
     def trial(config: dict[str, Any]) -> None:
         spec = SMALL_JOB | {"recipe": SMALL_JOB["recipe"] | config}
         outcome = _train({"path": None, "spec": spec}, rank=0, world_size=1)
-        tune.report({"error": outcome.result.test_error})
+        tune.report({"error": outcome.test_error})
 
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(

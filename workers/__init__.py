@@ -1,1 +1,1 @@
-"""The hands: the dispatcher, the Ray boundary, the training code."""
+"""Dispatcher, Ray processes, reporting and training."""

@@ -10,7 +10,6 @@ from typing import Any
 import safetensors.torch
 
 from service.specs.job_spec import JobSpec, parse_job_spec
-from service.specs.protocol import MetricPoint
 from service.states import CheckpointPart
 from workers.training import checkpoint, spawn, trainer
 from workers.training.device_context import DeviceContext
@@ -131,7 +130,7 @@ def run_reference(case: JobCase, folder: Path) -> ReferenceRun:
     """Trains without the service, in as many new processes as the case has workers."""
     folder.mkdir(parents=True)
     num_workers = case.parsed_spec.resources.num_workers
-    spawn.spawn(partial(_train, case, folder), num_processes=num_workers, threads=1)
+    spawn.run_processes(partial(_train, case, folder), num_processes=num_workers, threads=1)
     rows = json.loads((folder / "points.json").read_text())
     newest = checkpoint.find_newest(folder)
     assert newest is not None
@@ -153,17 +152,16 @@ def weights_sha256(weights: Path) -> str:
 
 class _PointRecorder(NullObserver):
     def __init__(self) -> None:
-        self.points: list[MetricPoint] = []
+        self.rows: list[tuple[str, int, float]] = []
 
-    def metrics(self, points: list[MetricPoint]) -> None:
-        self.points += points
+    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        self.rows += [(series, iteration, value) for series, value in values.items()]
 
 
-def _train(case: JobCase, folder: Path, place: DeviceContext) -> None:
+def _train(case: JobCase, folder: Path, context: DeviceContext) -> None:
     recorder = _PointRecorder()
     trainer.train(
-        case.parsed_spec, place=place, data_path=folder, work_path=folder, observer=recorder
+        case.parsed_spec, context=context, data_path=folder, work_path=folder, observer=recorder
     )
-    if place.rank == 0:
-        rows = [(point.series, point.iteration, point.value) for point in recorder.points]
-        (folder / "points.json").write_text(json.dumps(rows))
+    if context.rank == 0:
+        (folder / "points.json").write_text(json.dumps(recorder.rows))

@@ -147,7 +147,7 @@ def test_a_preempted_trial_resumes_where_it_stopped_and_asha_stops_a_worse_one(
     (line,) = (
         line.message
         for line in client.jobs.logs(good.job_id)
-        if line.message.startswith("goes on from iteration")
+        if line.message.startswith("resuming from iteration")
     )
     assert int(line.rsplit(maxsplit=1)[-1]) > 20
 

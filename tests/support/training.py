@@ -7,14 +7,14 @@ from service.catalog.recipes import Recipe
 from service.specs.job_spec import JobSpec
 from service.specs.protocol import MetricPoint
 from tests.support.fake_api import eventually
-from workers.training import train_hooks
+from workers.training import trainer
 
 
 def expected_points(spec: JobSpec) -> dict[str, list[int]]:
     """The iterations at which each series has a point, for an uninterrupted run."""
     recipe = spec.recipe
     evaluated = _marks(recipe, recipe.evaluate_every)
-    reported = sorted({*_marks(recipe, train_hooks.report_every(recipe)), *evaluated})
+    reported = sorted({*_marks(recipe, trainer.report_every(recipe)), *evaluated})
     return {
         "train/loss": reported,
         "train/error": reported,

@@ -18,7 +18,12 @@ import structlog
 import torch
 
 from service.errors import CorruptArtifact, Refused, Unavailable
-from service.specs.protocol import MAX_MESSAGE_LENGTH, AttemptConfig, FinishAttemptRequest
+from service.specs.protocol import (
+    MAX_MESSAGE_LENGTH,
+    AttemptConfig,
+    FinishAttemptRequest,
+    TrainingResult,
+)
 from service.states import CheckpointPart, Reason
 from workers.cluster.attempt_outcome import AttemptFailed, AttemptOutcome
 from workers.cluster.process_settings import AttemptSettings
@@ -208,7 +213,11 @@ def deliver_outcome(
         return AttemptOutcome.UNDELIVERED
     finish = FinishAttemptRequest(
         reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
-        result=outcome.result,
+        result=TrainingResult(
+            train_error=outcome.train_error,
+            test_error=outcome.test_error,
+            training_seconds=outcome.training_seconds,
+        ),
     )
     return _finish(api, finish, deadline_seconds=settings.delivery_seconds)
 
@@ -222,12 +231,12 @@ def _train(
 ) -> trainer.Outcome:
     return trainer.train(
         brief.spec,
-        place=place,
+        context=place,
         data_path=settings.data_path,
         work_path=settings.checkpoints_path,
         observer=observer,
         resume=resume,
-        mode=brief.resume.mode if brief.resume is not None else None,
+        start_mode=brief.resume.mode if brief.resume is not None else None,
     )
 
 

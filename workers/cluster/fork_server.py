@@ -129,7 +129,7 @@ class _Server:
     def _fork(self, line: JsonConnection, message: dict[str, Any]) -> None:
         if message["images"] is not None:
             dataset, data_path, family = message["images"]
-            preload.read_images(dataset, Path(data_path), family=Family(family))
+            preload.cache_images(dataset, Path(data_path), family=Family(family))
         ours, its = os.pipe()
         server = os.getpid()
         pid = os.fork()

@@ -10,7 +10,7 @@ checkpoints wait on disk, and what waits survives this process: `drain` delivers
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,12 +31,14 @@ from service.specs.protocol import (
     Report,
     RunEnvironment,
 )
-from service.states import CheckpointPart, LogLevel, StopReason
-from workers.reporting import spool
+from service.states import LogLevel, StopReason
+from workers.reporting import reports, spool
 from workers.reporting.api_client import ApiClient
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS, CheckpointOutbox
 from workers.reporting.retry import SHORTEST_SECONDS, Backoff, retry_until
 from workers.reporting.spool import Spool
+from workers.training import observers
+from workers.training.observers import SavedCheckpoint
 
 # What waits in memory while the disk hangs; beyond it the oldest goes.
 _MAX_PENDING_POINTS = 40 * MAX_POINTS
@@ -60,7 +62,7 @@ class _Pending:
 
 
 class Reporter:
-    """An Observer (workers.training.loop). Its calls return at once and never raise.
+    """An Observer (workers.training.observers). Its calls return at once and never raise.
 
     >>> reporter = Reporter(api, work_path=path, last_sequence=brief.last_sequence)
     >>> reporter.start()
@@ -116,40 +118,40 @@ class Reporter:
             thread.start()
         self._outbox.start()
 
-    def environment(self, environment: RunEnvironment) -> None:
+    def on_start(self, environment: observers.RunEnvironment) -> None:
         with self._changed:
-            self._pending.environment = environment
+            self._pending.environment = reports.make_environment(environment)
             self._hurry()
 
-    def launched(self, launch: LaunchTimes) -> None:
+    def on_first_step(self, times: observers.LaunchTimes) -> None:
         with self._changed:
-            self._pending.launch = launch
+            self._pending.launch = reports.make_launch_times(times)
 
-    def progress(self, progress: Progress) -> None:
+    def on_progress(self, progress: observers.Progress) -> None:
         with self._changed:
-            self._pending.progress = progress
+            self._pending.progress = reports.make_progress(progress)
             if not self._has_progress:
                 self._has_progress = True
                 self._hurry()
 
-    def metrics(self, points: list[MetricPoint]) -> None:
+    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         with self._changed:
-            self._pending.metrics.extend(points)
+            self._pending.metrics.extend(reports.make_points(iteration, values))
 
-    def log(self, level: LogLevel, message: str) -> None:
+    def on_log(self, level: LogLevel, message: str) -> None:
         line = LogLine(at=datetime.now(UTC), level=level, message=message[:MAX_LINE_LENGTH])
         with self._changed:
             self._pending.logs.append(line)
 
-    def saving(self, saved: Future[None]) -> None:
-        self._saved = saved
+    def on_checkpoint_pending(self, written: Future[None]) -> None:
+        self._saved = written
 
-    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
-        """Takes the files over: they are deleted once the API has them."""
-        self._outbox.add(note, files)
+    def on_checkpoint(self, saved: SavedCheckpoint) -> None:
+        """The files are deleted once the API has stored them."""
+        self._outbox.add(reports.make_manifest(saved), dict(saved.files))
 
     @property
-    def stop(self) -> StopReason | None:
+    def stop_requested(self) -> StopReason | None:
         return StopReason.CANCEL if self.is_fenced else self._stop
 
     @property
@@ -234,7 +236,9 @@ class Reporter:
         self._seal(note)
 
     def _tell_refusal(self, note: CheckpointManifest, error: Exception) -> None:
-        self.log(LogLevel.ERROR, f"the checkpoint of iteration {note.iteration} is lost: {error}")
+        self.on_log(
+            LogLevel.ERROR, f"the checkpoint of iteration {note.iteration} is lost: {error}"
+        )
 
     # ---- send ----
 

@@ -1,7 +1,7 @@
-"""Training from the command line: no service, no cluster.
+"""Training from the command line, without the service and without a cluster.
 
 python -m workers.training --depth 20 --shortcut A --dataset digits
-python -m workers.training counts --against FILE
+python -m workers.training stats --against FILE
 python -m workers.training convert PUBLISHED.pth OURS.safetensors
 """
 
@@ -16,103 +16,105 @@ from service.catalog import datasets, recipes
 from service.catalog.architectures import Family, Shortcut
 from service.errors import InvalidInput
 from service.specs import job_spec
-from workers.training import cli_observer
+from workers.training import cli
 from workers.training.models import compare_stats, convert
 
 
 def main(arguments: list[str] | None = None) -> int:
-    words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["counts"]:
-        return _counts(words[1:])
-    if words[:1] == ["convert"]:
-        return _convert(words[1:])
-    written = _parser().parse_args(words)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["stats"]:
+        return _compare_stats(arguments[1:])
+    if arguments[:1] == ["convert"]:
+        return _convert(arguments[1:])
+    options = _make_parser().parse_args(arguments)
     try:
-        job = job_spec.parse_job_spec(_spec_fields(written))
+        spec = job_spec.parse_job_spec(_make_spec_fields(options))
     except InvalidInput as error:
-        for fault in error.field_errors:
-            print(f"{fault.pointer.lstrip('/')}: {fault.message}", file=sys.stderr)
+        for field_error in error.field_errors:
+            print(f"{field_error.pointer.lstrip('/')}: {field_error.message}", file=sys.stderr)
         return 1
-    if written.work_path is not None:
-        return cli_observer.run(job, data_path=written.data_path, work_path=written.work_path)
-    with tempfile.TemporaryDirectory() as folder:
-        return cli_observer.run(job, data_path=written.data_path, work_path=Path(folder))
+    if options.work_path is not None:
+        return cli.run(spec, data_path=options.data_path, work_path=options.work_path)
+    with tempfile.TemporaryDirectory() as work_path:
+        return cli.run(spec, data_path=options.data_path, work_path=Path(work_path))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m workers.training",
         description="Train one network of the paper on this machine.",
-        epilog="Instead of options: `counts` compares parameters and multiply-adds, `convert` "
-        "turns published weights into ours.",
+        epilog="Other commands: `stats` compares parameters and multiply-adds with published "
+        "ones, `convert` converts published weights to ours.",
     )
     parser.add_argument("--depth", type=int, required=True)
-    parser.add_argument("--shortcut", choices=[str(each) for each in Shortcut], default="A")
+    parser.add_argument("--shortcut", choices=[str(option) for option in Shortcut], default="A")
     parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--family", choices=[str(each) for each in Family])
+    parser.add_argument("--family", choices=[str(family) for family in Family])
     parser.add_argument("--recipe", choices=sorted(recipes.RECIPES))
-    parser.add_argument("--iterations", type=int, help="the recipe's milestones keep their share")
+    parser.add_argument("--iterations", type=int, help="milestones are scaled accordingly")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-path", type=Path, default=Path("var/data"))
     parser.add_argument(
-        "--work-path", type=Path, help="keeps checkpoints here, and goes on from the newest"
+        "--work-path", type=Path, help="keep checkpoints here, and resume from the newest"
     )
     parser.add_argument("--processes", type=int, default=1)
     return parser
 
 
-def _spec_fields(written: argparse.Namespace) -> dict[str, Any]:
+def _make_spec_fields(options: argparse.Namespace) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "depth": written.depth,
-        "shortcut": written.shortcut,
-        "dataset": written.dataset,
-        "seed": written.seed,
-        "resources": {"num_workers": written.processes},
+        "depth": options.depth,
+        "shortcut": options.shortcut,
+        "dataset": options.dataset,
+        "seed": options.seed,
+        "resources": {"num_workers": options.processes},
     }
-    if written.family is not None:
-        fields["family"] = written.family
-    if written.recipe is not None or written.iterations is not None:
-        dataset = datasets.find_dataset(written.dataset)
+    if options.family is not None:
+        fields["family"] = options.family
+    if options.recipe is not None or options.iterations is not None:
+        dataset = datasets.find_dataset(options.dataset)
         default = "quick" if dataset is None else dataset.default_recipe
-        recipe: dict[str, Any] = {"name": written.recipe or default}
-        if written.iterations is not None:
-            recipe["iterations"] = written.iterations
+        recipe: dict[str, Any] = {"name": options.recipe or default}
+        if options.iterations is not None:
+            recipe["iterations"] = options.iterations
         fields["recipe"] = recipe
     return fields
 
 
-def _counts(words: list[str]) -> int:
+def _compare_stats(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m workers.training counts",
-        description="Our networks' parameters and multiply-adds, beside published ones.",
+        prog="python -m workers.training stats",
+        description="Parameters and multiply-adds of our networks, beside published ones.",
     )
-    parser.add_argument("--against", type=Path, metavar="FILE", help="published counts as CSV")
-    against = parser.parse_args(words).against
+    parser.add_argument("--against", type=Path, metavar="FILE", help="published numbers as CSV")
+    published = parser.parse_args(arguments).against
     try:
-        lines, differing = (
-            (compare_stats.table(), 0) if against is None else compare_stats.compare(against)
+        lines, mismatches = (
+            (compare_stats.format_table(), 0)
+            if published is None
+            else compare_stats.compare(published)
         )
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(lines))
-    return 1 if differing else 0
+    return 1 if mismatches else 0
 
 
-def _convert(words: list[str]) -> int:
+def _convert(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m workers.training convert",
-        description="torchvision's or akamaster-style weights as safetensors under our names.",
+        description="Convert weights of torchvision or akamaster to safetensors with our names.",
     )
     parser.add_argument("published", type=Path)
     parser.add_argument("target", type=Path)
-    written = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     try:
-        architecture = convert.write(written.published, written.target)
+        architecture = convert.convert_file(options.published, options.target)
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{written.target}: {architecture.label}")
+    print(f"{options.target}: {architecture.label}")
     return 0
 
 

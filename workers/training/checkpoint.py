@@ -1,10 +1,11 @@
-"""Checkpoints: what training goes on from, and the weights that people download.
+"""Checkpoints: what a run resumes from, written to disk beside training.
 
-    weights.safetensors   the network's state_dict; the metadata say what it is and how it was made
-    weights.pt            the same for torch.load(weights_only=True)
-    state.safetensors     what resuming needs besides: momentum, sums under way, the cursor
+    weights.safetensors   the state_dict; its metadata says what network it is and how it was made
+    state.safetensors     optimizer momentum, metric sums, TrainState
 
-A checkpoint is a folder that gets its name once all three are whole.
+A checkpoint is a directory that gets its name once both files are complete.
+
+Shapes: R ranks, W windows, S sums.
 """
 
 import base64
@@ -14,9 +15,10 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,224 +30,256 @@ from torch import Tensor
 
 from service.catalog.architectures import Architecture
 from service.specs.job_spec import JobSpec
-from service.specs.protocol import PartDigest
-from service.states import CheckpointPart
-from workers.training.data.augmentation import Normalizer
+from service.states import CheckpointPart, LogLevel
+from workers.training.data.normalization import Normalizer
 from workers.training.errors import CheckpointMismatch, CheckpointWriteError
 from workers.training.models import torchvision_marker
+from workers.training.observers import Observer, SavedCheckpoint
+from workers.training.train_state import TrainState
 
 FILE_NAMES = {
     CheckpointPart.WEIGHTS: "weights.safetensors",
     CheckpointPart.STATE: "state.safetensors",
-    CheckpointPart.PT: "weights.pt",
 }
 
 StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class TrainProgress:
-    """How far the run has come. Errors in percent; None before the first evaluation.
-
-    `learning_rate` is the last step's, `computed_in` the run's precision; None before it began.
-    A plateau is watched for by `best_error`, evaluations `waited`, `drops` of the learning rate.
-    `curve`: (iteration, test error) of each evaluation.
-    """
-
-    iteration: int = 0
-    is_warm: bool = False
-    learning_rate: float | None = None
-    computed_in: str | None = None
-    train_error: float | None = None
-    test_error: float | None = None
-    best_error: float | None = None
-    waited: int = 0
-    drops: int = 0
-    training_seconds: float = 0.0
-    curve: tuple[tuple[int, float], ...] = ()
-
-    def tested(
-        self, iteration: int, *, train_error: float, test_error: float, patience: int | None
-    ) -> "TrainProgress":
-        """The same run, once it knows how it was at `iteration`.
-
-        `patience`: of a plateau, after so many tests without a lower error the rate drops; None
-        where none is watched for.
-        """
-        best, waited, drops = self.best_error, self.waited, self.drops
-        if patience is not None:
-            is_better = best is None or test_error < best
-            best = test_error if is_better else best
-            waited = 0 if is_better else waited + 1
-            if waited >= patience:
-                waited, drops = 0, drops + 1
-        return replace(
-            self,
-            train_error=train_error,
-            test_error=test_error,
-            best_error=best,
-            waited=waited,
-            drops=drops,
-            curve=(*self.curve, (iteration, test_error)),
-        )
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def of_json(cls, text: str) -> "TrainProgress":
-        found = json.loads(text)
-        curve = tuple((iteration, error) for iteration, error in found.get("curve", ()))
-        return cls(**found | {"curve": curve})
-
-
-@dataclass(frozen=True)
 class Checkpoint:
-    """`momentum` goes by parameter name; `sums_RWS` are each rank's sums under way."""
+    """`momentum` by parameter name; `sums_RWS`: the metric sums of each rank."""
 
-    cursor: TrainProgress
+    state: TrainState
     weights: StateDict
     momentum: StateDict
     sums_RWS: Tensor
 
-    def copied(self) -> "Checkpoint":
-        """The same, in tensors of its own on the CPU: the run's may change."""
+    def copy_to_cpu(self) -> "Checkpoint":
+        """Copies of all tensors: the run's own change with the next step."""
         return Checkpoint(
-            self.cursor, _copies(self.weights), _copies(self.momentum), self.sums_RWS.cpu().clone()
+            self.state, _copy(self.weights), _copy(self.momentum), self.sums_RWS.cpu().clone()
+        )
+
+
+Exporter = Callable[[Path], dict[CheckpointPart, Path]]
+"""Writes further files into a checkpoint's directory, from tensors that training does not use."""
+
+
+class AsyncCheckpointWriter:
+    """Writes one checkpoint at a time, on a thread of its own.
+
+    Args:
+        observer: is notified of pending and of complete checkpoints.
+        work_path: the directory that checkpoints are written to.
+        spec, classes, normalizer: described in the metadata of the weights.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        work_path: Path,
+        spec: JobSpec,
+        *,
+        classes: int,
+        normalizer: Normalizer,
+    ) -> None:
+        self._observer, self._work_path, self._spec = observer, work_path, spec
+        self._classes = classes
+        # The device may belong to the next run while the last checkpoint is written.
+        self._normalizer = normalizer.to(torch.device("cpu"))
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def write(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        test_error: float | None,
+        is_last: bool = False,
+        exporter: Exporter | None = None,
+    ) -> None:
+        """Returns at once; the checkpoint's tensors must not change any more.
+
+        `test_error`: of exactly these weights. If the last checkpoint cannot be written, its
+        future fails; any other is skipped with a warning.
+        """
+        self.wait()
+        self._pending = self._thread.submit(
+            self._write, checkpoint, test_error, is_last=is_last, exporter=exporter
+        )
+        self._observer.on_checkpoint_pending(self._pending)
+
+    def wait(self) -> None:
+        """Until the previous checkpoint is complete; raises what made its writing fail."""
+        if self._pending is not None:
+            self._pending.result()
+
+    def close(self) -> None:
+        """No checkpoint follows. Does not wait for the pending one."""
+        self._thread.shutdown(wait=False)
+
+    def _write(
+        self,
+        checkpoint: Checkpoint,
+        test_error: float | None,
+        *,
+        is_last: bool,
+        exporter: Exporter | None,
+    ) -> None:
+        iteration = checkpoint.state.iteration
+        directory = checkpoint_directory(iteration, self._work_path)
+        try:
+            files = save(
+                checkpoint,
+                directory,
+                spec=self._spec,
+                classes=self._classes,
+                normalizer=self._normalizer,
+            )
+            if exporter is not None:
+                with _convert_write_errors(directory):
+                    files |= exporter(directory)
+        except CheckpointWriteError as error:
+            if is_last:
+                raise
+            self._observer.on_log(LogLevel.WARNING, str(error))
+            return
+        self._observer.on_checkpoint(
+            SavedCheckpoint(iteration, test_error, checkpoint.state.train_error, files)
         )
 
 
 def save(
-    checkpoint: Checkpoint, folder: Path, *, spec: JobSpec, classes: int, normaliser: Normalizer
+    checkpoint: Checkpoint, directory: Path, *, spec: JobSpec, classes: int, normalizer: Normalizer
 ) -> dict[CheckpointPart, Path]:
-    """Writes the checkpoint as `folder`, in place of what was there. Returns its files.
+    """Writes the checkpoint as `directory`, replacing what was there. Returns its files.
 
-    CheckpointUnsaved, and nothing is left of it, where the disk is full or broken.
+    CheckpointWriteError if the disk is full or broken; nothing is left behind then.
     """
-    with _unsaved(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
+    with _convert_write_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix="partial-"))
     try:
-        with _unsaved(folder):
+        with _convert_write_errors(directory):
             weights = torchvision_marker.add_marker(checkpoint.weights, spec.architecture)
-            weights = {name: _plain(tensor) for name, tensor in weights.items()}
             _write_safetensors(
                 partial / FILE_NAMES[CheckpointPart.WEIGHTS],
-                weights,
-                describe(spec, classes=classes, normaliser=normaliser, cursor=checkpoint.cursor),
+                {name: _to_plain(tensor) for name, tensor in weights.items()},
+                describe_weights(
+                    spec, classes=classes, normalizer=normalizer, state=checkpoint.state
+                ),
             )
-            with (partial / FILE_NAMES[CheckpointPart.PT]).open("wb") as file:
-                torch.save(weights, file)
-                _flush(file.fileno())
-            state = {f"momentum.{name}": _plain(each) for name, each in checkpoint.momentum.items()}
-            state["sums"] = _plain(checkpoint.sums_RWS)
+            momentum = checkpoint.momentum.items()
+            tensors = {f"momentum.{name}": _to_plain(tensor) for name, tensor in momentum}
+            tensors["sums"] = _to_plain(checkpoint.sums_RWS)
             _write_safetensors(
                 partial / FILE_NAMES[CheckpointPart.STATE],
-                state,
-                {"cursor": checkpoint.cursor.to_json(), "identity": _identity(spec)},
+                tensors,
+                {"state": checkpoint.state.to_json(), "identity": _identify_run(spec)},
             )
             partial.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
+            shutil.rmtree(directory, ignore_errors=True)
+            partial.replace(directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return {part: folder / name for part, name in FILE_NAMES.items()}
+    return {part: directory / name for part, name in FILE_NAMES.items()}
 
 
 @contextmanager
-def _unsaved(folder: Path) -> Iterator[None]:
-    """Safetensors and torch have errors of their own for what the system said."""
+def _convert_write_errors(directory: Path) -> Iterator[None]:
+    """Safetensors and torch wrap the system's errors in types of their own."""
     try:
         yield
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        words = f"the checkpoint {folder.name} cannot be saved: {error}"
-        raise CheckpointWriteError(words) from error
+        message = f"checkpoint {directory.name} cannot be written: {error}"
+        raise CheckpointWriteError(message) from error
 
 
-def load(files: Mapping[CheckpointPart, Path], *, spec: JobSpec, is_own: bool = True) -> Checkpoint:
-    """The checkpoint behind its weights and state; CheckpointMismatch where the spec's is another.
+def load(
+    files: Mapping[CheckpointPart, Path], *, spec: JobSpec, is_same_job: bool = True
+) -> Checkpoint:
+    """The checkpoint in these files. CheckpointMismatch if it belongs to another run.
 
-    Only what decides the weights is compared: name, tags and resources may differ. Nothing is
-    where the job continues another (not `is_own`): the service has seen that they fit.
+    Compares what determines the weights; name, tags and resources may differ. A job that continues
+    another one's run (not `is_same_job`) was checked at its submission.
     """
     with safetensors.safe_open(files[CheckpointPart.STATE], framework="pt") as file:
         metadata = file.metadata()
-    if is_own and metadata["identity"] != _identity(spec):
+    if is_same_job and metadata["identity"] != _identify_run(spec):
         raise CheckpointMismatch(
-            f"{files[CheckpointPart.STATE]} was left by another training: {metadata['identity']}, "
-            f"this one is {_identity(spec)}"
+            f"{files[CheckpointPart.STATE]} belongs to another run: {metadata['identity']}; "
+            f"this run is {_identify_run(spec)}"
         )
-    state = safetensors.torch.load_file(files[CheckpointPart.STATE])
+    tensors = safetensors.torch.load_file(files[CheckpointPart.STATE])
+    weights = safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])
     return Checkpoint(
-        cursor=TrainProgress.of_json(metadata["cursor"]),
-        weights=torchvision_marker.remove_marker(
-            safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])
-        ),
+        state=TrainState.from_json(metadata["state"]),
+        weights=torchvision_marker.remove_marker(weights),
         momentum={
             name.removeprefix("momentum."): tensor
-            for name, tensor in state.items()
+            for name, tensor in tensors.items()
             if name.startswith("momentum.")
         },
-        sums_RWS=state["sums"],
+        sums_RWS=tensors["sums"],
     )
 
 
-def checkpoint_folder(iteration: int, work_path: Path) -> Path:
+def checkpoint_directory(iteration: int, work_path: Path) -> Path:
     return work_path / f"{iteration:08d}"
 
 
-def list_folders(work_path: Path) -> list[Path]:
-    """Of the whole checkpoints below `work_path`, the newest last."""
+def list_directories(work_path: Path) -> list[Path]:
+    """Of the complete checkpoints in `work_path`, newest last."""
     found = [entry for entry in work_path.glob("*") if entry.name.isdecimal()]
     return sorted(found, key=lambda entry: int(entry.name))
 
 
 def find_newest(work_path: Path) -> dict[CheckpointPart, Path] | None:
-    """The files of the whole checkpoint that came furthest. None: there is none."""
-    found = list_folders(work_path)
+    """The files of the newest complete checkpoint; None if there is none."""
+    found = list_directories(work_path)
     if not found:
         return None
     return {part: found[-1] / name for part, name in FILE_NAMES.items()}
 
 
-def describe(
-    spec: JobSpec, *, classes: int, normaliser: Normalizer, cursor: TrainProgress
+def describe_weights(
+    spec: JobSpec, *, classes: int, normalizer: Normalizer, state: TrainState
 ) -> dict[str, str]:
-    """The weights' metadata: enough to build the network, feed it, and say where it comes from.
+    """The metadata of the weights: enough to build the network, feed it, and trace its origin.
 
-    All that decides the function beside the weights is named: weights of one stride_at load into
-    the other, and mean nothing there. `mean_image` is little-endian float32 (height, width, 3) in
-    base64: the network takes (bytes - mean_image) / deviation.
+    Includes every choice that decides the function besides the weights: weights trained with one
+    `stride_at` load with the other and compute nonsense. `mean_image` is little-endian float32
+    (height, width, 3) in base64; the network takes (bytes - mean_image) / std.
     """
-    mean = normaliser.mean_HWC.cpu().numpy().astype("<f4")
+    mean = normalizer.mean_HWC.cpu().numpy().astype("<f4")
     return {
-        "format": "pt",  # safetensors' own word for tensors laid out as torch does
+        "format": "pt",  # safetensors' name for torch's layout
         "network": spec.network,
         **{name: str(choice) for name, choice in asdict(spec.architecture).items()},
         "dataset": spec.dataset,
         "classes": str(classes),
         "mean_image": base64.b64encode(mean.tobytes()).decode(),
         "mean_image_shape": json.dumps(mean.shape),
-        "deviation": json.dumps(normaliser.deviation_C.tolist()),
+        "std": json.dumps(normalizer.std_C.tolist()),
         "spec": spec.model_dump_json(),
-        "iteration": str(cursor.iteration),
-        "test_error": json.dumps(cursor.test_error),
-        "train_error": json.dumps(cursor.train_error),
-        "precision": json.dumps(cursor.computed_in),
-        "versions": json.dumps(versions()),
+        "iteration": str(state.iteration),
+        "test_error": json.dumps(state.test_error),
+        "train_error": json.dumps(state.train_error),
+        "precision": json.dumps(state.precision),
+        "versions": json.dumps(list_versions()),
     }
 
 
 def architecture_of(metadata: Mapping[str, str]) -> Architecture:
-    """The network that weights with these metadata are of. ValueError where they do not say it."""
+    """The network of weights with this metadata. ValueError if the metadata does not say it."""
     try:
         return JobSpec.model_validate_json(metadata["spec"]).architecture
     except KeyError as error:
-        raise ValueError("the weights do not say of which network they are") from error
+        raise ValueError("the metadata of the weights does not name their network") from error
 
 
-def versions() -> dict[str, str]:
-    """Of what computed the weights."""
+def list_versions() -> dict[str, str]:
+    """Of the libraries that computed the weights."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -254,38 +288,30 @@ def versions() -> dict[str, str]:
     }
 
 
-def digest(files: Mapping[CheckpointPart, Path]) -> list[PartDigest]:
-    """Of each file, read once."""
-    return [
-        PartDigest(part=part, sha256=_sha256(path), size_bytes=path.stat().st_size)
-        for part, path in files.items()
-    ]
-
-
 def weights_sha256(weights: StateDict) -> str:
-    """Of names, types, shapes and values: the same however the tensors are ordered or laid out."""
+    """Over names, types, shapes and values, so independent of order and memory layout."""
     sha256 = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
-        plain = _plain(tensor)
+        plain = _to_plain(tensor)
         sha256.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
         sha256.update(plain.numpy().tobytes())
     return sha256.hexdigest()
 
 
-def _copies(tensors: StateDict) -> dict[str, Tensor]:
+def _copy(tensors: StateDict) -> dict[str, Tensor]:
     return {
-        name: torch.empty(each.shape, dtype=each.dtype).copy_(each.detach())
-        for name, each in tensors.items()
+        name: torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+        for name, tensor in tensors.items()
     }
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """On the CPU and in row-major order, which files keep; a copy only where it is not yet so."""
+def _to_plain(tensor: Tensor) -> Tensor:
+    """On the CPU in row-major order, as files store it; copies only if necessary."""
     return tensor.detach().cpu().contiguous()
 
 
-def _identity(spec: JobSpec) -> str:
-    """What must be the same for a run to be the same run."""
+def _identify_run(spec: JobSpec) -> str:
+    """Everything that must be equal for a run to be the same run."""
     choices = {field.name for field in fields(Architecture)}
     identity: dict[str, Any] = spec.model_dump(
         mode="json", include={"dataset", "recipe", "seed", *choices}
@@ -297,16 +323,7 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[st
     safetensors.torch.save_file(tensors, path, metadata)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        _flush(descriptor)
+        # After a power cut a directory must not have its name but not its bytes.
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _flush(descriptor: int) -> None:
-    """A power cut must not leave a checkpoint that has its name but not its bytes."""
-    os.fsync(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

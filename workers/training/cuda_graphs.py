@@ -1,10 +1,10 @@
-"""Steps that are all alike, recorded once and replayed: CUDA graphs.
+"""Training steps recorded once and replayed as CUDA graphs.
 
-The kernels of a small network take less time than to start them one by one; a graph starts them
-with one call. It repeats what was recorded to the letter: the same kernels, in the same places of
-memory, with the same numbers. So whatever differs between two steps lies in tensors that keep
-their place, and nothing in a step waits for the device. A graph is believed once it has taken a
-step as the step itself is taken; where it has not, or cannot be recorded, steps stay as they are.
+The kernels of a small network take less time than launching them one by one; a graph launches all
+of them with one call. It repeats exactly what was recorded: the same kernels on the same memory
+with the same numbers. So everything that differs between steps must be in tensors that keep their
+memory, and nothing in a step may wait for the device. The first recorded step is compared with the
+same step computed normally; if they differ, or recording fails, steps are not replayed.
 
 Shapes: S sums.
 """
@@ -19,51 +19,49 @@ from torch import Tensor
 from service.states import LogLevel
 from workers.training.device_context import DeviceContext
 
-# Steps taken one kernel at a time before one is recorded: what libraries do at first use only
-# (choose algorithms, allocate) must not be in the graph.
+# Steps before recording: what libraries do at first use (choosing algorithms, allocating) must not
+# be part of the graph.
 WARMUP_STEPS = 3
 
-# Told once steps are.
-GRAPH_REPLAYED_MESSAGE = "from now on steps are replayed as one CUDA graph"
+GRAPH_REPLAYED_MESSAGE = "steps are replayed as one CUDA graph from now on"
 
-# Of the way that a tensor goes in a step: so far may two of the same step lie apart. Sums of
-# atomic additions differ in their last bits; a rate or an image that stood still, by all of it.
-_TOLERANCE = 0.05
-# Of the tensor's own length: its float32 numbers are not better known.
-_ROUNDING = 1e-5
+# Allowed difference between a replayed and a normal step, relative to the change that the step
+# makes to a tensor. Atomic additions differ in the last bits; a stale learning rate or batch
+# differs by the complete change.
+_STEP_TOLERANCE = 0.05
+# Relative to the tensor's norm: float32 is not more precise.
+_ROUNDING_TOLERANCE = 1e-5
 
 
 class GraphableStep(Protocol):
-    """What is done again and again."""
-
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Its sums. All else that it changes is its state."""
+        """Returns sums_S; changes only the state tensors."""
 
-    def state(self) -> Sequence[Tensor]: ...
+    def state_tensors(self) -> Sequence[Tensor]: ...
 
-    def forget(self) -> None:
-        """Drops what a computation that was left undone has left behind."""
+    def discard_gradients(self) -> None:
+        """Removes what an aborted computation left behind."""
 
 
 class GraphRecorder(Protocol):
-    def apart(self) -> AbstractContextManager[None]:
-        """In it work is done as it is while it is recorded, but at once."""
+    def side_stream(self) -> AbstractContextManager[None]:
+        """Computes inside as during recording, but at once."""
 
     def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """What replays the computation, and where its result lies then. Nothing is done yet.
+        """A function that replays the computation, and its result tensor. Computes nothing yet.
 
-        RuntimeError where it cannot be replayed.
+        RuntimeError if the computation cannot be recorded.
         """
 
 
 class CudaGraphRecorder:
     def __init__(self, device: torch.device) -> None:
-        # Urgent ones are of a pool of their own: nobody else is given this one, whose workspaces
-        # a graph remembers.
+        # High-priority streams come from a pool of their own, so no other code gets this one,
+        # whose workspaces the graph refers to.
         self._stream: torch.cuda.Stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def side_stream(self) -> Iterator[None]:
         current = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -72,96 +70,97 @@ class CudaGraphRecorder:
 
     def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on with the device: they save checkpoints, or decode.
+        # Other threads use the device meanwhile: they write checkpoints or decode images.
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             result = compute()
         return graph.replay, result
 
 
-def make_recorder(place: DeviceContext) -> GraphRecorder | None:
-    """None where steps are not recorded: on a CPU, and where ranks talk in the middle of them."""
-    return CudaGraphRecorder(place.device) if place.is_alone_on_gpu else None
+def make_recorder(context: DeviceContext) -> GraphRecorder | None:
+    """None on a CPU, and with several ranks, which communicate within a step."""
+    return CudaGraphRecorder(context.device) if context.is_single_gpu else None
 
 
 def ignore_log(level: LogLevel, message: str) -> None:
-    """For steps that nobody asks about."""
+    """The default log function."""
 
 
 class GraphedStep:
-    """Work that is done again and again, with inputs of the same shapes.
+    """Computes steps with inputs of constant shapes; records and replays them when possible.
 
-    It holds on to no work: who has both is gone, with all memory of a graph, when nobody has him.
+    Keeps no reference to the step, so the graph's memory is freed together with its owner.
     """
 
     def __init__(
-        self, recorder: GraphRecorder | None, log: Callable[[LogLevel, str], None] = ignore_log
+        self, recorder: GraphRecorder, log: Callable[[LogLevel, str], None] = ignore_log
     ) -> None:
-        self._recorder, self._log = recorder, log
-        self._warm_steps = 0
+        self._recorder: GraphRecorder | None = recorder
+        self._log = log
+        self._warmup_steps = 0
         self._graph: _Graph | None = None
 
-    def __call__(self, work: GraphableStep, inputs: Sequence[Tensor]) -> Tensor:
-        """The work's sums_S, which the next call leaves alone."""
+    def __call__(self, step: GraphableStep, inputs: Sequence[Tensor]) -> Tensor:
+        """The step's sums_S, which later calls do not overwrite."""
         if self._graph is not None:
             return self._graph(inputs)
         if self._recorder is None:
-            return work.compute(inputs)
-        if self._warm_steps < WARMUP_STEPS:
-            self._warm_steps += 1
-            with self._recorder.apart():
-                return work.compute(inputs)
-        return self._try(work, inputs, self._recorder)
+            return step.compute(inputs)
+        if self._warmup_steps < WARMUP_STEPS:
+            self._warmup_steps += 1
+            with self._recorder.side_stream():
+                return step.compute(inputs)
+        return self._record_and_compare(step, inputs, self._recorder)
 
-    def _try(
-        self, work: GraphableStep, inputs: Sequence[Tensor], recorder: GraphRecorder
+    def _record_and_compare(
+        self, step: GraphableStep, inputs: Sequence[Tensor], recorder: GraphRecorder
     ) -> Tensor:
-        """One step both ways; each in turn may need all of the device's memory."""
+        """One step both ways, one after the other, since each may need all of the memory."""
         self._recorder = None
-        state = [each.detach() for each in work.state()]
-        before = [each.clone() for each in state]
-        with recorder.apart():
-            sums_S = work.compute(inputs)
-        wanted = [each.clone() for each in state]
-        _put(before, state)
-        graph, why = None, "it took another step than the one recorded"
+        state = [tensor.detach() for tensor in step.state_tensors()]
+        before = [tensor.clone() for tensor in state]
+        with recorder.side_stream():
+            sums_S = step.compute(inputs)
+        expected = [tensor.clone() for tensor in state]
+        _copy_all(before, state)
+        problem = "the recorded step differs from the computed one"
         try:
-            graph = _Graph(work, inputs, recorder)
+            graph = _Graph(step, inputs, recorder)
             replayed_S = graph(inputs)
-        except RuntimeError as error:  # out of memory among them
-            why = str(error)
+        except RuntimeError as error:  # includes running out of memory
+            problem = str(error)
         else:
-            pairs = [(replayed_S, sums_S, torch.zeros_like(sums_S))]
-            pairs += zip(state, wanted, before, strict=True)
-            if bool(torch.stack([_is_near(*pair) for pair in pairs]).all()):
+            triples = [(replayed_S, sums_S, torch.zeros_like(sums_S))]
+            triples += zip(state, expected, before, strict=True)
+            if bool(torch.stack([_is_close(*triple) for triple in triples]).all()):
                 self._graph = graph
                 self._log(LogLevel.INFO, GRAPH_REPLAYED_MESSAGE)
                 return replayed_S
-        work.forget()
-        _put(wanted, state)
-        self._log(LogLevel.WARNING, f"steps are not replayed as a CUDA graph: {why}")
+        step.discard_gradients()
+        _copy_all(expected, state)
+        self._log(LogLevel.WARNING, f"steps are not replayed as a CUDA graph: {problem}")
         return sums_S
 
 
 class _Graph:
     def __init__(
-        self, work: GraphableStep, inputs: Sequence[Tensor], recorder: GraphRecorder
+        self, step: GraphableStep, inputs: Sequence[Tensor], recorder: GraphRecorder
     ) -> None:
-        self._inputs = [each.clone() for each in inputs]
-        self._replay, self._result = recorder.record(lambda: work.compute(self._inputs))
+        self._inputs = [tensor.clone() for tensor in inputs]
+        self._replay, self._result = recorder.record(lambda: step.compute(self._inputs))
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        _put(inputs, self._inputs)
+        _copy_all(inputs, self._inputs)
         self._replay()
         return self._result.clone()
 
 
-def _put(values: Sequence[Tensor], places: Sequence[Tensor]) -> None:
-    for value, place in zip(values, places, strict=True):
-        place.copy_(value)
+def _copy_all(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
 
 
-def _is_near(replayed: Tensor, wanted: Tensor, before: Tensor) -> Tensor:
-    """A bool on the device: whether both came from `before` to the same place, or nearly."""
-    replayed, wanted, before = (each.double() for each in (replayed, wanted, before))
-    allowed = _TOLERANCE * (wanted - before).norm() + _ROUNDING * wanted.norm()
-    return torch.le((replayed - wanted).norm(), allowed)
+def _is_close(replayed: Tensor, expected: Tensor, before: Tensor) -> Tensor:
+    """A bool on the device: whether both steps changed `before` to nearly the same value."""
+    replayed, expected, before = (tensor.double() for tensor in (replayed, expected, before))
+    allowed = _STEP_TOLERANCE * (expected - before).norm() + _ROUNDING_TOLERANCE * expected.norm()
+    return torch.le((replayed - expected).norm(), allowed)

@@ -1,6 +1,6 @@
-"""Why a training could not go on, each with the reason that its attempt ends with.
+"""Why a training run cannot continue; each error has the reason that its attempt ends with.
 
-They travel between processes: one sentence is all that an error carries.
+The errors travel between processes, so one sentence is all they carry.
 """
 
 from typing import ClassVar
@@ -10,7 +10,7 @@ from service.states import Reason
 
 
 class TrainingError(ResnetdError):
-    """Base of what ends a training for a reason that is known."""
+    """Base of the errors that end a run for a known reason."""
 
     reason: ClassVar[Reason] = Reason.TRAINING_ERROR
 
@@ -22,29 +22,29 @@ class DatasetMissing(TrainingError):
 
 
 class DatasetUnusable(TrainingError):
-    """The images are there, but cannot be read or do not fit in memory."""
+    """The images exist but cannot be read or do not fit in memory."""
 
-    # Another attempt would find the same images: the reason must be one that is not retried.
+    # Another attempt would read the same images, and this reason is not retried.
     reason = Reason.DATASET_MISSING
 
 
 class TrainingDiverged(TrainingError):
-    """The loss is not a finite number any more."""
+    """The loss is not finite."""
 
     reason = Reason.DIVERGED
 
 
 class CheckpointWriteError(TrainingError):
-    """The disk does not take a checkpoint."""
+    """A checkpoint cannot be written to the disk."""
 
     reason = Reason.DELIVERY_FAILED
 
 
 class WeightsMismatch(TrainingError):
-    """The weights to begin with are another network's."""
+    """The weights to start from belong to another network."""
 
 
 class CheckpointMismatch(TrainingError):
-    """The checkpoint to resume from was left by another training."""
+    """The checkpoint to resume from belongs to another run."""
 
     reason = Reason.INTERNAL

@@ -1,12 +1,13 @@
-"""What a finished training leaves for other programs, each measured against the network itself.
+"""What a finished run leaves for other programs, each compared with the network itself.
 
-model.onnx    for ONNX Runtime and its like
-model.pt2     a torch.export program: no Python of ours is needed to run it
-card.md       what the network is, how it was trained, what it attains
+weights.pt    the state_dict, for torch.load(weights_only=True)
+model.onnx    for ONNX Runtime and others
+model.pt2     a torch.export program, which needs none of our code
+card.md       what the network is, how it was trained, and what it attains
 
-Both models take normalised images_NCHW float32, any number of them, and give logits_NK.
+Both models take normalized images_NCHW float32 of any batch size and return logits_NK.
 
-Shapes: N batch, C channels, H height, W width, K classes; V views.
+Shapes: N batch, C channels, H height, W width, K classes.
 """
 
 import copy
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,104 +27,127 @@ from torch.export import Dim, ExportedProgram
 from service.catalog import model_stats
 from service.catalog.recipes import Export
 from service.specs.job_spec import JobSpec
-from service.specs.protocol import RunEnvironment
 from service.states import CheckpointPart
-from workers.training.checkpoint import TrainProgress
+from service.text import count_of
+from workers.training.checkpoint import Exporter
+from workers.training.models import torchvision_marker
+from workers.training.observers import RunEnvironment
+from workers.training.train_state import TrainState
 
 FILE_NAMES = {
+    CheckpointPart.PT: "weights.pt",
     CheckpointPart.ONNX: "model.onnx",
     CheckpointPart.PROGRAM: "model.pt2",
     CheckpointPart.CARD: "card.md",
 }
 
-# Of |delta logit|; float32 sums in another order differ by about a hundredth of it.
-TOLERANCE = 1e-3
+# Largest accepted difference of a logit. Summing float32 in another order gives a hundredth of it.
+MAX_LOGIT_DIFFERENCE = 1e-3
+# Test images that an exported network is compared on.
+_COMPARED_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the card tells of a run. `image_size`: height and width in pixels."""
-
     spec: JobSpec
     environment: RunEnvironment
-    cursor: TrainProgress
-    image_size: tuple[int, int]
+    state: TrainState
 
 
-def export_copy(model: nn.Module) -> nn.Module:
-    """On the CPU, for testing, with one layout in memory for every exporter."""
-    return copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+def make_exporter(model: nn.Module, images_NCHW: Tensor, run: FinishedRun) -> Exporter:
+    """Copies the model and some images to the CPU; the returned function needs no device."""
+    cpu_model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    cpu_images_NCHW = images_NCHW[:_COMPARED_IMAGES].cpu().contiguous()
+    return partial(write_exports, cpu_model, cpu_images_NCHW, run)
 
 
 def write_exports(
-    plain: nn.Module, images_NCHW: Tensor, folder: Path, finished: FinishedRun
+    model: nn.Module, images_NCHW: Tensor, run: FinishedRun, directory: Path
 ) -> dict[CheckpointPart, Path]:
-    """Writes what the recipe asks for, and the card. Returns the files that hold parity.
+    """Writes the weights, the recipe's exports, and the card.
 
-    `plain` is a plain_copy; the images lie on the CPU.
+    Model and images are on the CPU. Returns the files, without exports whose logits differ.
     """
-    files: dict[CheckpointPart, Path] = {}
-    told: dict[CheckpointPart, str] = {}
+    files = {CheckpointPart.PT: directory / FILE_NAMES[CheckpointPart.PT]}
+    weights = torchvision_marker.add_marker(model.state_dict(), run.spec.architecture)
+    torch.save(weights, files[CheckpointPart.PT])
+    results: dict[CheckpointPart, str] = {}
     with torch.no_grad():
-        logits_NK = plain(images_NCHW)
-    for part in (_PARTS[export] for export in finished.spec.recipe.exports):
-        path = folder / FILE_NAMES[part]
+        logits_NK = model(images_NCHW)
+    for part in (_PARTS[export] for export in run.spec.recipe.exports):
+        path = directory / FILE_NAMES[part]
         try:
-            with _quietly():
+            with _silence_exporters():
                 program = torch.export.export(
-                    plain, (images_NCHW,), dynamic_shapes=({0: Dim("N", min=1)},)
+                    model, (images_NCHW,), dynamic_shapes=({0: Dim("N", min=1)},)
                 )
-                parity = _WRITERS[part](program, images_NCHW, logits_NK, path)
-        except Exception as error:  # noqa: BLE001
-            told[part] = f"not exported: {type(error).__name__}"
+                difference = _WRITERS[part](program, images_NCHW, logits_NK, path)
+        except Exception as error:  # noqa: BLE001 - a failed export must not fail a finished run
+            results[part] = f"not exported: {type(error).__name__}"
             continue
-        told[part] = f"{parity:.2e}"
-        if parity <= TOLERANCE:
+        results[part] = f"{difference:.2e}"
+        if difference <= MAX_LOGIT_DIFFERENCE:
             files[part] = path
-    files[CheckpointPart.CARD] = folder / FILE_NAMES[CheckpointPart.CARD]
-    files[CheckpointPart.CARD].write_text(model_card(finished, told))
+    files[CheckpointPart.CARD] = directory / FILE_NAMES[CheckpointPart.CARD]
+    height, width = images_NCHW.shape[2:]
+    files[CheckpointPart.CARD].write_text(
+        format_card(run, results, image_size=(height, width)), encoding="utf-8"
+    )
     return files
 
 
-def model_card(finished: FinishedRun, parities: Mapping[CheckpointPart, str]) -> str:
-    """Markdown. `parities`: largest difference of a logit, or why there is none."""
-    spec, environment, cursor = finished.spec, finished.environment, finished.cursor
-    recipe = spec.recipe
-    trained = (
-        f"Trained with the recipe `{recipe.name}`, seed {spec.seed}: {cursor.iteration:,} "
-        f"iterations of {recipe.batch_size} images in {cursor.training_seconds:,.0f} s on "
-        f"{environment.num_workers} x {environment.device}."
+def format_card(
+    run: FinishedRun, export_results: Mapping[CheckpointPart, str], *, image_size: tuple[int, int]
+) -> str:
+    """The model card in Markdown.
+
+    `export_results`: largest difference of a logit, or why there is no export. `image_size`:
+    height and width in pixels.
+    """
+    spec, environment, state = run.spec, run.environment, run.state
+    height, width = image_size
+    stats = model_stats.compute_model_stats(
+        spec.architecture, classes=environment.classes, height=height, width=width
     )
-    fed = (
-        "The models take (bytes - mean image) / deviation, which are in the metadata of the "
-        "safetensors file, as float32 (N, 3, H, W)."
+    augmentation = spec.recipe.test_time_augmentation
+    rows = {
+        f"test error (test-time augmentation: {augmentation})": _percent(state.test_error),
+        "training error": _percent(state.train_error),
+        "parameters": f"{environment.parameters:,}",
+        "multiply-adds per image": f"{stats.multiply_adds:,} ({height}x{width})",
+        "classes": f"{environment.classes}",
+        "training images": f"{environment.train_images:,}",
+        "test images": f"{environment.test_images:,}",
+        **environment.numerics,
+        **environment.versions,
+        **{
+            f"largest difference of a logit, {FILE_NAMES[part]}": result
+            for part, result in export_results.items()
+        },
+    }
+    summary = (
+        f"Trained with the recipe `{spec.recipe.name}`, seed {spec.seed}: "
+        f"{count_of(state.iteration, 'iteration')} of batch size {spec.recipe.batch_size} "
+        f"in {state.training_seconds:,.0f} s on {environment.num_workers} x {environment.device}."
+    )
+    preprocessing = (
+        "The models take (bytes - mean_image) / std as float32 (N, 3, H, W); both are in the "
+        "metadata of the safetensors file."
     )
     lines = [
         f"# {spec.network} on {spec.dataset}",
         "",
-        trained,
+        summary,
         "",
-        "| what | value |",
+        "| property | value |",
         "|---|---|",
-        f"| test error, {recipe.test_time_augmentation} view | {_percent(cursor.test_error)} |",
-        f"| training error | {_percent(cursor.train_error)} |",
-        f"| parameters | {environment.parameters:,} |",
-        f"| multiply-adds of one image | {_multiply_adds(finished)} |",
-        f"| classes | {environment.classes} |",
-        f"| training images | {environment.train_images:,} |",
-        f"| test images | {environment.test_images:,} |",
-        *(f"| {name} | {value} |" for name, value in environment.numerics.items()),
-        *(f"| {name} | {value} |" for name, value in environment.versions.items()),
-        *(
-            f"| largest difference of a logit, {FILE_NAMES[part]} | {parity} |"
-            for part, parity in parities.items()
-        ),
+        *(f"| {name} | {value} |" for name, value in rows.items()),
         "",
-        fed,
+        preprocessing,
         "",
         "| iteration | test error |",
         "|---|---|",
-        *(f"| {iteration:,} | {_percent(error)} |" for iteration, error in cursor.curve),
+        *(f"| {iteration:,} | {_percent(error)} |" for iteration, error in state.error_curve),
         "",
         "```json",
         json.dumps(spec.model_dump(mode="json"), indent=2),
@@ -144,20 +169,20 @@ def _write_program(
 def _write_onnx(
     program: ExportedProgram, images_NCHW: Tensor, logits_NK: Tensor, path: Path
 ) -> float:
-    """The difference that ONNX Runtime measures lies in the file's own metadata too."""
-    # Seconds, and only who exports needs them.
-    import onnx  # noqa: PLC0415 - costs a second, and a slow test alone needs it
+    """Stores the difference that ONNX Runtime measures in the file's metadata, too."""
+    # They take seconds to import and are used by this export only.
+    import onnx  # noqa: PLC0415
     import onnxruntime  # noqa: PLC0415
 
     torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (name,) = (each.name for each in session.get_inputs())
-    (theirs,) = session.run(None, {name: images_NCHW.numpy()})
-    parity = float((torch.from_numpy(theirs) - logits_NK).abs().max())
-    written = onnx.load(path)
-    onnx.helper.set_model_props(written, {"max_abs_logit_difference": repr(parity)})
-    onnx.save(written, path)
-    return parity
+    (model_input,) = session.get_inputs()
+    (outputs,) = session.run(None, {model_input.name: images_NCHW.numpy()})
+    difference = float((torch.from_numpy(outputs) - logits_NK).abs().max())
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"max_abs_logit_difference": repr(difference)})
+    onnx.save(model, path)
+    return difference
 
 
 _PARTS = {Export.ONNX: CheckpointPart.ONNX, Export.PT2: CheckpointPart.PROGRAM}
@@ -169,8 +194,8 @@ _WRITERS: dict[CheckpointPart, Callable[[ExportedProgram, Tensor, Tensor, Path],
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporters tell their own developers about every step."""
+def _silence_exporters() -> Iterator[None]:
+    """The exporters print messages for their own developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -180,15 +205,6 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _multiply_adds(finished: FinishedRun) -> str:
-    """For images of the size that the network was trained on."""
-    height, width = finished.image_size
-    counted = model_stats.compute_model_stats(
-        finished.spec.architecture, classes=finished.environment.classes, height=height, width=width
-    )
-    return f"{counted.multiply_adds:,} ({height}x{width})"
 
 
 def _percent(error: float | None) -> str:

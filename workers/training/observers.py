@@ -1,56 +1,104 @@
-"""Whom the training loop tells."""
+"""What a training run reports, and the interface that receives it."""
 
+from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from service.specs.protocol import (
-    CheckpointManifest,
-    LaunchTimes,
-    MetricPoint,
-    Progress,
-    RunEnvironment,
-)
 from service.states import CheckpointPart, LogLevel, StopReason
 
 
+@dataclass(frozen=True)
+class RunEnvironment:
+    """What a run trains on; known once all ranks have loaded their data.
+
+    `numerics`: choices that affect speed and rounding but not the recipe, such as precision.
+    """
+
+    parameters: int
+    classes: int
+    train_images: int
+    test_images: int
+    device: str
+    num_workers: int
+    host: str
+    pids: list[int]
+    versions: dict[str, str]
+    numerics: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LaunchTimes:
+    """When rank 0 had its images in memory, and when its first optimizer step was complete."""
+
+    data_ready_at: datetime
+    first_step_at: datetime
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`images_per_second`: of all workers together; None before the first measurement."""
+
+    iteration: int
+    iterations: int
+    images_per_second: float | None
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint whose files are complete, in a directory of their own.
+
+    Errors in percent. `test_error` is None if the weights of this iteration were not evaluated.
+    """
+
+    iteration: int
+    test_error: float | None
+    train_error: float | None
+    files: Mapping[CheckpointPart, Path]
+
+
 class Observer(Protocol):
-    """Called by rank 0 only, from the thread that trains; `checkpoint` from the one that saves."""
+    """Called on rank 0, from the training thread; `on_checkpoint` from the writer's thread."""
 
-    def environment(self, environment: RunEnvironment) -> None: ...
-    def launched(self, launch: LaunchTimes) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def metrics(self, points: list[MetricPoint]) -> None: ...
-    def log(self, level: LogLevel, message: str) -> None: ...
+    def on_start(self, environment: RunEnvironment) -> None: ...
+    def on_first_step(self, times: LaunchTimes) -> None: ...
+    def on_progress(self, progress: Progress) -> None: ...
 
-    def saving(self, saved: Future[None]) -> None:
-        """A checkpoint is on its way to the disk; it was told before `saved` is done.
+    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Values by series name; a diverged loss is not finite."""
 
-        The last is still on its way when the training is over: its device is free by then. Who
-        needs the files must wait for it, and hears then what kept them from being written.
+    def on_log(self, level: LogLevel, message: str) -> None: ...
+
+    def on_checkpoint_pending(self, written: Future[None]) -> None:
+        """A checkpoint is being written. `on_checkpoint` is called before `written` is done.
+
+        The last checkpoint may still be pending when training has returned and the device is
+        free. `written.result()` waits for it and raises the error that prevented it.
         """
 
-    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
-        """Takes over the files, which lie in a folder of their own."""
+    def on_checkpoint(self, saved: SavedCheckpoint) -> None:
+        """The observer owns the files from now on."""
 
     @property
-    def stop(self) -> StopReason | None:
-        """Read between any two steps: it must not wait for anything."""
+    def stop_requested(self) -> StopReason | None:
+        """Read before every step: must return at once."""
 
 
 class NullObserver:
-    """An observer that nobody hears: of the ranks that have no voice. It waits for files."""
+    """Ignores everything, but waits for checkpoints. Used on ranks other than 0."""
 
     @property
-    def stop(self) -> StopReason | None:
+    def stop_requested(self) -> StopReason | None:
         return None
 
-    def environment(self, environment: RunEnvironment) -> None: ...
-    def launched(self, launch: LaunchTimes) -> None: ...
-    def progress(self, progress: Progress) -> None: ...
-    def metrics(self, points: list[MetricPoint]) -> None: ...
-    def log(self, level: LogLevel, message: str) -> None: ...
-    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None: ...
+    def on_start(self, environment: RunEnvironment) -> None: ...
+    def on_first_step(self, times: LaunchTimes) -> None: ...
+    def on_progress(self, progress: Progress) -> None: ...
+    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None: ...
+    def on_log(self, level: LogLevel, message: str) -> None: ...
+    def on_checkpoint(self, saved: SavedCheckpoint) -> None: ...
 
-    def saving(self, saved: Future[None]) -> None:
-        saved.result()
+    def on_checkpoint_pending(self, written: Future[None]) -> None:
+        written.result()

@@ -1,4 +1,4 @@
-"""What a step is computed in: chosen once for a run, recorded with it, never changed on the way."""
+"""The precision of a run: resolved once, recorded in checkpoints, constant for the run."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,23 +8,22 @@ import torch
 from service.catalog.recipes import Precision
 from workers.training.errors import TrainingError
 
-# In fp16 small gradients would be zero; NVIDIA's ResNet-50 recipe has the same fixed scale, and a
-# fixed one leaves no state to resume.
+# Keeps small gradients from underflowing in fp16. NVIDIA's ResNet-50 recipe uses the same static
+# scale; a dynamic one would be state to save and restore.
 _FP16_LOSS_SCALE = 128.0
 
 
-def resolve_precision(wanted: Precision, device: torch.device) -> Precision:
-    """What `auto` is on this device. TrainingFault where the device does not compute the wanted."""
-    is_gpu = device.type == "cuda"
-    if wanted is Precision.AUTO:
-        return Precision.BF16 if _computes_bf16(device) else Precision.FP32
-    if wanted is Precision.TF32 and not is_gpu:
-        raise TrainingError(f"precision tf32 is a GPU's; this is a {device.type}")
-    return wanted
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """Replaces `auto` by the device's best. TrainingError if the device lacks the precision."""
+    if precision is Precision.AUTO:
+        return Precision.BF16 if _has_native_bf16(device) else Precision.FP32
+    if precision is Precision.TF32 and device.type != "cuda":
+        raise TrainingError(f"precision tf32 needs a GPU; this device is a {device.type}")
+    return precision
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Around the forward pass and the loss."""
+    """The context of the forward pass and the loss."""
     if precision is Precision.BF16:
         return torch.autocast(device.type, torch.bfloat16)
     if precision is Precision.FP16:
@@ -33,12 +32,12 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def loss_scale(precision: Precision) -> float:
-    """The loss is multiplied by it, and the gradients are divided by it."""
+    """Multiplies the loss before backward; gradients are divided by it before the step."""
     return _FP16_LOSS_SCALE if precision is Precision.FP16 else 1.0
 
 
 def set_tf32(precision: Precision, device: torch.device) -> None:
-    """Lets a GPU round float32 products to TF32, or forbids it: torch allows it in part."""
+    """Allows TF32 products only if the run asks for them: torch's default allows some."""
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = precision is Precision.TF32
         torch.backends.cuda.matmul.allow_tf32 = precision is Precision.TF32
@@ -46,21 +45,21 @@ def set_tf32(precision: Precision, device: torch.device) -> None:
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Float32 as it is: what a run is `allow`ed is not allowed in it."""
+    """Full float32, whatever `set_tf32` allows."""
     if device.type != "cuda":
         yield
         return
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    allowed = cudnn.allow_tf32, matmul.allow_tf32
+    before = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = allowed
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def _computes_bf16(device: torch.device) -> bool:
-    """In hardware: where it is emulated, it is slower than float32."""
+def _has_native_bf16(device: torch.device) -> bool:
+    """In hardware: emulated bf16 is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public question
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001 - torch has no public query

@@ -1,4 +1,4 @@
-"""What the first step of a training would import and read, done before there is a training."""
+"""Imports and data of a first training step, loaded before there is a job."""
 
 from pathlib import Path
 
@@ -8,20 +8,20 @@ from workers.training.data import datasets
 
 
 def import_all() -> None:
-    """Seconds of imports that torch puts off until they are used.
+    """Runs the imports that torch defers to first use; they take seconds.
 
-    Starts no thread, so that this process can still be forked.
+    Starts no thread, so the process can still be forked.
     """
-    import torch.nn.parallel  # noqa: PLC0415 - the point of the function
+    import torch.nn.parallel  # noqa: PLC0415 - importing is the purpose
 
-    # The first step of an optimizer imports the compiler, used or not.
+    # The first step of an optimizer imports the compiler, whether it is used or not.
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
     torch.optim.SGD([parameter], lr=0.1, momentum=0.9, fused=True).step()
 
 
-def read_images(name: str, data_path: Path, *, family: Family) -> None:
-    """Leaves the images in memory where `data.read` finds them; whatever fails, fails there."""
+def cache_images(name: str, data_path: Path, *, family: Family) -> None:
+    """Leaves the images in the cache of `datasets.read_images`, which reports any error."""
     try:
         datasets.read_images(name, data_path, family=family)
     except (ResnetdError, OSError, RuntimeError):

@@ -1,4 +1,4 @@
-"""What is known of a run once its processes are up."""
+"""Describes what a run trains on."""
 
 import os
 import socket
@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from service.catalog.recipes import Precision
-from service.specs.protocol import RunEnvironment
 from workers.training import checkpoint
 from workers.training.data.data_source import DataSource
+from workers.training.device_context import DeviceContext
 from workers.training.distributed import RankGroup
+from workers.training.observers import RunEnvironment
 
 
 def collect_environment(
@@ -18,26 +19,26 @@ def collect_environment(
     source: DataSource,
     ranks: RankGroup,
     *,
-    device: torch.device,
-    threads: int,
+    context: DeviceContext,
     precision: Precision,
 ) -> RunEnvironment:
-    """Called by every rank."""
-    is_gpu = device.type == "cuda"
+    """Must be called by all ranks."""
+    is_gpu = context.device.type == "cuda"
+    device = torch.cuda.get_device_name(context.device) if is_gpu else context.device.type
     return RunEnvironment(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         classes=source.classes,
         train_images=source.train_images,
         test_images=source.test_images,
-        device=torch.cuda.get_device_name(device) if is_gpu else device.type,
+        device=device,
         num_workers=ranks.world_size,
         host=socket.gethostname(),
-        pids=ranks.list_of(os.getpid()),
-        versions=checkpoint.versions(),
+        pids=ranks.all_gather_int(os.getpid()),
+        versions=checkpoint.list_versions(),
         numerics={
             "precision": precision,
             "memory_format": "channels_last",
-            "threads": str(threads),
+            "threads": str(context.threads),
             "images": source.description,
         },
     )

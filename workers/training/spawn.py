@@ -1,4 +1,4 @@
-"""Training in several processes of this machine, without a cluster: gloo over the loopback."""
+"""Several training processes on this machine, without a cluster: gloo over the loopback."""
 
 import tempfile
 from collections.abc import Callable
@@ -6,37 +6,38 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn as spawn_processes
+from torch.multiprocessing.spawn import spawn
 
 from workers.training.device_context import DeviceContext
 
 
-def place(*, rank: int, num_processes: int, threads: int) -> DeviceContext:
+def make_context(*, rank: int, num_processes: int, threads: int) -> DeviceContext:
     return DeviceContext(rank, num_processes, torch.device("cpu"), threads)
 
 
-def spawn(work: Callable[[DeviceContext], None], *, num_processes: int, threads: int) -> None:
-    """Runs `work` in that many fresh processes, each with its place in one process group.
+def run_processes(
+    function: Callable[[DeviceContext], None], *, num_processes: int, threads: int
+) -> None:
+    """Calls `function`, which must be picklable, in new processes that form a process group.
 
-    `work` must be picklable. torch.multiprocessing's ProcessException where one of them fails;
-    the others are ended then.
+    If one fails, the others are terminated and torch.multiprocessing's ProcessException is raised.
     """
     with tempfile.TemporaryDirectory() as folder:
         rendezvous = (Path(folder) / "rendezvous").as_uri()
-        spawn_processes(  # type: ignore[no-untyped-call]
-            _enter, (work, rendezvous, num_processes, threads), nprocs=num_processes
+        spawn(  # type: ignore[no-untyped-call]
+            _run_rank, (function, rendezvous, num_processes, threads), nprocs=num_processes
         )
 
 
-def _enter(
+def _run_rank(
     rank: int,
-    work: Callable[[DeviceContext], None],
+    function: Callable[[DeviceContext], None],
     rendezvous: str,
     num_processes: int,
     threads: int,
 ) -> None:
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=num_processes)
     try:
-        work(place(rank=rank, num_processes=num_processes, threads=threads))
+        function(make_context(rank=rank, num_processes=num_processes, threads=threads))
     finally:
         dist.destroy_process_group()

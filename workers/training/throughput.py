@@ -1,4 +1,4 @@
-"""How fast a run trains, without what it does between its steps."""
+"""Training throughput, without the time for evaluation and checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -10,23 +10,22 @@ class ThroughputMeter:
 
     def __init__(self, images_per_iteration: int, iteration: int) -> None:
         self._images_per_iteration = images_per_iteration
-        self._iteration, self._at = iteration, time.monotonic()
+        self._iteration, self._measured_at = iteration, time.monotonic()
         self.images_per_second: float | None = None
 
     def measure(self, iteration: int) -> float:
-        """Images per second since the last measurement, or since the beginning."""
+        """Images per second since the last measurement."""
         now = time.monotonic()
         images = (iteration - self._iteration) * self._images_per_iteration
-        rate = images / (now - self._at)
-        self.images_per_second = rate
-        self._iteration, self._at = iteration, now
-        return rate
+        self.images_per_second = images / (now - self._measured_at)
+        self._iteration, self._measured_at = iteration, now
+        return self.images_per_second
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time in it does not count."""
-        began = time.monotonic()
+    def pause(self) -> Iterator[None]:
+        """Excludes the time spent inside."""
+        started = time.monotonic()
         try:
             yield
         finally:
-            self._at += time.monotonic() - began
+            self._measured_at += time.monotonic() - started

@@ -1,7 +1,7 @@
-"""One optimizer step: forward, backward, SGD. What makes it fast keeps the recipe.
+"""One optimizer step: forward, backward, SGD.
 
-Maps lie in memory with channels last, convolutions are computed in the run's precision, nothing
-waits for the device: sums stay there until somebody reports them. On one GPU a step is replayed.
+Activations are in channels-last memory format and convolutions in the run's precision. Nothing in
+a step waits for the device: metric sums stay there until they are reported.
 
 Shapes: N batch, C channels, H height, W width, K classes, S sums.
 """
@@ -22,13 +22,15 @@ from workers.training.cuda_graphs import GraphedStep, GraphRecorder
 from workers.training.optimizer import Optimizer
 
 
-def step_state(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
-    """All that a step changes."""
-    return [*model.parameters(), *model.buffers(), *optimizer.momentum().values()]
-
-
 class TrainStep:
-    """`parallel` is the model or DDP around it; all parameters are the model's."""
+    """Steps a network on this rank's share of a batch.
+
+    Args:
+        model: whose parameters the optimizer updates.
+        parallel: the model, or DDP around it.
+        recorder: records steps as CUDA graphs; None computes each step kernel by kernel.
+        log: receives what became of the recording.
+    """
 
     def __init__(
         self,
@@ -37,60 +39,66 @@ class TrainStep:
         optimizer: Optimizer,
         recipe: Recipe,
         *,
-        computed_in: Precision,
+        resolved_precision: Precision,
         device: torch.device,
         recorder: GraphRecorder | None = None,
         log: Callable[[LogLevel, str], None] = cuda_graphs.ignore_log,
     ) -> None:
-        self._model = model
-        self._parallel = parallel
-        self._optimizer = optimizer
+        self._model, self._parallel, self._optimizer = model, parallel, optimizer
         self._recipe = recipe
-        self._precision = computed_in
-        self._device = device
-        self._loss_scale = precision.loss_scale(computed_in)
-        # Chance would take two other ways in a step that is taken twice.
-        has_chance = any(isinstance(each, nn.Dropout) for each in model.modules())
-        self._repeated = GraphedStep(None if has_chance else recorder, log)
-        precision.set_tf32(computed_in, device)
+        self._precision, self._device = resolved_precision, device
+        self._loss_scale = precision.loss_scale(resolved_precision)
+        precision.set_tf32(resolved_precision, device)
+        # A replayed dropout would drop the same features each time.
+        has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
+        self._graphed = None
+        if recorder is not None and not has_dropout:
+            self._graphed = GraphedStep(recorder, log)
 
-    def step(self, images_NCHW: Tensor, labels_N: Tensor, learning_rate: float) -> Tensor:
-        """The step of this rank's share of a batch. Returns its sums_S."""
-        self._optimizer.prepare(learning_rate)
-        return self._repeated(self, [images_NCHW, labels_N])
+    def __call__(self, images_NCHW: Tensor, labels_N: Tensor, learning_rate: float) -> Tensor:
+        """Returns the sums_S of this rank's images."""
+        self._optimizer.set_learning_rate(learning_rate)
+        if self._graphed is not None:
+            return self._graphed(self, [images_NCHW, labels_N])
+        return self.compute([images_NCHW, labels_N])
 
     def compute(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The step without the learning rate, which may be recorded as a CUDA graph."""
         images_NCHW, labels_N = inputs
         size = self._recipe.micro_batch_size or len(labels_N)
-        passes = list(zip(torch.split(images_NCHW, size), torch.split(labels_N, size), strict=True))
-        sums_S = metric_sums.zeros(self._device)
-        for number, (images, labels) in enumerate(passes, start=1):
-            is_last = number == len(passes)
-            sums_S += self._pass(images, labels, len(labels) / len(labels_N), is_last=is_last)
+        image_chunks, label_chunks = torch.split(images_NCHW, size), torch.split(labels_N, size)
+        sums_S = metric_sums.zero_sums(self._device)
+        for index, (images, labels) in enumerate(zip(image_chunks, label_chunks, strict=True)):
+            is_last = index == len(label_chunks) - 1
+            weight = len(labels) / len(labels_N)
+            sums_S += self._forward_backward(images, labels, weight=weight, is_last=is_last)
         if self._loss_scale != 1.0:
-            gradients = [each.grad for each in self._model.parameters() if each.grad is not None]
+            parameters = self._model.parameters()
+            gradients = [param.grad for param in parameters if param.grad is not None]
             torch._foreach_div_(gradients, self._loss_scale)
         self._optimizer.step()
         return sums_S
 
-    def state(self) -> list[Tensor]:
-        return step_state(self._model, self._optimizer)
+    def state_tensors(self) -> list[Tensor]:
+        """Every tensor that a step changes."""
+        momentum = self._optimizer.momentum().values()
+        return [*self._model.parameters(), *self._model.buffers(), *momentum]
 
-    def forget(self) -> None:
-        self._optimizer.forget()
+    def discard_gradients(self) -> None:
+        self._optimizer.zero_grad()
 
-    def _pass(
-        self, images_NCHW: Tensor, labels_N: Tensor, share: float, *, is_last: bool
+    def _forward_backward(
+        self, images_NCHW: Tensor, labels_N: Tensor, *, weight: float, is_last: bool
     ) -> Tensor:
-        """Adds the gradients of a part of the share; ranks talk in the last one only."""
+        """Adds the gradients of a micro-batch; ranks exchange them with the last one."""
         parallel = self._parallel
-        is_silent = isinstance(parallel, DistributedDataParallel) and not is_last
-        with cast("DistributedDataParallel", parallel).no_sync() if is_silent else nullcontext():
+        accumulates = isinstance(parallel, DistributedDataParallel) and not is_last
+        with cast("DistributedDataParallel", parallel).no_sync() if accumulates else nullcontext():
             with precision.autocast(self._precision, self._device):
                 logits_NK = parallel(images_NCHW)
                 loss = functional.cross_entropy(
                     logits_NK, labels_N, label_smoothing=self._recipe.label_smoothing
                 )
-            scale = share * self._loss_scale
+            scale = weight * self._loss_scale
             (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
-        return metric_sums.count(logits_NK.detach(), labels_N, loss.detach() * len(labels_N))
+        return metric_sums.sum_batch(logits_NK.detach(), labels_N, loss.detach() * len(labels_N))

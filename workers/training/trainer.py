@@ -1,239 +1,403 @@
-"""The training loop: plain DDP, one optimizer step after another, every number to the observer.
+"""The training loop. `Trainer.run` shows everything a run does, in its order.
 
-A run that was stopped and resumed with as many workers is the run that was not, bit for bit on a
-CPU: every decision hangs on the iteration and on sums that lie in the checkpoint, none on time.
+A run that is stopped and resumed with the same number of workers equals the uninterrupted run bit
+for bit on a CPU: every decision depends on the iteration and on sums that are saved in
+checkpoints, none on time.
 
-Shapes: N batch, C channels, H height, W width; S sums.
+Shapes: N batch, C channels, H height, W width; S sums, R ranks.
 """
 
+import math
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from service.catalog.recipes import Precision
+from service.catalog.recipes import LrSchedule, Precision, Recipe
 from service.specs.job_spec import JobSpec, StartMode
-from service.specs.protocol import LaunchTimes, TrainingResult
 from service.states import CheckpointPart, LogLevel, StopReason
-from workers.training import checkpoint, cuda_graphs, distributed, precision, run_environment
-from workers.training.checkpoint import Checkpoint, TrainProgress
-from workers.training.data import augmentation
-from workers.training.data.data_source import DataSource, open_data_source
+from workers.training import (
+    checkpoint,
+    cuda_graphs,
+    distributed,
+    evaluation,
+    export,
+    precision,
+    run_environment,
+)
+from workers.training.checkpoint import AsyncCheckpointWriter, Checkpoint, Exporter
+from workers.training.data import sampling
+from workers.training.data.data_source import DataSource, EvaluationSplit, open_data_source
 from workers.training.device_context import DeviceContext
 from workers.training.distributed import RankGroup
-from workers.training.models import resnet
-from workers.training.models.weight_init import init_from_checkpoint
-from workers.training.observers import NullObserver, Observer
+from workers.training.errors import TrainingDiverged
+from workers.training.evaluation import Evaluator, PendingEvaluation
+from workers.training.metric_sums import TrainingMetrics, Window
+from workers.training.models import resnet, weight_init
+from workers.training.observers import LaunchTimes, NullObserver, Observer, Progress
 from workers.training.optimizer import Optimizer
 from workers.training.sync_batch_norm import convert_sync_batch_norm
-from workers.training.train_hooks import TrainHooks
+from workers.training.throughput import ThroughputMeter
+from workers.training.train_state import TrainState
 from workers.training.train_step import TrainStep
+
+PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`stopped` None: the training is done. The result's errors are of the last evaluation.
+    """`stopped` is None if the run is complete. Errors in percent, of the last evaluation.
 
-    The last checkpoint may still be on its way: see Observer.saving.
+    The last checkpoint may still be pending: see Observer.on_checkpoint_pending.
     """
 
     stopped: StopReason | None
     iteration: int
-    result: TrainingResult
+    train_error: float | None
+    test_error: float | None
+    training_seconds: float
 
 
 def train(
     spec: JobSpec,
     *,
-    place: DeviceContext,
+    context: DeviceContext,
     data_path: Path,
     work_path: Path,
     observer: Observer,
     resume: Mapping[CheckpointPart, Path] | None = None,
-    mode: StartMode | None = None,
+    start_mode: StartMode | None = None,
 ) -> Outcome:
-    """Trains the spec's network; with world_size > 1 in the default process group.
+    """Trains the spec's network; with several ranks, in the default process group.
 
-    Checkpoints are written to folders under `work_path`. `resume`: weights and state of the
-    checkpoint to go on from, given to every rank; `mode`: it is another job's, used so.
-    TrainingFault where it cannot go on.
+    Args:
+        spec: the network, data set and recipe.
+        context: this rank's place among the ranks, and its device.
+        data_path: where data sets are stored.
+        work_path: where checkpoints are written.
+        observer: receives reports; used on rank 0 only.
+        resume: files of the checkpoint to start from, the same on every rank.
+        start_mode: how to use another job's checkpoint; None: the checkpoint is this job's own.
+
+    Raises TrainingError if the run cannot continue.
     """
-    place.settle()
-    with distributed.join_ranks(rank=place.rank, world_size=place.world_size) as joined:
-        heard = observer if place.rank == 0 else NullObserver()
-        training = Trainer(spec, place, joined, heard, data_path=data_path, work_path=work_path)
-        if resume is not None and mode in {None, StartMode.CONTINUE}:
-            training.restore(checkpoint.load(resume, spec=spec, is_own=mode is None))
-        elif resume is not None:
-            training.begin_from(resume[CheckpointPart.WEIGHTS])
-        with closing(training.stock):
-            return training.run()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A rank's share of the images of one step, and the learning rate to step with."""
-
-    images_NCHW: Tensor
-    labels_N: Tensor
-    learning_rate: float
+    context.configure_process()
+    observer = observer if context.rank == 0 else NullObserver()
+    with distributed.join_ranks(rank=context.rank, world_size=context.world_size) as ranks:
+        trainer = Trainer(spec, context, ranks, observer, data_path=data_path, work_path=work_path)
+        with closing(trainer):
+            if resume is not None and start_mode in {None, StartMode.CONTINUE}:
+                is_same_job = start_mode is None
+                trainer.restore(checkpoint.load(resume, spec=spec, is_same_job=is_same_job))
+            elif resume is not None:
+                trainer.init_weights(resume[CheckpointPart.WEIGHTS])
+            return trainer.run()
 
 
 class Trainer:
-    """A run, but for the steps themselves: what comes before each of them, and what follows.
-
-    `run` takes the steps. Somebody else may: `begin`, then `next_batch` and `took` in turn.
-    """
+    """One run on one rank: the loop, and below it what the loop calls."""
 
     def __init__(
         self,
         spec: JobSpec,
-        place: DeviceContext,
-        joined: RankGroup,
+        context: DeviceContext,
+        ranks: RankGroup,
         observer: Observer,
         *,
         data_path: Path,
         work_path: Path,
     ) -> None:
-        self.spec, self.recipe, self.place = spec, spec.recipe, place
-        self.ranks, self.observer = joined, observer
+        self.spec, self.recipe = spec, spec.recipe
+        self.context, self.ranks, self.observer = context, ranks, observer
         self.source: DataSource = open_data_source(
-            spec, data_path, device=place.device, threads=place.threads
+            spec, data_path, device=context.device, threads=context.threads
         )
         self.data_ready_at = datetime.now(UTC)
-        self.model = resnet.build_network(spec, self.source.classes).to(place.device)
-        if self.recipe.sync_batch_norm and place.world_size > 1:
+        self.model = resnet.build_network(spec, self.source.classes).to(context.device)
+        if self.recipe.sync_batch_norm and context.world_size > 1:
             self.model = convert_sync_batch_norm(self.model)
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = Optimizer(self.model, self.recipe)
-        self.stock = TrainHooks(
-            spec,
-            place,
-            joined,
-            observer,
-            source=self.source,
-            model=self.model,
-            optimizer=self.optimizer,
-            work_path=work_path,
-        )
-        self.cursor = TrainProgress()
-        self.computed_in = precision.resolve_precision(self.recipe.precision, place.device)
-        self.stopped: StopReason | None = None
-        self.has_launched = False
-
-    def restore(self, saved: Checkpoint) -> None:
-        self.cursor = saved.cursor
-        if saved.cursor.computed_in is not None:
-            # A run does not change its precision where `auto` means another here.
-            self.computed_in = precision.resolve_precision(
-                Precision(saved.cursor.computed_in), self.place.device
-            )
-        self.model.load_state_dict(saved.weights)
-        self.optimizer.restore(saved.momentum, saved.cursor.learning_rate)
-        self.stock.restore(saved)
-        self.observer.log(LogLevel.INFO, f"goes on from iteration {self.cursor.iteration}")
-
-    def begin_from(self, weights: Path) -> None:
-        init_from_checkpoint(self.model, weights, self.spec, self.source, self.ranks)
-        self.observer.log(LogLevel.INFO, "begins with another job's weights")
-
-    def run(self) -> Outcome:
-        self._tell_facts()
-        images_NCHW, _ = self._batch()
-        engine = TrainStep(
-            self.model,
-            self.ranks.parallel(self.model, images_NCHW),
-            self.optimizer,
-            self.recipe,
-            computed_in=self.computed_in,
-            device=self.place.device,
-            recorder=cuda_graphs.make_recorder(self.place),
-            log=self.observer.log,
-        )
-        self._start_clocks()
-        while (batch := self.next_batch()) is not None:
-            self.took(engine.step(batch.images_NCHW, batch.labels_N, batch.learning_rate))
-        self.ranks.part_ways()
-        return self.outcome
-
-    def begin(self) -> None:
-        """Of a run in this process alone, whose steps are another's."""
-        self._tell_facts()
-        self._start_clocks()
-
-    def next_batch(self) -> Batch | None:
-        """What the next step takes; None where the run is over, or is asked to stop."""
-        if self.cursor.iteration >= self.recipe.iterations:
-            return None
-        self.stopped = self.ranks.agree(self.observer.stop)
-        if self.stopped is not None:
-            self.observer.log(LogLevel.INFO, f"stops at iteration {self.cursor.iteration}")
-            self.cursor = self.stock.stop(self.cursor)
-            return None
-        learning_rate = self.recipe.learning_rate_at(
-            self.cursor.iteration, is_warm=self.cursor.is_warm, drops=self.cursor.drops
-        )
-        self.cursor = replace(self.cursor, learning_rate=learning_rate)
-        return Batch(*self._batch(), learning_rate)
-
-    def took(self, sums_S: Tensor) -> None:
-        """The step was taken; sums_S are this rank's. Whatever is due now is done."""
-        self.stock.count(sums_S)
-        self.cursor = replace(
-            self.cursor,
-            iteration=self.cursor.iteration + 1,
-            training_seconds=time.monotonic() - self.began,
-        )
-        if not self.has_launched:
-            self._tell_launch()
-        self.cursor = self.stock.take(self.cursor)
-
-    @property
-    def outcome(self) -> Outcome:
-        return Outcome(
-            self.stopped,
-            self.cursor.iteration,
-            TrainingResult(
-                train_error=self.cursor.train_error,
-                test_error=self.cursor.test_error,
-                training_seconds=self.cursor.training_seconds,
-            ),
-        )
-
-    def _tell_facts(self) -> None:
-        self.environment = run_environment.collect_environment(
+        self.evaluator = Evaluator(
             self.model,
             self.source,
-            self.ranks,
-            device=self.place.device,
-            threads=self.place.threads,
-            precision=self.computed_in,
+            self.recipe,
+            ranks,
+            context.device,
+            # Images that are read from files would keep the stream, and so training, waiting.
+            stream=evaluation.make_stream(context) if self.source.is_resident else None,
         )
-        self.observer.environment(self.environment)
-        self.cursor = replace(self.cursor, computed_in=self.computed_in)
+        self.writer = AsyncCheckpointWriter(
+            observer,
+            work_path,
+            spec,
+            classes=self.source.classes,
+            normalizer=self.source.normalizer,
+        )
+        self.metrics = TrainingMetrics(context.device)
+        self.state = TrainState()
+        self.precision = precision.resolve_precision(self.recipe.precision, context.device)
+        self._pending: _PendingEvaluation | None = None
+        self._saved_iteration = 0
+        self._stopped: StopReason | None = None
 
-    def _start_clocks(self) -> None:
-        self.began = time.monotonic() - self.cursor.training_seconds
-        self.stock.begin(self.environment, self.cursor.iteration)
+    def run(self) -> Outcome:
+        """Trains from the current state to the recipe's last iteration, or until a stop."""
+        step = self._prepare()
+        while not self._is_last():
+            self._stopped = self.ranks.broadcast_stop(self.observer.stop_requested)
+            if self._stopped is not None:
+                self._finish_evaluation()
+                self._save_checkpoint()
+                break
 
-    def _tell_launch(self) -> None:
-        self.has_launched = True
-        self.place.wait()  # once, so that "done" means done
-        self.observer.launched(
-            LaunchTimes(data_ready_at=self.data_ready_at, first_step_at=datetime.now(UTC))
+            images_NCHW, labels_N = self._load_batch()
+            learning_rate = self._learning_rate()
+            self.metrics.add(step(images_NCHW, labels_N, learning_rate))
+            self._advance(learning_rate)
+
+            if self._is_due(self.recipe.evaluate_every) or self._is_due(report_every(self.recipe)):
+                self._finish_evaluation()
+                self._report_metrics()
+            if self._is_due(self.recipe.evaluate_every):
+                self._start_evaluation()
+            if self._is_due(self.recipe.checkpoint_every):
+                self._save_checkpoint()
+            # On a GPU the evaluation continues beside the next steps, unless they depend on it.
+            is_plateau = self.recipe.schedule is LrSchedule.PLATEAU
+            if self._is_last() or is_plateau or not self.evaluator.is_async:
+                self._finish_evaluation()
+            self._report_progress()
+        self.ranks.close()
+        return Outcome(
+            self._stopped,
+            self.state.iteration,
+            self.state.train_error,
+            self.state.test_error,
+            self.state.training_seconds,
         )
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """This rank's share of the batch that is next."""
-        start, stop = augmentation.batch_range(
-            self.cursor.iteration,
+    def restore(self, saved: Checkpoint) -> None:
+        """Continues the run of that checkpoint."""
+        self.state = saved.state
+        if saved.state.precision is not None:
+            # `auto` may mean another precision on this device; a run keeps its own.
+            self.precision = precision.resolve_precision(
+                Precision(saved.state.precision), self.context.device
+            )
+        self.model.load_state_dict(saved.weights)
+        self.optimizer.restore(saved.momentum, saved.state.learning_rate)
+        self.metrics.restore(saved.sums_RWS, self.ranks)
+        self._saved_iteration = saved.state.iteration
+        self.observer.on_log(LogLevel.INFO, f"resuming from iteration {self.state.iteration}")
+
+    def init_weights(self, weights: Path) -> None:
+        """Starts a new run with another job's weights, as the spec's `start_from` says."""
+        weight_init.init_from_checkpoint(self.model, weights, self.spec, self.source, self.ranks)
+        self.observer.on_log(LogLevel.INFO, "starting with the weights of another job")
+
+    def close(self) -> None:
+        self.writer.close()
+        self.source.close()
+
+    # ---- in the order in which `run` calls them ----
+
+    def _prepare(self) -> TrainStep:
+        self.environment = run_environment.collect_environment(
+            self.model, self.source, self.ranks, context=self.context, precision=self.precision
+        )
+        self.observer.on_start(self.environment)
+        self.state = replace(self.state, precision=self.precision)
+        step = TrainStep(
+            self.model,
+            self.ranks.wrap_ddp(self.model, self._load_batch()[0]),
+            self.optimizer,
+            self.recipe,
+            resolved_precision=self.precision,
+            device=self.context.device,
+            recorder=cuda_graphs.make_recorder(self.context),
+            log=self.observer.on_log,
+        )
+        self._started_at = time.monotonic() - self.state.training_seconds
+        self._progress_at = time.monotonic()
+        self._throughput = ThroughputMeter(self.recipe.batch_size, self.state.iteration)
+        self._has_stepped = False
+        return step
+
+    def _is_last(self) -> bool:
+        return self.state.iteration >= self.recipe.iterations
+
+    def _is_due(self, every: int) -> bool:
+        return self._is_last() or self.state.iteration % every == 0
+
+    def _load_batch(self) -> tuple[Tensor, Tensor]:
+        start, stop = sampling.batch_range(
+            self.state.iteration,
             self.recipe.batch_size,
-            rank=self.place.rank,
-            world_size=self.place.world_size,
+            rank=self.context.rank,
+            world_size=self.context.world_size,
         )
-        return self.source.batch(start, stop)
+        return self.source.load_batch(start, stop)
+
+    def _learning_rate(self) -> float:
+        return self.recipe.learning_rate_at(
+            self.state.iteration, is_warm=self.state.warmup_done, drops=self.state.lr_drops
+        )
+
+    def _advance(self, learning_rate: float) -> None:
+        self.state = replace(
+            self.state,
+            iteration=self.state.iteration + 1,
+            learning_rate=learning_rate,
+            training_seconds=time.monotonic() - self._started_at,
+        )
+        if not self._has_stepped:
+            self._has_stepped = True
+            self.context.synchronize()
+            self.observer.on_first_step(LaunchTimes(self.data_ready_at, datetime.now(UTC)))
+
+    def _report_metrics(self) -> None:
+        """Means since the last report, over all ranks. Their error may end the warm-up."""
+        iteration, learning_rate = self.state.iteration, self.state.learning_rate
+        assert learning_rate is not None, "a step was taken"
+        loss, error = self.metrics.take_means(Window.SINCE_REPORT, self.ranks)
+        values = {
+            "train/loss": loss,
+            "train/error": error,
+            "learning_rate": learning_rate,
+            "images_per_second": self._throughput.measure(iteration),
+        }
+        self.observer.on_metrics(iteration, values)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"training loss is {loss} at iteration {iteration} with learning rate "
+                f"{learning_rate:g}; try a smaller one"
+            )
+        threshold = self.recipe.warmup_until_error
+        if threshold is not None and not self.state.warmup_done and error < threshold:
+            self.state = replace(self.state, warmup_done=True)
+            self.observer.on_log(
+                LogLevel.INFO,
+                f"warm-up ends at iteration {iteration}: training error is {error:.1f} %",
+            )
+
+    def _start_evaluation(self) -> None:
+        _, train_error = self.metrics.take_means(Window.SINCE_EVALUATION, self.ranks)
+        with self._pause_throughput():
+            started = self.evaluator.start()
+        self._pending = _PendingEvaluation(started, self.state.iteration, train_error)
+
+    def _finish_evaluation(self) -> None:
+        """Waits for the pending evaluation, if any, and writes the checkpoint of its weights."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        iteration = pending.iteration
+        # An asynchronous evaluation costs training time only where it is waited for.
+        with nullcontext() if self.evaluator.is_async else self._pause_throughput():
+            results = pending.evaluation.wait()
+        for split, (loss, error) in results.items():
+            self.observer.on_metrics(iteration, {f"{split}/loss": loss, f"{split}/error": error})
+        loss, error = results[EvaluationSplit.TEST]
+        if math.isnan(loss):
+            raise TrainingDiverged(f"test loss is {loss} at iteration {iteration}")
+        is_plateau = self.recipe.schedule is LrSchedule.PLATEAU
+        record = partial(
+            TrainState.with_evaluation,
+            iteration=iteration,
+            train_error=pending.train_error,
+            test_error=error,
+            patience=self.recipe.patience if is_plateau else None,
+        )
+        drops, self.state = self.state.lr_drops, record(self.state)
+        if self.state.lr_drops > drops:
+            message = f"plateau at iteration {iteration}: the learning rate drops"
+            self.observer.on_log(LogLevel.INFO, message)
+        if pending.checkpoint is not None:
+            evaluated = replace(pending.checkpoint, state=record(pending.checkpoint.state))
+            self._write_checkpoint(evaluated, error)
+
+    def _save_checkpoint(self) -> None:
+        """Copies the state; writes it once its evaluation, if any, is complete."""
+        iteration = self.state.iteration
+        if iteration == self._saved_iteration:
+            return
+        if self._pending is not None and self._pending.iteration < iteration:
+            self._finish_evaluation()
+        with self._pause_throughput():
+            sums_RWS = self.ranks.all_gather(self.metrics.sums_WS)
+            self._saved_iteration = iteration
+            if self.context.rank > 0:
+                return
+            self.writer.wait()  # memory is planned for one copy, not for two
+            copied = Checkpoint(
+                self.state, self.model.state_dict(), self.optimizer.momentum(), sums_RWS
+            ).copy_to_cpu()
+        if self._pending is None:
+            self._write_checkpoint(copied, test_error=None)
+        else:
+            self._pending.checkpoint = copied
+
+    def _write_checkpoint(self, copied: Checkpoint, test_error: float | None) -> None:
+        iteration = copied.state.iteration
+        is_complete = iteration == self.recipe.iterations
+        is_final = is_complete or (self._stopped is not None and iteration == self.state.iteration)
+        with self._pause_throughput():
+            self.writer.write(
+                copied,
+                test_error=test_error,
+                is_last=is_final,
+                exporter=self._make_exporter(copied.state) if is_complete else None,
+            )
+
+    def _make_exporter(self, state: TrainState) -> Exporter:
+        """Exports the network as it is now, without using the device."""
+        batches = self.source.load_evaluation_batches(EvaluationSplit.TEST, rank=0, world_size=1)
+        (images_NCHW, *_), _ = next(iter(batches))
+        run = export.FinishedRun(self.spec, self.environment, state)
+        return export.make_exporter(self.model, images_NCHW, run)
+
+    def _report_progress(self) -> None:
+        if time.monotonic() - self._progress_at <= PROGRESS_SECONDS and not self._is_last():
+            return
+        self._progress_at = time.monotonic()
+        self.observer.on_progress(
+            Progress(
+                self.state.iteration,
+                self.recipe.iterations,
+                self._throughput.images_per_second,
+            )
+        )
+
+    @contextmanager
+    def _pause_throughput(self) -> Iterator[None]:
+        """Excludes the time inside from the throughput, once started steps are complete."""
+        self.context.synchronize()
+        with self._throughput.pause():
+            yield
+
+
+@dataclass
+class _PendingEvaluation:
+    """An evaluation of the weights at `iteration`; `checkpoint` holds the same weights."""
+
+    evaluation: PendingEvaluation
+    iteration: int
+    train_error: float
+    checkpoint: Checkpoint | None = None
+
+
+def report_every(recipe: Recipe) -> int:
+    """Iterations between two reports: about 500 reports per run, at most every fifth iteration.
+
+    A divisor of evaluate_every if one is near. A resumed run reports at the same iterations.
+    """
+    target = max(5, recipe.iterations // 500)
+    divisors = [every for every in range(1, target + 1) if recipe.evaluate_every % every == 0]
+    return divisors[-1] if 2 * divisors[-1] >= target else target

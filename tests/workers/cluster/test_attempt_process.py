@@ -1,4 +1,5 @@
 import json
+import math
 import os
 from pathlib import Path
 from typing import NoReturn
@@ -8,7 +9,7 @@ import torch
 
 from service.errors import ApiUnavailable, InvalidInput
 from service.resources import WorkerGroup
-from service.specs.protocol import AttemptConfig, MetricPoint, TrainingResult
+from service.specs.protocol import AttemptConfig
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
 from tests.support.fake_api import Fault, digits_brief, fake_api, settings_of
 from workers.cluster import attempt_process
@@ -75,7 +76,7 @@ def test_an_attempt_goes_on_from_the_checkpoint_of_its_brief(tmp_path: Path) -> 
     with fake_api(digits_brief(iterations=20)) as api:
         api.offer_to_resume(iteration=10, parts=parts)
         assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
-        assert "goes on from iteration 10" in [line.message for line in api.lines]
+        assert "resuming from iteration 10" in [line.message for line in api.lines]
         assert min(point.iteration for point in api.points) > 10
         assert [note.iteration for note in api.checkpoints] == [20]
         assert len(api.parts[20, CheckpointPart.WEIGHTS]) == len(whole)
@@ -101,8 +102,8 @@ def test_an_attempt_that_was_replaced_ends_without_a_word(tmp_path: Path) -> Non
 
 def failing_with(error: Exception) -> object:
     def train(*_: object, observer: Reporter, **__: object) -> NoReturn:
-        observer.metrics([MetricPoint(series="train/loss", iteration=1, value=None)])
-        observer.log(LogLevel.ERROR, "last words")
+        observer.on_metrics(1, {"train/loss": math.nan})
+        observer.on_log(LogLevel.ERROR, "last words")
         raise error
 
     return train
@@ -127,9 +128,9 @@ def test_what_could_not_be_delivered_stays_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(*_: object, observer: Reporter, **__: object) -> trainer.Outcome:
-        observer.log(LogLevel.INFO, "hello")
+        observer.on_log(LogLevel.INFO, "hello")
         api.break_down(Fault.UNAVAILABLE)
-        return trainer.Outcome(None, 1, _RESULT)
+        return trainer.Outcome(None, 1, None, None, training_seconds=1.0)
 
     monkeypatch.setattr(trainer, "train", train)
     monkeypatch.setattr(attempt_process, "FAILURE_FLUSH_SECONDS", 0.5)
@@ -137,9 +138,6 @@ def test_what_could_not_be_delivered_stays_on_disk(
         settings = settings_of(api, tmp_path, delivery_seconds=0.5)
         assert run_in_process(settings) is AttemptOutcome.UNDELIVERED
         assert files_below(settings.attempt_path / "spool") != []
-
-
-_RESULT = TrainingResult(train_error=None, test_error=None, training_seconds=1.0)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 """What the tests of the reporter share: a reporter that is in a hurry, and what it is told."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.specs.protocol import CheckpointManifest, MetricPoint, PartDigest, RunEnvironment
 from service.states import CheckpointPart
 from tests.support.fake_api import TOKEN, FakeApi
 from workers.reporting.api_client import ApiClient
 from workers.reporting.reporter import Reporter
+from workers.training.observers import RunEnvironment, SavedCheckpoint
 
 ENVIRONMENT = RunEnvironment(
     parameters=1,
@@ -21,6 +20,7 @@ ENVIRONMENT = RunEnvironment(
     host="here",
     pids=[1],
     versions={},
+    numerics={},
 )
 
 
@@ -59,34 +59,22 @@ def started(
             reporter.close(deadline_seconds=0.0)
 
 
-def point(iteration: int) -> MetricPoint:
-    return MetricPoint(series="train/loss", iteration=iteration, value=1 / (iteration + 1))
+def report_loss(reporter: Reporter, *iterations: int) -> None:
+    for iteration in iterations:
+        reporter.on_metrics(iteration, {"train/loss": 1 / (iteration + 1)})
 
 
 def iterations(api: FakeApi) -> list[int]:
     return [each.iteration for each in api.points]
 
 
-def save(
-    work_path: Path, iteration: int, *, test_error: float | None = 50.0
-) -> tuple[CheckpointManifest, dict[CheckpointPart, Path]]:
+def save(work_path: Path, iteration: int, *, test_error: float | None = 50.0) -> SavedCheckpoint:
     folder = work_path / f"checkpoint-{iteration}"
     folder.mkdir(parents=True)
     files = {part: folder / part for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)}
     for part, path in files.items():
         path.write_bytes(f"{part} of {iteration}".encode() * 1000)
-    digests = [
-        PartDigest(
-            part=part,
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            size_bytes=path.stat().st_size,
-        )
-        for part, path in files.items()
-    ]
-    note = CheckpointManifest(
-        iteration=iteration, test_error=test_error, train_error=None, parts=digests
-    )
-    return note, files
+    return SavedCheckpoint(iteration, test_error, train_error=None, files=files)
 
 
 def files_below(path: Path) -> list[Path]:

@@ -9,16 +9,23 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_api import FakeApi, Fault, eventually
-from tests.workers.reporting.support import client_of, files_below, iterations, point, save, started
+from tests.workers.reporting.support import (
+    client_of,
+    files_below,
+    iterations,
+    report_loss,
+    save,
+    started,
+)
 from workers.reporting.reporter import drain
 
 _TRAINING = """
 import sys
 from pathlib import Path
 from tests.support.fake_api import TOKEN
-from tests.workers.reporting.support import point, save
-from service.reports import LogLevel
-from workers.reporting.client import ApiClient
+from tests.workers.reporting.support import report_loss, save
+from service.states import LogLevel
+from workers.reporting.api_client import ApiClient
 from workers.reporting.reporter import Reporter
 
 url, work_path = sys.argv[1], Path(sys.argv[2])
@@ -26,9 +33,9 @@ client = ApiClient(api_url=url, attempt_id="job1-a1", token=TOKEN)
 reporter = Reporter(client, work_path=work_path, last_sequence=0, flush_seconds=0.02)
 reporter.start()
 for iteration in range(100):
-    reporter.metrics([point(iteration)])
-reporter.log(LogLevel.ERROR, "last words")
-reporter.checkpoint(*save(work_path, 99))
+    report_loss(reporter, iteration)
+reporter.on_log(LogLevel.ERROR, "last words")
+reporter.on_checkpoint(save(work_path, 99))
 print("said", flush=True)
 sys.stdin.read()
 """
@@ -67,12 +74,12 @@ def _spooled_lines(work_path: Path) -> bool:
 
 def test_a_drain_goes_on_after_the_last_stored_report(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
-        reporter.metrics([point(1)])
+        report_loss(reporter, 1)
         assert reporter.close(deadline_seconds=20.0)
 
     api.break_down(Fault.UNAVAILABLE)
     with started(api, tmp_path) as dying:
-        dying.checkpoint(*save(tmp_path, 1))
+        dying.on_checkpoint(save(tmp_path, 1))
         eventually(lambda: files_below(tmp_path / "outbox"))
     api.recover()
 

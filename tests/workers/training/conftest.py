@@ -8,24 +8,26 @@ import torch
 from PIL import Image
 
 from tests.workers.training import support
-from tests.workers.training.support import Scenes
+from tests.workers.training.support import ProcessRuns
 from workers.training import spawn
 
 
 @pytest.fixture(scope="session")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
-    """Where the files of support.play_scenes lie, and what each of its processes saw.
+def process_runs(tmp_path_factory: pytest.TempPathFactory) -> ProcessRuns:
+    """The directory of support.run_in_processes, and what each of its processes reported.
 
-    Two could only sum in one order; three show whether the order is kept.
+    Two processes could only sum in one order; three show whether the order is kept.
     """
-    folder = tmp_path_factory.mktemp("processes")
-    spawn.spawn(partial(support.play_scenes, folder), num_processes=3, threads=1)
-    return folder, [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(3)]
+    directory = tmp_path_factory.mktemp("processes")
+    run = partial(support.run_in_processes, directory)
+    spawn.run_processes(run, num_processes=3, threads=1)
+    reports = [(directory / f"rank-{rank}.json").read_text() for rank in range(3)]
+    return directory, [json.loads(report) for report in reports]
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "photographs"
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "birds"
     random = np.random.RandomState(0)
     for split, count in (("train", 5), ("val", 3)):
         for name in ("robin", "wren"):
@@ -40,5 +42,5 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def gpu() -> torch.device:
     if not torch.cuda.is_available():
-        pytest.skip("no GPU here")
+        pytest.skip("no GPU on this machine")
     return torch.device("cuda", 0)

@@ -1,6 +1,7 @@
-"""What the tests of training share: an observer that remembers, and small trainings."""
+"""Shared by the tests of training: an observer that records, and small runs."""
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,16 +14,10 @@ from torch import Tensor, nn
 from service.catalog.recipes import Recipe
 from service.specs import job_spec
 from service.specs.job_spec import JobSpec, StartMode
-from service.specs.protocol import (
-    CheckpointManifest,
-    LaunchTimes,
-    MetricPoint,
-    Progress,
-    RunEnvironment,
-)
 from service.states import CheckpointPart, LogLevel, StopReason
 from workers.training import checkpoint, distributed, precision, trainer
 from workers.training.device_context import DeviceContext
+from workers.training.observers import LaunchTimes, Progress, RunEnvironment, SavedCheckpoint
 from workers.training.optimizer import Optimizer
 from workers.training.train_step import TrainStep
 from workers.training.trainer import Outcome
@@ -35,64 +30,67 @@ SMALL = {
     "batch_size": 48,
     "evaluate_every": 4,
     "checkpoint_every": 6,
-    # Over before the run is: a resumed run must know that it is.
+    # Ends within the run: a resumed run must know that it has ended.
     "warmup_learning_rate": 0.01,
     "warmup_until_error": 95.0,
 }
 
-
-Scenes = tuple[Path, list[dict[str, Any]]]
+# Directory of the files, and what each process reported.
+ProcessRuns = tuple[Path, list[dict[str, Any]]]
 
 
 @dataclass
-class Recorder:
-    """Asks to stop from the reading of `stop` on that comes before step `stops_at`."""
+class RecordingObserver:
+    """Requests a stop before step `stop_at` (counted from this run's first step)."""
 
-    stops_at: int | None = None
-    points: list[MetricPoint] = field(default_factory=list)
-    notes: list[CheckpointManifest] = field(default_factory=list)
-    files: dict[int, dict[CheckpointPart, Path]] = field(default_factory=dict)
-    told: list[RunEnvironment] = field(default_factory=list)
-    progresses: list[Progress] = field(default_factory=list)
+    stop_at: int | None = None
+    points: dict[tuple[str, int], float] = field(default_factory=dict)
+    num_points: int = 0
+    series_order: list[tuple[str, int]] = field(default_factory=list)
+    saved: list[SavedCheckpoint] = field(default_factory=list)
+    environments: list[RunEnvironment] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
-    readings: int = 0
+    steps_started: int = 0
 
-    def environment(self, environment: RunEnvironment) -> None:
-        self.told.append(environment)
+    def on_start(self, environment: RunEnvironment) -> None:
+        self.environments.append(environment)
 
-    def launched(self, launch: LaunchTimes) -> None: ...
+    def on_first_step(self, times: LaunchTimes) -> None: ...
 
-    def progress(self, progress: Progress) -> None:
-        self.progresses.append(progress)
+    def on_progress(self, progress: Progress) -> None:
+        self.progress.append(progress)
 
-    def metrics(self, points: list[MetricPoint]) -> None:
-        self.points += points
+    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+        self.num_points += len(values)
+        self.points |= {(series, iteration): value for series, value in values.items()}
+        self.series_order += [(series, iteration) for series in values]
 
-    def log(self, level: LogLevel, message: str) -> None:
+    def on_log(self, level: LogLevel, message: str) -> None:
         del level
         self.lines.append(message)
 
-    def saving(self, saved: Future[None]) -> None:
-        saved.result()
+    def on_checkpoint_pending(self, written: Future[None]) -> None:
+        written.result()
 
-    def checkpoint(self, note: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
-        self.notes.append(note)
-        self.files[note.iteration] = files
+    def on_checkpoint(self, saved: SavedCheckpoint) -> None:
+        self.saved.append(saved)
 
     @property
-    def stop(self) -> StopReason | None:
-        self.readings += 1
-        if self.stops_at is None or self.readings <= self.stops_at:
+    def stop_requested(self) -> StopReason | None:
+        self.steps_started += 1
+        if self.stop_at is None or self.steps_started <= self.stop_at:
             return None
         return StopReason.CANCEL
 
-    def values(self) -> dict[tuple[str, int], float | None]:
-        """Every point but those of speed, which no two runs have alike."""
-        return {
-            (point.series, point.iteration): point.value
-            for point in self.points
-            if point.series != "images_per_second"
-        }
+    @property
+    def files(self) -> dict[int, Mapping[CheckpointPart, Path]]:
+        """The files of each checkpoint, by iteration."""
+        return {saved.iteration: saved.files for saved in self.saved}
+
+    def values(self) -> dict[tuple[str, int], float]:
+        """All points but those of speed, which differ between any two runs."""
+        return {key: value for key, value in self.points.items() if key[0] != "images_per_second"}
 
 
 def small_spec(recipe: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
@@ -102,14 +100,14 @@ def small_spec(recipe: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
     )
 
 
-def engine_of(written: Recipe, model: nn.Module, **options: Any) -> TrainStep:
-    """Steps the network alone, on a CPU."""
+def make_step(recipe: Recipe, model: nn.Module, **options: Any) -> TrainStep:
+    """Steps the network in this process, on a CPU."""
     return TrainStep(
         model,
         model,
-        Optimizer(model, written),
-        written,
-        computed_in=precision.resolve_precision(written.precision, CPU),
+        Optimizer(model, recipe),
+        recipe,
+        resolved_precision=precision.resolve_precision(recipe.precision, CPU),
         device=CPU,
         **options,
     )
@@ -124,41 +122,41 @@ def random_batch(seed: int, *, images: int) -> tuple[Tensor, Tensor]:
 
 
 def run(
-    job: JobSpec,
+    spec: JobSpec,
     work_path: Path,
     *,
-    place: DeviceContext | None = None,
-    stops_at: int | None = None,
-    resume: dict[CheckpointPart, Path] | None = None,
-    mode: StartMode | None = None,
+    context: DeviceContext | None = None,
+    stop_at: int | None = None,
+    resume: Mapping[CheckpointPart, Path] | None = None,
+    start_mode: StartMode | None = None,
     data_path: Path = Path("nowhere"),
-    recorder: Recorder | None = None,
-) -> tuple[Outcome, Recorder]:
-    recorder = recorder or Recorder(stops_at)
-    if place is None:
-        place = DeviceContext(rank=0, world_size=1, device=CPU, threads=1)
+    observer: RecordingObserver | None = None,
+) -> tuple[Outcome, RecordingObserver]:
+    observer = observer or RecordingObserver(stop_at)
+    if context is None:
+        context = DeviceContext(rank=0, world_size=1, device=CPU, threads=1)
     outcome = trainer.train(
-        job,
-        place=place,
+        spec,
+        context=context,
         data_path=data_path,
         work_path=work_path,
-        observer=recorder,
+        observer=observer,
         resume=resume,
-        mode=mode,
+        start_mode=start_mode,
     )
-    return outcome, recorder
+    return outcome, observer
 
 
-def digests(files: dict[CheckpointPart, Path]) -> dict[str, str]:
-    """Of the tensors of a checkpoint's weights and state."""
+def digests(files: Mapping[CheckpointPart, Path]) -> dict[str, str]:
+    """Of the tensors of a checkpoint."""
     return {
         part: checkpoint.weights_sha256(safetensors.torch.load_file(files[part]))
         for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)
     }
 
 
-# One step is enough to see over whom batch normalisation goes; three let it grow.
-NORMALISED = {
+# One step shows which images batch normalization sees; three let a difference grow.
+BATCH_NORM_RECIPE = {
     "iterations": 3,
     "evaluate_every": 3,
     "checkpoint_every": 3,
@@ -169,31 +167,30 @@ NORMALISED = {
 }
 
 
-def play_scenes(folder: Path, place: DeviceContext) -> None:
-    """What several processes are asked, in one go since their start takes longest.
+def run_in_processes(directory: Path, context: DeviceContext) -> None:
+    """All runs of the tests with several processes, in one go since processes start slowly.
 
-    A whole run, one that stops and goes on, a late wish to stop; batch normalisation over all
-    ranks and over each one's own images. Each rank leaves what it saw as JSON.
+    Each rank writes what it observed as JSON.
     """
-    scenes = {}
+    runs: dict[str, Any] = {}
 
-    def play(name: str, recipe: dict[str, Any] | None = None, **options: Any) -> None:
-        job = small_spec(recipe, resources={"num_workers": place.world_size})
-        outcome, recorder = run(job, folder / name, place=place, **options)
-        scenes[name] = {
-            "outcome": asdict(outcome) | {"result": outcome.result.model_dump()},
-            "points": [[*key, value] for key, value in recorder.values().items()],
-            "checkpoints": sorted(recorder.files),
-            "pids": [environment.pids for environment in recorder.told],
+    def add(name: str, recipe: dict[str, Any] | None = None, **options: Any) -> None:
+        spec = small_spec(recipe, resources={"num_workers": context.world_size})
+        outcome, observer = run(spec, directory / name, context=context, **options)
+        runs[name] = {
+            "outcome": asdict(outcome),
+            "points": [[*key, value] for key, value in observer.values().items()],
+            "checkpoints": sorted(observer.files),
+            "pids": [environment.pids for environment in observer.environments],
         }
-        torch.distributed.barrier()  # the other rank reads what rank 0 has written
+        torch.distributed.barrier()  # other ranks read what rank 0 has written
 
-    play("whole")
-    play("stopped", stops_at=6)
-    play("resumed", resume=checkpoint.find_newest(folder / "stopped"))
-    play("late", stops_at=11)
-    play("sync_batch_norm", NORMALISED | {"sync_batch_norm": True})
-    play("local", NORMALISED)
-    with distributed.join_ranks(rank=place.rank, world_size=place.world_size) as joined:
-        scenes["gathered"] = {"ranks": joined.gather(torch.tensor(place.rank)).tolist()}
-    (folder / f"rank-{place.rank}.json").write_text(json.dumps(scenes))
+    add("uninterrupted")
+    add("stopped", stop_at=6)
+    add("resumed", resume=checkpoint.find_newest(directory / "stopped"))
+    add("stopped late", stop_at=11)
+    add("sync_batch_norm", BATCH_NORM_RECIPE | {"sync_batch_norm": True})
+    add("local_batch_norm", BATCH_NORM_RECIPE)
+    with distributed.join_ranks(rank=context.rank, world_size=context.world_size) as ranks:
+        runs["gathered"] = ranks.all_gather(torch.tensor(context.rank)).tolist()
+    (directory / f"rank-{context.rank}.json").write_text(json.dumps(runs))

@@ -1,8 +1,8 @@
-"""Steps that are replayed; on a CPU by a tape, which keeps to a CUDA graph's rules."""
+"""Replayed steps; on a CPU with a recorder that keeps to the rules of CUDA graphs."""
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 from service.specs.job_spec import JobSpec
 from service.states import LogLevel
-from tests.workers.training.cpu_graph_recorder import Tape
+from tests.workers.training.cpu_graph_recorder import CpuGraphRecorder
 from tests.workers.training.support import (
     CPU,
     digests,
-    engine_of,
+    make_step,
     random_batch,
     run,
     small_spec,
 )
 from workers.training import cuda_graphs
-from workers.training.cuda_graphs import WARMUP_STEPS
+from workers.training.cuda_graphs import WARMUP_STEPS, GraphRecorder
 from workers.training.device_context import DeviceContext
 from workers.training.models import resnet
 
-# More than one at each, so that replays see changes and none.
+# Some equal, some different from the one before: a replay must see both.
 RATES = [0.1] * (WARMUP_STEPS + 2) + [0.01] * 2 + [0.1, 0.05, 0.05]
 
 
@@ -38,30 +38,29 @@ class Log:
         self.lines.append(f"{level}: {message}")
 
 
-def spec_of(**recipe: Any) -> JobSpec:
+def make_spec(**recipe: Any) -> JobSpec:
     return small_spec({"batch_size": 8, "precision": "fp32"} | recipe)
 
 
-def network(written: JobSpec) -> nn.Module:
-    return resnet.build_network(written, 10).to(memory_format=torch.channels_last)
+def make_network(spec: JobSpec) -> nn.Module:
+    return resnet.build_network(spec, 10).to(memory_format=torch.channels_last)
 
 
-def batch(number: int) -> tuple[Tensor, Tensor]:
+def make_batch(number: int) -> tuple[Tensor, Tensor]:
     return random_batch(number, images=8)
 
 
-def trained(
-    written: JobSpec, recorder: cuda_graphs.GraphRecorder | None, log: Log | None = None
+def train(
+    spec: JobSpec, recorder: GraphRecorder | None, log: Log | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights, statistics and momentum after the steps, and every step's sums."""
-    model = network(written)
-    engine = engine_of(written.recipe, model, recorder=recorder, log=log or Log())
-    sums = [engine.step(*batch(number), rate) for number, rate in enumerate(RATES)]
-    return engine.state(), sums
+    """The state tensors after one step per rate, and the sums of each step."""
+    step = make_step(spec.recipe, make_network(spec), recorder=recorder, log=log or Log())
+    sums = [step(*make_batch(number), rate) for number, rate in enumerate(RATES)]
+    return step.state_tensors(), sums
 
 
-def is_same(some: list[Tensor], others: list[Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
+def are_equal(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(tensor, other) for tensor, other in zip(tensors, others, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -75,70 +74,66 @@ def is_same(some: list[Tensor], others: list[Tensor]) -> bool:
     ],
     ids=str,
 )
-def test_replayed_steps_are_the_steps_themselves(recipe: dict[str, Any]) -> None:
-    written = spec_of(**recipe)
-    tape = Tape()
-    weights, sums = trained(written, None)
-    replayed, replayed_sums = trained(written, tape)
-    assert is_same(replayed, weights)
-    assert torch.equal(torch.stack(replayed_sums), torch.stack(sums))
-    assert (tape.recorded, tape.replayed) == (1, len(RATES) - WARMUP_STEPS)
+def test_replayed_steps_equal_computed_steps(recipe: dict[str, Any]) -> None:
+    recorder = CpuGraphRecorder()
+    state, sums = train(make_spec(**recipe), None)
+    replayed_state, replayed_sums = train(make_spec(**recipe), recorder)
+    assert are_equal(replayed_state, state)
+    assert are_equal(replayed_sums, sums)
+    assert (recorder.num_recorded, recorder.num_replayed) == (1, len(RATES) - WARMUP_STEPS)
 
 
-def test_a_run_whose_steps_are_replayed_is_the_run_whose_steps_are_not(
+def test_a_run_with_replayed_steps_equals_a_run_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, plain = run(small_spec(), tmp_path / "plain")
-    tapes: list[Tape] = []
+    recorders: list[CpuGraphRecorder] = []
 
-    def taped(_place: DeviceContext) -> Tape:
-        tapes.append(Tape())
-        return tapes[-1]
+    def make_recorder(_context: DeviceContext) -> CpuGraphRecorder:
+        recorders.append(CpuGraphRecorder())
+        return recorders[-1]
 
-    monkeypatch.setattr(cuda_graphs, "make_recorder", taped)
+    monkeypatch.setattr(cuda_graphs, "make_recorder", make_recorder)
     _, replayed = run(small_spec(), tmp_path / "replayed")
     assert digests(replayed.files[12]) == digests(plain.files[12])
     assert replayed.values() == plain.values()
     _, resumed = run(small_spec(), tmp_path / "resumed", resume=plain.files[6])
     assert digests(resumed.files[12]) == digests(plain.files[12])
-    assert all(tape.replayed > 0 for tape in tapes)
+    assert all(recorder.num_replayed > 0 for recorder in recorders)
     assert cuda_graphs.GRAPH_REPLAYED_MESSAGE in replayed.lines
 
 
-@pytest.mark.parametrize("skipped", ["_fused_sgd_.tensor_lr", "native_batch_norm_backward.default"])
-def test_a_graph_that_takes_another_step_is_not_believed(skipped: str) -> None:
-    tape, log = Tape(skips=[skipped]), Log()
-    weights, sums = trained(spec_of(), None)
-    kept, kept_sums = trained(spec_of(), tape, log)
-    assert is_same(kept, weights)
-    assert torch.equal(torch.stack(kept_sums), torch.stack(sums))
-    assert tape.replayed == 1
+@pytest.mark.parametrize("omitted", ["_fused_sgd_.tensor_lr", "native_batch_norm_backward.default"])
+def test_a_graph_that_computes_another_step_is_discarded(omitted: str) -> None:
+    recorder, log = CpuGraphRecorder(omit=[omitted]), Log()
+    expected, expected_sums = train(make_spec(), None)
+    state, sums = train(make_spec(), recorder, log)
+    assert are_equal(state, expected)
+    assert are_equal(sums, expected_sums)
+    assert recorder.num_replayed == 1
     assert [line.split(":")[0] for line in log.lines] == ["warning"]
 
 
-class Full:
-    """A device on which a step cannot be recorded, once it was half done."""
+class FullDeviceRecorder(CpuGraphRecorder):
+    """Runs out of memory in the middle of a recording."""
 
-    apart = Tape().apart
-
-    def record(self, work: Any) -> Any:
-        tape = Tape()
-        tape.record(work)
-        raise torch.OutOfMemoryError("no room for a second step")
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        super().record(compute)
+        raise torch.OutOfMemoryError("no memory for a second step")
 
 
-def test_where_recording_fails_steps_stay_as_they_are() -> None:
+def test_steps_are_computed_if_recording_fails() -> None:
     log = Log()
-    kept, _ = trained(spec_of(), Full(), log)
-    weights, _ = trained(spec_of(), None)
-    assert is_same(kept, weights)
+    state, _ = train(make_spec(), FullDeviceRecorder(), log)
+    expected, _ = train(make_spec(), None)
+    assert are_equal(state, expected)
     assert log.lines == [
-        "warning: steps are not replayed as a CUDA graph: no room for a second step"
+        "warning: steps are not replayed as a CUDA graph: no memory for a second step"
     ]
 
 
-class Waiting:
-    """Work whose result goes by way of the processor."""
+class WaitingStep:
+    """Reads a number back from the device."""
 
     def __init__(self) -> None:
         self.total = torch.zeros(1)
@@ -147,57 +142,54 @@ class Waiting:
         self.total.add_(inputs[0].sum().item())
         return self.total.clone()
 
-    def state(self) -> list[Tensor]:
+    def state_tensors(self) -> list[Tensor]:
         return [self.total]
 
-    def forget(self) -> None: ...
+    def discard_gradients(self) -> None: ...
 
 
-def test_work_that_waits_for_the_device_is_not_replayed() -> None:
-    log, work = Log(), Waiting()
-    repeated = cuda_graphs.GraphedStep(Tape(), log)
+def test_a_step_that_waits_for_the_device_is_not_replayed() -> None:
+    log, step = Log(), WaitingStep()
+    graphed = cuda_graphs.GraphedStep(CpuGraphRecorder(), log)
     for _ in range(WARMUP_STEPS + 2):
-        repeated(work, [torch.ones(1)])
-    assert work.total.item() == WARMUP_STEPS + 2
+        graphed(step, [torch.ones(1)])
+    assert step.total.item() == WARMUP_STEPS + 2
     assert "must not wait" in log.lines[0]
 
 
-def test_a_network_with_chance_in_it_is_not_recorded() -> None:
-    tape, written = Tape(), spec_of()
-    model = nn.Sequential(network(written), nn.Dropout())
-    engine = engine_of(written.recipe, model, recorder=tape)
+def test_a_network_with_dropout_is_not_recorded() -> None:
+    recorder, spec = CpuGraphRecorder(), make_spec()
+    model = nn.Sequential(make_network(spec), nn.Dropout())
+    step = make_step(spec.recipe, model, recorder=recorder)
     for number in range(WARMUP_STEPS + 2):
-        engine.step(*batch(number), 0.1)
-    assert tape.recorded == 0
+        step(*make_batch(number), 0.1)
+    assert recorder.num_recorded == 0
 
 
-def test_what_was_replayed_is_gone_with_its_engine() -> None:
-    written = spec_of()
-    model = network(written)
-    tape = Tape()
-    engine = engine_of(written.recipe, model, recorder=tape)
-    known = weakref.ref(engine)
+def test_a_graph_is_freed_with_its_step() -> None:
+    recorder, spec = CpuGraphRecorder(), make_spec()
+    step = make_step(spec.recipe, make_network(spec), recorder=recorder)
+    reference = weakref.ref(step)
     for number in range(WARMUP_STEPS + 2):
-        engine.step(*batch(number), 0.1)
-    assert tape.replayed > 0
+        step(*make_batch(number), 0.1)
+    assert recorder.num_replayed > 0
     gc.disable()
     try:
-        del engine
-        assert known() is None
+        del step
+        assert reference() is None
     finally:
         gc.enable()
 
 
-def test_only_a_training_alone_on_a_gpu_is_recorded() -> None:
+def test_only_a_single_rank_on_a_gpu_records() -> None:
+    gpu = torch.device("cuda", 0)
     assert cuda_graphs.make_recorder(DeviceContext(0, 1, CPU, threads=1)) is None
-    assert (
-        cuda_graphs.make_recorder(DeviceContext(0, 2, torch.device("cuda", 0), threads=1)) is None
-    )
+    assert cuda_graphs.make_recorder(DeviceContext(0, 2, gpu, threads=1)) is None
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("recipe", "near"),
+    ("recipe", "tolerance"),
     [
         ({"precision": "fp32"}, 0.1),
         ({"precision": "bf16"}, 0.3),
@@ -205,18 +197,18 @@ def test_only_a_training_alone_on_a_gpu_is_recorded() -> None:
     ],
     ids=str,
 )
-def test_on_a_gpu_replayed_steps_are_the_steps_themselves(
+def test_replayed_steps_on_a_gpu_are_close_to_computed_ones(
     tmp_path: Path,
     gpu: torch.device,
     monkeypatch: pytest.MonkeyPatch,
     recipe: dict[str, Any],
-    near: float,
+    tolerance: float,
 ) -> None:
-    place = DeviceContext(0, 1, gpu, threads=1)
+    context = DeviceContext(0, 1, gpu, threads=1)
     spec = small_spec({"iterations": 24} | recipe)
-    _, replayed = run(spec, tmp_path / "replayed", place=place)
+    _, replayed = run(spec, tmp_path / "replayed", context=context)
     assert cuda_graphs.GRAPH_REPLAYED_MESSAGE in replayed.lines
-    monkeypatch.setattr(cuda_graphs, "make_recorder", lambda _place: None)
-    _, plain = run(spec, tmp_path / "plain", place=place)
-    for at, value in plain.values().items():
-        assert replayed.values()[at] == pytest.approx(value, rel=near), at
+    monkeypatch.setattr(cuda_graphs, "make_recorder", lambda _context: None)
+    _, plain = run(spec, tmp_path / "plain", context=context)
+    for key, value in plain.values().items():
+        assert replayed.values()[key] == pytest.approx(value, rel=tolerance), key

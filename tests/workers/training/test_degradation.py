@@ -1,4 +1,4 @@
-"""The observation that the paper begins with, on real images."""
+"""The observation that the paper starts from, on real images."""
 
 import os
 import statistics
@@ -6,31 +6,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from service.specs import job_spec
 from tests.workers.training.support import run
-from workers.training.device_context import DeviceContext
 
-# A folder with train/<class>/ and test/<class>/, such as CIFAR-10 unpacked as pictures.
-PHOTOGRAPHS = os.environ.get("RESNETD_TEST_PHOTOGRAPHS")
+# A folder with train/<class>/ and test/<class>/, such as CIFAR-10 as image files.
+IMAGE_FOLDER = os.environ.get("RESNETD_TEST_IMAGE_FOLDER")
 ITERATIONS = 150
 
 
 def training_error(depth: int, work_path: Path, data_path: Path, **fields: Any) -> float:
-    """Of a plain network: mean over the last 50 iterations, in percent."""
+    """Of a plain network: the mean over the last 50 iterations, in percent."""
     recipe = {
         "name": "paper-cifar",
-        "iterations": 10 * ITERATIONS,  # stopped long before: nothing is tested
+        "iterations": 10 * ITERATIONS,  # stopped long before, so nothing is evaluated
         "batch_size": 32,
     }
-    job = job_spec.parse_job_spec({"depth": depth, "shortcut": "none", "recipe": recipe} | fields)
-    place = DeviceContext(0, 1, torch.device("cpu"), threads=1)  # the least hurt on a busy machine
-    _, recorder = run(job, work_path, place=place, data_path=data_path, stops_at=ITERATIONS)
+    spec = job_spec.parse_job_spec({"depth": depth, "shortcut": "none", "recipe": recipe} | fields)
+    _, observer = run(spec, work_path, data_path=data_path, stop_at=ITERATIONS)
     return statistics.mean(
-        point.value or 100.0
-        for point in recorder.points
-        if point.series == "train/error" and point.iteration > ITERATIONS - 50
+        value
+        for (series, iteration), value in observer.points.items()
+        if series == "train/error" and iteration > ITERATIONS - 50
     )
 
 
@@ -45,18 +42,17 @@ def test_a_plain_network_of_56_layers_learns_digits_worse_than_one_of_20(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(590)
-@pytest.mark.skipif(PHOTOGRAPHS is None, reason="no RESNETD_TEST_PHOTOGRAPHS")
-def test_a_plain_network_of_56_layers_learns_less_than_one_of_20(tmp_path: Path) -> None:
-    assert PHOTOGRAPHS is not None
-    photographs = Path(PHOTOGRAPHS).absolute()
+@pytest.mark.skipif(IMAGE_FOLDER is None, reason="RESNETD_TEST_IMAGE_FOLDER is not set")
+def test_a_plain_network_of_56_layers_learns_images_worse_than_one_of_20(tmp_path: Path) -> None:
+    assert IMAGE_FOLDER is not None
+    folder = Path(IMAGE_FOLDER).absolute()
     fields = {
-        "dataset": f"folder:{photographs.name}",
+        "dataset": f"folder:{folder.name}",
         "family": "cifar",
         "recipe": {"name": "paper-cifar", "iterations": 10 * ITERATIONS, "batch_size": 64},
     }
     shallow, deep = (
-        training_error(depth, tmp_path / f"{depth}", photographs.parent, **fields)
-        for depth in (20, 56)
+        training_error(depth, tmp_path / f"{depth}", folder.parent, **fields) for depth in (20, 56)
     )
-    # Binomial noise of 3,200 images is below one point.
+    # The binomial noise of 3,200 images is below one point.
     assert deep > shallow + 5

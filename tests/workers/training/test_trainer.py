@@ -9,15 +9,21 @@ from hypothesis import strategies as st
 from torch import nn
 
 from service.states import Reason, StopReason
-from tests.workers.training.support import Recorder, Scenes, digests, run, small_spec
-from workers.training import checkpoint, train_hooks
+from tests.workers.training.support import (
+    ProcessRuns,
+    RecordingObserver,
+    digests,
+    run,
+    small_spec,
+)
+from workers.training import checkpoint, trainer
 from workers.training.errors import CheckpointMismatch, DatasetMissing, TrainingDiverged
 from workers.training.models import resnet
 from workers.training.models.resnet import ResNet
 
 
-def test_eight_layers_learn_the_digits(tmp_path: Path) -> None:
-    job = small_spec(
+def test_a_resnet_8_learns_digits(tmp_path: Path) -> None:
+    spec = small_spec(
         {
             "iterations": 120,
             "batch_size": 128,
@@ -27,17 +33,16 @@ def test_eight_layers_learn_the_digits(tmp_path: Path) -> None:
             "warmup_until_error": None,
         }
     )
-    outcome, _ = run(job, tmp_path)
+    outcome, _ = run(spec, tmp_path)
     assert outcome.stopped is None
     assert outcome.iteration == 120
-    assert outcome.result.test_error is not None
-    assert outcome.result.test_error < 15
+    assert outcome.test_error is not None
+    assert outcome.test_error < 15
 
 
 def test_every_series_has_each_of_its_points_once(tmp_path: Path) -> None:
-    _, recorder = run(small_spec(), tmp_path)
-    found = [(point.series, point.iteration) for point in recorder.points]
-    wanted = {
+    _, observer = run(small_spec(), tmp_path)
+    expected = {
         (series, iteration)
         for series in (
             "train/loss",
@@ -49,68 +54,68 @@ def test_every_series_has_each_of_its_points_once(tmp_path: Path) -> None:
         )
         for iteration in (4, 8, 12)
     }
-    assert len(found) == len(set(found))
-    assert set(found) == wanted
+    assert observer.points.keys() == expected
+    assert observer.num_points == len(expected)
 
 
-def test_checkpoints_come_on_schedule_and_say_what_they_attain(tmp_path: Path) -> None:
-    outcome, recorder = run(small_spec(), tmp_path)
-    # Iteration 6 lies between two evaluations: its weights were never tested.
-    assert [(note.iteration, note.test_error) for note in recorder.notes] == [
+def test_checkpoints_are_saved_on_schedule_with_the_error_of_their_weights(tmp_path: Path) -> None:
+    outcome, observer = run(small_spec(), tmp_path)
+    # Iteration 6 is between two evaluations: its weights are not evaluated.
+    assert [(saved.iteration, saved.test_error) for saved in observer.saved] == [
         (6, None),
-        (12, outcome.result.test_error),
+        (12, outcome.test_error),
     ]
-    assert [digest.part for digest in recorder.notes[0].parts] == list(recorder.files[6])
 
 
-def test_the_observer_hears_what_was_started(tmp_path: Path) -> None:
-    _, recorder = run(small_spec(), tmp_path)
-    (environment,) = recorder.told
+def test_the_observer_receives_environment_and_progress(tmp_path: Path) -> None:
+    _, observer = run(small_spec(), tmp_path)
+    (environment,) = observer.environments
     assert (environment.parameters, environment.classes) == (75_290, 10)
     assert (environment.train_images, environment.test_images) == (1437, 360)
-    assert recorder.progresses[-1].iteration == recorder.progresses[-1].iterations == 12
+    assert observer.progress[-1].iteration == observer.progress[-1].iterations == 12
 
 
-def test_the_warm_up_ends_by_the_training_error(tmp_path: Path) -> None:
+def test_warm_up_ends_by_the_training_error(tmp_path: Path) -> None:
     recipe = {"iterations": 20, "evaluate_every": 20, "milestones": (15,)}
-    _, recorder = run(small_spec(recipe), tmp_path)
-    values = recorder.values()
-    warm_at = next(at for at in (5, 10, 15, 20) if (values["train/error", at] or 0) < 95)
-    rates = {at: values["learning_rate", at] for at in (5, 10, 15, 20)}
+    _, observer = run(small_spec(recipe), tmp_path)
+    values = observer.values()
+    reports = (5, 10, 15, 20)
+    ends_at = next(at for at in reports if values["train/error", at] < 95)
+    rates = {at: values["learning_rate", at] for at in reports}
     assert rates == {
-        at: 0.01 if at <= warm_at else (0.1 if at <= 15 else pytest.approx(0.01)) for at in rates
+        at: 0.01 if at <= ends_at else (0.1 if at <= 15 else pytest.approx(0.01)) for at in reports
     }
-    assert any("warm-up ends" in line for line in recorder.lines)
+    assert any("warm-up ends" in line for line in observer.lines)
 
 
-@pytest.mark.parametrize("stops_at", [5, 8])
-def test_a_stopped_and_resumed_run_is_the_whole_run(tmp_path: Path, stops_at: int) -> None:
-    whole_outcome, whole = run(small_spec(), tmp_path / "whole")
+@pytest.mark.parametrize("stop_at", [5, 8])
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_run(
+    tmp_path: Path, stop_at: int
+) -> None:
+    expected, uninterrupted = run(small_spec(), tmp_path / "uninterrupted")
 
-    stopped_outcome, stopped = run(small_spec(), tmp_path / "stopped", stops_at=stops_at)
-    assert (stopped_outcome.stopped, stopped_outcome.iteration) == (StopReason.CANCEL, stops_at)
-    outcome, resumed = run(
-        small_spec(), tmp_path / "resumed", resume=stopped.files[stopped_outcome.iteration]
-    )
+    first, stopped = run(small_spec(), tmp_path / "stopped", stop_at=stop_at)
+    assert (first.stopped, first.iteration) == (StopReason.CANCEL, stop_at)
+    outcome, resumed = run(small_spec(), tmp_path / "resumed", resume=stopped.files[stop_at])
 
-    assert outcome.result.test_error == whole_outcome.result.test_error
-    assert digests(resumed.files[12]) == digests(whole.files[12])
+    assert outcome.test_error == expected.test_error
+    assert digests(resumed.files[12]) == digests(uninterrupted.files[12])
     assert not stopped.values().keys() & resumed.values().keys()
-    assert stopped.values() | resumed.values() == whole.values()
+    assert stopped.values() | resumed.values() == uninterrupted.values()
 
 
-def test_a_run_that_was_killed_repeats_what_came_after_its_checkpoint(tmp_path: Path) -> None:
-    _, whole = run(small_spec(), tmp_path / "whole")
-    _, resumed = run(small_spec(), tmp_path / "resumed", resume=whole.files[6])
-    assert digests(resumed.files[12]) == digests(whole.files[12])
-    assert resumed.values().items() <= whole.values().items()
+def test_a_killed_run_repeats_the_steps_after_its_checkpoint(tmp_path: Path) -> None:
+    _, uninterrupted = run(small_spec(), tmp_path / "uninterrupted")
+    _, resumed = run(small_spec(), tmp_path / "resumed", resume=uninterrupted.files[6])
+    assert digests(resumed.files[12]) == digests(uninterrupted.files[12])
+    assert resumed.values().items() <= uninterrupted.values().items()
 
 
-def test_a_run_that_was_done_is_done_when_resumed(tmp_path: Path) -> None:
-    whole_outcome, whole = run(small_spec(), tmp_path / "whole")
-    outcome, resumed = run(small_spec(), tmp_path / "resumed", resume=whole.files[12])
-    assert outcome == whole_outcome
-    assert resumed.points == []
+def test_a_complete_run_is_complete_when_resumed(tmp_path: Path) -> None:
+    expected, complete = run(small_spec(), tmp_path / "complete")
+    outcome, resumed = run(small_spec(), tmp_path / "resumed", resume=complete.files[12])
+    assert outcome == expected
+    assert resumed.points == {}
 
 
 def test_another_seed_trains_another_network(tmp_path: Path) -> None:
@@ -119,19 +124,19 @@ def test_another_seed_trains_another_network(tmp_path: Path) -> None:
     assert digests(first.files[12]) != digests(second.files[12])
 
 
-def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     _, other = run(small_spec(seed=1), tmp_path / "other")
     with pytest.raises(CheckpointMismatch, match='"seed": 1'):
         run(small_spec(), tmp_path / "this", resume=other.files[6])
 
 
-def test_a_job_may_be_renamed_between_two_attempts(tmp_path: Path) -> None:
+def test_a_job_may_be_renamed_between_attempts(tmp_path: Path) -> None:
     _, first = run(small_spec(), tmp_path / "first")
     outcome, _ = run(small_spec(name="renamed"), tmp_path / "second", resume=first.files[6])
     assert outcome.iteration == 12
 
 
-def test_a_loss_that_is_no_number_ends_the_training(
+def test_a_loss_that_is_not_finite_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build = resnet.build_network
@@ -143,16 +148,15 @@ def test_a_loss_that_is_no_number_ends_the_training(
         return network
 
     monkeypatch.setattr(resnet, "build_network", build_broken)
-    recorder = Recorder()
-    with pytest.raises(TrainingDiverged, match="at iteration 4,") as raised:
-        run(small_spec(), tmp_path, recorder=recorder)
+    observer = RecordingObserver()
+    with pytest.raises(TrainingDiverged, match="at iteration 4 ") as raised:
+        run(small_spec(), tmp_path, observer=observer)
     assert raised.value.reason is Reason.DIVERGED
-    assert [
-        (point.series, point.iteration) for point in recorder.points if point.value is None
-    ] == [("train/loss", 4)]
+    not_finite = [key for key, value in observer.points.items() if not math.isfinite(value)]
+    assert not_finite == [("train/loss", 4)]
 
 
-def test_a_missing_data_set_is_told_with_the_command_that_fetches_it(tmp_path: Path) -> None:
+def test_a_missing_data_set_is_reported_with_the_command_that_fetches_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissing) as raised:
         run(small_spec(dataset="cifar10"), tmp_path, data_path=tmp_path / "data")
     assert f"resnetd-worker fetch cifar10 --data-path {tmp_path / 'data'}" in str(raised.value)
@@ -175,13 +179,13 @@ def test_a_missing_data_set_is_told_with_the_command_that_fetches_it(tmp_path: P
             "normalization": "channel",
         },
     ],
-    ids=["passes in bf16", "plateau", "population", "airbench"],
+    ids=["micro-batches in bf16", "plateau", "precise batch norm", "airbench"],
 )
 def test_every_kind_of_run_is_resumed_bit_for_bit(tmp_path: Path, recipe: dict[str, Any]) -> None:
-    _, whole = run(small_spec(recipe), tmp_path / "whole")
-    _, resumed = run(small_spec(recipe), tmp_path / "resumed", resume=whole.files[6])
-    assert digests(resumed.files[12]) == digests(whole.files[12])
-    assert resumed.values().items() <= whole.values().items()
+    _, uninterrupted = run(small_spec(recipe), tmp_path / "uninterrupted")
+    _, resumed = run(small_spec(recipe), tmp_path / "resumed", resume=uninterrupted.files[6])
+    assert digests(resumed.files[12]) == digests(uninterrupted.files[12])
+    assert resumed.values().items() <= uninterrupted.values().items()
 
 
 def test_a_plateau_drops_the_learning_rate(tmp_path: Path) -> None:
@@ -189,18 +193,17 @@ def test_a_plateau_drops_the_learning_rate(tmp_path: Path) -> None:
         "schedule": "plateau",
         "patience": 1,
         "evaluate_every": 2,
-        "learning_rate": 1e-9,  # too little to lower an error
+        "learning_rate": 1e-9,  # too small to lower an error
         "warmup_learning_rate": None,
         "warmup_until_error": None,
     }
-    _, recorder = run(small_spec(recipe), tmp_path)
-    errors = [recorder.values()["test/error", at] for at in range(2, 13, 2)]
-    rates = [recorder.values()["learning_rate", at] for at in range(2, 13, 2)]
-    expected, best, rate = [], None, 1e-9
+    _, observer = run(small_spec(recipe), tmp_path)
+    errors = [observer.values()["test/error", at] for at in range(2, 13, 2)]
+    rates = [observer.values()["learning_rate", at] for at in range(2, 13, 2)]
+    expected, best, rate = [], math.inf, 1e-9
     for error in errors:
         expected.append(pytest.approx(rate))
-        assert error is not None
-        if best is None or error < best:
+        if error < best:
             best = error
         else:
             rate /= 10
@@ -208,86 +211,81 @@ def test_a_plateau_drops_the_learning_rate(tmp_path: Path) -> None:
     assert rate < 1e-9
 
 
-def test_validation_images_are_told_apart_from_test_images(tmp_path: Path) -> None:
-    _, recorder = run(small_spec({"validation_images": 437}), tmp_path)
-    (environment,) = recorder.told
+def test_validation_images_have_series_of_their_own(tmp_path: Path) -> None:
+    _, observer = run(small_spec({"validation_images": 437}), tmp_path)
+    (environment,) = observer.environments
     assert (environment.train_images, environment.test_images) == (1000, 360)
-    series = {point.series for point in recorder.points}
+    series = {name for name, _ in observer.points}
     assert {"validation/loss", "validation/error", "test/error"} <= series
 
 
-def test_a_run_records_its_precision_and_keeps_it(
+def test_a_run_records_its_precision_and_keeps_it_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     _, first = run(small_spec(), tmp_path / "first")
-    assert first.told[0].numerics["precision"] == "bf16"
+    assert first.environments[0].numerics["precision"] == "bf16"
 
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     _, resumed = run(small_spec(), tmp_path / "resumed", resume=first.files[6])
-    assert resumed.told[0].numerics["precision"] == "bf16"
+    assert resumed.environments[0].numerics["precision"] == "bf16"
     assert digests(resumed.files[12]) == digests(first.files[12])
 
 
-@given(
-    iterations=st.integers(1, 10_000_000),
-    evaluate_every=st.integers(1, 10_000),
-)
-def test_some_hundred_reports_tell_a_whole_run(iterations: int, evaluate_every: int) -> None:
+@given(iterations=st.integers(1, 10_000_000), evaluate_every=st.integers(1, 10_000))
+def test_a_run_makes_about_500_reports(iterations: int, evaluate_every: int) -> None:
     recipe = small_spec({"iterations": iterations, "evaluate_every": evaluate_every}).recipe
-    step = train_hooks.report_every(recipe)
-    assert step <= max(5, iterations // 500)
-    assert iterations / step <= 1_100 or step <= 5
+    every = trainer.report_every(recipe)
+    assert every <= max(5, iterations // 500)
+    assert iterations / every <= 1_100 or every <= 5
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = checkpoint.find_newest(folder)
+def _newest_digests(directory: Path) -> dict[str, str]:
+    files = checkpoint.find_newest(directory)
     assert files is not None
     return digests(files)
 
 
 @pytest.mark.slow
-def test_processes_stop_at_one_step_boundary(scenes: Scenes) -> None:
-    _, ranks = scenes
-    ends = {
-        (scene["outcome"]["stopped"], scene["outcome"]["iteration"])
-        for scene in (rank["stopped"] for rank in ranks)
-    }
-    # The wish before step 6 travels during that step and counts before step 7.
-    assert ends == {("cancel", 7)}
+def test_all_processes_stop_before_the_same_step(process_runs: ProcessRuns) -> None:
+    _, ranks = process_runs
+    outcomes = [rank["stopped"]["outcome"] for rank in ranks]
+    # A request before step 6 travels during that step and takes effect before step 7.
+    assert {(outcome["stopped"], outcome["iteration"]) for outcome in outcomes} == {("cancel", 7)}
     assert ranks[0]["stopped"]["checkpoints"] == [6, 7]
 
 
 @pytest.mark.slow
-def test_processes_resume_to_the_whole_run(scenes: Scenes) -> None:
-    folder, ranks = scenes
-    assert _digests(folder / "resumed") == _digests(folder / "whole")
+def test_resumed_processes_equal_uninterrupted_ones(process_runs: ProcessRuns) -> None:
+    directory, ranks = process_runs
+    assert _newest_digests(directory / "resumed") == _newest_digests(directory / "uninterrupted")
     points = {
         name: {tuple(point) for point in ranks[0][name]["points"]}
-        for name in ("whole", "stopped", "resumed")
+        for name in ("uninterrupted", "stopped", "resumed")
     }
     assert not points["stopped"] & points["resumed"]
-    assert points["stopped"] | points["resumed"] == points["whole"]
+    assert points["stopped"] | points["resumed"] == points["uninterrupted"]
 
 
 @pytest.mark.slow
-def test_a_wish_to_stop_before_the_last_step_comes_too_late(scenes: Scenes) -> None:
-    folder, ranks = scenes
-    assert {rank["late"]["outcome"]["stopped"] for rank in ranks} == {None}
-    assert _digests(folder / "late") == _digests(folder / "whole")
+def test_a_stop_requested_before_the_last_step_takes_no_effect(process_runs: ProcessRuns) -> None:
+    directory, ranks = process_runs
+    assert {rank["stopped late"]["outcome"]["stopped"] for rank in ranks} == {None}
+    expected = _newest_digests(directory / "uninterrupted")
+    assert _newest_digests(directory / "stopped late") == expected
 
 
 @pytest.mark.slow
-def test_only_rank_0_is_heard(scenes: Scenes) -> None:
-    _, (first, *others) = scenes
-    assert len(first["whole"]["points"]) == 15
-    assert len(first["whole"]["pids"][0]) == 1 + len(others)
+def test_only_rank_0_reports(process_runs: ProcessRuns) -> None:
+    _, (first, *others) = process_runs
+    assert len(first["uninterrupted"]["points"]) == 15
+    assert len(first["uninterrupted"]["pids"][0]) == 1 + len(others)
     for other in others:
-        assert other["whole"]["points"] == other["whole"]["pids"] == []
-        assert other["whole"]["outcome"]["iteration"] == 12
+        assert other["uninterrupted"]["points"] == other["uninterrupted"]["pids"] == []
+        assert other["uninterrupted"]["outcome"]["iteration"] == 12
 
 
 @pytest.mark.slow
-def test_what_is_gathered_is_in_the_order_of_the_ranks(scenes: Scenes) -> None:
-    _, ranks = scenes
-    assert [rank["gathered"]["ranks"] for rank in ranks] == [list(range(len(ranks)))] * len(ranks)
+def test_gathered_tensors_are_in_the_order_of_the_ranks(process_runs: ProcessRuns) -> None:
+    _, ranks = process_runs
+    assert [rank["gathered"] for rank in ranks] == [[0, 1, 2]] * 3

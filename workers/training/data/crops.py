@@ -1,14 +1,16 @@
-"""Which part of a photograph a network sees (He et al. 2015, section 3.4), as boxes to resize.
+"""Crops of large images, for training and for evaluation (He et al. 2015, section 3.4).
 
-What is drawn hangs on (seed, epoch, image) alone. A crop of a resized image is cut out of the
-photograph itself and resized then: what lies beside it is not computed. Torchvision's transforms
-do it on bytes, which takes less time than on Pillow's images.
+What is drawn depends on (seed, epoch, image) alone. A crop of a resized image is cut from the
+original and then resized, so pixels outside the crop are never computed. torchvision's transforms
+on uint8 tensors take less time than Pillow.
 
-Shapes: H height, W width, C channels, V views.
+Shapes: H height, W width, C channels.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -17,120 +19,131 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from service.catalog.recipes import Crop, Flip, Recipe, TtaMode
+from workers.training.data.sampling import Purpose, random_words
 
 CROP_SIZE = 224
-# Of the shorter side: in training, before a centre crop or ten, in multi-scale testing.
+# Lengths of the shorter side: in training; before a center crop; of multi-scale evaluation.
 TRAIN_SIDES = (256, 480)
-TEST_SIDE = 256
-TEST_SIDES = (224, 256, 384, 480, 640)
-# Of a random resized crop (Szegedy et al. 2014; torchvision's references): area and aspect.
+EVALUATION_SIDE = 256
+MULTI_SCALE_SIDES = (224, 256, 384, 480, 640)
+# Random resized crop (Szegedy et al. 2014; torchvision's references): share of area, aspect ratio.
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
-_TRIES = 10
-# How the colours of ImageNet's images, in [0, 1], vary together (Krizhevsky et al. 2012; the
-# numbers are those of fb.resnet.torch): deviations along the columns of eigenvectors.
+_MAX_TRIES = 10
+# Covariance of ImageNet's colors in [0, 1] (Krizhevsky et al. 2012; numbers of fb.resnet.torch):
+# standard deviations along the columns of eigenvectors.
 _EIGENVALUES_3 = torch.tensor([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS_C3 = torch.tensor(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
-_LIGHTING_STDDEV = 0.1
+_LIGHTING = NormalDist(0.0, 0.1)
+# Enough for every draw of one image: _MAX_TRIES pairs, an offset, a flip, three of lighting.
+_NUM_DRAWS = 2 * _MAX_TRIES + 6
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in pixels of the photograph."""
+"""Left, top, right, bottom, in pixels of the original image."""
 
 
 @dataclass(frozen=True)
 class CropParams:
-    """`light_C` is added to the image's bytes."""
+    """`lighting_C` is added to the bytes of the crop."""
 
     box: Box
     is_flipped: bool
-    light_C: Tensor
+    lighting_C: Tensor
 
 
 def draw_crop(
     recipe: Recipe, *, seed: int, epoch: int, image: int, width: int, height: int
 ) -> CropParams:
-    """How a photograph of that size is cut in training."""
-    # Philox is a function of its key: nothing is kept between two images.
-    random = np.random.Generator(np.random.Philox(key=[seed, (epoch << 32) | image]))
+    """The training crop of an image of that size in pixels."""
+    words = random_words(seed, Purpose.IMAGE, _NUM_DRAWS, epoch=epoch, image=image)
+    # Midpoints of 2**53 equal intervals: never 0 or 1, which have no normal quantile.
+    uniforms = iter((((words >> np.uint64(11)) + 0.5) * 2.0**-53).tolist())
     if recipe.crop is Crop.SCALE_JITTER:
-        box = _scale_jitter(random, width, height)
+        box = _scale_jitter(uniforms, width, height)
     else:
-        box = _random_resized_crop(random, width, height)
-    is_flipped = bool(random.integers(2))
+        box = _random_resized_crop(uniforms, width, height)
+    is_flipped = next(uniforms) < 0.5  # noqa: PLR2004 - a fair coin
     if recipe.flip is Flip.ALTERNATING:
-        first = np.random.Generator(np.random.Philox(key=[seed, image])).integers(2)
-        is_flipped = bool((int(first) + epoch) % 2)
-    light_C = torch.zeros(3)
+        first = random_words(seed, Purpose.FLIP, 1, image=image)
+        is_flipped = bool((int(first[0]) + epoch) % 2)
+    lighting_C = torch.zeros(3)
     if recipe.pca_lighting:
-        alphas_3 = torch.from_numpy(random.normal(0.0, _LIGHTING_STDDEV, 3)).float()
-        light_C = 255 * (_EIGENVECTORS_C3 @ (alphas_3 * _EIGENVALUES_3))
-    return CropParams(box, is_flipped, light_C)
+        alphas_3 = torch.tensor([_LIGHTING.inv_cdf(next(uniforms)) for _ in range(3)])
+        lighting_C = 255 * (_EIGENVECTORS_C3 @ (alphas_3 * _EIGENVALUES_3))
+    return CropParams(box, is_flipped, lighting_C)
 
 
-def evaluation_crops(photograph_CHW: Tensor, views: TtaMode) -> list[Tensor]:
-    """The views of a photograph, each image_HWC uint8."""
-    if views is TtaMode.MULTI_SCALE:
-        return [_resize_shorter_side(photograph_CHW, side) for side in TEST_SIDES]
-    height, width = photograph_CHW.shape[1:]
-    length = CROP_SIZE * min(height, width) / TEST_SIDE
+def evaluation_crops(image_CHW: Tensor, mode: TtaMode) -> list[Tensor]:
+    """The views of an image that are evaluated, each image_HWC uint8."""
+    if mode is TtaMode.MULTI_SCALE:
+        return [_resize_shorter_side(image_CHW, side) for side in MULTI_SCALE_SIDES]
+    height, width = image_CHW.shape[1:]
+    length = CROP_SIZE * min(height, width) / EVALUATION_SIDE
     right, bottom = width - length, height - length
-    places = [(right / 2, bottom / 2)]
-    if views is TtaMode.TEN_CROP:
-        places += [(left, top) for left in (0.0, right) for top in (0.0, bottom)]
-    seen = [crop_image(photograph_CHW, (x, y, x + length, y + length)) for x, y in places]
-    if views in {TtaMode.TEN_CROP, TtaMode.HFLIP}:
-        seen += [image_HWC.flip(1) for image_HWC in seen]
-    return seen
+    corners = [(right / 2, bottom / 2)]
+    if mode is TtaMode.TEN_CROP:
+        corners += [(left, top) for left in (0.0, right) for top in (0.0, bottom)]
+    views = [crop_image(image_CHW, (x, y, x + length, y + length)) for x, y in corners]
+    if mode in {TtaMode.TEN_CROP, TtaMode.HFLIP}:
+        views += [view_HWC.flip(1) for view_HWC in views]
+    return views
 
 
-def crop_image(photograph_CHW: Tensor, box: Box) -> Tensor:
-    """image_HWC uint8 of SIZE pixels a side, from the whole pixels nearest to the box."""
+def crop_image(image_CHW: Tensor, box: Box) -> Tensor:
+    """The box rounded to pixels, resized to image_HWC uint8 of CROP_SIZE pixels a side."""
     left, top, right, bottom = box
     height, width = max(1, round(bottom - top)), max(1, round(right - left))
-    piece_CHW = transforms.crop(
-        photograph_CHW,
-        top=min(round(top), photograph_CHW.shape[1] - height),
-        left=min(round(left), photograph_CHW.shape[2] - width),
+    crop_CHW = transforms.crop(
+        image_CHW,
+        top=min(round(top), image_CHW.shape[1] - height),
+        left=min(round(left), image_CHW.shape[2] - width),
         height=height,
         width=width,
     )
-    return _resized_to(piece_CHW, CROP_SIZE, CROP_SIZE)
+    return _resize(crop_CHW, CROP_SIZE, CROP_SIZE)
 
 
-def _resize_shorter_side(photograph_CHW: Tensor, side: int) -> Tensor:
-    scale = side / min(photograph_CHW.shape[1:])
-    height, width = (max(side, round(each * scale)) for each in photograph_CHW.shape[1:])
-    return _resized_to(photograph_CHW, height, width)
+def _scale_jitter(uniforms: Iterator[float], width: int, height: int) -> Box:
+    """CROP_SIZE pixels of the image resized to a shorter side drawn from TRAIN_SIDES."""
+    shortest, longest = TRAIN_SIDES
+    side = shortest + int(next(uniforms) * (longest - shortest + 1))
+    length = CROP_SIZE * min(width, height) / side
+    left, top = next(uniforms) * (width - length), next(uniforms) * (height - length)
+    return (left, top, left + length, top + length)
 
 
-def _resized_to(image_CHW: Tensor, height: int, width: int) -> Tensor:
+def _random_resized_crop(uniforms: Iterator[float], width: int, height: int) -> Box:
+    for _ in range(_MAX_TRIES):
+        area = width * height * _interpolate(_AREA, next(uniforms))
+        log_aspect = (math.log(_ASPECT[0]), math.log(_ASPECT[1]))
+        aspect = math.exp(_interpolate(log_aspect, next(uniforms)))
+        crop_width, crop_height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if crop_width <= width and crop_height <= height:
+            left = next(uniforms) * (width - crop_width)
+            top = next(uniforms) * (height - crop_height)
+            return (left, top, left + crop_width, top + crop_height)
+    # As torchvision: the largest center crop with an allowed aspect ratio.
+    crop_width = min(width, height * _ASPECT[1])
+    crop_height = min(height, width / _ASPECT[0])
+    left, top = (width - crop_width) / 2, (height - crop_height) / 2
+    return (left, top, left + crop_width, top + crop_height)
+
+
+def _interpolate(bounds: tuple[float, float], share: float) -> float:
+    return bounds[0] + (bounds[1] - bounds[0]) * share
+
+
+def _resize_shorter_side(image_CHW: Tensor, side: int) -> Tensor:
+    scale = side / min(image_CHW.shape[1:])
+    height, width = (max(side, round(length * scale)) for length in image_CHW.shape[1:])
+    return _resize(image_CHW, height, width)
+
+
+def _resize(image_CHW: Tensor, height: int, width: int) -> Tensor:
     """image_HWC."""
     resized_CHW: Tensor = transforms.resize(
         image_CHW, [height, width], interpolation=InterpolationMode.BICUBIC, antialias=True
     )
     return resized_CHW.permute(1, 2, 0)
-
-
-def _scale_jitter(random: np.random.Generator, width: int, height: int) -> Box:
-    """224 pixels of the photograph, whose shorter side would have some in [256, 480]."""
-    first, last = TRAIN_SIDES
-    length = CROP_SIZE * min(width, height) / int(random.integers(first, last + 1))
-    left, top = random.random() * (width - length), random.random() * (height - length)
-    return (left, top, left + length, top + length)
-
-
-def _random_resized_crop(random: np.random.Generator, width: int, height: int) -> Box:
-    for _ in range(_TRIES):
-        area = width * height * random.uniform(*_AREA)
-        aspect = math.exp(random.uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1])))
-        across, down = math.sqrt(area * aspect), math.sqrt(area / aspect)
-        if across <= width and down <= height:
-            left, top = random.random() * (width - across), random.random() * (height - down)
-            return (left, top, left + across, top + down)
-    # As torchvision: the largest centre crop of an aspect that is allowed.
-    across = min(width, height * _ASPECT[1])
-    down = min(height, width / _ASPECT[0])
-    left, top = (width - across) / 2, (height - down) / 2
-    return (left, top, left + across, top + down)

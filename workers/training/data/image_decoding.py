@@ -1,10 +1,10 @@
-"""Photographs decoded where the network is: a GPU has a unit for JPEG, its processor few cores.
+"""Decoding of image files: on the CPU, or in batches on a GPU's JPEG unit.
 
-Processes beside the training read the files and draw how they are cut; the device decodes and cuts
-a batch while the network computes the one before. What the unit does not decode (other kinds of
-files, four colours, turned pictures) comes cut from the process that read it.
+For the GPU path, reader processes read files and draw crops; the device decodes and crops a batch
+while the network computes the previous one. Files that the unit does not decode (other formats,
+CMYK, rotated by EXIF) are decoded and cropped by the process that read them.
 
-Shapes: N batch, C channels, H height, W width, B bytes of a batch's files one after the other.
+Shapes: N batch, C channels, H height, W width, B bytes of a batch's files, concatenated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +26,13 @@ from torchcodec.decoders import (  # type: ignore[attr-defined] # public, unmark
 from workers.training.data import crops, image_folders
 from workers.training.data.crops import Box
 
-# Along a side. A GPU cannot make a larger crop small with antialiasing in one step.
-LARGEST_SIDE = 8_000
+# Of a side, in pixels. A GPU cannot downscale larger crops with antialiasing in one step.
+MAX_SIDE = 8_000
 
 
 @dataclass(frozen=True)
-class Jpeg:
-    """A file that a device may decode, and its size in pixels."""
+class JpegFile:
+    """A file that a device can decode, with its size in pixels."""
 
     bytes: Tensor
     width: int
@@ -41,9 +41,9 @@ class Jpeg:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch, as few tensors as will do: each goes from process to process.
+    """A batch as it is sent from a reader process; few tensors, since each costs a transfer.
 
-    `bytes_B` are JPEG files and, where a box is None, images_HWC of views.SIZE that are cut.
+    `bytes_B` holds JPEG files and, for images whose box is None, image_HWC of CROP_SIZE.
     """
 
     paths: list[Path]
@@ -51,86 +51,88 @@ class EncodedBatch:
     lengths: list[int]
     boxes: list[Box | None]
     is_flipped: list[bool]
-    light_NC: Tensor
+    lighting_NC: Tensor
     labels_N: Tensor
 
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """`images_NHWC` uint8, `light_NC` to be added to it."""
+    """`images_NHWC` uint8; `lighting_NC` is to be added to it."""
 
     images_NHWC: Tensor
-    light_NC: Tensor
+    lighting_NC: Tensor
     labels_N: Tensor
 
 
 def open_image(path: Path) -> Tensor:
-    """photograph_CHW uint8. DatasetUnusable names the file that is none."""
+    """image_CHW uint8. DatasetUnusable names a file that is not an image."""
     try:
-        photograph_CHW: Tensor = decode_image(path, mode="RGB")
+        image_CHW: Tensor = decode_image(path, mode="RGB")
     except (RuntimeError, ValueError):
-        # Pillow reads more kinds of files, and says what is wrong with one.
+        # Pillow reads more formats and says what is wrong with a file.
         return torch.from_numpy(np.array(image_folders.open_image(path))).permute(2, 0, 1)
-    return photograph_CHW
+    return image_CHW
 
 
-def read_jpeg(path: Path) -> Jpeg | None:
-    """None: the file is something else, broken, or a JPEG that not every device decodes."""
+def read_jpeg(path: Path) -> JpegFile | None:
+    """None if the file is not a JPEG, is broken, or is a kind that a device may not decode."""
     content = path.read_bytes()
     try:
-        with Image.open(BytesIO(content), formats=["JPEG"]) as head:
-            is_upright = head.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            is_plain = head.mode in {"RGB", "L"} and is_upright
-            width, height = head.size
+        with Image.open(BytesIO(content), formats=["JPEG"]) as header:
+            is_upright = header.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            is_supported = header.mode in {"RGB", "L"} and is_upright
+            width, height = header.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    if not is_plain or max(width, height) > LARGEST_SIDE:
+    if not is_supported or max(width, height) > MAX_SIDE:
         return None
-    return Jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), width, height)
+    return JpegFile(torch.frombuffer(bytearray(content), dtype=torch.uint8), width, height)
 
 
 def supports_jpeg_decoding(device: torch.device) -> bool:
-    """Whether it decodes: a GPU's unit may be missing, or hidden from a container."""
+    """Tries it: a GPU may lack the unit, or a container may hide it."""
     file = BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
-    return _by_the_device([file.getvalue()], device) is not None
+    return _decode_on_device([file.getvalue()], device) is not None
 
 
 def decode_batch(batch: EncodedBatch, device: torch.device) -> DecodedBatch:
-    """Decoded and cut on the device."""
+    """Decodes and crops on the device."""
     files = list(torch.split(batch.bytes_B, batch.lengths))
-    encoded = [number for number, box in enumerate(batch.boxes) if box is not None]
-    photographs = _decode_jpegs(
-        [files[each] for each in encoded], [batch.paths[each] for each in encoded], device
+    encoded = [index for index, box in enumerate(batch.boxes) if box is not None]
+    decoded = _decode_jpegs(
+        [files[index] for index in encoded], [batch.paths[index] for index in encoded], device
     )
-    decoded = dict(zip(encoded, photographs, strict=True))
+    by_index = dict(zip(encoded, decoded, strict=True))
     images = []
-    for number, (box, is_flipped) in enumerate(zip(batch.boxes, batch.is_flipped, strict=True)):
+    for index, (box, is_flipped) in enumerate(zip(batch.boxes, batch.is_flipped, strict=True)):
         if box is None:
-            image_HWC = files[number].view(crops.CROP_SIZE, crops.CROP_SIZE, 3).to(device)
+            image_HWC = files[index].view(crops.CROP_SIZE, crops.CROP_SIZE, 3).to(device)
         else:
-            image_HWC = crops.crop_image(decoded[number], box)
+            image_HWC = crops.crop_image(by_index[index], box)
         images.append(image_HWC.flip(1) if is_flipped else image_HWC)
-    return DecodedBatch(torch.stack(images), batch.light_NC.to(device), batch.labels_N.to(device))
+    return DecodedBatch(
+        torch.stack(images), batch.lighting_NC.to(device), batch.labels_N.to(device)
+    )
 
 
 def _decode_jpegs(files: list[Tensor], paths: Sequence[Path], device: torch.device) -> list[Tensor]:
-    decoded = _by_the_device(files, device) if files else []
+    decoded = _decode_on_device(files, device) if files else []
     if decoded is not None:
         return decoded
-    # One that the device cannot read spoils them all.
-    photographs = []
+    # One undecodable file fails the batch: decode one by one, and that file on the CPU, which
+    # names it if it is broken.
+    images = []
     for file, path in zip(files, paths, strict=True):
-        alone = _by_the_device([file], device)
-        # The processor names it if nobody can.
-        photographs += [open_image(path).to(device)] if alone is None else alone
-    return photographs
+        single = _decode_on_device([file], device)
+        images += [open_image(path).to(device)] if single is None else single
+    return images
 
 
-def _by_the_device(
+def _decode_on_device(
     files: Sequence[Tensor] | Sequence[bytes], device: torch.device
 ) -> list[Tensor] | None:
-    """None: it refuses."""
+    """None if the device rejects a file."""
     try:
         return list(decode_jpeg(list(files), mode="RGB", device=device))
     except torch.OutOfMemoryError:
@@ -140,7 +142,7 @@ def _by_the_device(
 
 
 class DecodePrefetcher:
-    """Decodes the batches in their order, each while the one before is used."""
+    """Decodes each batch while the previous one is in use."""
 
     def __init__(self, batches: Iterator[EncodedBatch], device: torch.device) -> None:
         self._batches, self._device = batches, device
@@ -155,20 +157,19 @@ class DecodePrefetcher:
         self._next = self._thread.submit(self._decode_next)
         if self._stream is not None:
             current = torch.cuda.current_stream(self._device)
-            for tensor in (decoded.images_NHWC, decoded.light_NC, decoded.labels_N):
-                tensor.record_stream(current)  # else its memory is the next batch's at once
+            for tensor in (decoded.images_NHWC, decoded.lighting_NC, decoded.labels_N):
+                tensor.record_stream(current)  # else the next batch may reuse its memory
         return decoded
 
     def close(self) -> None:
-        """Nobody asks for another batch."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _decode_next(self) -> DecodedBatch:
-        with self._used():
+        with self._use_stream():
             decoded = decode_batch(next(self._batches), self._device)
         if self._stream is not None:
             self._stream.synchronize()
         return decoded
 
-    def _used(self) -> AbstractContextManager[object]:
+    def _use_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)

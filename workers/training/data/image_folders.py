@@ -1,7 +1,7 @@
-"""Image folders: decoded once, then read from a cache beside them.
+"""Image folders: listing, decoding, and a cache of decoded images beside them.
 
-NAME/train/<class>/*.jpg         NAME/test or NAME/val likewise, with the same classes
-.cache/NAME-<kind>-<fingerprint>/   what was computed from it, as .npy: images, or a mean
+NAME/train/<class>/*.jpg             NAME/test or NAME/val likewise, with the same classes
+.cache/NAME-<kind>-<fingerprint>/    computed from it, as .npy: decoded images, or a mean image
 """
 
 import errno
@@ -18,13 +18,14 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.catalog import image_folder_layout
+from service.text import count_of
 from workers.training.errors import DatasetMissing, DatasetUnusable
 
-# All images lie in memory, padded copies included; a bigger set needs a reader that streams.
+# Decoded images stay in memory, padded copies included; larger sets are streamed.
 MAX_DECODED_BYTES = 8 * 2**30
 
-# By what a camera notes of how it was held; Pillow's own way fails at other notes that are broken.
-_UPRIGHT = {
+# By EXIF orientation. Pillow's exif_transpose fails if any other EXIF field is broken.
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -34,13 +35,13 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# A data path mounted for reading only is fine: then there is no cache.
+# A read-only data path is supported, without a cache.
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
 class DecodedFolder:
-    """Images uint8 (N, size, size, 3), labels int64 that index `classes`."""
+    """Images uint8 (N, size, size, 3); labels int64, indices into `classes`."""
 
     classes: list[str]
     train_images: np.ndarray
@@ -51,7 +52,7 @@ class DecodedFolder:
 
 @dataclass(frozen=True)
 class SplitListing:
-    """The image files of a split, in the order in which they are decoded."""
+    """The image files of a split, in a fixed order."""
 
     paths: list[Path]
     labels: np.ndarray
@@ -59,13 +60,13 @@ class SplitListing:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def only(self, numbers: np.ndarray) -> "SplitListing":
-        return SplitListing([self.paths[number] for number in numbers], self.labels[numbers])
+    def select(self, index: np.ndarray) -> "SplitListing":
+        return SplitListing([self.paths[i] for i in index], self.labels[index])
 
 
 @dataclass(frozen=True)
 class FolderListing:
-    """An image folder's files; labels index `classes`."""
+    """The files of an image folder; labels are indices into `classes`."""
 
     classes: list[str]
     train: SplitListing
@@ -73,32 +74,36 @@ class FolderListing:
 
 
 def list_images(folder: Path) -> FolderListing:
-    """The folder's images. DatasetMissing where it is not laid out as above."""
+    """DatasetMissing if the folder is not laid out as this module describes."""
     test_folder = image_folder_layout.find_test_folder(folder)
     if not (folder / "train").is_dir() or test_folder is None:
         raise DatasetMissing(
-            f"no image folder at {folder}: it needs train/<class>/ and test/<class>/ "
+            f"{folder} is not an image folder: it needs train/<class>/ and test/<class>/ "
             "(or val/<class>/) with images in them"
         )
-    classes = _classes(folder / "train")
-    return FolderListing(classes, _list(folder / "train", classes), _list(test_folder, classes))
+    classes = _list_classes(folder / "train")
+    return FolderListing(
+        classes, _list_split(folder / "train", classes), _list_split(test_folder, classes)
+    )
 
 
 def read_folder(folder: Path, *, size: int) -> DecodedFolder:
-    """The folder's images as squares of `size` pixels: shorter side resized, centre cropped.
+    """Images as squares of `size` pixels: shorter side resized, center cropped.
 
-    DatasetMissing where it is not laid out as above, DatasetUnusable for a file that is no image
-    or a set too big. Processes that read at once decode once.
+    DatasetMissing if the layout is wrong, DatasetUnusable if a file is not an image or the set
+    is too large. Processes that read at the same time decode once.
     """
-    listed = list_images(folder)
-    train, test = listed.train, listed.test
-    _refuse_too_many(folder, len(train.paths) + len(test.paths), size)
+    listing = list_images(folder)
+    train, test = listing.train, listing.test
+    _check_memory(folder, len(train) + len(test), size)
 
     def decode() -> dict[str, np.ndarray]:
-        return {"train": _decode(train, size), "test": _decode(test, size)}
+        return {"train": _decode_split(train, size), "test": _decode_split(test, size)}
 
     images = load_cached(folder, f"{size}-upright", [train, test], decode)
-    return DecodedFolder(listed.classes, images["train"], train.labels, images["test"], test.labels)
+    return DecodedFolder(
+        listing.classes, images["train"], train.labels, images["test"], test.labels
+    )
 
 
 def load_cached(
@@ -107,18 +112,18 @@ def load_cached(
     listings: list[SplitListing],
     compute: Callable[[], dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-    """What `compute` makes of the listed files, from the cache unless one of them has changed.
+    """The result of `compute`, from the cache unless one of the listed files has changed.
 
-    Processes that ask at once compute once. Where nothing can be written, each computes.
+    Processes that ask at the same time compute once. If nothing can be written, each computes.
     """
     name = f"{folder.name}-{kind}-{_fingerprint(folder, *listings)}"
     cache = folder.parent / ".cache" / name
     try:
-        with _locked(cache):
+        with _lock(cache):
             if not cache.is_dir():
                 _write_cache(cache, compute())
-                _forget_older(cache)
-            # Copy-on-write maps: the processes of one machine share the pages.
+                _delete_outdated(cache)
+            # Copy-on-write maps: processes on one machine share the pages.
             return {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
     except OSError as error:
         if error.errno not in _READ_ONLY:
@@ -126,14 +131,14 @@ def load_cached(
         return compute()
 
 
-def _classes(folder: Path) -> list[str]:
+def _list_classes(folder: Path) -> list[str]:
     classes = image_folder_layout.list_classes(folder)
     if len(classes) < image_folder_layout.MIN_CLASSES:
-        raise DatasetUnusable(f"{folder} holds {len(classes)} class folders, at least 2 are needed")
+        raise DatasetUnusable(f"{folder} has {len(classes)} class folders; at least 2 are needed")
     return classes
 
 
-def _list(folder: Path, classes: list[str]) -> SplitListing:
+def _list_split(folder: Path, classes: list[str]) -> SplitListing:
     unknown = sorted(set(image_folder_layout.list_classes(folder)) - set(classes))
     if unknown:
         raise DatasetUnusable(f"{folder / unknown[0]} is a class that train/ does not have")
@@ -142,26 +147,27 @@ def _list(folder: Path, classes: list[str]) -> SplitListing:
     for label, name in enumerate(classes):
         if not (folder / name).is_dir():
             continue
-        found = sorted(filter(image_folder_layout.is_image_file, (folder / name).iterdir()))
-        paths += found
-        labels += [label] * len(found)
+        files = sorted(filter(image_folder_layout.is_image_file, (folder / name).iterdir()))
+        paths += files
+        labels += [label] * len(files)
     if not paths:
         suffixes = ", ".join(sorted(image_folder_layout.IMAGE_SUFFIXES))
-        raise DatasetUnusable(f"{folder} holds no images ({suffixes})")
+        raise DatasetUnusable(f"{folder} has no images ({suffixes})")
     return SplitListing(paths, np.array(labels, dtype=np.int64))
 
 
-def _refuse_too_many(folder: Path, images: int, size: int) -> None:
-    decoded = images * size * size * 3
-    if decoded > MAX_DECODED_BYTES:
+def _check_memory(folder: Path, images: int, size: int) -> None:
+    decoded_bytes = images * size * size * 3
+    if decoded_bytes > MAX_DECODED_BYTES:
         raise DatasetUnusable(
-            f"{folder} holds {images:,} images; at {size}x{size} they are "
-            f"{decoded / 2**30:.1f} GiB in memory, at most {MAX_DECODED_BYTES / 2**30:.0f} GiB fit"
+            f"{folder} has {count_of(images, 'image')}; at {size}x{size} they take "
+            f"{decoded_bytes / 2**30:.1f} GiB of memory, and at most "
+            f"{MAX_DECODED_BYTES / 2**30:.1f} GiB are allowed"
         )
 
 
 def _fingerprint(folder: Path, *listings: SplitListing) -> str:
-    """Changes whenever a file was added, removed, renamed or written."""
+    """Changes if a file is added, removed, renamed or written."""
     digest = hashlib.sha256()
     for listing in listings:
         for path in listing.paths:
@@ -172,8 +178,8 @@ def _fingerprint(folder: Path, *listings: SplitListing) -> str:
 
 
 @contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with the process that held it."""
+def _lock(cache: Path) -> Iterator[None]:
+    """One process at a time; the system releases the lock when its process ends."""
     cache.parent.mkdir(exist_ok=True)
     with cache.with_name(f"{cache.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -181,7 +187,7 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _write_cache(cache: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Under its name only once it is whole."""
+    """The directory gets its name once it is complete."""
     partial = Path(tempfile.mkdtemp(dir=cache.parent, prefix="partial-"))
     try:
         for name, array in arrays.items():
@@ -192,8 +198,8 @@ def _write_cache(cache: Path, arrays: dict[str, np.ndarray]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _forget_older(cache: Path) -> None:
-    """What was decoded before the folder changed; who has it mapped keeps it."""
+def _delete_outdated(cache: Path) -> None:
+    """Caches of the same kind from before a change; processes that map them keep the pages."""
     kind = cache.name.rpartition("-")[0]
     for entry in cache.parent.iterdir():
         if entry.is_dir() and entry != cache and entry.name.rpartition("-")[0] == kind:
@@ -201,31 +207,31 @@ def _forget_older(cache: Path) -> None:
             entry.with_name(f"{entry.name}.lock").unlink(missing_ok=True)
 
 
-def _decode(listing: SplitListing, size: int) -> np.ndarray:
-    images = np.empty((len(listing.paths), size, size, 3), dtype=np.uint8)
+def _decode_split(listing: SplitListing, size: int) -> np.ndarray:
+    images = np.empty((len(listing), size, size, 3), dtype=np.uint8)
     for image, path in zip(images, listing.paths, strict=True):
-        image[:] = _decode_one(path, size)
+        image[:] = _decode_square(path, size)
     return images
 
 
 def open_image(path: Path) -> Image.Image:
-    """The whole image in colour, upright. DatasetUnusable names the file that is none."""
+    """RGB, upright by its EXIF orientation. DatasetUnusable names a file that is not an image."""
     try:
         with Image.open(path) as file:
-            turn = _UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            colour = file.convert("RGB")
-            return colour if turn is None else colour.transpose(turn)
+            transpose = _TRANSPOSE.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+            image = file.convert("RGB")
+            return image if transpose is None else image.transpose(transpose)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DatasetUnusable(f"{path} is not an image that can be read: {error}") from error
+        raise DatasetUnusable(f"{path} is not a readable image: {error}") from error
 
 
-def _decode_one(path: Path, size: int) -> np.ndarray:
-    colour = open_image(path)
-    width, height = colour.size
+def _decode_square(path: Path, size: int) -> np.ndarray:
+    image = open_image(path)
+    width, height = image.size
     if (width, height) != (size, size):
         scale = size / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        colour = colour.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - size) // 2, (height - size) // 2
-        colour = colour.crop((left, top, left + size, top + size))
-    return np.asarray(colour)
+        image = image.crop((left, top, left + size, top + size))
+    return np.asarray(image)

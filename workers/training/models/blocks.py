@@ -1,4 +1,4 @@
-"""What residual networks are made of (He et al. 2015, Fig. 5; He et al. 2016, Fig. 4e).
+"""Building blocks of residual networks (He et al. 2015, Fig. 5; He et al. 2016, Fig. 4e).
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -18,14 +18,16 @@ from service.catalog.architectures import (
 )
 
 
-def stage(network: Architecture, stage: Stage, inputs: int, *, is_first: bool) -> nn.Sequential:
-    """The stage's blocks; `is_first`: it stands behind the stem."""
+def make_stage(
+    network: Architecture, stage: Stage, inputs: int, *, is_first: bool
+) -> nn.Sequential:
+    """The blocks of a stage; `is_first`: it follows the stem."""
     blocks = nn.Sequential()
-    for number in range(stage.blocks):
-        stride = stage.stride if number == 0 else 1
+    for index in range(stage.blocks):
+        stride = stage.stride if index == 0 else 1
         if network.preactivation:
             block: nn.Module = PreactivatedBlock(
-                network, stage, inputs, stride, is_first=is_first and number == 0
+                network, stage, inputs, stride, is_first=is_first and index == 0
             )
         elif network.block is Block.BASIC:
             block = BasicBlock(network, stage, inputs, stride)
@@ -37,17 +39,17 @@ def stage(network: Architecture, stage: Stage, inputs: int, *, is_first: bool) -
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (Fig. 5 left); without its shortcut a piece of the plain network."""
+    """Two 3x3 convolutions (Fig. 5 left); without a shortcut, two layers of a plain network."""
 
     def __init__(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
         super().__init__()
         self.is_residual = network.shortcut is not Shortcut.NONE
-        self.conv1 = convolution(3, inputs, stage.width, stride=stride)
+        self.conv1 = make_conv(3, inputs, stage.width, stride=stride)
         self.bn1 = nn.BatchNorm2d(stage.width)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = convolution(3, stage.width, stage.width)
+        self.conv2 = make_conv(3, stage.width, stage.width)
         self.bn2 = nn.BatchNorm2d(stage.width)
-        self.downsample = _shortcut(network, stage, inputs, stride)
+        self.downsample = _make_shortcut(network, stage, inputs, stride)
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         out_NCHW = self.relu(self.bn1(self.conv1(maps_NCHW)))
@@ -64,15 +66,15 @@ class Bottleneck(nn.Module):
     def __init__(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
         super().__init__()
         self.is_residual = network.shortcut is not Shortcut.NONE
-        first, second = _strides(network, stride)
-        self.conv1 = convolution(1, inputs, stage.width, stride=first)
+        first, second = _split_stride(network, stride)
+        self.conv1 = make_conv(1, inputs, stage.width, stride=first)
         self.bn1 = nn.BatchNorm2d(stage.width)
-        self.conv2 = convolution(3, stage.width, stage.width, stride=second)
+        self.conv2 = make_conv(3, stage.width, stage.width, stride=second)
         self.bn2 = nn.BatchNorm2d(stage.width)
-        self.conv3 = convolution(1, stage.width, stage.out_channels)
+        self.conv3 = make_conv(1, stage.width, stage.out_channels)
         self.bn3 = nn.BatchNorm2d(stage.out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(network, stage, inputs, stride)
+        self.downsample = _make_shortcut(network, stage, inputs, stride)
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         out_NCHW = self.relu(self.bn1(self.conv1(maps_NCHW)))
@@ -85,10 +87,11 @@ class Bottleneck(nn.Module):
 
 
 class PreactivatedBlock(nn.Module):
-    """Batch normalisation and ReLU before each convolution, nothing behind the addition.
+    """Batch normalization and ReLU before each convolution, nothing after the addition.
 
-    Where the shape changes, and in the first block, the shortcut too takes the activated input
-    (He et al. 2016, appendix; the authors' resnet-pre-act.lua). An ImageNet stem has activated it.
+    Where the shape changes, and in the first block, the shortcut takes the activated input, too
+    (He et al. 2016, appendix; the authors' resnet-pre-act.lua). An ImageNet stem has already
+    activated the first block's input.
     """
 
     def __init__(
@@ -102,16 +105,16 @@ class PreactivatedBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(stage.width)
         self.conv3: nn.Conv2d | None = None
         if network.block is Block.BASIC:
-            self.conv1 = convolution(3, inputs, stage.width, stride=stride)
-            self.conv2 = convolution(3, stage.width, stage.width)
+            self.conv1 = make_conv(3, inputs, stage.width, stride=stride)
+            self.conv2 = make_conv(3, stage.width, stage.width)
         else:
-            first, second = _strides(network, stride)
-            self.conv1 = convolution(1, inputs, stage.width, stride=first)
-            self.conv2 = convolution(3, stage.width, stage.width, stride=second)
+            first, second = _split_stride(network, stride)
+            self.conv1 = make_conv(1, inputs, stage.width, stride=first)
+            self.conv2 = make_conv(3, stage.width, stage.width, stride=second)
             self.bn3 = nn.BatchNorm2d(stage.width)
-            self.conv3 = convolution(1, stage.width, stage.out_channels)
-        self.downsample = _shortcut(network, stage, inputs, stride)
-        self.is_shared = is_first or self.downsample is not None
+            self.conv3 = make_conv(1, stage.width, stage.out_channels)
+        self.downsample = _make_shortcut(network, stage, inputs, stride)
+        self.shares_activation = is_first or self.downsample is not None
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         activated_NCHW = self.relu(self.bn1(maps_NCHW))
@@ -120,14 +123,14 @@ class PreactivatedBlock(nn.Module):
             out_NCHW = self.conv3(self.relu(self.bn3(out_NCHW)))
         if not self.is_residual:
             return out_NCHW
-        around_NCHW = activated_NCHW if self.is_shared else maps_NCHW
+        shortcut_NCHW = activated_NCHW if self.shares_activation else maps_NCHW
         if self.downsample is not None:
-            around_NCHW = self.downsample(around_NCHW)
-        return out_NCHW + around_NCHW
+            shortcut_NCHW = self.downsample(shortcut_NCHW)
+        return out_NCHW + shortcut_NCHW
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: every stride-th pixel, and zeros for the channels that are new."""
+    """Option A: subsamples with the stride, and pads the new channels with zeros."""
 
     def __init__(self, new_channels: int, stride: int, zero_padding: ZeroPadding) -> None:
         super().__init__()
@@ -136,28 +139,30 @@ class PaddedShortcut(nn.Module):
         self.stride = stride
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
-        # Cut with channels last, as maps lie in memory: else the slice's gradient lies otherwise,
-        # and on 2 cores what meets it costs an eighth of a ResNet-20's step.
+        # Sliced in channels-last order, the layout of the maps: otherwise the gradient has another
+        # layout, and additions with it cost an eighth of a ResNet-20's step on 2 cores.
         maps_NHWC = maps_NCHW.permute(0, 2, 3, 1)[:, :: self.stride, :: self.stride]
         return functional.pad(maps_NHWC, self.padding).permute(0, 3, 1, 2)
 
 
-def convolution(kernel: int, inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+def make_conv(kernel: int, inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
-def _strides(network: Architecture, stride: int) -> tuple[int, int]:
-    """Of a bottleneck's first 1x1 and of its 3x3."""
+def _split_stride(network: Architecture, stride: int) -> tuple[int, int]:
+    """The strides of a bottleneck's first 1x1 and of its 3x3."""
     return (stride, 1) if network.stride_at is StrideAt.CONV_1X1 else (1, stride)
 
 
-def _shortcut(network: Architecture, stage: Stage, inputs: int, stride: int) -> nn.Module | None:
-    """None is the identity, or nothing at all in the plain network."""
+def _make_shortcut(
+    network: Architecture, stage: Stage, inputs: int, stride: int
+) -> nn.Module | None:
+    """None is the identity; in a plain network, no shortcut."""
     outputs = stage.out_channels
     if architectures.uses_projection(
         network.shortcut, in_channels=inputs, out_channels=outputs, stride=stride
     ):
-        projection = convolution(1, inputs, outputs, stride=stride)
+        projection = make_conv(1, inputs, outputs, stride=stride)
         if network.preactivation:
             return projection
         return nn.Sequential(projection, nn.BatchNorm2d(outputs))

@@ -1,4 +1,4 @@
-"""Our networks' counts beside published ones: the command `python -m workers.training counts`."""
+"""Parameters and multiply-adds of our networks beside published ones (`workers.training stats`)."""
 
 import csv
 import re
@@ -16,8 +16,9 @@ from service.catalog.architectures import (
     make_architecture,
 )
 from service.catalog.model_stats import ModelStats
+from service.text import count_of
 
-# Columns of a file of counts, and ours behind each.
+# Columns of a file of published numbers, and the field of ModelStats behind each.
 COLUMNS = {
     "params": "parameters",
     "conv_fc_params": "conv_fc_parameters",
@@ -27,7 +28,7 @@ COLUMNS = {
     "conv_plus_fc_layers": "layers",
 }
 
-_NAME = re.compile(
+_PUBLISHED_NAME = re.compile(
     r"(?P<images>imagenet|cifar10|cifar100)-(?P<kinds>plain/resnet|plain|resnet|preact)"
     r"-(?P<depth>\d+)(?P<bottleneck>-bottleneck)?(-(?P<option>[ABC]))?"
     r"(-(?P<variant>v1|v1\.5))?( \(.*\))?"
@@ -38,7 +39,7 @@ _SIZES = {"imagenet": 224, "cifar10": 32, "cifar100": 32}
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network on the images that its counts are published for."""
+    """A network on the data set that its numbers are published for."""
 
     images: str
     architecture: Architecture
@@ -47,7 +48,7 @@ class NamedNetwork:
     def name(self) -> str:
         return f"{self.images}-{self.architecture.label}"
 
-    def count(self) -> ModelStats:
+    def compute_stats(self) -> ModelStats:
         size = _SIZES[self.images]
         return model_stats.compute_model_stats(
             self.architecture, classes=_CLASSES[self.images], height=size, width=size
@@ -55,7 +56,7 @@ class NamedNetwork:
 
 
 def list_networks() -> list[NamedNetwork]:
-    """The papers' networks, each shortcut of each depth."""
+    """The papers' networks, with each shortcut at each depth."""
     return [
         *(
             NamedNetwork(
@@ -84,11 +85,11 @@ def list_networks() -> list[NamedNetwork]:
 
 
 def parse_published_name(name: str) -> list[NamedNetwork]:
-    """The networks that a published name stands for; none where this version has none of them.
+    """The networks that a published name denotes; empty if this version has none of them.
 
-    `cifar10-plain/resnet-20-A` stands for two: option A adds nothing to count.
+    `cifar10-plain/resnet-20-A` denotes two: option A adds no parameters.
     """
-    match = _NAME.fullmatch(name)
+    match = _PUBLISHED_NAME.fullmatch(name)
     if match is None:
         return []
     option = [Shortcut(match["option"])] if match["option"] else []
@@ -115,20 +116,20 @@ def parse_published_name(name: str) -> list[NamedNetwork]:
     ]
 
 
-def table() -> list[str]:
-    """Lines with our counts."""
+def format_table() -> list[str]:
+    """Lines with our numbers."""
     return [
-        _line("network", list(COLUMNS)),
-        *(_line(network.name, _values(network)) for network in list_networks()),
+        _format_line("network", list(COLUMNS)),
+        *(_format_line(network.name, _list_values(network)) for network in list_networks()),
     ]
 
 
 def compare(published: Path) -> tuple[list[str], int]:
-    """Lines with both counts of each published network, and how many differ or are none of ours.
+    """Lines with our numbers for each published network, and how many differ or are missing.
 
-    ValueError where the file does not have the columns.
+    ValueError if the file lacks a column.
     """
-    lines, differing, skipped = [_line("network", list(COLUMNS))], 0, []
+    lines, mismatches, skipped = [_format_line("network", list(COLUMNS))], 0, []
     with published.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         missing = {"name", *COLUMNS} - set(reader.fieldnames or ())
@@ -136,30 +137,31 @@ def compare(published: Path) -> tuple[list[str], int]:
             raise ValueError(f"{published} lacks the columns {', '.join(sorted(missing))}")
         rows = list(reader)
     for row in rows:
-        wanted = [int(row[column]) for column in COLUMNS]
-        found = parse_published_name(row["name"])
-        if not found:
+        expected = [int(row[column]) for column in COLUMNS]
+        networks = parse_published_name(row["name"])
+        if not networks:
             skipped.append(row["name"])
-        for network in found:
-            got = _values(network)
-            differing += got != wanted
-            lines.append(_line(network.name, got, "equal" if got == wanted else "DIFFERS"))
-            if got != wanted:
-                lines.append(_line(f"  published: {row['name']}", wanted))
+        for network in networks:
+            values = _list_values(network)
+            is_equal = values == expected
+            mismatches += not is_equal
+            lines.append(_format_line(network.name, values, "equal" if is_equal else "DIFFERS"))
+            if not is_equal:
+                lines.append(_format_line(f"  published: {row['name']}", expected))
     lines.append(
-        f"{len(rows) - len(skipped)} of {len(rows)} published rows compared, "
-        f"{differing} networks differ"
+        f"{len(rows) - len(skipped)} of {count_of(len(rows), 'published row')} compared, "
+        f"networks that differ: {mismatches}"
     )
     if skipped:
         lines.append(f"not in this version: {', '.join(skipped)}")
-    return lines, differing + len(skipped)
+    return lines, mismatches + len(skipped)
 
 
-def _values(network: NamedNetwork) -> list[int]:
-    counted = network.count()
-    return [getattr(counted, field) for field in COLUMNS.values()]
+def _list_values(network: NamedNetwork) -> list[int]:
+    stats = network.compute_stats()
+    return [getattr(stats, field) for field in COLUMNS.values()]
 
 
-def _line(name: str, values: list[int] | list[str], verdict: str = "") -> str:
+def _format_line(name: str, values: list[int] | list[str], verdict: str = "") -> str:
     cells = [f"{value:,}" if isinstance(value, int) else value for value in values]
     return f"{name:<40}" + "".join(f"{cell:>20}" for cell in cells) + f"  {verdict}".rstrip()

@@ -1,8 +1,8 @@
-"""Published weights as ours: torchvision's files, and CIFAR checkpoints in akamaster's manner.
+"""Conversion of published weights: torchvision's files, and CIFAR checkpoints like akamaster's.
 
-What a file does not say is decided by who writes such files: torchvision puts the stride in the
-3x3, akamaster's option A adds its zero channels on both sides. The network that comes back
-computes what the file's own network computes.
+What a file does not say follows from its origin: torchvision puts the stride in the 3x3
+convolution, akamaster's option A pads channels on both sides. The converted network computes what
+the original network computes.
 """
 
 import re
@@ -27,25 +27,12 @@ from workers.training.models import resnet, torchvision_marker
 
 StateDict = dict[str, Tensor]
 
-
-def load(path: Path) -> tuple[Architecture, nn.Module]:
-    """The network of a file (.pt, .pth, .th or .safetensors), in evaluation mode.
-
-    ValueError where the file is none of the two kinds. No code in it is run.
-    """
-    published = _read(path)
-    architecture, state = recognize(published)
-    network = resnet.create_network(architecture, classes=len(state["fc.bias"]))
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} is no {architecture.label}: {error}") from error
-    return architecture, network.eval()
+_FIRST_CONV_OF_BLOCK = re.compile(r"(layer\d)\.\d+\.conv1\.weight")
 
 
-def write(path: Path, target: Path) -> Architecture:
-    """The file's weights as safetensors under our names, the architecture in the metadata."""
-    architecture, network = load(path)
+def convert_file(path: Path, target: Path) -> Architecture:
+    """Writes the file's weights as safetensors with our names and the network in the metadata."""
+    architecture, network = load_network(path)
     metadata = {name: str(choice) for name, choice in asdict(architecture).items()}
     state = torchvision_marker.add_marker(network.state_dict(), architecture)
     weights = {name: tensor.contiguous() for name, tensor in state.items()}
@@ -53,50 +40,60 @@ def write(path: Path, target: Path) -> Architecture:
     return architecture
 
 
-def recognize(published: StateDict) -> tuple[Architecture, StateDict]:
-    """The network that the tensors are of, and they under our names.
+def load_network(path: Path) -> tuple[Architecture, nn.Module]:
+    """The network of a file (.pt, .pth, .th or .safetensors), in evaluation mode.
 
-    ValueError where they do not tell which it is.
+    ValueError if the file is of neither origin. No code in the file is run.
+    """
+    architecture, state = recognize(_read_state_dict(path))
+    network = resnet.create_network(architecture, classes=len(state["fc.bias"]))
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a {architecture.label}: {error}") from error
+    return architecture, network.eval()
+
+
+def recognize(published: StateDict) -> tuple[Architecture, StateDict]:
+    """The network that the tensors belong to, and the tensors under our names.
+
+    ValueError if they do not identify a network.
     """
     stride_at = (
         StrideAt.CONV_1X1 if torchvision_marker.MARKER_KEY in published else StrideAt.CONV_3X3
     )
-    names = {name: _our_name(name) for name in torchvision_marker.remove_marker(published)}
+    names = {name: _to_our_name(name) for name in torchvision_marker.remove_marker(published)}
     state = {ours: published[theirs] for theirs, ours in names.items()}
     if "conv1.weight" not in state or "fc.bias" not in state:
-        raise ValueError("no conv1.weight and fc.bias (or linear.bias): not a residual network")
+        raise ValueError("not a residual network: no conv1.weight and fc.bias (or linear.bias)")
     is_akamaster = any(name.removeprefix("module.").startswith("linear.") for name in published)
-    blocks = Counter(match[1] for name in state if (match := _FIRST_OF_BLOCK.fullmatch(name)))
-    convolutions = 3 if "layer1.0.conv3.weight" in state else 2
-    family = Family.CIFAR if state["conv1.weight"].shape[-1] == 3 else Family.IMAGENET  # noqa: PLR2004
-    is_projected = any(".downsample." in name for name in state)
-    if not (is_akamaster or is_projected):
+    blocks = Counter(match[1] for name in state if (match := _FIRST_CONV_OF_BLOCK.fullmatch(name)))
+    is_bottleneck = "layer1.0.conv3.weight" in state
+    is_cifar = state["conv1.weight"].shape[-1] == 3  # noqa: PLR2004 - else 7
+    has_projections = any(".downsample." in name for name in state)
+    if not (is_akamaster or has_projections):
         raise ValueError(
-            "fc.* and no downsample.*: a plain network or one with option A, and which of them "
-            "the names do not tell"
+            "ambiguous: fc.* without downsample.* is a plain network or one with option A"
         )
     architecture = architectures.make_architecture(
-        family,
-        depth=sum(blocks.values()) * convolutions + 2,
-        shortcut=Shortcut.B if is_projected else Shortcut.A,
-        block=Block.BOTTLENECK if convolutions == 3 else Block.BASIC,  # noqa: PLR2004
+        Family.CIFAR if is_cifar else Family.IMAGENET,
+        depth=sum(blocks.values()) * (3 if is_bottleneck else 2) + 2,
+        shortcut=Shortcut.B if has_projections else Shortcut.A,
+        block=Block.BOTTLENECK if is_bottleneck else Block.BASIC,
         stride_at=stride_at,
         zero_padding=ZeroPadding.BOTH if is_akamaster else ZeroPadding.END,
     )
-    return architecture, _with_counters(state)
+    return architecture, _add_batch_counters(state)
 
 
-_FIRST_OF_BLOCK = re.compile(r"(layer\d)\.\d+\.conv1\.weight")
-
-
-def _our_name(name: str) -> str:
+def _to_our_name(name: str) -> str:
     name = name.removeprefix("module.")
     name = re.sub(r"^linear\.", "fc.", name)
     return name.replace(".shortcut.", ".downsample.")
 
 
-def _with_counters(state: StateDict) -> StateDict:
-    """Files from before torch 0.4.1 lack num_batches_tracked, which testing does not need."""
+def _add_batch_counters(state: StateDict) -> StateDict:
+    """Files from before torch 0.4.1 lack num_batches_tracked, which evaluation does not use."""
     counters = {
         name.replace("running_mean", "num_batches_tracked"): torch.tensor(0)
         for name in state
@@ -105,11 +102,13 @@ def _with_counters(state: StateDict) -> StateDict:
     return counters | state
 
 
-def _read(path: Path) -> StateDict:
+def _read_state_dict(path: Path) -> StateDict:
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    found = found.get("state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(each, Tensor) for each in found.values()):
-        raise ValueError(f"{path} holds no state_dict")
-    return found
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise ValueError(f"{path} does not contain a state_dict")
+    return state

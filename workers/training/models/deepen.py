@@ -1,17 +1,17 @@
-"""A deeper network that computes what a trained shallower one does, to be trained on.
+"""A deeper network that computes what a trained shallower one does, as a start for training.
 
 He et al. 2015, section 1: "the added layers are identity mapping, and the other layers are copied
-from the learned shallower model". What stands in a stage is copied to its head, and new blocks
-follow. They see activated maps, which another ReLU leaves as they are, so they are identities:
+from the learned shallower model". The blocks of a stage are copied to its front, and new blocks
+follow. New blocks see activated maps, which another ReLU does not change, so they are identities:
 
-    residual        the last batch normalisation scales by 0: ReLU(x + 0) = x
+    residual        the last batch normalization scales by 0: ReLU(x + 0) = x
     pre-activated   the last convolution is 0: x + 0 = x
-    plain           each convolution hands its map on, each batch normalisation is undone
+    plain           each convolution is the identity, each batch normalization is undone
 
 A residual block is the identity in training, too. In a plain network, and on option C's
-projections, batch normalisation is undone with the mean and variance of the maps that it will
-see, measured on training images: the logits are equal to the last bit where the running statistics
-are used, and nearly so where a batch's own are.
+projections, batch normalization is undone with the mean and variance of the maps that it will see,
+measured on training images: with running statistics the logits agree up to rounding, with a
+batch's own statistics approximately.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -27,41 +27,38 @@ from service.catalog.architectures import Architecture, Shortcut
 from workers.training.models.blocks import BasicBlock, Bottleneck, PreactivatedBlock
 from workers.training.models.resnet import ResNet
 
-# Of variances, until one has an exact inverse square root.
-_TRIES = 64
-
 
 def deepen_network(
     model: ResNet, weights: Mapping[str, Tensor], shallow: Architecture, images_NCHW: Tensor
 ) -> None:
-    """Makes `model`, fresh from its seed, compute what `weights` of the `shallow` one do.
+    """Makes the freshly initialized `model` compute what `weights` of the shallow network do.
 
-    `images_NCHW`: some hundreds of training images, as training will see them.
+    `images_NCHW`: some hundred training images, normalized and augmented as in training.
     """
-    fault = architectures.find_deepening_mismatch(shallow, model.network)
-    assert fault is None, fault
-    added = _added(model, shallow)
+    mismatch = architectures.find_deepening_mismatch(shallow, model.network)
+    assert mismatch is None, mismatch
+    added = _list_added_blocks(model, shallow)
     prefixes = tuple(f"{name}." for name in added)
-    fresh = {
+    initial = {
         name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefixes)
     }
-    model.load_state_dict({**weights, **fresh}, strict=True)
+    model.load_state_dict({**weights, **initial}, strict=True)
     needs_statistics = model.network.shortcut in {Shortcut.NONE, Shortcut.C}
-    for name, before in added.items():
+    for name, previous in added.items():
         block = model.get_submodule(name)
         mean_C, variance_C = None, None
         if needs_statistics:
-            mean_C, variance_C = _statistics(model, before, images_NCHW)
+            mean_C, variance_C = _measure_output(model, previous, images_NCHW)
         _make_identity(block, mean_C, variance_C)
 
 
-def _added(model: ResNet, shallow: Architecture) -> dict[str, str]:
-    """The new blocks' names, in their order, each with that of its stage's last copied block."""
+def _list_added_blocks(model: ResNet, shallow: Architecture) -> dict[str, str]:
+    """Names of the new blocks in order, each with the last copied block of its stage."""
     added: dict[str, str] = {}
     pairs = zip(shallow.stages, model.network.stages, strict=True)
-    for stage, (few, many) in enumerate(pairs, start=1):
-        for number in range(few.blocks, many.blocks):
-            added[f"layer{stage}.{number}"] = f"layer{stage}.{few.blocks - 1}"
+    for number, (before, after) in enumerate(pairs, start=1):
+        for index in range(before.blocks, after.blocks):
+            added[f"layer{number}.{index}"] = f"layer{number}.{before.blocks - 1}"
     return added
 
 
@@ -72,70 +69,49 @@ def _make_identity(block: nn.Module, mean_C: Tensor | None, variance_C: Tensor |
         return
     assert isinstance(block, BasicBlock | Bottleneck)
     if block.is_residual:
-        silenced = block.bn2 if isinstance(block, BasicBlock) else block.bn3
-        nn.init.zeros_(silenced.weight)
-        nn.init.zeros_(silenced.bias)
-        pairs = [] if block.downsample is None else [tuple(block.downsample.children())]
+        last_norm = block.bn2 if isinstance(block, BasicBlock) else block.bn3
+        nn.init.zeros_(last_norm.weight)
+        nn.init.zeros_(last_norm.bias)
+        layers = [] if block.downsample is None else [tuple(block.downsample.children())]
     else:
-        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-    for convolution, normalisation in pairs:
-        assert isinstance(convolution, nn.Conv2d)
-        assert isinstance(normalisation, _BatchNorm)
+        layers = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+    for conv, norm in layers:
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(norm, _BatchNorm)
         assert mean_C is not None
         assert variance_C is not None
-        nn.init.dirac_(convolution.weight)
-        _make_norm_identity(normalisation, mean_C, variance_C)
+        nn.init.dirac_(conv.weight)
+        _make_norm_identity(norm, mean_C, variance_C)
 
 
 @torch.no_grad()
-def _make_norm_identity(normalisation: _BatchNorm, mean_C: Tensor, variance_C: Tensor) -> None:
-    """Makes it scale by 1 and shift by 0, to the last bit on a CPU.
-
-    The scale is gamma times the rounded 1 / sqrt(variance + eps). Gamma is that number's inverse
-    or a neighbour, whichever makes it 1; where none does, the variance moves until one does.
-    """
-    assert normalisation.running_mean is not None
-    assert normalisation.running_var is not None
-    variance_C, gamma_C = variance_C.clone(), torch.zeros_like(variance_C)
-    infinity_C = torch.full_like(variance_C, float("inf"))
-    for _ in range(_TRIES):
-        inverse_C = torch.rsqrt(variance_C + normalisation.eps)
-        nearest_C = 1.0 / inverse_C
-        for tried_C in (
-            nearest_C,
-            torch.nextafter(nearest_C, infinity_C),
-            torch.nextafter(nearest_C, -infinity_C),
-        ):
-            gamma_C = torch.where(tried_C * inverse_C == 1.0, tried_C, gamma_C)
-        is_open_C = gamma_C * inverse_C != 1.0
-        if not bool(is_open_C.any()):
-            break
-        # A variance without an exact gamma has neighbours that have one.
-        moved_C = torch.nextafter(variance_C + normalisation.eps, infinity_C) - normalisation.eps
-        variance_C = torch.where(is_open_C, moved_C, variance_C)
-    normalisation.weight.copy_(gamma_C)
-    normalisation.bias.copy_(mean_C)
-    normalisation.running_mean.copy_(mean_C)
-    normalisation.running_var.copy_(variance_C)
+def _make_norm_identity(norm: _BatchNorm, mean_C: Tensor, variance_C: Tensor) -> None:
+    """The scale undoes the division by the deviation, the bias the subtraction of the mean."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.copy_(mean_C)
+    norm.running_var.copy_(variance_C)
+    norm.weight.copy_(torch.sqrt(variance_C + norm.eps))
+    norm.bias.copy_(mean_C)
 
 
 @torch.no_grad()
-def _statistics(model: ResNet, name: str, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """mean_C and variance_C of what a block hands on in training; the model is left as it was."""
-    seen: list[Tensor] = []
+def _measure_output(model: ResNet, name: str, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """mean_C and variance_C of a block's output in training mode; the model is not changed."""
+    outputs: list[Tensor] = []
     handle = model.get_submodule(name).register_forward_hook(
-        lambda _module, _inputs, output: seen.append(output.detach().clone())
+        lambda _module, _inputs, output: outputs.append(output.detach().clone())
     )
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     try:
         model.train()
-        model.maps(images_NCHW)
+        model.forward_features(images_NCHW)
     finally:
         handle.remove()
         model.train(was_training)
-        for name_of, buffer in model.named_buffers():
-            buffer.copy_(kept[name_of])
-    (maps_NCHW,) = seen
+        for buffer_name, buffer in model.named_buffers():
+            buffer.copy_(buffers[buffer_name])
+    (maps_NCHW,) = outputs
     variance_C, mean_C = torch.var_mean(maps_NCHW.float(), dim=(0, 2, 3), correction=0)
     return mean_C, variance_C

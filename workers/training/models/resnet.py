@@ -1,8 +1,8 @@
-"""The papers' networks in torch, with torchvision's names.
+"""The papers' networks in torch, with torchvision's module names.
 
-An ImageNet network with option B and the stride in the 3x3 is torchvision's: the same state_dict
-to the last key, the same logits, and a backbone for its detectors. With any other choice, and for
-CIFAR, the modules are called the same, but no torchvision class computes what they do.
+An ImageNet network with option B and the stride in the 3x3 convolution is torchvision's: the same
+state_dict keys, the same logits, and a backbone for its detectors. With other choices, and for
+CIFAR, modules have the same names but no torchvision class computes the same function.
 
 Shapes: N batch, C channels, H height, W width, K classes.
 """
@@ -16,14 +16,14 @@ from workers.training.models import blocks
 
 
 def build_network(spec: JobSpec, classes: int) -> nn.Module:
-    """The spec's network on the CPU, its weights drawn from the spec's seed alone."""
+    """The spec's network on the CPU; its weights depend on the spec's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
         return create_network(spec.architecture, classes=classes)
 
 
 def create_network(network: Architecture, *, classes: int) -> nn.Module:
-    """The network on the current device, its weights drawn from torch's generator."""
+    """On the current device, with weights from torch's default generator."""
     if not network.is_vgg:
         return ResNet(network, classes=classes)
     from torchvision.models import get_model  # noqa: PLC0415 - seconds, for a baseline only
@@ -36,8 +36,8 @@ def create_network(network: Architecture, *, classes: int) -> nn.Module:
 class ResNet(nn.Module):
     """A plain, residual or pre-activated network: images_NCHW float -> logits_NK.
 
-    The cifar family is the shape for 32x32 images (section 4.2), imagenet that of Table 1; both
-    take other sizes, since the last map is averaged.
+    Family `cifar` is the network for 32x32 images (section 4.2), `imagenet` that of Table 1. Both
+    accept other sizes, since the last feature map is averaged.
     """
 
     def __init__(self, network: Architecture, *, classes: int, channels: int = 3) -> None:
@@ -46,9 +46,9 @@ class ResNet(nn.Module):
         self.network = network
         self.inplanes = network.stem_width
         if network.stem is Stem.CIFAR:
-            self.conv1 = blocks.convolution(3, channels, self.inplanes)
+            self.conv1 = blocks.make_conv(3, channels, self.inplanes)
         else:
-            self.conv1 = blocks.convolution(7, channels, self.inplanes, stride=2)
+            self.conv1 = blocks.make_conv(7, channels, self.inplanes, stride=2)
         self.bn1: nn.Module = nn.BatchNorm2d(self.inplanes)
         self.relu: nn.Module = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.Identity()
@@ -57,24 +57,26 @@ class ResNet(nn.Module):
         self.stages = [f"layer{number}" for number in range(1, len(stages) + 1)]
         for name, stage in zip(self.stages, stages, strict=True):
             is_first = name == self.stages[0]
-            self.add_module(name, blocks.stage(network, stage, self.inplanes, is_first=is_first))
+            self.add_module(
+                name, blocks.make_stage(network, stage, self.inplanes, is_first=is_first)
+            )
             self.inplanes = stage.out_channels
         if network.preactivation:
             self.bn2 = nn.BatchNorm2d(self.inplanes)
             if network.stem is Stem.CIFAR:
-                self.bn1 = self.relu = nn.Identity()  # the first block activates for both its paths
+                self.bn1 = self.relu = nn.Identity()  # the first block activates both its paths
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(self.inplanes, classes)
-        self.apply(_initialise)
+        self.apply(_init_weights)
         if network.zero_init_residual:
-            self.apply(_silence)
+            self.apply(_zero_init_residual)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        logits_NK: Tensor = self.fc(self.avgpool(self.maps(images_NCHW)).flatten(1))
+        logits_NK: Tensor = self.fc(self.avgpool(self.forward_features(images_NCHW)).flatten(1))
         return logits_NK
 
-    def maps(self, images_NCHW: Tensor) -> Tensor:
-        """What the classifier averages: maps_NCHW of the last stage, activated."""
+    def forward_features(self, images_NCHW: Tensor) -> Tensor:
+        """The activated maps_NCHW of the last stage, which the classifier averages."""
         maps_NCHW: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images_NCHW))))
         for name in self.stages:
             maps_NCHW = self.get_submodule(name)(maps_NCHW)
@@ -83,7 +85,7 @@ class ResNet(nn.Module):
         return maps_NCHW
 
 
-def _initialise(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     """He et al. 2015, arXiv:1502.01852; fan_out as in the authors' Torch code and torchvision."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -91,7 +93,9 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _silence(module: nn.Module) -> None:
-    """Zero gamma (Goyal et al. 2017): every residual block begins as its shortcut."""
-    if isinstance(module, blocks.BasicBlock | blocks.Bottleneck):
-        nn.init.zeros_((module.bn2 if isinstance(module, blocks.BasicBlock) else module.bn3).weight)
+def _zero_init_residual(module: nn.Module) -> None:
+    """Makes each residual block start as its shortcut (Goyal et al. 2017, section 5.1)."""
+    if isinstance(module, blocks.BasicBlock):
+        nn.init.zeros_(module.bn2.weight)
+    elif isinstance(module, blocks.Bottleneck):
+        nn.init.zeros_(module.bn3.weight)

@@ -1,8 +1,8 @@
-"""Weights that torchvision would take without complaint and misread are made to be refused.
+"""A marker in weights that torchvision would load without complaint and compute wrongly.
 
-From 50 layers on, option B with the stride in the first 1x1, as in the paper, has the names and
-shapes of torchvision's networks, whose stride is in the 3x3. The files of such weights hold one
-tensor more; its name is what torchvision's strict `load_state_dict` complains of.
+From 50 layers on, option B with the stride in the first 1x1 convolution (the paper's) has the same
+names and shapes as torchvision's networks, whose stride is in the 3x3. Files of such weights hold
+one extra tensor, so torchvision's strict `load_state_dict` refuses them and names the reason.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ MARKER_KEY = "stride_is_in_the_first_1x1_of_each_bottleneck"
 
 
 def needs_marker(network: Architecture) -> bool:
-    """Whether torchvision has a class that takes the weights and computes something else."""
+    """Whether a torchvision class loads the weights and computes another function."""
     return (
         network.family is Family.IMAGENET
         and network.block is Block.BOTTLENECK
@@ -28,10 +28,10 @@ def needs_marker(network: Architecture) -> bool:
 
 
 def add_marker(weights: Mapping[str, Tensor], network: Architecture) -> dict[str, Tensor]:
-    """The weights as they go into files."""
+    """The weights as files store them."""
     return dict(weights) | ({MARKER_KEY: torch.tensor(1)} if needs_marker(network) else {})
 
 
 def remove_marker(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as our networks take them."""
+    """The weights as our networks load them."""
     return {name: tensor for name, tensor in weights.items() if name != MARKER_KEY}

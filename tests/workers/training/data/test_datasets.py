@@ -26,7 +26,7 @@ def read(name: str, data_path: Path = NOWHERE) -> Images:
 
 
 @pytest.mark.parametrize("name", ["digits", "fake"])
-def test_bundled_images_are_as_the_service_says(name: str) -> None:
+def test_bundled_images_match_the_catalog(name: str) -> None:
     dataset = catalog_datasets.DATASETS[name]
     images = read(name)
     for split, count in (
@@ -39,14 +39,14 @@ def test_bundled_images_are_as_the_service_says(name: str) -> None:
     assert (images.classes, images.flip, images.padding) == (10, dataset.flip, dataset.padding)
 
 
-def test_every_class_of_digits_gives_its_share_to_the_test_set() -> None:
+def test_every_class_of_digits_has_its_share_of_the_test_set() -> None:
     images = read("digits")
     test_N = torch.bincount(images.test.labels_N)
     all_N = test_N + torch.bincount(images.train.labels_N)
     assert ((test_N / all_N - 360 / 1797).abs() < 0.01).all()
 
 
-def test_digits_are_split_the_same_for_ever() -> None:
+def test_the_split_of_digits_never_changes() -> None:
     images = read("digits")
     sha256 = hashlib.sha256(images.test.images_NHWC.numpy().tobytes())
     sha256.update(images.test.labels_N.numpy().tobytes())
@@ -62,7 +62,7 @@ def test_no_digit_is_in_both_splits() -> None:
     assert not train & test
 
 
-def test_digits_use_the_whole_range_of_a_byte() -> None:
+def test_digits_use_the_full_range_of_a_byte() -> None:
     images_NHWC = read("digits").train.images_NHWC
     assert (int(images_NHWC.min()), int(images_NHWC.max())) == (0, 255)
 
@@ -74,16 +74,14 @@ def test_fake_images_are_the_same_every_time() -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist", "svhn", "stl10"])
-def test_what_was_not_fetched_is_missing_and_says_how_to_fetch_it(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_missing_data_set_names_the_command_that_fetches_it(name: str, tmp_path: Path) -> None:
     assert not data_datasets.is_available(name, tmp_path)
     with pytest.raises(DatasetMissing) as raised:
         read(name, tmp_path)
     assert f"resnetd-worker fetch {name} --data-path {tmp_path}" in str(raised.value)
 
 
-def test_an_unknown_name_is_not_a_data_set(tmp_path: Path) -> None:
+def test_an_unknown_data_set_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="mnist-c"):
         data_datasets.is_available("mnist-c", tmp_path)
 
@@ -94,8 +92,8 @@ def test_bundled_images_are_not_fetched(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def little_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Seven images packed as CIFAR-10 is, where torchvision looks for the real one."""
+def small_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Seven images in CIFAR-10's archive format, at the address that torchvision downloads."""
     members: dict[str, bytes] = {}
     for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
         count = 2 if name == "test_batch" else 1
@@ -125,13 +123,13 @@ def little_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return published.as_uri()
 
 
-@pytest.mark.usefixtures("little_cifar")
+@pytest.mark.usefixtures("small_cifar")
 def test_a_fetched_data_set_can_be_read(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int | None]] = []
-    data_datasets.fetch_dataset("cifar10", tmp_path, lambda *progress: told.append(progress))
-    name, there, announced = told[-1]
+    reported: list[tuple[str, int, int | None]] = []
+    data_datasets.fetch_dataset("cifar10", tmp_path, lambda *progress: reported.append(progress))
+    name, received, total = reported[-1]
     assert name == "cifar-10-python.tar.gz"
-    assert there == announced
+    assert received == total
 
     assert data_datasets.is_available("cifar10", tmp_path)
     images = read("cifar10", tmp_path)
@@ -139,24 +137,24 @@ def test_a_fetched_data_set_can_be_read(tmp_path: Path) -> None:
     assert images.test.labels_N.tolist() == [0, 1]
 
 
-@pytest.mark.usefixtures("little_cifar")
-def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("small_cifar")
+def test_an_available_data_set_is_not_fetched_again(tmp_path: Path) -> None:
     data_datasets.fetch_dataset("cifar10", tmp_path, lambda *_: None)
-    told: list[str] = []
-    data_datasets.fetch_dataset("cifar10", tmp_path, lambda name, *_: told.append(name))
-    assert told == []
+    reported: list[str] = []
+    data_datasets.fetch_dataset("cifar10", tmp_path, lambda name, *_: reported.append(name))
+    assert reported == []
 
 
-def test_bytes_that_were_not_published_leave_nothing(
-    little_cifar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_download_with_a_wrong_checksum_leaves_nothing(
+    small_cifar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "tgz_md5", "0" * 32)
-    with pytest.raises(RuntimeError, match=little_cifar):
+    with pytest.raises(RuntimeError, match=small_cifar):
         data_datasets.fetch_dataset("cifar10", tmp_path, lambda *_: None)
     assert list((tmp_path / "cifar10").iterdir()) == []
 
 
-def test_grey_images_are_repeated_on_three_channels(
+def test_gray_images_become_three_equal_channels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = tmp_path / "published"
@@ -181,7 +179,7 @@ def test_grey_images_are_repeated_on_three_channels(
 
 
 @pytest.mark.parametrize("name", ["svhn", "stl10"])
-def test_images_that_are_published_channels_first_are_turned(
+def test_images_published_channels_first_become_channels_last(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images_NCHW = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)

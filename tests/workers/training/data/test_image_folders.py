@@ -14,13 +14,13 @@ from workers.training.errors import DatasetMissing, DatasetUnusable
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes by colour, five images of odd shapes in each, two of them for testing."""
-    folder = tmp_path / "data" / "colours"
+    """Two classes by color, five images of different shapes in each, two of them for testing."""
+    folder = tmp_path / "data" / "colors"
     for split, count in (("train", 3), ("test", 2)):
-        for name, colour in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
+        for name, color in (("blue", (0, 0, 200)), ("red", (200, 0, 0))):
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
-                image = Image.new("RGB", (40 + 7 * number, 50), colour)
+                image = Image.new("RGB", (40 + 7 * number, 50), color)
                 image.save(folder / split / name / f"{number}.png")
     return folder
 
@@ -29,7 +29,7 @@ def caches(folder: Path) -> list[Path]:
     return sorted(entry for entry in (folder.parent / ".cache").iterdir() if entry.is_dir())
 
 
-def test_images_become_squares_labelled_by_their_folder(folder: Path) -> None:
+def test_images_become_squares_labeled_by_their_folder(folder: Path) -> None:
     decoded = image_folders.read_folder(folder, size=32)
     assert decoded.classes == ["blue", "red"]
     assert decoded.train_images.shape == (6, 32, 32, 3)
@@ -39,27 +39,27 @@ def test_images_become_squares_labelled_by_their_folder(folder: Path) -> None:
     assert (decoded.test_images[decoded.test_labels == 1] == (200, 0, 0)).all()
 
 
-def test_the_centre_is_kept(folder: Path) -> None:
+def test_the_center_is_kept(folder: Path) -> None:
     stripes = np.zeros((32, 96, 3), dtype=np.uint8)
     stripes[:, 32:64] = 255
     Image.fromarray(stripes).save(folder / "train" / "blue" / "0.png")
     assert (image_folders.read_folder(folder, size=32).train_images[0] == 255).all()
 
 
-def test_val_stands_for_test(folder: Path) -> None:
+def test_a_folder_named_val_is_the_test_split(folder: Path) -> None:
     (folder / "test").rename(folder / "val")
     assert len(image_folders.read_folder(folder, size=32).test_images) == 4
 
 
-def test_a_second_reading_decodes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_read_decodes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = image_folders.read_folder(folder, size=32)
-    monkeypatch.setattr(image_folders, "_decode", None)
+    monkeypatch.setattr(image_folders, "_decode_split", None)
     second = image_folders.read_folder(folder, size=32)
     assert (second.train_images == first.train_images).all()
     assert (second.test_images == first.test_images).all()
 
 
-def test_a_changed_folder_is_decoded_again_and_the_old_cache_is_gone(folder: Path) -> None:
+def test_a_changed_folder_is_decoded_again_and_its_old_cache_deleted(folder: Path) -> None:
     image_folders.read_folder(folder, size=32)
     before = caches(folder)
     (folder / "train" / "red" / "2.png").unlink()
@@ -68,7 +68,7 @@ def test_a_changed_folder_is_decoded_again_and_the_old_cache_is_gone(folder: Pat
     assert caches(folder) != before
 
 
-def test_each_size_has_its_cache(folder: Path) -> None:
+def test_each_size_has_its_own_cache(folder: Path) -> None:
     image_folders.read_folder(folder, size=32)
     image_folders.read_folder(folder, size=64)
     assert len(caches(folder)) == 2
@@ -83,13 +83,13 @@ def test_a_broken_image_is_named_and_leaves_no_cache(folder: Path) -> None:
     assert caches(folder) == []
 
 
-def test_a_text_file_is_no_image(folder: Path) -> None:
+def test_a_text_file_is_rejected_by_name(folder: Path) -> None:
     (folder / "test" / "blue" / "notes.jpg").write_text("not an image")
     with pytest.raises(DatasetUnusable, match=r"blue/notes\.jpg"):
         image_folders.read_folder(folder, size=32)
 
 
-def test_a_set_that_does_not_fit_is_refused_with_the_numbers(
+def test_a_folder_that_does_not_fit_in_memory_is_rejected_with_its_size(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_folders, "MAX_DECODED_BYTES", 10_000)
@@ -97,31 +97,31 @@ def test_a_set_that_does_not_fit_is_refused_with_the_numbers(
         image_folders.read_folder(folder, size=32)
 
 
-def test_a_class_that_training_does_not_have_is_refused(folder: Path) -> None:
+def test_a_test_class_without_training_images_is_rejected(folder: Path) -> None:
     (folder / "test" / "green").mkdir()
     with pytest.raises(DatasetUnusable, match="green is a class that train/ does not have"):
         image_folders.read_folder(folder, size=32)
 
 
-def test_one_class_is_not_enough(folder: Path) -> None:
+def test_a_single_class_is_rejected(folder: Path) -> None:
     for split in ("train", "test"):
         for image in (folder / split / "red").iterdir():
             image.unlink()
         (folder / split / "red").rmdir()
-    with pytest.raises(DatasetUnusable, match="holds 1 class folders"):
+    with pytest.raises(DatasetUnusable, match="has 1 class folders"):
         image_folders.read_folder(folder, size=32)
 
 
-@pytest.mark.parametrize("gone", ["train", "test"])
-def test_a_folder_without_both_splits_is_missing(folder: Path, gone: str) -> None:
-    (folder / gone).rename(folder / "elsewhere")
-    assert not datasets.is_available("folder:colours", folder.parent)
+@pytest.mark.parametrize("missing", ["train", "test"])
+def test_a_folder_without_both_splits_is_missing(folder: Path, missing: str) -> None:
+    (folder / missing).rename(folder / "elsewhere")
+    assert not datasets.is_available("folder:colors", folder.parent)
     with pytest.raises(DatasetMissing, match="train/<class>/") as raised:
         image_folders.read_folder(folder, size=32)
     assert raised.value.reason is Reason.DATASET_MISSING
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
 def test_a_read_only_data_path_needs_no_cache(folder: Path) -> None:
     folder.parent.chmod(0o555)
     try:
@@ -133,14 +133,16 @@ def test_a_read_only_data_path_needs_no_cache(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "size", "padding"), [(Family.CIFAR, 32, 4), (Family.IMAGENET, 224, 28)]
 )
-def test_the_family_decides_the_size(folder: Path, family: Family, size: int, padding: int) -> None:
-    images = datasets.read_images("folder:colours", folder.parent, family=family)
+def test_the_family_determines_the_size(
+    folder: Path, family: Family, size: int, padding: int
+) -> None:
+    images = datasets.read_images("folder:colors", folder.parent, family=family)
     assert images.train.images_NHWC.shape == (6, size, size, 3)
     assert (images.classes, images.padding, images.flip) == (2, padding, True)
 
 
-def test_colours_are_learned_from_a_folder(folder: Path, tmp_path: Path) -> None:
+def test_a_network_learns_colors_from_a_folder(folder: Path, tmp_path: Path) -> None:
     recipe = {"iterations": 24, "batch_size": 6, "warmup_until_error": 100.0}
-    job = small_spec(recipe, dataset="folder:colours")
-    outcome, _ = run(job, tmp_path / "work", data_path=folder.parent)
-    assert outcome.result.test_error == 0
+    spec = small_spec(recipe, dataset="folder:colors")
+    outcome, _ = run(spec, tmp_path / "work", data_path=folder.parent)
+    assert outcome.test_error == 0

@@ -8,7 +8,7 @@ from workers.training.__main__ import main
 from workers.training.models import compare_stats
 from workers.training.models.compare_stats import NamedNetwork
 
-PUBLISHED = Path(__file__).parents[3] / ".." / "shared" / "paper" / "counts.csv"
+PUBLISHED = Path(__file__).parents[4] / ".." / "shared" / "paper" / "counts.csv"
 
 HEADER = "name,params,conv_fc_params,bn_params,buffers,macs,conv_plus_fc_layers\n"
 RESNET_20_A = "cifar10-plain/resnet-20-A,269722,268346,1376,1395,40551040,20\n"
@@ -28,9 +28,11 @@ RESNET_20_A = "cifar10-plain/resnet-20-A,269722,268346,1376,1395,40551040,20\n"
         ("imagenet-resnet-50-B-v1.5", 25_557_032, 4_089_184_256),
     ],
 )
-def test_counts_are_the_published_ones(name: str, parameters: int, multiply_adds: int) -> None:
-    (counted,) = [each.count() for each in compare_stats.list_networks() if each.name == name]
-    assert (counted.parameters, counted.multiply_adds) == (parameters, multiply_adds)
+def test_stats_equal_the_published_ones(name: str, parameters: int, multiply_adds: int) -> None:
+    (stats,) = [
+        network.compute_stats() for network in compare_stats.list_networks() if network.name == name
+    ]
+    assert (stats.parameters, stats.multiply_adds) == (parameters, multiply_adds)
 
 
 @pytest.mark.parametrize(
@@ -43,64 +45,66 @@ def test_counts_are_the_published_ones(name: str, parameters: int, multiply_adds
         (19, Family.VGG_BN, 143_678_248, 19_632_062_464),
     ],
 )
-def test_vgg_counts_are_torchvisions(
+def test_vgg_stats_equal_torchvisions(
     depth: int, family: Family, parameters: int, multiply_adds: int
 ) -> None:
     network = NamedNetwork(
         "imagenet", architectures.make_architecture(family, depth, Shortcut.NONE)
     )
-    counted = network.count()
-    assert (counted.parameters, counted.multiply_adds) == (parameters, multiply_adds)
+    stats = network.compute_stats()
+    assert (stats.parameters, stats.multiply_adds) == (parameters, multiply_adds)
 
 
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"no {PUBLISHED}")
-def test_counts_equal_every_published_row_to_the_last_digit() -> None:
+def test_stats_equal_every_published_row_exactly() -> None:
     lines, differing = compare_stats.compare(PUBLISHED)
-    assert lines[-1] == "37 of 37 published rows compared, 0 networks differ"
+    assert lines[-1] == "37 of 37 published rows compared, networks that differ: 0"
     assert differing == 0
 
 
-def test_without_published_counts_ours_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["counts"]) == 0
+def test_without_a_file_our_stats_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats"]) == 0
     assert "cifar10-resnet-20-A                                  269,722" in capsys.readouterr().out
 
 
-def test_equal_counts_exit_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_stats_exit_with_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     published = tmp_path / "counts.csv"
     published.write_text(HEADER + RESNET_20_A)
-    assert main(["counts", "--against", str(published)]) == 0
-    assert "1 of 1 published rows compared, 0 networks differ" in capsys.readouterr().out
+    assert main(["stats", "--against", str(published)]) == 0
+    assert "1 of 1 published row compared, networks that differ: 0" in capsys.readouterr().out
 
 
-def test_a_published_network_that_is_none_of_ours_exits_1(
+def test_an_unknown_published_network_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = tmp_path / "counts.csv"
     published.write_text(HEADER + RESNET_20_A + "cifar10-densenet-121,1,1,1,1,1,1\n")
-    assert main(["counts", "--against", str(published)]) == 1
+    assert main(["stats", "--against", str(published)]) == 1
     printed = capsys.readouterr().out
-    assert "1 of 2 published rows compared, 0 networks differ" in printed
+    assert "1 of 2 published rows compared, networks that differ: 0" in printed
     assert "not in this version: cifar10-densenet-121" in printed
 
 
-def test_one_different_digit_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_different_digit_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     published = tmp_path / "counts.csv"
     published.write_text(HEADER + RESNET_20_A.replace("40551040", "40551041"))
-    assert main(["counts", "--against", str(published)]) == 1
+    assert main(["stats", "--against", str(published)]) == 1
     assert "DIFFERS" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["name,params\n", "ten layers"])
-def test_a_file_without_counts_exits_1_with_a_sentence(
+def test_a_file_without_stats_exits_with_1_and_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     published = tmp_path / "counts.csv"
     published.write_text(text)
-    assert main(["counts", "--against", str(published)]) == 1
+    assert main(["stats", "--against", str(published)]) == 1
     assert "lacks the columns" in capsys.readouterr().err
 
 
-def test_larger_images_cost_more_and_weigh_the_same() -> None:
+def test_larger_images_need_more_multiply_adds_but_no_more_parameters() -> None:
     small, large = (
         model_stats.compute_model_stats(
             architectures.make_architecture(Family.CIFAR, 20, Shortcut.A),

@@ -15,7 +15,7 @@ from workers.training.models import convert, resnet
 
 
 class CifarBlock(nn.Module):
-    """A block as akamaster's reproduction computes it: zero channels on both sides."""
+    """A block of akamaster's reproduction: zero channels on both sides."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class CifarNet(nn.Module):
         return logits_NK
 
 
-def shake_statistics(network: nn.Module) -> None:
-    """Statistics that a wrong place or order would show."""
+def randomize_stats(network: nn.Module) -> None:
+    """So that a wrong order of the layers changes the logits."""
     for name, buffer in network.named_buffers():
         if name.endswith("running_mean"):
             nn.init.normal_(buffer, std=0.1)
@@ -65,7 +65,7 @@ def shake_statistics(network: nn.Module) -> None:
 def akamaster_file(tmp_path: Path) -> tuple[Path, CifarNet]:
     torch.manual_seed(0)
     network = CifarNet(blocks=3).eval()
-    shake_statistics(network)
+    randomize_stats(network)
     state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     path = tmp_path / "resnet20-12fca82f.th"
     torch.save({"state_dict": state, "best_prec1": 91.7}, path)
@@ -73,11 +73,11 @@ def akamaster_file(tmp_path: Path) -> tuple[Path, CifarNet]:
 
 
 @torch.no_grad()
-def test_an_akamaster_style_checkpoint_computes_the_same_logits(
+def test_converted_akamaster_weights_compute_the_same_logits(
     akamaster_file: tuple[Path, CifarNet],
 ) -> None:
     path, theirs = akamaster_file
-    architecture, ours = convert.load(path)
+    architecture, ours = convert.load_network(path)
     assert (architecture.family, architecture.depth) == (Family.CIFAR, 20)
     assert architecture.zero_padding is ZeroPadding.BOTH
     images_NCHW = torch.randn(4, 3, 32, 32)
@@ -86,18 +86,18 @@ def test_an_akamaster_style_checkpoint_computes_the_same_logits(
 
 @pytest.mark.parametrize("depth", [18, 50])
 @torch.no_grad()
-def test_torchvisions_file_computes_the_same_logits(depth: int, tmp_path: Path) -> None:
+def test_converted_torchvision_weights_compute_the_same_logits(depth: int, tmp_path: Path) -> None:
     theirs = torchvision.models.get_model(f"resnet{depth}", weights=None, num_classes=7).eval()
-    shake_statistics(theirs)
+    randomize_stats(theirs)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    architecture, ours = convert.load(tmp_path / "weights.pth")
+    architecture, ours = convert.load_network(tmp_path / "weights.pth")
     assert (architecture.depth, architecture.shortcut) == (depth, Shortcut.B)
     assert architecture.stride_at is StrideAt.CONV_3X3
     images_NCHW = torch.randn(2, 3, 64, 64)
     assert torch.equal(ours(images_NCHW), theirs(images_NCHW))
 
 
-def test_converted_weights_say_what_decides_their_function(
+def test_converted_weights_record_their_architecture(
     akamaster_file: tuple[Path, CifarNet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "weights.safetensors"
@@ -109,7 +109,7 @@ def test_converted_weights_say_what_decides_their_function(
 
 
 @pytest.mark.parametrize("shortcut", [Shortcut.NONE, Shortcut.A])
-def test_weights_that_do_not_tell_their_shortcut_are_refused(
+def test_weights_that_do_not_determine_their_shortcut_are_rejected(
     shortcut: Shortcut, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = resnet.create_network(
@@ -120,7 +120,7 @@ def test_weights_that_do_not_tell_their_shortcut_are_refused(
     assert "a plain network or one with option A" in capsys.readouterr().err
 
 
-def test_a_wide_network_with_a_small_stem_is_none_that_is_known(
+def test_a_wide_network_with_a_small_stem_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = torchvision.models.resnet18(num_classes=10)
@@ -131,7 +131,7 @@ def test_a_wide_network_with_a_small_stem_is_none_that_is_known(
 
 
 @pytest.mark.parametrize("content", [{"weight": torch.zeros(1)}, {"state_dict": 7}, [1]])
-def test_what_is_no_residual_network_is_refused(
+def test_files_without_a_residual_network_are_rejected(
     content: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(content, tmp_path / "other.pt")

@@ -63,7 +63,7 @@ SLOW = [pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152)]
 
 @pytest.mark.parametrize("depth", [18, 34, 50, *SLOW])
 @torch.no_grad()
-def test_option_b_weights_go_to_torchvision_and_back_with_equal_logits(depth: int) -> None:
+def test_option_b_weights_convert_to_torchvision_and_back_with_equal_logits(depth: int) -> None:
     ours = imagenet(depth).eval()
     theirs = torchvision.models.get_model(f"resnet{depth}", weights=None).eval()
     images_NCHW = images(size=64)
@@ -76,7 +76,7 @@ def test_option_b_weights_go_to_torchvision_and_back_with_equal_logits(depth: in
     assert torch.equal(theirs(images_NCHW), ours(images_NCHW))
 
 
-def test_children_are_named_and_ordered_as_detection_backbones_expect() -> None:
+def test_children_have_the_names_and_order_that_detection_backbones_expect() -> None:
     ours = imagenet(18)
     theirs = torchvision.models.resnet18()
     assert [name for name, _ in ours.named_children()] == [
@@ -89,7 +89,7 @@ def test_children_are_named_and_ordered_as_detection_backbones_expect() -> None:
 def test_our_networks_are_detection_backbones(depth: int) -> None:
     body = imagenet(depth)
     backbone = _resnet_fpn_extractor(body, trainable_layers=3)
-    frozen = {name for name, each in body.named_parameters() if not each.requires_grad}
+    frozen = {name for name, param in body.named_parameters() if not param.requires_grad}
     assert {name.split(".")[0] for name in frozen} == {"conv1", "bn1", "layer1", "fc"}
     detector = torchvision.models.detection.FasterRCNN(
         backbone, num_classes=3, min_size=64, max_size=64
@@ -102,7 +102,7 @@ def test_our_networks_are_detection_backbones(depth: int) -> None:
 
 
 @torch.no_grad()
-def test_the_papers_stride_takes_the_same_weights_and_computes_something_else() -> None:
+def test_the_papers_stride_loads_the_same_weights_and_computes_other_logits() -> None:
     ours = imagenet(50).eval()
     paper = imagenet(50, stride_at=StrideAt.CONV_1X1).eval()
     paper.load_state_dict(ours.state_dict(), strict=True)
@@ -111,39 +111,41 @@ def test_the_papers_stride_takes_the_same_weights_and_computes_something_else() 
 
 
 def check_counts(architecture: Architecture, *, height: int, width: int) -> None:
-    counted = model_stats.compute_model_stats(architecture, classes=7, height=height, width=width)
+    stats = model_stats.compute_model_stats(architecture, classes=7, height=height, width=width)
     with torch.device("meta"):
         built = resnet.create_network(architecture, classes=7)
         with FlopCounterMode(display=False) as flops:
             built(torch.empty(1, 3, height, width))
 
-    assert counted.parameters == sum(each.numel() for each in built.parameters())
-    assert counted.buffers == sum(each.numel() for each in built.buffers())
-    assert 2 * counted.multiply_adds == flops.get_total_flops()
-    weighted = [each for each in built.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
-    assert counted.layers == len(weighted)
-    assert counted.conv_fc_parameters == sum(
-        parameter.numel() for each in weighted for parameter in each.parameters()
+    assert stats.parameters == sum(param.numel() for param in built.parameters())
+    assert stats.buffers == sum(buffer.numel() for buffer in built.buffers())
+    assert 2 * stats.multiply_adds == flops.get_total_flops()
+    weighted = [module for module in built.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert stats.layers == len(weighted)
+    assert stats.conv_fc_parameters == sum(
+        param.numel() for module in weighted for param in module.parameters()
     )
-    assert counted.bn_parameters == counted.parameters - counted.conv_fc_parameters
+    assert stats.bn_parameters == stats.parameters - stats.conv_fc_parameters
 
 
-@pytest.mark.parametrize("architecture", SHALLOW, ids=lambda each: f"{each.family}-{each.label}")
-def test_counts_are_those_of_the_built_network(architecture: Architecture) -> None:
+@pytest.mark.parametrize(
+    "architecture", SHALLOW, ids=lambda network: f"{network.family}-{network.label}"
+)
+def test_stats_equal_those_of_the_built_network(architecture: Architecture) -> None:
     size = 75 if architecture.family is IMAGENET else 27  # odd sizes: every halving rounds
     check_counts(architecture, height=size, width=size + 2)
 
 
 @pytest.mark.parametrize("family", [Family.VGG, Family.VGG_BN])
 @pytest.mark.parametrize("depth", [16, 19])
-def test_vgg_counts_are_those_of_torchvisions_network(family: Family, depth: int) -> None:
+def test_vgg_stats_equal_those_of_torchvisions_network(family: Family, depth: int) -> None:
     check_counts(network(family, depth, Shortcut.NONE), height=75, width=77)
 
 
-def test_a_cifar_stem_makes_the_wide_eighteen_layers_of_small_images() -> None:
+def test_resnet_18_with_a_cifar_stem_has_the_known_number_of_parameters() -> None:
     architecture = network(IMAGENET, 18, Shortcut.B, stem=Stem.CIFAR)
-    counted = model_stats.compute_model_stats(architecture, classes=10, height=32, width=32)
-    assert counted.parameters == 11_173_962  # kuangliu's "ResNet18"
+    stats = model_stats.compute_model_stats(architecture, classes=10, height=32, width=32)
+    assert stats.parameters == 11_173_962  # kuangliu's "ResNet18"
     assert architecture.label == "resnet-18-B-cifar-stem"
 
 
@@ -157,7 +159,7 @@ def test_plain_and_option_a_networks_have_the_same_weights(depth: int) -> None:
     assert plain.state_dict().keys() == residual.state_dict().keys()
 
 
-def test_option_a_keeps_every_second_pixel_and_adds_zeros_at_the_end() -> None:
+def test_option_a_subsamples_and_appends_zero_channels() -> None:
     maps_NCHW = images(size=8)
     shortened_NCHW = PaddedShortcut(3, 2, ZeroPadding.END)(maps_NCHW)
     assert shortened_NCHW.shape == (2, 6, 4, 4)
@@ -165,14 +167,14 @@ def test_option_a_keeps_every_second_pixel_and_adds_zeros_at_the_end() -> None:
     assert not shortened_NCHW[:, 3:].any()
 
 
-def test_option_a_can_add_its_zeros_on_both_sides() -> None:
+def test_option_a_can_add_zero_channels_on_both_sides() -> None:
     maps_NCHW = images(size=8)
     shortened_NCHW = PaddedShortcut(4, 2, ZeroPadding.BOTH)(maps_NCHW)
     assert torch.equal(shortened_NCHW[:, 2:5], maps_NCHW[:, :, ::2, ::2])
     assert not shortened_NCHW[:, [0, 1, 5, 6]].any()
 
 
-def test_the_gradient_of_option_a_lies_in_memory_as_the_maps_do() -> None:
+def test_the_gradient_of_option_a_has_the_memory_format_of_the_maps() -> None:
     maps_NCHW = images(size=8).contiguous(memory_format=torch.channels_last).requires_grad_()
     shortened_NCHW = PaddedShortcut(3, 2, ZeroPadding.END)(maps_NCHW)
     assert shortened_NCHW.is_contiguous(memory_format=torch.channels_last)
@@ -187,7 +189,7 @@ def basic_block(shortcut: Shortcut) -> blocks.BasicBlock:
 
 
 @torch.no_grad()
-def test_a_residual_block_with_a_silent_branch_is_the_identity() -> None:
+def test_a_residual_block_whose_branch_is_zero_is_the_identity() -> None:
     block = basic_block(Shortcut.A)
     nn.init.zeros_(block.bn2.weight)
     maps_NCHW = torch.rand(2, 16, 4, 4)
@@ -195,27 +197,29 @@ def test_a_residual_block_with_a_silent_branch_is_the_identity() -> None:
 
 
 @torch.no_grad()
-def test_a_plain_block_with_a_silent_branch_is_silent() -> None:
+def test_a_plain_block_whose_branch_is_zero_returns_zero() -> None:
     block = basic_block(Shortcut.NONE)
     nn.init.zeros_(block.bn2.weight)
     assert not block(torch.rand(2, 16, 4, 4)).any()
 
 
 @pytest.mark.parametrize(("family", "depth"), [(CIFAR, 20), (IMAGENET, 50)])
-def test_zero_gamma_silences_every_branch_and_nothing_else(family: Family, depth: int) -> None:
+def test_zero_init_residual_zeroes_the_last_batch_norm_of_each_branch(
+    family: Family, depth: int
+) -> None:
     built = ResNet(network(family, depth, Shortcut.B, zero_init_residual=True), classes=10)
-    silent = {
+    zeroed = {
         name
         for name, module in built.named_modules()
         if isinstance(module, nn.BatchNorm2d) and not module.weight.any()
     }
     last = "bn2" if family is CIFAR else "bn3"
-    assert silent == {name for name, _ in built.named_modules() if name.endswith(f".{last}")}
+    assert zeroed == {name for name, _ in built.named_modules() if name.endswith(f".{last}")}
 
 
 @pytest.mark.parametrize("shortcut", [Shortcut.A, Shortcut.B])
 @torch.no_grad()
-def test_a_preactivated_network_is_what_the_second_paper_writes_down(shortcut: Shortcut) -> None:
+def test_a_preactivated_network_computes_what_the_second_paper_defines(shortcut: Shortcut) -> None:
     built = ResNet(network(CIFAR, 14, shortcut, preactivation=True), classes=10)
     images_NCHW = images(size=16)
     maps_NCHW = built.conv1(images_NCHW)
@@ -225,17 +229,17 @@ def test_a_preactivated_network_is_what_the_second_paper_writes_down(shortcut: S
             assert isinstance(block, blocks.PreactivatedBlock)
             activated_NCHW = block.bn1(maps_NCHW).relu()
             branch_NCHW = block.conv2(block.bn2(block.conv1(activated_NCHW)).relu())
-            # The first block and those that change the shape activate for both their paths.
-            around_NCHW = activated_NCHW if number == 0 else maps_NCHW
+            # The first block, and those with a projection, share the activation with the shortcut.
+            shortcut_NCHW = activated_NCHW if number == 0 else maps_NCHW
             if block.downsample is not None:
-                around_NCHW = block.downsample(around_NCHW)
-            maps_NCHW = around_NCHW + branch_NCHW
-    written_NK = built.fc(built.bn2(maps_NCHW).relu().mean(dim=(2, 3)))
-    assert torch.allclose(built(images_NCHW), written_NK, atol=1e-5)
+                shortcut_NCHW = block.downsample(shortcut_NCHW)
+            maps_NCHW = shortcut_NCHW + branch_NCHW
+    expected_NK = built.fc(built.bn2(maps_NCHW).relu().mean(dim=(2, 3)))
+    assert torch.allclose(built(images_NCHW), expected_NK, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_one_thousand_layers_can_be_built_and_pass_gradients_to_the_first() -> None:
+def test_gradients_of_1001_layers_reach_the_first() -> None:
     architecture = network(CIFAR, 1001, Shortcut.B, preactivation=True)
     built = resnet.create_network(architecture, classes=10)
     built(images(size=8)).logsumexp(dim=1).sum().backward()
@@ -245,7 +249,7 @@ def test_one_thousand_layers_can_be_built_and_pass_gradients_to_the_first() -> N
     assert gradient.any()
 
 
-def test_weights_are_drawn_as_he_et_al_did() -> None:
+def test_weights_have_he_initialization() -> None:
     built = ResNet(network(CIFAR, 20), classes=10)
     convolution = built.get_submodule("layer3.1.conv2")
     assert isinstance(convolution, nn.Conv2d)
@@ -253,7 +257,7 @@ def test_weights_are_drawn_as_he_et_al_did() -> None:
     assert not built.fc.bias.any()
 
 
-def test_the_seed_decides_the_weights_and_nothing_else_does() -> None:
+def test_only_the_seed_determines_the_initial_weights() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = weights_sha256(resnet.build_network(small_spec(), 10).state_dict())

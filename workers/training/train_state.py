@@ -1,0 +1,69 @@
+"""How far a run is: everything but tensors that resuming needs. Saved in each checkpoint."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Errors are percent, None before the first evaluation.
+
+    Args:
+        iteration: completed optimizer steps.
+        warmup_done: a warm-up by training error has ended.
+        learning_rate: of the last step; None before the first.
+        precision: resolved precision of the run; None before it started.
+        train_error: over the training images since the previous evaluation.
+        test_error: of the last evaluation.
+        best_error: lowest test error so far, if the schedule watches for a plateau.
+        evaluations_since_best: evaluations without a lower test error.
+        lr_drops: how often a plateau has dropped the learning rate.
+        training_seconds: of all attempts together.
+        error_curve: (iteration, test error) of each evaluation.
+    """
+
+    iteration: int = 0
+    warmup_done: bool = False
+    learning_rate: float | None = None
+    precision: str | None = None
+    train_error: float | None = None
+    test_error: float | None = None
+    best_error: float | None = None
+    evaluations_since_best: int = 0
+    lr_drops: int = 0
+    training_seconds: float = 0.0
+    error_curve: tuple[tuple[int, float], ...] = ()
+
+    def with_evaluation(
+        self, iteration: int, *, train_error: float, test_error: float, patience: int | None
+    ) -> "TrainState":
+        """The state after the evaluation of `iteration`, which may lie before this one.
+
+        `patience`: evaluations without a lower error after which the learning rate drops; None if
+        the schedule does not watch for a plateau.
+        """
+        best, since_best, drops = self.best_error, self.evaluations_since_best, self.lr_drops
+        if patience is not None:
+            is_better = best is None or test_error < best
+            best = test_error if is_better else best
+            since_best = 0 if is_better else since_best + 1
+            if since_best >= patience:
+                since_best, drops = 0, drops + 1
+        return replace(
+            self,
+            train_error=train_error,
+            test_error=test_error,
+            best_error=best,
+            evaluations_since_best=since_best,
+            lr_drops=drops,
+            error_curve=(*self.error_curve, (iteration, test_error)),
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainState":
+        fields = json.loads(text)
+        curve = tuple((iteration, error) for iteration, error in fields["error_curve"])
+        return cls(**fields | {"error_curve": curve})
