@@ -28,7 +28,7 @@ class Jobs(RunResource[Job]):
     does not permit the action. Methods that take a spec raise InvalidInput, whose `errors` name
     the fields, CannotFit if the job needs more than the cluster has in total, and
     IdempotencyMismatch if the key was used with another spec. A request that finds no service is
-    repeated as `Retry` says.
+    repeated as `Retry` says; then CannotConnect or Unavailable is raised.
     """
 
     PATH = "/v1/jobs"
@@ -253,9 +253,6 @@ class Jobs(RunResource[Job]):
 
         >>> [event.data["to"] for event in client.jobs.watch(finished.id) if event.is_final]
         ['succeeded']
-
-        Raises:
-            CannotConnect, Unavailable: no response for `Retry.patience_seconds`.
         """
         path, patient = self._path(job_id, "events"), self._api.patient()
         while True:

@@ -139,7 +139,7 @@ def test_a_deepened_network_starts_with_the_error_of_the_shallower_one(
     )
     deep = client.jobs.wait(deep.id, timeout_seconds=JOB_SECONDS)
 
-    assert "begins with another job's weights" in {
+    assert "starting with the weights of another job" in {
         line.message for line in client.jobs.logs(deep.id)
     }
     assert shallow.result is not None
