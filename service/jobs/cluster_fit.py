@@ -44,5 +44,5 @@ def _misfit(cluster: ClusterRow, resources: Resources) -> str | None:
         return f"each worker needs one node with {share}; no node has that"
     return (
         f"each worker needs one node with {share}; "
-        f"only {fitting:,} of the {workers:,} workers {plural(fitting, 'fits', 'fit')}"
+        f"only {fitting:,} of the {count_of(workers, 'worker')} {plural(fitting, 'fits', 'fit')}"
     )

@@ -131,8 +131,8 @@ def _find_class_mismatch(source: JobSpec, spec: JobSpec) -> Iterable[FieldError]
     assert ours is not None, "validated"
     if None not in {theirs.classes, ours.classes} and theirs.classes != ours.classes:
         message = (
-            f"{ours.name} has {ours.classes} classes; "
-            f"the checkpoint's network was trained for {theirs.classes}"
+            f"the number of classes must be that of the checkpoint, {theirs.classes}; "
+            f"{ours.name} has {ours.classes}"
         )
         yield FieldError(pointer="/dataset", message=message)
 

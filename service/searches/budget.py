@@ -10,6 +10,7 @@ from service.searches.ranking import Trial
 from service.specs.search_spec import Metric
 from service.states import FINAL_STATES, SearchEndReason, SearchState
 from service.storage.tables import SearchRow
+from service.text import count_of
 
 
 def enforce_budget(session: Session, search: SearchRow, *, now: datetime) -> None:
@@ -28,7 +29,8 @@ def enforce_budget(session: Session, search: SearchRow, *, now: datetime) -> Non
     ranked = ranking.rank_trials(session, search)
     done = ranking.sum_iterations(ranked)
     if budget.iterations is not None and done >= budget.iterations:
-        message = f"the trials have trained {done:,} of {budget.iterations:,} iterations"
+        limit = count_of(budget.iterations, "iteration")
+        message = f"the trials have trained {done:,} of {limit}"
         finish_search(session, search, SearchEndReason.ITERATIONS, message=message, now=now)
         return
     metric, target = spec.metric[0], budget.target_error
