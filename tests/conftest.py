@@ -16,6 +16,7 @@ from service.storage.database import Database
 from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
+from tests.support.searching import Searching
 
 # A shell starts background jobs with SIGINT ignored, which child processes inherit; tests stop
 # some of them with SIGINT.
@@ -104,3 +105,8 @@ def clock() -> Clock:
 @pytest.fixture
 def core(database: Database, clock: Clock) -> Core:
     return Core(database, clock)
+
+
+@pytest.fixture
+def searching(core: Core) -> Searching:
+    return Searching(core)

@@ -142,6 +142,6 @@ def test_a_drivers_token_opens_no_door_of_people_attempts_or_runners(api: Api) -
     taken = api.core.run()
     searching = Searching(api.core)
     searching.submit()
-    (start,) = searching.due()
+    (start,) = searching.start_drivers()
     doors = _doors("people") + _doors("attempts") + _doors("runners")
     _assert_refused(api, start.secret, doors, attempt=taken, runner_id=taken.runner_id)

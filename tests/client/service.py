@@ -50,7 +50,7 @@ class Service:
         searching = Searching(self.core)
         search_id = searching.run(budget={"trials": max(1, len(errors))})
         for number, error in enumerate(errors, start=1):
-            searching.take(search_id, str(number), 0.001 * number)
+            searching.assign_trial(search_id, str(number), 0.001 * number)
             training = self.run_next()
             training.progress(20, test_error=error)
             training.save(20, test_error=error)

@@ -69,6 +69,6 @@ def _finished_job(service: Service, client: resnetd.Client) -> models.Job:
 def _search(service: Service, client: resnetd.Client) -> models.Search:
     """A search with two trials, whose driver is about to start again."""
     search_id = service.search(4.5, 60.0)
-    Searching(service.core).driver_dies(search_id)
+    Searching(service.core).terminate_driver(search_id)
     client.searches.extend(search_id, trials=8)
     return client.searches.get(search_id)

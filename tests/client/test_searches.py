@@ -34,7 +34,7 @@ def running(service: Service) -> str:
 
 @pytest.fixture
 def finished(searching: Searching, running: str) -> str:
-    searching.finish(running)
+    searching.finish_driver(running)
     return running
 
 
@@ -138,7 +138,7 @@ def test_a_search_is_paused_resumed_extended_cancelled_and_deleted(
         assert command.out == f"{running} {state}\n"
     assert client.searches.get(running).spec["budget"]["trials"] == 9
     assert command("search", "watch", running) == 103
-    searching.driver_dies(running)
+    searching.terminate_driver(running)
     assert command("search", "delete", running) == 0
     assert command.out == f"{running} deleted\n"
     assert command("search", "trials", running) == 102

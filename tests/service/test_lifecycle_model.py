@@ -1,7 +1,7 @@
-"""The queue walked at random on both databases, beside a model that is simple enough to believe.
+"""Random steps through the queue on both databases, compared with a simple model.
 
-The model keeps, for each job, its state and what it may hold; after each step the database must
-agree, and the rules that hold at all times must hold.
+The model has the state and the attempt of each job. After each step the database must agree with
+it, and the invariants must hold.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ WAITS = (JobState.QUEUED, JobState.HELD, JobState.PAUSED, JobState.BLOCKED)
 
 @dataclass
 class Model:
-    """What a job should be. `claim` None where it has no attempt that lives."""
+    """The expected state of a job. `claim` None without an active attempt."""
 
     sort_key: tuple[float, str]
     cpus: int
@@ -51,14 +51,14 @@ class Model:
 
 @dataclass
 class Attempt:
-    """One that the cluster has not given back yet."""
+    """An attempt whose resources are not released yet."""
 
     claim: Claim
     cpus: int
     has_ended: bool = False
 
 
-class Walk(RuleBasedStateMachine):
+class QueueSteps(RuleBasedStateMachine):
     core: Core
 
     @initialize()
@@ -67,7 +67,7 @@ class Walk(RuleBasedStateMachine):
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(table.delete())
         self.jobs: dict[str, Model] = {}
-        self.held: list[Attempt] = []
+        self.unreleased: list[Attempt] = []
         self.core.record_cluster(cpus=CPUS)
 
     def _pick(self, data: st.DataObject, *states: JobState) -> str | None:
@@ -78,10 +78,10 @@ class Walk(RuleBasedStateMachine):
         cpus=st.integers(1, CPUS),
         priority=st.sampled_from([0, 50, 100]),
         data=st.data(),
-        needs_one=st.booleans(),
+        needs_other=st.booleans(),
     )
-    def submit(self, cpus: int, priority: int, data: st.DataObject, needs_one: bool) -> None:
-        needed = self._pick(data, *WAITS, JobState.RUNNING) if needs_one else None
+    def submit(self, cpus: int, priority: int, data: st.DataObject, needs_other: bool) -> None:
+        needed = self._pick(data, *WAITS, JobState.RUNNING) if needs_other else None
         job_id = self.core.submit(
             priority=priority,
             resources=workers(cpus),
@@ -94,7 +94,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def claim(self) -> None:
-        """Without measurements the model is: the first of the queue, or who fits beside it."""
+        """Without measured times: the first of the queue, or a job that fits beside it."""
         claimed = self.core.try_claim()
         queued = sorted(
             (job.sort_key, job_id)
@@ -102,7 +102,7 @@ class Walk(RuleBasedStateMachine):
             if job.state is JobState.QUEUED
             and (job.ready_at is None or job.ready_at <= self.core.clock.now)
         )
-        free = CPUS - sum(attempt.cpus for attempt in self.held)
+        free = CPUS - sum(attempt.cpus for attempt in self.unreleased)
         if claimed is None:
             assert not queued or self.jobs[queued[0][1]].cpus > free
             return
@@ -111,9 +111,9 @@ class Walk(RuleBasedStateMachine):
         assert job.state is JobState.QUEUED
         assert job.cpus <= free
         first = self.jobs[queued[0][1]]
-        assert job is first or first.cpus > free, "the first of the queue was passed over"
+        assert job is first or first.cpus > free, "the first of the queue was skipped"
         job.state, job.claim, job.sequence = JobState.STARTING, claimed, 0
-        self.held.append(Attempt(claimed, job.cpus))
+        self.unreleased.append(Attempt(claimed, job.cpus))
 
     @rule(data=st.data())
     def report(self, data: st.DataObject) -> None:
@@ -136,7 +136,7 @@ class Walk(RuleBasedStateMachine):
         job = self.jobs[job_id]
         assert job.claim is not None
         assert self.core.end(job.claim, reason)
-        next(one for one in self.held if one.claim is job.claim).has_ended = True
+        self._attempt_of(job).has_ended = True
         row = self.core.job(job_id)
         if reason is Reason.COMPLETED:
             expected = {JobState.SUCCEEDED}
@@ -152,7 +152,7 @@ class Walk(RuleBasedStateMachine):
         if row.state is JobState.FAILED and reason.is_retryable:
             assert row.restarts > 2, "it had restarts left"
         job.ready_at = row.not_before
-        self._moved(job_id, row.state)
+        self._set_state(job_id, row.state)
 
     @rule(data=st.data(), verb=st.sampled_from(["hold", "pause", "cancel", "kill"]))
     def stop(self, data: st.DataObject, verb: str) -> None:
@@ -161,7 +161,7 @@ class Walk(RuleBasedStateMachine):
             return
         self.core.command(verb, job_id)
         after = {"hold": JobState.HELD, "pause": JobState.PAUSED}
-        self._moved(job_id, after.get(verb, JobState.CANCELLED))
+        self._set_state(job_id, after.get(verb, JobState.CANCELLED))
 
     @rule(data=st.data(), verb=st.sampled_from(["pause", "cancel", "kill"]))
     def stop_running(self, data: st.DataObject, verb: str) -> None:
@@ -171,8 +171,10 @@ class Walk(RuleBasedStateMachine):
         job = self.jobs[job_id]
         if verb == "kill":
             self.core.command(verb, job_id)
-            next(one for one in self.held if one.claim is job.claim).has_ended = True
-            self._moved(job_id, JobState.CANCELLED)
+            next(
+                attempt for attempt in self.unreleased if attempt.claim is job.claim
+            ).has_ended = True
+            self._set_state(job_id, JobState.CANCELLED)
         elif verb == "cancel":
             self.core.command(verb, job_id)
             job.is_cancelling = True
@@ -181,7 +183,7 @@ class Walk(RuleBasedStateMachine):
             job.is_pausing = True
 
     @rule(data=st.data())
-    def let_go(self, data: st.DataObject) -> None:
+    def release_or_resume(self, data: st.DataObject) -> None:
         job_id = self._pick(data, JobState.HELD, JobState.PAUSED)
         if job_id is None:
             return
@@ -191,20 +193,23 @@ class Walk(RuleBasedStateMachine):
         is_blocked = needed is not None and not needed.state.is_final
         job.state = JobState.BLOCKED if is_blocked else JobState.QUEUED
 
-    @precondition(lambda self: any(one.has_ended for one in self.held))
+    @precondition(lambda self: any(attempt.has_ended for attempt in self.unreleased))
     @rule()
     def release(self) -> None:
-        attempt = next(one for one in self.held if one.has_ended)
+        attempt = next(attempt for attempt in self.unreleased if attempt.has_ended)
         self.core.release(attempt.claim)
-        self.held.remove(attempt)
+        self.unreleased.remove(attempt)
 
     @rule()
     def wait(self) -> None:
-        """Longer than any backoff: what is queued may start."""
+        """Longer than any backoff."""
         self.core.clock.advance(61.0)
         self.core.record_cluster(cpus=CPUS)
 
-    def _moved(self, job_id: str, state: JobState) -> None:
+    def _attempt_of(self, job: Model) -> Attempt:
+        return next(attempt for attempt in self.unreleased if attempt.claim is job.claim)
+
+    def _set_state(self, job_id: str, state: JobState) -> None:
         job = self.jobs[job_id]
         job.state, job.claim, job.is_pausing, job.is_cancelling = state, None, False, False
         if not state.is_final:
@@ -213,15 +218,15 @@ class Walk(RuleBasedStateMachine):
             if other.needs != job_id or other.state not in WAITS:
                 continue
             if state is not JobState.SUCCEEDED:
-                self._moved(other_id, JobState.CANCELLED)
+                self._set_state(other_id, JobState.CANCELLED)
             elif other.state is JobState.BLOCKED:
                 other.state = JobState.QUEUED
 
     @invariant()
-    def every_job_is_what_it_should_be(self) -> None:
+    def database_agrees_with_the_model(self) -> None:
         with self.core.database.reading() as session:
             states = dict(session.execute(select(JobRow.id, JobRow.state)).all())
-            living = list(
+            active = list(
                 session.scalars(
                     select(AttemptRow.job_id).where(AttemptRow.state != AttemptState.ENDED)
                 )
@@ -231,14 +236,16 @@ class Walk(RuleBasedStateMachine):
                 select(func.count(), func.max(JobEventRow.number)).group_by(JobEventRow.subject_id)
             ).all()
         assert states == {job_id: job.state for job_id, job in self.jobs.items()}
-        assert sorted(living) == sorted(job_id for job_id, job in self.jobs.items() if job.claim)
-        assert reserved == ResourceBundle(cpus=sum(attempt.cpus for attempt in self.held), gpus=0)
+        assert sorted(active) == sorted(job_id for job_id, job in self.jobs.items() if job.claim)
+        assert reserved == ResourceBundle(
+            cpus=sum(attempt.cpus for attempt in self.unreleased), gpus=0
+        )
         assert reserved.cpus <= CPUS
         assert all(count == newest for count, newest in numbers), "events without a gap"
 
 
-def _walk(database: Database, *, examples: int, steps: int) -> None:
-    machine: Any = type("Walk", (Walk,), {"core": Core(database, Clock())})
+def _run(database: Database, *, examples: int, steps: int) -> None:
+    machine: Any = type("QueueSteps", (QueueSteps,), {"core": Core(database, Clock())})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -249,10 +256,10 @@ def _walk(database: Database, *, examples: int, steps: int) -> None:
     )
 
 
-def test_a_walk_through_the_queue_agrees_with_the_model(database: Database) -> None:
-    _walk(database, examples=25, steps=30)
+def test_random_steps_agree_with_the_model(database: Database) -> None:
+    _run(database, examples=25, steps=30)
 
 
 @pytest.mark.slow
-def test_a_long_walk_through_the_queue_agrees_with_the_model(database: Database) -> None:
-    _walk(database, examples=60, steps=60)
+def test_many_random_steps_agree_with_the_model(database: Database) -> None:
+    _run(database, examples=60, steps=60)

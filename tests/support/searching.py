@@ -67,14 +67,14 @@ class Searching:
             assert found is not None
             return found
 
-    def due(self) -> list[RayJobSubmission[DriverRow]]:
+    def start_drivers(self) -> list[RayJobSubmission[DriverRow]]:
         with self.core.database.transaction() as session:
             starts = drivers.take_startable(session, now=self.core.clock.now)
             for start in starts:
                 drivers.mark_submitted(session, start.id, now=self.core.clock.now)
             return starts
 
-    def begin(self, search_id: str) -> SearchDriverConfig:
+    def begin_driver(self, search_id: str) -> SearchDriverConfig:
         with self.core.database.transaction() as session:
             driver_id = self.driver_id(search_id)
             return drivers.begin_driver(session, driver_id, now=self.core.clock.now)
@@ -82,22 +82,24 @@ class Searching:
     def run(self, **fields: Any) -> str:
         """A new search under its first driver."""
         search_id = self.submit(**fields)
-        assert [start.row.search_id for start in self.due()] == [search_id]
-        self.begin(search_id)
+        assert [start.row.search_id for start in self.start_drivers()] == [search_id]
+        self.begin_driver(search_id)
         return search_id
 
-    def driver_dies(self, search_id: str) -> None:
+    def terminate_driver(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
             drivers.mark_terminated(
                 session, self.driver_id(search_id), message="killed", now=self.core.clock.now
             )
 
-    def next_driver(self, search_id: str) -> SearchDriverConfig:
+    def start_next_driver(self, search_id: str) -> SearchDriverConfig:
         self.core.clock.advance(120.0)
-        assert [start.row.search_id for start in self.due()] == [search_id]
-        return self.begin(search_id)
+        assert [start.row.search_id for start in self.start_drivers()] == [search_id]
+        return self.begin_driver(search_id)
 
-    def take(self, search_id: str, tune_id: str, rate: float = 0.1, **params: Any) -> AssignedTrial:
+    def assign_trial(
+        self, search_id: str, tune_id: str, rate: float = 0.1, **params: Any
+    ) -> AssignedTrial:
         # Of two jobs the later one is younger.
         self.core.clock.advance(0.001)
         with self.core.database.transaction() as session:
@@ -110,37 +112,39 @@ class Searching:
                 now=self.core.clock.now,
             )
 
-    def answer(self, search_id: str, tune_id: str, after: int = 0) -> NextEvaluationResponse | None:
+    def next_evaluation(
+        self, search_id: str, tune_id: str, after: int = 0
+    ) -> NextEvaluationResponse | None:
         with self.core.database.reading() as session:
             search = records.find_search(session, search_id)
             return trials.find_next_evaluation(session, search, tune_id=tune_id, after=after)
 
-    def stop(self, search_id: str, tune_id: str, *, iteration: int = 10) -> bool:
+    def stop_trial(self, search_id: str, tune_id: str, *, iteration: int = 10) -> bool:
         with self.core.database.transaction() as session:
             search = lifecycle.lock_search(session, search_id)
             return trials.stop_trial(
                 session, search, tune_id=tune_id, iteration=iteration, now=self.core.clock.now
             )
 
-    def heard(self, search_id: str) -> bool:
+    def record_heartbeat(self, search_id: str) -> bool:
         """Whether the driver must exit."""
         with self.core.database.transaction() as session:
             driver_id = self.driver_id(search_id)
             return drivers.record_heartbeat(session, driver_id, now=self.core.clock.now)
 
-    def finish(self, search_id: str) -> None:
+    def finish_driver(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
             driver_id = self.driver_id(search_id)
             drivers.finish_driver(session, driver_id, message="all ended", now=self.core.clock.now)
 
-    def steer(self, verb: str, search_id: str, *arguments: Any) -> SearchRow:
+    def command(self, verb: str, search_id: str, *arguments: Any) -> SearchRow:
         with self.core.database.transaction() as session:
             steered: SearchRow = getattr(commands, verb)(
                 session, search_id, *arguments, now=self.core.clock.now
             )
             return steered
 
-    def standing(self, search_id: str) -> SearchProgress:
+    def read_progress(self, search_id: str) -> SearchProgress:
         with self.core.database.reading() as session:
             search = records.find_search(session, search_id)
             return ranking.read_progress(session, search, now=self.core.clock.now)
@@ -160,6 +164,6 @@ class Searching:
         self.evaluate(attempt, 2, 20, error)
         self.core.finish(attempt.attempt_id, reason)
 
-    def steer_delete(self, search_id: str) -> None:
+    def delete(self, search_id: str) -> None:
         with self.core.database.transaction() as session:
             commands.delete(session, search_id)

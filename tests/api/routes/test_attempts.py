@@ -229,7 +229,7 @@ def test_a_report_of_a_checkpoint_may_be_repeated_after_its_parts_were_deleted(a
     assert (again.status_code, again.json()["last_sequence"]) == (200, 4)
 
 
-def test_a_checkpoint_that_nothing_can_resume_from_is_refused(api: Api) -> None:
+def test_a_checkpoint_without_a_required_part_is_refused(api: Api) -> None:
     claimed = api.core.run()
     answer = api.checkpoint(claimed, 2, note(4, parts=[CheckpointPart.WEIGHTS]))
     _refused(answer, 422, "invalid-input")

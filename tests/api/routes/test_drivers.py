@@ -27,7 +27,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 def _started(searching: Searching) -> RayJobSubmission[DriverRow]:
     searching.submit()
-    (start,) = searching.due()
+    (start,) = searching.start_drivers()
     return start
 
 
@@ -100,9 +100,9 @@ def test_a_drivers_own_token_is_the_only_valid_one(any_api: Api, searching: Sear
     start = _started(searching)
     for token in (TOKEN, "another token, long enough"):
         assert _ask(any_api, start, "/begin", token).status_code == 401
-    searching.driver_dies(start.row.search_id)
+    searching.terminate_driver(start.row.search_id)
     searching.core.clock.advance(60.0)
-    searching.due()
+    searching.start_drivers()
     assert _ask(any_api, start, "/begin").status_code == 401
 
 

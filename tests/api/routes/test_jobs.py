@@ -196,7 +196,7 @@ def test_a_waiting_job_is_cancelled_at_once(api: Api) -> None:
     assert api.get(f"/v1/jobs/{job_id}").json() == job
 
 
-def test_a_running_job_is_asked_to_stop(api: Api) -> None:
+def test_cancelling_a_running_job_requests_a_stop(api: Api) -> None:
     claimed = api.core.run()
     answer = api.post(f"/v1/jobs/{job_id_of(claimed)}/cancel")
     assert answer.status_code == 202

@@ -25,9 +25,9 @@ def _submit(api: Api, **fields: Any) -> dict[str, Any]:
 def _one_trial(searching: Searching) -> str:
     """A search that has ended after its only trial."""
     search_id = searching.run(budget={"trials": 1})
-    searching.take(search_id, "a")
+    searching.assign_trial(search_id, "a")
     searching.train(5.0)
-    searching.finish(search_id)
+    searching.finish_driver(search_id)
     return search_id
 
 
@@ -72,10 +72,10 @@ def test_a_search_that_is_wrong_is_told_where(
 
 def test_trials_stand_by_rank_with_why_they_were_stopped(api: Api, searching: Searching) -> None:
     search_id = searching.run(scheduler="asha")
-    searching.take(search_id, "a", 0.1)
-    searching.take(search_id, "b", 0.2)
+    searching.assign_trial(search_id, "a", 0.1)
+    searching.assign_trial(search_id, "b", 0.2)
     searching.train(5.0)
-    searching.stop(search_id, "b")
+    searching.stop_trial(search_id, "b")
     first, second = api.get(f"/v1/searches/{search_id}/trials").json()["trials"]
     assert (first["number"], first["rank"], first["values"]) == (1, 0, {"test/error": 5.0})
     assert (second["reason"], second["rank"]) == ("early-stopped", None)
@@ -138,7 +138,7 @@ def test_steering_answers_the_search_as_it_stands(api: Api, searching: Searching
     assert api.call("DELETE", path).status_code == 409
     assert api.post(f"{path}/cancel").json()["state"] == "cancelled"
     assert api.post(f"{path}/resume").json()["code"] == "illegal-transition"
-    searching.driver_dies(search_id)
+    searching.terminate_driver(search_id)
     assert api.call("DELETE", path).status_code == 204
     assert api.get(path).status_code == 404
 

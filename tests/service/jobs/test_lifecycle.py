@@ -1,30 +1,79 @@
-"""Jobs that wait for others: let go, cancelled with what failed, in chains of any length."""
+"""The lifecycle of a job: transitions, dependents, and what follows the end of an attempt."""
 
 import threading
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from service.errors import InvalidInput
-from service.jobs import records, submission
-from service.states import JobState, Reason
+from service.errors import (
+    IllegalTransition,
+    ResnetdError,
+    StaleAttempt,
+)
+from service.execution import attempts
+from service.jobs import lifecycle, submission
+from service.scheduling.leases import Claim
+from service.specs.protocol import MetricPoint
+from service.states import NEXT_STATES, AttemptState, Blame, JobState, Reason, StopReason
 from tests.support.core import Core, job_id_of, spec
+
+
+@pytest.mark.parametrize("state", JobState)
+def test_only_the_next_states_of_a_state_are_allowed(core: Core, state: JobState) -> None:
+    job_id = core.submit()
+    for wanted in JobState:
+        with core.database.transaction() as session:
+            job = lifecycle.lock_job(session, job_id)
+            job.state = state
+            if wanted in NEXT_STATES[state]:
+                lifecycle.transition(session, job, wanted, now=core.clock.now)
+                assert job.state is wanted
+                continue
+            with pytest.raises(IllegalTransition):
+                lifecycle.transition(session, job, wanted, now=core.clock.now)
+            assert job.state is state
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(choices=st.lists(st.sampled_from(JobState), max_size=12))
+def test_each_transition_has_its_event(core: Core, choices: list[JobState]) -> None:
+    job_id = core.submit()
+    visited = [JobState.QUEUED]
+    for wanted in choices:
+        core.clock.advance(1.0)
+        with core.database.transaction() as session:
+            job = lifecycle.lock_job(session, job_id)
+            try:
+                lifecycle.transition(session, job, wanted, now=core.clock.now)
+            except IllegalTransition:
+                assert wanted not in NEXT_STATES[visited[-1]]
+            else:
+                visited.append(wanted)
+    recorded = core.events(job_id)
+    assert [event.number for event in recorded] == list(range(1, len(recorded) + 1))
+    assert [event.data["to"] for event in recorded[1:]] == visited[1:]
+    job = core.job(job_id)
+    assert job.state is visited[-1]
+    assert (job.finished_at is not None) == job.state.is_final
+    assert (job.started_at is not None) == (JobState.RUNNING in visited)
 
 
 def _after(*job_ids: str, condition: str = "ok") -> list[dict[str, str]]:
     return [{"job": job_id, "condition": condition} for job_id in job_ids]
 
 
-def test_a_job_waits_until_all_that_it_needs_have_succeeded(core: Core) -> None:
-    one, two = core.run(), core.run()
-    waiting = core.submit(after=[job_id_of(one), job_id_of(two)])
+def test_a_job_is_blocked_until_all_its_dependencies_have_succeeded(core: Core) -> None:
+    first, second = core.run(), core.run()
+    waiting = core.submit(after=[job_id_of(first), job_id_of(second)])
     assert core.job(waiting).state is JobState.BLOCKED
-    core.finish(one.attempt_id)
+    core.finish(first.attempt_id)
     assert core.job(waiting).state is JobState.BLOCKED
-    core.finish(two.attempt_id)
+    core.finish(second.attempt_id)
     assert core.job(waiting).state is JobState.QUEUED
 
 
-def test_a_failure_cancels_all_that_need_a_success(core: Core) -> None:
+def test_a_failed_job_cancels_its_dependents_and_theirs(core: Core) -> None:
     failing = core.run()
     chain = [core.submit(after=[job_id_of(failing)])]
     for _ in range(2):
@@ -36,14 +85,14 @@ def test_a_failure_cancels_all_that_need_a_success(core: Core) -> None:
         assert needed in (job.message or "")
 
 
-def test_a_job_that_needs_any_end_goes_on_after_a_failure(core: Core) -> None:
+def test_a_dependent_with_condition_any_is_queued_after_a_failure(core: Core) -> None:
     failing = core.run()
     waiting = core.submit(after=_after(job_id_of(failing), condition="any"))
     core.finish(failing.attempt_id, Reason.DIVERGED)
     assert core.job(waiting).state is JobState.QUEUED
 
 
-def test_a_held_job_stays_held_and_is_blocked_once_released(core: Core) -> None:
+def test_a_held_job_with_a_running_dependency_is_blocked_once_released(core: Core) -> None:
     needed = core.run()
     waiting = core.submit(after=[job_id_of(needed)], hold=True)
     core.command("release", waiting)
@@ -55,23 +104,7 @@ def test_a_held_job_stays_held_and_is_blocked_once_released(core: Core) -> None:
     assert core.job(waiting).state is JobState.QUEUED
 
 
-def test_what_has_succeeded_already_is_not_waited_for(core: Core) -> None:
-    needed = core.run()
-    core.finish(needed.attempt_id)
-    assert core.job(core.submit(after=[job_id_of(needed)])).state is JobState.QUEUED
-
-
-def test_a_job_that_could_never_start_is_refused_with_the_place(core: Core) -> None:
-    failed = core.run()
-    core.finish(failed.attempt_id, Reason.DIVERGED)
-    with pytest.raises(InvalidInput) as caught:
-        core.submit(after=["zzz", job_id_of(failed)])
-    told = {fault.pointer: fault.message for fault in caught.value.field_errors}
-    assert told["/after/0/job"] == "no job 'zzz'"
-    assert "has failed and can never succeed" in told["/after/1/job"]
-
-
-def test_a_long_chain_falls_as_a_whole(core: Core) -> None:
+def test_a_chain_of_300_dependents_is_cancelled(core: Core) -> None:
     written = [spec()] + [spec(after=[f"#{number}"]) for number in range(299)]
     with core.database.transaction() as session:
         made = submission.submit_batch(session, written, user="ann", now=core.clock.now)
@@ -79,7 +112,7 @@ def test_a_long_chain_falls_as_a_whole(core: Core) -> None:
     assert core.job(made[-1].row.id).reason is Reason.DEPENDENCY_FAILED
 
 
-def test_a_job_is_never_left_waiting_for_one_that_ends_while_it_is_submitted(core: Core) -> None:
+def test_a_dependency_that_ends_during_the_submission_leaves_no_job_blocked(core: Core) -> None:
     core.record_cluster(cpus=64)
     needed = [core.run() for _ in range(10)]
     together = threading.Barrier(2)
@@ -97,55 +130,227 @@ def test_a_job_is_never_left_waiting_for_one_that_ends_while_it_is_submitted(cor
     assert {core.job(job_id).state for job_id in waiting} == {JobState.QUEUED}
 
 
-def test_a_batch_keeps_its_order(core: Core) -> None:
-    with core.database.transaction() as session:
-        made = submission.submit_batch(
-            session, [spec(seed=seed) for seed in range(20)], user="ann", now=core.clock.now
+def test_a_job_succeeds_when_its_attempt_completes(core: Core) -> None:
+    claimed = core.run()
+    assert core.finish(claimed.attempt_id) is JobState.SUCCEEDED
+    job = core.job(job_id_of(claimed))
+    assert job.reason is Reason.COMPLETED
+    assert job.finished_at == core.clock.now
+
+
+def test_a_repeated_finish_changes_nothing(core: Core) -> None:
+    claimed = core.run()
+    core.finish(claimed.attempt_id)
+    count = len(core.events(job_id_of(claimed)))
+    assert core.finish(claimed.attempt_id) is JobState.SUCCEEDED
+    assert len(core.events(job_id_of(claimed))) == count
+
+
+def test_an_ended_attempt_cannot_finish_for_another_reason(core: Core) -> None:
+    claimed = core.run()
+    core.finish(claimed.attempt_id)
+    with pytest.raises(StaleAttempt, match="completed"):
+        core.finish(claimed.attempt_id, Reason.DIVERGED)
+    assert core.job(job_id_of(claimed)).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.is_retryable])
+def test_a_job_is_retried_after_a_retryable_reason(core: Core, reason: Reason) -> None:
+    claimed = core.run()
+    core.end(claimed, reason)
+    job = core.job(job_id_of(claimed))
+    assert job.state is JobState.QUEUED
+    assert job.reason is reason
+    assert (job.restarts, job.infra_restarts) == ((1, 0) if reason.blame is Blame.USER else (0, 1))
+    assert core.retry().attempt_id == f"{job.id}-a2"
+
+
+@pytest.mark.parametrize("reason", [Reason.TIME_LIMIT, Reason.DATASET_MISSING, Reason.DIVERGED])
+def test_a_job_fails_after_a_reason_that_is_not_retryable(core: Core, reason: Reason) -> None:
+    claimed = core.run(max_restarts=5)
+    assert core.finish(claimed.attempt_id, reason) is JobState.FAILED
+    assert core.job(job_id_of(claimed)).reason is reason
+
+
+def test_max_restarts_limits_failures_by_the_user(core: Core) -> None:
+    claimed = core.run(max_restarts=1)
+    core.end(claimed, Reason.OUT_OF_MEMORY)
+    again = core.retry()
+    core.end(again, Reason.TRAINING_ERROR)
+    job = core.job(job_id_of(claimed))
+    assert job.state is JobState.FAILED
+    assert job.restarts == 2
+
+
+def test_infrastructure_failures_do_not_count_against_max_restarts(core: Core) -> None:
+    claimed = core.run(max_restarts=0)
+    for reason in (Reason.WORKER_DIED, Reason.CLUSTER_LOST, Reason.INTERNAL):
+        core.end(claimed, reason)
+        claimed = core.retry()
+    assert core.finish(claimed.attempt_id) is JobState.SUCCEEDED
+
+
+def test_a_job_fails_after_max_infra_restarts(core: Core) -> None:
+    claimed = core.start()
+    for _ in range(lifecycle.MAX_INFRA_RESTARTS):
+        core.end(claimed, Reason.CLUSTER_LOST)
+        core.clock.advance(60.0)
+        core.release(claimed)
+        claimed = core.start_next()
+    core.end(claimed, Reason.CLUSTER_LOST)
+    assert core.job(job_id_of(claimed)).state is JobState.FAILED
+
+
+def test_the_backoff_doubles_up_to_a_minute_with_jitter(core: Core) -> None:
+    claimed = core.start()
+    waited = []
+    for _ in range(8):
+        core.end(claimed, Reason.CLUSTER_LOST)
+        core.release(claimed)
+        not_before = core.job(job_id_of(claimed)).not_before
+        assert not_before is not None
+        waited.append((not_before - core.clock.now).total_seconds())
+        core.clock.advance(60.0)
+        claimed = core.start_next()
+    longest = [1, 2, 4, 8, 16, 32, 60, 60]
+    assert all(most / 2 <= seconds <= most for seconds, most in zip(waited, longest, strict=True))
+    # Jobs that ended together are not retried together.
+    assert len({seconds / most for seconds, most in zip(waited, longest, strict=True)}) > 1
+
+
+@pytest.mark.parametrize("reason", [Reason.CANCELLED, Reason.WORKER_DIED, Reason.DIVERGED])
+def test_a_job_that_is_being_cancelled_is_not_retried(core: Core, reason: Reason) -> None:
+    claimed = core.run()
+    core.cancel(job_id_of(claimed))
+    core.end(claimed, reason)
+    assert core.job(job_id_of(claimed)).state is JobState.CANCELLED
+
+
+def test_a_job_that_completes_before_it_stops_has_succeeded(core: Core) -> None:
+    claimed = core.run()
+    core.cancel(job_id_of(claimed))
+    assert core.finish(claimed.attempt_id) is JobState.SUCCEEDED
+
+
+def test_every_report_of_a_cancelled_job_is_answered_with_the_stop(core: Core) -> None:
+    claimed = core.run()
+    assert core.report(claimed.attempt_id, 2).stop_reason is None
+    core.cancel(job_id_of(claimed))
+    assert core.report(claimed.attempt_id, 2).stop_reason is StopReason.CANCEL
+    assert core.report(claimed.attempt_id, 3).stop_reason is StopReason.CANCEL
+
+
+def test_an_attempt_over_its_time_limit_is_asked_to_stop(core: Core) -> None:
+    claimed = core.run(time_limit_minutes=10)
+    core.clock.advance(600.0)
+    assert core.report(claimed.attempt_id, 2).stop_reason is None
+    core.clock.advance(1.0)
+    assert core.report(claimed.attempt_id, 3).stop_reason is StopReason.TIME_LIMIT
+
+
+def test_the_time_limit_starts_with_the_training(core: Core) -> None:
+    claimed = core.start(time_limit_minutes=10)
+    core.clock.advance(3600.0)
+    assert core.report(claimed.attempt_id, 1).stop_reason is None
+
+
+def _points(iteration: int) -> list[MetricPoint]:
+    return [MetricPoint(series="train/loss", iteration=iteration, value=0.5)]
+
+
+def test_a_job_that_fails_three_times_at_one_iteration_is_held(core: Core) -> None:
+    claimed = core.run()
+    for number in range(1, 4):
+        core.report(claimed.attempt_id, 2, metrics=_points(437))
+        core.end(claimed, Reason.WORKER_DIED)
+        core.release(claimed)
+        if number < 3:
+            assert core.job(job_id_of(claimed)).state is JobState.QUEUED
+            claimed = core.retry()
+    job = core.job(job_id_of(claimed))
+    assert (job.state, job.reason) == (JobState.HELD, Reason.WORKER_DIED)
+    assert job.message is not None
+    assert job.message.startswith("3 attempts in a row failed at iteration 437")
+
+
+def test_a_job_that_fails_at_different_iterations_is_retried(core: Core) -> None:
+    claimed = core.run()
+    for iteration in (437, 437, 438, 437, 437):
+        core.report(claimed.attempt_id, 2, metrics=_points(iteration))
+        core.end(claimed, Reason.WORKER_DIED)
+        core.release(claimed)
+        claimed = core.retry()
+
+
+def test_attempts_that_the_cluster_loses_do_not_hold_the_job(core: Core) -> None:
+    claimed = core.run()
+    for _ in range(4):
+        core.end(claimed, Reason.CLUSTER_LOST)
+        core.release(claimed)
+        claimed = core.retry()
+
+
+def _step(core: Core, job_id: str, claimed: Claim | None, step: str) -> Claim | None:
+    """Tries one step, which the state may not allow."""
+    if step == "cancel":
+        core.cancel(job_id)
+    elif step == "claim":
+        core.clock.advance(60.0)
+        return core.try_claim() or claimed
+    elif claimed is None:
+        return None
+    elif step == "report":
+        core.report(
+            claimed.attempt_id, core.attempt(claimed.attempt_id).last_sequence + 1, checkpoints=[]
         )
-    core.record_cluster(cpus=64)
-    claimed = [core.job(job_id_of(core.claim())).spec["seed"] for _ in made]
-    assert claimed == list(range(20))
+    elif step == "complete":
+        core.finish(claimed.attempt_id)
+    elif step == "diverge":
+        core.finish(claimed.attempt_id, Reason.DIVERGED)
+    else:
+        core.end(claimed, Reason.WORKER_DIED)
+    return claimed
 
 
-def test_a_batch_with_one_wrong_job_saves_none(core: Core) -> None:
-    with pytest.raises(InvalidInput) as caught, core.database.transaction() as session:
-        submission.submit_batch(
-            session, [spec(), spec(after=["#1"])], user="ann", now=core.clock.now
-        )
-    assert caught.value.field_errors[0].pointer == "/jobs/1/after/0/job"
-    with core.database.reading() as session:
-        assert records.list_page(session, limit=10).rows == []
-
-
-def test_a_repeated_batch_finds_its_jobs(core: Core) -> None:
-    written = [spec(), spec(after=["#0"])]
-    made = []
-    for _ in range(2):
-        with core.database.transaction() as session:
-            now = core.clock.now
-            batch = submission.submit_batch(
-                session, written, user="ann", now=now, idempotency_key="k"
-            )
-            made.append([submitted.row.id for submitted in batch])
-        core.clock.advance(1.0)
-    assert made[0] == made[1]
-
-
-def test_a_clone_differs_in_what_was_changed_alone(core: Core) -> None:
-    original = core.submit(depth=8, seed=3, recipe={"name": "quick", "momentum": 0.5})
-    with core.database.transaction() as session:
-        changes = {"depth": 110, "recipe": {"iterations": 300}}
-        clone = submission.clone(session, original, changes, user="ben", now=core.clock.now).row
-    made = records.spec_of(clone)
-    assert made == spec(
-        depth=110, seed=3, recipe={"name": "quick", "momentum": 0.5, "iterations": 300}
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    steps=st.lists(
+        st.sampled_from(["cancel", "claim", "report", "complete", "diverge", "die"]), max_size=15
     )
-    assert (clone.user, made.name) == ("ben", "resnet-110-A on digits")
+)
+def test_job_and_attempts_stay_consistent_after_any_steps(core: Core, steps: list[str]) -> None:
+    core.record_cluster(cpus=1000)
+    job_id = core.submit(priority=100)
+    claimed: Claim | None = None
+    for step in steps:
+        try:
+            claimed = _step(core, job_id, claimed, step)
+        except ResnetdError:
+            continue
+        finally:
+            _check_consistency(core, job_id)
+    if not core.job(job_id).state.is_final:
+        core.cancel(job_id)
+        if claimed is not None:
+            core.end(claimed, Reason.CANCELLED)
+    assert core.job(job_id).state.is_final
 
 
-def test_a_clone_of_a_chosen_name_keeps_it_and_waits_for_nothing(core: Core) -> None:
-    needed = core.submit()
-    original = core.submit(name="mine", after=[needed], hold=True)
-    with core.database.transaction() as session:
-        clone = submission.clone(session, original, {}, user="ann", now=core.clock.now).row
-    assert (clone.name, clone.state) == ("mine", JobState.QUEUED)
+def _check_consistency(core: Core, job_id: str) -> None:
+    job = core.job(job_id)
+    with core.database.reading() as session:
+        known = attempts.list_attempts(session, job_id)
+    active = [attempt for attempt in known if attempt.state is not AttemptState.ENDED]
+    assert [attempt.number for attempt in known] == list(range(1, job.attempts + 1))
+    if job.state in (JobState.STARTING, JobState.RUNNING):
+        assert [attempt.state.value for attempt in active] == [job.state.value]
+        assert active[0] is known[-1]
+    else:
+        assert active == []
+    transitions = [event.data for event in core.events(job_id) if event.kind == "state"]
+    assert [transition["from"] for transition in transitions] == [
+        "queued",
+        *(transition["to"] for transition in transitions),
+    ][:-1]

@@ -1,4 +1,4 @@
-"""Metrics: what was appended is read, thinned to as many points as were asked for."""
+"""Metrics: appended points, read series, and downsampling."""
 
 import itertools
 
@@ -37,7 +37,7 @@ def test_points_are_read_by_series_and_iteration(core: Core) -> None:
     assert named == {"train/loss": found["train/loss"]}
 
 
-def test_a_value_that_was_not_finite_keeps_its_place(core: Core) -> None:
+def test_a_value_that_was_not_finite_is_stored_as_none(core: Core) -> None:
     claimed = core.start()
     _append(core, claimed.attempt_id, 1, "train/loss", 2.0, None)
     with core.database.reading() as session:
@@ -46,7 +46,7 @@ def test_a_value_that_was_not_finite_keeps_its_place(core: Core) -> None:
     assert core.job(job_id_of(claimed)).latest_metrics == {"train/loss": None}
 
 
-def test_of_two_values_in_one_report_the_later_one_stands(core: Core) -> None:
+def test_the_last_of_two_values_in_one_report_counts(core: Core) -> None:
     claimed = core.start()
     points = [MetricPoint(series="train/loss", iteration=1, value=value) for value in (2.0, 1.0)]
     core.report(claimed.attempt_id, 1, metrics=points)
@@ -54,14 +54,14 @@ def test_of_two_values_in_one_report_the_later_one_stands(core: Core) -> None:
         assert metrics.read_series(session, job_id_of(claimed))["train/loss"].values == [1.0]
 
 
-def test_the_newest_value_of_each_series_is_the_jobs(core: Core) -> None:
+def test_the_latest_metrics_of_a_job_are_the_newest_of_each_series(core: Core) -> None:
     claimed = core.start()
     _append(core, claimed.attempt_id, 1, "train/loss", 2.0, 1.0)
     _append(core, claimed.attempt_id, 2, "test/error", 50.0)
     assert core.job(job_id_of(claimed)).latest_metrics == {"train/loss": 1.0, "test/error": 50.0}
 
 
-def test_a_full_report_of_points_is_stored(core: Core) -> None:
+def test_a_report_of_5000_points_is_stored(core: Core) -> None:
     claimed = core.start()
     _append(core, claimed.attempt_id, 1, "train/loss", *(float(n) for n in range(5_000)))
     with core.database.reading() as session:
@@ -70,23 +70,23 @@ def test_a_full_report_of_points_is_stored(core: Core) -> None:
 
 
 @given(count=st.integers(0, 300), points=st.integers(1, 320))
-def test_a_thinned_series_has_at_most_so_many_of_its_own_points(count: int, points: int) -> None:
-    thin = metrics.downsample(_series(count), points)
-    assert len(thin.iterations) == min(count, points)
-    assert sorted(set(thin.iterations)) == thin.iterations
-    assert thin.values == [float(iteration) for iteration in thin.iterations]
+def test_a_downsampled_series_has_at_most_as_many_points(count: int, points: int) -> None:
+    downsampled = metrics.downsample(_series(count), points)
+    assert len(downsampled.iterations) == min(count, points)
+    assert sorted(set(downsampled.iterations)) == downsampled.iterations
+    assert downsampled.values == [float(iteration) for iteration in downsampled.iterations]
 
 
 @given(count=st.integers(2, 300), points=st.integers(2, 320))
-def test_a_thinned_series_keeps_its_first_and_last_point(count: int, points: int) -> None:
-    thin = metrics.downsample(_series(count), points)
-    assert (thin.iterations[0], thin.iterations[-1]) == (0, count - 1)
+def test_a_downsampled_series_keeps_its_first_and_last_point(count: int, points: int) -> None:
+    downsampled = metrics.downsample(_series(count), points)
+    assert (downsampled.iterations[0], downsampled.iterations[-1]) == (0, count - 1)
 
 
 @given(count=st.integers(3, 300), points=st.integers(2, 320))
-def test_the_points_of_a_thinned_series_are_evenly_spread(count: int, points: int) -> None:
-    thin = metrics.downsample(_series(count), points).iterations
-    gaps = [after - before for before, after in itertools.pairwise(thin)]
+def test_the_points_of_a_downsampled_series_are_evenly_spaced(count: int, points: int) -> None:
+    downsampled = metrics.downsample(_series(count), points).iterations
+    gaps = [after - before for before, after in itertools.pairwise(downsampled)]
     assert max(gaps) - min(gaps) <= 1
 
 

@@ -1,4 +1,4 @@
-"""Starting from another job: what fits, what is refused, and that it stays."""
+"""Warm start: which checkpoints fit, and that they are kept."""
 
 from typing import Any
 
@@ -19,8 +19,8 @@ RECIPE = {"name": "quick", "iterations": 600}
 def _trained(core: Core, **fields: Any) -> Taken:
     """A job that was cancelled with checkpoints at 100 (the best) and 200."""
     claimed = core.run(**{"recipe": RECIPE} | fields)
-    told = [note(100, test_error=3.0), note(200, test_error=5.0)]
-    core.report(claimed.attempt_id, 2, checkpoints=told)
+    manifests = [note(100, test_error=3.0), note(200, test_error=5.0)]
+    core.report(claimed.attempt_id, 2, checkpoints=manifests)
     core.finish(claimed.attempt_id, Reason.CANCELLED)
     core.release(claimed)
     return claimed
@@ -36,7 +36,7 @@ def _resume_of(core: Core, claimed: Taken) -> ResumeCheckpoint | None:
         return attempts.build_config(session, claimed.attempt_id).resume
 
 
-def test_a_continued_run_begins_where_the_checkpoint_is(core: Core) -> None:
+def test_a_continued_run_starts_at_the_iteration_of_the_checkpoint(core: Core) -> None:
     source = _trained(core)
     job_id = _submit_from(core, source)
     claimed = core.start_next()
@@ -45,10 +45,10 @@ def test_a_continued_run_begins_where_the_checkpoint_is(core: Core) -> None:
     assert (resume.iteration, resume.mode) == (200, StartMode.CONTINUE)
     assert core.attempt(claimed.attempt_id).first_iteration == 200
     saved = core.job(job_id).spec["start_from"]
-    assert saved["checkpoint"] == resume.checkpoint_id, "newest may be another one tomorrow"
+    assert saved["checkpoint"] == resume.checkpoint_id, "the newest may change"
 
 
-def test_weights_and_deepened_networks_begin_at_the_beginning(core: Core) -> None:
+def test_a_run_from_weights_starts_at_iteration_0(core: Core) -> None:
     source = _trained(core)
     _submit_from(core, source, start={"mode": "weights", "checkpoint": "best"}, seed=7)
     claimed = core.start_next()
@@ -58,7 +58,7 @@ def test_weights_and_deepened_networks_begin_at_the_beginning(core: Core) -> Non
     assert core.attempt(claimed.attempt_id).first_iteration == 0
 
 
-def test_a_job_that_is_tried_again_goes_on_from_its_own_checkpoint(core: Core) -> None:
+def test_a_retried_job_resumes_from_its_own_checkpoint(core: Core) -> None:
     source = _trained(core)
     _submit_from(core, source, start={"mode": "weights"})
     first = core.start_next()
@@ -81,7 +81,7 @@ def test_a_job_that_is_tried_again_goes_on_from_its_own_checkpoint(core: Core) -
     ("fields", "pointer"),
     [
         ({"start": {"job": "0" * 16}}, "/start_from/job"),
-        ({"start": {"job": "nobody"}}, "/start_from/job"),
+        ({"start": {"job": "unknown"}}, "/start_from/job"),
         ({"start": {"checkpoint": "oldest"}}, "/start_from/checkpoint"),
         ({"seed": 1}, "/seed"),
         ({"shortcut": "B"}, "/shortcut"),
@@ -95,7 +95,7 @@ def test_a_job_that_is_tried_again_goes_on_from_its_own_checkpoint(core: Core) -
         ({"start": {"mode": "deepen"}, "depth": 14, "dataset": "cifar100"}, "/dataset"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_place(
+def test_a_mismatch_is_refused_with_its_pointer(
     core: Core, fields: dict[str, Any], pointer: str
 ) -> None:
     source = _trained(core)
@@ -104,13 +104,13 @@ def test_what_does_not_fit_is_refused_with_its_place(
     assert [fault.pointer for fault in caught.value.field_errors] == [pointer]
 
 
-def test_a_run_may_be_continued_for_longer_and_with_other_milestones_ahead(core: Core) -> None:
+def test_a_run_can_be_continued_with_more_iterations_and_later_milestones(core: Core) -> None:
     recipe = RECIPE | {"iterations": 900, "milestones": [300, 800], "checkpoint_every": 50}
     job_id = _submit_from(core, _trained(core), recipe=recipe)
     assert core.job(job_id).state is JobState.QUEUED
 
 
-def test_a_checkpoint_stays_as_long_as_somebody_starts_from_it(core: Core) -> None:
+def test_a_checkpoint_is_kept_while_an_unfinished_job_starts_from_it(core: Core) -> None:
     source = core.run(recipe=RECIPE)
     core.report(source.attempt_id, 2, checkpoints=[note(100)])
     job_id = _submit_from(core, source)
@@ -121,7 +121,7 @@ def test_a_checkpoint_stays_as_long_as_somebody_starts_from_it(core: Core) -> No
     assert _iterations(core, source) == [300]
 
 
-def test_a_job_is_not_deleted_while_another_starts_from_it(core: Core) -> None:
+def test_a_job_is_not_deleted_while_an_unfinished_job_starts_from_it(core: Core) -> None:
     source = _trained(core)
     waiting = _submit_from(core, source)
     with core.database.transaction() as session, pytest.raises(Conflict, match=waiting):
@@ -131,7 +131,7 @@ def test_a_job_is_not_deleted_while_another_starts_from_it(core: Core) -> None:
         retention.delete_job(session, job_id_of(source))
 
 
-def test_a_job_whose_checkpoint_is_gone_fails_and_does_not_begin_anew(core: Core) -> None:
+def test_a_job_whose_source_checkpoint_was_deleted_fails(core: Core) -> None:
     source = _trained(core)
     job_id = _submit_from(core, source)
     with core.database.transaction() as session:

@@ -100,7 +100,7 @@ def _fill(core: Core) -> None:
     core.submit(after=[job_id_of(claimed)], key="once")
     core.finish(claimed.attempt_id)
     searching = Searching(core)
-    searching.take(searching.run(), "a")
+    searching.assign_trial(searching.run(), "a")
 
 
 def test_a_repeated_upgrade_changes_nothing(database: Database) -> None:

@@ -7,15 +7,9 @@ from service.execution import credentials
 from service.execution.credentials import CallerKind
 from service.states import SearchState
 from tests.support.cluster import BACKOFF_SECONDS, FakeCluster, Make, later_round
-from tests.support.core import Core
 from tests.support.searching import Searching
 from workers.cluster.ray_jobs import ClusterJobState
 from workers.dispatcher.dispatcher import Dispatcher
-
-
-@pytest.fixture
-def searching(core: Core) -> Searching:
-    return Searching(core)
 
 
 def _driver_of(search_id: str, number: int = 1) -> str:
@@ -26,7 +20,7 @@ def _run(searching: Searching, dispatcher: Dispatcher) -> str:
     """A search whose first driver has begun."""
     search_id = searching.submit()
     dispatcher.run_round()
-    searching.begin(search_id)
+    searching.begin_driver(search_id)
     return search_id
 
 
@@ -110,7 +104,7 @@ def test_drivers_behind_a_failed_submission_do_not_wait_for_it(
         dispatcher.run_round()
     dispatcher.run_round()
     assert cluster.submissions == [_driver_of(second)]
-    searching.steer("cancel", first)
+    searching.command("cancel", first)
     later_round(searching.core, dispatcher, after_seconds=61.0)
     assert searching.row(first).driver_id is None
     assert cluster.submissions == [_driver_of(second)]
@@ -123,9 +117,9 @@ def test_a_driver_that_was_not_submitted_yet_ends_with_its_search(
     second = searching.submit()
     with cluster.losing_submissions(), pytest.raises(ClusterUnavailable):
         dispatcher.run_round()
-    searching.steer("cancel", second)
+    searching.command("cancel", second)
     assert searching.row(second).driver_id is None
-    searching.steer_delete(second)
+    searching.delete(second)
     dispatcher.run_round()
     assert cluster.submissions == []
 
@@ -141,7 +135,7 @@ def test_a_driver_that_does_not_exit_is_stopped(
     searching: Searching, cluster: FakeCluster, dispatcher: Dispatcher
 ) -> None:
     search_id = _run(searching, dispatcher)
-    searching.steer("cancel", search_id)
+    searching.command("cancel", search_id)
     later_round(searching.core, dispatcher)
     assert cluster.stops == []
     later_round(searching.core, dispatcher, after_seconds=21.0)
@@ -164,7 +158,7 @@ def test_a_silent_driver_is_stopped_and_replaced(
     search_id = searching.submit()
     dispatcher.run_round()
     if has_begun:
-        searching.begin(search_id)
+        searching.begin_driver(search_id)
     later_round(searching.core, dispatcher, after_seconds=patience)
     assert cluster.stops == [_driver_of(search_id)]
     cluster.end(_driver_of(search_id), ClusterJobState.STOPPED)

@@ -28,7 +28,7 @@ def searching(api: Api) -> Searching:
 @pytest.fixture
 def start(searching: Searching) -> RayJobSubmission[DriverRow]:
     searching.submit(budget={"trials": 1})
-    (started,) = searching.due()
+    (started,) = searching.start_drivers()
     return started
 
 
@@ -62,9 +62,9 @@ def test_a_driver_goes_from_its_brief_to_its_last_word(
 def test_a_driver_that_was_followed_by_another_is_shut_out(
     client: DriverClient, searching: Searching, start: RayJobSubmission[DriverRow]
 ) -> None:
-    searching.driver_dies(start.row.search_id)
+    searching.terminate_driver(start.row.search_id)
     searching.core.clock.advance(60.0)
-    searching.due()
+    searching.start_drivers()
     with pytest.raises(Unauthorized):
         client.brief()
 

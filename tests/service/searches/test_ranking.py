@@ -1,0 +1,55 @@
+"""The ranking of trials."""
+
+from service.specs.protocol import MetricPoint
+from service.states import JobState, Reason
+from tests.support.searching import Searching
+
+
+def test_trials_are_ranked_by_their_newest_error_and_unmeasured_ones_are_last(
+    searching: Searching,
+) -> None:
+    search_id = searching.run()
+    for tune_id in "abcd":
+        searching.assign_trial(search_id, tune_id)
+    for error in (9.0, 3.0):
+        searching.train(error)
+    searching.train(1.0, reason=Reason.DIVERGED)
+    progress = searching.read_progress(search_id)
+    assert [(trial.row.number, trial.rank) for trial in progress.trials] == [
+        (2, 0),
+        (1, 1),
+        (3, None),
+        (4, None),
+    ]
+    assert [trial.row.number for trial in progress.best] == [2]
+    assert progress.counts[JobState.SUCCEEDED] == 2
+    assert progress.iterations == 60
+
+
+def test_the_best_trials_of_several_metrics_are_the_pareto_front(searching: Searching) -> None:
+    core = searching.core
+    search_id = searching.run(metric=["test/error", "train/error"], scheduler="fifo")
+    for tune_id, errors in (("a", (5.0, 1.0)), ("b", (1.0, 5.0)), ("c", (6.0, 2.0))):
+        searching.assign_trial(search_id, tune_id)
+        attempt = core.start_next()
+        points = [
+            MetricPoint(series=f"{split}/error", iteration=20, value=value)
+            for split, value in zip(("test", "train"), errors, strict=True)
+        ]
+        core.report(attempt.attempt_id, 1, metrics=points)
+        core.finish(attempt.attempt_id)
+    progress = searching.read_progress(search_id)
+    assert [(trial.row.number, trial.rank) for trial in progress.trials] == [(1, 0), (2, 0), (3, 1)]
+    assert [trial.row.number for trial in progress.best] == [1, 2]
+
+
+def test_a_trial_that_ends_before_it_stops_has_no_stop_reason(searching: Searching) -> None:
+    core = searching.core
+    search_id = searching.run(scheduler="asha")
+    searching.assign_trial(search_id, "a")
+    attempt = core.start_next()
+    searching.evaluate(attempt, 1, 10, 40.0)
+    assert searching.stop_trial(search_id, "a")
+    core.finish(attempt.attempt_id)
+    (trial,) = searching.read_progress(search_id).trials
+    assert (trial.job.reason, trial.stop_reason) == (Reason.COMPLETED, None)
