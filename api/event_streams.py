@@ -21,8 +21,8 @@ from service.searches import records as search_records
 from service.storage import events
 
 # Proxies close connections on which nothing is sent for a minute.
-_KEEPALIVE_SECONDS = 15.0
-_BATCH = 500
+KEEPALIVE_SECONDS = 15.0
+BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ async def _event_stream(
                 messages.insert(index, _format_progress(update.progress))
             for message in messages:
                 yield message
-            if len(update.events) == _BATCH:
+            if len(update.events) == BATCH_SIZE:
                 continue
             if update.is_final:
                 return
             try:
-                await asyncio.wait_for(changed.wait(), _KEEPALIVE_SECONDS)
+                await asyncio.wait_for(changed.wait(), KEEPALIVE_SECONDS)
             except TimeoutError:
                 yield format_sse_event(comment="keep-alive")
     finally:
@@ -100,7 +100,7 @@ def _format_progress(progress: BaseModel) -> bytes:
 def _read_job(services: Services, job_id: str, after: int) -> _Update:
     with services.database.reading() as session:
         job = job_records.find_job(session, job_id)
-        found = events.list_events_after(session, job, after, limit=_BATCH)
+        found = events.list_events_after(session, job, after, limit=BATCH_SIZE)
         views = [EventView.of(event) for event in found]
         return _Update(views, ProgressView.of(job), job.state.is_final)
 
@@ -108,7 +108,7 @@ def _read_job(services: Services, job_id: str, after: int) -> _Update:
 def _read_search(services: Services, search_id: str, after: int) -> _Update:
     with services.database.reading() as session:
         search = search_records.find_search(session, search_id)
-        found = events.list_events_after(session, search, after, limit=_BATCH)
+        found = events.list_events_after(session, search, after, limit=BATCH_SIZE)
         views = [EventView.of(event) for event in found]
         progress = SearchView.of(search, ranking.read_progress(session, search, now=None))
         return _Update(views, progress, search.state.is_final)

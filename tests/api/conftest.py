@@ -1,6 +1,6 @@
-"""The API over SQLite for most tests, over each kind of database where SQL matters.
+"""The API over SQLite for most tests, over both databases where SQL matters.
 
-One API of each kind serves all tests, each of which finds it empty: to start one takes longer
+One API for each database serves all tests and is emptied before each: starting an API takes longer
 than most tests.
 """
 

@@ -1,4 +1,4 @@
-"""The application as a whole: its document, its ids of requests, the size of bodies."""
+"""The application: its OpenAPI document, request ids, and the limit of bodies."""
 
 import asyncio
 import uuid
@@ -25,9 +25,9 @@ def test_the_openapi_document_is_produced_without_a_database(tmp_path: Path) -> 
     assert "/v1/attempts/{attempt_id}/reports" in paths
 
 
-def test_every_answer_has_an_id_of_its_own(api: Api) -> None:
+def test_every_response_has_its_own_request_id(api: Api) -> None:
     ids = {api.get("/v1/health").headers["X-Request-Id"] for _ in range(2)}
-    assert len({uuid.UUID(each) for each in ids}) == 2
+    assert len({uuid.UUID(request_id) for request_id in ids}) == 2
 
 
 def test_a_body_that_is_too_large_is_refused(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""Who may open which door."""
+"""Which token is valid for which routes."""
 
 import pytest
 from fastapi.routing import iter_route_contexts
@@ -9,8 +9,8 @@ from tests.support.api import TOKEN, Api
 from tests.support.core import Taken, job_id_of
 from tests.support.searching import Searching
 
-# Health, and what describes the API itself: no word of anybody's in them.
-OPEN = {"/v1/health", "/v1/openapi.json", "/v1/docs"}
+# Health and the description of the API.
+PUBLIC = {"/v1/health", "/v1/openapi.json", "/v1/docs"}
 
 
 def _routes() -> list[tuple[str, str]]:
@@ -40,21 +40,21 @@ def _filled(path: str) -> str:
     return path
 
 
-def test_every_route_but_the_open_ones_needs_a_token(api: Api) -> None:
+def test_every_route_that_is_not_public_needs_a_token(api: Api) -> None:
     routes = _routes()
     assert len(routes) > 15
     for method, path in routes:
         answer = api.call(method, _filled(path), token=None)
-        assert (answer.status_code == 200) is (path in OPEN), (method, path)
-        if path not in OPEN:
+        assert (answer.status_code == 200) is (path in PUBLIC), (method, path)
+        if path not in PUBLIC:
             assert answer.status_code == 401, (method, path)
             assert answer.headers["WWW-Authenticate"] == "Bearer"
             assert answer.json()["code"] == "unauthorized"
 
 
-def test_every_route_but_the_open_ones_refuses_an_unknown_token(api: Api) -> None:
+def test_every_route_that_is_not_public_refuses_an_unknown_token(api: Api) -> None:
     for method, path in _routes():
-        if path not in OPEN:
+        if path not in PUBLIC:
             answer = api.call(method, _filled(path), token="x" * 43)
             assert answer.status_code == 401, (method, path)
 
@@ -62,21 +62,21 @@ def test_every_route_but_the_open_ones_refuses_an_unknown_token(api: Api) -> Non
 @pytest.mark.parametrize(
     "header", ["", "Bearer", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xff"]
 )
-def test_what_is_no_token_of_ours_is_refused(api: Api, header: str) -> None:
+def test_an_invalid_authorization_header_is_refused(api: Api, header: str) -> None:
     sent = [(b"Authorization", header.encode("latin-1"))]
     answer = api.http.get("/v1/jobs", headers=sent)
     assert answer.status_code == 401
 
 
-def test_the_name_of_the_scheme_may_be_written_in_any_case(api: Api) -> None:
+def test_the_scheme_is_case_insensitive(api: Api) -> None:
     answer = api.http.get("/v1/jobs", headers={"Authorization": f"bEARER  {TOKEN}"})
     assert answer.status_code == 200
 
 
-def _doors(of: str) -> list[tuple[str, str]]:
-    """The routes of attempts, of runners, of drivers, or of people."""
+def _routes_of(of: str) -> list[tuple[str, str]]:
+    """The routes of attempts, runners, drivers or users."""
     found: dict[str, list[tuple[str, str]]] = {
-        name: [] for name in ("attempts", "runners", "drivers", "people")
+        name: [] for name in ("attempts", "runners", "drivers", "users")
     }
     for method, path in _routes():
         if path.startswith("/v1/attempts/"):
@@ -85,17 +85,17 @@ def _doors(of: str) -> list[tuple[str, str]]:
             found["runners"].append((method, path))
         elif path.startswith("/v1/drivers/"):
             found["drivers"].append((method, path))
-        elif path not in OPEN:
-            found["people"].append((method, path))
+        elif path not in PUBLIC:
+            found["users"].append((method, path))
     return found[of]
 
 
 def _assert_refused(
-    api: Api, token: str, doors: list[tuple[str, str]], *, attempt: Taken, runner_id: str
+    api: Api, token: str, routes: list[tuple[str, str]], *, attempt: Taken, runner_id: str
 ) -> None:
-    """Everywhere, though what stands in the path is there."""
-    assert doors
-    for method, path in doors:
+    """401 from all routes, with ids in their paths that exist."""
+    assert routes
+    for method, path in routes:
         target = path.replace("{attempt_id}", attempt.attempt_id)
         target = target.replace("{job_id}", job_id_of(attempt))
         target = _filled(target.replace("{runner_id}", runner_id))
@@ -103,45 +103,45 @@ def _assert_refused(
         assert answer.status_code == 401, (method, path)
 
 
-def test_a_persons_token_opens_no_door_of_attempts_runners_or_drivers(api: Api) -> None:
+def test_a_users_token_is_invalid_for_attempts_runners_and_drivers(api: Api) -> None:
     taken = api.core.run()
-    doors = _doors("attempts") + _doors("runners") + _doors("drivers")
-    _assert_refused(api, TOKEN, doors, attempt=taken, runner_id=taken.runner_id)
+    routes = _routes_of("attempts") + _routes_of("runners") + _routes_of("drivers")
+    _assert_refused(api, TOKEN, routes, attempt=taken, runner_id=taken.runner_id)
 
 
-def test_an_attempts_token_opens_no_door_of_people_or_runners(api: Api) -> None:
+def test_the_token_of_an_attempt_is_invalid_for_users_runners_and_drivers(api: Api) -> None:
     taken = api.core.run()
-    doors = _doors("people") + _doors("runners") + _doors("drivers")
-    _assert_refused(api, taken.secret, doors, attempt=taken, runner_id=taken.runner_id)
+    routes = _routes_of("users") + _routes_of("runners") + _routes_of("drivers")
+    _assert_refused(api, taken.secret, routes, attempt=taken, runner_id=taken.runner_id)
 
 
-def test_an_attempts_token_opens_no_other_attempts_doors(api: Api) -> None:
+def test_the_token_of_an_attempt_is_invalid_for_other_attempts(api: Api) -> None:
     first, second = api.core.run(), api.core.run()
-    doors = _doors("attempts")
-    _assert_refused(api, second.secret, doors, attempt=first, runner_id=first.runner_id)
+    routes = _routes_of("attempts")
+    _assert_refused(api, second.secret, routes, attempt=first, runner_id=first.runner_id)
 
 
-def test_a_runners_token_opens_no_door_of_people_or_attempts(api: Api) -> None:
+def test_the_token_of_a_runner_is_invalid_for_users_and_attempts(api: Api) -> None:
     api.core.record_cluster(cpus=4)
     start = api.core.start_standby()
     api.core.submit()
     taken = api.core.start_next()
     assert taken.runner_id == start.id
-    doors = _doors("people") + _doors("attempts")
-    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=start.id)
+    routes = _routes_of("users") + _routes_of("attempts")
+    _assert_refused(api, start.secret, routes, attempt=taken, runner_id=start.id)
 
 
-def test_a_runners_token_opens_no_other_runners_door(api: Api) -> None:
+def test_the_token_of_a_runner_is_invalid_for_other_runners(api: Api) -> None:
     taken = api.core.run()
     start = api.core.start_standby()
-    doors = _doors("runners")
-    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=taken.runner_id)
+    routes = _routes_of("runners")
+    _assert_refused(api, start.secret, routes, attempt=taken, runner_id=taken.runner_id)
 
 
-def test_a_drivers_token_opens_no_door_of_people_attempts_or_runners(api: Api) -> None:
+def test_the_token_of_a_driver_is_invalid_for_users_attempts_and_runners(api: Api) -> None:
     taken = api.core.run()
     searching = Searching(api.core)
     searching.submit()
     (start,) = searching.start_drivers()
-    doors = _doors("people") + _doors("attempts") + _doors("runners")
-    _assert_refused(api, start.secret, doors, attempt=taken, runner_id=taken.runner_id)
+    routes = _routes_of("users") + _routes_of("attempts") + _routes_of("runners")
+    _assert_refused(api, start.secret, routes, attempt=taken, runner_id=taken.runner_id)

@@ -1,4 +1,4 @@
-"""Clients of other versions than the server's."""
+"""Clients whose version differs from that of the server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_this_client_is_not_too_old(client: resnetd.Client) -> None:
     assert list(client.jobs.list()) == []
 
 
-def test_a_client_that_is_too_old_is_told_to_upgrade(
+def test_a_client_that_is_too_old_is_asked_to_upgrade(
     client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_versions, "OLDEST_CLIENT", (9, 0))
@@ -39,7 +39,7 @@ def test_a_client_that_is_too_old_is_told_to_upgrade(
     assert "needs 9.0 or newer; run pip install --upgrade resnetd" in str(caught.value)
 
 
-def test_a_client_that_is_newer_is_told_so_where_it_is_not_understood(
+def test_a_newer_client_notes_the_older_server_in_its_errors(
     client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_versions, "VERSION", "0.0.9")
@@ -49,7 +49,7 @@ def test_a_client_that_is_newer_is_told_so_where_it_is_not_understood(
     assert "the service is resnetd 0.0.9, older than this client" in note
 
 
-def test_others_than_our_client_are_let_in(api: Api) -> None:
+def test_other_clients_are_not_checked(api: Api) -> None:
     answer = api.get("/v1/cluster", headers={"User-Agent": "curl/8.0"})
     assert answer.status_code == 200
     assert answer.headers["X-Resnetd-Version"] == client_versions.VERSION

@@ -9,8 +9,8 @@ from api.__main__ import listen
 from service.errors import Unavailable
 
 
-def test_an_answer_does_not_wait_until_its_first_half_is_acknowledged() -> None:
-    """Or each answer on a connection that is kept takes 40 ms."""
+def test_a_response_does_not_wait_for_the_acknowledgement_of_its_headers() -> None:
+    """Else each response on a kept-alive connection takes 40 ms."""
 
     async def has_no_delay(listener: socket.socket) -> int:
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -23,16 +23,16 @@ def test_an_answer_does_not_wait_until_its_first_half_is_acknowledged() -> None:
 
         async with await asyncio.start_server(accept, sock=listener):
             _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
-            told = await accepted
+            has_no_delay_set = await accepted
             writer.close()
             await writer.wait_closed()
-            return told
+            return has_no_delay_set
 
     with listen("127.0.0.1", 0) as listener:
         assert asyncio.run(has_no_delay(listener))
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_in_use_is_named() -> None:
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
         port = taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Errors as problem+json: whatever is sent, the answer says what was wrong and where."""
+"""Errors as problem+json, with a pointer to each invalid field."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ from tests.support.core import job_id_of, written
 
 
 def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """The problem, once it has the shape that every problem has."""
+    """The problem; checks the fields that every problem has."""
     assert answer.status_code == status, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
     body: dict[str, Any] = answer.json()
@@ -30,7 +30,7 @@ def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 def _pointers(answer: httpx.Response) -> list[str]:
     problem = _problem(answer, 422, "invalid-input")
-    return [fault["pointer"] for fault in problem["errors"]]
+    return [error["pointer"] for error in problem["errors"]]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def _pointers(answer: httpx.Response) -> list[str]:
     [
         ({"dept": 20}, "/dept"),
         ({"a/b~": 20}, "/a~1b~0"),
-        # A key that UTF-8 cannot write has no pointer: what holds it is pointed at.
+        # A key with a lone surrogate has no pointer; the pointer is that of its object.
         ({"half \ud800": 1}, ""),
         ({"recipe": {"half \ud800": 1}}, "/recipe"),
         ({"depth": "20"}, "/depth"),
@@ -62,7 +62,7 @@ def _pointers(answer: httpx.Response) -> list[str]:
         ({"resources": {"num_workers": 2000}}, "/resources/num_workers"),
     ],
 )
-def test_a_wrong_place_is_pointed_at(api: Api, fields: dict[str, Any], pointer: str) -> None:
+def test_an_invalid_field_is_pointed_at(api: Api, fields: dict[str, Any], pointer: str) -> None:
     assert _pointers(api.post("/v1/jobs", written(**fields))) == [pointer]
 
 
@@ -70,25 +70,25 @@ def test_a_missing_field_is_pointed_at(api: Api) -> None:
     assert _pointers(api.post("/v1/jobs", {"shortcut": "A", "dataset": "digits"})) == ["/depth"]
 
 
-def test_a_wrong_depth_is_told_the_nearest_right_ones(api: Api) -> None:
+def test_the_message_of_an_invalid_depth_has_the_nearest_valid_ones(api: Api) -> None:
     answer = api.post("/v1/jobs", written(depth=33))
-    (fault,) = answer.json()["errors"]
-    assert fault["message"] == ("must be 6n+2 for a cifar network; nearest: 32 and 38; received 33")
+    (error,) = answer.json()["errors"]
+    assert error["message"] == ("must be 6n+2 for a cifar network; nearest: 32 and 38; received 33")
 
 
-def test_what_the_cluster_can_never_hold_is_told_what_there_is(api: Api) -> None:
+def test_the_message_of_a_job_too_large_for_the_cluster_has_its_size(api: Api) -> None:
     api.core.record_cluster(cpus=4)
     answer = api.post("/v1/jobs", written(resources={"num_workers": 8}))
     problem = _problem(answer, 422, "cannot-fit")
-    (fault,) = problem["errors"]
-    assert fault == {
+    (error,) = problem["errors"]
+    assert error == {
         "pointer": "/resources",
         "message": "8 workers need 8 CPUs; the cluster has 4",
     }
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"depth: 20", b"\xff\xfe", b"[" * 100_000, b"\x00"])
-def test_a_body_that_is_no_json_is_refused(api: Api, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(api: Api, body: bytes) -> None:
     answer = api.call(
         "POST", "/v1/jobs", content=body, headers={"Content-Type": "application/json"}
     )
@@ -97,7 +97,7 @@ def test_a_body_that_is_no_json_is_refused(api: Api, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [None, 7, "x", [], [written()], {}, {"depth": {}}])
-def test_json_that_is_no_spec_is_refused(api: Api, body: Any) -> None:
+def test_json_that_is_not_a_spec_is_refused(api: Api, body: Any) -> None:
     _problem(api.post("/v1/jobs", body), 422, "invalid-input")
 
 
@@ -117,14 +117,14 @@ def test_json_that_is_no_spec_is_refused(api: Api, body: Any) -> None:
         ("dataset=%00", "/dataset"),
     ],
 )
-def test_a_wrong_query_is_pointed_at(any_api: Api, query: str, pointer: str) -> None:
+def test_an_invalid_query_parameter_is_pointed_at(any_api: Api, query: str, pointer: str) -> None:
     assert _pointers(any_api.get(f"/v1/jobs?{query}")) == [pointer]
 
 
 @pytest.mark.parametrize(
     "query", ["name=%ED%A0%80", "tag=%25_%5C", "id_prefix=%00", "dataset=%F0%9F%98%80", "name='"]
 )
-def test_a_strange_filter_finds_nothing(any_api: Api, query: str) -> None:
+def test_a_filter_without_a_match_finds_nothing(any_api: Api, query: str) -> None:
     any_api.core.submit()
     answer = any_api.get(f"/v1/jobs?{query}")
     assert answer.status_code == 200
@@ -135,7 +135,7 @@ WEIRD_IDS = ["x", "0" * 16, "0" * 17, "\x00", "a\x00b", "..", "%", "\U0001f600",
 
 
 @pytest.mark.parametrize("job_id", WEIRD_IDS)
-def test_a_job_that_nobody_has_is_not_found(any_api: Api, job_id: str) -> None:
+def test_an_unknown_job_is_not_found(any_api: Api, job_id: str) -> None:
     for rest in ("", "/progress", "/metrics", "/events", "/logs", "/attempts", "/checkpoints"):
         path = f"/v1/jobs/{quote(job_id, safe='')}{rest}".replace("/../", "/%2E%2E/")
         assert any_api.get(path).status_code == 404, path
@@ -143,15 +143,15 @@ def test_a_job_that_nobody_has_is_not_found(any_api: Api, job_id: str) -> None:
     assert answer.status_code == 404
 
 
-@pytest.mark.parametrize("which", WEIRD_IDS)
-def test_a_checkpoint_that_nobody_has_is_not_found(any_api: Api, which: str) -> None:
+@pytest.mark.parametrize("selector", WEIRD_IDS)
+def test_an_unknown_checkpoint_is_not_found(any_api: Api, selector: str) -> None:
     job_id = any_api.core.submit()
-    answer = any_api.get(f"/v1/jobs/{job_id}/checkpoints/{quote(which, safe='')}/weights")
+    answer = any_api.get(f"/v1/jobs/{job_id}/checkpoints/{quote(selector, safe='')}/weights")
     assert answer.status_code == 404
 
 
 @pytest.mark.parametrize("rest", ["", "-a", "-a2", "-a1\x00", "-a\x00", "-a٣"])
-def test_an_attempt_that_nobody_has_is_refused(any_api: Api, rest: str) -> None:
+def test_an_unknown_attempt_is_refused(any_api: Api, rest: str) -> None:
     claimed = any_api.core.run()
     attempt_id = quote(f"{job_id_of(claimed)}{rest}", safe="")
     answer = any_api.get(f"/v1/attempts/{attempt_id}", token=claimed.secret)
@@ -159,11 +159,11 @@ def test_an_attempt_that_nobody_has_is_refused(any_api: Api, rest: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs/", "/nowhere", "/", "/v1"])
-def test_a_path_that_leads_nowhere_is_not_found(api: Api, path: str) -> None:
+def test_an_unknown_path_is_not_found(api: Api, path: str) -> None:
     _problem(api.get(path), 404, "not-found")
 
 
-def test_a_method_that_a_path_does_not_know_is_refused(api: Api) -> None:
+def test_a_method_that_a_path_does_not_have_is_refused(api: Api) -> None:
     answer = api.call("DELETE", "/v1/jobs")
     _problem(answer, 405, "method-not-allowed")
     assert "Allow" in answer.headers
@@ -174,7 +174,7 @@ FIELDS = [
     *("max_restarts", "time_limit_minutes", "name", "tags", "iterations", "milestones"),
     *("num_workers", "cpus_per_worker", "gpus_per_worker", "batch_size", "lr_gamma"),
 ]
-# Halves of characters among them, which JSON can write and UTF-8 cannot.
+# With lone surrogates, selector JSON can encode and UTF-8 cannot.
 texts = st.text(st.characters(exclude_categories=()), max_size=20)
 scalars = st.one_of(
     st.none(),
@@ -208,7 +208,7 @@ bodies = st.one_of(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies, key=st.one_of(st.none(), st.text(max_size=5)))
-def test_no_body_makes_the_service_fail(any_api: Api, body: Any, key: str | None) -> None:
+def test_no_body_causes_an_internal_error(any_api: Api, body: Any, key: str | None) -> None:
     headers = {} if key is None else {"Idempotency-Key": quote(key) or "empty"}
     answer = any_api.post("/v1/jobs", body, headers=headers)
     if answer.status_code == 201:
@@ -249,7 +249,7 @@ def test_no_body_makes_the_service_fail(any_api: Api, body: Any, key: str | None
         max_size=3,
     )
 )
-def test_no_report_makes_the_service_fail(any_api: Api, fields: dict[str, Any]) -> None:
+def test_no_report_causes_an_internal_error(any_api: Api, fields: dict[str, Any]) -> None:
     claimed = any_api.core.start()
     path = f"/v1/attempts/{claimed.attempt_id}/reports"
     answer = any_api.post(path, {"sequence": 1} | fields, token=claimed.secret)

@@ -85,7 +85,7 @@ def test_jobs_are_filtered(service: Service, client: resnetd.Client) -> None:
     assert [job.id for job in found] == [job_id]
 
 
-def test_a_job_is_found_by_the_beginning_of_its_id(
+def test_jobs_are_listed_by_the_prefix_of_their_id(
     service: Service, client: resnetd.Client
 ) -> None:
     ids = [service.submit_later(days) for days in (1, 400, 800)]

@@ -1,4 +1,4 @@
-"""Checkpoints as people see them, and the weights that they download."""
+"""Routes of checkpoints and downloads."""
 
 import hashlib
 from typing import Any
@@ -10,7 +10,7 @@ from tests.support.api import Api
 from tests.support.core import Taken, content, job_id_of, note
 from tests.support.fake_api import eventually
 
-WHOLE = (CheckpointPart.WEIGHTS, CheckpointPart.STATE, CheckpointPart.PT)
+ALL_PARTS = (CheckpointPart.WEIGHTS, CheckpointPart.STATE, CheckpointPart.PT)
 
 
 def _keep(api: Api, claimed: Taken, sequence: int, iteration: int, **fields: Any) -> None:
@@ -30,7 +30,7 @@ def _listed(api: Api, claimed: Taken) -> list[dict[str, Any]]:
 def kept(api: Api) -> Taken:
     """An attempt whose checkpoint of iteration 2 is the best, that of iteration 3 the newest."""
     claimed = api.core.run()
-    _keep(api, claimed, 2, 2, test_error=1.0, parts=WHOLE)
+    _keep(api, claimed, 2, 2, test_error=1.0, parts=ALL_PARTS)
     _keep(api, claimed, 3, 3, test_error=5.0)
     return claimed
 
@@ -50,9 +50,9 @@ def test_checkpoints_are_listed_newest_first_with_their_parts(api: Api, kept: Ta
             "sha256": hashlib.sha256(content(part, 2)).hexdigest(),
             "size_bytes": len(content(part, 2)),
         }
-        for part in WHOLE
+        for part in ALL_PARTS
     }
-    assert best["size_bytes"] == sum(len(content(part, 2)) for part in WHOLE)
+    assert best["size_bytes"] == sum(len(content(part, 2)) for part in ALL_PARTS)
 
 
 def test_a_checkpoint_counts_only_once_it_was_reported(api: Api) -> None:
@@ -62,11 +62,11 @@ def test_a_checkpoint_counts_only_once_it_was_reported(api: Api) -> None:
     assert _listed(api, claimed) == []
 
 
-@pytest.mark.parametrize(("which", "iteration"), [("newest", 3), ("best", 2)])
-def test_newest_and_best_are_downloaded_by_these_words(
-    api: Api, kept: Taken, which: str, iteration: int
+@pytest.mark.parametrize(("selector", "iteration"), [("newest", 3), ("best", 2)])
+def test_newest_and_best_are_downloaded_by_name(
+    api: Api, kept: Taken, selector: str, iteration: int
 ) -> None:
-    answer = api.get(f"{_path(kept)}/{which}/weights")
+    answer = api.get(f"{_path(kept)}/{selector}/weights")
     assert answer.status_code == 200
     assert answer.content == content(CheckpointPart.WEIGHTS, iteration)
 
@@ -77,7 +77,7 @@ def test_a_checkpoint_is_downloaded_by_its_id(api: Api, kept: Taken) -> None:
     assert answer.content == content(CheckpointPart.WEIGHTS, 2)
 
 
-def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Taken) -> None:
+def test_a_download_has_a_file_name_a_length_and_a_checksum(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/best/weights")
     sha256 = hashlib.sha256(answer.content).hexdigest()
     assert answer.headers["ETag"] == f'"{sha256}"'
@@ -87,7 +87,7 @@ def test_a_download_says_what_it_is_and_how_to_check_it(api: Api, kept: Taken) -
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}"'
 
 
-def test_weights_are_downloaded_for_torch_too(api: Api, kept: Taken) -> None:
+def test_weights_are_downloaded_as_pt(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/best/weights?format=pt")
     assert answer.content == content(CheckpointPart.PT, 2)
     assert answer.headers["ETag"].strip('"') == hashlib.sha256(answer.content).hexdigest()
@@ -100,20 +100,20 @@ def test_a_format_that_was_not_stored_is_not_found(api: Api, kept: Taken) -> Non
     assert "state, weights" in answer.json()["detail"]
 
 
-def test_a_format_that_nobody_knows_is_refused(api: Api, kept: Taken) -> None:
+def test_an_unknown_format_is_refused(api: Api, kept: Taken) -> None:
     answer = api.get(f"{_path(kept)}/best/weights?format=gguf")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/format")
 
 
-def test_who_asks_for_a_range_is_answered_the_whole(api: Api, kept: Taken) -> None:
-    """As everybody may who does not say Accept-Ranges (RFC 9110, section 14.2)."""
+def test_a_range_is_ignored(api: Api, kept: Taken) -> None:
+    """A server without Accept-Ranges may ignore a range (RFC 9110, section 14.2)."""
     answer = api.get(f"{_path(kept)}/best/weights", headers={"Range": "bytes=2-3"})
     assert answer.status_code == 200
     assert "Accept-Ranges" not in answer.headers
     assert answer.content == content(CheckpointPart.WEIGHTS, 2)
 
 
-def test_a_name_of_a_data_set_makes_no_strange_file_name(api: Api) -> None:
+def test_the_file_name_of_a_download_is_plain_ascii(api: Api) -> None:
     claimed = api.core.run(depth=18, dataset="folder:a..b-ü")
     _keep(api, claimed, 2, 2)
     header = api.get(f"{_path(claimed)}/newest/weights").headers["Content-Disposition"]
@@ -121,7 +121,7 @@ def test_a_name_of_a_data_set_makes_no_strange_file_name(api: Api) -> None:
     assert header.isascii()
 
 
-def test_of_one_iteration_the_later_attempts_weights_are_the_newest(api: Api) -> None:
+def test_of_one_iteration_the_weights_of_the_later_attempt_are_the_newest(api: Api) -> None:
     first = api.core.run()
     _keep(api, first, 2, 2)
     api.core.end(first, Reason.WORKER_DIED)
@@ -131,13 +131,13 @@ def test_of_one_iteration_the_later_attempts_weights_are_the_newest(api: Api) ->
     assert api.get(f"{_path(first)}/newest/weights").status_code == 200
 
 
-def test_what_is_superseded_is_forgotten_with_its_bytes(api: Api, kept: Taken) -> None:
+def test_a_superseded_checkpoint_is_deleted_with_its_artifacts(api: Api, kept: Taken) -> None:
     folder = api.settings.var_dir / "artifacts" / "checkpoints" / kept.attempt_id
     superseded = _listed(api, kept)[0]
     _keep(api, kept, 4, 4, test_error=3.0)
-    assert [one["iteration"] for one in _listed(api, kept)] == [4, 2]
+    assert [checkpoint["iteration"] for checkpoint in _listed(api, kept)] == [4, 2]
     assert api.get(f"{_path(kept)}/{superseded['id']}/weights").status_code == 404
-    # The bytes go once the report was answered.
+    # Artifacts are deleted after the response to the report.
     eventually(lambda: {int(path.name.partition("-")[0]) for path in folder.iterdir()} == {2, 4})
 
 

@@ -1,4 +1,4 @@
-"""Data sets over HTTP: upload, list, train on them by name."""
+"""Routes of data sets."""
 
 import hashlib
 import shutil
@@ -28,13 +28,13 @@ def test_an_upload_is_listed_and_can_be_trained_on(api: Api, tmp_path: Path) -> 
     )
     assert answer.status_code == 201
     assert (answer.json()["name"], answer.json()["sha256"]) == ("folder:birds", sha256)
-    listed = {each["name"]: each for each in api.get("/v1/datasets").json()["datasets"]}
+    listed = {item["name"]: item for item in api.get("/v1/datasets").json()["datasets"]}
     assert listed["folder:birds"] == answer.json()
     job = api.post("/v1/jobs", {"depth": 18, "shortcut": "B", "dataset": "folder:birds"})
     assert job.status_code == 201
 
 
-def test_a_broken_upload_is_a_problem_that_names_the_file(api: Api, tmp_path: Path) -> None:
+def test_an_upload_with_a_broken_image_is_refused_with_its_path(api: Api, tmp_path: Path) -> None:
     broken = SPLIT | {"birds/train/robin/bad.png": b"x"}
     body = zipped(tmp_path / "birds.zip", broken).read_bytes()
     answer = api.call("POST", "/v1/datasets?name=birds", content=body)
@@ -42,7 +42,7 @@ def test_a_broken_upload_is_a_problem_that_names_the_file(api: Api, tmp_path: Pa
     assert "birds/train/robin/bad.png" in answer.json()["detail"]
 
 
-def test_bytes_that_were_not_announced_are_refused(api: Api) -> None:
+def test_an_upload_with_another_checksum_is_refused(api: Api) -> None:
     answer = api.call(
         "POST",
         "/v1/datasets?name=birds",

@@ -1,11 +1,11 @@
-"""The routes that steer jobs, and those by which the queue explains itself."""
+"""Routes of actions on a job."""
 
 import pytest
 
 from service.jobs.checkpoints import ARTIFACT_PREFIX
 from service.storage.artifacts import ArtifactStore
-from tests.support.api import Api
-from tests.support.core import job_id_of, note, workers, written
+from tests.support.api import RFC_3339, Api
+from tests.support.core import job_id_of, note
 from tests.support.fake_api import eventually
 
 
@@ -13,25 +13,62 @@ from tests.support.fake_api import eventually
     ("verb", "state"),
     [("hold", "held"), ("pause", "paused"), ("cancel", "cancelled"), ("kill", "cancelled")],
 )
-def test_a_verb_answers_the_job_as_it_is_then(api: Api, verb: str, state: str) -> None:
+def test_an_action_returns_the_changed_job(api: Api, verb: str, state: str) -> None:
     answer = api.post(f"/v1/jobs/{api.core.submit()}/{verb}")
     assert answer.status_code in (200, 202)
     assert answer.json()["state"] == state
 
 
-def test_what_the_state_does_not_allow_is_a_conflict(api: Api) -> None:
+def test_an_action_that_the_state_does_not_allow_is_a_conflict(api: Api) -> None:
     answer = api.post(f"/v1/jobs/{job_id_of(api.core.run())}/release")
     assert (answer.status_code, answer.json()["code"]) == (409, "illegal-transition")
 
 
-def test_a_running_job_is_told_to_pause_and_says_so(api: Api) -> None:
+def test_a_waiting_job_is_cancelled_at_once(api: Api) -> None:
+    job_id = api.core.submit()
+    answer = api.post(f"/v1/jobs/{job_id}/cancel")
+    assert answer.status_code == 202
+    job = answer.json()
+    assert (job["state"], job["reason"]) == ("cancelled", "cancelled")
+    assert job["finished_at"] == api.core.clock.now.strftime(RFC_3339)
+    assert api.get(f"/v1/jobs/{job_id}").json() == job
+
+
+def test_cancelling_a_running_job_requests_a_stop(api: Api) -> None:
+    claimed = api.core.run()
+    answer = api.post(f"/v1/jobs/{job_id_of(claimed)}/cancel")
+    assert answer.status_code == 202
+    assert (answer.json()["state"], answer.json()["stop_requested"]) == ("running", "cancel")
+    assert api.report(claimed, 2).json() == {"last_sequence": 2, "stop_reason": "cancel"}
+
+
+def test_a_repeated_cancel_changes_nothing(api: Api) -> None:
+    job_id = api.core.submit()
+    first = api.post(f"/v1/jobs/{job_id}/cancel").json()
+    api.core.clock.advance(5.0)
+    answer = api.post(f"/v1/jobs/{job_id}/cancel")
+    assert (answer.status_code, answer.json()) == (202, first)
+
+
+def test_a_job_that_has_ended_cannot_be_cancelled(api: Api) -> None:
+    claimed = api.core.run()
+    api.core.finish(claimed.attempt_id)
+    answer = api.post(f"/v1/jobs/{job_id_of(claimed)}/cancel")
+    assert (answer.status_code, answer.json()["code"]) == (409, "illegal-transition")
+
+
+def test_an_unknown_job_cannot_be_cancelled(api: Api) -> None:
+    assert api.post(f"/v1/jobs/{'0' * 16}/cancel").status_code == 404
+
+
+def test_pausing_a_running_job_requests_a_stop(api: Api) -> None:
     claimed = api.core.run()
     answer = api.post(f"/v1/jobs/{job_id_of(claimed)}/pause")
     assert answer.json()["stop_requested"] == "pause"
     assert api.checkpoint(claimed, 2, note(40)).json()["stop_reason"] == "pause"
 
 
-def test_a_priority_is_changed_and_nothing_else(api: Api) -> None:
+def test_only_the_priority_can_be_changed(api: Api) -> None:
     job_id = api.core.submit()
     changed = api.call("PATCH", f"/v1/jobs/{job_id}", json={"priority": 70}).json()
     assert (changed["priority"], changed["spec"]["priority"]) == (70, 70)
@@ -39,19 +76,7 @@ def test_a_priority_is_changed_and_nothing_else(api: Api) -> None:
         assert api.call("PATCH", f"/v1/jobs/{job_id}", json=wrong).status_code == 422
 
 
-def test_a_batch_is_saved_whole_or_not_at_all(api: Api) -> None:
-    good = {"jobs": [written(), written(after=["#0"])]}
-    made = api.post("/v1/jobs:batch", good, headers={"Idempotency-Key": "k"})
-    assert made.status_code == 201
-    assert [job["state"] for job in made.json()["jobs"]] == ["queued", "blocked"]
-    again = api.post("/v1/jobs:batch", good, headers={"Idempotency-Key": "k"})
-    assert again.headers["Idempotency-Replayed"] == "true"
-    bad = api.post("/v1/jobs:batch", {"jobs": [written(), written(after=["#1"])]})
-    assert [error["pointer"] for error in bad.json()["errors"]] == ["/jobs/1/after/0/job"]
-    assert len(api.get("/v1/jobs").json()["jobs"]) == 2
-
-
-def test_a_clone_is_a_job_of_its_own(api: Api) -> None:
+def test_a_clone_is_a_new_job(api: Api) -> None:
     job_id = api.core.submit(seed=1)
     cloned = api.post(f"/v1/jobs/{job_id}/clone", {"depth": 14})
     assert cloned.status_code == 201
@@ -61,35 +86,7 @@ def test_a_clone_is_a_job_of_its_own(api: Api) -> None:
     assert [error["pointer"] for error in wrong.json()["errors"]] == ["/depth"]
 
 
-def test_a_job_carries_the_name_of_its_token(api: Api) -> None:
-    assert api.post("/v1/jobs", written()).json()["user"] == "admin"
-
-
-def test_a_waiting_job_says_why(any_api: Api) -> None:
-    any_api.core.record_cluster(cpus=2)
-    any_api.core.start_small(cpus=1)
-    job_id = any_api.core.submit(resources=workers(2))
-    waiting = any_api.get(f"/v1/jobs/{job_id}").json()["waiting"]
-    assert (waiting["code"], waiting["position"]) == ("resources", 1)
-    assert any_api.get("/v1/queue").json()["jobs"][0]["waiting"] == waiting
-
-
-def test_a_plan_is_the_whole_spec_with_what_it_weighs(any_api: Api) -> None:
-    planned = any_api.post("/v1/jobs:plan", written(depth=20))
-    assert planned.status_code == 200, planned.text
-    document = planned.json()
-    assert document["spec"]["recipe"]["iterations"] == 600
-    assert (document["network"], document["parameters"]) == ("resnet-20-A", 269_722)
-    assert document["minutes"] is None
-    assert any_api.get("/v1/jobs").json()["jobs"] == []
-
-
-def test_a_plan_of_a_wrong_spec_is_refused_in_its_places(api: Api) -> None:
-    refused = api.post("/v1/jobs:plan", written(depth=9))
-    assert [error["pointer"] for error in refused.json()["errors"]] == ["/depth"]
-
-
-def test_a_deleted_job_takes_its_artifacts_along(api: Api) -> None:
+def test_the_artifacts_of_a_deleted_job_are_deleted(api: Api) -> None:
     claimed = api.core.run()
     job_id = job_id_of(claimed)
     api.checkpoint(claimed, 2, note(40))

@@ -1,4 +1,4 @@
-"""Searches over HTTP: submitted, shown, followed, exported, steered."""
+"""Routes of searches."""
 
 import io
 import zipfile
@@ -22,8 +22,8 @@ def _submit(api: Api, **fields: Any) -> dict[str, Any]:
     return made
 
 
-def _one_trial(searching: Searching) -> str:
-    """A search that has ended after its only trial."""
+def _finished_search(searching: Searching) -> str:
+    """A search whose only trial has succeeded."""
     search_id = searching.run(budget={"trials": 1})
     searching.assign_trial(search_id, "a")
     searching.train(5.0)
@@ -31,7 +31,7 @@ def _one_trial(searching: Searching) -> str:
     return search_id
 
 
-def test_a_search_is_saved_whole_and_found_again(any_api: Api) -> None:
+def test_a_submitted_search_is_returned_shown_and_listed(any_api: Api) -> None:
     made = _submit(any_api, metric="test/error", scheduler="asha")
     assert (made["state"], made["user"]) == ("queued", "admin")
     assert made["spec"]["scheduler"]["reduction_factor"] == 3
@@ -42,7 +42,7 @@ def test_a_search_is_saved_whole_and_found_again(any_api: Api) -> None:
     assert (listed["id"], listed["best"]) == (made["id"], None)
 
 
-def test_the_same_key_answers_the_first_search(api: Api) -> None:
+def test_a_repeated_key_returns_the_first_search(api: Api) -> None:
     headers = {"Idempotency-Key": "once"}
     first = api.post("/v1/searches", search_body(), headers=headers)
     again = api.post("/v1/searches", search_body(), headers=headers)
@@ -62,7 +62,7 @@ def test_the_same_key_answers_the_first_search(api: Api) -> None:
         ({"job": {"depth": 8}}, "/space/recipe.learning_rate/loguniform"),
     ],
 )
-def test_a_search_that_is_wrong_is_told_where(
+def test_an_invalid_search_is_refused_with_its_pointer(
     api: Api, fields: dict[str, Any], pointer: str
 ) -> None:
     answer = api.post("/v1/searches", search_body(**fields))
@@ -70,7 +70,7 @@ def test_a_search_that_is_wrong_is_told_where(
     assert pointer in [error["pointer"] for error in answer.json()["errors"]]
 
 
-def test_trials_stand_by_rank_with_why_they_were_stopped(api: Api, searching: Searching) -> None:
+def test_trials_are_listed_by_rank_with_their_stop_reason(api: Api, searching: Searching) -> None:
     search_id = searching.run(scheduler="asha")
     searching.assign_trial(search_id, "a", 0.1)
     searching.assign_trial(search_id, "b", 0.2)
@@ -85,7 +85,7 @@ def test_trials_stand_by_rank_with_why_they_were_stopped(api: Api, searching: Se
 
 
 def test_an_export_has_a_line_for_each_trial(api: Api, searching: Searching) -> None:
-    search_id = _one_trial(searching)
+    search_id = _finished_search(searching)
     answer = api.get(f"/v1/searches/{search_id}/export?format=csv")
     assert answer.headers["Content-Type"].startswith("text/csv")
     header, line = answer.text.splitlines()
@@ -95,8 +95,8 @@ def test_an_export_has_a_line_for_each_trial(api: Api, searching: Searching) -> 
     assert api.get(f"/v1/searches/{search_id}/export?format=xml").status_code == 422
 
 
-def test_tensorboards_hparams_are_a_folder_for_each_trial(api: Api, searching: Searching) -> None:
-    answer = api.get(f"/v1/searches/{_one_trial(searching)}/export?format=tensorboard")
+def test_the_tensorboard_export_has_a_folder_for_each_trial(api: Api, searching: Searching) -> None:
+    answer = api.get(f"/v1/searches/{_finished_search(searching)}/export?format=tensorboard")
     assert answer.headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         (name,) = archive.namelist()
@@ -107,26 +107,12 @@ def test_tensorboards_hparams_are_a_folder_for_each_trial(api: Api, searching: S
 
 
 def test_importance_of_few_trials_is_empty(api: Api, searching: Searching) -> None:
-    search_id = _one_trial(searching)
+    search_id = _finished_search(searching)
     answer = api.get(f"/v1/searches/{search_id}/importance").json()
     assert answer == {"importance": {"test/error": {"trials": 1, "shares": {}}}}
 
 
-def test_the_stream_tells_all_events_and_how_the_search_stands(
-    api: Api, searching: Searching
-) -> None:
-    search_id = _one_trial(searching)
-    with api.stream(search_id, of="searches") as stream:
-        told = list(stream)
-    kinds = [one["event"] for one in told]
-    assert kinds[0] == "progress"
-    assert kinds[1:] == ["submitted", "state", "driver", "trial", "state"]
-    assert told[0]["data"]["best"][0]["values"] == {"test/error": 5.0}
-    read = api.get(f"/v1/searches/{search_id}/events?after=4").json()["events"]
-    assert [event["number"] for event in read] == [5]
-
-
-def test_steering_answers_the_search_as_it_stands(api: Api, searching: Searching) -> None:
+def test_an_action_returns_the_changed_search(api: Api, searching: Searching) -> None:
     search_id = searching.run()
     path = f"/v1/searches/{search_id}"
     assert api.post(f"{path}/pause").json()["state"] == "paused"
@@ -143,22 +129,22 @@ def test_steering_answers_the_search_as_it_stands(api: Api, searching: Searching
     assert api.get(path).status_code == 404
 
 
-def test_a_trials_job_is_deleted_with_its_search_only(api: Api, searching: Searching) -> None:
-    search_id = _one_trial(searching)
+def test_the_job_of_a_trial_is_deleted_only_with_its_search(api: Api, searching: Searching) -> None:
+    search_id = _finished_search(searching)
     (trial,) = api.get(f"/v1/searches/{search_id}/trials").json()["trials"]
     answer = api.call("DELETE", f"/v1/jobs/{trial['job_id']}")
     assert answer.status_code == 409
 
 
-def test_a_search_needs_a_persons_token(api: Api) -> None:
+def test_searches_need_a_token(api: Api) -> None:
     assert api.get("/v1/searches", token=None).status_code == 401
 
 
-def test_pages_of_searches_follow_each_other(api: Api) -> None:
+def test_searches_are_listed_in_pages(api: Api) -> None:
     made = [_submit(api)["id"] for _ in range(3)]
     first = api.get("/v1/searches?limit=2").json()
     rest = api.get(f"/v1/searches?limit=2&page_token={first['next_page_token']}").json()
-    found = [one["id"] for one in first["searches"] + rest["searches"]]
+    found = [search["id"] for search in first["searches"] + rest["searches"]]
     assert sorted(found) == sorted(made)
     assert api.get("/v1/searches?page_token=!").status_code == 422
     assert api.get("/v1/searches?id_prefix=!").json()["searches"] == []

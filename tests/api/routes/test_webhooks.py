@@ -1,4 +1,4 @@
-"""The routes of webhooks."""
+"""Routes of webhooks."""
 
 from tests.support.api import Api
 
@@ -12,12 +12,12 @@ def test_a_webhook_is_added_shown_without_its_secret_and_deleted(any_api: Api) -
     assert listed == {name: value for name, value in made.json().items() if name != "secret"}
     path = f"/v1/webhooks/{listed['id']}"
     assert any_api.post(f"{path}/ping").status_code == 202
-    (told,) = any_api.get(f"{path}/deliveries").json()["deliveries"]
-    assert (told["payload"]["type"], told["state"]) == ("ping", "pending")
+    (delivery,) = any_api.get(f"{path}/deliveries").json()["deliveries"]
+    assert (delivery["payload"]["type"], delivery["state"]) == ("ping", "pending")
     assert any_api.call("DELETE", path).status_code == 204
     assert any_api.get(f"{path}/deliveries").status_code == 404
 
 
-def test_a_webhook_into_our_own_network_is_refused(api: Api) -> None:
+def test_a_webhook_with_a_private_address_is_refused(api: Api) -> None:
     for url in ("http://169.254.169.254/latest", "http://[::1]:8000/", "file:///etc/passwd"):
         assert api.post("/v1/webhooks", {"url": url}).status_code == 422

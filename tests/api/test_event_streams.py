@@ -1,0 +1,138 @@
+"""Streams of events and progress."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.api import TOKEN, Api
+from tests.support.core import cancelled, job_id_of
+from tests.support.searching import Searching
+
+
+def _events(api: Api, job_id: str, query: str = "") -> list[dict[str, Any]]:
+    answer = api.get(f"/v1/jobs/{job_id}/events?{query}")
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["events"]
+    return found
+
+
+def test_a_stream_has_the_events_of_the_list_and_ends_with_the_job(api: Api) -> None:
+    claimed = api.core.run()
+    api.core.finish(claimed.attempt_id)
+    with api.stream(job_id_of(claimed)) as stream:
+        messages = list(stream)
+    assert [message["data"] for message in messages] == _events(api, job_id_of(claimed))
+    for message in messages:
+        assert (message["id"], message["event"]) == (
+            str(message["data"]["number"]),
+            message["data"]["kind"],
+        )
+    assert messages[-1]["data"]["data"]["to"] == "succeeded"
+
+
+def test_a_stream_has_the_events_that_happen_while_it_is_open(any_api: Api) -> None:
+    job_id = any_api.core.submit()
+    with any_api.stream(job_id) as stream:
+        assert next(stream)["event"] == "submitted"
+        any_api.core.cancel(job_id)
+        assert [message["event"] for message in stream] == ["state"]
+
+
+def test_a_stream_that_is_reopened_continues_after_the_last_event(api: Api) -> None:
+    claimed = api.core.run()
+    with api.stream(job_id_of(claimed)) as stream:
+        last = [next(stream) for _ in range(2)][-1]
+    api.core.finish(claimed.attempt_id)
+    with api.stream(job_id_of(claimed), Last_Event_ID=last["id"]) as stream:
+        rest = [message["data"]["number"] for message in stream]
+    assert rest == [event["number"] for event in _events(api, job_id_of(claimed), "after=2")]
+
+
+def test_last_event_id_takes_precedence_over_after(api: Api) -> None:
+    """A browser reconnects to the same URL, with the last id that it received."""
+    job_id = cancelled(api.core)
+    headers = {
+        "Authorization": f"Bearer {TOKEN}",
+        "Accept": "text/event-stream",
+        "Last-Event-ID": "1",
+    }
+    answer = api.http.get(f"/v1/jobs/{job_id}/events?after=0", headers=headers)
+    assert "id: 2" in answer.text
+    assert "id: 1" not in answer.text
+
+
+def test_a_stream_after_the_final_event_ends_at_once(api: Api) -> None:
+    job_id = cancelled(api.core)
+    last = _events(api, job_id)[-1]["number"]
+    with api.stream(job_id, Last_Event_ID=str(last)) as stream:
+        assert list(stream) == []
+
+
+def test_a_stream_has_the_progress_of_the_job(api: Api) -> None:
+    claimed = api.core.run()
+    job_id = job_id_of(claimed)
+    with api.stream(job_id, Last_Event_ID="4") as stream:
+        api.report(claimed, 2, progress={"iteration": 3, "iterations": 9, "images_per_second": 8.0})
+        progress = next(stream)
+        assert progress["event"] == "progress"
+        assert "id" not in progress, "a stream cannot be resumed from it"
+        assert progress["data"] == api.get(f"/v1/jobs/{job_id}").json()["progress"]
+        api.core.finish(claimed.attempt_id)
+        rest = [message["event"] for message in stream]
+    assert rest[-1] == "state", "the final event comes last"
+
+
+def test_a_stream_of_several_batches_is_complete(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.event_streams.BATCH_SIZE", 2)
+    claimed = api.core.run()
+    api.core.finish(claimed.attempt_id)
+    with api.stream(job_id_of(claimed)) as stream:
+        numbers = [message["data"]["number"] for message in stream]
+    assert numbers == list(range(1, 7))
+
+
+def test_an_idle_stream_sends_comments(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.event_streams.KEEPALIVE_SECONDS", 0.01)
+    job_id = api.core.submit()
+    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
+    with api.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
+        assert next(line for line in response.iter_lines() if line.startswith(":"))
+
+
+def test_the_stream_of_an_unknown_job_is_not_found(api: Api) -> None:
+    headers = {"Accept": "text/event-stream"}
+    answer = api.get(f"/v1/jobs/{'0' * 16}/events", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
+def test_an_invalid_last_event_id_is_refused(api: Api) -> None:
+    job_id = api.core.submit()
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": "x"}
+    answer = api.get(f"/v1/jobs/{job_id}/events", headers=headers)
+    assert answer.status_code == 422
+
+
+@pytest.fixture
+def searching(api: Api) -> Searching:
+    return Searching(api.core)
+
+
+def _finished_search(searching: Searching) -> str:
+    """A search whose only trial has succeeded."""
+    search_id = searching.run(budget={"trials": 1})
+    searching.assign_trial(search_id, "a")
+    searching.train(5.0)
+    searching.finish_driver(search_id)
+    return search_id
+
+
+def test_the_stream_of_a_search_has_its_events_and_its_view(api: Api, searching: Searching) -> None:
+    search_id = _finished_search(searching)
+    with api.stream(search_id, of="searches") as stream:
+        messages = list(stream)
+    kinds = [message["event"] for message in messages]
+    assert kinds[0] == "progress"
+    assert kinds[1:] == ["submitted", "state", "driver", "trial", "state"]
+    assert messages[0]["data"]["best"][0]["values"] == {"test/error": 5.0}
+    read = api.get(f"/v1/searches/{search_id}/events?after=4").json()["events"]
+    assert [event["number"] for event in read] == [5]
