@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.jobs import lifecycle
 from service.specs.protocol import AttemptConfig
 from service.states import AttemptState, CheckpointPart, Reason
 from tests.support.api import Api, serving_new
@@ -158,6 +159,14 @@ def test_an_uploaded_part_is_stored_and_its_digest_returned(api: Api) -> None:
     assert answer.status_code == 201
     assert answer.json() == note(4).parts[0].model_dump(mode="json")
     assert _stored(api, claimed) == [content(CheckpointPart.WEIGHTS, 4)]
+
+
+def test_reads_do_not_wait_for_a_transaction_that_writes(any_api: Api) -> None:
+    claimed = any_api.core.run()
+    with any_api.core.database.transaction() as session:
+        lifecycle.lock_job(session, job_id_of(claimed))
+        assert any_api.attempt(claimed).status_code == 200
+        assert any_api.upload(claimed, 4, CheckpointPart.STATE).status_code == 201
 
 
 def test_a_part_that_differs_from_its_digest_is_not_stored(api: Api) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from service.jobs import checkpoints
 from service.states import CheckpointPart, Reason
+from service.storage.artifacts import ArtifactStore
 from tests.support.api import Api
 from tests.support.core import Taken, content, job_id_of, note
 from tests.support.fake_api import eventually
@@ -98,6 +100,12 @@ def test_a_format_that_was_not_stored_is_not_found(api: Api, kept: Taken) -> Non
     answer = api.get(f"{_path(kept)}/newest/weights?format=pt")
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     assert "state, weights" in answer.json()["detail"]
+
+
+def test_a_download_whose_artifact_was_lost_is_not_found(api: Api, kept: Taken) -> None:
+    ArtifactStore(api.settings.artifacts_url).delete_prefix(f"{checkpoints.ARTIFACT_PREFIX}/")
+    answer = api.get(f"{_path(kept)}/best/weights")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
 
 
 def test_an_unknown_format_is_refused(api: Api, kept: Taken) -> None:
