@@ -1,15 +1,15 @@
 """The services of docker-compose.yml, started as processes, train a network and stop."""
 
-import hashlib
 import socket
-import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
+from safetensors.torch import load_file
 
+import resnetd
 from tests.deploy.composed import ComposedServices
 from tests.support.postgres import PostgresServer
 
@@ -39,7 +39,9 @@ def composed(postgres: PostgresServer) -> Iterator[ComposedServices]:
             connection.execute("DROP ROLE resnetd")
 
 
-def test_a_job_succeeds_on_the_services_of_the_compose_file(composed: ComposedServices) -> None:
+def test_a_job_succeeds_on_the_services_of_the_compose_file(
+    composed: ComposedServices, tmp_path: Path
+) -> None:
     assert composed.is_healthy("postgres")
     composed.up("api")
     assert not composed.is_healthy("dispatcher")
@@ -49,28 +51,17 @@ def test_a_job_succeeds_on_the_services_of_the_compose_file(composed: ComposedSe
 
     ray_jobs = f"http://127.0.0.1:{composed.ports[8265]}/api/jobs/"
     assert httpx.get(ray_jobs, trust_env=False).status_code == 401
-    api_url = f"http://127.0.0.1:{composed.ports[8000]}/v1"
-    assert httpx.get(f"{api_url}/jobs", trust_env=False).status_code == 401
-    headers = {"Authorization": f"Bearer {composed.secret('resnetd_admin_token')}"}
-    with httpx.Client(base_url=api_url, headers=headers, trust_env=False) as api:
-        job = api.post("/jobs", json=_JOB).raise_for_status().json()
-        job = _until_final(api, job["id"])
-        assert job["state"] == "succeeded", (job, composed.log("dispatcher"))
-        weights = api.get(f"/jobs/{job['id']}/checkpoints/newest/weights").raise_for_status()
-        assert hashlib.sha256(weights.content).hexdigest() == weights.headers["ETag"].strip('"')
+    url = f"http://127.0.0.1:{composed.ports[8000]}"
+    assert httpx.get(f"{url}/v1/jobs", trust_env=False).status_code == 401
+    with resnetd.Client(url=url, token=composed.secret("resnetd_admin_token")) as client:
+        job = client.submit(_JOB)
+        job = client.wait(job.id, timeout_seconds=120.0, is_checked=False)
+        assert job.state == "succeeded", (job, composed.log("dispatcher"))
+        # The client compares the file with its digest.
+        assert load_file(client.download(job.id, "newest", path=tmp_path))
 
     composed.stop()
     assert composed.processes() == []
     for port in (composed.ports[8000], composed.ports[6379], composed.ports[8265]):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _until_final(api: httpx.Client, job_id: str) -> Any:
-    deadline = time.monotonic() + 120.0
-    while True:
-        job = api.get(f"/jobs/{job_id}").raise_for_status().json()
-        if job["state"] in ("succeeded", "failed", "cancelled"):
-            return job
-        assert time.monotonic() < deadline, job
-        time.sleep(0.2)
