@@ -55,7 +55,7 @@ def test_a_job_succeeds_on_the_services_of_the_compose_file(
     assert httpx.get(f"{url}/v1/jobs", trust_env=False).status_code == 401
     with resnetd.Client(url=url, token=composed.secret("resnetd_admin_token")) as client:
         job = client.submit(_JOB)
-        job = client.jobs.wait(job.id, timeout_seconds=120.0, is_checked=False)
+        job = client.jobs.wait(job.id, timeout_seconds=120.0, check=False)
         assert job.state == "succeeded", (job, composed.log("dispatcher"))
         # The client compares the file with its digest.
         assert load_file(client.jobs.download(job.id, "newest", path=tmp_path))
