@@ -215,14 +215,29 @@ def _decode_split(listing: SplitListing, size: int) -> np.ndarray:
 
 
 def open_image(path: Path) -> Image.Image:
-    """RGB, upright by its EXIF orientation. DatasetUnusable names a file that is not an image."""
+    """RGB, upright by its EXIF orientation.
+
+    DatasetUnusable names a file that is not an image, or whose numbers have no defined range.
+    """
     try:
         with Image.open(path) as file:
             transpose = _TRANSPOSE.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            image = file.convert("RGB")
+            image = _convert_to_rgb(file, path)
             return image if transpose is None else image.transpose(transpose)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetUnusable(f"{path} is not a readable image: {error}") from error
+
+
+def _convert_to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode in {"I", "F"}:
+        raise DatasetUnusable(
+            f"{path} has 32-bit numbers (mode {image.mode}), whose range is not defined; "
+            "convert it to 8 or 16 bits per channel"
+        )
+    if image.mode.startswith("I;16"):
+        # Pillow's convert would clip instead of scale.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _decode_square(path: Path, size: int) -> np.ndarray:

@@ -135,6 +135,41 @@ def test_every_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> 
     assert np.array_equal(np.asarray(image_folders.open_image(path)), expected)
 
 
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_images_are_scaled_to_8_bits(tmp_path: Path, suffix: str) -> None:
+    numbers_HW = (np.arange(16).reshape(4, 4) * 4_096).astype(np.uint16)
+    path = tmp_path / f"image.{suffix}"
+    Image.fromarray(numbers_HW).save(path)
+    expected_HW = (numbers_HW >> 8).astype(int)
+    resident_HWC = np.asarray(image_folders.open_image(path)).astype(int)
+    streamed_HWC = image_decoding.open_image(path).permute(1, 2, 0).numpy().astype(int)
+    for image_HWC in (resident_HWC, streamed_HWC):
+        assert np.abs(image_HWC - expected_HW[:, :, None]).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_images_without_a_defined_range_are_rejected_by_name(tmp_path: Path, dtype: type) -> None:
+    path = tmp_path / "depth.tiff"
+    Image.fromarray(np.ones((4, 4), dtype=dtype)).save(path)
+    for open_image in (image_folders.open_image, image_decoding.open_image):
+        with pytest.raises(DatasetUnusable, match=r"depth\.tiff has 32-bit numbers"):
+            open_image(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_both_decoders_agree_on_every_8_bit_mode(tmp_path: Path, mode: str) -> None:
+    for suffix in ("png", "tiff", "jpg", "bmp", "webp", "ppm"):
+        path = tmp_path / f"image.{suffix}"
+        options: dict[str, Any] = {"quality": 100} if suffix == "jpg" else {}
+        try:
+            make_image(3).convert(mode).save(path, **options)
+        except (OSError, ValueError):
+            continue  # the format has no such mode
+        resident_HWC = np.asarray(image_folders.open_image(path)).astype(int)
+        streamed_HWC = image_decoding.open_image(path).permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(resident_HWC - streamed_HWC).max() <= 2, suffix
+
+
 @pytest.mark.parametrize("rejected", ["batches", "all"])
 def test_files_that_the_device_rejects_are_decoded_on_the_cpu(
     jpeg_folder: Path, monkeypatch: pytest.MonkeyPatch, rejected: str
