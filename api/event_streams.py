@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import Services
 from api.search_views import SearchView
 from api.views import EventView, ProgressView
-from service.errors import Unavailable
+from service.errors import NotFound, Unavailable
 from service.jobs import records as job_records
 from service.searches import ranking
 from service.searches import records as search_records
@@ -63,8 +63,9 @@ async def _event_stream(
             changed.clear()
             try:
                 update = await run_in_threadpool(read, after)
-            except Unavailable:
-                # The client reconnects with Last-Event-ID, when the database may be available.
+            except (NotFound, Unavailable):
+                # It was deleted, or the database does not respond. The client reconnects, with
+                # Last-Event-ID, and gets the error as a response.
                 return
             messages = [_format_event(event) for event in update.events]
             after = update.events[-1].number if update.events else after

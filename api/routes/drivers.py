@@ -24,9 +24,12 @@ router = APIRouter(prefix="/v1/drivers/{driver_id}", tags=["attempts"])
 
 
 @router.post("/begin")
-def begin(driver_id: CallingDriver, session: WriteSession, now: Now) -> SearchDriverConfig:
+def begin(driver_id: CallingDriver, services: ServicesDep) -> SearchDriverConfig:
     """What the driver begins with; its search runs from now on."""
-    return drivers.begin_driver(session, driver_id, now=now)
+    with services.database.transaction() as session:
+        drivers.begin_driver(session, driver_id, now=services.now())
+    with services.database.reading() as session:
+        return drivers.build_config(session, driver_id)
 
 
 @router.post("/trials")
@@ -106,6 +109,9 @@ def _next_evaluation(
 
 
 def _record_heartbeat(services: Services, driver_id: str) -> DriverResponse | None:
+    with services.database.reading() as session:
+        if not drivers.is_heartbeat_due(session, driver_id, now=services.now()):
+            return None
     with services.database.transaction() as session:
         should_exit = drivers.record_heartbeat(session, driver_id, now=services.now())
         return DriverResponse(should_exit=True) if should_exit else None

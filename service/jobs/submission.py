@@ -1,6 +1,7 @@
 """Submission of jobs: one, a batch, or a clone of an earlier job."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -46,6 +47,7 @@ def submit_batch(
     idempotency_key: str | None = None,
 ) -> list[Submission[JobRow]]:
     """Creates all jobs or, with any error, none. `#N` in `after` is the batch's job N, from 0."""
+    _lock_referenced_jobs(session, specs)
     submissions: list[Submission[JobRow]] = []
     for index, spec in enumerate(specs):
         key = IdempotencyKey(Operation.SUBMIT_BATCH, idempotency_key, item=index)
@@ -102,6 +104,7 @@ def _submit(
 
 
 def _create(session: Session, spec: JobSpec, *, user: str, now: datetime) -> JobRow:
+    _lock_referenced_jobs(session, [spec])
     needed, source = _check(session, spec, lifecycle.lock_job)
     resources = spec.resources
     job = JobRow(
@@ -144,6 +147,20 @@ def _create(session: Session, spec: JobSpec, *, user: str, now: datetime) -> Job
     return job
 
 
+def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:
+    """Locks the jobs of `after` and `start_from` in the order of their ids.
+
+    All of them before anything else: two submissions that refer to the same jobs in different
+    orders would deadlock.
+    """
+    job_ids = {dependency.job for spec in specs for dependency in spec.after}
+    job_ids |= {spec.start_from.job for spec in specs if spec.start_from is not None}
+    for job_id in sorted(job_ids):
+        # A job that does not exist, or `#N` of a batch, is handled where the spec is checked.
+        with suppress(NotFound):
+            lifecycle.lock_job(session, job_id)
+
+
 def _check(
     session: Session, spec: JobSpec, find_job: FindJob
 ) -> tuple[list[JobRow], CheckpointRow | None]:
@@ -161,8 +178,7 @@ def _find_dependencies(session: Session, spec: JobSpec, find_job: FindJob) -> li
     """InvalidInput for a job that does not exist, or that can never end as its condition asks."""
     found: list[JobRow] = []
     field_errors: list[FieldError] = []
-    # In the order of their ids: two submissions that lock the same jobs do not deadlock.
-    for index, dependency in sorted(enumerate(spec.after), key=lambda entry: entry[1].job):
+    for index, dependency in enumerate(spec.after):
         pointer = f"/after/{index}/job"
         try:
             job = find_job(session, dependency.job)

@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 
 from service.errors import Conflict, FieldError, IllegalTransition, InvalidInput
 from service.jobs import commands as job_commands
-from service.jobs import records as job_records
+from service.jobs import lifecycle as job_lifecycle
 from service.jobs import retention
 from service.searches import lifecycle, records
 from service.specs.search_spec import SearchSpec
 from service.specs.validation import validate
-from service.states import FINAL_STATES, JobState, SearchEndReason, SearchState
+from service.states import JobState, SearchEndReason, SearchState
 from service.storage import events
 from service.storage.events import EventKind
 from service.storage.tables import JobRow, SearchRow, TrialRow
@@ -30,7 +30,7 @@ def pause(session: Session, search_id: str, *, now: datetime) -> SearchRow:
     if search.state is SearchState.PAUSED:
         return search
     lifecycle.transition(session, search, SearchState.PAUSED, now=now)
-    for trial, job in _list_unfinished(session, search_id):
+    for trial, job in records.lock_unfinished_trials(session, search_id):
         if job.state not in {JobState.PAUSED, JobState.HELD}:
             trial.is_paused = _try_command(job_commands.pause, session, job, now=now)
     return search
@@ -52,9 +52,14 @@ def resume(session: Session, search_id: str, *, now: datetime) -> SearchRow:
 
 def resume_trials(session: Session, search_id: str, *, now: datetime) -> None:
     """Resumes what `pause` has paused. Call it again for trials that have not stopped yet."""
-    statement = select(TrialRow).where(TrialRow.search_id == search_id, TrialRow.is_paused)
+    statement = (
+        select(TrialRow)
+        .where(TrialRow.search_id == search_id, TrialRow.is_paused)
+        .order_by(TrialRow.job_id)
+    )
     for trial in session.scalars(statement):
-        job = job_records.find_job(session, trial.job_id)
+        # Locked before its state is read: it may end, or a user may resume it, at this moment.
+        job = job_lifecycle.lock_job(session, trial.job_id)
         if job.state is JobState.PAUSED:
             job_commands.resume(session, job.id, now=now)
         if job.stop_requested is None:
@@ -67,7 +72,7 @@ def cancel(session: Session, search_id: str, *, now: datetime) -> SearchRow:
     if search.state is not SearchState.CANCELLED:
         end_reason = SearchEndReason.CANCELLED
         lifecycle.transition(session, search, SearchState.CANCELLED, end_reason=end_reason, now=now)
-        for _, job in _list_unfinished(session, search_id):
+        for _, job in records.lock_unfinished_trials(session, search_id):
             _try_command(job_commands.cancel, session, job, now=now)
     return search
 
@@ -86,7 +91,7 @@ def change_priority(session: Session, search_id: str, priority: int, *, now: dat
         search.spec = changed.model_dump(mode="json")
         data = {"priority": {"from": before, "to": priority}}
         events.append_event(session, search, EventKind.CHANGED, data, now=now)
-        for _, job in _list_unfinished(session, search_id):
+        for _, job in records.lock_unfinished_trials(session, search_id):
             job_commands.change_priority(session, job.id, priority, now=now)
     return search
 
@@ -145,14 +150,6 @@ def delete(session: Session, search_id: str) -> list[str]:
         attempts += retention.delete_job(session, job.id)
     session.execute(delete_rows(SearchRow).where(SearchRow.id == search.id))
     return attempts
-
-
-def _list_unfinished(session: Session, search_id: str) -> list[tuple[TrialRow, JobRow]]:
-    return [
-        (trial, job)
-        for trial, job in records.list_trials(session, search_id)
-        if job.state not in FINAL_STATES
-    ]
 
 
 def _try_command(

@@ -61,8 +61,8 @@ def mark_submitted(session: Session, driver_id: str, *, now: datetime) -> None:
     ray_job_lifecycle.mark_submitted(driver, now=now)
 
 
-def begin_driver(session: Session, driver_id: str, *, now: datetime) -> SearchDriverConfig:
-    """What a driver begins with; the search runs from now on. Conflict where it must exit."""
+def begin_driver(session: Session, driver_id: str, *, now: datetime) -> None:
+    """The search runs from now on. Conflict where the driver must exit."""
     search, driver = _lock(session, driver_id)
     _require_active(search, driver)
     if search.state is SearchState.QUEUED:
@@ -70,6 +70,16 @@ def begin_driver(session: Session, driver_id: str, *, now: datetime) -> SearchDr
     ray_job_lifecycle.record_call(driver, now=now)
     data = {"number": driver.number}
     events.append_event(session, search, EventKind.DRIVER, data, now=now)
+
+
+def build_config(session: Session, driver_id: str) -> SearchDriverConfig:
+    """What a driver begins with. Takes no lock, since the space may take a second to resolve.
+
+    Conflict where the driver must exit.
+    """
+    search = find_active_search(session, driver_id)
+    if search is None:
+        raise Conflict(f"its search no longer needs driver {driver_id}")
     spec = records.spec_of(search)
     statement = select(TrialRow).where(TrialRow.search_id == search.id).order_by(TrialRow.number)
     known_params = [trial.params for trial in session.scalars(statement)]
@@ -89,13 +99,22 @@ def lock_active_search(session: Session, driver_id: str) -> SearchRow:
     return search
 
 
+def is_heartbeat_due(session: Session, driver_id: str, *, now: datetime) -> bool:
+    """Whether `record_heartbeat` would change anything; without a lock."""
+    search = find_active_search(session, driver_id)
+    if search is None:
+        return True
+    driver = session.get(DriverRow, driver_id)
+    assert driver is not None
+    return _is_record_due(driver, now=now) or budget.is_used_up(session, search, now=now)
+
+
 def record_heartbeat(session: Session, driver_id: str, *, now: datetime) -> bool:
     """Ends the search if its budget is used up. Returns whether the driver must exit."""
     search, driver = _lock(session, driver_id)
     if driver.state in _MUST_EXIT:
         return True
-    last = driver.last_seen_at
-    if last is None or now > last + timedelta(seconds=_HEARTBEAT_RECORD_SECONDS):
+    if _is_record_due(driver, now=now):
         ray_job_lifecycle.record_call(driver, now=now)
         if search.state is SearchState.RUNNING:
             commands.resume_trials(session, search.id, now=now)
@@ -140,6 +159,11 @@ def mark_terminated(session: Session, driver_id: str, *, message: str, now: date
         budget.finish_search(session, search, SearchEndReason.DRIVER, message=message, now=now)
         return
     search.driver_not_before = now + backoff(search.driver_failures, key=driver.id)
+
+
+def _is_record_due(driver: DriverRow, *, now: datetime) -> bool:
+    last = driver.last_seen_at
+    return last is None or now > last + timedelta(seconds=_HEARTBEAT_RECORD_SECONDS)
 
 
 def _may_need_driver(now: datetime) -> list[ColumnElement[bool]]:

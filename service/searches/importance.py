@@ -63,12 +63,24 @@ def _shares(
     distributions = {path: _distribution(dimension) for path, dimension in space.items()}
     study.add_trials(
         [
-            optuna.trial.create_trial(params=point, distributions=distributions, value=value)
+            optuna.trial.create_trial(
+                params={path: _clamp(space[path], point[path]) for path in space},
+                distributions=distributions,
+                value=value,
+            )
             for point, value in zip(params, values, strict=True)
         ]
     )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=_SEED)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+def _clamp(dimension: Dimension, value: Any) -> Any:
+    """The nearest value of a range: a draw may lie outside by a rounding error."""
+    if dimension.is_categorical:
+        return value
+    low, high = dimension.list_extremes()
+    return min(max(value, low), high)
 
 
 def _distribution(dimension: Dimension) -> "BaseDistribution":

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -79,11 +80,36 @@ def rank_trials(session: Session, search: SearchRow) -> list[Trial]:
         # A failed job leaves no network that has these values.
         if len(values[job.id]) == len(metrics) and job.state is not JobState.FAILED
     }
+    ranks = dict(zip(points, compute_ranks(list(points.values())), strict=True))
     trials = [
-        Trial(row=row, job=job, values=values[job.id], rank=_rank(points, job.id))
-        for row, job in pairs
+        Trial(row=row, job=job, values=values[job.id], rank=ranks.get(job.id)) for row, job in pairs
     ]
     return sorted(trials, key=lambda trial: (trial.rank is None, trial.rank, trial.row.number))
+
+
+def compute_ranks(points: Sequence[tuple[float, ...]]) -> list[int]:
+    """For each point the number of points that dominate it: nowhere worse and somewhere better.
+
+    Smaller is better. All points have the same number of values.
+    """
+    if not points:
+        return []
+    # For each point a set of points, those that are nowhere worse: bit i is set for point i. An
+    # intersection of two such sets of 10,000 points takes less than a microsecond.
+    no_worse = [-1] * len(points)
+    for values in zip(*points, strict=True):
+        ascending = sorted(range(len(points)), key=values.__getitem__)
+        found = 0
+        for _, equal in groupby(ascending, key=values.__getitem__):
+            indexes = list(equal)
+            found |= sum(1 << index for index in indexes)
+            for index in indexes:
+                no_worse[index] &= found
+    # A point and its equals do not dominate it.
+    equals = Counter(points)
+    return [
+        found.bit_count() - equals[point] for found, point in zip(no_worse, points, strict=True)
+    ]
 
 
 def pick_best(trials: Sequence[Trial]) -> list[Trial]:
@@ -147,14 +173,3 @@ def _training_seconds(session: Session, jobs: Sequence[JobRow]) -> dict[str, flo
         assert started_at is not None, "selected so"
         running[job_id] = running.get(job_id, 0.0) + (ended_at - started_at).total_seconds()
     return running | final
-
-
-def _rank(points: Mapping[str, tuple[float, ...]], job_id: str) -> int | None:
-    if job_id not in points:
-        return None
-    return sum(_dominates(other, points[job_id]) for other in points.values())
-
-
-def _dominates(point: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether it is nowhere worse and somewhere better; smaller is better."""
-    return point != other and all(a <= b for a, b in zip(point, other, strict=True))

@@ -1,11 +1,12 @@
 """Rows of searches: finding them, their trials, and their JSON columns as types."""
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from service import ids
 from service.errors import NotFound
 from service.specs.search_spec import SearchSpec
+from service.states import FINAL_STATES
 from service.storage import paging
 from service.storage.paging import Page
 from service.storage.tables import JobRow, SearchRow, TrialRow
@@ -26,12 +27,29 @@ def list_page(
 
 
 def list_trials(session: Session, search_id: str) -> list[tuple[TrialRow, JobRow]]:
-    """In the order of their numbers."""
+    """In the order of their numbers; without the specs of the jobs, which are large."""
     rows = session.execute(
         select(TrialRow, JobRow)
         .join(JobRow, JobRow.id == TrialRow.job_id)
         .where(TrialRow.search_id == search_id)
         .order_by(TrialRow.number)
+        .options(defer(JobRow.spec))
+    )
+    return [(trial, job) for trial, job in rows]
+
+
+def lock_unfinished_trials(session: Session, search_id: str) -> list[tuple[TrialRow, JobRow]]:
+    """Those whose jobs have not ended, in the order of their jobs' ids, the jobs locked.
+
+    So none of them ends, starts or stops before the transaction does.
+    """
+    rows = session.execute(
+        select(TrialRow, JobRow)
+        .join(JobRow, JobRow.id == TrialRow.job_id)
+        .where(TrialRow.search_id == search_id, JobRow.state.not_in(FINAL_STATES))
+        .order_by(JobRow.id)
+        .with_for_update(of=JobRow)
+        .execution_options(populate_existing=True)
     )
     return [(trial, job) for trial, job in rows]
 

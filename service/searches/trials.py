@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, NotFound
@@ -36,25 +36,16 @@ def assign_trial(
     the search has all its trials, InvalidInput where the parameters make no valid job.
     """
     driver_trial_id = _driver_trial_id(search, tune_id)
-    known = session.scalars(select(TrialRow).where(TrialRow.search_id == search.id)).all()
-    own_prefix = _driver_trial_id(search, "")
-    trial = next(
-        (trial for trial in known if trial.driver_trial_id == driver_trial_id), None
-    ) or next(
-        (
-            trial
-            for trial in known
-            if trial.params == params and not trial.driver_trial_id.startswith(own_prefix)
-        ),
-        None,
-    )
+    trial = _find_assigned(session, search, tune_id) or _find_adoptable(session, search, params)
     if trial is not None:
         trial.driver_trial_id = driver_trial_id
         return AssignedTrial(number=trial.number, job_id=trial.job_id)
     spec = records.spec_of(search)
-    if len(known) >= spec.trials:
+    # Trials are numbered without a gap.
+    last = session.scalar(select(func.max(TrialRow.number)).where(TrialRow.search_id == search.id))
+    number = (last or 0) + 1
+    if number > spec.trials:
         raise Conflict(f"search {search.id} already has its {count_of(spec.trials, 'trial')}")
-    number = len(known) + 1
     job_spec = _job_spec(search, spec, params, number)
     job = job_submission.submit(session, job_spec, user=search.user, now=now).row
     session.add(
@@ -80,7 +71,7 @@ def find_next_evaluation(
 
     The last evaluation is returned once the job has ended, so that it is known to be the last.
     """
-    job = job_records.find_job(session, _find_assigned(session, search, tune_id).job_id)
+    job = job_records.find_job(session, _require_assigned(session, search, tune_id).job_id)
     metrics = records.spec_of(search).metric
     # A second one shows that the first is not the last.
     evaluations = list(islice(_list_evaluations(session, job, metrics, after), 2))
@@ -112,7 +103,7 @@ def stop_trial(
 
     False where its job has ended or is stopping for good.
     """
-    trial = _find_assigned(session, search, tune_id)
+    trial = _require_assigned(session, search, tune_id)
     spec = records.spec_of(search)
     job = job_records.find_job(session, trial.job_id)
     values = ranking.values_at(session, job, spec.metric, iteration)
@@ -133,13 +124,31 @@ def stop(
     return True
 
 
-def _find_assigned(session: Session, search: SearchRow, tune_id: str) -> TrialRow:
-    trial = session.scalar(
+def _find_assigned(session: Session, search: SearchRow, tune_id: str) -> TrialRow | None:
+    return session.scalar(
         select(TrialRow).where(
             TrialRow.search_id == search.id,
             TrialRow.driver_trial_id == _driver_trial_id(search, tune_id),
         )
     )
+
+
+def _find_adoptable(session: Session, search: SearchRow, params: dict[str, Any]) -> TrialRow | None:
+    """The first trial with these parameters that only an earlier driver has followed."""
+    own_prefix = _driver_trial_id(search, "")
+    earlier = session.scalars(
+        select(TrialRow)
+        .where(
+            TrialRow.search_id == search.id,
+            ~TrialRow.driver_trial_id.startswith(own_prefix, autoescape=True),
+        )
+        .order_by(TrialRow.number)
+    )
+    return next((trial for trial in earlier if trial.params == params), None)
+
+
+def _require_assigned(session: Session, search: SearchRow, tune_id: str) -> TrialRow:
+    trial = _find_assigned(session, search, tune_id)
     if trial is None:
         raise NotFound(f"the driver of search {search.id} has no trial {tune_id!r}")
     return trial

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from api import event_streams
+from api.dependencies import Services
+from service.jobs import retention
 from tests.support.api import TOKEN, Api
 from tests.support.core import cancelled, job_id_of
 from tests.support.searching import Searching
@@ -36,6 +39,23 @@ def test_a_stream_has_the_events_that_happen_while_it_is_open(any_api: Api) -> N
         assert next(stream)["event"] == "submitted"
         any_api.core.cancel(job_id)
         assert [message["event"] for message in stream] == ["state"]
+
+
+def test_the_stream_of_a_deleted_job_ends(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One event at a time: the job is deleted before the second.
+    monkeypatch.setattr("api.event_streams.BATCH_SIZE", 1)
+    job_id = cancelled(api.core)
+    read = event_streams._read_job
+
+    def delete_after_first(services: Services, job_id: str, after: int) -> object:
+        if after:
+            with services.database.transaction() as session:
+                retention.delete_job(session, job_id)
+        return read(services, job_id, after)
+
+    monkeypatch.setattr(event_streams, "_read_job", delete_after_first)
+    with api.stream(job_id) as stream:
+        assert [message["event"] for message in stream] == ["submitted"]
 
 
 def test_a_stream_that_is_reopened_continues_after_the_last_event(api: Api) -> None:

@@ -77,7 +77,9 @@ class Searching:
     def begin_driver(self, search_id: str) -> SearchDriverConfig:
         with self.core.database.transaction() as session:
             driver_id = self.driver_id(search_id)
-            return drivers.begin_driver(session, driver_id, now=self.core.clock.now)
+            drivers.begin_driver(session, driver_id, now=self.core.clock.now)
+        with self.core.database.reading() as session:
+            return drivers.build_config(session, driver_id)
 
     def run(self, **fields: Any) -> str:
         """A new search under its first driver."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.storage.tables import DriverRow
@@ -111,3 +112,14 @@ def test_parameters_that_make_no_valid_job_are_refused(any_api: Api, searching: 
     _ask(any_api, start, "/begin")
     wrong = _ask(any_api, start, "/trials", tune_id="a", params={"recipe.learning_rate": -1.0})
     assert wrong.status_code == 422
+
+
+def test_a_heartbeat_that_records_nothing_takes_no_write_lock(api: Api) -> None:
+    searching = Searching(api.core)
+    start = _started(searching)
+    assert _ask(api, start, "/begin").is_success
+    # On SQLite a transaction that writes locks the database.
+    with api.core.database.transaction() as session:
+        session.execute(text("SELECT 1"))
+        response = _ask(api, start, "/heartbeat")
+    assert response.json() == {"should_exit": False}

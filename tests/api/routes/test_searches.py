@@ -5,6 +5,7 @@ import zipfile
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from tests.support.api import Api
 from tests.support.searching import Searching, search_body
@@ -149,3 +150,12 @@ def test_searches_are_listed_in_pages(api: Api) -> None:
     assert api.get("/v1/searches?page_token=!").status_code == 422
     assert api.get("/v1/searches?id_prefix=!").json()["searches"] == []
     assert len(api.get(f"/v1/searches?id_prefix={made[0]}").json()["searches"]) == 1
+
+
+def test_a_space_is_checked_before_the_write_lock(api: Api) -> None:
+    # On SQLite a transaction that writes locks the database.
+    with api.core.database.transaction() as session:
+        session.execute(text("SELECT 1"))
+        body = search_body(space={"depth": {"choice": [8, 9]}})
+        response = api.post("/v1/searches", body)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid-input")

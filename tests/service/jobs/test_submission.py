@@ -1,11 +1,14 @@
 """Submission: one job, a batch, a clone, and dependencies."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from service.errors import InvalidInput
-from service.jobs import records, submission
+from service.jobs import lifecycle, records, submission
 from service.states import JobState, Reason
 from tests.support.core import Core, job_id_of, spec
+from tests.support.locks import wait_for_blocked_transaction
 
 
 def test_a_submitted_job_is_queued_with_its_complete_spec(core: Core) -> None:
@@ -94,3 +97,25 @@ def test_a_clone_keeps_a_chosen_name_but_no_dependencies_or_hold(core: Core) -> 
     with core.database.transaction() as session:
         clone = submission.clone(session, original, {}, user="ann", now=core.clock.now).row
     assert (clone.name, clone.state) == ("mine", JobState.QUEUED)
+
+
+def test_submissions_that_refer_to_the_same_jobs_in_different_orders_do_not_deadlock(
+    core: Core,
+) -> None:
+    if core.database.is_sqlite:
+        pytest.skip("its transactions come one after the other")
+    older, newer = core.submit(), core.submit()
+
+    def submit_batch() -> int:
+        batch = [spec(after=[newer]), spec(after=[older])]
+        with core.database.transaction() as session:
+            return len(submission.submit_batch(session, batch, user="ann", now=core.clock.now))
+
+    with ThreadPoolExecutor() as pool:
+        with core.database.transaction() as session:
+            lifecycle.lock_job(session, older)
+            submitted = pool.submit(submit_batch)
+            wait_for_blocked_transaction(core.database)
+            # PostgreSQL ends one of two transactions that wait for each other.
+            lifecycle.lock_job(session, newer)
+        assert submitted.result() == 2

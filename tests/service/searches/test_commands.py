@@ -1,5 +1,7 @@
 """Commands on a search: pause, resume, cancel, extend, change its priority, delete."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from service.errors import (
@@ -8,8 +10,10 @@ from service.errors import (
     InvalidInput,
     NotFound,
 )
+from service.jobs import commands as job_commands
 from service.jobs import retention
 from service.states import JobState, Reason, SearchEndReason, SearchState
+from tests.support.locks import wait_for_blocked_transaction
 from tests.support.searching import Searching
 
 
@@ -44,6 +48,29 @@ def test_a_trial_that_stops_late_is_resumed_with_the_next_heartbeat(searching: S
     core.clock.advance(10.0)
     searching.record_heartbeat(search_id)
     assert core.job(job_id).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments"), [("change_priority", (7,)), ("resume", ()), ("pause", ())]
+)
+def test_a_command_succeeds_while_a_trial_ends(
+    searching: Searching, verb: str, arguments: tuple[int, ...]
+) -> None:
+    core = searching.core
+    if core.database.is_sqlite:
+        pytest.skip("its transactions come one after the other")
+    search_id = searching.run()
+    job_id = searching.assign_trial(search_id, "a").job_id
+    if verb == "resume":
+        searching.command("pause", search_id)
+    with ThreadPoolExecutor() as pool:
+        with core.database.transaction() as session:
+            job_commands.cancel(session, job_id, now=core.clock.now)
+            session.flush()
+            command = pool.submit(searching.command, verb, search_id, *arguments)
+            wait_for_blocked_transaction(core.database)
+        command.result()
+    assert core.job(job_id).state is JobState.CANCELLED
 
 
 def test_a_trial_that_a_user_paused_is_not_resumed_with_its_search(searching: Searching) -> None:

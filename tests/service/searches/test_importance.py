@@ -45,3 +45,13 @@ def test_few_trials_say_nothing_and_those_stopped_early_do_not_count() -> None:
     stopped = [_trial(_params(number, "A"), 1.0, JobState.CANCELLED) for number in range(9)]
     (found,) = importance.compute_importance(spec, [*stopped, _trial(_params(9, "A"), 1.0)])
     assert (found.trials, found.shares) == (1, {})
+
+
+def test_a_value_just_outside_of_the_space_counts_as_the_nearest_inside() -> None:
+    spec = search_spec.parse_search_spec(search_body(space=SPACE))
+    outside = {"recipe.learning_rate": 1.0000000000000002, "shortcut": "A", "seed": 100}
+    inside = outside | {"recipe.learning_rate": 1.0, "seed": 99}
+    others = [_trial(_params(number, "B"), float(number)) for number in range(9)]
+    (expected,) = importance.compute_importance(spec, [*others, _trial(inside, 30.0)])
+    (found,) = importance.compute_importance(spec, [*others, _trial(outside, 30.0)])
+    assert found == expected

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-from sqlalchemy import text
 
 from service.errors import (
     IdempotencyMismatch,
@@ -11,21 +10,8 @@ from service.errors import (
 from service.jobs import records, retention, submission
 from service.storage.database import Database
 from tests.support.core import START, Core, spec
-from tests.support.fake_api import eventually
+from tests.support.locks import wait_for_blocked_transaction
 from tests.support.searching import Searching
-
-
-def _wait_for_a_blocked_backend(database: Database) -> None:
-    engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        eventually(
-            lambda: connection.scalar(
-                text(
-                    "SELECT count(*) FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                )
-            )
-        )
 
 
 def test_a_repeated_key_returns_the_first_job(core: Core) -> None:
@@ -111,6 +97,6 @@ def test_a_request_that_waited_for_the_first_one_is_a_replay(database: Database)
         session.flush()
         second = threading.Thread(target=submit)
         second.start()
-        _wait_for_a_blocked_backend(database)
+        wait_for_blocked_transaction(database)
     second.join()
     assert replays == [True]
