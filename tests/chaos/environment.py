@@ -17,7 +17,7 @@ FAULT_TARGETS = ("api", "dispatcher", "training", "raylet", "database")
 # Command lines of a job's or search's processes: a process that trains or forks such ones, the
 # rank that Ray starts, the runner's driver, a search's driver.
 _TRAINING = (
-    "workers.cluster.fork_server",
+    "multiprocessing.forkserver",
     "ray::RayTrainWorker",
     "workers runner",
     "workers search",

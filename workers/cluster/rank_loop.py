@@ -6,6 +6,7 @@ and tells the others; the fork of each rank trains, in a process group of the at
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import ray
@@ -16,7 +17,7 @@ from ray.train.torch import get_device
 
 from service.errors import Unavailable
 from service.specs.protocol import AttemptAssignment, NextAttemptRequest
-from workers.cluster.fork_client import ForkServerClient, RankAssignment
+from workers.cluster.process_launcher import ProcessLauncher, RankPlacement, RankProcess
 from workers.cluster.process_settings import RunnerSettings
 from workers.reporting.api_client import RunnerClient
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS
@@ -36,7 +37,7 @@ def run_rank_loop(config: dict[str, Any]) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings: RunnerSettings = config["settings"]
     context = get_context()
-    seat = RankAssignment(
+    placement = RankPlacement(
         rank=context.get_world_rank(),
         local_rank=context.get_local_rank(),
         world_size=context.get_world_size(),
@@ -44,26 +45,23 @@ def run_rank_loop(config: dict[str, Any]) -> None:
         host=ray.util.get_node_ip_address(),
         visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
     )
-    forks = ForkServerClient(
-        settings.runner_id,
-        is_first=seat.local_rank == 0,
-        delivery_seconds=settings.delivery_seconds,
-    )
-    with forks, settings.client() as api:
+    needs_launcher = placement.local_rank == 0 and not settings.is_on_one_node
+    launcher = ProcessLauncher.of(settings) if needs_launcher else nullcontext()
+    with launcher, settings.client() as api:
         trained_attempt_id: str | None = None
         while True:
-            with forks.fork(seat) as fork:
-                fork.meet(_broadcast_from_rank_0(fork.meeting_place()))
+            with RankProcess(settings.runner_id, placement, key=settings.token) as process:
+                process.join_group(_broadcast_from_rank_0(process.rendezvous()))
                 torch.distributed.barrier()
-                asked = (
-                    _next_assignment(api, settings, trained_attempt_id) if seat.rank == 0 else None
+                is_rank_0 = placement.rank == 0
+                assignment = _broadcast_from_rank_0(
+                    _next_assignment(api, settings, trained_attempt_id) if is_rank_0 else None
                 )
-                order = _broadcast_from_rank_0(asked)
-                if order is None:
+                if assignment is None:
                     return
-                fork.begin(settings.attempt(order), order.config)
-                trained_attempt_id = order.config.attempt_id
-                fork.wait()
+                process.begin_training(settings.attempt(assignment), assignment.config)
+                process.wait_until_trained()
+                trained_attempt_id = assignment.config.attempt_id
 
 
 def _next_assignment(

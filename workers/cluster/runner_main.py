@@ -1,4 +1,4 @@
-"""The first lines of a runner's process. Its fork server imports torch while Ray comes up."""
+"""The entrypoint of a runner: starts importing torch for its processes while Ray comes up."""
 
 import os
 from contextlib import nullcontext
@@ -6,25 +6,21 @@ from contextlib import nullcontext
 import structlog
 
 from service.errors import InvalidInput
-from workers.cluster import fork_client
+from workers.cluster.process_launcher import ProcessLauncher
 from workers.cluster.process_settings import RunnerSettings
 
 log = structlog.get_logger()
 
 
 def main() -> int:
-    """The exit status: 0 where the API knows how every attempt ended, or does not want to."""
+    """The exit status: 0 if the API knows how every attempt ended, or refuses to hear of it."""
     try:
         settings = RunnerSettings.of_env(os.environ)
     except InvalidInput as error:
-        log.critical("no runner", error=str(error))
+        log.critical("runner cannot start", error=str(error))
         return 2
-    with (
-        fork_client.run_fork_server(settings.runner_id)
-        if settings.is_on_one_node
-        else nullcontext()
-    ):
-        # Seconds of imports: ray and torch.
+    with ProcessLauncher.of(settings) if settings.is_on_one_node else nullcontext():
+        # Importing ray and torch takes seconds.
         from workers.cluster import runner_driver  # noqa: PLC0415
 
         return runner_driver.main(settings)
