@@ -48,7 +48,7 @@ def test_a_workers_full_disk_loses_checkpoints_but_no_training(disk: Path) -> No
     ballast = _fill(disk)
 
     def free_space_after_a_warning(api: FakeApi) -> None:
-        eventually(lambda: any("cannot be saved" in line.message for line in api.lines))
+        eventually(lambda: any("cannot be written" in line.message for line in api.lines))
         ballast.unlink()
 
     with fake_api(brief) as api:
@@ -60,7 +60,7 @@ def test_a_workers_full_disk_loses_checkpoints_but_no_training(disk: Path) -> No
     [finish] = api.finishes
     assert finish.reason is Reason.COMPLETED
     assert points_by_series(api.points) == expected_points(brief.spec)
-    levels = {line.level for line in api.lines if "cannot be saved" in line.message}
+    levels = {line.level for line in api.lines if "cannot be written" in line.message}
     assert levels == {LogLevel.WARNING}
     assert api.checkpoints[-1].iteration == 2_000
     assert api.complaints == []
