@@ -118,3 +118,10 @@ class ClusterUnavailable(Unavailable):
 
 class ApiUnavailable(Unavailable):
     code = "api-unavailable"
+
+
+def _list_subclasses(error: type[ResnetdError]) -> list[type[ResnetdError]]:
+    return [error, *(sub for child in error.__subclasses__() for sub in _list_subclasses(child))]
+
+
+BY_CODE = {error.code: error for error in _list_subclasses(ResnetdError) if "code" in vars(error)}

@@ -24,12 +24,6 @@ PENDING: tuple[str, ...] = (
     "CONTRIBUTING.md",
     "README.md",
     "docs/",
-    "tests/support/fake_api.py",
-    "tests/workers/cluster/",
-    "tests/workers/reporting/",
-    "tests/workers/test_",
-    "workers/cluster/",
-    "workers/reporting/",
 )
 
 # Exceptions: (path, word) and the reason.

@@ -10,7 +10,7 @@ import pytest
 from service.states import Blame, CheckpointPart, LogLevel, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import note, written
-from tests.support.fake_api import FakeApi, digits_brief, eventually, fake_api, settings_of
+from tests.support.fake_api import FakeApi, digits_config, eventually, fake_api, settings_of
 from tests.support.training import expected_points, points_by_series
 from workers.cluster.attempt_outcome import AttemptOutcome
 from workers.cluster.attempt_process import run_in_process
@@ -43,7 +43,7 @@ def _fill(disk: Path) -> Path:
 
 
 def test_a_workers_full_disk_loses_checkpoints_but_no_training(disk: Path) -> None:
-    brief = digits_brief(iterations=2_000)  # still training when space is freed
+    config = digits_config(iterations=2_000)  # still training when space is freed
     (disk / "work" / "attempts").mkdir(parents=True)
     ballast = _fill(disk)
 
@@ -51,7 +51,7 @@ def test_a_workers_full_disk_loses_checkpoints_but_no_training(disk: Path) -> No
         eventually(lambda: any("cannot be written" in line.message for line in api.lines))
         ballast.unlink()
 
-    with fake_api(brief) as api:
+    with fake_api(config) as api:
         operator = threading.Thread(target=free_space_after_a_warning, args=(api,))
         operator.start()
         assert run_in_process(settings_of(api, disk)) is AttemptOutcome.FINISHED
@@ -59,27 +59,27 @@ def test_a_workers_full_disk_loses_checkpoints_but_no_training(disk: Path) -> No
 
     [finish] = api.finishes
     assert finish.reason is Reason.COMPLETED
-    assert points_by_series(api.points) == expected_points(brief.spec)
+    assert points_by_series(api.points) == expected_points(config.spec)
     levels = {line.level for line in api.lines if "cannot be written" in line.message}
     assert levels == {LogLevel.WARNING}
     assert api.checkpoints[-1].iteration == 2_000
-    assert api.complaints == []
+    assert api.violations == []
 
 
 def test_an_attempt_without_disk_space_is_retried_as_an_infrastructure_failure(
     disk: Path,
 ) -> None:
-    brief = digits_brief(iterations=20)
+    config = digits_config(iterations=20)
     (disk / "work" / "attempts").mkdir(parents=True)
     _fill(disk)
-    with fake_api(brief) as api:
+    with fake_api(config) as api:
         run_in_process(settings_of(api, disk))
 
     [finish] = api.finishes
     assert (finish.reason, finish.reason.blame) == (Reason.DELIVERY_FAILED, Blame.INFRASTRUCTURE)
     assert finish.reason.is_retryable
     assert "No space left" in finish.message
-    assert points_by_series(api.points) == expected_points(brief.spec)
+    assert points_by_series(api.points) == expected_points(config.spec)
 
 
 @pytest.fixture

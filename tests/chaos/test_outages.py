@@ -30,7 +30,7 @@ RECIPE = {"name": "quick", "iterations": 200, "evaluate_every": 50, "checkpoint_
 def test_a_database_outage_of_ten_minutes_loses_no_attempt_and_no_point(
     tmp_path: Path,
 ) -> None:
-    """What is trained meanwhile is reported afterwards, each point once."""
+    """What is trained meanwhile is reported final_config, each point once."""
     assert DELIVERY_SECONDS > TEN_MINUTES, "an attempt waits for the API for that long"
     cluster = FakeCluster()
     with (

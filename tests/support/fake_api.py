@@ -1,4 +1,4 @@
-"""The API as training processes know it (docs/api.md, "Attempts"), with the faults of a bad day."""
+"""A fake of the API for training processes, with faults that a test injects."""
 
 import hashlib
 import json
@@ -36,21 +36,28 @@ from service.states import CheckpointPart, StopReason
 from workers.cluster.process_settings import AttemptSettings
 
 TOKEN = "rnt_attempt"  # opens this fake only
-# Its fork server has a folder of this name, and the machine may run these tests twice.
+# Unique: the launcher's socket is named after it, and two test runs may share a machine.
 RUNNER_ID = new_id(datetime.now(UTC))
 
 
 class Fault(StrEnum):
     UNAVAILABLE = "503"
-    HANGING = "hangs until it is well again"
-    LOSING_ANSWERS = "does what it is asked and says nothing"
+    HANGING = "hangs until it recovers"
+    LOSING_RESPONSES = "handles requests, sends no response"
     STALE = "409 stale-attempt"
-    ANOTHER_SERVER = "404 of a proxy that knows no API"
+    PROXY_ERROR = "404 of a proxy"
     CORRUPTING = "422 corrupt-artifact, for parts only"
-    REFUSING_REPORTS = "422 invalid-input, for reports with points"
+    REJECTING_REPORTS = "422 invalid-input, for reports with points"
+    CORRUPTING_REPORTS = "422 corrupt-artifact, for reports with points"
 
 
-def brief_of(spec: JobSpec, *, attempt_id: str = "job1-a1") -> AttemptConfig:
+_REPORT_REJECTIONS = {
+    Fault.REJECTING_REPORTS: "invalid-input",
+    Fault.CORRUPTING_REPORTS: "corrupt-artifact",
+}
+
+
+def config_of(spec: JobSpec, *, attempt_id: str = "job1-a1") -> AttemptConfig:
     return AttemptConfig(
         attempt_id=attempt_id,
         job_id="job1",
@@ -65,7 +72,7 @@ def brief_of(spec: JobSpec, *, attempt_id: str = "job1-a1") -> AttemptConfig:
 
 
 def settings_of(api: "FakeApi", path: Path, *, delivery_seconds: float = 20.0) -> AttemptSettings:
-    """Of the fake's attempt, with all that it writes below `path`."""
+    """Settings of the fake's attempt; it writes below `path` only."""
     return AttemptSettings(
         api_url=api.url,
         attempt_id=api.attempt.attempt_id,
@@ -76,8 +83,8 @@ def settings_of(api: "FakeApi", path: Path, *, delivery_seconds: float = 20.0) -
     )
 
 
-def digits_brief(*, iterations: int = 4, num_workers: int = 1) -> AttemptConfig:
-    return brief_of(
+def digits_config(*, iterations: int = 4, num_workers: int = 1) -> AttemptConfig:
+    return config_of(
         parse_job_spec(
             {
                 "depth": 8,
@@ -97,29 +104,30 @@ def digits_brief(*, iterations: int = 4, num_workers: int = 1) -> AttemptConfig:
 
 
 class FakeApi:
-    """What it was told, and what it is to answer. One attempt only.
+    """What it received, and how it responds. For one attempt.
 
-    A runner is given the attempt until it has finished it `rounds` times, then `afterwards` where
-    there is one, and is dismissed.
+    A runner receives the attempt until it has finished it `rounds` times, then `final_config`, if
+    set, and is dismissed.
     """
 
-    def __init__(self, brief: AttemptConfig) -> None:
-        self.attempt = brief
+    def __init__(self, config: AttemptConfig) -> None:
+        self.attempt = config
         self.fault: Fault | None = None
+        self.rejection: tuple[HTTPStatus, str] | None = None
         self.stop: StopReason | None = None
         self.reports: list[Report] = []
         self.parts: dict[tuple[int, CheckpointPart], bytes] = {}
         self.uploads: list[tuple[int, CheckpointPart]] = []
         self.resume_parts: dict[CheckpointPart, bytes] = {}
         self.finishes: list[FinishAttemptRequest] = []
-        self.complaints: list[str] = []
+        self.violations: list[str] = []
         self.rounds = 1
-        self.afterwards: AttemptConfig | None = None
-        self.is_handed_out = False
+        self.final_config: AttemptConfig | None = None
+        self.is_assigned = False
         self._rounds_done = 0
         self.requests = 0
         self._lock = threading.Lock()
-        self._well = threading.Event()
+        self._recovered = threading.Event()
         self._server: _Server | None = None
         self._port = 0
 
@@ -141,9 +149,9 @@ class FakeApi:
 
     @property
     def checkpoints(self) -> list[CheckpointManifest]:
-        return [note for report in self.reports for note in report.checkpoints]
+        return [manifest for report in self.reports for manifest in report.checkpoints]
 
-    def offer_to_resume(self, *, iteration: int, parts: dict[CheckpointPart, bytes]) -> None:
+    def set_resume_checkpoint(self, *, iteration: int, parts: dict[CheckpointPart, bytes]) -> None:
         self.resume_parts = parts
         digests = [
             PartDigest(
@@ -155,62 +163,63 @@ class FakeApi:
         self.attempt = self.attempt.model_copy(update={"resume": resume})
 
     def open(self) -> None:
-        """From now on connections are accepted."""
+        """Accepts connections."""
         self._server = _Server(("127.0.0.1", self._port), self)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def go_away(self) -> None:
-        """From now on connections are refused, and those there were are cut."""
+        """Refuses connections and closes the open ones."""
         assert self._server is not None
-        self._well.set()
+        self._recovered.set()
         self._server.shutdown()
         self._server.cut_connections()
         self._server.server_close()
         self._server = None
-        self._well.clear()
+        self._recovered.clear()
 
-    def break_down(self, fault: Fault) -> None:
+    def inject_fault(self, fault: Fault) -> None:
         self.fault = fault
 
     def recover(self) -> None:
         self.fault = None
-        self._well.set()
-        self._well = threading.Event()
+        self._recovered.set()
+        self._recovered = threading.Event()
 
-    def wait_until_well(self) -> None:
-        self._well.wait(60.0)
+    def wait_for_recovery(self) -> None:
+        self._recovered.wait(60.0)
 
-    def get_brief(self) -> AttemptConfig:
+    def current_config(self) -> AttemptConfig:
         return self.attempt.model_copy(update={"last_sequence": self.last_sequence})
 
     def store_report(self, report: Report) -> ReportResponse | str:
-        """What it answers, or the code of a conflict."""
+        """The response, or the code of a conflict."""
         with self._lock:
             if report.sequence > self.last_sequence + 1:
                 return "sequence-gap"
             if report.sequence == self.last_sequence + 1:
-                for note in report.checkpoints:
-                    self._complain_of_missing_parts(note)
+                for manifest in report.checkpoints:
+                    self._check_parts(manifest)
                 self.reports.append(report)
             return ReportResponse(last_sequence=self.last_sequence, stop_reason=self.stop)
 
-    def next_orders(self, question: NextAttemptRequest) -> NextAttemptResponse:
-        """One attempt cannot be under way twice: its end is waited for."""
-        if question.trained_attempt_id is not None and self.is_handed_out:
-            self.is_handed_out = False
+    def next_attempt(self, request: NextAttemptRequest) -> NextAttemptResponse:
+        """Waits for the end of the running attempt before it assigns the next."""
+        if request.trained_attempt_id is not None and self.is_assigned:
+            self.is_assigned = False
             self._rounds_done += 1
             eventually(lambda: len(self.finishes) >= self._rounds_done)
-        if self._rounds_done == self.rounds and self.afterwards is not None:
-            self.attempt, self.afterwards = self.afterwards, None
+        if self._rounds_done == self.rounds and self.final_config is not None:
+            self.attempt, self.final_config = self.final_config, None
             self.rounds += 1
         if self._rounds_done >= self.rounds or (
-            question.is_exiting and len(self.finishes) > self._rounds_done
+            request.is_exiting and len(self.finishes) > self._rounds_done
         ):
             return NextAttemptResponse(assignment=None, should_exit=True)
-        self.is_handed_out = True
+        self.is_assigned = True
         return NextAttemptResponse(
-            assignment=AttemptAssignment(config=self.get_brief(), token=TOKEN), should_exit=False
+            assignment=AttemptAssignment(config=self.current_config(), token=TOKEN),
+            should_exit=False,
         )
 
     def store_part(self, iteration: int, part: CheckpointPart, content: bytes) -> None:
@@ -222,24 +231,24 @@ class FakeApi:
         with self._lock:
             if finish not in self.finishes:
                 self.finishes.append(finish)
-                # It was for the attempt that has ended.
+                # The stop request was for this attempt.
                 self.stop = None
 
     def count(self) -> None:
         with self._lock:
             self.requests += 1
 
-    def _complain_of_missing_parts(self, note: CheckpointManifest) -> None:
-        for digest in note.parts:
-            content = self.parts.get((note.iteration, digest.part), b"")
+    def _check_parts(self, manifest: CheckpointManifest) -> None:
+        for digest in manifest.parts:
+            content = self.parts.get((manifest.iteration, digest.part), b"")
             if hashlib.sha256(content).hexdigest() != digest.sha256:
-                self.complaints.append(f"{note.iteration}/{digest.part} counts, but is not whole")
+                self.violations.append(f"{manifest.iteration}/{digest.part} is incomplete")
 
 
 def eventually(
     condition: Callable[[], object], *, within_seconds: float = 20.0, poll_seconds: float = 0.01
 ) -> None:
-    """Returns once `condition` holds; fails where it does not in time."""
+    """Returns once `condition` is true; fails after the time limit."""
     deadline = time.monotonic() + within_seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_seconds} s"
@@ -247,8 +256,8 @@ def eventually(
 
 
 @contextmanager
-def fake_api(brief: AttemptConfig) -> Iterator[FakeApi]:
-    api = FakeApi(brief)
+def fake_api(config: AttemptConfig) -> Iterator[FakeApi]:
+    api = FakeApi(config)
     api.open()
     try:
         yield api
@@ -282,7 +291,7 @@ class _Server(ThreadingHTTPServer):
                 continue
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """A client that hangs up is part of the play."""
+        """Clients close connections on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -300,60 +309,63 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None: ...
 
-    def _serve(self, answer: Callable[[list[str], bytes], None]) -> None:
+    def _serve(self, handle: Callable[[list[str], bytes], None]) -> None:
         api = self.server.api
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         api.count()
         path = self.path.removeprefix("/").split("/")
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
-            self._refuse(HTTPStatus.UNAUTHORIZED, "unauthorized")
+            self._respond_error(HTTPStatus.UNAUTHORIZED, "unauthorized")
         elif path == ["v1", "runners", RUNNER_ID, "next"]:
-            self._answer(
-                HTTPStatus.OK, api.next_orders(NextAttemptRequest.model_validate_json(content))
+            self._respond(
+                HTTPStatus.OK, api.next_attempt(NextAttemptRequest.model_validate_json(content))
             )
         elif path[:3] != ["v1", "attempts", api.attempt.attempt_id]:
-            self._refuse(HTTPStatus.NOT_FOUND, "not-found")
+            self._respond_error(HTTPStatus.NOT_FOUND, "not-found")
+        elif api.rejection is not None:
+            self._respond_error(*api.rejection)
         elif api.fault is Fault.UNAVAILABLE:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable")
-        elif api.fault is Fault.ANOTHER_SERVER:
-            self._answer(HTTPStatus.NOT_FOUND, b"<h1>nothing here</h1>")
+            self._respond_error(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable")
+        elif api.fault is Fault.PROXY_ERROR:
+            self._respond(HTTPStatus.NOT_FOUND, b"<h1>nothing here</h1>")
         elif api.fault is Fault.STALE:
-            self._refuse(HTTPStatus.CONFLICT, "stale-attempt")
+            self._respond_error(HTTPStatus.CONFLICT, "stale-attempt")
         elif api.fault is Fault.HANGING:
-            api.wait_until_well()
+            api.wait_for_recovery()
             self.close_connection = True
         else:
-            answer(path[3:], content)
+            handle(path[3:], content)
 
     def _get(self, path: list[str], _content: bytes) -> None:
         api = self.server.api
         if not path:
-            return self._answer(HTTPStatus.OK, api.get_brief())
-        return self._answer(HTTPStatus.OK, api.resume_parts[CheckpointPart(path[1])])
+            return self._respond(HTTPStatus.OK, api.current_config())
+        return self._respond(HTTPStatus.OK, api.resume_parts[CheckpointPart(path[1])])
 
     def _post(self, path: list[str], content: bytes) -> None:
         api = self.server.api
         if path == ["finish"]:
             api.store_finish(FinishAttemptRequest.model_validate_json(content))
-            return self._answer(HTTPStatus.OK, {"job_state": "succeeded"})
+            return self._respond(HTTPStatus.OK, {"job_state": "succeeded"})
         report = Report.model_validate_json(content)
-        if api.fault is Fault.REFUSING_REPORTS and report.metrics:
-            return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input")
-        control = api.store_report(report)
-        if isinstance(control, str):
-            return self._refuse(HTTPStatus.CONFLICT, control)
-        return self._answer(HTTPStatus.OK, control)
+        if api.fault in _REPORT_REJECTIONS and report.metrics:
+            code = _REPORT_REJECTIONS[api.fault]
+            return self._respond_error(HTTPStatus.UNPROCESSABLE_ENTITY, code)
+        response = api.store_report(report)
+        if isinstance(response, str):
+            return self._respond_error(HTTPStatus.CONFLICT, response)
+        return self._respond(HTTPStatus.OK, response)
 
     def _put(self, path: list[str], content: bytes) -> None:
         api = self.server.api
-        is_whole = hashlib.sha256(content).hexdigest() == self.headers["X-Content-SHA256"]
-        if api.fault is Fault.CORRUPTING or not is_whole:
-            return self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, "corrupt-artifact")
+        is_complete = hashlib.sha256(content).hexdigest() == self.headers["X-Content-SHA256"]
+        if api.fault is Fault.CORRUPTING or not is_complete:
+            return self._respond_error(HTTPStatus.UNPROCESSABLE_ENTITY, "corrupt-artifact")
         api.store_part(int(path[1]), CheckpointPart(path[2]), content)
-        return self._answer(HTTPStatus.CREATED, {})
+        return self._respond(HTTPStatus.CREATED, {})
 
-    def _answer(self, status: HTTPStatus, body: BaseModel | bytes | dict[str, Any]) -> None:
-        if self.server.api.fault is Fault.LOSING_ANSWERS:
+    def _respond(self, status: HTTPStatus, body: BaseModel | bytes | dict[str, Any]) -> None:
+        if self.server.api.fault is Fault.LOSING_RESPONSES:
             self.close_connection = True
             return
         if isinstance(body, BaseModel):
@@ -365,5 +377,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _refuse(self, status: HTTPStatus, code: str) -> None:
-        self._answer(status, {"status": int(status), "code": code, "detail": f"it is {code}"})
+    def _respond_error(self, status: HTTPStatus, code: str) -> None:
+        self._respond(status, {"status": int(status), "code": code, "detail": f"injected: {code}"})

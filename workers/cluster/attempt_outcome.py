@@ -1,4 +1,4 @@
-"""How an attempt can end, for those who must know it without torch."""
+"""How an attempt can end. Imports no torch: the runner's first process reads it."""
 
 from enum import StrEnum
 
@@ -7,12 +7,12 @@ from service.states import Reason
 
 class AttemptOutcome(StrEnum):
     FINISHED = "finished"
-    FENCED = "fenced"  # the API has refused the attempt: nobody is to be told anything
+    FENCED = "fenced"  # the API rejects the attempt and needs no further report
     UNDELIVERED = "undelivered"
 
 
 class AttemptFailed(Exception):
-    """Why a rank could not go on. It travels from the rank's process to the runner's."""
+    """Why a rank failed. It is pickled on its way from the rank's process to the runner's."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(reason, message)

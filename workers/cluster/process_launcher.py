@@ -270,7 +270,7 @@ def _forward(rank: Connection, pipe: Connection, process: ForkServerProcess) -> 
 
 @contextmanager
 def _hidden_main_file() -> Iterator[None]:
-    """Python's multiprocessing imports the parent's main script in each child; a Ray worker's is Ray."""
+    """Forked processes import the parent's main script; a Ray worker's is Ray's own."""
     main = vars(sys.modules["__main__"])
     file = main.pop("__file__", None)
     try:

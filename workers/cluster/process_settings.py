@@ -1,18 +1,17 @@
-"""What the processes in the cluster are told by their environment."""
+"""Settings of the processes in the cluster, from their environment variables."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from service.errors import InvalidInput
 from service.resources import WorkerGroup
 from service.specs.protocol import AttemptAssignment
-from workers.reporting.api_client import ApiClient, RunnerClient
+from workers.reporting.api_client import AttemptClient, RunnerClient
 from workers.reporting.retry import DELIVERY_SECONDS
 
-_SHAPE = re.compile(r"(\d+)x(\d+)cpu(\d(?:\.\d+)?)gpu")
+_WORKER_GROUP = re.compile(r"(\d+)x(\d+)cpu(\d(?:\.\d+)?)gpu")
 
 
 @dataclass(frozen=True)
@@ -24,37 +23,28 @@ class AttemptSettings:
     work_path: Path
     delivery_seconds: float = DELIVERY_SECONDS
 
-    @classmethod
-    def of_json(cls, fields: dict[str, Any]) -> "AttemptSettings":
-        paths = {name: Path(fields[name]) for name in ("data_path", "work_path")}
-        return cls(**fields | paths)
-
-    def to_json(self) -> dict[str, Any]:
-        paths = {"data_path": str(self.data_path), "work_path": str(self.work_path)}
-        return asdict(self) | paths
-
     @property
     def attempt_path(self) -> Path:
-        """This attempt's own folder on this node."""
+        """The directory of this attempt on this node."""
         return self.work_path / "attempts" / self.attempt_id
 
     @property
     def checkpoints_path(self) -> Path:
-        """Where its checkpoints are written; they are moved on from there."""
+        """Where training writes checkpoints; the outbox uploads and deletes them."""
         return self.attempt_path / "checkpoints"
 
-    def client(self) -> ApiClient:
-        return ApiClient(api_url=self.api_url, attempt_id=self.attempt_id, token=self.token)
+    def client(self) -> AttemptClient:
+        return AttemptClient(api_url=self.api_url, attempt_id=self.attempt_id, token=self.token)
 
 
 @dataclass(frozen=True)
 class RunnerSettings:
-    """`is_on_one_node`: the cluster has no other than the one where the runner's driver is."""
+    """`is_on_one_node`: the cluster has one node, so all ranks run on the driver's node."""
 
     api_url: str
     runner_id: str
     token: str
-    shape: WorkerGroup
+    worker_group: WorkerGroup
     data_path: Path
     work_path: Path
     is_on_one_node: bool = False
@@ -62,33 +52,35 @@ class RunnerSettings:
 
     @classmethod
     def of_env(cls, env: Mapping[str, str]) -> "RunnerSettings":
-        """From what ray_jobs.runner_env wrote."""
+        """Reads the variables of ray_jobs.runner_env."""
         try:
-            shape = _SHAPE.fullmatch(env["RESNETD_RUNNER_SHAPE"])
-            if shape is None:
-                raise InvalidInput("RESNETD_RUNNER_SHAPE is not like 2x1cpu0gpu")
-            num_workers, cpus, gpus = shape.groups()
+            match = _WORKER_GROUP.fullmatch(env["RESNETD_RUNNER_WORKER_GROUP"])
+            if match is None:
+                raise InvalidInput("RESNETD_RUNNER_WORKER_GROUP must look like 2x1cpu0gpu")
+            num_workers, cpus, gpus = match.groups()
             return cls(
                 api_url=env["RESNETD_API_URL"],
                 runner_id=env["RESNETD_RUNNER_ID"],
                 token=env["RESNETD_RUNNER_TOKEN"],
-                shape=WorkerGroup(int(num_workers), int(cpus), float(gpus)),
+                worker_group=WorkerGroup(int(num_workers), int(cpus), float(gpus)),
                 data_path=Path(env["RESNETD_DATA_DIR"]),
                 work_path=Path(env["RESNETD_WORK_DIR"]),
                 is_on_one_node=env.get("RESNETD_RUNNER_NODES") == "1",
                 delivery_seconds=float(env.get("RESNETD_DELIVERY_SECONDS", DELIVERY_SECONDS)),
             )
         except KeyError as error:
-            raise InvalidInput(f"{error.args[0]} is not set: this is no runner") from error
+            raise InvalidInput(
+                f"{error.args[0]} is not set; runners are started by the dispatcher"
+            ) from error
 
     def client(self) -> RunnerClient:
         return RunnerClient(api_url=self.api_url, runner_id=self.runner_id, token=self.token)
 
-    def attempt(self, order: AttemptAssignment) -> AttemptSettings:
+    def attempt_settings(self, assignment: AttemptAssignment) -> AttemptSettings:
         return AttemptSettings(
             api_url=self.api_url,
-            attempt_id=order.config.attempt_id,
-            token=order.token,
+            attempt_id=assignment.config.attempt_id,
+            token=assignment.token,
             data_path=self.data_path,
             work_path=self.work_path,
             delivery_seconds=self.delivery_seconds,

@@ -1,7 +1,7 @@
-"""One rank of a runner, in the process that Ray made for it: hands attempts to its forks.
+"""One rank of a runner, in the process that Ray started: gives each attempt to a new process.
 
-The ranks talk over the process group that Ray formed for them. Rank 0 asks the API what is next
-and tells the others; the fork of each rank trains, in a process group of the attempt's own.
+The ranks exchange messages over the process group that Ray formed. Rank 0 asks the API for the
+next attempt and broadcasts it; a process for each rank trains, in a process group per attempt.
 """
 
 import logging
@@ -23,7 +23,7 @@ from workers.reporting.api_client import RunnerClient
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS
 from workers.reporting.retry import retry_until
 
-# Shorter than what proxies cut.
+# Proxies close a connection that is silent for longer, usually after 60 s.
 _WAIT_SECONDS = 25.0
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ log = structlog.get_logger()
 
 
 def run_rank_loop(config: dict[str, Any]) -> None:
-    """What Ray calls on every rank: one attempt after another, until the runner is dismissed."""
-    # A line for each report says nothing.
+    """Runs one attempt after another until the API dismisses the runner; called by Ray."""
+    # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings: RunnerSettings = config["settings"]
     context = get_context()
@@ -59,7 +59,7 @@ def run_rank_loop(config: dict[str, Any]) -> None:
                 )
                 if assignment is None:
                     return
-                process.begin_training(settings.attempt(assignment), assignment.config)
+                process.begin_training(settings.attempt_settings(assignment), assignment.config)
                 process.wait_until_trained()
                 trained_attempt_id = assignment.config.attempt_id
 
@@ -67,29 +67,29 @@ def run_rank_loop(config: dict[str, Any]) -> None:
 def _next_assignment(
     api: RunnerClient, settings: RunnerSettings, trained_attempt_id: str | None
 ) -> AttemptAssignment | None:
-    """Waits until there is one; None where the runner is to leave."""
-    question = NextAttemptRequest(trained_attempt_id=trained_attempt_id, wait_seconds=_WAIT_SECONDS)
+    """Waits for the next attempt; None if the runner must exit."""
+    request = NextAttemptRequest(trained_attempt_id=trained_attempt_id, wait_seconds=_WAIT_SECONDS)
     try:
         while True:
             response = retry_until(
-                lambda: api.next(question), deadline_seconds=settings.delivery_seconds
+                lambda: api.next_attempt(request), deadline_seconds=settings.delivery_seconds
             )
             if response.assignment is not None or response.should_exit:
                 return response.assignment
     except (Unavailable, *FENCED_ERRORS) as error:
-        log.warning("nobody has work for this runner", error=str(error))
+        log.warning("runner has no further attempts", error=str(error))
         return None
 
 
 def _broadcast_from_rank_0(value: T) -> T:
-    """Rank 0's value, on every rank."""
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    """Rank 0's value, on all ranks."""
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def _device(settings: RunnerSettings) -> str:
-    """This rank's GPU, or the CPU where the node's GPUs are such in name only."""
-    if settings.shape.gpus_per_worker == 0 or not torch.cuda.is_available():
+    """This rank's GPU; the CPU if Ray's GPUs are only declared, as in tests."""
+    if settings.worker_group.gpus_per_worker == 0 or not torch.cuda.is_available():
         return "cpu"
     return str(get_device())

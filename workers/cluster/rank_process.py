@@ -74,7 +74,7 @@ def _run_attempt(pipe: Connection, placement: RankPlacement) -> None:
     run_rank(
         attempt.settings,
         attempt.config,
-        place=DeviceContext(
+        context=DeviceContext(
             rank=placement.rank,
             world_size=placement.world_size,
             device=device,
@@ -82,7 +82,7 @@ def _run_attempt(pipe: Connection, placement: RankPlacement) -> None:
             gpu_share=attempt.config.gpus_per_worker or 1.0,
         ),
         local_rank=placement.local_rank,
-        meet=_barrier if placement.world_size > 1 else _no_barrier,
+        barrier=_barrier if placement.world_size > 1 else _no_barrier,
         on_trained=release_device,
     )
     if not pipe.closed:

@@ -93,7 +93,7 @@ def runner_env(
         "RESNETD_API_URL": api_url,
         "RESNETD_RUNNER_ID": runner_id,
         "RESNETD_RUNNER_TOKEN": token,
-        "RESNETD_RUNNER_SHAPE": (
+        "RESNETD_RUNNER_WORKER_GROUP": (
             f"{worker_group.num_workers}x{worker_group.cpus_per_worker}cpu"
             f"{worker_group.gpus_per_worker:g}gpu"
         ),

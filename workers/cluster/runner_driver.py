@@ -1,11 +1,11 @@
-"""What one runner does, which is one Ray job: fit, and say how an attempt died.
+"""One runner, which is one Ray job: runs the ranks with Ray Train, reports failed attempts.
 
     dispatcher ──submit──► Ray job: runner ──fit()──► TrainController ──► RayTrainWorker x N
-                                │                                              │ forks
-                                └── a failure, after what rank 0 left ──► API ◄┘ all the rest
+                                │                                              │ processes
+                                └── failures, after what rank 0 left ────► API ◄┘ all other reports
 
-Ray only places the ranks, connects them, and notices when one dies. It retries nothing: another
-attempt is the service's to make, on another runner.
+Ray places and connects the ranks and detects a rank that dies. It retries nothing: the service
+retries an attempt on another runner.
 """
 
 import os
@@ -35,10 +35,10 @@ from workers.cluster.process_settings import RunnerSettings
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS
 from workers.reporting.retry import retry_until
 
-# Between the ranks of a standby nothing is said for days; the death of one breaks its connection.
+# The ranks of a warm runner may be idle for days; the death of a rank closes its connections.
 _IDLE_TIMEOUT_SECONDS = 30 * 24 * 3600
 
-# Of several ranks' failures the first of these is the cause, the others its echo.
+# If several ranks fail, the first of these is the cause of the others.
 _CAUSES = (
     Reason.DATASET_MISSING,
     Reason.DIVERGED,
@@ -53,12 +53,12 @@ log = structlog.get_logger()
 
 
 def main(settings: RunnerSettings) -> int:
-    """The exit status: 0 where the API knows how every attempt ended, or does not want to."""
+    """Exit status: 0 if the API knows how all attempts ended, or rejects the runner."""
     return 0 if run(settings) is not AttemptOutcome.UNDELIVERED else 1
 
 
 def run(settings: RunnerSettings) -> AttemptOutcome:
-    """Until the service dismisses the runner, or an attempt takes it down."""
+    """Returns when the service dismisses the runner or an attempt fails."""
     remove_leftovers(settings.work_path, now=time.time())
     try:
         _fit(settings)
@@ -68,21 +68,21 @@ def run(settings: RunnerSettings) -> AttemptOutcome:
 
 
 def _fit(settings: RunnerSettings) -> None:
-    """AttemptFailed with the cause, where several ranks failed."""
+    """Raises AttemptFailed with the cause, if several ranks fail."""
     storage_path = settings.work_path / "runners" / settings.runner_id
-    shape = settings.shape
-    resources = {"CPU": float(shape.cpus_per_worker), "GPU": shape.gpus_per_worker}
+    group = settings.worker_group
+    resources = {"CPU": float(group.cpus_per_worker), "GPU": group.gpus_per_worker}
     try:
         # "auto" fails without a cluster; no address would start one and write to ~/.ray.
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), logging_level="WARNING")
         TorchTrainer(
             rank_loop.run_rank_loop,
             train_loop_config={"settings": settings},
-            # What the ranks tell each other between attempts; NCCL is the attempts' own.
+            # For messages between attempts; an attempt forms its own group, with NCCL on GPUs.
             torch_config=TorchConfig(backend="gloo", timeout_s=_IDLE_TIMEOUT_SECONDS),
             scaling_config=ScalingConfig(
-                num_workers=shape.num_workers,
-                use_gpu=shape.gpus_per_worker > 0,
+                num_workers=group.num_workers,
+                use_gpu=group.gpus_per_worker > 0,
                 resources_per_worker=resources,
             ),
             run_config=RunConfig(
@@ -93,7 +93,7 @@ def _fit(settings: RunnerSettings) -> None:
             ),
         ).fit()
     except TrainingFailedError as error:
-        raise _cause(error) from error
+        raise _find_cause(error) from error
     except RayError as error:
         raise AttemptFailed(Reason.WORKER_DIED, str(error)) from error
     finally:
@@ -101,38 +101,38 @@ def _fit(settings: RunnerSettings) -> None:
 
 
 def _report_failure(settings: RunnerSettings, failed: AttemptFailed) -> AttemptOutcome:
-    """Ends what was under way, for its processes: an attempt, or none."""
+    """Finishes the attempt that was running, if any, in place of its processes."""
     log.error("runner failed", runner_id=settings.runner_id, reason=failed.reason)
-    question = NextAttemptRequest(is_exiting=True)
+    request = NextAttemptRequest(is_exiting=True)
     with settings.client() as api:
         while True:
             try:
                 response = retry_until(
-                    lambda: api.next(question), deadline_seconds=settings.delivery_seconds
+                    lambda: api.next_attempt(request), deadline_seconds=settings.delivery_seconds
                 )
             except FENCED_ERRORS:
                 return AttemptOutcome.FENCED
             except Unavailable as error:
-                log.critical("end not delivered", error=str(error))
+                log.critical("finish not delivered", error=str(error))
                 return AttemptOutcome.UNDELIVERED
             if response.assignment is None:
                 return AttemptOutcome.FINISHED
-            attempt = settings.attempt(response.assignment)
-            with attempt.client() as its_api:
-                ending = report_failure(its_api, attempt, failed)
-            if ending is not AttemptOutcome.FINISHED:
-                return ending
+            attempt = settings.attempt_settings(response.assignment)
+            with attempt.client() as attempt_api:
+                outcome = report_failure(attempt_api, attempt, failed)
+            if outcome is not AttemptOutcome.FINISHED:
+                return outcome
 
 
-def _cause(error: TrainingFailedError) -> AttemptFailed:
+def _find_cause(error: TrainingFailedError) -> AttemptFailed:
     if not isinstance(error, WorkerGroupError):
         return AttemptFailed(Reason.INTERNAL, str(error))
-    failures = [_failure(rank, failure) for rank, failure in error.worker_failures.items()]
+    failures = [_classify(rank, failure) for rank, failure in error.worker_failures.items()]
     return min(failures, key=lambda failed: _CAUSES.index(failed.reason))
 
 
-def _failure(rank: int, failure: Exception) -> AttemptFailed:
-    """Ray hands over a rank's exception as it was, its death as a failed health check."""
+def _classify(rank: int, failure: Exception) -> AttemptFailed:
+    """Ray passes on a rank's exception; the death of a rank is a failed health check."""
     if isinstance(failure, AttemptFailed):
         return failure
     text = str(failure)

@@ -1,4 +1,4 @@
-"""The entrypoint of a runner: starts importing torch for its processes while Ray comes up."""
+"""The entrypoint of a runner: imports torch for its processes while Ray starts."""
 
 import os
 from contextlib import nullcontext
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 def main() -> int:
-    """The exit status: 0 if the API knows how every attempt ended, or refuses to hear of it."""
+    """Exit status: 0 if the API knows how all attempts ended, or rejects the runner."""
     try:
         settings = RunnerSettings.of_env(os.environ)
     except InvalidInput as error:

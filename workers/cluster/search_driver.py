@@ -1,8 +1,8 @@
 """The entrypoint of a search's driver, which is one Ray job: Ray Tune over the service's jobs.
 
-Ray Tune's own state is kept nowhere. A driver that begins again plays the search again: the
-searcher proposes the known parameters in their order, each finds its trial by them, and what the
-trials had told by then is told at once.
+Ray Tune's state is not saved. A driver that is restarted replays the search: the searcher proposes
+the known parameters in their order, each is matched with its trial, and the evaluations that the
+trial has already are reported at once.
 """
 
 import logging
@@ -28,11 +28,12 @@ from service.errors import Conflict, InvalidInput, Unauthorized, Unavailable
 from service.specs.protocol import SearchDriverConfig
 from service.specs.search_space import Dimension, Distribution
 from service.specs.search_spec import Algorithm, Scheduler, SearchSpec
+from service.text import count_of
 from workers.cluster.trial_actor import TIME_ATTR, TrialActor, client_from_env, tune_name
 from workers.reporting.driver_client import DriverClient
 from workers.reporting.retry import DELIVERY_SECONDS, retry_until
 
-# An actor holds no CPU, but a request of nothing at all is refused; this is what one occupies.
+# An actor reserves no CPU, but Ray rejects an empty request; this is the memory of one.
 _RESOURCES = {"CPU": 0, "memory": 128 * 2**20}
 _HEARTBEAT_SECONDS = 2.0
 
@@ -40,46 +41,46 @@ log = structlog.get_logger()
 
 
 def main() -> int:
-    """The exit status: 0 where the API knows how the search ended, or does not want to."""
-    # A line for each question says nothing.
+    """Exit status: 0 if the API knows how the search ended, or rejects the driver."""
+    # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         with client_from_env() as api:
             return _drive(api, Path(os.environ["RESNETD_WORK_DIR"]))
     except InvalidInput as error:
-        log.critical("no driver", error=str(error))
+        log.critical("driver cannot start", error=str(error))
         return 2
     except (Conflict, Unauthorized) as error:
-        log.warning("nobody waits for this driver", error=str(error))
+        log.warning("driver is over", error=str(error))
         return 0
     except Unavailable as error:
-        log.critical("the API is away", error=str(error))
+        log.critical("API unavailable", error=str(error))
         return 1
 
 
 def _drive(api: DriverClient, work_path: Path) -> int:
-    brief = retry_until(api.brief, deadline_seconds=DELIVERY_SECONDS)
+    config = retry_until(api.fetch_config, deadline_seconds=DELIVERY_SECONDS)
     storage_path = work_path / "searches" / os.environ["RESNETD_DRIVER_ID"]
-    heart = HeartbeatStopper(api)
+    stopper = HeartbeatStopper(api)
     try:
         # "auto" fails without a cluster; no address would start one and write to ~/.ray.
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), logging_level="WARNING")
-        results = make_tuner(brief, api, heart, storage_path).fit()
+        results = make_tuner(config, api, stopper, storage_path).fit()
     finally:
-        heart.rest()
+        stopper.close()
         shutil.rmtree(storage_path, ignore_errors=True)
-    if not heart.is_over:
-        message = f"{len(results)} trials, {results.num_errors} of them without a measurement"
+    if not stopper.is_over:
+        message = f"{count_of(len(results), 'trial')}, {results.num_errors} without a result"
         retry_until(lambda: api.finish(message), deadline_seconds=DELIVERY_SECONDS)
     return 0
 
 
 def make_tuner(
-    brief: SearchDriverConfig, api: DriverClient, heart: "HeartbeatStopper", storage_path: Path
+    config: SearchDriverConfig, api: DriverClient, stopper: "HeartbeatStopper", storage_path: Path
 ) -> tune.Tuner:
-    spec = brief.spec
+    spec = config.spec
     is_tpe = spec.algorithm is Algorithm.TPE
-    # What no part of Ray Tune looks at, it need not find in every result.
+    # Ray Tune requires the metric in each result if it is named here.
     is_compared = spec.scheduler.name is not Scheduler.FIFO
     return tune.Tuner(
         tune.with_resources(TrialActor, _RESOURCES),
@@ -88,17 +89,17 @@ def make_tuner(
             metric=tune_name(spec.metric[0]) if is_compared else None,
             mode="min" if is_compared else None,
             num_samples=num_samples(spec),
-            # The other generator has its own number.
+            # BasicVariantGenerator has its own limit.
             max_concurrent_trials=spec.budget.concurrent if is_tpe else None,
             reuse_actors=True,
-            search_alg=make_searcher(brief),
-            scheduler=make_scheduler(brief),
+            search_alg=make_searcher(config),
+            scheduler=make_scheduler(config),
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(storage_path),
-            stop=heart,
-            callbacks=[StopCallback(api, heart)],
+            stop=stopper,
+            callbacks=[StopCallback(api, stopper)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
@@ -106,17 +107,17 @@ def make_tuner(
 
 
 class HeartbeatStopper(tune.Stopper):  # type: ignore[misc] # Ray has no types for mypy
-    """Tells the API that the driver lives, and Ray Tune when the search is over."""
+    """Sends heartbeats to the API, and stops Ray Tune when the search is over."""
 
     def __init__(self, api: DriverClient) -> None:
         self._api = api
-        self._resting = threading.Event()
+        self._closed = threading.Event()
         self.is_over = False
-        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._thread.start()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray Tune saves a copy, which nobody reads."""
+        """Ray Tune pickles it; the copy is not used."""
         return {}
 
     def __call__(self, _trial_id: str, _result: dict[str, Any]) -> bool:
@@ -125,76 +126,76 @@ class HeartbeatStopper(tune.Stopper):  # type: ignore[misc] # Ray has no types f
     def stop_all(self) -> bool:
         return self.is_over
 
-    def rest(self) -> None:
-        self._resting.set()
+    def close(self) -> None:
+        self._closed.set()
 
     def _beat(self) -> None:
-        while not self._resting.is_set() and not self.is_over:
+        while not self._closed.is_set() and not self.is_over:
             try:
-                self.is_over = self._api.is_over(wait_seconds=_HEARTBEAT_SECONDS)
+                self.is_over = self._api.send_heartbeat(wait_seconds=_HEARTBEAT_SECONDS)
             except Unauthorized:
                 self.is_over = True
             except Unavailable:
-                self._resting.wait(_HEARTBEAT_SECONDS)
+                self._closed.wait(_HEARTBEAT_SECONDS)
 
 
 class StopCallback(tune.Callback):  # type: ignore[misc] # as above
-    """Tells the API which trials Ray Tune has stopped; of those that have ended it knows."""
+    """Reports trials that the scheduler stopped; the API knows which have ended."""
 
-    def __init__(self, api: DriverClient, heart: HeartbeatStopper) -> None:
+    def __init__(self, api: DriverClient, stopper: HeartbeatStopper) -> None:
         self._api = api
-        self._heart = heart
+        self._stopper = stopper
 
     def __getstate__(self) -> dict[str, Any]:
-        """As above."""
+        """As in HeartbeatStopper."""
         return {}
 
     def on_trial_complete(
         self, iteration: int, trials: list[Any], trial: Any, **_info: Any
     ) -> None:
         del iteration, trials
-        # Where the search is over, the API has decided what becomes of its trials.
-        if not self._heart.is_over:
+        # When the search is over, the API decides what happens to its trials.
+        if not self._stopper.is_over:
             iteration = int(trial.last_result[TIME_ATTR])
             retry_until(
-                lambda: self._api.stop(trial.trial_id, iteration=iteration),
+                lambda: self._api.stop_trial(trial.trial_id, iteration=iteration),
                 deadline_seconds=DELIVERY_SECONDS,
             )
 
 
 def num_samples(spec: SearchSpec) -> int:
-    """Ray Tune multiplies them by the points of a grid."""
+    """Ray Tune multiplies this by the number of grid points."""
     return spec.trials // spec.grid_points
 
 
-def make_searcher(brief: SearchDriverConfig) -> Searcher | SearchAlgorithm:
-    spec = brief.spec
+def make_searcher(config: SearchDriverConfig) -> Searcher | SearchAlgorithm:
+    spec = config.spec
     if spec.algorithm is not Algorithm.TPE:
-        # Its draws follow from the seed alone: begun again, it draws the same in the same order.
+        # The seed determines all samples: a restarted driver draws the same in the same order.
         return BasicVariantGenerator(max_concurrent=spec.budget.concurrent, random_state=spec.seed)
-    metric = [tune_name(one) for one in spec.metric]
+    metrics = [tune_name(metric) for metric in spec.metric]
     return OptunaSearch(
         OptunaSearch.convert_search_space(_make_domains(spec)),
-        metric=metric if len(metric) > 1 else metric[0],
-        mode=["min"] * len(metric) if len(metric) > 1 else "min",
-        points_to_evaluate=brief.known_params or None,
-        # Another one for each driver: the known trials would be drawn a second time.
-        seed=spec.seed + len(brief.known_params),
+        metric=metrics if len(metrics) > 1 else metrics[0],
+        mode=["min"] * len(metrics) if len(metrics) > 1 else "min",
+        points_to_evaluate=config.known_params or None,
+        # A restarted driver with the same seed would draw the known trials again.
+        seed=spec.seed + len(config.known_params),
     )
 
 
-def make_scheduler(brief: SearchDriverConfig) -> TrialScheduler:
-    stopping = brief.spec.scheduler
+def make_scheduler(config: SearchDriverConfig) -> TrialScheduler:
+    stopping = config.spec.scheduler
     grace = stopping.grace_iterations
     if stopping.name is Scheduler.ASHA:
         return AsyncHyperBandScheduler(
             time_attr=TIME_ATTR,
-            max_t=brief.max_iterations,
-            grace_period=min(grace or brief.evaluate_every, brief.max_iterations),
+            max_t=config.max_iterations,
+            grace_period=min(grace or config.evaluate_every, config.max_iterations),
             reduction_factor=stopping.reduction_factor,
         )
     if stopping.name is Scheduler.MEDIAN:
-        return MedianStoppingRule(time_attr=TIME_ATTR, grace_period=grace or brief.evaluate_every)
+        return MedianStoppingRule(time_attr=TIME_ATTR, grace_period=grace or config.evaluate_every)
     return FIFOScheduler()
 
 
@@ -203,7 +204,7 @@ def _make_domains(spec: SearchSpec) -> dict[str, Any]:
 
 
 def make_domain(dimension: Dimension) -> Any:
-    """Ray Tune's own word for the draw."""
+    """Ray Tune's domain for the dimension."""
     arguments = list(dimension.arguments)
     if dimension.distribution is Distribution.GRID:
         return tune.grid_search(arguments)

@@ -1,7 +1,7 @@
-"""A trial as Ray Tune runs it: an actor that trains nothing and follows one job after another.
+"""A trial for Ray Tune: an actor that trains nothing and follows one job after another.
 
-It holds no CPU. The job that it follows stands in the queue like any other, and is placed when
-the service has room for it: so a search never waits for resources that it holds itself.
+It reserves no CPU. Its job waits in the queue as any other and starts when the service has free
+resources, so that a search never waits for resources that it holds itself.
 """
 
 import os
@@ -14,61 +14,62 @@ from service.specs.protocol import NextEvaluationRequest, TrialEvaluation
 from workers.reporting.driver_client import DriverClient
 from workers.reporting.retry import DELIVERY_SECONDS, retry_until
 
-# Shorter than what proxies cut.
+# Proxies close a connection that is silent for longer, usually after 60 s.
 _WAIT_SECONDS = 25.0
-# What Ray Tune compares trials by beside the metrics.
+# The time axis by which schedulers compare trials.
 TIME_ATTR = "iteration"
 
 
 class TrialEnded(Exception):
-    """The job ended without a measurement, or the search is over."""
+    """The job ended without a result, or the search is over."""
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc] # Ray has no types for mypy
-    """A step is one evaluation of the job. Actors are used again for the next trial."""
+    """A step is one evaluation of the job. Actors are reused for later trials."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._api = client_from_env()
-        self._begin(config)
+        self._start_trial(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._begin(new_config)
+        self._start_trial(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Waits for the job's next evaluation. TrialEnded where there will be none."""
-        evaluation = self._next()
-        self._after = evaluation.iteration
+        """Waits for the job's next evaluation. Raises TrialEnded if there is none."""
+        evaluation = self._wait_for_evaluation()
+        self._last_iteration = evaluation.iteration
         values = {tune_name(metric): value for metric, value in evaluation.values.items()}
         return values | {TIME_ATTR: evaluation.iteration, "done": evaluation.is_last}
 
     def cleanup(self) -> None:
         self._api.close()
 
-    def _begin(self, params: dict[str, Any]) -> None:
-        self._after = 0
+    def _start_trial(self, params: dict[str, Any]) -> None:
+        self._last_iteration = 0
         retry_until(
-            lambda: self._api.take(self.trial_id, params), deadline_seconds=DELIVERY_SECONDS
+            lambda: self._api.propose_trial(self.trial_id, params),
+            deadline_seconds=DELIVERY_SECONDS,
         )
 
-    def _next(self) -> TrialEvaluation:
-        question = NextEvaluationRequest(
-            tune_id=self.trial_id, after_iteration=self._after, wait_seconds=_WAIT_SECONDS
+    def _wait_for_evaluation(self) -> TrialEvaluation:
+        request = NextEvaluationRequest(
+            tune_id=self.trial_id, after_iteration=self._last_iteration, wait_seconds=_WAIT_SECONDS
         )
         while True:
-            answer = retry_until(
-                lambda: self._api.next(question), deadline_seconds=DELIVERY_SECONDS
+            response = retry_until(
+                lambda: self._api.next_evaluation(request), deadline_seconds=DELIVERY_SECONDS
             )
-            if answer.should_exit:
+            if response.should_exit:
                 raise TrialEnded("the search is over")
-            if answer.failure is not None:
-                raise TrialEnded(answer.failure)
-            if answer.evaluation is not None:
-                return answer.evaluation
+            if response.failure is not None:
+                raise TrialEnded(response.failure)
+            if response.evaluation is not None:
+                return response.evaluation
 
 
 def client_from_env() -> DriverClient:
-    """From what ray_jobs.driver_env wrote; Ray gives a driver's environment to its actors."""
+    """Reads the variables of ray_jobs.driver_env; actors inherit them from the driver."""
     try:
         return DriverClient(
             api_url=os.environ["RESNETD_API_URL"],
@@ -76,9 +77,11 @@ def client_from_env() -> DriverClient:
             token=os.environ["RESNETD_DRIVER_TOKEN"],
         )
     except KeyError as error:
-        raise InvalidInput(f"{error.args[0]} is not set: this is no driver") from error
+        raise InvalidInput(
+            f"{error.args[0]} is not set; drivers are started by the dispatcher"
+        ) from error
 
 
 def tune_name(metric: str) -> str:
-    """Ray Tune takes a slash for a step into a dictionary."""
+    """Ray Tune reads a slash as the path into a nested dictionary."""
     return metric.replace("/", "_")

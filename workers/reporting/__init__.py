@@ -1,1 +1,1 @@
-"""The training process's voice: what it has to tell reaches the API, and never holds it up."""
+"""Delivers reports and checkpoints of a training process to the API without blocking it."""

@@ -1,4 +1,4 @@
-"""The API as one attempt sees it: its brief, its reports, its checkpoints, its end."""
+"""HTTP clients of the API for the processes in the cluster: attempts, runners, drivers."""
 
 import hashlib
 from collections.abc import Iterator
@@ -25,36 +25,24 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 5.0
-# The API answers a report in milliseconds; a part it hashes and may write to a far store.
+# The API answers a report in milliseconds; it hashes a part and may write it to a remote store.
 REPORT_SECONDS = 10.0
 _PART_SECONDS = 120.0
 
-_BY_CODE: dict[str, type[errors.ResnetdError]] = {
-    error.code: error
-    for error in (
-        errors.InvalidInput,
-        errors.NotFound,
-        errors.Unauthorized,
-        errors.Forbidden,
-        errors.Conflict,
-        errors.IllegalTransition,
-        errors.StaleAttempt,
-        errors.SequenceGap,
-        errors.CorruptArtifact,
-    )
-}
+# Responses with these statuses are no answer to the request: the same request may succeed later.
+_RETRIED_STATUSES = {408, 425, 429}
 
 
-class _Ended(BaseModel):
+class _FinishedJob(BaseModel):
     job_state: JobState
 
 
-class ApiClient:
-    """Safe to share between threads.
+class AttemptClient:
+    """The API for one attempt: configuration, reports, checkpoints, end. Thread-safe.
 
-    Every call raises ApiUnavailable where trying again may help, StaleAttempt or Unauthorized
-    where the attempt is over, and what else service.errors names by the answer's code. An
-    answer without a code comes from something between us and the API: try again.
+    Each call raises ApiUnavailable if the same call may succeed later: no response, a 5xx, or a
+    response without a problem code, which a proxy sent. It raises StaleAttempt or Unauthorized
+    if the attempt is over, and for any other problem code the error of service.errors.
     """
 
     def __init__(
@@ -70,7 +58,7 @@ class ApiClient:
             base_url=api_url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(report_seconds, connect=_CONNECT_SECONDS),
-            # The proxy of a far network has no say between a cluster and its own API.
+            # A cluster reaches its API directly; proxies of the environment are for other hosts.
             trust_env=False,
         )
         self._path = f"/v1/attempts/{attempt_id}"
@@ -85,7 +73,7 @@ class ApiClient:
     def close(self) -> None:
         self._http.close()
 
-    def brief(self) -> AttemptConfig:
+    def fetch_config(self) -> AttemptConfig:
         return _parse(AttemptConfig, self._send("GET", ""))
 
     def report(self, report: Report) -> ReportResponse:
@@ -94,14 +82,14 @@ class ApiClient:
         )
 
     def upload(self, *, iteration: int, digest: PartDigest, path: Path) -> None:
-        """OSError where the file cannot be read."""
+        """Raises OSError if the file cannot be read."""
         self._send(
             "PUT",
             f"/checkpoints/{iteration}/{digest.part}",
             content=_chunks(path),
             headers={
                 "Content-Type": "application/octet-stream",
-                # Known in advance, or httpx would send it in chunks of unknown number.
+                # Without it, httpx uses chunked transfer encoding.
                 "Content-Length": str(path.stat().st_size),
                 "X-Content-SHA256": digest.sha256,
             },
@@ -109,7 +97,7 @@ class ApiClient:
         )
 
     def download(self, digest: PartDigest, path: Path) -> None:
-        """A part of the checkpoint to resume from. CorruptArtifact where its bytes differ."""
+        """Writes a part of the checkpoint to resume from. CorruptArtifact if its bytes differ."""
         sha256 = hashlib.sha256()
         partial = path.with_suffix(".partial")
         with (
@@ -128,14 +116,13 @@ class ApiClient:
         if sha256.hexdigest() != digest.sha256:
             partial.unlink()
             raise errors.CorruptArtifact(
-                f"the bytes of part {digest.part} have the SHA-256 {sha256.hexdigest()}, "
-                f"not {digest.sha256}"
+                f"part {digest.part} has the SHA-256 {sha256.hexdigest()}, not {digest.sha256}"
             )
         partial.replace(path)
 
     def finish(self, finish: FinishAttemptRequest) -> JobState:
-        answer = self._send("POST", "/finish", content=finish.model_dump_json())
-        return _parse(_Ended, answer).job_state
+        response = self._send("POST", "/finish", content=finish.model_dump_json())
+        return _parse(_FinishedJob, response).job_state
 
     def _send(
         self,
@@ -160,10 +147,7 @@ class ApiClient:
 
 
 class LongPollClient:
-    """The API as one who asks and waits sees it. Safe to share between threads.
-
-    Errors as those of ApiClient.
-    """
+    """Requests that the API may answer late. Thread-safe. Raises as AttemptClient does."""
 
     def __init__(self, base_url: str, *, token: str) -> None:
         self._http = httpx.Client(
@@ -181,10 +165,10 @@ class LongPollClient:
     def close(self) -> None:
         self._http.close()
 
-    def _ask(
+    def _post(
         self, model: type[Model], path: str, body: BaseModel | None = None, *, seconds: float = 0.0
     ) -> Model:
-        """The answer, which may take so many seconds longer than others."""
+        """Waits up to `seconds` longer than for other responses."""
         timeout = httpx.Timeout(seconds + REPORT_SECONDS, connect=_CONNECT_SECONDS)
         with _transport_errors():
             response = self._http.post(
@@ -196,14 +180,14 @@ class LongPollClient:
 
 
 class RunnerClient(LongPollClient):
-    """The API as one runner sees it."""
+    """The API for one runner."""
 
     def __init__(self, *, api_url: str, runner_id: str, token: str) -> None:
         super().__init__(f"{api_url}/v1/runners/{runner_id}", token=token)
 
-    def next(self, question: NextAttemptRequest) -> NextAttemptResponse:
-        """Waits as long as the question says."""
-        return self._ask(NextAttemptResponse, "/next", question, seconds=question.wait_seconds)
+    def next_attempt(self, request: NextAttemptRequest) -> NextAttemptResponse:
+        """Waits up to `request.wait_seconds`."""
+        return self._post(NextAttemptResponse, "/next", request, seconds=request.wait_seconds)
 
 
 @contextmanager
@@ -215,18 +199,20 @@ def _transport_errors() -> Iterator[None]:
 
 
 def _error_of(response: httpx.Response) -> errors.ResnetdError:
-    code, detail = _problem(response)
-    request = response.request
-    message = f"{request.method} {request.url.path} was answered {response.status_code}: {detail}"
-    if response.status_code == httpx.codes.UNAUTHORIZED:
+    code, detail = _read_problem(response)
+    request, status = response.request, response.status_code
+    message = f"{request.method} {request.url.path} returned {status}: {detail}"
+    if status == httpx.codes.UNAUTHORIZED:
         return errors.Unauthorized(message)
-    if response.status_code == httpx.codes.FORBIDDEN:
+    if status == httpx.codes.FORBIDDEN:
         return errors.Forbidden(message)
-    return _BY_CODE.get(code, errors.ApiUnavailable)(message)
+    if response.is_server_error or status in _RETRIED_STATUSES or not code:
+        return errors.ApiUnavailable(message)
+    return errors.BY_CODE.get(code, errors.Refused)(message)
 
 
-def _problem(response: httpx.Response) -> tuple[str, str]:
-    """The code and detail of an RFC 9457 answer; an empty code where it is none."""
+def _read_problem(response: httpx.Response) -> tuple[str, str]:
+    """Code and detail of an RFC 9457 response; an empty code if it is none."""
     try:
         problem = response.json()
     except ValueError:
@@ -241,7 +227,7 @@ def _parse(model: type[Model], response: httpx.Response) -> Model:
         return model.model_validate_json(response.content)
     except ValidationError as error:
         raise errors.ApiUnavailable(
-            f"{response.request.url.path} answered no {model.__name__}: {response.text[:200]!r}"
+            f"{response.request.url.path} returned no {model.__name__}: {response.text[:200]!r}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The API as a search's driver sees it: its brief, its trials, their evaluations."""
+"""The API for the driver of a search: configuration, trials, evaluations, end."""
 
 from typing import Any
 
@@ -17,33 +17,35 @@ from workers.reporting.api_client import LongPollClient
 
 
 class DriverClient(LongPollClient):
-    """Unauthorized from each call: the driver is over."""
+    """Each call raises Unauthorized if the driver is over, and otherwise as AttemptClient does."""
 
     def __init__(self, *, api_url: str, driver_id: str, token: str) -> None:
         super().__init__(f"{api_url}/v1/drivers/{driver_id}", token=token)
 
-    def brief(self) -> SearchDriverConfig:
-        """Conflict where the search is over by now, or paused."""
-        return self._ask(SearchDriverConfig, "/begin")
+    def fetch_config(self) -> SearchDriverConfig:
+        """Raises Conflict if the search is over or paused."""
+        return self._post(SearchDriverConfig, "/begin")
 
-    def take(self, tune_id: str, params: dict[str, Any]) -> AssignedTrial:
-        """The trial with these parameters, new or known. Conflict where there are enough."""
-        return self._ask(AssignedTrial, "/trials", TrialProposal(tune_id=tune_id, params=params))
+    def propose_trial(self, tune_id: str, params: dict[str, Any]) -> AssignedTrial:
+        """The trial with these parameters, new or known. Conflict if the budget is used up."""
+        return self._post(AssignedTrial, "/trials", TrialProposal(tune_id=tune_id, params=params))
 
-    def next(self, question: NextEvaluationRequest) -> NextEvaluationResponse:
-        """Waits as long as the question says."""
-        return self._ask(
-            NextEvaluationResponse, "/trials/next", question, seconds=question.wait_seconds
+    def next_evaluation(self, request: NextEvaluationRequest) -> NextEvaluationResponse:
+        """Waits up to `request.wait_seconds`."""
+        return self._post(
+            NextEvaluationResponse, "/trials/next", request, seconds=request.wait_seconds
         )
 
-    def stop(self, tune_id: str, *, iteration: int) -> None:
-        decision = StopTrialRequest(tune_id=tune_id, iteration=iteration)
-        self._ask(DriverResponse, "/trials/stop", decision)
+    def stop_trial(self, tune_id: str, *, iteration: int) -> None:
+        self._post(
+            DriverResponse, "/trials/stop", StopTrialRequest(tune_id=tune_id, iteration=iteration)
+        )
 
-    def is_over(self, *, wait_seconds: float) -> bool:
-        """The heartbeat. Waits so long, or until the driver is to leave."""
-        heartbeat = HeartbeatRequest(wait_seconds=wait_seconds)
-        return self._ask(DriverResponse, "/heartbeat", heartbeat, seconds=wait_seconds).should_exit
+    def send_heartbeat(self, *, wait_seconds: float) -> bool:
+        """Whether the driver must exit. Waits up to `wait_seconds` for that."""
+        request = HeartbeatRequest(wait_seconds=wait_seconds)
+        response = self._post(DriverResponse, "/heartbeat", request, seconds=wait_seconds)
+        return response.should_exit
 
     def finish(self, message: str) -> None:
-        self._ask(DriverResponse, "/finish", FinishSearchRequest(message=message))
+        self._post(DriverResponse, "/finish", FinishSearchRequest(message=message))

@@ -1,55 +1,58 @@
-"""How long to wait before the next try."""
+"""When a call to the API is repeated, and when that ends."""
 
-import random
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
+import tenacity
 
 from service.errors import Unavailable
 
-# The API may be away for ten minutes; an attempt that ends in them still delivers.
+# The API may be unavailable for ten minutes; an attempt that ends in that time still delivers.
 DELIVERY_SECONDS = 900.0
-SHORTEST_SECONDS = 0.5
-LONGEST_SECONDS = 15.0
+MIN_DELAY_SECONDS = 0.25
+MAX_DELAY_SECONDS = 15.0
+
+# Random below a bound that doubles: processes that failed together do not return together.
+_backoff = tenacity.wait_random_exponential(
+    multiplier=2 * MIN_DELAY_SECONDS, min=MIN_DELAY_SECONDS, max=MAX_DELAY_SECONDS
+)
 
 T = TypeVar("T")
 
 log = structlog.get_logger()
 
 
-class Backoff:
-    """Doubles from half a second to a quarter of a minute, each wait shortened by up to a half.
-
-    Without the jitter every process of a cluster would come back in the same instant.
-    """
-
-    def __init__(self) -> None:
-        self._ceiling = SHORTEST_SECONDS
-
-    def next_seconds(self) -> float:
-        seconds = self._ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-        self._ceiling = min(self._ceiling * 2, LONGEST_SECONDS)
-        return seconds
-
-    def reset(self) -> None:
-        self._ceiling = SHORTEST_SECONDS
+class RetryCancelled(Exception):
+    """The event was set while a call waited to be repeated."""
 
 
-def retry_until(
-    call: Callable[[], T], *, deadline_seconds: float, given_up: threading.Event | None = None
-) -> T:
-    """Calls until it answers. The last Unavailable where it does not before the deadline."""
-    backoff = Backoff()
-    deadline = time.monotonic() + deadline_seconds
-    given_up = given_up or threading.Event()
-    while True:
-        try:
-            return call()
-        except Unavailable as error:
-            log.warning("waiting for an answer", error=str(error))
-            seconds = backoff.next_seconds()
-            if time.monotonic() + seconds >= deadline or given_up.wait(seconds):
-                raise
+def retry_until(call: Callable[[], T], *, deadline_seconds: float) -> T:
+    """Repeats the call while it raises Unavailable; raises that after the deadline."""
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Unavailable),
+        stop=tenacity.stop_before_delay(deadline_seconds),
+        wait=_backoff,
+        before_sleep=_log_error,
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def retry_unless(cancelled: threading.Event, call: Callable[[], T]) -> T:
+    """Repeats the call while it raises Unavailable. RetryCancelled once the event is set."""
+
+    def sleep(seconds: float) -> None:
+        if cancelled.wait(seconds):
+            raise RetryCancelled
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(Unavailable), wait=_backoff, sleep=sleep
+    )
+    return retrying(call)
+
+
+def _log_error(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome is not None else None
+    log.warning("API unavailable", error=str(error))

@@ -1,4 +1,4 @@
-"""Ray's job endpoint as 2.60 answers it, without Ray: a job runs until it is told to end."""
+"""A fake of Ray 2.60's job API: a job runs until it is stopped."""
 
 import json
 import threading

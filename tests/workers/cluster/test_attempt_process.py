@@ -1,4 +1,3 @@
-import json
 import math
 import os
 from pathlib import Path
@@ -11,11 +10,11 @@ from service.errors import ApiUnavailable, InvalidInput
 from service.resources import WorkerGroup
 from service.specs.protocol import AttemptConfig
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
-from tests.support.fake_api import Fault, digits_brief, fake_api, settings_of
+from tests.support.fake_api import Fault, digits_config, fake_api, settings_of
 from workers.cluster import attempt_process
 from workers.cluster.attempt_outcome import AttemptOutcome
 from workers.cluster.attempt_process import classify_failure, run_in_process
-from workers.cluster.process_settings import AttemptSettings, RunnerSettings
+from workers.cluster.process_settings import RunnerSettings
 from workers.cluster.ray_jobs import runner_env
 from workers.reporting.reporter import Reporter
 from workers.training import trainer
@@ -27,74 +26,70 @@ def files_below(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    "shape", [WorkerGroup(2, 3, 0), WorkerGroup(4, 1, 1), WorkerGroup(1, 12, 0.0625)]
+    "worker_group", [WorkerGroup(2, 3, 0), WorkerGroup(4, 1, 1), WorkerGroup(1, 12, 0.0625)]
 )
-def test_the_settings_are_what_the_dispatcher_wrote(tmp_path: Path, shape: WorkerGroup) -> None:
+def test_a_runner_reads_the_settings_that_the_dispatcher_wrote(
+    tmp_path: Path, worker_group: WorkerGroup
+) -> None:
     env = runner_env(
         api_url="http://api",
         runner_id="runner-1",
-        worker_group=shape,
+        worker_group=worker_group,
         token="secret",
         data_path=tmp_path / "data",
         work_path=tmp_path / "work",
         num_nodes=2,
     )
     settings = RunnerSettings.of_env(env)
-    assert (settings.runner_id, settings.token, settings.shape) == ("runner-1", "secret", shape)
+    assert (settings.runner_id, settings.token) == ("runner-1", "secret")
+    assert settings.worker_group == worker_group
     assert settings.data_path == tmp_path / "data"
     assert not settings.is_on_one_node
-    for broken in ({}, env | {"RESNETD_RUNNER_SHAPE": "two"}):
+    for broken in ({}, env | {"RESNETD_RUNNER_WORKER_GROUP": "two"}):
         with pytest.raises(InvalidInput):
             RunnerSettings.of_env(broken)
 
 
-def test_the_settings_of_an_attempt_survive_the_way_to_its_process(tmp_path: Path) -> None:
-    settings = AttemptSettings("http://api", "j-a1", "t", tmp_path / "data", tmp_path / "work")
-    assert AttemptSettings.of_json(json.loads(json.dumps(settings.to_json()))) == settings
-
-
 def test_an_attempt_without_a_cluster_trains_delivers_and_finishes(tmp_path: Path) -> None:
-    with fake_api(digits_brief(iterations=20)) as api:
+    with fake_api(digits_config(iterations=20)) as api:
         assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
 
         [finish] = api.finishes
         assert finish.reason is Reason.COMPLETED
         assert finish.result is not None
         assert finish.result.test_error is not None
-        assert [note.iteration for note in api.checkpoints] == [10, 20]
+        assert [manifest.iteration for manifest in api.checkpoints] == [10, 20]
         assert next(report.environment for report in api.reports if report.environment) is not None
-        assert api.complaints == []
+        assert api.violations == []
     assert files_below(tmp_path / "work") == []
 
 
-def test_an_attempt_goes_on_from_the_checkpoint_of_its_brief(tmp_path: Path) -> None:
-    with fake_api(digits_brief(iterations=20)) as api:
+def test_an_attempt_resumes_from_the_checkpoint_of_its_config(tmp_path: Path) -> None:
+    with fake_api(digits_config(iterations=20)) as api:
         run_in_process(settings_of(api, tmp_path))
         parts = {part: content for (at, part), content in api.parts.items() if at == 10}
-        whole = api.parts[20, CheckpointPart.WEIGHTS]
+        uninterrupted = api.parts[20, CheckpointPart.WEIGHTS]
 
-    with fake_api(digits_brief(iterations=20)) as api:
-        api.offer_to_resume(iteration=10, parts=parts)
+    with fake_api(digits_config(iterations=20)) as api:
+        api.set_resume_checkpoint(iteration=10, parts=parts)
         assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
         assert "resuming from iteration 10" in [line.message for line in api.lines]
         assert min(point.iteration for point in api.points) > 10
-        assert [note.iteration for note in api.checkpoints] == [20]
-        assert len(api.parts[20, CheckpointPart.WEIGHTS]) == len(whole)
+        assert [manifest.iteration for manifest in api.checkpoints] == [20]
+        assert len(api.parts[20, CheckpointPart.WEIGHTS]) == len(uninterrupted)
 
 
 @pytest.mark.parametrize("stop", StopReason)
-def test_an_attempt_that_is_told_to_stop_says_why_it_ended(
-    stop: StopReason, tmp_path: Path
-) -> None:
-    with fake_api(digits_brief(iterations=100_000)) as api:
+def test_a_stopped_attempt_reports_the_reason(stop: StopReason, tmp_path: Path) -> None:
+    with fake_api(digits_config(iterations=100_000)) as api:
         api.stop = stop
         assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
         assert [finish.reason for finish in api.finishes] == [stop.reason]
 
 
-def test_an_attempt_that_was_replaced_ends_without_a_word(tmp_path: Path) -> None:
-    with fake_api(digits_brief()) as api:
-        api.break_down(Fault.STALE)
+def test_an_attempt_that_was_replaced_reports_nothing(tmp_path: Path) -> None:
+    with fake_api(digits_config()) as api:
+        api.inject_fault(Fault.STALE)
         assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FENCED
         api.recover()
         assert (api.reports, api.finishes) == ([], [])
@@ -103,38 +98,36 @@ def test_an_attempt_that_was_replaced_ends_without_a_word(tmp_path: Path) -> Non
 def failing_with(error: Exception) -> object:
     def train(*_: object, observer: Reporter, **__: object) -> NoReturn:
         observer.on_metrics(1, {"train/loss": math.nan})
-        observer.on_log(LogLevel.ERROR, "last words")
+        observer.on_log(LogLevel.ERROR, "last line")
         raise error
 
     return train
 
 
-def test_a_failed_attempt_delivers_its_last_words_before_its_reason(
+def test_a_failed_attempt_delivers_its_last_log_lines_before_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         trainer, "train", failing_with(TrainingDiverged("the loss is nan at iteration 1"))
     )
-    with fake_api(digits_brief()) as api:
+    with fake_api(digits_config()) as api:
         assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
         [finish] = api.finishes
         assert finish.reason is Reason.DIVERGED
         assert finish.message == "the loss is nan at iteration 1"
-        assert [line.message for line in api.lines] == ["last words"]
+        assert [line.message for line in api.lines] == ["last line"]
     assert files_below(tmp_path / "work") == []
 
 
-def test_what_could_not_be_delivered_stays_on_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_undelivered_reports_stay_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: object, observer: Reporter, **__: object) -> trainer.Outcome:
         observer.on_log(LogLevel.INFO, "hello")
-        api.break_down(Fault.UNAVAILABLE)
+        api.inject_fault(Fault.UNAVAILABLE)
         return trainer.Outcome(None, 1, None, None, training_seconds=1.0)
 
     monkeypatch.setattr(trainer, "train", train)
     monkeypatch.setattr(attempt_process, "FAILURE_FLUSH_SECONDS", 0.5)
-    with fake_api(digits_brief()) as api:
+    with fake_api(digits_config()) as api:
         settings = settings_of(api, tmp_path, delivery_seconds=0.5)
         assert run_in_process(settings) is AttemptOutcome.UNDELIVERED
         assert files_below(settings.attempt_path / "spool") != []
@@ -163,7 +156,7 @@ def test_an_exception_has_a_reason(error: Exception, reason: Reason) -> None:
     assert classify_failure(error).reason is reason
 
 
-def test_an_unknown_exception_is_told_with_its_traceback() -> None:
+def test_an_unknown_exception_is_reported_with_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         _ = 1 // 0
     failed = classify_failure(caught.value)
@@ -171,7 +164,7 @@ def test_an_unknown_exception_is_told_with_its_traceback() -> None:
     assert str(failed).startswith("[training-error] Traceback")
 
 
-def test_only_folders_that_nobody_touched_for_an_hour_are_leftovers(tmp_path: Path) -> None:
+def test_only_directories_unchanged_for_an_hour_are_deleted(tmp_path: Path) -> None:
     now = 1_800_000_000.0
     for name, minutes in (("old", 61), ("recent", 59)):
         spool = tmp_path / "attempts" / name / "spool"
@@ -184,16 +177,16 @@ def test_only_folders_that_nobody_touched_for_an_hour_are_leftovers(tmp_path: Pa
     assert [path.name for path in (tmp_path / "attempts").iterdir()] == ["recent"]
 
 
-def test_what_an_earlier_attempt_of_the_job_left_is_cleared_away(tmp_path: Path) -> None:
+def test_files_of_an_earlier_attempt_of_the_job_are_deleted(tmp_path: Path) -> None:
     folders = tmp_path / "work" / "attempts"
     for name in ("job1-a0", "job2-a1"):
         (folders / name / "spool").mkdir(parents=True)
-    with fake_api(digits_brief()) as api:
+    with fake_api(digits_config()) as api:
         run_in_process(settings_of(api, tmp_path))
     assert [path.name for path in folders.iterdir()] == ["job2-a1"]
 
 
-def test_one_process_is_no_two_workers(tmp_path: Path) -> None:
-    brief: AttemptConfig = digits_brief(num_workers=2)
-    with fake_api(brief) as api, pytest.raises(AssertionError, match="2 workers"):
+def test_a_single_process_rejects_an_attempt_of_two_workers(tmp_path: Path) -> None:
+    config: AttemptConfig = digits_config(num_workers=2)
+    with fake_api(config) as api, pytest.raises(AssertionError, match="one worker"):
         run_in_process(settings_of(api, tmp_path))

@@ -19,7 +19,7 @@ import pytest
 
 from service.ids import new_id
 from service.states import Reason
-from tests.support.fake_api import FakeApi, Fault, digits_brief, eventually, fake_api, settings_of
+from tests.support.fake_api import FakeApi, Fault, digits_config, eventually, fake_api, settings_of
 from workers.cluster.attempt_outcome import AttemptFailed
 from workers.cluster.process_launcher import ProcessLauncher, RankPlacement, RankProcess
 
@@ -44,7 +44,7 @@ def runner_id() -> Iterator[str]:
 def begin(runner_id: str, api: FakeApi, path: Path) -> RankProcess:
     process = RankProcess(runner_id, ALONE, key=KEY)
     process.join_group(process.rendezvous())
-    process.begin_training(settings_of(api, path), api.get_brief())
+    process.begin_training(settings_of(api, path), api.current_config())
     return process
 
 
@@ -53,7 +53,7 @@ def pids_of(api: FakeApi) -> list[int]:
 
 
 def test_every_attempt_has_its_own_process(runner_id: str, tmp_path: Path) -> None:
-    with fake_api(digits_brief()) as api:
+    with fake_api(digits_config()) as api:
         for number in (1, 2):
             with begin(runner_id, api, tmp_path) as process:
                 process.wait_until_trained()
@@ -66,7 +66,7 @@ def test_every_attempt_has_its_own_process(runner_id: str, tmp_path: Path) -> No
 def test_an_attempt_computes_with_as_many_threads_as_it_has_cpus(
     runner_id: str, tmp_path: Path
 ) -> None:
-    config = digits_brief(iterations=1_000_000).model_copy(update={"cpus_per_worker": 2})
+    config = digits_config(iterations=1_000_000).model_copy(update={"cpus_per_worker": 2})
     with fake_api(config) as api, begin(runner_id, api, tmp_path):
         # A thread pool that was lost in the fork would hang in the first convolution.
         eventually(lambda: api.points)
@@ -75,7 +75,7 @@ def test_an_attempt_computes_with_as_many_threads_as_it_has_cpus(
 def test_the_death_of_an_attempts_process_is_reported_with_its_signal(
     runner_id: str, tmp_path: Path
 ) -> None:
-    with fake_api(digits_brief(iterations=1_000_000)) as api:
+    with fake_api(digits_config(iterations=1_000_000)) as api:
         with (
             pytest.raises(AttemptFailed, match="rank 0 was killed by SIGKILL") as caught,
             begin(runner_id, api, tmp_path) as process,
@@ -87,7 +87,7 @@ def test_the_death_of_an_attempts_process_is_reported_with_its_signal(
 
 
 def test_an_attempt_that_fails_reports_its_reason(runner_id: str, tmp_path: Path) -> None:
-    config = digits_brief()
+    config = digits_config()
     missing = config.spec.model_copy(update={"dataset": "cifar10"})
     with fake_api(config.model_copy(update={"spec": missing})) as api:
         with (
@@ -101,7 +101,7 @@ def test_an_attempt_that_fails_reports_its_reason(runner_id: str, tmp_path: Path
 def test_nothing_outlives_the_process_that_started_the_launcher(tmp_path: Path) -> None:
     script = (
         "from tests.workers.cluster.test_process_launcher import *\n"
-        "with fake_api(digits_brief(iterations=1_000_000)) as api, started_launcher() as runner:\n"
+        "with fake_api(digits_config(iterations=1_000_000)) as api, started_launcher() as runner:\n"
         f"    process = begin(runner, api, Path({str(tmp_path)!r}))\n"
         "    eventually(lambda: api.points)\n"
         "    below = psutil.Process().children(recursive=True)\n"
@@ -121,7 +121,7 @@ def test_nothing_outlives_the_process_that_started_the_launcher(tmp_path: Path) 
 def test_nothing_outlives_the_fork_server(tmp_path: Path) -> None:
     script = (
         "from tests.workers.cluster.test_process_launcher import *\n"
-        "with fake_api(digits_brief(iterations=1_000_000)) as api, started_launcher() as runner:\n"
+        "with fake_api(digits_config(iterations=1_000_000)) as api, started_launcher() as runner:\n"
         f"    process = begin(runner, api, Path({str(tmp_path)!r}))\n"
         "    eventually(lambda: api.points)\n"
         "    training = psutil.Process(pids_of(api)[0])\n"
@@ -134,7 +134,7 @@ def test_nothing_outlives_the_fork_server(tmp_path: Path) -> None:
 
 
 def test_the_next_attempt_does_not_wait_for_the_delivery_of_the_last(tmp_path: Path) -> None:
-    config = digits_brief()
+    config = digits_config()
     with (
         fake_api(config) as slow,
         fake_api(config) as quick,
@@ -142,7 +142,7 @@ def test_the_next_attempt_does_not_wait_for_the_delivery_of_the_last(tmp_path: P
     ):
         with RankProcess(runner_id, ALONE, key=KEY) as process:
             process.join_group(process.rendezvous())
-            slow.break_down(Fault.HANGING)
+            slow.inject_fault(Fault.HANGING)
             process.begin_training(settings_of(slow, tmp_path / "slow"), config)
             process.wait_until_trained()
         with begin(runner_id, quick, tmp_path / "quick") as process:
@@ -154,7 +154,7 @@ def test_the_next_attempt_does_not_wait_for_the_delivery_of_the_last(tmp_path: P
 
 
 def test_the_ranks_of_a_node_share_a_launcher(runner_id: str, tmp_path: Path) -> None:
-    config = digits_brief(num_workers=2)
+    config = digits_config(num_workers=2)
     placements = [replace(ALONE, rank=rank, local_rank=rank, world_size=2) for rank in (0, 1)]
     with fake_api(config) as api, ExitStack() as opened:
         processes = [
@@ -172,7 +172,7 @@ def test_the_ranks_of_a_node_share_a_launcher(runner_id: str, tmp_path: Path) ->
 
 
 def test_the_process_of_a_rank_that_is_gone_is_killed(runner_id: str, tmp_path: Path) -> None:
-    with fake_api(digits_brief(iterations=1_000_000)) as api:
+    with fake_api(digits_config(iterations=1_000_000)) as api:
         with begin(runner_id, api, tmp_path):
             eventually(lambda: api.points)
         eventually(lambda: not psutil.pid_exists(pids_of(api)[0]))

@@ -152,7 +152,7 @@ def test_the_environment_of_a_runner_is_complete() -> None:
         work_path=Path("/work"),
         num_nodes=1,
     )
-    assert env["RESNETD_RUNNER_SHAPE"] == "2x1cpu0gpu"
+    assert env["RESNETD_RUNNER_WORKER_GROUP"] == "2x1cpu0gpu"
     assert env["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
     assert all(isinstance(value, str) for value in env.values())
 

@@ -14,7 +14,7 @@ from tests.support.fake_api import (
     RUNNER_ID,
     TOKEN,
     FakeApi,
-    digits_brief,
+    digits_config,
     eventually,
     fake_api,
 )
@@ -23,12 +23,12 @@ from workers.cluster import runner_driver, runner_main
 from workers.cluster.attempt_outcome import AttemptFailed
 from workers.cluster.ray_jobs import ClusterJobState, RayJobClient, runner_env
 
-# On two busy cores a run needs 15 s to come up; an idle machine needs 10.
+# A runner starts in 10 s on two idle cores, and in 15 s on busy ones.
 _START_SECONDS = 120.0
 
 
 class Submitted:
-    """A runner as the dispatcher submits it, for the fake API's one attempt."""
+    """A runner as the dispatcher submits it, for the attempt of the fake API."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Submitted:
         return job.state
 
     def environment(self) -> RunEnvironment:
-        """The newest attempt's, once its processes are up."""
+        """The newest attempt's, once its processes run."""
         found: list[RunEnvironment] = []
 
         def is_up() -> bool:
@@ -77,7 +77,7 @@ class Submitted:
         eventually(is_up, within_seconds=_START_SECONDS)
         return found[-1]
 
-    def wait_for_the_end(self) -> ClusterJobState:
+    def wait_until_final(self) -> ClusterJobState:
         eventually(lambda: self.state.is_final, within_seconds=_START_SECONDS)
         return self.state
 
@@ -86,13 +86,13 @@ class Submitted:
 
 
 @pytest.mark.ray
-def test_a_runner_trains_attempt_after_attempt_and_once_stopped_leaves_no_process(
+def test_a_runner_trains_several_attempts_and_leaves_no_process_when_stopped(
     head: RayHead, tmp_path: Path
 ) -> None:
-    brief = digits_brief(iterations=20, num_workers=2)
-    with fake_api(brief) as api, RayJobClient(url=head.url, token=head.token) as jobs:
+    config = digits_config(iterations=20, num_workers=2)
+    with fake_api(config) as api, RayJobClient(url=head.url, token=head.token) as jobs:
         api.rounds = 3
-        api.afterwards = digits_brief(iterations=1_000_000, num_workers=2)
+        api.final_config = digits_config(iterations=1_000_000, num_workers=2)
         runner = Submitted(jobs, api, "thrice-a1", tmp_path)
 
         def pids() -> list[set[int]]:
@@ -104,89 +104,89 @@ def test_a_runner_trains_attempt_after_attempt_and_once_stopped_leaves_no_proces
         processes = set.union(*pids())
         assert len(processes) == 8, "each attempt has its own"
         begins = [number for number, report in enumerate(api.reports) if report.environment]
-        whole = api.reports[: begins[3]]
-        # The same seed, the same images: nothing of one has leaked into the next.
-        points = [point for report in whole for point in report.metrics]
+        completed = api.reports[: begins[3]]
+        # The same seed and images: no state of an attempt leaks into the next.
+        points = [point for report in completed for point in report.metrics]
         losses = [point.value for point in points if point.series == "train/loss"]
         assert losses[:4] == losses[4:8] == losses[8:]
         weights = [
             digest.sha256
-            for report in whole
-            for note in report.checkpoints
-            for digest in note.parts
-            if note.iteration == 20 and digest.part is CheckpointPart.PT
+            for report in completed
+            for manifest in report.checkpoints
+            for digest in manifest.parts
+            if manifest.iteration == 20 and digest.part is CheckpointPart.PT
         ]
         assert len(weights) == 3
         assert len(set(weights)) == 1
-        # Once each, by rank 0 only.
+        # Reported once, by rank 0 only.
         iterations = [point.iteration for point in points if point.series == "train/loss"]
         assert iterations == [5, 10, 15, 20] * 3
-        assert api.complaints == []
+        assert api.violations == []
 
         jobs.stop("thrice-a1")
-        assert runner.wait_for_the_end() is ClusterJobState.STOPPED
+        assert runner.wait_until_final() is ClusterJobState.STOPPED
         assert len(api.finishes) == 3
         eventually(lambda: not any(map(psutil.pid_exists, processes)), within_seconds=30)
 
 
 @pytest.mark.ray
-def test_the_stop_of_an_attempt_and_the_death_of_a_worker_are_told(
+def test_a_stopped_attempt_and_the_death_of_a_worker_are_reported(
     head: RayHead, tmp_path: Path
 ) -> None:
-    brief = digits_brief(iterations=1_000_000, num_workers=2)
-    with fake_api(brief) as api, RayJobClient(url=head.url, token=head.token) as jobs:
+    config = digits_config(iterations=1_000_000, num_workers=2)
+    with fake_api(config) as api, RayJobClient(url=head.url, token=head.token) as jobs:
         api.rounds = 2
         api.stop = StopReason.CANCEL
-        # As on a cluster where the runner's own process may be on another node than its ranks.
+        # As on a cluster where the driver may run on another node than the ranks.
         runner = Submitted(jobs, api, "death-a1", tmp_path, num_nodes=2)
         stopped = runner.environment()
         eventually(lambda: runner.environment() != stopped, within_seconds=60)
-        told = len(api.points)
-        eventually(lambda: len(api.points) > told, within_seconds=60)
-        # The rank that Ray made; its fork goes with it.
+        num_points = len(api.points)
+        eventually(lambda: len(api.points) > num_points, within_seconds=60)
+        # The process that Ray started; the rank's training process must end with it.
         _ray_workers(head, api)[0].kill()
-        assert runner.wait_for_the_end() is ClusterJobState.SUCCEEDED
+        assert runner.wait_until_final() is ClusterJobState.SUCCEEDED
 
         assert [finish.reason for finish in api.finishes] == [Reason.CANCELLED, Reason.WORKER_DIED]
-        # What rank 0 left was told before.
+        # Reports that rank 0 left were delivered first.
         assert [report.sequence for report in api.reports] == list(range(1, len(api.reports) + 1))
-        assert api.complaints == []
+        assert api.violations == []
         assert runner.files_left() == []
 
 
 def _ray_workers(head: RayHead, api: FakeApi) -> list[psutil.Process]:
-    """Of the runner that reports there, one for each rank."""
+    """The processes of the runner's ranks."""
     workers = processes_of(head, "ray::RayTrainWorker")
-    return [one for one in workers if one.environ().get("RESNETD_API_URL") == api.url]
+    return [worker for worker in workers if worker.environ().get("RESNETD_API_URL") == api.url]
 
 
 def failure(rank: int, error: Exception) -> WorkerGroupError:
     return WorkerGroupError("it failed", {rank: error})
 
 
-def told(reason: Reason, message: str) -> Exception:
-    """What a rank has raised, as it arrives in another process."""
+def pickled(reason: Reason, message: str) -> Exception:
+    """A rank's failure as it arrives in another process."""
     arrived = pickle.loads(pickle.dumps(AttemptFailed(reason, message)))
     assert isinstance(arrived, Exception)
     return arrived
 
 
-def test_the_reason_that_a_rank_gave_is_the_attempts() -> None:
-    cause = runner_driver._cause(
-        failure(1, told(Reason.DIVERGED, "the loss is nan\nat iteration 3"))
+def test_the_reason_of_a_rank_is_the_reason_of_the_attempt() -> None:
+    cause = runner_driver._find_cause(
+        failure(1, pickled(Reason.DIVERGED, "the loss is nan\nat iteration 3"))
     )
     assert (cause.reason, cause.message) == (Reason.DIVERGED, "the loss is nan\nat iteration 3")
 
 
-def test_of_several_failures_the_cause_is_told_and_not_its_echo() -> None:
+def test_of_several_failures_the_cause_is_reported() -> None:
     error = WorkerGroupError(
         "all failed",
         {
-            0: told(Reason.WORKER_DIED, "gloo/transport: connection closed by peer"),
-            1: told(Reason.OUT_OF_MEMORY, "CUDA out of memory"),
+            0: pickled(Reason.WORKER_DIED, "gloo/transport: connection closed by peer"),
+            1: pickled(Reason.OUT_OF_MEMORY, "CUDA out of memory"),
         },
     )
-    assert runner_driver._cause(error).reason is Reason.OUT_OF_MEMORY
+    assert runner_driver._find_cause(error).reason is Reason.OUT_OF_MEMORY
 
 
 class WorkerHealthCheckFailedError(Exception):
@@ -204,19 +204,21 @@ class WorkerHealthCheckFailedError(Exception):
         (ImportError("no module named workers"), Reason.INTERNAL),
     ],
 )
-def test_what_no_rank_could_tell_has_a_reason_too(error: Exception, reason: Reason) -> None:
-    assert runner_driver._cause(failure(1, error)).reason is reason
+def test_failures_that_no_rank_reports_have_a_reason(error: Exception, reason: Reason) -> None:
+    assert runner_driver._find_cause(failure(1, error)).reason is reason
 
 
-def test_a_controller_that_failed_is_our_fault() -> None:
-    assert runner_driver._cause(ControllerError(ValueError("storage"))).reason is Reason.INTERNAL
+def test_a_failed_controller_is_an_internal_error() -> None:
+    assert (
+        runner_driver._find_cause(ControllerError(ValueError("storage"))).reason is Reason.INTERNAL
+    )
 
 
-def test_a_process_without_settings_is_no_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runner_without_settings_exits_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESNETD_API_URL", raising=False)
     assert runner_main.main() == 2
 
 
-def test_a_failure_survives_its_way_between_processes() -> None:
+def test_a_failure_can_be_pickled() -> None:
     failed = pickle.loads(pickle.dumps(AttemptFailed(Reason.DIVERGED, "nan")))
     assert (failed.reason, failed.message) == (Reason.DIVERGED, "nan")

@@ -1,4 +1,4 @@
-"""What Ray Tune is told of a search: draws that stay in the space, schedulers, known points."""
+"""How a search becomes a Ray Tune run: samples within the space, schedulers, known points."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ DRAWS: list[dict[str, Any]] = [
 ]
 
 
-def _brief(known: list[dict[str, Any]] | None = None, **fields: Any) -> SearchDriverConfig:
+def _config(known: list[dict[str, Any]] | None = None, **fields: Any) -> SearchDriverConfig:
     spec = search_spec.parse_search_spec(search_body(**fields))
     return SearchDriverConfig(
         search_id="s", spec=spec, max_iterations=100, evaluate_every=10, known_params=known or []
@@ -40,15 +40,15 @@ def _is_in(dimension: Dimension, value: Any) -> bool:
     return is_within and (not isinstance(value, int) or value in {*probes, *between})
 
 
-@pytest.mark.parametrize("written", DRAWS, ids=lambda one: next(iter(one)))
-def test_ray_tune_draws_only_what_the_space_was_tried_with(written: dict[str, Any]) -> None:
+@pytest.mark.parametrize("written", DRAWS, ids=lambda draw: next(iter(draw)))
+def test_ray_tune_draws_only_values_of_the_space(written: dict[str, Any]) -> None:
     dimension = Dimension.model_validate(written)
     domain = search_driver.make_domain(dimension)
     assert all(_is_in(dimension, domain.sample()) for _ in range(300))
 
 
-@pytest.mark.parametrize("written", DRAWS, ids=lambda one: next(iter(one)))
-def test_optuna_draws_only_what_the_space_was_tried_with(written: dict[str, Any]) -> None:
+@pytest.mark.parametrize("written", DRAWS, ids=lambda draw: next(iter(draw)))
+def test_optuna_draws_only_values_of_the_space(written: dict[str, Any]) -> None:
     dimension = Dimension.model_validate(written)
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space({"x": search_driver.make_domain(dimension)}),
@@ -62,10 +62,10 @@ def test_optuna_draws_only_what_the_space_was_tried_with(written: dict[str, Any]
         assert _is_in(dimension, suggested["x"])
 
 
-def test_known_points_are_proposed_first_and_in_their_order() -> None:
+def test_known_points_are_proposed_first_in_order() -> None:
     known = [{"recipe.learning_rate": rate} for rate in (0.123456789012345, 0.5, 0.5)]
-    brief = _brief(known, algorithm="tpe")
-    searcher = search_driver.make_searcher(brief)
+    config = _config(known, algorithm="tpe")
+    searcher = search_driver.make_searcher(config)
     assert isinstance(searcher, OptunaSearch)
     assert [searcher.suggest(name) for name in "abc"] == known
     fresh = searcher.suggest("d")
@@ -75,13 +75,13 @@ def test_known_points_are_proposed_first_and_in_their_order() -> None:
 
 def test_a_grid_is_a_grid_search() -> None:
     assert search_driver.make_domain(Dimension(grid=("A", "B"))) == tune.grid_search(["A", "B"])
-    brief = _brief(space={"shortcut": {"grid": ["A", "B"]}}, budget={"trials": 6})
-    assert search_driver.num_samples(brief.spec) == 3
+    config = _config(space={"shortcut": {"grid": ["A", "B"]}}, budget={"trials": 6})
+    assert search_driver.num_samples(config.spec) == 3
 
 
 @pytest.mark.parametrize(
     ("written", "kind"),
     [("fifo", FIFOScheduler), ("asha", AsyncHyperBandScheduler), ("median", MedianStoppingRule)],
 )
-def test_each_scheduler_is_ray_tunes(written: str, kind: type) -> None:
-    assert type(search_driver.make_scheduler(_brief(scheduler=written))) is kind
+def test_schedulers_map_to_ray_tunes(written: str, kind: type) -> None:
+    assert type(search_driver.make_scheduler(_config(scheduler=written))) is kind

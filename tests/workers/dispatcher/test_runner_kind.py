@@ -47,7 +47,7 @@ def test_a_runner_is_submitted_with_its_environment(
     env = cluster.envs[runner_id]
     assert env["RESNETD_API_URL"] == settings.api_url
     assert env["RESNETD_RUNNER_ID"] == runner_id
-    assert env["RESNETD_RUNNER_SHAPE"] == "2x2cpu0gpu"
+    assert env["RESNETD_RUNNER_WORKER_GROUP"] == "2x2cpu0gpu"
     assert env["RESNETD_DATA_DIR"] == str(settings.data_dir)
     assert env["RESNETD_WORK_DIR"] == str(settings.work_dir)
     assert _has_valid_token(core, cluster, runner_id)

@@ -1,4 +1,4 @@
-"""What the tests of the reporter share: a reporter that is in a hurry, and what it is told."""
+"""Shared by the tests of the reporter: a reporter with short intervals, and observations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from service.states import CheckpointPart
 from tests.support.fake_api import TOKEN, FakeApi
-from workers.reporting.api_client import ApiClient
+from workers.reporting.api_client import AttemptClient
 from workers.reporting.reporter import Reporter
 from workers.training.observers import RunEnvironment, SavedCheckpoint
 
@@ -24,8 +24,8 @@ ENVIRONMENT = RunEnvironment(
 )
 
 
-def client_of(api: FakeApi) -> ApiClient:
-    return ApiClient(
+def client_of(api: FakeApi) -> AttemptClient:
+    return AttemptClient(
         api_url=api.url,
         attempt_id=api.attempt.attempt_id,
         token=TOKEN,
@@ -65,7 +65,7 @@ def report_loss(reporter: Reporter, *iterations: int) -> None:
 
 
 def iterations(api: FakeApi) -> list[int]:
-    return [each.iteration for each in api.points]
+    return [point.iteration for point in api.points]
 
 
 def save(work_path: Path, iteration: int, *, test_error: float | None = 50.0) -> SavedCheckpoint:

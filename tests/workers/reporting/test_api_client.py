@@ -1,32 +1,36 @@
 import hashlib
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 
 from service.errors import (
     ApiUnavailable,
+    CannotFit,
     CorruptArtifact,
     InvalidInput,
+    Refused,
+    ResnetdError,
     SequenceGap,
     StaleAttempt,
     Unauthorized,
 )
 from service.specs.protocol import FinishAttemptRequest, MetricPoint, PartDigest, Report
 from service.states import CheckpointPart, JobState, Reason
-from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_brief, fake_api
-from workers.reporting.api_client import ApiClient
+from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_config, fake_api
+from workers.reporting.api_client import AttemptClient
 
 
 @pytest.fixture
 def api() -> Iterator[FakeApi]:
-    with fake_api(digits_brief()) as running:
+    with fake_api(digits_config()) as running:
         yield running
 
 
 @pytest.fixture
-def client(api: FakeApi) -> Iterator[ApiClient]:
-    with ApiClient(
+def client(api: FakeApi) -> Iterator[AttemptClient]:
+    with AttemptClient(
         api_url=api.url, attempt_id="job1-a1", token=TOKEN, report_seconds=0.2
     ) as client:
         yield client
@@ -40,15 +44,15 @@ def digest_of(content: bytes) -> PartDigest:
     )
 
 
-def test_the_brief_is_the_attempts(api: FakeApi, client: ApiClient) -> None:
-    assert client.brief() == api.attempt
+def test_the_config_is_that_of_the_attempt(api: FakeApi, client: AttemptClient) -> None:
+    assert client.fetch_config() == api.attempt
 
 
-def test_a_report_is_answered_by_the_number_that_is_stored(client: ApiClient) -> None:
+def test_the_response_to_a_report_has_the_last_stored_number(client: AttemptClient) -> None:
     assert client.report(Report(sequence=1)).last_sequence == 1
 
 
-def test_a_part_arrives_whole(api: FakeApi, client: ApiClient, tmp_path: Path) -> None:
+def test_a_part_arrives_complete(api: FakeApi, client: AttemptClient, tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "state").write_bytes(content)
 
@@ -57,16 +61,16 @@ def test_a_part_arrives_whole(api: FakeApi, client: ApiClient, tmp_path: Path) -
     assert api.parts[4, CheckpointPart.STATE] == content
 
 
-def test_a_part_that_changed_on_its_way_is_refused(client: ApiClient, tmp_path: Path) -> None:
+def test_a_part_with_another_checksum_is_rejected(client: AttemptClient, tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"other")
     with pytest.raises(CorruptArtifact):
         client.upload(iteration=4, digest=digest_of(b"bytes"), path=tmp_path / "state")
 
 
-def test_what_to_resume_from_comes_whole_or_not_at_all(
-    api: FakeApi, client: ApiClient, tmp_path: Path
+def test_a_download_is_complete_or_absent(
+    api: FakeApi, client: AttemptClient, tmp_path: Path
 ) -> None:
-    api.offer_to_resume(iteration=2, parts={CheckpointPart.STATE: b"bytes"})
+    api.set_resume_checkpoint(iteration=2, parts={CheckpointPart.STATE: b"bytes"})
     client.download(digest_of(b"bytes"), tmp_path / "state")
     assert (tmp_path / "state").read_bytes() == b"bytes"
 
@@ -75,43 +79,61 @@ def test_what_to_resume_from_comes_whole_or_not_at_all(
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
 
 
-def test_the_last_word_is_answered_by_the_jobs_state(api: FakeApi, client: ApiClient) -> None:
+def test_a_finish_returns_the_state_of_the_job(api: FakeApi, client: AttemptClient) -> None:
     assert client.finish(FinishAttemptRequest(reason=Reason.COMPLETED)) is JobState.SUCCEEDED
     assert [finish.reason for finish in api.finishes] == [Reason.COMPLETED]
 
 
-@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.HANGING, Fault.LOSING_ANSWERS])
-def test_an_api_in_trouble_is_unavailable(fault: Fault, api: FakeApi, client: ApiClient) -> None:
-    api.break_down(fault)
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.HANGING, Fault.LOSING_RESPONSES])
+def test_a_failing_api_is_unavailable(fault: Fault, api: FakeApi, client: AttemptClient) -> None:
+    api.inject_fault(fault)
     with pytest.raises(ApiUnavailable):
-        client.brief()
+        client.fetch_config()
 
 
-def test_an_api_that_is_not_there_is_unavailable(api: FakeApi, client: ApiClient) -> None:
+def test_an_unreachable_api_is_unavailable(api: FakeApi, client: AttemptClient) -> None:
     api.go_away()
     with pytest.raises(ApiUnavailable):
-        client.brief()
+        client.fetch_config()
 
 
-def test_a_refusal_that_is_not_the_apis_is_unavailable(api: FakeApi, client: ApiClient) -> None:
-    """A proxy in the middle of a deployment: its 404 must not end an attempt."""
-    api.break_down(Fault.ANOTHER_SERVER)
+def test_an_error_of_a_proxy_is_unavailable(api: FakeApi, client: AttemptClient) -> None:
+    """During a deployment, a 404 of the proxy must not end an attempt."""
+    api.inject_fault(Fault.PROXY_ERROR)
     with pytest.raises(ApiUnavailable, match="nothing here"):
-        client.brief()
+        client.fetch_config()
 
 
-def test_refusals_come_by_their_names(api: FakeApi, client: ApiClient) -> None:
+def test_errors_have_the_class_of_their_code(api: FakeApi, client: AttemptClient) -> None:
     with pytest.raises(SequenceGap):
         client.report(Report(sequence=9))
-    api.break_down(Fault.REFUSING_REPORTS)
+    api.inject_fault(Fault.REJECTING_REPORTS)
     points = [MetricPoint(series="train/loss", iteration=1, value=None)]
     with pytest.raises(InvalidInput):
         client.report(Report(sequence=1, metrics=points))
-    api.break_down(Fault.STALE)
+    api.inject_fault(Fault.STALE)
     with pytest.raises(StaleAttempt):
         client.report(Report(sequence=1))
     with (
-        ApiClient(api_url=api.url, attempt_id="job1-a1", token="another") as stranger,
+        AttemptClient(api_url=api.url, attempt_id="job1-a1", token="another") as stranger,
         pytest.raises(Unauthorized),
     ):
-        stranger.brief()
+        stranger.fetch_config()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (HTTPStatus.UNPROCESSABLE_ENTITY, "cannot-fit", CannotFit),
+        (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "code-of-a-newer-api", Refused),
+        (HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", ApiUnavailable),
+        (HTTPStatus.INTERNAL_SERVER_ERROR, "internal", ApiUnavailable),
+    ],
+)
+def test_a_4xx_is_an_answer_and_a_5xx_is_none(
+    api: FakeApi, client: AttemptClient, status: HTTPStatus, code: str, kind: type[ResnetdError]
+) -> None:
+    api.rejection = (status, code)
+    with pytest.raises(ResnetdError) as caught:
+        client.fetch_config()
+    assert type(caught.value) is kind

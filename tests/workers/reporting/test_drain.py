@@ -25,27 +25,27 @@ from pathlib import Path
 from tests.support.fake_api import TOKEN
 from tests.workers.reporting.support import report_loss, save
 from service.states import LogLevel
-from workers.reporting.api_client import ApiClient
+from workers.reporting.api_client import AttemptClient
 from workers.reporting.reporter import Reporter
 
 url, work_path = sys.argv[1], Path(sys.argv[2])
-client = ApiClient(api_url=url, attempt_id="job1-a1", token=TOKEN)
+client = AttemptClient(api_url=url, attempt_id="job1-a1", token=TOKEN)
 reporter = Reporter(client, work_path=work_path, last_sequence=0, flush_seconds=0.02)
 reporter.start()
 for iteration in range(100):
     report_loss(reporter, iteration)
-reporter.on_log(LogLevel.ERROR, "last words")
+reporter.on_log(LogLevel.ERROR, "last line")
 reporter.on_checkpoint(save(work_path, 99))
-print("said", flush=True)
+print("ready", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.LOSING_ANSWERS])
-def test_what_a_killed_process_left_is_delivered_by_a_drain(
+@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.LOSING_RESPONSES])
+def test_drain_delivers_what_a_killed_process_left(
     fault: Fault, api: FakeApi, tmp_path: Path
 ) -> None:
-    api.break_down(fault)
+    api.inject_fault(fault)
     with subprocess.Popen(
         [sys.executable, "-c", _TRAINING, api.url, tmp_path],
         cwd=Path(__file__).parents[3],
@@ -53,7 +53,7 @@ def test_what_a_killed_process_left_is_delivered_by_a_drain(
         stdout=subprocess.PIPE,
     ) as training:
         assert training.stdout is not None
-        assert training.stdout.readline() == b"said\n"
+        assert training.stdout.readline() == b"ready\n"
         eventually(lambda: _spooled_lines(tmp_path) and files_below(tmp_path / "outbox"))
         os.kill(training.pid, signal.SIGKILL)
     api.recover()
@@ -62,22 +62,22 @@ def test_what_a_killed_process_left_is_delivered_by_a_drain(
         assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
 
     assert iterations(api) == list(range(100))
-    assert [line.message for line in api.lines] == ["last words"]
-    assert [note.iteration for note in api.checkpoints] == [99]
-    assert api.complaints == []
+    assert [line.message for line in api.lines] == ["last line"]
+    assert [manifest.iteration for manifest in api.checkpoints] == [99]
+    assert api.violations == []
     assert files_below(tmp_path) == []
 
 
 def _spooled_lines(work_path: Path) -> bool:
-    return any("last words" in file.read_text() for file in (work_path / "spool").glob("*.json"))
+    return any("last line" in file.read_text() for file in (work_path / "spool").glob("*.json"))
 
 
-def test_a_drain_goes_on_after_the_last_stored_report(api: FakeApi, tmp_path: Path) -> None:
+def test_drain_continues_after_the_last_stored_report(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
         report_loss(reporter, 1)
         assert reporter.close(deadline_seconds=20.0)
 
-    api.break_down(Fault.UNAVAILABLE)
+    api.inject_fault(Fault.UNAVAILABLE)
     with started(api, tmp_path) as dying:
         dying.on_checkpoint(save(tmp_path, 1))
         eventually(lambda: files_below(tmp_path / "outbox"))
@@ -87,10 +87,10 @@ def test_a_drain_goes_on_after_the_last_stored_report(api: FakeApi, tmp_path: Pa
         assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
 
     assert [report.sequence for report in api.reports] == [1, 2]
-    assert [note.iteration for note in api.checkpoints] == [1]
+    assert [manifest.iteration for manifest in api.checkpoints] == [1]
 
 
-def test_nothing_is_drained_from_an_attempt_that_is_over(api: FakeApi, tmp_path: Path) -> None:
-    api.break_down(Fault.STALE)
+def test_drain_delivers_nothing_of_an_attempt_that_is_over(api: FakeApi, tmp_path: Path) -> None:
+    api.inject_fault(Fault.STALE)
     with client_of(api) as client:
         assert not drain(client, work_path=tmp_path, deadline_seconds=20.0)

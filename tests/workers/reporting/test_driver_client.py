@@ -38,40 +38,40 @@ def client(api: Api, start: RayJobSubmission[DriverRow]) -> Iterator[DriverClien
         yield opened
 
 
-def test_a_driver_goes_from_its_brief_to_its_last_word(
+def test_a_driver_runs_a_search_from_its_config_to_its_end(
     client: DriverClient, searching: Searching, start: RayJobSubmission[DriverRow]
 ) -> None:
-    brief = client.brief()
-    assert (brief.search_id, brief.spec.trials) == (start.row.search_id, 1)
-    taken = client.take("a", {"recipe.learning_rate": 0.1})
-    assert client.take("a", {"recipe.learning_rate": 0.1}) == taken
+    config = client.fetch_config()
+    assert (config.search_id, config.spec.trials) == (start.row.search_id, 1)
+    trial = client.propose_trial("a", {"recipe.learning_rate": 0.1})
+    assert client.propose_trial("a", {"recipe.learning_rate": 0.1}) == trial
     with pytest.raises(Conflict):
-        client.take("b", {"recipe.learning_rate": 0.1})
-    question = NextEvaluationRequest(tune_id="a", after_iteration=10)
-    assert client.next(question).evaluation is None
+        client.propose_trial("b", {"recipe.learning_rate": 0.1})
+    request = NextEvaluationRequest(tune_id="a", after_iteration=10)
+    assert client.next_evaluation(request).evaluation is None
     searching.train(5.0)
-    evaluation = client.next(question).evaluation
+    evaluation = client.next_evaluation(request).evaluation
     assert evaluation is not None
     assert evaluation.values == {"test/error": 5.0}
-    client.stop("a", iteration=20)
-    assert not client.is_over(wait_seconds=0.0)
+    client.stop_trial("a", iteration=20)
+    assert not client.send_heartbeat(wait_seconds=0.0)
     client.finish("done")
-    assert client.is_over(wait_seconds=60.0), "at once"
+    assert client.send_heartbeat(wait_seconds=60.0), "at once"
 
 
-def test_a_driver_that_was_followed_by_another_is_shut_out(
+def test_a_driver_that_was_replaced_is_unauthorized(
     client: DriverClient, searching: Searching, start: RayJobSubmission[DriverRow]
 ) -> None:
     searching.terminate_driver(start.row.search_id)
     searching.core.clock.advance(60.0)
     searching.start_drivers()
     with pytest.raises(Unauthorized):
-        client.brief()
+        client.fetch_config()
 
 
-def test_an_api_that_is_away_is_worth_another_try() -> None:
+def test_an_unreachable_api_is_unavailable() -> None:
     with (
         DriverClient(api_url="http://127.0.0.1:9", driver_id="search-0-d1", token="t") as client,
         pytest.raises(ApiUnavailable),
     ):
-        client.brief()
+        client.fetch_config()

@@ -17,14 +17,12 @@ from tests.workers.reporting.support import (
     started,
 )
 from workers.reporting import reports
-from workers.reporting.api_client import ApiClient
+from workers.reporting.api_client import AttemptClient
 from workers.reporting.reporter import Reporter
 from workers.training.observers import Progress
 
 
-def test_all_that_training_says_arrives_and_nothing_stays_on_disk(
-    api: FakeApi, tmp_path: Path
-) -> None:
+def test_all_observations_arrive_and_nothing_stays_on_disk(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
         reporter.on_start(ENVIRONMENT)
         report_loss(reporter, 1, 2)
@@ -40,28 +38,28 @@ def test_all_that_training_says_arrives_and_nothing_stays_on_disk(
     assert iterations(api) == [1, 2]
     assert [line.message for line in api.lines] == ["look"]
     assert [report.progress.iteration for report in api.reports if report.progress] == [2]
-    assert [note.iteration for note in api.checkpoints] == [2]
+    assert [manifest.iteration for manifest in api.checkpoints] == [2]
     assert api.parts[2, CheckpointPart.STATE] == b"state of 2" * 1000
-    assert api.complaints == []
+    assert api.violations == []
     assert files_below(tmp_path) == []
 
 
-def test_silence_is_broken_by_heartbeats(api: FakeApi, tmp_path: Path) -> None:
+def test_heartbeats_are_sent_without_observations(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path, heartbeat_seconds=0.05):
         eventually(lambda: len(api.reports) >= 3)
 
     assert all(report.progress is None for report in api.reports)
 
 
-def test_heartbeats_do_not_pile_up_while_the_api_is_away(api: FakeApi, tmp_path: Path) -> None:
-    api.break_down(Fault.UNAVAILABLE)
+def test_heartbeats_do_not_pile_up_during_an_outage(api: FakeApi, tmp_path: Path) -> None:
+    api.inject_fault(Fault.UNAVAILABLE)
     with started(api, tmp_path, heartbeat_seconds=0.01):
         eventually(lambda: api.requests >= 3)
         assert len(files_below(tmp_path / "spool")) <= 1
 
 
-@pytest.mark.parametrize("fault", [None, Fault.UNAVAILABLE, Fault.HANGING, Fault.LOSING_ANSWERS])
-def test_an_outage_loses_nothing_and_doubles_nothing(
+@pytest.mark.parametrize("fault", [None, Fault.UNAVAILABLE, Fault.HANGING, Fault.LOSING_RESPONSES])
+def test_an_outage_loses_and_duplicates_nothing(
     fault: Fault | None, api: FakeApi, tmp_path: Path
 ) -> None:
     """None: connections are refused."""
@@ -69,11 +67,11 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
         report_loss(reporter, 1)
         eventually(lambda: iterations(api) == [1])
 
-        asked = api.requests
+        before = api.requests
         if fault is None:
             api.go_away()
         else:
-            api.break_down(fault)
+            api.inject_fault(fault)
         for iteration in range(2, 12):
             report_loss(reporter, iteration)
             eventually(lambda: not reporter._pending.metrics)
@@ -82,18 +80,18 @@ def test_an_outage_loses_nothing_and_doubles_nothing(
             eventually(lambda: reporter.last_error)
             api.open()
         else:
-            eventually(lambda: api.requests >= asked + 3)
+            eventually(lambda: api.requests >= before + 3)
             api.recover()
         report_loss(reporter, 12)
         assert reporter.close(deadline_seconds=30.0)
 
     assert iterations(api) == list(range(1, 13))
-    assert [note.iteration for note in api.checkpoints] == [11]
-    assert api.complaints == []
+    assert [manifest.iteration for manifest in api.checkpoints] == [11]
+    assert api.violations == []
 
 
-def test_training_is_never_held_up_by_an_api_that_hangs(api: FakeApi, tmp_path: Path) -> None:
-    api.break_down(Fault.HANGING)
+def test_an_api_that_hangs_does_not_block_training(api: FakeApi, tmp_path: Path) -> None:
+    api.inject_fault(Fault.HANGING)
     with started(api, tmp_path) as reporter:
         reporter.on_start(ENVIRONMENT)
         eventually(lambda: api.requests >= 1)
@@ -108,9 +106,7 @@ def test_training_is_never_held_up_by_an_api_that_hangs(api: FakeApi, tmp_path: 
         api.recover()
 
 
-def test_a_checkpoint_counts_after_every_metric_that_was_told_before_it(
-    api: FakeApi, tmp_path: Path
-) -> None:
+def test_a_checkpoint_is_reported_after_all_earlier_metrics(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
         for iteration in range(1, 30):
             report_loss(reporter, iteration)
@@ -121,15 +117,15 @@ def test_a_checkpoint_counts_after_every_metric_that_was_told_before_it(
 
     seen: list[int] = []
     for report in api.reports:
-        seen += [each.iteration for each in report.metrics]
-        for note in report.checkpoints:
-            assert seen[: note.iteration] == list(range(1, note.iteration + 1))
+        seen += [point.iteration for point in report.metrics]
+        for manifest in report.checkpoints:
+            assert seen[: manifest.iteration] == list(range(1, manifest.iteration + 1))
 
 
-def test_of_waiting_checkpoints_only_the_newest_and_the_best_are_delivered(
+def test_of_queued_checkpoints_only_the_newest_and_the_best_are_delivered(
     api: FakeApi, tmp_path: Path
 ) -> None:
-    api.break_down(Fault.UNAVAILABLE)
+    api.inject_fault(Fault.UNAVAILABLE)
     with started(api, tmp_path) as reporter:
         for iteration, test_error in [(10, 40.0), (20, 20.0), (30, 30.0), (40, None), (50, 25.0)]:
             reporter.on_checkpoint(save(tmp_path, iteration, test_error=test_error))
@@ -138,30 +134,30 @@ def test_of_waiting_checkpoints_only_the_newest_and_the_best_are_delivered(
         api.recover()
         assert reporter.close(deadline_seconds=20.0)
 
-    assert [note.iteration for note in api.checkpoints] == [20, 50]
+    assert [manifest.iteration for manifest in api.checkpoints] == [20, 50]
     assert files_below(tmp_path) == []
 
 
-def test_a_best_checkpoint_that_waits_is_dropped_where_a_better_one_was_delivered(
+def test_a_queued_best_checkpoint_is_dropped_if_a_better_one_was_delivered(
     api: FakeApi, tmp_path: Path
 ) -> None:
     with started(api, tmp_path) as reporter:
         reporter.on_checkpoint(save(tmp_path, 10, test_error=5.0))
         eventually(lambda: api.checkpoints)
-        api.break_down(Fault.UNAVAILABLE)
+        api.inject_fault(Fault.UNAVAILABLE)
         for iteration, test_error in [(20, 20.0), (30, 30.0)]:
             reporter.on_checkpoint(save(tmp_path, iteration, test_error=test_error))
         eventually(lambda: len(list(tmp_path.glob("checkpoint-*"))) == 1)
         api.recover()
         assert reporter.close(deadline_seconds=20.0)
 
-    assert [note.iteration for note in api.checkpoints] == [10, 30]
+    assert [manifest.iteration for manifest in api.checkpoints] == [10, 30]
 
 
-def test_a_refused_last_checkpoint_is_told_and_means_undelivered(
+def test_a_rejected_last_checkpoint_is_logged_and_means_undelivered(
     api: FakeApi, tmp_path: Path
 ) -> None:
-    api.break_down(Fault.CORRUPTING)
+    api.inject_fault(Fault.CORRUPTING)
     with started(api, tmp_path) as reporter:
         reporter.on_checkpoint(save(tmp_path, 10))
         assert not reporter.close(deadline_seconds=20.0)
@@ -171,36 +167,36 @@ def test_a_refused_last_checkpoint_is_told_and_means_undelivered(
     assert "iteration 10 is lost" in api.lines[0].message
 
 
-class Promise(Future[None]):
-    """Knows that somebody has asked whether it is kept."""
+class ObservedFuture(Future[None]):
+    """Records that its state was read."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.was_asked = threading.Event()
+        self.was_read = threading.Event()
 
     def done(self) -> bool:
-        self.was_asked.set()
+        self.was_read.set()
         return super().done()
 
 
-def test_the_end_waits_until_the_last_checkpoint_is_written(api: FakeApi, tmp_path: Path) -> None:
-    saved = Promise()
+def test_closing_waits_until_the_last_checkpoint_is_written(api: FakeApi, tmp_path: Path) -> None:
+    saved = ObservedFuture()
     with started(api, tmp_path) as reporter, ThreadPoolExecutor(1) as thread:
         reporter.on_checkpoint_pending(saved)
         is_delivered = thread.submit(reporter.close, deadline_seconds=20.0)
-        assert saved.was_asked.wait(20.0)
+        assert saved.was_read.wait(20.0)
         reporter.on_checkpoint(save(tmp_path, 10))
         saved.set_result(None)
         assert is_delivered.result()
 
-    assert [note.iteration for note in api.checkpoints] == [10]
+    assert [manifest.iteration for manifest in api.checkpoints] == [10]
 
 
 def test_a_last_checkpoint_that_cannot_be_written_means_undelivered(
     api: FakeApi, tmp_path: Path
 ) -> None:
     with started(api, tmp_path) as reporter:
-        saved = Promise()
+        saved = ObservedFuture()
         saved.set_exception(OSError("No space left on device"))
         reporter.on_checkpoint_pending(saved)
         assert not reporter.close(deadline_seconds=20.0)
@@ -215,23 +211,23 @@ def test_a_stop_request_reaches_training(api: FakeApi, tmp_path: Path) -> None:
         eventually(lambda: reporter.stop_requested is StopReason.TIME_LIMIT)
 
 
-def test_a_stale_attempt_stops_training_and_falls_silent(api: FakeApi, tmp_path: Path) -> None:
-    api.break_down(Fault.STALE)
+def test_a_stale_attempt_stops_training_and_sends_nothing(api: FakeApi, tmp_path: Path) -> None:
+    api.inject_fault(Fault.STALE)
     with started(api, tmp_path) as reporter:
         report_loss(reporter, 1)
         eventually(lambda: reporter.is_fenced)
         assert reporter.stop_requested is StopReason.CANCEL
-        asked = api.requests
+        before = api.requests
         report_loss(reporter, 2)
         reporter.on_checkpoint(save(tmp_path, 2))
         assert not reporter.close(deadline_seconds=20.0)
-        assert api.requests == asked
+        assert api.requests == before
 
     assert api.reports == []
 
 
-def test_a_token_that_is_not_good_any_more_fences_the_attempt(api: FakeApi, tmp_path: Path) -> None:
-    with ApiClient(api_url=api.url, attempt_id="job1-a1", token="another") as client:
+def test_an_invalid_token_fences_the_attempt(api: FakeApi, tmp_path: Path) -> None:
+    with AttemptClient(api_url=api.url, attempt_id="job1-a1", token="another") as client:
         reporter = Reporter(client, work_path=tmp_path, last_sequence=0)
         reporter.start()
         reporter.on_start(ENVIRONMENT)
@@ -239,7 +235,7 @@ def test_a_token_that_is_not_good_any_more_fences_the_attempt(api: FakeApi, tmp_
         assert not reporter.close(deadline_seconds=20.0)
 
 
-def test_more_than_a_report_may_hold_is_told_in_several(api: FakeApi, tmp_path: Path) -> None:
+def test_observations_beyond_the_limits_take_several_reports(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
         reporter.on_metrics(1, {f"series/{index}": 0.0 for index in range(2 * MAX_POINTS + 1)})
         reporter.on_log(LogLevel.ERROR, "x" * (MAX_LINE_LENGTH + 1))
@@ -250,8 +246,11 @@ def test_more_than_a_report_may_hold_is_told_in_several(api: FakeApi, tmp_path: 
     assert api.lines[0].message == "x" * MAX_LINE_LENGTH
 
 
-def test_a_report_that_is_refused_does_not_hold_up_the_next(api: FakeApi, tmp_path: Path) -> None:
-    api.break_down(Fault.REFUSING_REPORTS)
+@pytest.mark.parametrize("fault", [Fault.REJECTING_REPORTS, Fault.CORRUPTING_REPORTS])
+def test_a_rejected_report_does_not_block_the_next(
+    fault: Fault, api: FakeApi, tmp_path: Path
+) -> None:
+    api.inject_fault(fault)
     with started(api, tmp_path) as reporter:
         report_loss(reporter, 1)
         eventually(lambda: api.lines)
@@ -259,11 +258,11 @@ def test_a_report_that_is_refused_does_not_hold_up_the_next(api: FakeApi, tmp_pa
         report_loss(reporter, 2)
         assert reporter.close(deadline_seconds=20.0)
 
-    assert "was refused" in api.lines[0].message
+    assert "was rejected" in api.lines[0].message
     assert iterations(api) == [2]
 
 
-def test_reports_go_on_where_a_restored_api_has_lost_some(api: FakeApi, tmp_path: Path) -> None:
+def test_reports_continue_after_a_restored_database_lost_some(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
         for iteration in (1, 2, 3):
             report_loss(reporter, iteration)
