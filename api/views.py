@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.jobs import checkpoints, records
+from service.jobs import checkpoints, plan_notes, records
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, WaitReason
 from service.specs.job_spec import JobSpec
 from service.specs.protocol import RunEnvironment, TrainingResult
@@ -153,6 +153,8 @@ class PlanView(View):
     multiply_adds: Annotated[int | None, Field(description="of the forward pass of one image")]
     memory_bytes: Annotated[int | None, Field(description="of each worker, without its libraries")]
     minutes: Annotated[DurationView | None, Field(description="from its start to its end")]
+    epochs: Annotated[float | None, Field(description="how often each training image is seen")]
+    notes: Annotated[list[str], Field(description="advice about the spec")]
     waiting: QueueStatusView
 
     @classmethod
@@ -167,6 +169,10 @@ class PlanView(View):
             minutes=None
             if duration is None
             else DurationView(p50=duration.p50 / 60, p90=duration.p90 / 60),
+            epochs=plan_notes.compute_epochs(plan.spec.recipe, plan.dataset),
+            notes=plan_notes.list_notes(
+                plan.spec, plan.dataset, seconds=None if duration is None else duration.p50
+            ),
             waiting=QueueStatusView.model_validate(plan.queue_status),
         )
 

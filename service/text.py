@@ -22,3 +22,12 @@ def count_of(count: float, noun: str, plural_form: str | None = None) -> str:
     """A number and its noun: "1 CPU", "0.5 GPUs", "2,000 files"."""
     number = f"{int(count):,}" if count == int(count) else f"{count:,}"
     return f"{number} {plural(count, noun, plural_form)}"
+
+
+def format_duration(seconds: float) -> str:
+    """In its largest unit: "45 seconds", "1.5 hours", "12 days"."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            value = float(f"{seconds / length:.2g}")
+            return count_of(value, unit)
+    return count_of(round(seconds), "second")

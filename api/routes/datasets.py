@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api.dependencies import ServicesDep, authenticate_user
 from service.catalog import datasets, image_folder_layout, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
+from service.catalog.image_folder_layout import LayoutError
 from service.specs.protocol import Sha256
 
 router = APIRouter(
@@ -23,12 +24,17 @@ _MAX_EXPANSION = 4
 
 
 class DatasetView(BaseModel):
-    """`available`: whether the API has its images in the data directory. `sha256`: of an upload."""
+    """`available`: whether the API has its images in the data directory.
+
+    `class_names` in the order of their labels. Of an upload, `sha256` is the archive's and
+    `skipped` counts the files that are not part of the dataset, by what they are.
+    """
 
     name: str
     title: str
     origin: DatasetOrigin
     classes: int | None
+    class_names: list[str] | None
     height: int | None
     width: int | None
     train_images: int | None
@@ -36,6 +42,7 @@ class DatasetView(BaseModel):
     default_recipe: str
     available: bool
     sha256: str | None
+    skipped: dict[str, int] | None
 
 
 class DatasetList(BaseModel):
@@ -49,7 +56,8 @@ def list_datasets(services: ServicesDep) -> DatasetList:
     folders = [
         found
         for path in (sorted(data_dir.iterdir()) if data_dir.is_dir() else [])
-        if image_folder_layout.is_image_folder(path)
+        if path.name not in datasets.DATASETS
+        and _is_image_folder(path)
         and (found := datasets.find_dataset(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
     ]
     known = [*datasets.DATASETS.values(), *folders]
@@ -66,7 +74,10 @@ async def upload_dataset(
     """Stores a tar or zip archive of class folders as data set `folder:NAME`."""
     max_bytes = services.settings.max_upload_bytes
     data_dir = services.settings.data_dir
-    with tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file:
+    with (
+        uploads.convert_machine_errors(),
+        tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file,
+    ):
         archive = Path(file.name)
         sha256, _ = await uploads.receive_archive(request.stream(), archive, max_bytes=max_bytes)
         uploads.verify_sha256(sha256, expected=x_content_sha256)
@@ -83,23 +94,33 @@ async def upload_dataset(
 
 def _make_view(dataset: Dataset, data_dir: Path) -> DatasetView:
     folder = data_dir / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
+    dataset = uploads.describe_dataset(dataset.name, data_dir) or dataset
     upload = uploads.find_upload(folder)
     return DatasetView(
         name=dataset.name,
         title=dataset.title,
         origin=dataset.origin,
-        classes=dataset.classes if upload is None else upload.classes,
+        classes=dataset.classes,
+        class_names=None if dataset.class_names is None else list(dataset.class_names),
         height=dataset.size,
         width=dataset.size,
-        train_images=dataset.train_images if upload is None else upload.train_images,
-        test_images=dataset.test_images if upload is None else upload.test_images,
+        train_images=dataset.train_images,
+        test_images=dataset.test_images,
         default_recipe=dataset.default_recipe,
         available=_is_available(dataset, folder),
         sha256=None if upload is None else upload.sha256,
+        skipped=None if upload is None else upload.skipped,
     )
 
 
 def _is_available(dataset: Dataset, folder: Path) -> bool:
     if dataset.origin is DatasetOrigin.FOLDER:
-        return image_folder_layout.is_image_folder(folder)
+        return _is_image_folder(folder)
     return dataset.origin is DatasetOrigin.BUNDLED or folder.is_dir()
+
+
+def _is_image_folder(folder: Path) -> bool:
+    try:
+        return image_folder_layout.is_image_folder(folder)
+    except (OSError, LayoutError):  # a folder that cannot be read must not hide the others
+        return False

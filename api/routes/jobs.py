@@ -35,10 +35,13 @@ from api.views import (
     ProgressView,
     SeriesView,
 )
+from service.catalog import uploads
+from service.catalog.datasets import Dataset
 from service.execution import attempts
 from service.jobs import logs, metrics, records, submission
 from service.scheduling import queue_status
 from service.scheduling.queue_status import QueueStatus
+from service.specs import dataset_fit
 from service.specs.job_spec import JobSpec
 from service.states import JobState
 from service.storage import events
@@ -58,12 +61,14 @@ class JobBatch(BaseModel):
 def submit_job(
     spec: JobSpec,
     session: WriteSession,
+    services: ServicesDep,
     now: Now,
     user: User,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Submits a job. `depth`, `shortcut` and `dataset` suffice; the rest has defaults."""
+    dataset_fit.require_fit(spec.recipe, _describe_dataset(spec, services), spec.architecture)
     submitted = submission.submit(
         session, spec, user=user, now=now, idempotency_key=idempotency_key
     )
@@ -96,7 +101,10 @@ def plan_job(
 ) -> PlanView:
     """Estimates size, run time and queue wait of a job without submitting it."""
     limits = services.settings.concurrency_limits
-    return PlanView.of(queue_status.plan_job(session, spec, user=user, limits=limits, now=now))
+    dataset = _describe_dataset(spec, services)
+    return PlanView.of(
+        queue_status.plan_job(session, spec, dataset, user=user, limits=limits, now=now)
+    )
 
 
 @router.get("")
@@ -186,6 +194,12 @@ def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
     records.find_job(session, job_id)
     found = attempts.list_attempts(session, job_id)
     return AttemptList(attempts=[AttemptView.of(attempt) for attempt in found])
+
+
+def _describe_dataset(spec: JobSpec, services: ServicesDep) -> Dataset:
+    dataset = uploads.describe_dataset(spec.dataset, services.settings.data_dir)
+    assert dataset is not None, "validated"
+    return dataset
 
 
 def _format_csv(found: Mapping[str, metrics.Series]) -> str:

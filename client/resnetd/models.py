@@ -187,7 +187,11 @@ class Duration(Record, frozen=True):
 
 
 class Plan(Record, frozen=True):
-    """The estimate for a spec; None where nothing comparable has run. Memory is per worker."""
+    """The estimate for a spec; None where nothing comparable has run. Memory is per worker.
+
+    `epochs`: how often each training image is seen; None where they are not counted. `notes`:
+    advice about the spec.
+    """
 
     spec: dict[str, Any]
     network: str
@@ -196,6 +200,8 @@ class Plan(Record, frozen=True):
     multiply_adds: int | None = None
     memory_bytes: int | None = None
     minutes: Duration | None = None
+    epochs: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Job(Record, frozen=True):
@@ -349,6 +355,8 @@ class Importance(Record, frozen=True):
 class Dataset(Record, frozen=True):
     """`height` and `width` are pixels, None where the images decide.
 
+    `class_names` in the order of the logits. `skipped`: files of an upload that are not part of
+    the data set, by what they are.
     `available`: whether the images are under the data path of the service.
     """
 
@@ -362,6 +370,8 @@ class Dataset(Record, frozen=True):
     test_images: int | None = None
     default_recipe: str | None = None
     available: bool | None = None
+    class_names: tuple[str, ...] | None = None
+    skipped: dict[str, int] | None = None
 
 
 class Recipe(Record, frozen=True):

@@ -196,6 +196,24 @@ class Architecture:
         return 16 if self.family is Family.CIFAR else 64
 
     @property
+    def min_image_size(self) -> int:
+        """Least height and width in pixels: VGG's five max-pools halve them, rounded down."""
+        return 1 << len(VGG_WIDTHS) if self.is_vgg else 1
+
+    @property
+    def has_batch_norm(self) -> bool:
+        return self.family is not Family.VGG
+
+    def last_map_size(self, image_size: int) -> int:
+        """Height and width of the last feature map that is normalized."""
+        if self.is_vgg:
+            return image_size >> len(VGG_WIDTHS) - 1
+        scale = 1 if self.stem is Stem.CIFAR else 4
+        for stage in self.stages:
+            scale *= stage.stride
+        return -(-image_size // scale)
+
+    @property
     def stages(self) -> list["Stage"]:
         """The stages after the stem (Table 1; section 4.2); VGG has none."""
         assert not self.is_vgg

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from service.catalog import class_names
+from service.catalog.architectures import Family
+
 FOLDER_PREFIX = "folder:"
+# Height and width in pixels of the crops that ImageNet networks are trained on (section 3.4).
+CROP_SIZE = 224
+# Images of a folder that are not cropped from their files stay in memory, decoded.
+MAX_DECODED_BYTES = 8 * 2**30
 
 
 class DatasetOrigin(StrEnum):
@@ -17,7 +24,8 @@ class Dataset:
     """Properties of a dataset that the service and the training code share.
 
     `size`: height and width of the images in pixels; None if they depend on the folder.
-    `flip`: whether a horizontal flip keeps an image in its class.
+    `class_names`: in the order of their labels. `flip`: whether a horizontal flip keeps an image
+    in its class. `default_recipe` of an image folder is that of the ImageNet networks.
     """
 
     name: str
@@ -25,6 +33,7 @@ class Dataset:
     origin: DatasetOrigin
     size: int | None = None
     classes: int | None = None
+    class_names: tuple[str, ...] | None = None
     train_images: int | None = None
     test_images: int | None = None
     flip: bool = True
@@ -38,14 +47,56 @@ class Dataset:
         """
         return (self.size or 32) // 8
 
+    def choose_recipe(self, family: Family) -> str:
+        """The name of the recipe that a network of this family is trained with by default."""
+        if self.origin is DatasetOrigin.FOLDER and family is Family.CIFAR:
+            return "paper-cifar"
+        return self.default_recipe
 
-# Name, title, size, classes, training images, test images, flip.
+    def image_size(self, family: Family) -> int:
+        """Height and width in pixels of the images in memory (sections 4.2 and 3.4)."""
+        return self.size or (32 if family is Family.CIFAR else CROP_SIZE)
+
+
+# Name, title, size, class names, training images, test images, flip.
 _DOWNLOADS = (
-    ("fashion-mnist", "Fashion-MNIST, grayscale (Xiao et al. 2017)", 28, 10, 60_000, 10_000, True),
-    ("cifar10", "CIFAR-10, color (Krizhevsky 2009)", 32, 10, 50_000, 10_000, True),
-    ("cifar100", "CIFAR-100, color (Krizhevsky 2009)", 32, 100, 50_000, 10_000, True),
-    ("svhn", "SVHN, house numbers, color (Netzer et al. 2011)", 32, 10, 73_257, 26_032, False),
-    ("stl10", "STL-10, color, labeled images (Coates et al. 2011)", 96, 10, 5_000, 8_000, True),
+    (
+        "fashion-mnist",
+        "Fashion-MNIST, grayscale (Xiao et al. 2017)",
+        28,
+        class_names.FASHION_MNIST,
+        60_000,
+        10_000,
+        True,
+    ),
+    ("cifar10", "CIFAR-10, color (Krizhevsky 2009)", 32, class_names.CIFAR10, 50_000, 10_000, True),
+    (
+        "cifar100",
+        "CIFAR-100, color (Krizhevsky 2009)",
+        32,
+        class_names.CIFAR100,
+        50_000,
+        10_000,
+        True,
+    ),
+    (
+        "svhn",
+        "SVHN, house numbers, color (Netzer et al. 2011)",
+        32,
+        class_names.DIGITS,
+        73_257,
+        26_032,
+        False,
+    ),
+    (
+        "stl10",
+        "STL-10, color, labeled images (Coates et al. 2011)",
+        96,
+        class_names.STL10,
+        5_000,
+        8_000,
+        True,
+    ),
 )
 
 DATASETS: dict[str, Dataset] = {
@@ -57,14 +108,15 @@ DATASETS: dict[str, Dataset] = {
             DatasetOrigin.BUNDLED,
             size=8,
             classes=10,
+            class_names=class_names.DIGITS,
             train_images=1437,
             test_images=360,
             flip=False,
             default_recipe="quick",
         ),
         *(
-            Dataset(name, title, DatasetOrigin.DOWNLOAD, size, classes, train, test, flip)
-            for name, title, size, classes, train, test, flip in _DOWNLOADS
+            Dataset(name, title, DatasetOrigin.DOWNLOAD, size, len(names), names, train, test, flip)
+            for name, title, size, names, train, test, flip in _DOWNLOADS
         ),
         Dataset(
             "imagenet",
@@ -81,6 +133,7 @@ DATASETS: dict[str, Dataset] = {
             DatasetOrigin.BUNDLED,
             size=32,
             classes=10,
+            class_names=class_names.DIGITS,
             train_images=512,
             test_images=128,
             default_recipe="quick",
@@ -99,7 +152,9 @@ def find_dataset(name: str) -> Dataset | None:
     folder = name.removeprefix(FOLDER_PREFIX)
     if not _is_plain_name(folder):
         return None
-    return Dataset(name, f"Image folder {folder}", DatasetOrigin.FOLDER)
+    return Dataset(
+        name, f"Image folder {folder}", DatasetOrigin.FOLDER, default_recipe="paper-imagenet"
+    )
 
 
 def _is_plain_name(folder: str) -> bool:

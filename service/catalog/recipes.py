@@ -12,6 +12,8 @@ from service.catalog.architectures import Family
 MAX_ITERATIONS = 10_000_000
 # From this depth on, the paper warms up with a learning rate of 0.01 (section 4.2).
 WARMUP_DEPTH = 110
+# Share of the iterations that this warm-up takes: about 400 of 64,000 (section 4.2).
+_WARMUP_SHARE = 400 / 64_000
 # Iterations per epoch: 1,281,167 training images in batches of 256.
 _IMAGENET_EPOCH = 1_281_167 / 256
 
@@ -354,6 +356,28 @@ def quick(family: Family, depth: int) -> dict[str, Any]:
     }
 
 
+def fine_tune(family: Family, _depth: int) -> dict[str, Any]:
+    """Adapts trained weights to a small data set: 500 iterations, batch size 64, lr 0.01.
+
+    Cosine decay after a linear warm-up. The length is that of Kolesnikov et al. 2020
+    (arXiv:1912.11370, section 3.3) for less than 20,000 images; the rates are our choice. Use it
+    with `start_from` in mode fine-tune.
+    """
+    return {
+        "iterations": 500,
+        "batch_size": 64,
+        "learning_rate": 0.01,
+        "schedule": LrSchedule.COSINE,
+        "warmup_learning_rate": 0.001,
+        "warmup_iterations": 50,
+        "momentum_form": MomentumForm.TORCH,
+        "crop": Crop.PAD_CROP if family is Family.CIFAR else Crop.RANDOM_RESIZED_CROP,
+        "normalization": Normalization.CHANNEL,
+        "evaluate_every": 100,
+        "checkpoint_every": 100,
+    }
+
+
 RECIPES: dict[str, Callable[[Family, int], dict[str, Any]]] = {
     "paper-cifar": paper_cifar,
     "paper-imagenet": paper_imagenet,
@@ -361,6 +385,7 @@ RECIPES: dict[str, Callable[[Family, int], dict[str, Any]]] = {
     "torchvision-v1": torchvision_v1,
     "airbench-like": airbench_like,
     "quick": quick,
+    "fine-tune": fine_tune,
 }
 
 
@@ -372,8 +397,9 @@ def build_recipe(written: str | dict[str, Any], *, family: Family, depth: int) -
 def resolve_recipe(written: str | dict[str, Any], *, family: Family, depth: int) -> dict[str, Any]:
     """Fields of the named recipe, replaced by those in `written`; not validated.
 
-    A different `iterations` rescales milestones and warm-up that are not in `written`. Raises
-    ValueError for an unknown name.
+    Fields that are not in `written` follow those that are: milestones and warm-up the number of
+    iterations, the micro-batch the batch, the end of a warm-up the schedule. Raises ValueError for
+    an unknown name.
     """
     fields = {"name": written} if isinstance(written, str) else dict(written)
     name = fields.get("name")
@@ -383,9 +409,33 @@ def resolve_recipe(written: str | dict[str, Any], *, family: Family, depth: int)
     iterations = fields.get("iterations")
     if isinstance(iterations, int) and 1 <= iterations <= MAX_ITERATIONS:
         base |= _rescale(base, iterations)
-    if "warmup_learning_rate" in fields and fields["warmup_learning_rate"] is None:
-        base["warmup_until_error"] = base["warmup_iterations"] = None
+    base |= _adapt_micro_batch(base, fields) | _adapt_warmup(base, fields)
     return base | fields
+
+
+def _adapt_micro_batch(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """The largest micro-batch, up to the recipe's own, that divides the batch."""
+    largest, batch_size = base.get("micro_batch_size"), fields.get("batch_size")
+    if largest is None or not isinstance(batch_size, int):
+        return {}
+    return {"micro_batch_size": next(n for n in range(largest, 0, -1) if batch_size % n == 0)}
+
+
+def _adapt_warmup(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """The end of the recipe's own warm-up, where a written field does not permit it."""
+    ends = {"warmup_until_error", "warmup_iterations"}
+    if "warmup_learning_rate" in fields and fields["warmup_learning_rate"] is None:
+        return dict.fromkeys(ends)
+    written = {name for name in ends if fields.get(name) is not None}
+    if written:
+        return dict.fromkeys(ends - written)
+    schedule, iterations = fields.get("schedule"), fields.get("iterations", base["iterations"])
+    is_decay = isinstance(schedule, str) and schedule in _DECAY_CURVES
+    if not is_decay or base.get("warmup_until_error") is None or not isinstance(iterations, int):
+        return {}
+    length = round(iterations * _WARMUP_SHARE)
+    changed = {"warmup_until_error": None, "warmup_iterations": length or None}
+    return changed if length > 0 else changed | {"warmup_learning_rate": None}
 
 
 def _rescale(base: dict[str, Any], iterations: int) -> dict[str, Any]:

@@ -1,24 +1,27 @@
-"""Uploaded datasets: archives of class folders, checked file by file and unpacked.
+"""Uploaded datasets: archives of image folders, checked file by file and unpacked.
 
-NAME.tar, .tar.gz or .zip           train/<class>/*.jpg and test/<class>/*.jpg (or val/), or
-                                    <class>/*.jpg only; a common top folder is stripped
+NAME.tar, .tar.gz or .zip           an image folder (image_folder_layout)
 DATA/NAME/{train,test}/<class>/     the unpacked dataset, known as folder:NAME
-DATA/NAME/dataset.json              SHA-256 and counts
+DATA/NAME/dataset.json              SHA-256, classes and counts
 
-An archive is untrusted: paths, sizes and images are checked. An error names the file.
+An archive is untrusted: paths, sizes and images are checked. An error names the file. A disk that
+is full or read-only is not the user's mistake: Unavailable.
 """
 
+import errno
 import hashlib
 import json
+import lzma
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Callable, Generator
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -26,28 +29,57 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from service.catalog import datasets, image_folder_layout
-from service.catalog.datasets import Dataset
-from service.errors import Conflict, CorruptArtifact, InvalidInput
+from service.catalog.datasets import Dataset, DatasetOrigin
+from service.catalog.image_folder_layout import TEST, TRAIN, ImageFile, LayoutError
+from service.errors import Conflict, CorruptArtifact, InvalidInput, Unavailable
 from service.text import count_of
 
 MAX_FILES = 2_000_000
 MAX_FILE_BYTES = 64 * 2**20
 # Per image: a file of a few bytes can decode to gigabytes.
 MAX_PIXELS = 64_000_000
-# Without a test folder, every fifth image of each class becomes a test image.
-_TEST_EVERY = 5
 _CHUNK_BYTES = 256 * 1024
+# Errors of the machine's disks and limits; others are caused by the names in an archive.
+_MACHINE_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+# Decompressors raise EOFError and OSError, too; the latter without a number.
+_BROKEN_ARCHIVE = (
+    EOFError,
+    NotImplementedError,  # a compression that zipfile does not know
+    RuntimeError,  # an encrypted zip
+    UnicodeError,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """Contents of an uploaded archive; `sha256` and `size_bytes` are the archive's."""
+    """Contents of an uploaded archive; `sha256` and `size_bytes` are the archive's.
+
+    `class_names` in the order of their labels. `skipped`: number of files by what they are.
+    """
 
     sha256: str
     size_bytes: int
-    classes: int
+    class_names: list[str]
     train_images: int
     test_images: int
+    skipped: dict[str, int]
 
 
 async def receive_archive(
@@ -55,7 +87,7 @@ async def receive_archive(
 ) -> tuple[str, int]:
     """Writes the body to a file and returns its SHA-256 and its size in bytes."""
     digest, size = hashlib.sha256(), 0
-    with target.open("wb") as file:
+    with convert_machine_errors(), target.open("wb") as file:
         async for chunk in body:
             size += len(chunk)
             if size > max_bytes:
@@ -93,13 +125,15 @@ def register_dataset(
         return dataset, known
     if name in datasets.DATASETS or folder.exists():
         raise Conflict(f"a dataset {name!r} already exists")
-    data_dir.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=".upload-"))
+    with convert_machine_errors():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=".upload-"))
     try:
         unpacked, arranged = scratch / "unpacked", scratch / "arranged"
-        _unpack(archive, unpacked, max_bytes=max_bytes)
-        upload = _arrange(_strip_top_folders(unpacked), arranged, sha256=sha256, archive=archive)
-        arranged.chmod(0o755)
+        with convert_machine_errors():
+            skipped = _unpack(archive, unpacked, max_bytes=max_bytes)
+            upload = _arrange(unpacked, arranged, skipped, sha256=sha256, archive=archive)
+            arranged.chmod(0o755)
         try:
             arranged.rename(folder)
         except OSError as error:
@@ -109,79 +143,150 @@ def register_dataset(
     return dataset, upload
 
 
+def describe_dataset(name: str, data_dir: Path) -> Dataset | None:
+    """The dataset with the classes and counts of its folder, as far as they are known."""
+    dataset = datasets.find_dataset(name)
+    if dataset is None or dataset.origin is not DatasetOrigin.FOLDER:
+        return dataset
+    folder = data_dir / name.removeprefix(datasets.FOLDER_PREFIX)
+    upload = find_upload(folder)
+    if upload is not None:
+        return replace(
+            dataset,
+            classes=len(upload.class_names),
+            class_names=tuple(upload.class_names),
+            train_images=upload.train_images,
+            test_images=upload.test_images,
+        )
+    with suppress(OSError, LayoutError):
+        names = image_folder_layout.list_class_names(folder)
+        if names:
+            return replace(dataset, classes=len(names), class_names=tuple(names))
+    return dataset
+
+
 def find_upload(folder: Path) -> Upload | None:
     """The upload that created the folder; None if an upload did not create it."""
     with suppress(OSError, ValueError, TypeError):
-        return Upload(**json.loads((folder / "dataset.json").read_text()))
+        return Upload(**json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
     return None
 
 
-def _unpack(archive: Path, target: Path, *, max_bytes: int) -> None:
-    budget, count = max_bytes, 0
+@contextmanager
+def convert_machine_errors() -> Iterator[None]:
+    """Unavailable for what the machine's administrator must mend, such as a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        raise Unavailable(f"uploads cannot be stored now: {error.strerror}") from error
+
+
+def _unpack(archive: Path, target: Path, *, max_bytes: int) -> Counter[str]:
+    """Writes all images below `target`; returns the number of skipped files by what they are."""
+    target.mkdir()
+    skipped: Counter[str] = Counter()
+    budget, count, images = max_bytes, 0, 0
     with closing(_members(archive)) as members:
         for name, open_content in members:
             path = _safe_path(name)
-            if path is None:
-                continue
+            leaving = image_folder_layout.find_leaving(path)
             count += 1
             if count > MAX_FILES:
                 limit = count_of(MAX_FILES, "file")
                 raise InvalidInput(f"the archive has more than {limit}; {name!r} exceeds it")
+            if leaving is not None:
+                if open_content is not None:
+                    skipped[leaving] += 1
+                continue
             destination = target / path
-            if destination.exists():
-                raise InvalidInput(f"{name!r} is in the archive twice")
-            try:
+            with _convert_archive_errors(name):
+                if open_content is None:
+                    destination.mkdir(parents=True, exist_ok=True)
+                    continue
+                if not image_folder_layout.is_image_file(path):
+                    raise InvalidInput(image_folder_layout.describe_unknown_file(repr(name)))
+                if destination.exists():
+                    raise InvalidInput(f"{name!r} is in the archive twice")
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 with open_content() as content, destination.open("xb") as file:
                     budget -= _copy(name, content, file, budget=budget)
-            except (OSError, EOFError, RuntimeError, *_BROKEN_ARCHIVE) as error:
-                raise InvalidInput(f"{name!r} cannot be unpacked: {error}") from error
             _check_image(name, destination)
-    if count == 0:
+            images += 1
+    if images == 0:
         raise InvalidInput("the archive has no images")
+    return skipped
 
 
-_BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error)
+@contextmanager
+def _convert_archive_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _MACHINE_ERRORS:
+            raise
+        raise InvalidInput(f"{name!r} cannot be unpacked: {error.strerror or error}") from error
+    except _BROKEN_ARCHIVE as error:
+        raise InvalidInput(f"{name!r} cannot be unpacked: {error}") from error
 
 
-def _members(archive: Path) -> Generator[tuple[str, Callable[[], IO[bytes]]]]:
-    """Name and opener of each regular file. InvalidInput for links, devices and broken archives."""
+def _members(archive: Path) -> Generator[tuple[str, Callable[[], IO[bytes]] | None]]:
+    """Name and opener of each file; None opens a folder.
+
+    InvalidInput for links, devices and broken archives.
+    """
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
                 for entry in zipped.infolist():
                     if stat.S_ISLNK(entry.external_attr >> 16):
                         raise InvalidInput(f"{entry.filename!r} is a link")
-                    if not entry.is_dir():
-                        yield entry.filename, partial(zipped.open, entry)
+                    yield entry.filename, None if entry.is_dir() else partial(zipped.open, entry)
             return
         with tarfile.open(archive, mode="r:*") as tarred:
             for member in tarred:
-                if member.isdir():
-                    continue
                 content = tarred.extractfile(member) if member.isreg() else None
-                if content is None:
+                if content is None and not member.isdir():
                     raise InvalidInput(f"{member.name!r} is not a regular file")
-                yield member.name, partial(_identity, content)
-    except (EOFError, *_BROKEN_ARCHIVE) as error:
-        raise InvalidInput(f"the archive is not a complete tar or zip file: {error}") from error
+                yield member.name, None if content is None else partial(_identity, content)
+            _read_to_end(tarred)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _broken_archive(error) from error
+    except _BROKEN_ARCHIVE as error:
+        raise _broken_archive(error) from error
+
+
+def _read_to_end(tarred: tarfile.TarFile) -> None:
+    """A compressed stream is checked against its checksum where it ends, behind the last file."""
+    size = 0
+    assert tarred.fileobj is not None
+    while chunk := tarred.fileobj.read(_CHUNK_BYTES):
+        size += len(chunk)
+        if size > MAX_FILE_BYTES:
+            raise InvalidInput("the archive has data behind its end")
+
+
+def _broken_archive(error: Exception) -> InvalidInput:
+    return InvalidInput(f"the archive is not a complete tar or zip file: {error}")
 
 
 def _identity(content: IO[bytes]) -> IO[bytes]:
     return content
 
 
-def _safe_path(name: str) -> Path | None:
-    """The file's path inside the dataset; None for files that file managers add."""
+def _safe_path(name: str) -> PurePosixPath:
+    """The file's path inside the dataset."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or "\0" in name or ":" in (path.parts or ("",))[0]:
         raise InvalidInput(f"{name!r} would be unpacked outside the dataset")
-    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-        return None
-    if not image_folder_layout.is_image_file(path):
-        suffixes = ", ".join(sorted(image_folder_layout.IMAGE_SUFFIXES))
-        raise InvalidInput(f"{name!r} is not an image file ({suffixes})")
-    return Path(*path.parts)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the name {name!r} is not UTF-8") from error
+    return path
 
 
 def _copy(name: str, content: IO[bytes], file: IO[bytes], *, budget: int) -> int:
@@ -208,79 +313,40 @@ def _check_image(name: str, path: Path) -> None:
                     f"at most {MAX_PIXELS:,} are allowed"
                 )
             image.load()
+            problem = image_folder_layout.find_mode_problem(image.mode)
+            if problem is not None:
+                raise InvalidInput(f"{name!r} {problem}")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InvalidInput(f"{name!r} cannot be decoded: {error}") from error
     except Image.DecompressionBombError as error:
         raise InvalidInput(f"{name!r} has too many pixels: {error}") from error
 
 
-def _strip_top_folders(unpacked: Path) -> Path:
-    """The folder below those that contain nothing but one folder."""
-    while True:
-        entries = list(unpacked.iterdir())
-        is_wrapper = len(entries) == 1 and entries[0].is_dir() and entries[0].name != "train"
-        if not is_wrapper or not any(entry.is_dir() for entry in entries[0].iterdir()):
-            return unpacked
-        unpacked = entries[0]
-
-
-def _arrange(root: Path, target: Path, *, sha256: str, archive: Path) -> Upload:
+def _arrange(
+    unpacked: Path, target: Path, skipped: Counter[str], *, sha256: str, archive: Path
+) -> Upload:
     """Moves the unpacked files to train/<class>/ and test/<class>/ under `target`."""
-    train, test = target / image_folder_layout.TRAIN, target / image_folder_layout.TEST_NAMES[0]
-    target.mkdir()
-    if (root / image_folder_layout.TRAIN).is_dir():
-        (root / image_folder_layout.TRAIN).rename(train)
-        test_folder = image_folder_layout.find_test_folder(root)
-        if test_folder is not None:
-            test_folder.rename(test)
-    else:
-        root.rename(train)
-    classes = _check_classes(train)
-    if len(classes) < image_folder_layout.MIN_CLASSES:
-        counted = count_of(len(classes), "class", "classes")
-        raise InvalidInput(
-            f"the archive has {counted}; at least {image_folder_layout.MIN_CLASSES} are needed"
-        )
-    if not test.is_dir():
-        _hold_out(train, test, classes)
-    unknown = sorted(set(_check_classes(test)) - set(classes))
-    if unknown:
-        raise InvalidInput(f"class test/{unknown[0]} is not in train/")
+    try:
+        found = image_folder_layout.read_image_folder(unpacked)
+    except LayoutError as error:
+        raise InvalidInput(f"the archive is not an image folder: {error}") from error
+    for split, files in ((TRAIN, found.train), (TEST, found.test)):
+        for class_name in found.classes:
+            (target / split / class_name).mkdir(parents=True)
+        _move(files, target / split, found.classes)
     upload = Upload(
         sha256=sha256,
         size_bytes=archive.stat().st_size,
-        classes=len(classes),
-        train_images=_count_images(train),
-        test_images=_count_images(test),
+        class_names=found.classes,
+        train_images=len(found.train),
+        test_images=len(found.test),
+        skipped=dict(skipped + found.skipped),
     )
-    (target / "dataset.json").write_text(json.dumps(asdict(upload), indent=2) + "\n")
+    document = json.dumps(asdict(upload), indent=2, ensure_ascii=False)
+    (target / "dataset.json").write_text(document + "\n", encoding="utf-8")
     return upload
 
 
-def _check_classes(split: Path) -> list[str]:
-    """The classes of a split that holds class folders only, and they hold files only."""
-    for entry in sorted(split.iterdir()):
-        if not entry.is_dir():
-            raise InvalidInput(f"{split.name}/{entry.name} is not in a class folder")
-        for path in entry.iterdir():
-            if path.is_dir():
-                raise InvalidInput(f"{entry.name}/{path.name} is a folder inside a class folder")
-    return image_folder_layout.list_classes(split)
-
-
-def _hold_out(train: Path, test: Path, classes: list[str]) -> None:
-    """Moves every fifth image of each class from `train` to `test`."""
-    for name in classes:
-        (test / name).mkdir(parents=True)
-        for path in sorted((train / name).iterdir())[_TEST_EVERY - 1 :: _TEST_EVERY]:
-            path.rename(test / name / path.name)
-
-
-def _count_images(split: Path) -> int:
-    count = sum(len(list(entry.iterdir())) for entry in split.iterdir())
-    if count == 0:
-        raise InvalidInput(
-            f"the archive has no images for {split.name}/; without a test folder a class needs "
-            f"at least {_TEST_EVERY} images"
-        )
-    return count
+def _move(files: list[ImageFile], split: Path, classes: list[str]) -> None:
+    for file in files:
+        file.path.rename(split / classes[file.label] / file.path.name)

@@ -82,7 +82,7 @@ def clone(
     original = records.spec_of(records.find_job(session, job_id))
     document = original.model_dump(mode="json", exclude={"after", "hold", "recipe"})
     document["recipe"] = _shortest_recipe(original)
-    if original.name == f"{original.network} on {original.dataset}":
+    if original.name == original.default_name:
         del document["name"]
     if {"dataset", "depth"} & changes.keys():
         del document["family"]

@@ -105,6 +105,13 @@ def _passed_milestones(recipe: Recipe, iteration: int) -> list[int]:
 
 
 def _find_weights_mismatches(
+    source: JobSpec, spec: JobSpec, iteration: int
+) -> Iterable[FieldError]:
+    yield from _find_fine_tune_mismatches(source, spec, iteration)
+    yield from _find_class_mismatch(source, spec)
+
+
+def _find_fine_tune_mismatches(
     source: JobSpec, spec: JobSpec, _iteration: int
 ) -> Iterable[FieldError]:
     for field in fields(Architecture):
@@ -112,7 +119,6 @@ def _find_weights_mismatches(
         # zero_init_residual matters only where weights are initialized.
         if theirs != ours and field.name != "zero_init_residual":
             yield _differs(f"/{field.name}", theirs, ours)
-    yield from _find_class_mismatch(source, spec)
 
 
 def _find_deepen_mismatches(
@@ -145,5 +151,6 @@ def _differs(pointer: str, theirs: object, ours: object) -> FieldError:
 _FIND_MISMATCHES: dict[StartMode, Callable[[JobSpec, JobSpec, int], Iterable[FieldError]]] = {
     StartMode.CONTINUE: _find_continue_mismatches,
     StartMode.WEIGHTS: _find_weights_mismatches,
+    StartMode.FINE_TUNE: _find_fine_tune_mismatches,
     StartMode.DEEPEN: _find_deepen_mismatches,
 }

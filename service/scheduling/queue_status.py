@@ -8,6 +8,7 @@ from enum import StrEnum
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from service.catalog.datasets import Dataset
 from service.catalog.model_stats import ModelStats
 from service.jobs import lifecycle, submission, workload
 from service.resources import ResourceBundle
@@ -15,6 +16,7 @@ from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, StartJob, WaitingJob
 from service.settings import ConcurrencyLimit
+from service.specs import dataset_fit
 from service.specs.job_spec import JobSpec
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
@@ -207,12 +209,13 @@ def list_waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:
 class JobPlan:
     """What a submission of the spec would become.
 
-    `model_stats`: None where they depend on the images of a folder. `memory_bytes`: of each
+    `model_stats`: None where the classes of a folder are not counted. `memory_bytes`: of each
     worker, for weights, gradients, momentum and what the backward pass keeps of each convolution;
     libraries come on top. `duration`: from the start to the end, in seconds.
     """
 
     spec: JobSpec
+    dataset: Dataset
     model_stats: ModelStats | None
     memory_bytes: int | None
     duration: DurationEstimate | None
@@ -222,16 +225,21 @@ class JobPlan:
 def plan_job(
     session: Session,
     spec: JobSpec,
+    dataset: Dataset,
     *,
     user: str,
     limits: Mapping[str, ConcurrencyLimit],
     now: datetime,
 ) -> JobPlan:
-    """Submits nothing. CannotFit and InvalidInput as a submission."""
+    """Submits nothing. CannotFit and InvalidInput as a submission.
+
+    `dataset`: the spec's, with its classes and images counted.
+    """
+    dataset_fit.require_fit(spec.recipe, dataset, spec.architecture)
     submission.check_submission(session, spec)
     cluster = cluster_state.find_cluster(session)
     capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
-    model_stats = workload.model_stats_of(spec)
+    model_stats = workload.model_stats_of(spec, dataset)
     planned = WaitingJob(
         job_id="~",  # sorts after all ids
         sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
@@ -247,6 +255,7 @@ def plan_job(
     queue_status = QueueStatus(session, limits=limits, now=now, planned=[planned])
     return JobPlan(
         spec=spec,
+        dataset=dataset,
         model_stats=model_stats,
         memory_bytes=None if model_stats is None else _estimate_memory_bytes(spec, model_stats),
         duration=planned.duration,
@@ -256,7 +265,8 @@ def plan_job(
 
 def _estimate_memory_bytes(spec: JobSpec, model_stats: ModelStats) -> int:
     """Each convolution's output counts twice: as it is, and normalised for the next layer."""
-    images = spec.recipe.batch_size // spec.resources.num_workers
+    share = spec.recipe.batch_size // spec.resources.num_workers
+    images = min(spec.recipe.micro_batch_size or share, share)
     return _BYTES_PER_VALUE * (3 * model_stats.parameters + 2 * model_stats.activations * images)
 
 

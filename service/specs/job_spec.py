@@ -19,7 +19,8 @@ from service.catalog.architectures import (
     ZeroPadding,
 )
 from service.catalog.datasets import DatasetOrigin
-from service.catalog.recipes import Crop, Recipe
+from service.catalog.recipes import Precision, Recipe
+from service.specs import dataset_fit
 from service.specs.base import MAX_ID_LENGTH, NO_CONTROL_CHARACTERS, JobId, Seed, Spec
 from service.specs.validation import validate
 from service.states import DependencyCondition
@@ -28,6 +29,7 @@ _BATCH_INDEX = re.compile(r"#(0|[1-9][0-9]{0,3})")
 # Powers of two: their sums are exact, and equal fractions fill a GPU without a rest.
 _GPU_FRACTIONS = (0.5, 0.25, 0.125, 0.0625)
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
+_MAX_NAME_LENGTH = 120
 # Used while an invalid field keeps the real value from being known.
 _ANY_DEPTH = 20
 
@@ -89,6 +91,7 @@ class StartMode(StrEnum):
 
     CONTINUE = "continue"  # everything: the training resumes
     WEIGHTS = "weights"  # the weights; the schedule starts from iteration 0
+    FINE_TUNE = "fine-tune"  # the weights but the classifier's, for other classes
     DEEPEN = "deepen"  # the weights of a shallower network; added blocks are identities
 
 
@@ -128,8 +131,11 @@ class JobSpec(Spec):
     stride_at: StrideAt = StrideAt.CONV_1X1
     zero_padding: ZeroPadding = ZeroPadding.END
     zero_init_residual: Annotated[bool, Field(strict=True)] = False
-    recipe: Annotated[Recipe, Field(default_factory=lambda data: _default_recipe(data))]  # noqa: PLW0108
-    resources: Resources = Resources()
+    recipe: Annotated[
+        Recipe,
+        Field(validate_default=True, default_factory=lambda data: _default_recipe(data)),  # noqa: PLW0108
+    ]
+    resources: Annotated[Resources, Field(validate_default=True)] = Resources()
     seed: Seed = 0
     priority: Priority = 50
     preemptible: bool = False
@@ -143,7 +149,7 @@ class JobSpec(Spec):
         str,
         Field(
             min_length=1,
-            max_length=120,
+            max_length=_MAX_NAME_LENGTH,
             pattern=NO_CONTROL_CHARACTERS,
             default_factory=lambda data: _default_name(data),  # noqa: PLW0108
         ),
@@ -237,14 +243,13 @@ class JobSpec(Spec):
 
     @field_validator("recipe")
     @classmethod
-    def _check_crop(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
+    def _check_recipe(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
         dataset = datasets.find_dataset(info.data.get("dataset", ""))
-        needs_folder = recipe.crop is not Crop.PAD_CROP
-        if needs_folder and dataset is not None and dataset.origin is not DatasetOrigin.FOLDER:
-            raise ValueError(
-                f"crop must be {Crop.PAD_CROP} for dataset {dataset.name}, received {recipe.crop}: "
-                "other crops need an image folder"
-            )
+        network = _find_architecture(info.data)
+        if dataset is not None and network is not None:
+            problem = dataset_fit.find_recipe_problem(recipe, dataset, network)
+            if problem is not None:
+                raise ValueError(problem)
         return recipe
 
     @field_validator("resources")
@@ -265,6 +270,16 @@ class JobSpec(Spec):
                 f"recipe.micro_batch_size must divide each worker's share of the batch ({share}), "
                 f"received {micro_batch_size}"
             )
+        if recipe.precision is Precision.TF32 and resources.gpus_per_worker == 0:
+            raise ValueError("gpus_per_worker must not be 0: recipe.precision tf32 needs a GPU")
+        dataset = datasets.find_dataset(info.data.get("dataset", ""))
+        network = _find_architecture(info.data)
+        if dataset is not None and network is not None:
+            problem = dataset_fit.find_batch_norm_problem(
+                recipe, dataset, network, num_workers=resources.num_workers
+            )
+            if problem is not None:
+                raise ValueError(problem)
         return resources
 
     @field_validator("after")
@@ -297,6 +312,10 @@ class JobSpec(Spec):
     def network(self) -> str:
         """The network's name in the paper: plain-20, resnet-20-A."""
         return self.architecture.label
+
+    @property
+    def default_name(self) -> str:
+        return _format_name(self.architecture, self.dataset)
 
 
 def parse_job_spec(written: Any) -> JobSpec:
@@ -333,12 +352,23 @@ def _default_recipe(validated: dict[str, Any]) -> Recipe:
 def _find_default_recipe(validated: dict[str, Any]) -> str:
     dataset = datasets.find_dataset(validated.get("dataset", "digits"))
     assert dataset is not None, "validated before"
-    return dataset.default_recipe
+    return dataset.choose_recipe(validated.get("family", Family.CIFAR))
 
 
 def _default_name(validated: dict[str, Any]) -> str:
-    names = [field.name for field in fields(Architecture)]
-    if not {"dataset", *names} <= validated.keys():
+    network = _find_architecture(validated)
+    if network is None or "dataset" not in validated:
         return "unnamed"
-    network = Architecture(**{name: validated[name] for name in names})
-    return f"{network.label} on {validated['dataset']}"
+    return _format_name(network, validated["dataset"])
+
+
+def _format_name(network: Architecture, dataset: str) -> str:
+    return f"{network.label} on {dataset}"[:_MAX_NAME_LENGTH]
+
+
+def _find_architecture(validated: dict[str, Any]) -> Architecture | None:
+    """None if one of its fields is invalid."""
+    names = [field.name for field in fields(Architecture)]
+    if not validated.keys() >= set(names):
+        return None
+    return Architecture(**{name: validated[name] for name in names})

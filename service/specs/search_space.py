@@ -4,9 +4,10 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import BaseModel, Field, model_serializer, model_validator
 
 from service.errors import FieldError, InvalidInput
 from service.specs.base import Spec
@@ -20,6 +21,9 @@ _MAX_COMBINATIONS = 2_000
 # Larger ranges of integers are checked at their bounds only. Of the fields of a spec, only depth
 # and batch size have invalid values between valid ones, and their ranges are smaller.
 _MAX_INTEGERS = 4_096
+# Of a range of real numbers, these shares of the way from low to high are checked, too: a field
+# whose values are multiples of something accepts the bounds and the middle, but not both of these.
+_CHECKED_SHARES = (0.5, 0.618)
 # Fields that identify a job or keep a trial from starting.
 _NOT_SEARCHABLE = frozenset({"name", "tags", "after", "hold"})
 _MAX_MESSAGE_LENGTH = 500
@@ -41,6 +45,10 @@ class Distribution(StrEnum):
     RANDINT = "randint"  # high is exclusive
     LOGRANDINT = "lograndint"  # high is exclusive
     QRANDINT = "qrandint"  # multiples of the step; high is inclusive
+
+
+_REAL_RANGES = frozenset({Distribution.UNIFORM, Distribution.LOGUNIFORM})
+_INTEGER_RANGES = (Distribution.RANDINT, Distribution.LOGRANDINT, Distribution.QRANDINT)
 
 
 class Dimension(Spec):
@@ -114,13 +122,23 @@ class Dimension(Spec):
         return [low, high - 1] if is_exclusive else [low, high]
 
     def list_inner_values(self) -> Sequence[Any]:
-        """Integers between the extremes; empty for large ranges."""
+        """Integers or steps between the extremes, none of a large range; else a sample."""
         if self.distribution in {Distribution.RANDINT, Distribution.LOGRANDINT}:
             low, high = self.arguments
             return range(low + 1, high - 1) if high - low <= _MAX_INTEGERS else ()
         if self.distribution is Distribution.QRANDINT:
             low, high, step = self.arguments
             return range(low + step, high, step) if high - low <= _MAX_INTEGERS * step else ()
+        if self.distribution is Distribution.QUNIFORM:
+            low, high, step = self.arguments
+            count = round((high - low) / step)
+            return [low + n * step for n in range(1, count)] if count <= _MAX_INTEGERS else ()
+        if self.distribution is Distribution.UNIFORM:
+            low, high = self.arguments
+            return [low + share * (high - low) for share in _CHECKED_SHARES]
+        if self.distribution is Distribution.LOGUNIFORM:
+            low, high = self.arguments
+            return [low * (high / low) ** share for share in _CHECKED_SHARES]
         return ()
 
 
@@ -165,7 +183,14 @@ def _replace(written: Any, steps: list[str], value: Any) -> Any:
 
 def _check_paths(space: Mapping[str, Dimension]) -> None:
     field_errors = []
-    for path in space:
+    for path, dimension in space.items():
+        if dimension.distribution in _REAL_RANGES and _is_integer_field(path):
+            message = (
+                f"{path} is an integer: use {', '.join(_INTEGER_RANGES)} or choice; "
+                f"received {dimension.distribution}"
+            )
+            pointer = f"{_pointer(path)}/{dimension.distribution}"
+            field_errors.append(FieldError(pointer=pointer, message=message))
         if path.split(".")[0] in _NOT_SEARCHABLE:
             message = f"{path} cannot be searched: it must be the same in all trials"
             field_errors.append(FieldError(pointer=_pointer(path), message=message))
@@ -175,6 +200,29 @@ def _check_paths(space: Mapping[str, Dimension]) -> None:
                 field_errors.append(FieldError(pointer=_pointer(nested), message=message))
     if field_errors:
         raise _invalid_space(*field_errors)
+
+
+def _is_integer_field(path: str) -> bool:
+    """False for a path that the spec does not have: parsing it names the error."""
+    types: set[Any] = {JobSpec}
+    for step in path.split("."):
+        models = (model for model in types if isinstance(model, type))
+        fields = [
+            model.model_fields[step]
+            for model in models
+            if issubclass(model, BaseModel) and step in model.model_fields
+        ]
+        types = {part for field in fields for part in _list_types(field.annotation)}
+    return int in types
+
+
+def _list_types(annotation: Any) -> list[Any]:
+    """The types of a union, and what Annotated annotates."""
+    if get_origin(annotation) is Annotated:
+        return _list_types(annotation.__origin__)
+    if get_origin(annotation) in {Union, UnionType}:
+        return [part for member in get_args(annotation) for part in _list_types(member)]
+    return [annotation]
 
 
 def _check_value(

@@ -1,6 +1,6 @@
 import pytest
 
-from service.text import count_of, plural
+from service.text import count_of, format_duration, plural
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,19 @@ def test_a_verb_agrees_with_its_count() -> None:
         "1 CPU is free",
         "2 CPUs are free",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 seconds"),
+        (59.4, "59 seconds"),
+        (60, "1 minute"),
+        (5_400, "1.5 hours"),
+        (86_400, "1 day"),
+        (86_400 * 12.3, "12 days"),
+        (86_400 * 1_234, "1,200 days"),
+    ],
+)
+def test_a_duration_is_in_its_largest_unit(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from service.catalog import datasets, recipes
+from service.catalog import recipes
 from service.catalog.architectures import Family, Shortcut
 from service.errors import InvalidInput
 from service.specs import job_spec
@@ -72,9 +72,7 @@ def _make_spec_fields(options: argparse.Namespace) -> dict[str, Any]:
     if options.family is not None:
         fields["family"] = options.family
     if options.recipe is not None or options.iterations is not None:
-        dataset = datasets.find_dataset(options.dataset)
-        default = "quick" if dataset is None else dataset.default_recipe
-        recipe: dict[str, Any] = {"name": options.recipe or default}
+        recipe: dict[str, Any] = {} if options.recipe is None else {"name": options.recipe}
         if options.iterations is not None:
             recipe["iterations"] = options.iterations
         fields["recipe"] = recipe

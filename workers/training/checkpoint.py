@@ -71,7 +71,7 @@ class AsyncCheckpointWriter:
     Args:
         observer: is notified of pending and of complete checkpoints.
         work_path: the directory that checkpoints are written to.
-        spec, classes, normalizer: described in the metadata of the weights.
+        spec, class_names, normalizer: described in the metadata of the weights.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class AsyncCheckpointWriter:
         work_path: Path,
         spec: JobSpec,
         *,
-        classes: int,
+        class_names: list[str],
         normalizer: Normalizer,
     ) -> None:
         self._observer, self._work_path, self._spec = observer, work_path, spec
-        self._classes = classes
+        self._class_names = class_names
         # The device may belong to the next run while the last checkpoint is written.
         self._normalizer = normalizer.to(torch.device("cpu"))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -133,7 +133,7 @@ class AsyncCheckpointWriter:
                 checkpoint,
                 directory,
                 spec=self._spec,
-                classes=self._classes,
+                class_names=self._class_names,
                 normalizer=self._normalizer,
             )
             if exporter is not None:
@@ -150,7 +150,12 @@ class AsyncCheckpointWriter:
 
 
 def save(
-    checkpoint: Checkpoint, directory: Path, *, spec: JobSpec, classes: int, normalizer: Normalizer
+    checkpoint: Checkpoint,
+    directory: Path,
+    *,
+    spec: JobSpec,
+    class_names: list[str],
+    normalizer: Normalizer,
 ) -> dict[CheckpointPart, Path]:
     """Writes the checkpoint as `directory`, replacing what was there. Returns its files.
 
@@ -166,7 +171,7 @@ def save(
                 partial / FILE_NAMES[CheckpointPart.WEIGHTS],
                 {name: _to_plain(tensor) for name, tensor in weights.items()},
                 describe_weights(
-                    spec, classes=classes, normalizer=normalizer, state=checkpoint.state
+                    spec, class_names=class_names, normalizer=normalizer, state=checkpoint.state
                 ),
             )
             momentum = checkpoint.momentum.items()
@@ -243,13 +248,14 @@ def find_newest(work_path: Path) -> dict[CheckpointPart, Path] | None:
 
 
 def describe_weights(
-    spec: JobSpec, *, classes: int, normalizer: Normalizer, state: TrainState
+    spec: JobSpec, *, class_names: list[str], normalizer: Normalizer, state: TrainState
 ) -> dict[str, str]:
     """The metadata of the weights: enough to build the network, feed it, and trace its origin.
 
     Includes every choice that decides the function besides the weights: weights trained with one
     `stride_at` load with the other and compute nonsense. `mean_image` is little-endian float32
-    (height, width, 3) in base64; the network takes (bytes - mean_image) / std.
+    (height, width, 3) in base64; the network takes (bytes - mean_image) / std. `class_names` is a
+    JSON array in the order of the logits.
     """
     mean = normalizer.mean_HWC.cpu().numpy().astype("<f4")
     return {
@@ -257,7 +263,8 @@ def describe_weights(
         "network": spec.network,
         **{name: str(choice) for name, choice in asdict(spec.architecture).items()},
         "dataset": spec.dataset,
-        "classes": str(classes),
+        "classes": str(len(class_names)),
+        "class_names": json.dumps(class_names, ensure_ascii=False),
         "mean_image": base64.b64encode(mean.tobytes()).decode(),
         "mean_image_shape": json.dumps(mean.shape),
         "std": json.dumps(normalizer.std_C.tolist()),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from service.states import LogLevel
 from workers.training.device_context import DeviceContext
+from workers.training.observers import LogFunction, ignore_log
 
 # Steps before recording: what libraries do at first use (choosing algorithms, allocating) must not
 # be part of the graph.
@@ -81,19 +82,13 @@ def make_recorder(context: DeviceContext) -> GraphRecorder | None:
     return CudaGraphRecorder(context.device) if context.is_single_gpu else None
 
 
-def ignore_log(level: LogLevel, message: str) -> None:
-    """The default log function."""
-
-
 class GraphedStep:
     """Computes steps with inputs of constant shapes; records and replays them when possible.
 
     Keeps no reference to the step, so the graph's memory is freed together with its owner.
     """
 
-    def __init__(
-        self, recorder: GraphRecorder, log: Callable[[LogLevel, str], None] = ignore_log
-    ) -> None:
+    def __init__(self, recorder: GraphRecorder, log: LogFunction = ignore_log) -> None:
         self._recorder: GraphRecorder | None = recorder
         self._log = log
         self._warmup_steps = 0

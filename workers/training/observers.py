@@ -1,6 +1,6 @@
 """What a training run reports, and the interface that receives it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from service.states import CheckpointPart, LogLevel, StopReason
+
+LogFunction = Callable[[LogLevel, str], None]
+"""Receives a line of the job's log."""
+
+
+def ignore_log(level: LogLevel, message: str) -> None:
+    """The default log function."""
 
 
 @dataclass(frozen=True)

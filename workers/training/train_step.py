@@ -6,7 +6,7 @@ a step waits for the device: metric sums stay there until they are reported.
 Shapes: N batch, C channels, H height, W width, K classes, S sums.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -16,9 +16,9 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from service.catalog.recipes import Precision, Recipe
-from service.states import LogLevel
-from workers.training import cuda_graphs, metric_sums, precision
+from workers.training import metric_sums, precision
 from workers.training.cuda_graphs import GraphedStep, GraphRecorder
+from workers.training.observers import LogFunction, ignore_log
 from workers.training.optimizer import Optimizer
 
 
@@ -42,7 +42,7 @@ class TrainStep:
         resolved_precision: Precision,
         device: torch.device,
         recorder: GraphRecorder | None = None,
-        log: Callable[[LogLevel, str], None] = cuda_graphs.ignore_log,
+        log: LogFunction = ignore_log,
     ) -> None:
         self._model, self._parallel, self._optimizer = model, parallel, optimizer
         self._recipe = recipe

@@ -116,7 +116,11 @@ class Trainer:
         self.spec, self.recipe = spec, spec.recipe
         self.context, self.ranks, self.observer = context, ranks, observer
         self.source: DataSource = open_data_source(
-            spec, data_path, device=context.device, threads=context.threads
+            spec,
+            data_path,
+            device=context.device,
+            threads=context.threads,
+            log=observer.on_log,
         )
         self.data_ready_at = datetime.now(UTC)
         self.model = resnet.build_network(spec, self.source.classes).to(context.device)
@@ -137,7 +141,7 @@ class Trainer:
             observer,
             work_path,
             spec,
-            classes=self.source.classes,
+            class_names=self.source.class_names,
             normalizer=self.source.normalizer,
         )
         self.metrics = TrainingMetrics(context.device)

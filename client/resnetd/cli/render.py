@@ -269,8 +269,10 @@ def plan(estimate: Plan) -> Table:
                 if minutes is None
                 else f"{duration(minutes.p50 * 60)} to {duration(minutes.p90 * 60)}",
             ),
+            ("epochs", estimate.epochs),
             ("expected start", estimate.waiting.starts_p50),
             ("queue", estimate.waiting.message),
+            *(("note", note) for note in estimate.notes),
         ]
     )
 

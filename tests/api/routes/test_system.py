@@ -80,6 +80,8 @@ def test_every_data_set_known_by_name_is_listed(api: Api) -> None:
         "default_recipe": "quick",
         "available": True,
         "sha256": None,
+        "class_names": list("0123456789"),
+        "skipped": None,
     }
 
 
@@ -98,8 +100,15 @@ def test_a_folder_of_images_is_a_data_set(api: Api, data: Path) -> None:
     assert api.post("/v1/jobs", written(depth=18, dataset="folder:flowers")).status_code == 201
 
 
-@pytest.mark.parametrize("name", ["no-train", "no-test/train", "only-test/test"])
-def test_a_folder_without_train_and_test_is_not_a_dataset(api: Api, data: Path, name: str) -> None:
+def test_a_folder_with_train_alone_is_a_dataset(api: Api, data: Path) -> None:
+    for name in ("b", "a"):
+        (data / "flowers" / "train" / name).mkdir(parents=True)
+    found = _datasets(api)["folder:flowers"]
+    assert (found["available"], found["class_names"]) == (True, ["a", "b"])
+
+
+@pytest.mark.parametrize("name", ["no-train", "only-test/test"])
+def test_a_folder_without_train_is_not_a_dataset(api: Api, data: Path, name: str) -> None:
     (data / name).mkdir(parents=True)
     assert set(_datasets(api)) == set(datasets.DATASETS)
 

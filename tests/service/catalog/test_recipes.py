@@ -143,6 +143,36 @@ def test_the_warm_up_can_be_disabled() -> None:
 
 
 @pytest.mark.parametrize(
+    ("batch_size", "micro_batch_size"), [(16, 16), (48, 24), (256, 32), (1, 1), (31, 31)]
+)
+def test_the_micro_batch_of_a_recipe_follows_the_batch_size(
+    batch_size: int, micro_batch_size: int
+) -> None:
+    written = {"name": "paper-imagenet", "batch_size": batch_size}
+    recipe = recipes.build_recipe(written, family=Family.IMAGENET, depth=18)
+    assert recipe.micro_batch_size == micro_batch_size
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"schedule": "cosine"}, (0.01, None, 400)),
+        ({"schedule": "linear", "iterations": 640}, (0.01, None, 4)),
+        ({"schedule": "linear", "iterations": 20}, (None, None, None)),
+        ({"warmup_iterations": 9}, (0.01, None, 9)),
+        ({"schedule": "cosine", "warmup_iterations": 9}, (0.01, None, 9)),
+        ({"schedule": "plateau"}, (0.01, 80.0, None)),
+    ],
+)
+def test_the_end_of_a_warm_up_follows_the_written_fields(
+    fields: dict[str, Any], expected: tuple[float | None, ...]
+) -> None:
+    recipe = _recipe(110, **fields)
+    ends = (recipe.warmup_learning_rate, recipe.warmup_until_error, recipe.warmup_iterations)
+    assert ends == expected
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"milestones": [5, 3]},
@@ -159,6 +189,8 @@ def test_the_warm_up_can_be_disabled() -> None:
         {"warmup_learning_rate": 0.01, "warmup_iterations": 64_000},
         {"schedule": "cosine", "warmup_learning_rate": 0.01, "warmup_until_error": 80},
         {"nesterov": True},
+        {"schedule": ["cosine"]},
+        {"batch_size": "many"},
         {"precision": "int8"},
     ],
 )

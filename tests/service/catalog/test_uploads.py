@@ -1,17 +1,21 @@
 """An archive becomes a complete dataset, or the error names the file."""
 
+import errno
 import io
+import os
+import random
 import struct
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from service.catalog import uploads
-from service.errors import Conflict, CorruptArtifact, InvalidInput
+from service.errors import Conflict, CorruptArtifact, InvalidInput, Unavailable
 
 SHA256 = "a" * 64
 
@@ -29,8 +33,8 @@ def zipped(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def tarred(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
+def tarred(path: Path, files: dict[str, bytes], *, compression: str = "gz") -> Path:
+    with tarfile.open(path, f"w:{compression}") as archive:  # type: ignore[call-overload]
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -67,7 +71,11 @@ SPLIT = {
 def test_an_archive_of_class_folders_becomes_a_dataset(pack: object, tmp_path: Path) -> None:
     assert callable(pack)
     upload = register(pack(tmp_path / "birds", SPLIT), tmp_path / "data")
-    assert (upload.classes, upload.train_images, upload.test_images) == (2, 6, 6)
+    assert (upload.class_names, upload.train_images, upload.test_images) == (
+        ["robin", "wren"],
+        6,
+        6,
+    )
     folder = tmp_path / "data" / "birds"
     assert sorted(entry.name for entry in folder.iterdir()) == ["dataset.json", "test", "train"]
     assert (folder / "test" / "wren" / "2.png").read_bytes() == png(2)
@@ -85,8 +93,16 @@ def test_without_test_images_every_fifth_of_each_class_is_held_out(tmp_path: Pat
 
 
 def test_files_of_file_managers_are_ignored(tmp_path: Path) -> None:
-    files = SPLIT | {"__MACOSX/._1.png": b"", "birds/.DS_Store": b"", "birds/train/.x": b""}
-    assert register(zipped(tmp_path / "x.zip", files), tmp_path / "data").train_images == 6
+    files = SPLIT | {
+        "__MACOSX/._1.png": b"",
+        "birds/.DS_Store": b"",
+        "birds/train/.x": b"",
+        "birds/train/robin/Thumbs.db": b"",
+        "birds/README.md": b"",
+    }
+    upload = register(zipped(tmp_path / "x.zip", files), tmp_path / "data")
+    assert upload.train_images == 6
+    assert upload.skipped == {"hidden files": 2, "system files": 2, "documents": 1}
 
 
 def test_repeating_an_upload_changes_nothing_and_another_archive_conflicts(tmp_path: Path) -> None:
@@ -154,12 +170,15 @@ def test_a_broken_image_is_refused_by_name(content: bytes, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"train/a/1.png": png()}, "has 1 class; at least 2 are needed"),
+        ({"train/a/1.png": png()}, "at least 2 class folders are needed; 'train' has 'a'"),
         ({"train/1.png": png(), "train/a/1.png": png()}, "is not in a class folder"),
         ({"train/a/run.sh": b"rm"}, "'train/a/run.sh' is not an image file"),
-        (SPLIT | {"birds/val/owl/1.png": png()}, "class test/owl is not in train/"),
+        (SPLIT | {"birds/val/owl/1.png": png()}, "'val/owl' is a class that train/ does not have"),
+        (SPLIT | {"birds/valid/owl/1.png": png()}, "one of them must be named test/"),
         ({"train/a/b/1.png": png(), "train/c/1.png": png()}, "a folder inside a class folder"),
         ({".hidden": b""}, "has no images"),
+        ({"train/" + "x" * 300 + "/1.png": png()}, "cannot be unpacked: File name too long"),
+        ({"train/a": png(), "train/a/1.png": png()}, "'train/a' is not an image file"),
     ],
 )
 def test_an_invalid_layout_is_described(
@@ -174,10 +193,76 @@ def test_a_file_that_is_not_an_archive_is_refused(content: bytes, tmp_path: Path
     assert "not a complete tar or zip file" in refusal(tmp_path / "x", tmp_path / "data")
 
 
-def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
-    archive = tarred(tmp_path / "x.tar.gz", SPLIT)
-    archive.write_bytes(archive.read_bytes()[:-200])
-    assert refusal(archive, tmp_path / "data")
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "lzma.zip", "bzip2.zip", "deflate.zip"])
+@pytest.mark.parametrize("damage", ["truncated", "overwritten"])
+def test_a_damaged_archive_is_refused(kind: str, damage: str, tmp_path: Path) -> None:
+    noise = random.Random(0).randbytes(100_000)
+    files = SPLIT | {"birds/train/robin/noise.png": png() + noise}
+    archive = tmp_path / f"x.{kind}"
+    if kind.endswith("zip"):
+        method = {
+            "lzma.zip": zipfile.ZIP_LZMA,
+            "bzip2.zip": zipfile.ZIP_BZIP2,
+            "deflate.zip": zipfile.ZIP_DEFLATED,
+        }[kind]
+        with zipfile.ZipFile(archive, "w", method) as zip_file:
+            for name, content in files.items():
+                zip_file.writestr(name, content)
+    else:
+        tarred(archive, files, compression=kind)
+    content = archive.read_bytes()
+    middle = len(content) // 2
+    archive.write_bytes(
+        content[:middle]
+        if damage == "truncated"
+        else content[:middle] + bytes(2_000) + content[middle + 2_000 :]
+    )
+    message = refusal(archive, tmp_path / "data")
+    assert "cannot be unpacked" in message or "is not a complete tar or zip file" in message
+
+
+@pytest.mark.parametrize("name", ["train/caf\udce9/1.png", "train/robin/caf\udce9.png"])
+def test_a_name_that_is_not_utf8_is_refused(name: str, tmp_path: Path) -> None:
+    message = refusal(tarred(tmp_path / "x.tar.gz", SPLIT | {name: png()}), tmp_path / "data")
+    assert f"the name {name!r} is not UTF-8" in message
+    message.encode()
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "x.zip", SPLIT)
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1
+    archive.write_bytes(content)
+    assert "encrypted" in refusal(archive, tmp_path / "data")
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_numbers_without_a_defined_range_are_refused(mode: str, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new(mode, (4, 4)).save(file, "TIFF")
+    files = SPLIT | {"birds/train/robin/depth.tif": file.getvalue()}
+    message = refusal(zipped(tmp_path / "x.zip", files), tmp_path / "data")
+    assert f"depth.tif' has 32-bit numbers (mode {mode})" in message
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("method", ["mkdir", "open"])
+def test_a_full_or_read_only_disk_is_not_the_users_mistake(
+    code: int, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = getattr(Path, method)
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> Any:
+        if tmp_path / "data" in path.parents and path.suffix != ".json":
+            raise OSError(code, os.strerror(code))
+        return original(path, *arguments, **options)
+
+    archive = zipped(tmp_path / "x.zip", SPLIT)
+    monkeypatch.setattr(Path, method, fail)
+    with pytest.raises(Unavailable, match=os.strerror(code)):
+        register(archive, tmp_path / "data")
+    assert not (tmp_path / "data" / "birds").exists()
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", ".x", "", "x" * 101])

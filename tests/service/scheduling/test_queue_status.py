@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.catalog import datasets
 from service.errors import CannotFit
 from service.scheduling import queue_status
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
@@ -30,8 +31,11 @@ def code(core: Core, job_id: str) -> WaitReason:
 
 def plan(core: Core, **fields: Any) -> JobPlan:
     with core.database.transaction() as session:
+        planned = spec(**fields)
+        dataset = datasets.find_dataset(planned.dataset)
+        assert dataset is not None
         return queue_status.plan_job(
-            session, spec(**fields), user="ann", limits=core.limits, now=core.clock.now
+            session, planned, dataset, user="ann", limits=core.limits, now=core.clock.now
         )
 
 
@@ -108,9 +112,10 @@ def test_a_start_is_expected_where_the_jobs_ahead_were_measured(core: Core) -> N
 def test_no_start_is_expected_behind_a_job_that_was_never_measured(core: Core) -> None:
     measure(core)
     core.record_cluster(cpus=1)
-    core.submit(shortcut="B", recipe=QUICK, dataset="folder:mine")
+    other_kind = {"gpus_per_worker": 0}  # only jobs with the same resources are compared
+    core.submit(shortcut="B", recipe=QUICK, resources=other_kind)
     core.start_next()
-    core.submit(dataset="folder:mine")
+    core.submit(resources=other_kind)
     last = status(core, core.submit(recipe=QUICK))
     assert last is not None
     assert last.starts_p50 is None

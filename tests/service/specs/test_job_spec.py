@@ -145,6 +145,98 @@ def test_incompatible_fields_are_refused(fields: dict[str, Any], pointer: str) -
     assert _error(**fields).pointer == pointer
 
 
+@pytest.mark.parametrize(
+    ("fields", "pointer", "message"),
+    [
+        (
+            {"depth": 18, "shortcut": "B", "recipe": {"name": "quick", "batch_size": 1}},
+            "/resources",
+            "batch norm of resnet-18-B would normalize a single value",
+        ),
+        (
+            {
+                "depth": 18,
+                "shortcut": "B",
+                "recipe": {"name": "quick", "batch_size": 4, "micro_batch_size": 1},
+                "resources": {"num_workers": 2},
+            },
+            "/resources",
+            "1 image at a time",
+        ),
+        (
+            {"family": "vgg", "depth": 16, "shortcut": "none"},
+            "/recipe",
+            "vgg-16 needs images of at least 32x32 pixels; those of digits are 8x8",
+        ),
+        (
+            {"recipe": {"validation_images": 1437}},
+            "/recipe",
+            "less than the number of training images of digits, 1,437; received 1,437",
+        ),
+        (
+            {"dataset": "imagenet", "depth": 18, "recipe": {"crop": "pad_crop"}},
+            "/recipe",
+            "1,331,167 images of 224x224 pixels take 186.6 GiB",
+        ),
+        (
+            {"recipe": {"precision": "tf32"}, "resources": {"gpus_per_worker": 0}},
+            "/resources",
+            "recipe.precision tf32 needs a GPU",
+        ),
+    ],
+)
+def test_what_would_fail_in_training_is_refused(
+    fields: dict[str, Any], pointer: str, message: str
+) -> None:
+    error = _error(**fields)
+    assert error.pointer == pointer
+    assert message in error.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"recipe": {"batch_size": 1}},
+        {"depth": 18, "recipe": {"batch_size": 2}},
+        {
+            "depth": 18,
+            "recipe": {"batch_size": 2, "sync_batch_norm": True},
+            "resources": {"num_workers": 2},
+        },
+        {"depth": 18, "dataset": "cifar100", "recipe": {"batch_size": 2}},
+        {"family": "vgg", "depth": 16, "shortcut": "none", "dataset": "cifar10"},
+        {"recipe": {"validation_images": 1436}},
+    ],
+)
+def test_what_can_be_trained_is_accepted(fields: dict[str, Any]) -> None:
+    parse_job_spec(written(**fields))
+
+
+@pytest.mark.parametrize(
+    ("depth", "dataset", "recipe"),
+    [
+        (18, "folder:birds", "paper-imagenet"),
+        (20, "folder:birds", "paper-cifar"),
+        (18, "cifar10", "paper-cifar"),
+        (20, "imagenet", "paper-cifar"),
+        (50, "imagenet", "paper-imagenet"),
+        (18, "digits", "quick"),
+    ],
+)
+def test_the_default_recipe_follows_from_the_images_and_the_family(
+    depth: int, dataset: str, recipe: str
+) -> None:
+    spec = parse_job_spec({"depth": depth, "shortcut": "A", "dataset": dataset})
+    assert spec.recipe.name == recipe
+
+
+def test_a_default_name_is_cut_to_its_limit() -> None:
+    spec = parse_job_spec(
+        {"depth": 18, "shortcut": "A", "dataset": "folder:" + 99 * "x", "preactivation": True}
+    )
+    assert spec.name == f"preact-18-A on folder:{99 * 'x'}"[:120]
+
+
 def test_a_depth_of_a_single_family_determines_the_family() -> None:
     assert parse_job_spec(written(depth=34)).family is Family.IMAGENET
 

@@ -86,6 +86,31 @@ def test_a_value_that_makes_a_spec_invalid_is_named(
     assert received in message
 
 
+@pytest.mark.parametrize("distribution", ["uniform", "loguniform"])
+@pytest.mark.parametrize(
+    "path", ["recipe.iterations", "recipe.micro_batch_size", "seed", "resources.num_workers"]
+)
+def test_an_integer_is_not_drawn_from_real_numbers(path: str, distribution: str) -> None:
+    ((pointer, message),) = _errors(**{path: {distribution: [1, 2]}})
+    assert pointer == f"/space/{path}/{distribution}"
+    assert f"{path} is an integer: use randint, lograndint, qrandint or choice" in message
+
+
+@pytest.mark.parametrize(
+    ("path", "distribution"),
+    [
+        ("resources.gpus_per_worker", {"uniform": [0, 1]}),
+        ("resources.gpus_per_worker", {"loguniform": [0.25, 1]}),
+        ("recipe.nesterov", {"uniform": [0, 1]}),
+        ("recipe.iterations", {"quniform": [1, 3, 0.5]}),
+    ],
+)
+def test_values_between_the_bounds_are_tried(path: str, distribution: dict[str, Any]) -> None:
+    ((pointer, message),) = _errors(**{path: distribution})
+    assert pointer == f"/space/{path}/{next(iter(distribution))}"
+    assert "makes the spec invalid" in message
+
+
 def test_an_invalid_value_inside_a_range_is_found() -> None:
     ((_, message),) = _errors(depth={"randint": [8, 15]})
     assert "the value 9 makes the spec invalid" in message

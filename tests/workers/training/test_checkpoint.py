@@ -33,6 +33,7 @@ STATE = TrainState(
     error_curve=((4, 12.5),),
 )
 MEAN_HWC = torch.arange(8 * 8 * 3, dtype=torch.float32).view(8, 8, 3)
+CLASSES = list("0123456789")
 NORMALIZER = Normalizer(MEAN_HWC, torch.full((3,), 255.0))
 
 
@@ -47,7 +48,9 @@ def make_checkpoint(spec: JobSpec, state: TrainState = STATE) -> Checkpoint:
 
 
 def save(saved: Checkpoint, directory: Path) -> dict[CheckpointPart, Path]:
-    return checkpoint.save(saved, directory, spec=small_spec(), classes=10, normalizer=NORMALIZER)
+    return checkpoint.save(
+        saved, directory, spec=small_spec(), class_names=CLASSES, normalizer=NORMALIZER
+    )
 
 
 def test_a_loaded_checkpoint_equals_the_saved_one(tmp_path: Path) -> None:
@@ -76,6 +79,7 @@ def test_the_metadata_of_weights_suffices_to_build_and_feed_the_network(tmp_path
     mean = np.frombuffer(base64.b64decode(metadata["mean_image"]), dtype="<f4")
     assert mean.reshape(json.loads(metadata["mean_image_shape"]))[7, 7, 2] == 191
     assert json.loads(metadata["std"]) == [255.0] * 3
+    assert json.loads(metadata["class_names"]) == CLASSES
     assert JobSpec.model_validate_json(metadata["spec"]) == small_spec()
     assert (metadata["network"], metadata["iteration"]) == ("resnet-8-A", "7")
 
@@ -85,7 +89,9 @@ def test_torchvision_rejects_weights_that_it_would_misread(tmp_path: Path) -> No
     spec = small_spec(dataset="folder:photos", depth=50, shortcut="B")
     network = resnet.build_network(spec, 10).eval()
     saved = Checkpoint(STATE, network.state_dict(), {}, torch.zeros(1, 2, 3))
-    files = checkpoint.save(saved, tmp_path / "7", spec=spec, classes=10, normalizer=NORMALIZER)
+    files = checkpoint.save(
+        saved, tmp_path / "7", spec=spec, class_names=CLASSES, normalizer=NORMALIZER
+    )
     path = files[CheckpointPart.WEIGHTS]
     with pytest.raises(RuntimeError, match="stride_is_in_the_first_1x1"):
         torchvision.models.resnet50(num_classes=10).load_state_dict(
@@ -155,7 +161,7 @@ def observer() -> DeferringObserver:
 @pytest.fixture
 def writer(observer: DeferringObserver, tmp_path: Path) -> Iterator[AsyncCheckpointWriter]:
     made = AsyncCheckpointWriter(
-        observer, tmp_path / "work", small_spec(), classes=10, normalizer=NORMALIZER
+        observer, tmp_path / "work", small_spec(), class_names=CLASSES, normalizer=NORMALIZER
     )
     with closing(made):
         yield made

@@ -18,10 +18,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from service.catalog import datasets
 from service.catalog.recipes import Crop, Flip, Recipe, TtaMode
 from workers.training.data.sampling import Purpose, random_words
 
-CROP_SIZE = 224
+CROP_SIZE = datasets.CROP_SIZE
 # Lengths of the shorter side: in training; before a center crop; of multi-scale evaluation.
 TRAIN_SIDES = (256, 480)
 EVALUATION_SIDE = 256

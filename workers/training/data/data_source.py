@@ -16,6 +16,7 @@ from service.specs.job_spec import JobSpec
 from workers.training.data import datasets
 from workers.training.data.normalization import Normalizer
 from workers.training.data.resident_source import ResidentSource
+from workers.training.observers import LogFunction
 
 EvaluationBatches = Iterable[tuple[list[Tensor], Tensor]]
 """Batches to evaluate: the augmented views of the images, each images_NCHW, and labels_N."""
@@ -30,11 +31,13 @@ class DataSource(Protocol):
     """Training batches by position, and batches to evaluate on.
 
     `description`: how images reach the network. `is_resident`: all images are on the device, so
-    no batch is waited for. `validation_images` is 0 if none are held out.
+    no batch is waited for. `class_names` in the order of their labels. `validation_images` is 0
+    if none are held out.
     """
 
     description: str
     is_resident: bool
+    class_names: list[str]
     classes: int
     train_images: int
     validation_images: int
@@ -54,14 +57,14 @@ class DataSource(Protocol):
 
 
 def open_data_source(
-    spec: JobSpec, data_path: Path, *, device: torch.device, threads: int
+    spec: JobSpec, data_path: Path, *, device: torch.device, threads: int, log: LogFunction
 ) -> DataSource:
     """Small images are kept in memory; crops of large images are read from their files.
 
     DatasetMissing says how to fetch the images, DatasetUnusable what is wrong with them.
     """
     if spec.recipe.crop is Crop.PAD_CROP:
-        images = datasets.read_images(spec.dataset, data_path, family=spec.family)
+        images = datasets.read_images(spec.dataset, data_path, family=spec.family, log=log)
         return ResidentSource(images, spec.recipe, seed=spec.seed, device=device)
     # torchvision and torchcodec take seconds to import and are used by this source only.
     from workers.training.data import image_decoding  # noqa: PLC0415
@@ -76,4 +79,5 @@ def open_data_source(
         # Beside a GPU all threads can read images; on a CPU half of them train.
         num_processes=threads if is_gpu else threads // 2,
         decodes_on_device=is_gpu and image_decoding.supports_jpeg_decoding(device),
+        log=log,
     )

@@ -23,6 +23,7 @@ from service.catalog.datasets import Dataset, DatasetOrigin
 from service.errors import NotFound
 from workers.training.data import image_folders
 from workers.training.errors import DatasetMissing
+from workers.training.observers import LogFunction, ignore_log
 
 _DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"
 _DOWNLOAD_CHUNK_BYTES = 1 << 18
@@ -53,34 +54,42 @@ class Split:
 class Images:
     """A data set in memory.
 
-    `flip`: a mirrored image is of the same class. `padding`: zeros on each side before the random
-    crop, in pixels. `validation` is None unless training images are held out.
+    `class_names` in the order of their labels. `flip`: a mirrored image is of the same class.
+    `padding`: zeros on each side before the random crop, in pixels. `validation` is None unless
+    training images are held out.
     """
 
     train: Split
     test: Split
-    classes: int
+    class_names: list[str]
     flip: bool
     padding: int
     validation: Split | None = None
 
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
 
-def read_images(name: str, data_path: Path, *, family: Family) -> Images:
+
+def read_images(
+    name: str, data_path: Path, *, family: Family, log: LogFunction = ignore_log
+) -> Images:
     """The images of a data set.
 
     DatasetMissing says how to fetch it, DatasetUnusable what is wrong with it.
     """
     dataset = _find_dataset(name)
     if dataset.origin is DatasetOrigin.FOLDER:
-        return _read_folder(dataset, data_path, family)
+        return _read_folder(dataset, data_path, family, log)
     if not is_available(name, data_path):
         raise DatasetMissing(
             f"data set {name} not found at {data_path / name}; fetch it with: "
             f"resnetd-worker fetch {name} --data-path {data_path}"
         )
     train, test = _read_published(name, data_path / name)
-    assert dataset.classes is not None
-    return Images(train, test, dataset.classes, flip=dataset.flip, padding=dataset.padding)
+    assert dataset.class_names is not None
+    class_names = list(dataset.class_names)
+    return Images(train, test, class_names, flip=dataset.flip, padding=dataset.padding)
 
 
 @lru_cache(maxsize=1)
@@ -143,13 +152,14 @@ def image_folder_path(name: str, data_path: Path) -> Path:
     return data_path / name.removeprefix(datasets.FOLDER_PREFIX)
 
 
-def _read_folder(dataset: Dataset, data_path: Path, family: Family) -> Images:
-    size = 32 if family is Family.CIFAR else 224  # sections 4.2 and 3.4
-    decoded = image_folders.read_folder(image_folder_path(dataset.name, data_path), size=size)
+def _read_folder(dataset: Dataset, data_path: Path, family: Family, log: LogFunction) -> Images:
+    size = dataset.image_size(family)
+    folder = image_folder_path(dataset.name, data_path)
+    decoded = image_folders.read_folder(folder, size=size, log=log)
     return Images(
         train=_make_split(decoded.train_images, decoded.train_labels),
         test=_make_split(decoded.test_images, decoded.test_labels),
-        classes=len(decoded.classes),
+        class_names=decoded.classes,
         flip=dataset.flip,
         padding=dataset.padding * size // 32,  # the catalog gives the padding of 32 pixels
     )

@@ -1,16 +1,15 @@
 """Image folders: listing, decoding, and a cache of decoded images beside them.
 
-NAME/train/<class>/*.jpg             NAME/test or NAME/val likewise, with the same classes
+NAME/                                laid out as service.catalog.image_folder_layout describes
 .cache/NAME-<kind>-<fingerprint>/    computed from it, as .npy: decoded images, or a mean image
 """
 
-import errno
 import fcntl
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.catalog import image_folder_layout
+from service.catalog.datasets import MAX_DECODED_BYTES
+from service.catalog.image_folder_layout import ImageFile, LayoutError
+from service.states import LogLevel
 from service.text import count_of
 from workers.training.errors import DatasetMissing, DatasetUnusable
-
-# Decoded images stay in memory, padded copies included; larger sets are streamed.
-MAX_DECODED_BYTES = 8 * 2**30
+from workers.training.observers import LogFunction, ignore_log
 
 # By EXIF orientation. Pillow's exif_transpose fails if any other EXIF field is broken.
 _TRANSPOSE = {
@@ -34,9 +34,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# A read-only data path is supported, without a cache.
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -74,20 +71,20 @@ class FolderListing:
 
 
 def list_images(folder: Path) -> FolderListing:
-    """DatasetMissing if the folder is not laid out as this module describes."""
-    test_folder = image_folder_layout.find_test_folder(folder)
-    if not (folder / "train").is_dir() or test_folder is None:
-        raise DatasetMissing(
-            f"{folder} is not an image folder: it needs train/<class>/ and test/<class>/ "
-            "(or val/<class>/) with images in them"
-        )
-    classes = _list_classes(folder / "train")
-    return FolderListing(
-        classes, _list_split(folder / "train", classes), _list_split(test_folder, classes)
-    )
+    """DatasetMissing if it is no image folder, DatasetUnusable if its layout is not clear."""
+    try:
+        if not image_folder_layout.is_image_folder(folder):
+            raise DatasetMissing(
+                f"{folder} is not an image folder: it needs train/<class>/ with images, and "
+                "test/<class>/ (or val, valid or validation), or class folders alone"
+            )
+        found = image_folder_layout.read_image_folder(folder)
+    except LayoutError as error:
+        raise DatasetUnusable(f"{folder} is not an image folder: {error}") from error
+    return FolderListing(found.classes, _list_split(found.train), _list_split(found.test))
 
 
-def read_folder(folder: Path, *, size: int) -> DecodedFolder:
+def read_folder(folder: Path, *, size: int, log: LogFunction = ignore_log) -> DecodedFolder:
     """Images as squares of `size` pixels: shorter side resized, center cropped.
 
     DatasetMissing if the layout is wrong, DatasetUnusable if a file is not an image or the set
@@ -100,7 +97,7 @@ def read_folder(folder: Path, *, size: int) -> DecodedFolder:
     def decode() -> dict[str, np.ndarray]:
         return {"train": _decode_split(train, size), "test": _decode_split(test, size)}
 
-    images = load_cached(folder, f"{size}-upright", [train, test], decode)
+    images = load_cached(folder, f"{size}-upright", [train, test], decode, log)
     return DecodedFolder(
         listing.classes, images["train"], train.labels, images["test"], test.labels
     )
@@ -111,49 +108,45 @@ def load_cached(
     kind: str,
     listings: list[SplitListing],
     compute: Callable[[], dict[str, np.ndarray]],
+    log: LogFunction = ignore_log,
 ) -> dict[str, np.ndarray]:
     """The result of `compute`, from the cache unless one of the listed files has changed.
 
-    Processes that ask at the same time compute once. If nothing can be written, each computes.
+    Processes that ask at the same time compute once. Without a writable file system that has room
+    and locks, each computes and logs a warning.
     """
     name = f"{folder.name}-{kind}-{_fingerprint(folder, *listings)}"
     cache = folder.parent / ".cache" / name
-    try:
-        with _lock(cache):
-            if not cache.is_dir():
-                _write_cache(cache, compute())
-                _delete_outdated(cache)
-            # Copy-on-write maps: processes on one machine share the pages.
-            return {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
-    except OSError as error:
-        if error.errno not in _READ_ONLY:
-            raise
-        return compute()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_lock(cache))
+            if cache.is_dir():
+                return _map_arrays(cache)
+        except OSError as error:
+            _warn_without_cache(error, log)
+            return compute()
+        arrays = compute()
+        try:
+            _write_cache(cache, arrays)
+            _delete_outdated(cache)
+            return _map_arrays(cache)
+        except OSError as error:
+            _warn_without_cache(error, log)
+            return arrays
 
 
-def _list_classes(folder: Path) -> list[str]:
-    classes = image_folder_layout.list_classes(folder)
-    if len(classes) < image_folder_layout.MIN_CLASSES:
-        raise DatasetUnusable(f"{folder} has {len(classes)} class folders; at least 2 are needed")
-    return classes
+def _map_arrays(cache: Path) -> dict[str, np.ndarray]:
+    """Copy-on-write maps: processes on one machine share the pages."""
+    return {path.stem: np.load(path, mmap_mode="c") for path in cache.glob("*.npy")}
 
 
-def _list_split(folder: Path, classes: list[str]) -> SplitListing:
-    unknown = sorted(set(image_folder_layout.list_classes(folder)) - set(classes))
-    if unknown:
-        raise DatasetUnusable(f"{folder / unknown[0]} is a class that train/ does not have")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        if not (folder / name).is_dir():
-            continue
-        files = sorted(filter(image_folder_layout.is_image_file, (folder / name).iterdir()))
-        paths += files
-        labels += [label] * len(files)
-    if not paths:
-        suffixes = ", ".join(sorted(image_folder_layout.IMAGE_SUFFIXES))
-        raise DatasetUnusable(f"{folder} has no images ({suffixes})")
-    return SplitListing(paths, np.array(labels, dtype=np.int64))
+def _warn_without_cache(error: OSError, log: LogFunction) -> None:
+    log(LogLevel.WARNING, f"images are decoded without a cache: {error}")
+
+
+def _list_split(files: list[ImageFile]) -> SplitListing:
+    labels = np.array([file.label for file in files], dtype=np.int64)
+    return SplitListing([file.path for file in files], labels)
 
 
 def _check_memory(folder: Path, images: int, size: int) -> None:
@@ -229,11 +222,9 @@ def open_image(path: Path) -> Image.Image:
 
 
 def _convert_to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    if image.mode in {"I", "F"}:
-        raise DatasetUnusable(
-            f"{path} has 32-bit numbers (mode {image.mode}), whose range is not defined; "
-            "convert it to 8 or 16 bits per channel"
-        )
+    problem = image_folder_layout.find_mode_problem(image.mode)
+    if problem is not None:
+        raise DatasetUnusable(f"{path} {problem}")
     if image.mode.startswith("I;16"):
         # Pillow's convert would clip instead of scale.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

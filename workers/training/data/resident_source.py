@@ -36,7 +36,7 @@ class ResidentSource:
     def __init__(self, images: Images, recipe: Recipe, *, seed: int, device: torch.device) -> None:
         images = _hold_out(images, recipe.validation_images)
         self.description = f"bytes on the {'GPU' if device.type == 'cuda' else 'CPU'}"
-        self.classes = images.classes
+        self.class_names, self.classes = images.class_names, images.classes
         self.train_images, self.test_images = len(images.train), len(images.test)
         self.validation_images = 0 if images.validation is None else len(images.validation)
         self.normalizer = Normalizer.measure(images.train.images_NHWC, recipe.normalization, device)

@@ -27,6 +27,7 @@ from workers.training.data.image_folders import SplitListing
 from workers.training.data.normalization import Normalizer
 from workers.training.data.sampling import Sampler
 from workers.training.errors import DatasetUnusable
+from workers.training.observers import LogFunction, ignore_log
 
 # Sample of training images that normalization is measured on.
 NORMALIZATION_IMAGES = 2_000
@@ -56,6 +57,7 @@ class StreamingSource:
         device: torch.device,
         num_processes: int,
         decodes_on_device: bool,
+        log: LogFunction = ignore_log,
     ) -> None:
         listing = image_folders.list_images(folder)
         if recipe.validation_images >= len(listing.train):
@@ -66,12 +68,12 @@ class StreamingSource:
         kept, held_out = sampling.split_held_out(len(listing.train), recipe.validation_images)
         self._train = listing.train.select(kept)
         self._splits = {"validation": listing.train.select(held_out), "test": listing.test}
-        self.classes = len(listing.classes)
+        self.class_names, self.classes = listing.classes, len(listing.classes)
         self.train_images, self.test_images = len(self._train), len(listing.test)
         self.validation_images = len(held_out)
         decoder = "the device" if decodes_on_device else "reader processes"
         self.description = f"files, decoded by {decoder}"
-        self.normalizer = _measure_normalization(folder, self._train, recipe).to(device)
+        self.normalizer = _measure_normalization(folder, self._train, recipe, log).to(device)
         self._recipe, self._seed, self._device = recipe, seed, device
         self._num_processes, self._decodes_on_device = num_processes, decodes_on_device
         self._batches: DecodePrefetcher | Iterator[DecodedBatch] | None = None
@@ -223,7 +225,9 @@ class _BatchRanges:
             yield list(range(self._start + offset, self._stop + offset))
 
 
-def _measure_normalization(folder: Path, train: SplitListing, recipe: Recipe) -> Normalizer:
+def _measure_normalization(
+    folder: Path, train: SplitListing, recipe: Recipe, log: LogFunction
+) -> Normalizer:
     """From center crops of a fixed sample; cached beside the folder."""
     sample_size = min(NORMALIZATION_IMAGES, len(train))
     chosen: NDArray[np.int64]
@@ -243,5 +247,5 @@ def _measure_normalization(folder: Path, train: SplitListing, recipe: Recipe) ->
     # Everything the result depends on besides the files.
     crop = f"{crops.EVALUATION_SIDE}x{crops.CROP_SIZE}"
     kind = f"{recipe.normalization}-{crop}-without-{recipe.validation_images}"
-    arrays = image_folders.load_cached(folder, kind, [sample], measure)
+    arrays = image_folders.load_cached(folder, kind, [sample], measure, log)
     return Normalizer(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"]))

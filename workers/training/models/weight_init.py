@@ -1,4 +1,4 @@
-"""Initial weights from another job's checkpoint: unchanged, or inside a deeper network.
+"""Initial weights from another job's checkpoint: unchanged, without its classifier, or deepened.
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -41,9 +41,19 @@ def init_from_checkpoint(
             shallow = checkpoint.architecture_of(metadata)
             deepen.deepen_network(model, weights, shallow, _load_images(spec, source, ranks))
         else:
+            if spec.start_from.mode is StartMode.FINE_TUNE:
+                weights |= _get_classifier_weights(model)
             model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsMismatch(f"the weights do not fit {spec.network}: {error}") from error
+
+
+def _get_classifier_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Of the last linear layer, as they were initialized."""
+    *_, (name, classifier) = (
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    )
+    return {f"{name}.{key}": tensor for key, tensor in classifier.state_dict().items()}
 
 
 def _load_images(spec: JobSpec, source: DataSource, ranks: RankGroup) -> Tensor:

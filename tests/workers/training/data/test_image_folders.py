@@ -1,5 +1,8 @@
+import errno
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +102,7 @@ def test_a_folder_that_does_not_fit_in_memory_is_rejected_with_its_size(
 
 def test_a_test_class_without_training_images_is_rejected(folder: Path) -> None:
     (folder / "test" / "green").mkdir()
-    with pytest.raises(DatasetUnusable, match="green is a class that train/ does not have"):
+    with pytest.raises(DatasetUnusable, match="green' is a class that train/ does not have"):
         image_folders.read_folder(folder, size=32)
 
 
@@ -108,26 +111,53 @@ def test_a_single_class_is_rejected(folder: Path) -> None:
         for image in (folder / split / "red").iterdir():
             image.unlink()
         (folder / split / "red").rmdir()
-    with pytest.raises(DatasetUnusable, match="has 1 class folders"):
+    with pytest.raises(DatasetUnusable, match="at least 2 class folders are needed"):
         image_folders.read_folder(folder, size=32)
 
 
-@pytest.mark.parametrize("missing", ["train", "test"])
-def test_a_folder_without_both_splits_is_missing(folder: Path, missing: str) -> None:
-    (folder / missing).rename(folder / "elsewhere")
+def test_a_folder_without_a_test_split_holds_out_every_fifth_image(folder: Path) -> None:
+    for name in ("blue", "red"):
+        for path in (folder / "test" / name).iterdir():
+            path.rename(folder / "train" / name / f"test{path.name}")
+        (folder / "test" / name).rmdir()
+    (folder / "test").rmdir()
+    decoded = image_folders.read_folder(folder, size=32)
+    assert (len(decoded.train_images), decoded.test_labels.tolist()) == (8, [0, 1])
+
+
+def test_a_folder_without_a_train_split_is_missing(folder: Path) -> None:
+    shutil.rmtree(folder / "train")
     assert not datasets.is_available("folder:colors", folder.parent)
     with pytest.raises(DatasetMissing, match="train/<class>/") as raised:
         image_folders.read_folder(folder, size=32)
     assert raised.value.reason is Reason.DATASET_MISSING
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_a_read_only_data_path_needs_no_cache(folder: Path) -> None:
-    folder.parent.chmod(0o555)
-    try:
-        assert len(image_folders.read_folder(folder, size=32).train_images) == 6
-    finally:
-        folder.parent.chmod(0o755)
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        ((image_folders.fcntl, "flock"), errno.ENOLCK),
+        ((image_folders.fcntl, "flock"), errno.ENOSYS),
+        ((image_folders.np, "save"), errno.ENOSPC),
+        ((image_folders.np, "load"), errno.ENODEV),
+        ((Path, "mkdir"), errno.EROFS),
+    ],
+)
+def test_without_a_usable_file_system_images_are_decoded_without_a_cache(
+    folder: Path, target: tuple[Any, str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(*target, fail)
+    lines: list[str] = []
+    decoded = image_folders.read_folder(
+        folder, size=32, log=lambda level, message: lines.append(f"{level}: {message}")
+    )
+    assert len(decoded.train_images) == 6
+    (line,) = lines
+    assert line.startswith("warning: images are decoded without a cache: ")
+    assert os.strerror(code) in line
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def make_images(*, count: int, height: int, width: int, padding: int, flip: bool
         torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator),
         torch.randint(0, 10, (count,), generator=generator),
     )
-    return Images(split, split, classes=10, flip=flip, padding=padding)
+    return Images(split, split, class_names=list("0123456789"), flip=flip, padding=padding)
 
 
 def make_source(images: Images, **recipe: Any) -> ResidentSource:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -177,6 +178,40 @@ def test_starting_from_weights_begins_at_iteration_0(tmp_path: Path) -> None:
         for files, spec in ((observer.files, spec), (source.files, small_spec()))
     )
     torch.testing.assert_close(ours["conv1.weight"], theirs["conv1.weight"])
+
+
+def test_fine_tuning_takes_all_weights_but_the_classifiers(tmp_path: Path) -> None:
+    _, source = run(small_spec(), tmp_path / "source")
+    spec = small_spec(
+        {
+            "name": "fine-tune",
+            "iterations": 1,
+            "learning_rate": 1e-12,
+            "warmup_learning_rate": None,
+            "warmup_until_error": None,
+        },
+        dataset="folder:colors",
+        start_from={"job": "0" * 16, "mode": "fine-tune"},
+    )
+    colors = tmp_path / "data" / "colors"
+    for name, color in (("blue", (0, 0, 200)), ("red", (200, 0, 0)), ("sky", (0, 90, 200))):
+        (colors / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (32, 32), color).save(colors / name / f"{number}.png")
+    _, observer = run(
+        spec,
+        tmp_path / "own",
+        resume=source.files[12],
+        start_mode=StartMode.FINE_TUNE,
+        data_path=colors.parent,
+    )
+    ours, theirs = (
+        checkpoint.load(files, spec=spec).weights
+        for files, spec in ((observer.files[1], spec), (source.files[12], small_spec()))
+    )
+    assert ours["fc.weight"].shape == (3, 64)
+    for name in ("conv1.weight", "layer3.0.conv2.weight"):
+        torch.testing.assert_close(ours[name], theirs[name])
 
 
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
