@@ -16,7 +16,7 @@ from service.specs.job_spec import JobSpec
 from workers.training.data import datasets
 from workers.training.data.normalization import Normalizer
 from workers.training.data.resident_source import ResidentSource
-from workers.training.observers import LogFunction
+from workers.training.observers import LogFunction, ignore_log
 
 EvaluationBatches = Iterable[tuple[list[Tensor], Tensor]]
 """Batches to evaluate: the augmented views of the images, each images_NCHW, and labels_N."""
@@ -57,7 +57,12 @@ class DataSource(Protocol):
 
 
 def open_data_source(
-    spec: JobSpec, data_path: Path, *, device: torch.device, threads: int, log: LogFunction
+    spec: JobSpec,
+    data_path: Path,
+    *,
+    device: torch.device,
+    threads: int,
+    log: LogFunction = ignore_log,
 ) -> DataSource:
     """Small images are kept in memory; crops of large images are read from their files.
 

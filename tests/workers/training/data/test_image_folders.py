@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -136,10 +137,10 @@ def test_a_folder_without_a_train_split_is_missing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "code"),
     [
-        ((image_folders.fcntl, "flock"), errno.ENOLCK),
-        ((image_folders.fcntl, "flock"), errno.ENOSYS),
-        ((image_folders.np, "save"), errno.ENOSPC),
-        ((image_folders.np, "load"), errno.ENODEV),
+        ((fcntl, "flock"), errno.ENOLCK),
+        ((fcntl, "flock"), errno.ENOSYS),
+        ((np, "save"), errno.ENOSPC),
+        ((np, "load"), errno.ENODEV),
         ((Path, "mkdir"), errno.EROFS),
     ],
 )
