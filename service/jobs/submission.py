@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -34,7 +35,7 @@ def submit(
     CannotFit where the cluster can never run the job, IdempotencyMismatch for a key that was used
     with another spec, InvalidInput for an unknown job in `after` or `start_from`.
     """
-    key = IdempotencyKey(Operation.SUBMIT_JOB, idempotency_key)
+    key = IdempotencyKey.of(Operation.SUBMIT_JOB, idempotency_key, user=user, body=[spec])
     return _submit(session, spec, user=user, now=now, key=key)
 
 
@@ -48,14 +49,16 @@ def submit_batch(
 ) -> list[Submission[JobRow]]:
     """Creates all jobs or, with any error, none. `#N` in `after` is the batch's job N, from 0."""
     _lock_referenced_jobs(session, specs)
+    key = IdempotencyKey.of(Operation.SUBMIT_BATCH, idempotency_key, user=user, body=specs)
     submissions: list[Submission[JobRow]] = []
     for index, spec in enumerate(specs):
-        key = IdempotencyKey(Operation.SUBMIT_BATCH, idempotency_key, item=index)
         # Ids sort by time: a microsecond between jobs keeps the order of the batch.
         created_at = now + timedelta(microseconds=index)
         try:
             resolved = _resolve_batch_references(spec, [job.row.id for job in submissions])
-            submissions.append(_submit(session, resolved, user=user, now=created_at, key=key))
+            submissions.append(
+                _submit(session, resolved, user=user, now=created_at, key=replace(key, item=index))
+            )
         except InvalidInput as error:
             field_errors = tuple(
                 FieldError(pointer=f"/jobs/{index}{field.pointer}", message=field.message)
@@ -87,7 +90,8 @@ def clone(
     if {"dataset", "depth"} & changes.keys():
         del document["family"]
     spec = parse_job_spec(_merge(document, changes))
-    return submit(session, spec, user=user, now=now, idempotency_key=idempotency_key)
+    key = IdempotencyKey.of(Operation.CLONE_JOB, idempotency_key, user=user, body=[spec])
+    return _submit(session, spec, user=user, now=now, key=key)
 
 
 def check_submission(session: Session, spec: JobSpec) -> None:
@@ -99,7 +103,7 @@ def _submit(
     session: Session, spec: JobSpec, *, user: str, now: datetime, key: IdempotencyKey
 ) -> Submission[JobRow]:
     return idempotency.submit_once(
-        session, JobRow, lambda: _create(session, spec, user=user, now=now), key=key, body=spec
+        session, JobRow, lambda: _create(session, spec, user=user, now=now), key=key
     )
 
 

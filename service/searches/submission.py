@@ -31,9 +31,9 @@ def submit(
     """
     # It may take seconds, so it comes before the first query begins the transaction.
     search_spec.check_search_spec(spec)
-    key = IdempotencyKey(Operation.SUBMIT_SEARCH, idempotency_key)
+    key = IdempotencyKey.of(Operation.SUBMIT_SEARCH, idempotency_key, user=user, body=[spec])
     return idempotency.submit_once(
-        session, SearchRow, lambda: _create(session, spec, user=user, now=now), key=key, body=spec
+        session, SearchRow, lambda: _create(session, spec, user=user, now=now), key=key
     )
 
 

@@ -1,10 +1,10 @@
 """Idempotency keys: a repeated submission returns what the first one created."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError
@@ -18,17 +18,32 @@ RowT = TypeVar("RowT", JobRow, SearchRow)
 
 class Operation(StrEnum):
     SUBMIT_JOB = "submit-job"
+    CLONE_JOB = "clone-job"
     SUBMIT_BATCH = "submit-batch"
     SUBMIT_SEARCH = "submit-search"
 
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """What a client sent with a request; `item` is an index in a batch."""
+    """What a client sent with a request. Keys of other users and operations are independent.
 
+    `value`: None without a key. `request_sha256`: of the validated body. `item`: index in a batch.
+    """
+
+    user: str
     operation: Operation
     value: str | None
+    request_sha256: str
     item: int = 0
+
+    @classmethod
+    def of(
+        cls, operation: Operation, value: str | None, *, user: str, body: Sequence[BaseModel]
+    ) -> Self:
+        sha256 = hashlib.sha256()
+        for part in body if value is not None else ():
+            sha256.update(part.model_dump_json().encode() + b"\n")
+        return cls(user, operation, value, sha256.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -45,37 +60,33 @@ def submit_once(
     create: Callable[[], RowT],
     *,
     key: IdempotencyKey,
-    body: BaseModel,
 ) -> Submission[RowT]:
     """Calls `create` unless the key was used before. IdempotencyMismatch for another body."""
     if key.value is None:
         return Submission(row=create(), is_replay=False)
-    sha256 = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
-    earlier = _find_earlier(session, row_type, key, sha256)
+    earlier = _find_earlier(session, row_type, key)
     if earlier is not None:
         return Submission(row=earlier, is_replay=True)
     try:
         with session.begin_nested():
             row = create()
             session.flush()
-            session.add(_key_row(key, sha256, row))
+            session.add(_key_row(key, row))
     except IntegrityError:
         # A concurrent transaction with the same key has committed first.
-        earlier = _find_earlier(session, row_type, key, sha256)
+        earlier = _find_earlier(session, row_type, key)
         if earlier is None:
             raise
         return Submission(row=earlier, is_replay=True)
     return Submission(row=row, is_replay=False)
 
 
-def _find_earlier(
-    session: Session, row_type: type[RowT], key: IdempotencyKey, sha256: str
-) -> RowT | None:
-    used = session.get(IdempotencyKeyRow, (key.operation, key.value, key.item))
+def _find_earlier(session: Session, row_type: type[RowT], key: IdempotencyKey) -> RowT | None:
+    used = session.get(IdempotencyKeyRow, (key.user, key.operation, key.value, key.item))
     if used is None:
         return None
     noun, row_id = ("job", used.job_id) if used.job_id is not None else ("search", used.search_id)
-    if used.request_sha256 != sha256:
+    if used.request_sha256 != key.request_sha256:
         raise IdempotencyMismatch(
             f"the idempotency key {key.value!r} was used with a different body; "
             f"that request created {noun} {row_id}"
@@ -83,12 +94,13 @@ def _find_earlier(
     return session.get(row_type, row_id)
 
 
-def _key_row(key: IdempotencyKey, sha256: str, row: JobRow | SearchRow) -> IdempotencyKeyRow:
+def _key_row(key: IdempotencyKey, row: JobRow | SearchRow) -> IdempotencyKeyRow:
     return IdempotencyKeyRow(
+        user=key.user,
         operation=key.operation,
         key=key.value,
         item=key.item,
-        request_sha256=sha256,
+        request_sha256=key.request_sha256,
         job_id=row.id if isinstance(row, JobRow) else None,
         search_id=row.id if isinstance(row, SearchRow) else None,
     )

@@ -455,13 +455,14 @@ class SearchEventRow(EventRow):
 class IdempotencyKeyRow(Base):
     """A client's key, and the job or search that the request with this key created.
 
-    operation: keys of different kinds of requests are independent.
+    user, operation: keys of different users and kinds of requests are independent.
     item: index in a batch, 0 for a single submission.
-    request_sha256: of the validated request body.
+    request_sha256: of the validated request body, in a batch of all jobs.
     """
 
     __tablename__ = "idempotency_keys"
 
+    user: Mapped[str] = mapped_column(String(120), primary_key=True)
     operation: Mapped[str] = mapped_column(String(32), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)
     item: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)

@@ -4,9 +4,7 @@ import threading
 
 import pytest
 
-from service.errors import (
-    IdempotencyMismatch,
-)
+from service.errors import IdempotencyMismatch
 from service.jobs import records, retention, submission
 from service.storage.database import Database
 from tests.support.core import START, Core, spec
@@ -47,6 +45,34 @@ def test_keys_of_jobs_batches_and_searches_are_independent(core: Core) -> None:
     assert not batch.is_replay
     searching = Searching(core)
     assert searching.submit(key="k") == searching.submit(key="k")
+
+
+def test_keys_of_users_are_independent(core: Core) -> None:
+    first = core.submit(key="k", user="ann")
+    assert core.submit(key="k", user="ben", seed=7) != first
+
+
+def test_a_clone_and_a_submission_may_have_the_same_key(core: Core) -> None:
+    first = core.submit(key="k")
+    with core.database.transaction() as session:
+        clone = submission.clone(
+            session, first, {}, user="ann", now=core.clock.now, idempotency_key="k"
+        )
+    assert not clone.is_replay
+
+
+def test_a_batch_with_one_more_job_is_another_body(core: Core) -> None:
+    def submit(count: int) -> None:
+        with core.database.transaction() as session:
+            specs = [spec()] * count
+            submission.submit_batch(
+                session, specs, user="ann", now=core.clock.now, idempotency_key="k"
+            )
+
+    submit(2)
+    submit(2)
+    with pytest.raises(IdempotencyMismatch):
+        submit(3)
 
 
 def test_the_key_of_a_deleted_job_can_be_used_again(core: Core) -> None:

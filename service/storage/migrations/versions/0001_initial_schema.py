@@ -379,6 +379,7 @@ def upgrade() -> None:
     op.create_index("ix_drivers_state", "drivers", ["state"])
     op.create_table(
         "idempotency_keys",
+        sa.Column("user", sa.String(length=120), nullable=False),
         sa.Column("operation", sa.String(length=32), nullable=False),
         sa.Column("key", sa.String(length=200), nullable=False),
         sa.Column("item", sa.Integer(), autoincrement=False, nullable=False),
@@ -394,7 +395,9 @@ def upgrade() -> None:
             name=op.f("fk_idempotency_keys_search_id"),
             ondelete="CASCADE",
         ),
-        sa.PrimaryKeyConstraint("operation", "key", "item", name=op.f("pk_idempotency_keys")),
+        sa.PrimaryKeyConstraint(
+            "user", "operation", "key", "item", name=op.f("pk_idempotency_keys")
+        ),
     )
     op.create_index("ix_idempotency_keys_job_id", "idempotency_keys", ["job_id"])
     op.create_index("ix_idempotency_keys_search_id", "idempotency_keys", ["search_id"])
