@@ -1,12 +1,15 @@
-"""Wakes the waiting requests of this process after a commit of any process."""
+"""Wakes the waiting requests of this process after a commit, of any process, that concerns them."""
 
 import asyncio
 import threading
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
 from service.errors import DatabaseUnavailable
+from service.storage.changes import ANYTHING, ChangeKind
 from service.storage.database import Database
 
 log = structlog.get_logger()
@@ -14,12 +17,35 @@ log = structlog.get_logger()
 LISTEN_SECONDS = 1.0
 
 
+class Subscription:
+    """The changes that one request waits for, by the ids of what it is about."""
+
+    def __init__(self) -> None:
+        self.subject_ids: frozenset[str] = frozenset()
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    def clear(self) -> None:
+        """Forgets the changes so far. Call it before the database is read."""
+        self._changed.clear()
+
+    async def wait(self, seconds: float) -> bool:
+        """Waits for a change since the last `clear`. False after `seconds` without one."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
 class ChangeHub:
-    """One thread listens to the database for all requests; each waits on its own event."""
+    """One thread listens to the database for all requests; its methods belong to their loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: set[asyncio.Event] = set()
+        self._subscriptions: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._closing = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._listen, name="changes", daemon=True)
@@ -35,33 +61,53 @@ class ChangeHub:
 
     def close(self) -> None:
         self._closing.set()
-        self._wake()
+        self._wake({ANYTHING})
         self._thread.join()
 
-    def subscribe(self) -> asyncio.Event:
-        event = asyncio.Event()
-        self._waiting.add(event)
-        return event
+    @contextmanager
+    def subscribe(self, *subject_ids: str) -> Iterator[Subscription]:
+        subscription = Subscription()
+        self.follow(subscription, subject_ids)
+        try:
+            yield subscription
+        finally:
+            self.follow(subscription, ())
 
-    def unsubscribe(self, event: asyncio.Event) -> None:
-        self._waiting.discard(event)
+    def follow(self, subscription: Subscription, subject_ids: Iterable[str]) -> None:
+        """Replaces what the subscription is about.
+
+        A new subject wakes it: what is known about that was read before its changes were heard.
+        """
+        followed = frozenset(subject_ids)
+        for subject_id in subscription.subject_ids - followed:
+            self._subscriptions[subject_id].discard(subscription)
+            if not self._subscriptions[subject_id]:
+                del self._subscriptions[subject_id]
+        added = followed - subscription.subject_ids
+        for subject_id in added:
+            self._subscriptions[subject_id].add(subscription)
+        subscription.subject_ids = followed
+        if added:
+            subscription.wake()
 
     def _listen(self) -> None:
         assert self._loop is not None
-        changes = self._database.listen(with_progress=True)
+        changes = self._database.listen(ChangeKind.STATE, ChangeKind.PROGRESS)
         while not self._closing.is_set():
             try:
-                has_changed = changes.wait(LISTEN_SECONDS)
+                changed = changes.wait(LISTEN_SECONDS)
             except DatabaseUnavailable as error:
                 log.warning("cannot listen for changes", error=str(error))
                 self._closing.wait(LISTEN_SECONDS)
                 continue
-            if has_changed:
+            if changed:
                 # The loop may be closed by now, and with it all requests.
                 with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._wake)
+                    self._loop.call_soon_threadsafe(self._wake, changed)
         changes.close()
 
-    def _wake(self) -> None:
-        for event in tuple(self._waiting):
-            event.set()
+    def _wake(self, changed: Iterable[str]) -> None:
+        ids = self._subscriptions.keys() if ANYTHING in changed else changed
+        for subject_id in tuple(ids):
+            for subscription in self._subscriptions.get(subject_id, ()):
+                subscription.wake()

@@ -1,7 +1,7 @@
 """Server-sent events: what happens to a job or a search, and its progress."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,12 +23,18 @@ from service.storage import events
 # Proxies close connections on which nothing is sent for a minute.
 KEEPALIVE_SECONDS = 15.0
 BATCH_SIZE = 500
+# Between two looks at a search, which has up to 10,000 trials.
+SEARCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class _Update:
-    """Events that were not sent yet, and the current progress; None: not known yet."""
+    """Events that were not sent yet, and the current progress; None: not known yet.
 
+    `subject_ids`: what it may change with.
+    """
+
+    subject_ids: Iterable[str]
     events: Sequence[EventView]
     progress: BaseModel | None
     is_final: bool
@@ -36,37 +42,51 @@ class _Update:
 
 def follow_job(services: Services, job_id: str, *, after: int) -> Response:
     """Past and future events with a number above `after`, until the job is final."""
-    return _follow(services, partial(_read_job, services, job_id), after=after)
+    return _follow(services, job_id, partial(_read_job, services, job_id), after=after)
 
 
 def follow_search(services: Services, search_id: str, *, after: int) -> Response:
-    """As `follow_job`; the progress of a search is its view."""
-    return _follow(services, partial(_read_search, services, search_id), after=after)
+    """As `follow_job`; the progress of a search is its view, which takes long to read."""
+    read = partial(_read_search, services, search_id)
+    return _follow(services, search_id, read, after=after, min_seconds=SEARCH_SECONDS)
 
 
-def _follow(services: Services, read: Callable[[int], _Update], *, after: int) -> Response:
+def _follow(
+    services: Services,
+    subject_id: str,
+    read: Callable[[int], _Update],
+    *,
+    after: int,
+    min_seconds: float = 0.0,
+) -> Response:
     return StreamingResponse(
-        _event_stream(services, read, after=after),
+        _event_stream(services, subject_id, read, after=after, min_seconds=min_seconds),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 
 async def _event_stream(
-    services: Services, read: Callable[[int], _Update], *, after: int
+    services: Services,
+    subject_id: str,
+    read: Callable[[int], _Update],
+    *,
+    after: int,
+    min_seconds: float,
 ) -> AsyncIterator[bytes]:
-    changed = services.changes.subscribe()
+    """Reads at most once in `min_seconds`."""
     sent_progress: BaseModel | None = None
-    try:
+    with services.changes.subscribe(subject_id) as changes:
         yield format_sse_event(retry=1000)
         while not services.changes.is_closing:
-            changed.clear()
+            changes.clear()
             try:
                 update = await run_in_threadpool(read, after)
             except (NotFound, Unavailable):
                 # It was deleted, or the database does not respond. The client reconnects, with
                 # Last-Event-ID, and gets the error as a response.
                 return
+            services.changes.follow(changes, update.subject_ids)
             messages = [_format_event(event) for event in update.events]
             after = update.events[-1].number if update.events else after
             if update.progress is not None and update.progress != sent_progress:
@@ -80,12 +100,9 @@ async def _event_stream(
                 continue
             if update.is_final:
                 return
-            try:
-                await asyncio.wait_for(changed.wait(), KEEPALIVE_SECONDS)
-            except TimeoutError:
+            await asyncio.sleep(min_seconds)
+            if not await changes.wait(KEEPALIVE_SECONDS):
                 yield format_sse_event(comment="keep-alive")
-    finally:
-        services.changes.unsubscribe(changed)
 
 
 def _format_event(event: EventView) -> bytes:
@@ -103,7 +120,7 @@ def _read_job(services: Services, job_id: str, after: int) -> _Update:
         job = job_records.find_job(session, job_id)
         found = events.list_events_after(session, job, after, limit=BATCH_SIZE)
         views = [EventView.of(event) for event in found]
-        return _Update(views, ProgressView.of(job), job.state.is_final)
+        return _Update([job.id], views, ProgressView.of(job), job.state.is_final)
 
 
 def _read_search(services: Services, search_id: str, after: int) -> _Update:
@@ -111,5 +128,7 @@ def _read_search(services: Services, search_id: str, after: int) -> _Update:
         search = search_records.find_search(session, search_id)
         found = events.list_events_after(session, search, after, limit=BATCH_SIZE)
         views = [EventView.of(event) for event in found]
-        progress = SearchView.of(search, ranking.read_progress(session, search, now=None))
-        return _Update(views, progress, search.state.is_final)
+        progress = ranking.read_progress(session, search, now=None)
+        jobs = [trial.job.id for trial in progress.trials if not trial.job.state.is_final]
+        view = SearchView.of(search, progress)
+        return _Update([search.id, *jobs], views, view, search.state.is_final)

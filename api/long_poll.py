@@ -1,7 +1,7 @@
 """Long polls: responses that wait for a change."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from fastapi import Request
@@ -17,31 +17,29 @@ async def poll_until(
     services: Services,
     ask: Callable[[], T | None],
     *,
+    subject_ids: Iterable[str],
     wait_seconds: float,
     is_worth_asking: Callable[[], bool] = lambda: True,
 ) -> T | None:
-    """Calls `ask` at once and after each change, until it returns a value or the wait is over.
+    """Calls `ask` until it returns a value or the wait is over.
 
+    At once, and after each change of what the response depends on, `subject_ids`.
     `is_worth_asking`: a cheaper check before every call but the first. Both run in threads.
     """
-    changed = services.changes.subscribe()
-    try:
+    with services.changes.subscribe(*subject_ids) as changes:
+        changes.clear()
         response = await run_in_threadpool(ask)
         deadline = asyncio.get_running_loop().time() + wait_seconds
         while response is None and not services.changes.is_closing:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 break
-            try:
-                await asyncio.wait_for(changed.wait(), left)
-            except TimeoutError:
+            if not await changes.wait(left):
                 break
-            changed.clear()
+            changes.clear()
             # The value may be a new token: that for a closed connection would void the next one.
             if await request.is_disconnected():
                 break
             if await run_in_threadpool(is_worth_asking):
                 response = await run_in_threadpool(ask)
         return response
-    finally:
-        services.changes.unsubscribe(changed)

@@ -3,6 +3,7 @@
 from functools import partial
 
 from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 
 from api import long_poll
 from api.dependencies import CallingDriver, Now, Services, ServicesDep, WriteSession
@@ -52,6 +53,7 @@ async def next_evaluation(
         request,
         services,
         partial(_next_evaluation, services, driver_id, body),
+        subject_ids=await run_in_threadpool(_find_subjects, services, driver_id, body.tune_id),
         wait_seconds=body.wait_seconds,
     )
     return response or NextEvaluationResponse()
@@ -81,6 +83,7 @@ async def heartbeat(
         request,
         services,
         partial(_record_heartbeat, services, driver_id),
+        subject_ids=[driver_id],
         wait_seconds=body.wait_seconds,
         is_worth_asking=partial(_must_exit, services, driver_id),
     )
@@ -94,6 +97,15 @@ def finish(
     """All trials have ended."""
     drivers.finish_driver(session, driver_id, message=body.message, now=now)
     return DriverResponse(should_exit=True)
+
+
+def _find_subjects(services: Services, driver_id: str, tune_id: str) -> list[str]:
+    """What a trial's next evaluation depends on."""
+    with services.database.reading() as session:
+        search = drivers.find_active_search(session, driver_id)
+        if search is None:
+            return [driver_id]
+        return [driver_id, trials.find_job_id(session, search, tune_id=tune_id)]
 
 
 def _next_evaluation(

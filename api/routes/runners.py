@@ -21,6 +21,7 @@ async def next_attempt(
         request,
         services,
         partial(_next_attempt, services, runner_id, body),
+        subject_ids=[runner_id],
         wait_seconds=body.wait_seconds,
         # Assigning an attempt again would replace the token of the response before.
         is_worth_asking=partial(_has_next_attempt, services, runner_id),

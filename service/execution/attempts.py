@@ -95,13 +95,7 @@ def apply_report(
     if report.launch_times is not None:
         attempt.data_ready_at = report.launch_times.data_ready_at
         attempt.first_step_at = report.launch_times.first_step_at
-    if report.progress is not None:
-        job.progress = report.progress.model_dump(mode="json")
-        changes.notify(session, ChangeKind.PROGRESS)
-    metrics.append_points(session, job, attempt, report.metrics)
-    if report.metrics:
-        newest = max(point.iteration for point in report.metrics)
-        attempt.iteration = max(attempt.iteration or 0, newest)
+    _record_progress(session, job, attempt, report)
     logs.append_lines(session, job, attempt, report.logs)
     obsolete: list[str] = []
     for manifest in report.checkpoints:
@@ -171,6 +165,17 @@ def _find_active(
     if attempt.state is AttemptState.ENDED:
         raise StaleAttempt(f"attempt {attempt_id} has ended: {attempt.reason}")
     return job, attempt
+
+
+def _record_progress(session: Session, job: JobRow, attempt: AttemptRow, report: Report) -> None:
+    if report.progress is not None:
+        job.progress = report.progress.model_dump(mode="json")
+    if report.metrics:
+        metrics.append_points(session, job, attempt, report.metrics)
+        newest = max(point.iteration for point in report.metrics)
+        attempt.iteration = max(attempt.iteration or 0, newest)
+    if report.progress is not None or report.metrics:
+        changes.notify(session, job.id, ChangeKind.PROGRESS)
 
 
 def _make_response(job: JobRow, attempt: AttemptRow, *, now: datetime) -> ReportResponse:

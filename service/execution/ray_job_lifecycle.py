@@ -78,7 +78,7 @@ def drain(session: Session, row: RayJobRow, *, now: datetime) -> None:
         row.state = RayJobState.DRAINING
         row.draining_since = now
         # Its open request is answered, and a dispatcher waits for what it occupies.
-        changes.notify(session)
+        changes.notify(session, row.id)
 
 
 def mark_terminated(session: Session, row: RayJobRow, *, now: datetime) -> None:
@@ -86,7 +86,7 @@ def mark_terminated(session: Session, row: RayJobRow, *, now: datetime) -> None:
     if row.state is not RayJobState.TERMINATED:
         row.state = RayJobState.TERMINATED
         row.terminated_at = now
-    changes.notify(session)
+    changes.notify(session, row.id)
 
 
 def is_submission_lost(row: RayJobRow, *, now: datetime) -> bool:

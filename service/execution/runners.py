@@ -68,6 +68,7 @@ def assign_runner(
     ).first()
     runner = standby or plan_runner(session, worker_group, max_attempts=max_attempts, now=now)
     runner.attempt_id = attempt.id
+    changes.notify(session, runner.id)
     attempt.runner_id = runner.id
     attempt.submitted_at = runner.submitted_at and now
     return runner
@@ -268,7 +269,7 @@ def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: d
     attempt.released_at = now
     runner.attempt_id = None
     runner.idle_since = now
-    changes.notify(session)
+    changes.notify(session, runner.id)
 
 
 def _attempt_of(session: Session, runner: RunnerRow) -> AttemptRow | None:

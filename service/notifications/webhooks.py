@@ -22,6 +22,7 @@ from service import ids
 from service.errors import NotFound
 from service.states import FINAL_STATES, DeliveryState, JobState
 from service.storage import changes
+from service.storage.changes import ChangeKind
 from service.storage.tables import DeliveryRow, JobRow, WebhookRow
 
 # The delay doubles from 10 s on: the last try is about 85 minutes after the first.
@@ -205,5 +206,5 @@ def _enqueue(
         created_at=now,
     )
     session.add(row)
-    changes.notify(session)
+    changes.notify(session, row.id, ChangeKind.DELIVERY)
     return row

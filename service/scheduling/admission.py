@@ -24,6 +24,11 @@ from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, JobRow
 
 
+def is_any_eligible(session: Session, *, now: datetime) -> bool:
+    """Whether `claim_next_job` may find a job; without a lock."""
+    return session.execute(snapshot.select_eligible(now).limit(1)).first() is not None
+
+
 def claim_next_job(
     session: Session,
     *,

@@ -64,6 +64,11 @@ def assign_trial(
     return AssignedTrial(number=number, job_id=job.id)
 
 
+def find_job_id(session: Session, search: SearchRow, *, tune_id: str) -> str:
+    """The job of the trial. NotFound where the driver has no such trial."""
+    return _require_assigned(session, search, tune_id).job_id
+
+
 def find_next_evaluation(
     session: Session, search: SearchRow, *, tune_id: str, after: int
 ) -> NextEvaluationResponse | None:

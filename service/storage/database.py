@@ -20,7 +20,12 @@ from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - api and workers
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
 from service.storage import changes
-from service.storage.changes import ChangeListener, PostgresChangeListener, SqliteChangeListener
+from service.storage.changes import (
+    ChangeKind,
+    ChangeListener,
+    PostgresChangeListener,
+    SqliteChangeListener,
+)
 
 
 class Database:
@@ -65,11 +70,11 @@ class Database:
                 raise
             raise DatabaseUnavailable(f"the database connection broke: {error.orig}") from error
 
-    def listen(self, *, with_progress: bool = False) -> ChangeListener:
-        """A new listener for changes of state and, if asked, of progress; for one thread."""
+    def listen(self, *kinds: ChangeKind) -> ChangeListener:
+        """A new listener for changes of these kinds; for one thread."""
         if self.is_sqlite:
-            return SqliteChangeListener(self.engine, with_progress=with_progress)
-        return PostgresChangeListener(self._url, with_progress=with_progress)
+            return SqliteChangeListener(self.engine, kinds)
+        return PostgresChangeListener(self._url, kinds)
 
     @contextmanager
     def lock_dispatcher(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.storage import changes
+from service.storage.changes import ChangeKind
 from service.storage.tables import EventRow, JobEventRow, JobRow, SearchEventRow, SearchRow
 
 
@@ -42,7 +43,9 @@ def append_event(
     session.add(
         row_type(subject_id=subject.id, number=subject.event_count, at=now, kind=kind, data=data)
     )
-    changes.notify(session)
+    # A checkpoint gives a dispatcher nothing to act on.
+    change = ChangeKind.PROGRESS if kind is EventKind.CHECKPOINT else ChangeKind.STATE
+    changes.notify(session, subject.id, change)
 
 
 def list_events_after(

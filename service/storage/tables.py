@@ -452,6 +452,20 @@ class SearchEventRow(EventRow):
     )
 
 
+class ChangeRow(Base):
+    """The id of something that a commit changed, for listeners; on SQLite, the newest only.
+
+    PostgreSQL notifies its listeners without a table.
+    """
+
+    __tablename__ = "changes"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    subject_id: Mapped[str] = mapped_column(String(32))
+
+
 class IdempotencyKeyRow(Base):
     """A client's key, and the job or search that the request with this key created.
 

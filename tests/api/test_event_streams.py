@@ -41,6 +41,30 @@ def test_a_stream_has_the_events_that_happen_while_it_is_open(any_api: Api) -> N
         assert [message["event"] for message in stream] == ["state"]
 
 
+def test_a_report_of_another_job_wakes_no_stream(
+    any_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = any_api.core.run()
+    followed = any_api.core.submit()
+    reads: list[int] = []
+    read = event_streams._read_job
+
+    def count(services: Services, job_id: str, after: int) -> object:
+        reads.append(after)
+        return read(services, job_id, after)
+
+    monkeypatch.setattr(event_streams, "_read_job", count)
+    with any_api.stream(followed) as stream:
+        assert next(stream)["event"] == "submitted"
+        for sequence in range(2, 12):
+            progress = {"iteration": sequence, "iterations": 20, "images_per_second": 1.0}
+            assert any_api.report(other, sequence, progress=progress).is_success
+        any_api.core.cancel(followed)
+        assert [message["event"] for message in stream] == ["state"]
+    # At first, after the cancel, and on PostgreSQL once when the listener has connected.
+    assert len(reads) <= 3
+
+
 def test_the_stream_of_a_deleted_job_ends(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     # One event at a time: the job is deleted before the second.
     monkeypatch.setattr("api.event_streams.BATCH_SIZE", 1)

@@ -16,7 +16,7 @@ from service.resources import ResourceBundle
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
 from service.settings import Settings
-from service.storage.changes import ChangeListener
+from service.storage.changes import ChangeKind, ChangeListener
 from service.storage.database import Database, Session
 from workers.cluster.ray_jobs import ClusterResources
 from workers.dispatcher.attempt_watcher import AttemptWatcher
@@ -64,7 +64,7 @@ class Dispatcher:
             target=self._renew_leases, args=(stopping,), name="heartbeat", daemon=True
         )
         heartbeat.start()
-        changes = self._database.listen()
+        changes = self._database.listen(ChangeKind.STATE)
         log.info("dispatcher started", owner=self.owner, ray_url=self._settings.ray_url)
         try:
             while not stopping.is_set():
@@ -173,6 +173,9 @@ class Dispatcher:
                 )
 
     def _claim(self) -> Claim | None:
+        with self._database.reading() as session:
+            if not admission.is_any_eligible(session, now=self._now()):
+                return None
         with self._database.transaction() as session:
             return admission.claim_next_job(
                 session,

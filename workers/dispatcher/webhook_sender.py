@@ -16,6 +16,7 @@ from service.errors import DatabaseUnavailable, InvalidInput, UrlNotAllowed
 from service.notifications import url_guard, webhooks
 from service.notifications.url_guard import Network
 from service.notifications.webhooks import SignedDelivery
+from service.storage.changes import ChangeKind
 from service.storage.database import Database
 
 log = structlog.get_logger()
@@ -39,7 +40,7 @@ class WebhookSender:
 
     def run(self, stopping: threading.Event) -> None:
         """Sends until `stopping` is set. Retries while the database is unavailable."""
-        changes = self._database.listen()
+        changes = self._database.listen(ChangeKind.DELIVERY)
         try:
             while not stopping.is_set():
                 try:

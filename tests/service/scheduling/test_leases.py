@@ -13,6 +13,7 @@ from service.scheduling import admission, cluster_state, leases
 from service.scheduling.cluster_state import ClusterState
 from service.scheduling.leases import Claim
 from service.states import AttemptState, JobState, Reason
+from service.storage.changes import ChangeKind
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, JobRow
 from tests.support.core import LEASE_SECONDS, START, Core, job_id_of, workers
@@ -313,7 +314,7 @@ def test_a_message_may_contain_characters_that_no_database_stores(core: Core) ->
 def test_a_release_notifies_listeners(core: Core) -> None:
     claimed = core.run()
     core.finish(claimed.attempt_id)
-    changes = core.database.listen()
+    changes = core.database.listen(ChangeKind.STATE)
     changes.wait(0.0)
     core.release(claimed)
     assert changes.wait(30.0)

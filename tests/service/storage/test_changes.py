@@ -21,26 +21,26 @@ def _row() -> ClusterRow:
 
 
 def test_a_commit_by_another_connection_ends_the_wait(database: Database) -> None:
-    listener = database.listen()
+    listener = database.listen(ChangeKind.STATE)
     listener.wait(0.0)
-    woken: list[bool] = []
+    woken: list[frozenset[str]] = []
     waiting = threading.Thread(target=lambda: woken.append(listener.wait(30.0)))
     waiting.start()
     with database.transaction() as session:
         session.add(_row())
-        changes.notify(session)
+        changes.notify(session, "x")
     waiting.join()
     listener.close()
-    assert woken == [True]
+    assert woken == [frozenset({"x"})]
 
 
 def test_a_commit_by_another_process_ends_the_wait(database_url: str, database: Database) -> None:
-    listener = database.listen()
+    listener = database.listen(ChangeKind.STATE)
     listener.wait(0.0)
     program = (
         "import sys; from service.storage import changes, database; from sqlalchemy import text\n"
         "with database.Database(sys.argv[1]).transaction() as session:\n"
-        "    session.execute(text('DELETE FROM tokens')); changes.notify(session)\n"
+        "    session.execute(text('DELETE FROM tokens')); changes.notify(session, 'x')\n"
         "    session.execute(text(\"INSERT INTO tokens VALUES ('x', 'x', '2026-11-21')\"))\n"
     )
     subprocess.run([sys.executable, "-c", program, database_url], check=True)
@@ -49,34 +49,67 @@ def test_a_commit_by_another_process_ends_the_wait(database_url: str, database: 
 
 
 def test_without_a_commit_the_wait_times_out(database: Database) -> None:
-    listener = database.listen()
+    listener = database.listen(ChangeKind.STATE)
     listener.wait(0.0)
     assert not listener.wait(0.02)
     listener.close()
 
 
 def test_a_rolled_back_transaction_wakes_no_listener(database: Database) -> None:
-    listener = database.listen()
+    listener = database.listen(ChangeKind.STATE)
     listener.wait(0.0)
     with pytest.raises(ZeroDivisionError), database.transaction() as session:
         session.add(_row())
-        changes.notify(session)
+        changes.notify(session, "x")
         _ = 1 / 0
     assert not listener.wait(0.02)
     listener.close()
 
 
+def test_a_wait_returns_the_ids_of_all_changes_since_the_last(database: Database) -> None:
+    listener = database.listen(ChangeKind.STATE)
+    listener.wait(0.0)
+    ids = {f"{number:016}" for number in range(600)}
+    with database.transaction() as session:
+        for subject_id in ids:
+            changes.notify(session, subject_id)
+            changes.notify(session, subject_id)
+    found: set[str] = set()
+    while found != ids:
+        received = listener.wait(30.0)
+        assert received, "some changes were missed"
+        found |= received
+    listener.close()
+
+
+def test_a_listener_that_fell_behind_learns_that_changes_were_missed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL keeps the notifications of a connection")
+    monkeypatch.setattr(changes, "_KEPT_ROWS", 2)
+    listener = database.listen(ChangeKind.STATE)
+    for subject_id in "abcde":
+        with database.transaction() as session:
+            changes.notify(session, subject_id)
+    assert listener.wait(30.0) == {changes.ANYTHING}
+    with database.transaction() as session:
+        changes.notify(session, "f")
+    assert listener.wait(30.0) == {"f"}
+    listener.close()
+
+
 def test_progress_wakes_only_the_listeners_that_ask_for_it(database: Database) -> None:
-    for_state, for_all = database.listen(), database.listen(with_progress=True)
+    for_state, for_all = database.listen(ChangeKind.STATE), database.listen(*ChangeKind)
     for listener in (for_state, for_all):
         listener.wait(0.0)
     with database.transaction() as session:
         session.add(_row())
-        changes.notify(session, ChangeKind.PROGRESS)
+        changes.notify(session, "x", ChangeKind.PROGRESS)
     assert for_all.wait(30.0)
     assert not for_state.wait(0.02)
     with database.transaction() as session:
-        changes.notify(session)
+        changes.notify(session, "x")
     assert for_state.wait(30.0)
     assert for_all.wait(30.0)
     for listener in (for_state, for_all):
@@ -94,7 +127,7 @@ def test_a_stopped_server_is_unavailable_and_its_restart_wakes_listeners() -> No
 def _stop_and_start(server: PostgresServer) -> None:
     database = Database(server.new_database())
     schema.upgrade(database)
-    listener = database.listen()
+    listener = database.listen(ChangeKind.STATE)
     listener.wait(0.0)
     server.stop()
     with pytest.raises(DatabaseUnavailable):

@@ -45,7 +45,8 @@ def test_rows_survive_each_downgrade_and_upgrade(database: Database, core: Core)
         schema.downgrade(database, revision=revision)
         lower = _content(database)
         assert _common(lower, before) == _common(before, lower), f"down to {revision}"
-    assert [name for name, rows in lower.items() if not rows] == [], "tables without a row"
+    unused = set() if database.is_sqlite else {"changes"}
+    assert {name for name, rows in lower.items() if not rows} == unused, "tables without a row"
     schema.upgrade(database)
     after = _content(database)
     assert _common(after, lower) == _common(before, lower)

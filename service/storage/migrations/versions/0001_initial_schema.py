@@ -12,6 +12,14 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "changes",
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("subject_id", sa.String(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_changes")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
         "cluster",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("cpus", sa.Integer(), nullable=False),
@@ -604,3 +612,4 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_dataset_id", table_name="jobs")
     op.drop_table("jobs")
     op.drop_table("cluster")
+    op.drop_table("changes")
