@@ -291,11 +291,13 @@ class DeliveryState(StrEnum):
 
 
 class CheckpointPart(StrEnum):
-    """The files of a checkpoint; the last three exist for a finished training only."""
+    """The files of a checkpoint; all but the first two exist for a finished training only."""
 
     WEIGHTS = "weights"  # the state_dict as safetensors, with the spec in its metadata
     STATE = "state"  # optimizer state and position in the data, as safetensors
     PT = "pt"  # the state_dict for torch.load(weights_only=True)
     ONNX = "onnx"  # the network for ONNX Runtime
+    ONNX_IMAGE = "onnx-image"  # with its preprocessing: takes the bytes of an image of any size
     PROGRAM = "pt2"  # a torch.export program
+    PROGRAM_IMAGE = "pt2-image"  # with its preprocessing
     CARD = "card"  # a model card in Markdown

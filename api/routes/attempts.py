@@ -103,7 +103,7 @@ def download_resume_part(
 ) -> ArtifactResponse:
     """The bytes of a part of the checkpoint to resume from."""
     checkpoint = attempts.find_resume_checkpoint(session, attempt_id)
-    return ArtifactResponse(services.artifacts, checkpoints.find_file(checkpoint, part))
+    return ArtifactResponse(services.artifacts, checkpoints.find_file(session, checkpoint, part))
 
 
 @router.post("/finish")

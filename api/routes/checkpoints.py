@@ -1,7 +1,8 @@
 """Checkpoints of a job, and downloads of their weights."""
 
 import re
-from typing import Annotated, Literal
+from enum import StrEnum
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
@@ -18,13 +19,29 @@ router = APIRouter(
     dependencies=[Depends(authenticate_user)],
 )
 
-_PARTS = {
-    "safetensors": CheckpointPart.WEIGHTS,
-    "pt": CheckpointPart.PT,
-    "onnx": CheckpointPart.ONNX,
-    "pt2": CheckpointPart.PROGRAM,
-    "md": CheckpointPart.CARD,
-}
+
+class WeightsFormat(StrEnum):
+    """The name of a part, but for the weights: their format is safetensors."""
+
+    SAFETENSORS = "safetensors"
+    PT = CheckpointPart.PT
+    ONNX = CheckpointPart.ONNX
+    ONNX_IMAGE = CheckpointPart.ONNX_IMAGE
+    PT2 = CheckpointPart.PROGRAM
+    PT2_IMAGE = CheckpointPart.PROGRAM_IMAGE
+    CARD = CheckpointPart.CARD
+
+    @property
+    def part(self) -> CheckpointPart:
+        is_weights = self is WeightsFormat.SAFETENSORS
+        return CheckpointPart.WEIGHTS if is_weights else CheckpointPart(self)
+
+    @property
+    def suffix(self) -> str:
+        """Of a file name: "onnx", "image.onnx", "md"."""
+        if self is WeightsFormat.CARD:
+            return "md"
+        return ".".join(reversed(self.split("-")))
 
 
 @router.get("")
@@ -42,20 +59,20 @@ def download_weights(
     session: ReadSession,
     services: ServicesDep,
     format: Annotated[  # noqa: A002 - the query's name
-        Literal["safetensors", "pt", "onnx", "pt2", "md"],
+        WeightsFormat,
         Query(
-            description="pt: a state_dict for torch.load(weights_only=True). Only the newest "
-            "checkpoint of a finished training has onnx, pt2 (a torch.export program) and md (the "
-            "model card)"
+            description="pt: a state_dict for torch.load(weights_only=True). pt2: a torch.export "
+            "program. onnx-image and pt2-image take the bytes of an image of any size. card: the "
+            "model card. All but safetensors exist for the last checkpoint of a finished training"
         ),
-    ] = "safetensors",
+    ] = WeightsFormat.SAFETENSORS,
 ) -> ArtifactResponse:
     """The weights of a checkpoint."""
     job = records.find_job(session, job_id)
     found = checkpoints.find_checkpoint(session, job_id, checkpoint)
-    file = checkpoints.find_file(found, _PARTS[format])
+    file = checkpoints.find_file(session, found, format.part)
     stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{records.spec_of(job).network}-{job.dataset}")
-    filename = f"{stem}-{job.id}-{found.iteration}.{format}"
+    filename = f"{stem}-{job.id}-{found.iteration}.{format.suffix}"
     return ArtifactResponse(
         services.artifacts,
         file,

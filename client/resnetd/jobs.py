@@ -368,7 +368,7 @@ class Jobs(RunResource[Job]):
     def download(
         self,
         job_id: str,
-        which: str = "best",
+        which: str | None = None,
         *,
         format: str = "safetensors",  # noqa: A002 - the name in the API
         path: str | Path | None = None,
@@ -377,9 +377,12 @@ class Jobs(RunResource[Job]):
         """Download weights, verify their checksum, and return their path.
 
         Args:
-            which: the `best` checkpoint (default), the `newest`, or the one with this id.
-            format: `safetensors` (default) or `pt` for `torch.load(weights_only=True)`; of the
-                newest checkpoint of a finished job also `onnx`, `pt2` and `md`, the model card.
+            which: the `best` checkpoint, the `newest`, or the one with this id. Default: `best`
+                for `safetensors`; `newest` for the other formats, which only the last checkpoint
+                of a finished job has.
+            format: `safetensors` (default), `pt` for `torch.load(weights_only=True)`, `onnx`,
+                `pt2` (a torch.export program), `onnx-image` and `pt2-image` (with the
+                preprocessing inside), or `card`, the model card.
             path: a file, which is replaced, or a folder. Default: the working directory.
             on_progress: called with the bytes received so far and in total, None if unknown.
 
@@ -391,6 +394,7 @@ class Jobs(RunResource[Job]):
             CorruptDownload: the bytes do not match their checksum. Nothing is left on disk
                 after an error.
         """
+        which = which or ("best" if format == "safetensors" else "newest")
         return downloads.download(
             self._api,
             self._path(job_id, "checkpoints", which, "weights"),

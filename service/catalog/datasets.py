@@ -9,6 +9,8 @@ from service.catalog.architectures import Family
 FOLDER_PREFIX = "folder:"
 # Height and width in pixels of the crops that ImageNet networks are trained on (section 3.4).
 CROP_SIZE = 224
+# Length of the shorter side that an image is resized to before its center is evaluated.
+EVALUATION_SIDE = 256
 # Images of a folder that are not cropped from their files stay in memory, decoded.
 MAX_DECODED_BYTES = 8 * 2**30
 

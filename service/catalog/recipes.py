@@ -104,10 +104,15 @@ class BnStatistics(StrEnum):
 
 
 class Export(StrEnum):
-    """Formats in which the network of a finished training is exported."""
+    """Formats in which the network of a finished training is exported.
+
+    Those for images take the bytes of an image of any size; the others take normalized batches.
+    """
 
     ONNX = "onnx"
+    ONNX_IMAGE = "onnx-image"
     PT2 = "pt2"
+    PT2_IMAGE = "pt2-image"
 
 
 Rate = Annotated[float, Field(gt=0, le=100)]
@@ -175,7 +180,7 @@ class Recipe(BaseModel):
 
     evaluate_every: Annotated[int, Field(ge=1)]
     checkpoint_every: Annotated[int, Field(ge=1)]
-    exports: tuple[Export, ...] = (Export.ONNX, Export.PT2)
+    exports: tuple[Export, ...] = tuple(Export)
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "Recipe":

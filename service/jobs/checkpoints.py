@@ -115,14 +115,16 @@ def files_of(checkpoint: CheckpointRow) -> dict[CheckpointPart, CheckpointFile]:
     return {CheckpointPart(part): CheckpointFile(**file) for part, file in checkpoint.parts.items()}
 
 
-def find_file(checkpoint: CheckpointRow, part: CheckpointPart) -> CheckpointFile:
-    """NotFound where the checkpoint was stored without that part."""
+def find_file(session: Session, checkpoint: CheckpointRow, part: CheckpointPart) -> CheckpointFile:
+    """NotFound where the checkpoint was stored without that part; it names one that has it."""
     files = files_of(checkpoint)
-    if part not in files:
-        raise NotFound(
-            f"checkpoint {checkpoint.id} has no part {part}; it has {', '.join(sorted(files))}"
-        )
-    return files[part]
+    if part in files:
+        return files[part]
+    message = f"checkpoint {checkpoint.id} has no part {part}; it has {', '.join(sorted(files))}"
+    others = [row for row in list_checkpoints(session, checkpoint.job_id) if part in row.parts]
+    if others:
+        message += f"; checkpoint {others[0].id} of iteration {others[0].iteration} has it"
+    raise NotFound(message)
 
 
 def list_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:

@@ -232,6 +232,26 @@ def test_a_batch_is_submitted_together(command: Command, client: resnetd.Client)
     assert client.jobs.get(second).spec["after"][0]["job"] == first
 
 
+def test_show_fits_into_100_columns_and_pads_no_line(service: Service, command: Command) -> None:
+    training = service.run()
+    training.finish()
+    assert command("show", training.job_id) == 0
+    lines = command.out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line for line in lines if line != line.rstrip()] == []
+    recipe = " ".join(command.out.split())
+    assert "recipe name quick, iterations" in recipe
+    assert "exports []" in recipe
+
+
+def test_an_empty_message_is_not_printed(service: Service, command: Command) -> None:
+    training = service.run()
+    training.finish()
+    assert command("events", training.job_id) == 0
+    (ended,) = [line for line in command.out.splitlines() if "ended" in line]
+    assert ended.endswith("attempt: number 1, ended completed")
+
+
 def test_the_queue_is_listed_with_reasons(service: Service, command: Command) -> None:
     job_id = service.submit(name="[b]resnet[/b]")
     assert command("queue") == 0

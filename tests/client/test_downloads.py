@@ -39,6 +39,22 @@ def test_weights_go_into_a_folder_or_replace_a_file(
     assert path.read_bytes() == content(CheckpointPart.PT, 10)
 
 
+@pytest.mark.parametrize("format", ["pt", "onnx", "pt2-image", "card"])
+def test_formats_of_the_last_checkpoint_are_taken_from_it(
+    service: Service,
+    client: resnetd.Client,
+    format: str,  # noqa: A002 - the client's name
+) -> None:
+    training = service.run()
+    training.save(10, test_error=5.0)
+    parts = (CheckpointPart.WEIGHTS, CheckpointPart.STATE, CheckpointPart(format))
+    training.save(20, test_error=6.0, parts=parts)
+    path = client.jobs.download(training.job_id, format=format)
+    assert path.read_bytes() == content(CheckpointPart(format), 20)
+    with pytest.raises(resnetd.NotFound, match="of iteration 20 has it"):
+        client.jobs.download(training.job_id, "best", format=format)
+
+
 def test_progress_is_reported_in_bytes(client: resnetd.Client, job_id: str) -> None:
     reported: list[tuple[int, int | None]] = []
     client.jobs.download(job_id, on_progress=lambda *done: reported.append(done))

@@ -364,8 +364,14 @@ class Trainer:
         """Exports the network as it is now, without using the device."""
         batches = self.source.load_evaluation_batches(EvaluationSplit.TEST, rank=0, world_size=1)
         (images_NCHW, *_), _ = next(iter(batches))
-        run = export.FinishedRun(self.spec, self.environment, state)
-        return export.make_exporter(self.model, images_NCHW, run)
+        run = export.FinishedRun(
+            self.spec,
+            self.environment,
+            state,
+            class_names=self.source.class_names,
+            normalizer=self.source.normalizer.to(torch.device("cpu")),
+        )
+        return export.make_exporter(self.model, images_NCHW, run, self.observer.on_log)
 
     def _report_progress(self) -> None:
         if time.monotonic() - self._progress_at <= PROGRESS_SECONDS and not self._is_last():

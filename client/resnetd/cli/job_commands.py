@@ -261,12 +261,18 @@ def download(
     context: typer.Context,
     job_id: JobId,
     *,
-    which: Annotated[str, typer.Option(help="best, newest, or the id of a checkpoint.")] = "best",
+    which: Annotated[
+        str | None,
+        typer.Option(
+            help="best, newest, or the id of a checkpoint. Default: best; newest for formats that "
+            "only the last checkpoint has."
+        ),
+    ] = None,
     weights_format: Annotated[
         str,
         typer.Option(
             "--format",
-            help="safetensors, or pt for torch.load; of a finished job also onnx, pt2, md.",
+            help="safetensors; of a finished job also pt, onnx, pt2, onnx-image, pt2-image, card.",
         ),
     ] = "safetensors",
     path: Annotated[

@@ -1,5 +1,6 @@
 """Records as text and tables in a terminal."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -42,6 +43,9 @@ _STYLES: dict[str, str] = {
     JobState.HELD: "yellow",
     JobState.PAUSED: "yellow",
 }
+
+# Of a long value, in characters: beside a field's name it fits on a line of 100.
+_TEXT_WIDTH = 80
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -350,7 +354,7 @@ def _fields_of_job(shown: Job, now: datetime) -> Iterator[tuple[str, object]]:
         yield "progress", f"{done.iteration}/{done.iterations} ({done.percent:.0f} %)"
         yield "", progress(done)
     yield "dataset", shown.spec.get("dataset")
-    yield "recipe", _plain(recipe) if isinstance(recipe, Mapping) else recipe
+    yield "recipe", _wrap(_plain(recipe)) if isinstance(recipe, Mapping) else recipe
     yield "parameters", shown.parameters
     yield "attempts", shown.attempts
     yield "restarts", shown.restarts or None
@@ -422,4 +426,9 @@ def _value(value: float | None) -> str:
 
 
 def _plain(data: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in data.items() if value is not None)
+    """Without empty values, such as the message of an attempt that completed."""
+    return ", ".join(f"{name} {value}" for name, value in data.items() if value not in (None, ""))
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(text, _TEXT_WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -62,7 +62,17 @@ class Session:
             if isinstance(part, str):
                 typer.echo(part)  # not wrapped: a script may read it from a terminal
             else:
-                self.console.print(part)
+                self._print(part)
+
+    def _print(self, part: RenderableType) -> None:
+        if self.console.is_terminal:
+            self.console.print(part)
+            return
+        with self.console.capture() as captured:
+            self.console.print(part)
+        # Rich pads each line of a table to the longest.
+        for line in captured.get().splitlines():
+            typer.echo(line.rstrip())
 
     def show_line(self, output: Output, record: Record, text: str) -> None:
         """Print the record as a line of JSON, or the text."""

@@ -100,6 +100,20 @@ def test_a_format_that_was_not_stored_is_not_found(api: Api, kept: Taken) -> Non
     answer = api.get(f"{_path(kept)}/newest/weights?format=pt")
     assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
     assert "state, weights" in answer.json()["detail"]
+    best = _listed(api, kept)[1]["id"]
+    assert f"checkpoint {best} of iteration 2 has it" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("part", "suffix"),
+    [("card", "md"), ("onnx", "onnx"), ("onnx-image", "image.onnx"), ("pt2-image", "image.pt2")],
+)
+def test_a_format_has_the_name_of_its_part(api: Api, part: str, suffix: str) -> None:
+    claimed = api.core.run()
+    _keep(api, claimed, 2, 2, parts=(*ALL_PARTS, CheckpointPart(part)))
+    answer = api.get(f"{_path(claimed)}/newest/weights?format={part}")
+    assert answer.content == content(CheckpointPart(part), 2)
+    assert answer.headers["Content-Disposition"].endswith(f'-2.{suffix}"')
 
 
 def test_a_download_whose_artifact_was_lost_is_not_found(api: Api, kept: Taken) -> None:

@@ -197,7 +197,7 @@ def test_a_part_that_was_not_stored_is_not_found(core: Core) -> None:
     with core.database.transaction() as session:
         checkpoint = attempts.find_resume_checkpoint(session, second.attempt_id)
     with pytest.raises(NotFound, match="it has state, weights"):
-        checkpoints.find_file(checkpoint, CheckpointPart.PT)
+        checkpoints.find_file(session, checkpoint, CheckpointPart.PT)
 
 
 @pytest.mark.parametrize(

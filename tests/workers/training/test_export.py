@@ -1,10 +1,16 @@
+import json
 import re
+import shutil
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
+from PIL import Image
 
 from service.catalog import model_stats
 from service.states import CheckpointPart
@@ -12,6 +18,7 @@ from tests.workers.training import support
 from tests.workers.training.support import small_spec
 from workers.training import checkpoint, export
 from workers.training.checkpoint import weights_sha256
+from workers.training.data.normalization import Normalizer
 from workers.training.models import convert, resnet
 from workers.training.observers import RunEnvironment
 from workers.training.train_state import TrainState
@@ -57,6 +64,7 @@ def test_the_card_of_a_resumed_run_has_the_complete_error_curve(tmp_path: Path) 
 @torch.no_grad()
 def test_torchvision_rejects_pt_weights_that_it_would_misread(tmp_path: Path) -> None:
     spec = small_spec(dataset="folder:photos", depth=50, shortcut="B")
+    assert spec.recipe.exports == ()
     model = resnet.build_network(spec, 10).eval()
     environment = RunEnvironment(
         parameters=1,
@@ -71,7 +79,8 @@ def test_torchvision_rejects_pt_weights_that_it_would_misread(tmp_path: Path) ->
         numerics={},
     )
     images_NCHW = torch.randn(2, 3, 64, 64)
-    run = export.FinishedRun(spec, environment, TrainState())
+    normalizer = Normalizer(torch.zeros(224, 224, 3), torch.full((3,), 255.0))
+    run = export.FinishedRun(spec, environment, TrainState(), list("0123456789"), normalizer)
     files = export.write_exports(model, images_NCHW, run, tmp_path)
     path = files[CheckpointPart.PT]
     with pytest.raises(RuntimeError, match="stride_is_in_the_first_1x1"):
@@ -103,6 +112,10 @@ def test_exported_networks_compute_the_same_logits(tmp_path: Path) -> None:
     properties = onnx.load(files[CheckpointPart.ONNX]).metadata_props
     metadata = {entry.key: entry.value for entry in properties}
     assert 0 <= float(metadata["max_abs_logit_difference"]) < export.MAX_LOGIT_DIFFERENCE
+    assert json.loads(metadata["class_names"]) == list("0123456789")
+    extra = {"class_names": ""}
+    torch.export.load(files[CheckpointPart.PROGRAM], extra_files=extra)
+    assert json.loads(extra["class_names"]) == list("0123456789")
     assert "| largest difference of a logit, model.onnx |" in files[CheckpointPart.CARD].read_text()
 
 
@@ -127,4 +140,56 @@ def test_a_failed_export_does_not_fail_the_run(
     assert outcome.stopped is None
     assert CheckpointPart.ONNX not in observer.files[12]
     card = observer.files[12][CheckpointPart.CARD].read_text()
-    assert "model.onnx | not exported: RuntimeError |" in card
+    assert "model.onnx | not exported: RuntimeError: an unknown operator |" in card
+    assert "model.onnx was not exported: RuntimeError: an unknown operator" in observer.lines
+    assert "```python" not in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("onnx-image", CheckpointPart.ONNX_IMAGE), ("pt2-image", CheckpointPart.PROGRAM_IMAGE)],
+)
+def test_the_lines_of_the_card_classify_an_image_file_without_our_code(
+    name: str, part: CheckpointPart, tmp_path: Path
+) -> None:
+    colors = {"blue": (0, 0, 200), "café": (90, 60, 20), "red": (200, 0, 0)}
+    for class_name, color in colors.items():
+        (tmp_path / "data" / "colors" / class_name).mkdir(parents=True)
+        for number in range(10):
+            image = Image.new("RGB", (40 + 7 * number, 50), color)
+            image.save(tmp_path / "data" / "colors" / class_name / f"{number}.png")
+    recipe = {"iterations": 24, "batch_size": 6, "warmup_until_error": 100.0, "exports": [name]}
+    outcome, observer = support.run(
+        small_spec(recipe, dataset="folder:colors"),
+        tmp_path / "work",
+        data_path=tmp_path / "data",
+    )
+    assert outcome.test_error == 0
+    files = observer.files[24]
+    card = files[CheckpointPart.CARD].read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    assert len(code.splitlines()) == 10
+    assert json.dumps(list(colors), ensure_ascii=False) in card
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(files[part], elsewhere)
+    Image.new("RGB", (301, 203), colors["café"]).save(elsewhere / "picture.jpg")
+    # Without site's .pth files, which lead to our code.
+    packages = sysconfig.get_path("purelib")
+    prelude = (
+        f"import importlib.util, sys; sys.path.append({packages!r})\n"
+        "assert importlib.util.find_spec('workers') is None\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", prelude + code],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    first, *others = finished.stdout.splitlines()
+    assert first.endswith(" café")
+    assert len(others) == 2

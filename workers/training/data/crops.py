@@ -22,10 +22,9 @@ from service.catalog import datasets
 from service.catalog.recipes import Crop, Flip, Recipe, TtaMode
 from workers.training.data.sampling import Purpose, random_words
 
-CROP_SIZE = datasets.CROP_SIZE
-# Lengths of the shorter side: in training; before a center crop; of multi-scale evaluation.
+CROP_SIZE, EVALUATION_SIDE = datasets.CROP_SIZE, datasets.EVALUATION_SIDE
+# Lengths of the shorter side: in training; of multi-scale evaluation.
 TRAIN_SIDES = (256, 480)
-EVALUATION_SIDE = 256
 MULTI_SCALE_SIDES = (224, 256, 384, 480, 640)
 # Random resized crop (Szegedy et al. 2014; torchvision's references): share of area, aspect ratio.
 _AREA = (0.08, 1.0)
