@@ -29,6 +29,9 @@ class ImageClassifier(nn.Module):
         crop: the run's, which decides what the evaluation keeps of an image.
     """
 
+    mean_HWC: Tensor
+    std_C: Tensor
+
     def __init__(self, model: nn.Module, normalizer: Normalizer, crop: Crop) -> None:
         super().__init__()
         self.model, self.crop = model, crop
