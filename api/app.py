@@ -1,5 +1,6 @@
 """The application: its routes, its errors, and the services of its process."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from api import problems
 from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
-from api.dependencies import Services
+from api.dependencies import SESSION_SLOTS, Services
 from api.routes import (
     attempts,
     checkpoints,
@@ -59,6 +60,7 @@ def create_app(
             database=database,
             artifacts=artifacts,
             changes=changes,
+            session_slots=asyncio.Semaphore(SESSION_SLOTS),
             now=now,
         )
         yield

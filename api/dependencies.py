@@ -7,12 +7,14 @@ ArtifactResponse, which follows it, and streams and long polls open a short tran
 look at the database, as authentication does before the request's own.
 """
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request, Response
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPBearer
 
 from api.auth import read_bearer_token
@@ -24,6 +26,11 @@ from service.settings import Settings
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database, Session
 
+# A request keeps its session while its response is validated, which needs one of the 40 threads.
+# All of them may wait for a lock or a connection that such a request holds, unless there are more
+# threads, and more connections, than sessions.
+SESSION_SLOTS = 10
+
 # Only so that the OpenAPI document names the scheme; `read_bearer_token` reads the header.
 _scheme = HTTPBearer(
     auto_error=False, description="The token of a user, an attempt, a runner or a driver"
@@ -32,12 +39,17 @@ _scheme = HTTPBearer(
 
 @dataclass(frozen=True)
 class Services:
-    """What all requests of one API process share; `now` is the clock, UTC."""
+    """What all requests of one API process share; `now` is the clock, UTC.
+
+    `session_slots`: a request waits here, without a thread, until fewer than SESSION_SLOTS others
+    hold a session.
+    """
 
     settings: Settings
     database: Database
     artifacts: ArtifactStore
     changes: ChangeHub
+    session_slots: asyncio.Semaphore
     now: Callable[[], datetime]
 
 
@@ -56,13 +68,15 @@ def get_now(services: ServicesDep) -> datetime:
 Now = Annotated[datetime, Depends(get_now)]
 
 
-def write_session(services: ServicesDep) -> Iterator[Session]:
-    with services.database.transaction() as session:
+async def write_session(services: ServicesDep) -> AsyncIterator[Session]:
+    opened = contextmanager_in_threadpool(services.database.transaction())
+    async with services.session_slots, opened as session:
         yield session
 
 
-def read_session(services: ServicesDep) -> Iterator[Session]:
-    with services.database.reading() as session:
+async def read_session(services: ServicesDep) -> AsyncIterator[Session]:
+    opened = contextmanager_in_threadpool(services.database.reading())
+    async with services.session_slots, opened as session:
         yield session
 
 

@@ -28,7 +28,8 @@ async def poll_until(
     """
     with services.changes.subscribe(*subject_ids) as changes:
         changes.clear()
-        response = await run_in_threadpool(ask)
+        async with services.session_slots:
+            response = await run_in_threadpool(ask)
         deadline = asyncio.get_running_loop().time() + wait_seconds
         while response is None and not services.changes.is_closing:
             left = deadline - asyncio.get_running_loop().time()
@@ -41,5 +42,6 @@ async def poll_until(
             if await request.is_disconnected():
                 break
             if await run_in_threadpool(is_worth_asking):
-                response = await run_in_threadpool(ask)
+                async with services.session_slots:
+                    response = await run_in_threadpool(ask)
         return response

@@ -1,5 +1,6 @@
 """Calls of training processes: configuration, reports, parts of checkpoints, the finish."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,13 @@ def test_a_new_token_of_an_attempt_ends_the_old_one(api: Api) -> None:
     again = api.core.take(first)
     _refused(api.attempt(first), 401, "unauthorized")
     assert api.attempt(again).status_code == 200
+
+
+def test_100_reports_at_once_do_not_wait_for_each_others_threads(any_api: Api) -> None:
+    """More than there are threads: each holds a lock that others wait for."""
+    any_api.core.record_cluster(cpus=64)
+    running = [any_api.core.run() for _ in range(4)]
+    with ThreadPoolExecutor(100) as pool:
+        # The same sequence: each locks the job of its attempt, and changes little.
+        sent = [pool.submit(any_api.report, running[number % 4], 2) for number in range(100)]
+        assert {response.result().status_code for response in sent} == {200}
