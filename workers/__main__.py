@@ -14,20 +14,7 @@ from service.errors import ResnetdError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="resnetd-worker", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("dispatcher", help="start queued jobs on the cluster until interrupted")
-    commands.add_parser("runner", help="run attempts of jobs (started by the dispatcher)")
-    commands.add_parser("search", help="drive a search (started by the dispatcher)")
-    fetch = commands.add_parser("fetch", help="download a data set to where attempts read it")
-    downloads = [
-        dataset.name
-        for dataset in catalog_datasets.DATASETS.values()
-        if dataset.origin is DatasetOrigin.DOWNLOAD
-    ]
-    fetch.add_argument("dataset", choices=sorted(downloads))
-    fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_DIR")
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         if options.command == "dispatcher":
             return _run_dispatcher()
@@ -45,6 +32,23 @@ def main(arguments: list[str] | None = None) -> int:
     except ResnetdError as error:
         print(f"resnetd-worker: {error}", file=sys.stderr)
         return 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="resnetd-worker", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("dispatcher", help="start queued jobs on the cluster until interrupted")
+    commands.add_parser("runner", help="run attempts of jobs (started by the dispatcher)")
+    commands.add_parser("search", help="drive a search (started by the dispatcher)")
+    fetch = commands.add_parser("fetch", help="download a data set to where attempts read it")
+    downloads = [
+        dataset.name
+        for dataset in catalog_datasets.DATASETS.values()
+        if dataset.origin is DatasetOrigin.DOWNLOAD
+    ]
+    fetch.add_argument("dataset", choices=sorted(downloads))
+    fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_DIR")
+    return parser
 
 
 def _run_dispatcher() -> int:

@@ -46,7 +46,7 @@ class WeightsFormat(StrEnum):
 
 @router.get("")
 def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
-    """Newest first."""
+    """Checkpoints of the job, newest first."""
     records.find_job(session, job_id)
     found = checkpoints.list_checkpoints(session, job_id)
     return CheckpointList(checkpoints=[CheckpointView.of(checkpoint) for checkpoint in found])

@@ -142,7 +142,7 @@ def get_job(job_id: str, session: ReadSession, services: ServicesDep, now: Now) 
 
 @router.get("/{job_id}/progress")
 def get_progress(job_id: str, session: ReadSession) -> ProgressView | None:
-    """Null until the training processes have started."""
+    """Iteration, throughput and newest metrics; null until the training has started."""
     return ProgressView.of(records.find_job(session, job_id))
 
 
@@ -190,7 +190,7 @@ def list_logs(
 
 @router.get("/{job_id}/attempts")
 def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
-    """Oldest first."""
+    """Attempts of the job, oldest first."""
     records.find_job(session, job_id)
     found = attempts.list_attempts(session, job_id)
     return AttemptList(attempts=[AttemptView.of(attempt) for attempt in found])

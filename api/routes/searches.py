@@ -53,7 +53,7 @@ def submit_search(
 
 @router.get("")
 def list_searches(session: ReadSession, page: PageQuery) -> SearchPage:
-    """Newest first."""
+    """Searches, newest first."""
     found = records.list_page(
         session, limit=page.limit, token=page.page_token, id_prefix=page.id_prefix
     )
@@ -88,7 +88,7 @@ def delete_search(
 
 @router.get("/{search_id}/trials")
 def list_trials(search_id: str, session: ReadSession) -> TrialList:
-    """The best first."""
+    """Trials of the search, the best first."""
     search = records.find_search(session, search_id)
     return TrialList.of(ranking.rank_trials(session, search))
 

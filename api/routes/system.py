@@ -68,6 +68,7 @@ def list_recipes() -> RecipeList:
 
 @authenticated_router.get("/cluster")
 def get_cluster(session: ReadSession) -> ClusterView:
+    """CPUs and GPUs of the cluster, in total and reserved."""
     found = cluster_state.find_cluster(session)
     reserved = cluster_state.sum_reserved(session)
     return ClusterView(

@@ -96,6 +96,6 @@ def ping_webhook(webhook_id: str, session: WriteSession, now: Now) -> DeliveryVi
 def list_deliveries(
     webhook_id: str, session: ReadSession, limit: Annotated[int, Query(ge=1, le=1000)] = 50
 ) -> DeliveryList:
-    """Newest first."""
+    """Deliveries of the webhook, newest first."""
     found = webhooks.list_deliveries(session, webhook_id, limit=limit)
     return DeliveryList(deliveries=[DeliveryView.model_validate(row) for row in found])

@@ -130,57 +130,83 @@ class Recipe(BaseModel):
     """Hyperparameters: everything about a training but the network and the data.
 
     Lengths are in iterations (optimizer steps), errors in percent.
-
-    batch_size: global, over all workers.
-    micro_batch_size: images of one forward pass of a worker, which accumulates the gradients of
-        its share of the batch; None: the complete share. Batch norm normalizes a micro-batch.
-    patience: evaluations without a lower test error before schedule `plateau` drops the rate.
-    warmup_learning_rate: rate of the warm-up, which ends when the training error is below
-        `warmup_until_error`, or after `warmup_iterations`. In the latter case schedules `linear`
-        and `cosine` rise linearly from it to `learning_rate`.
-    bias_learning_rate_scale: factor for the biases of batch norm.
-    validation_images: number of training images that are held out and evaluated as `validation/`.
-    sync_batch_norm: batch norm normalizes the micro-batches of all workers together.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
+    """Recipe whose values the other fields have by default."""
     iterations: Iterations
+    """Length of the training. Milestones and warm-up that are not given scale with it."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    """Images of an optimizer step, of all workers together."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Images of a worker's forward pass, which batch norm normalizes; gradients accumulate.
+
+    Null: the worker's complete share of the batch.
+    """
 
     learning_rate: Rate
+    """Peak learning rate."""
     schedule: LrSchedule = LrSchedule.STEPS
+    """`steps`, `plateau`, `linear` or `cosine`."""
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Schedule `steps`: iterations at which the learning rate is multiplied by `lr_gamma`."""
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of the learning rate at a milestone or plateau."""
     patience: Annotated[int, Field(ge=1, le=1_000)] = 5
+    """Schedule `plateau`: evaluations without a lower test error before the rate drops."""
     warmup_learning_rate: Rate | None = None
+    """Learning rate of the warm-up. Null: no warm-up."""
     warmup_until_error: Annotated[float, Field(gt=0, le=100)] | None = None
+    """The warm-up ends when the training error is below this."""
     warmup_iterations: Iterations | None = None
+    """The warm-up ends after this number of iterations.
+
+    Schedules `linear` and `cosine` then rise linearly to `learning_rate`.
+    """
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
     momentum_form: MomentumForm = MomentumForm.CAFFE
+    """`caffe` (the paper) or `torch`: they differ after the learning rate changes."""
     nesterov: bool = False
+    """Nesterov momentum; needs `momentum_form` `torch`."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    """L2 penalty."""
     weight_decay_scope: WeightDecayScope = WeightDecayScope.WEIGHTS
+    """`weights` (the authors' code), or `all`: also biases and batch norm."""
     bias_learning_rate_scale: Rate = 1.0
+    """Factor of the learning rate for the biases of batch norm."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that all classes get."""
 
     crop: Crop = Crop.PAD_CROP
+    """`pad_crop` (section 4.2), `scale_jitter` (3.4) or `random_resized_crop` (Szegedy)."""
     flip: Flip = Flip.RANDOM
+    """`random`, or `alternating`: every second epoch."""
     pca_lighting: bool = False
+    """Add noise along the principal components of color (Krizhevsky et al. 2012)."""
     normalization: Normalization = Normalization.PIXEL_MEAN
+    """`pixel_mean`: subtract the mean image. `channel`: mean and deviation per channel."""
     validation_images: Annotated[int, Field(ge=0, le=10_000_000)] = 0
+    """Training images to hold out; evaluated as `validation/error` and `/loss`."""
 
     sync_batch_norm: bool = False
+    """Batch norm normalizes the micro-batches of all workers together."""
     bn_statistics: BnStatistics = BnStatistics.RUNNING
+    """`running` averages, or `precise`: computed from training images per evaluation."""
     test_time_augmentation: TtaMode = TtaMode.NONE
+    """`none`, `hflip`; with crops from files also `ten_crop`, `multi_scale`."""
     precision: Precision = Precision.AUTO
+    """`auto` is `bf16` on devices that support it, else `fp32`; or `tf32`, `fp16`."""
 
     evaluate_every: Annotated[int, Field(ge=1)]
+    """Iterations between evaluations on the test set."""
     checkpoint_every: Annotated[int, Field(ge=1)]
+    """Iterations between checkpoints."""
     exports: tuple[Export, ...] = tuple(Export)
+    """Formats of the finished network; `-image` formats have the preprocessing inside."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "Recipe":

@@ -33,20 +33,21 @@ _MAX_NAME_LENGTH = 120
 # Used while an invalid field keeps the real value from being known.
 _ANY_DEPTH = 20
 
-# Higher values start first.
 Priority = Annotated[int, Field(strict=True, ge=0, le=100)]
 
 
 class Resources(Spec):
     """Resources that each attempt of the job reserves on the cluster.
 
-    `gpus_per_worker` None: 1 if the cluster has GPUs, else 0. Jobs with a fraction share a GPU and
-    its memory.
+    Jobs with a fraction of a GPU share it and its memory.
     """
 
     num_workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
+    """Training processes (DDP ranks)."""
     cpus_per_worker: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
+    """CPUs of each worker; it runs as many threads."""
     gpus_per_worker: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    """0, 1, or 0.5, 0.25, 0.125, 0.0625 of a GPU. Null: 1 if the cluster has GPUs, else 0."""
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -60,13 +61,12 @@ class Resources(Spec):
 
 
 class Dependency(Spec):
-    """A job that must end first; in a batch, `#0` refers to the batch's first job.
-
-    An id is short for `{"job": id, "condition": "ok"}`.
-    """
+    """A job that must end first."""
 
     job: JobId
+    """Id of the job; in a batch, `#0` is the first job."""
     condition: DependencyCondition = DependencyCondition.OK
+    """`ok`: the job must succeed. `any`: it must end."""
 
     @model_validator(mode="before")
     @classmethod
@@ -96,22 +96,25 @@ class StartMode(StrEnum):
 
 
 class StartFrom(Spec):
-    """A checkpoint of another job: `best`, `newest`, or an id."""
+    """A checkpoint of another job."""
 
     job: JobId
+    """Id of the other job."""
     checkpoint: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] = "newest"
+    """`newest`, `best`, or the id of a checkpoint."""
     mode: StartMode = StartMode.CONTINUE
+    """What is taken from it: the run, the weights, or a shallower network's weights."""
 
 
 class Retention(Spec):
-    """Which checkpoints are kept: the best, the newest, and those at every `keep_every` iterations.
-
-    A checkpoint is deleted if no rule keeps it; the newest is never deleted.
-    """
+    """A checkpoint is deleted if no rule keeps it; the newest is never deleted."""
 
     keep_best: Annotated[int, Field(strict=True, ge=0, le=100)] = 1
+    """Number of checkpoints with the lowest test error to keep."""
     keep_newest: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    """Number of newest checkpoints to keep."""
     keep_every: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Keep the checkpoints of the multiples of this iteration."""
 
 
 class JobSpec(Spec):
@@ -122,29 +125,50 @@ class JobSpec(Spec):
 
     # Validated in this order: a validator can read the fields above its own.
     dataset: Annotated[str, Field(max_length=120)]
+    """A name of `resnetd datasets`, or `folder:NAME`."""
     family: Family
+    """Default: follows from the data set and depth."""
     block: Block
+    """Default: follows from the family and depth."""
     depth: Annotated[int, Field(strict=True)]
+    """Number of weighted layers, as in the paper."""
     shortcut: Shortcut
+    """`A`, `B` or `C` of the paper; `none`: a plain network."""
     stem: Stem
+    """First layers; write `cifar` for ImageNet depths on small images. Default: by family."""
     preactivation: Annotated[bool, Field(strict=True)] = False
+    """Batch norm and ReLU before each convolution (He et al. 2016)."""
     stride_at: StrideAt = StrideAt.CONV_1X1
+    """Convolution of a bottleneck that halves the map: `1x1` (paper), `3x3` (torchvision)."""
     zero_padding: ZeroPadding = ZeroPadding.END
+    """Where option A puts its zero channels: `end` (paper) or `both` sides."""
     zero_init_residual: Annotated[bool, Field(strict=True)] = False
+    """Initialize the last batch norm of each residual branch with scale 0."""
     recipe: Annotated[
         Recipe,
         Field(validate_default=True, default_factory=lambda data: _default_recipe(data)),  # noqa: PLW0108
     ]
+    """Name of a recipe, or an object with `name` and changed fields."""
     resources: Annotated[Resources, Field(validate_default=True)] = Resources()
+    """Workers, CPUs and GPUs."""
     seed: Seed = 0
+    """Seed of the weights, the order of the images and their augmentation."""
     priority: Priority = 50
+    """Higher values start first."""
     preemptible: bool = False
+    """A job with a higher priority may preempt this one."""
     hold: bool = False
+    """Keep the job from starting until it is released."""
     after: Annotated[tuple[Dependency, ...], Field(max_length=100)] = ()
+    """Jobs that must end first; an id is short for `{"job": id, "condition": "ok"}`."""
     start_from: StartFrom | None = None
+    """A checkpoint of another job to start from."""
     retention: Retention = Retention()
+    """Which checkpoints are kept."""
     max_restarts: Annotated[int, Field(strict=True, ge=0, le=100)] = 2
+    """Number of attempts that may fail by the user's fault before the job fails."""
     time_limit_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] = 60 * 24
+    """Running time after which an attempt is stopped."""
     name: Annotated[
         str,
         Field(
@@ -154,7 +178,9 @@ class JobSpec(Spec):
             default_factory=lambda data: _default_name(data),  # noqa: PLW0108
         ),
     ]
+    """Display name. Default: network and data set."""
     tags: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+    """Words to filter by: letters, digits and `_.:/-`, at most 63 characters each."""
 
     @model_validator(mode="before")
     @classmethod

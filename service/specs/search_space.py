@@ -55,13 +55,21 @@ class Dimension(Spec):
     """The distribution of a field: `{"loguniform": [0.001, 1]}`, `{"choice": ["A", "B"]}`."""
 
     choice: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)] | None = None
+    """`[value, ...]`: one of up to 64 strings, numbers, booleans or nulls."""
     grid: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)] | None = None
+    """`[value, ...]`: every value; with several grids, every combination."""
     uniform: tuple[Number, Number] | None = None
+    """`[low, high]`: a number between the two."""
     loguniform: tuple[Number, Number] | None = None
+    """`[low, high]`: a number between the two, uniform in its logarithm."""
     quniform: tuple[Number, Number, Number] | None = None
+    """`[low, high, step]`: a multiple of `step`; low and high are multiples too."""
     randint: tuple[Integer, Integer] | None = None
+    """`[low, high]`: an integer from low to high - 1."""
     lograndint: tuple[Integer, Integer] | None = None
+    """`[low, high]`: an integer from low to high - 1, uniform in its logarithm."""
     qrandint: tuple[Integer, Integer, Integer] | None = None
+    """`[low, high, step]`: an integer multiple of `step`, high included."""
 
     @model_validator(mode="after")
     def _check_arguments(self) -> "Dimension":

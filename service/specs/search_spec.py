@@ -59,15 +59,14 @@ class Scheduler(StrEnum):
 
 
 class SchedulerSpec(Spec):
-    """A scheduler and its parameters; a name is short for its defaults.
-
-    No trial is stopped before `grace_iterations` (None: the first evaluation). The rungs of ASHA
-    grow by `reduction_factor`, and 1 of `reduction_factor` trials passes a rung.
-    """
+    """A scheduler and its parameters; a name is short for its defaults."""
 
     name: Scheduler = Scheduler.FIFO
+    """`fifo` stops no trial; `asha` and `median` stop trials that are worse than others."""
     grace_iterations: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """No trial is stopped before this iteration. Null: the first evaluation."""
     reduction_factor: Annotated[int, Field(strict=True, ge=2, le=16)] = 3
+    """ASHA: rungs grow by this factor, and 1 of this number of trials passes a rung."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,39 +75,43 @@ class SchedulerSpec(Spec):
 
 
 class Budget(Spec):
-    """Limits of a search, which ends at the first that is reached; None: no limit.
-
-    trials: None: 10, or all combinations of the grids.
-    concurrent: trials that run at the same time.
-    iterations: of all trials together.
-    target_error: in percent; the search ends when a trial reaches it.
-    """
+    """Limits of a search, which ends at the first that is reached."""
 
     trials: Annotated[int, Field(strict=True, ge=1, le=MAX_TRIALS)] | None = None
+    """Number of trials. Default: 10, or all combinations of the grids."""
     concurrent: Annotated[int, Field(strict=True, ge=1, le=256)] = 4
+    """Number of trials that are queued or running at the same time."""
     iterations: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Iterations of all trials together. Null: no limit."""
     wall_seconds: Annotated[float, Field(gt=0, le=60 * 60 * 24 * 90)] | None = None
+    """Time since the start, without pauses. Null: no limit."""
     target_error: Annotated[float, Field(ge=0, lt=100)] | None = None
+    """Percent; the search ends when a trial reaches it. Null: no target."""
 
 
 class SearchSpec(Spec):
-    """`job` is the trials' spec; `space` maps its fields, as `recipe.learning_rate`, to values.
-
-    All metrics are minimized. With several metrics the best trials are the Pareto front.
-    """
+    """A job whose fields vary. With several metrics the best trials are the Pareto front."""
 
     model_config = ConfigDict(validate_default=True)
 
     job: dict[str, Any]
+    """Spec of the trials, as for `POST /v1/jobs`, without `after` and `hold`."""
     space: Space
+    """Fields that vary, as `recipe.learning_rate`, each with a distribution."""
     metric: tuple[Metric, ...] = (Metric.TEST_ERROR,)
+    """One metric, or a list of up to three; all are minimized."""
     algorithm: Annotated[Algorithm, Field(default_factory=lambda data: _default_algorithm(data))]  # noqa: PLW0108
+    """Default: `tpe`; `random` if the space has a grid."""
     scheduler: SchedulerSpec = SchedulerSpec()
+    """Which trials are stopped early: a name, or an object."""
     budget: Budget = Budget()
+    """The search ends at the first limit that is reached."""
     seed: Seed = 0
+    """Seed of the draws; the trials have the seed of `job`."""
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_CONTROL_CHARACTERS)] = (
         "search"
     )
+    """Display name."""
 
     @field_validator("metric", mode="before")
     @classmethod

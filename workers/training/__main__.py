@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _compare_stats(arguments[1:])
     if arguments[:1] == ["convert"]:
         return _convert(arguments[1:])
-    options = _make_parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         spec = job_spec.parse_job_spec(_make_spec_fields(options))
     except InvalidInput as error:
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return cli.run(spec, data_path=options.data_path, work_path=Path(work_path))
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m workers.training",
         description="Train one network of the paper on this machine.",
