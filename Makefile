@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fix lint types imports fast check test test-gpu chaos cover up demo lock wheel migration clean
+.PHONY: help setup fix lint types imports fast check test test-gpu chaos cover up demo docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -72,6 +72,9 @@ demo: setup ## train a plain and a residual network through the service
 
 bench-%: setup ## run a benchmark: control demo gpu launch loading search throughput train
 	@$(BIN)/python -m benchmarks.$*
+
+docs: setup ## write the reference pages that follow from the code
+	$(BIN)/python -m tools.generate_reference
 
 lock: setup ## pin the newest compatible versions
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml client/pyproject.toml --all-extras --group dev -o requirements/dev.txt

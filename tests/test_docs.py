@@ -54,11 +54,13 @@ def _name(page: Path) -> str:
     return str(page.relative_to(REPOSITORY))
 
 
-def _blocks(*languages: str) -> Iterator[Any]:
-    for page in PAGES:
-        for number, (language, text) in enumerate(_FENCE.findall(page.read_text())):
-            if language in languages:
-                yield pytest.param(text, id=f"{_name(page)}-{number}")
+def _blocks(language: str) -> list[Any]:
+    return [
+        pytest.param(text, id=f"{_name(page)}-{number}")
+        for page in PAGES
+        for number, (kind, text) in enumerate(_FENCE.findall(page.read_text()))
+        if kind == language
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(GENERATED))

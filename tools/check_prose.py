@@ -19,12 +19,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Files that are not yet rewritten, as path prefixes. The list only gets shorter.
-PENDING: tuple[str, ...] = (
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "README.md",
-    "docs/",
-)
+PENDING: tuple[str, ...] = ("docs/decisions/0014-",)
 
 # Exceptions: (path, word) and the reason.
 ALLOWED: dict[tuple[str, str], str] = {}

@@ -184,7 +184,7 @@ def _type_of(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if field["type"] == "object" and isinstance(field["additionalProperties"], dict):
         return f"object of {_type_of(field['additionalProperties'], definitions)}"
     kind: str = field["type"]
-    length = f", at most {field['maxLength']} characters" if "maxLength" in field else ""
+    length = f", length up to {field['maxLength']}" if "maxLength" in field else ""
     return kind + length + _range_of(field)
 
 
