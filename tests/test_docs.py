@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import typer
-from resnetd.cli import app as cli
 from typer.core import TyperGroup
 
 import service.__main__
 import workers.__main__
 import workers.training.__main__
+from resnetd.cli import app as cli
 from service.settings import Settings
 from service.specs.job_spec import parse_job_spec
 from service.specs.search_spec import parse_search_spec
@@ -23,9 +23,7 @@ from tools.check_prose import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
-PAGES = sorted(
-    [*DOCS.rglob("*.md"), *REPOSITORY.glob("*.md"), REPOSITORY / "client" / "README.md"]
-)
+PAGES = sorted([*DOCS.rglob("*.md"), *REPOSITORY.glob("*.md"), REPOSITORY / "client" / "README.md"])
 GENERATED = generate_reference.make_pages()
 # Variables that are not fields of Settings: of the client, the secrets, the benchmarks.
 _OTHER_VARIABLES = {
@@ -104,8 +102,9 @@ def _check_spec(document: Any) -> None:
 
 def _commands(text: str) -> Iterator[list[str]]:
     """The words of each simple command of a shell script."""
-    lexer = shlex.shlex(text.replace("\\\n", " "), posix=True, punctuation_chars="|;&<>\n")
-    lexer.whitespace = " \t"
+    joined = re.sub(r"(^|\s)#.*", "", text.replace("\\\n", " "))
+    lexer = shlex.shlex(joined, posix=True, punctuation_chars="|;&<>\n")
+    lexer.whitespace, lexer.commenters = " \t", ""
     lexer.whitespace_split = True
     words: list[str] = []
     for word in lexer:
@@ -135,7 +134,7 @@ def _check_command(words: list[str]) -> None:
 def _check_client_command(words: list[str]) -> None:
     command: Any = typer.main.get_command(cli.app)
     while isinstance(command, TyperGroup):
-        assert words and words[0] in command.commands, f"no command {words[:1]}"
+        assert words[0] in command.commands, words
         command, words = command.commands[words[0]], words[1:]
     options = {option for parameter in command.params for option in parameter.opts}
     for word in words:

@@ -4,6 +4,8 @@ Routes come from the OpenAPI document, specs and settings from their models, com
 parsers. Each text of a page is the code's: change it there.
 """
 
+# ruff: noqa: SLF001 - argparse has no other way to list its options
+
 import argparse
 import ast
 import inspect
@@ -16,14 +18,14 @@ from unittest import mock
 
 import typer
 from pydantic import BaseModel
-from resnetd.cli import app as cli
-from resnetd.cli.exit_codes import ExitCode
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 import service.__main__
 import workers.__main__
 import workers.training.__main__
 from api.app import create_app
+from resnetd.cli import app as cli
+from resnetd.cli.exit_codes import ExitCode
 from service.catalog import recipes
 from service.catalog.architectures import Family
 from service.catalog.datasets import DATASETS
@@ -63,7 +65,7 @@ def make_pages() -> dict[str, str]:
 
 def _list_routes() -> Iterator[str]:
     yield (
-        "JSON unless the route says otherwise. Conventions, errors and examples: [HTTP](http.md). A "
+        "JSON unless the route says otherwise. Conventions and examples: [HTTP](http.md). A "
         "running service has this document at `/v1/openapi.json` and, for a browser, at `/v1/docs`."
     )
     document = create_app(Settings()).openapi()
@@ -116,10 +118,8 @@ def _list_settings() -> Iterator[str]:
         settings = Settings(var_dir=_VAR)
     rows = []
     for name, text in _field_docs(Settings).items():
-        if name == "var_dir":
-            default = "`var`"
-        else:
-            default = _default_of_setting(getattr(settings, name))
+        is_root = name == "var_dir"
+        default = "`var`" if is_root else _default_of_setting(getattr(settings, name))
         rows.append([f"`RESNETD_{name.upper()}`", default, text])
     yield _table(["variable", "default", "meaning"], rows)
     for model in (ConcurrencyLimit, RecordRetention):
@@ -207,7 +207,7 @@ def _number(value: float) -> str:
 
 
 def _field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """The string under each field. Pydantic's own reading of them would cost time in each import."""
+    """The string under each field. Pydantic's own reading of them slows down every import."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(definition, ast.ClassDef)
     docs = {}
@@ -330,7 +330,7 @@ def _list_options(command: Any) -> list[list[str]]:
     return rows
 
 
-def _describe_parser(parser: argparse.ArgumentParser, path: str = "") -> Iterator[str]:
+def _describe_parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     rows = []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
