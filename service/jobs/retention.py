@@ -3,18 +3,19 @@
 Rows are deleted before artifacts: a row must never refer to bytes that no longer exist.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.errors import Conflict
 from service.jobs import checkpoints, lifecycle, records, warm_start
-from service.notifications import webhooks
 from service.settings import RecordRetention
 from service.specs.job_spec import Retention
-from service.states import FINAL_STATES
 from service.storage.tables import (
+    IS_LEASED,
     AttemptRow,
     CheckpointRow,
     JobEventRow,
@@ -24,7 +25,7 @@ from service.storage.tables import (
     TrialRow,
 )
 
-# Of each kind of record: bounds the time for which a sweep blocks other transactions.
+# Of each kind of record: bounds the time for which a deletion blocks other transactions.
 _JOBS_PER_SWEEP = 20
 
 
@@ -87,41 +88,78 @@ def delete_job(session: Session, job_id: str) -> list[str]:
     return [attempt.id for attempt in attempts]
 
 
-def delete_expired(session: Session, keep: RecordRetention, *, now: datetime) -> int:
-    """Deletes expired records of some jobs. Returns their number; call it until that is 0."""
-    webhooks.delete_old_deliveries(session, now=now)
-    swept = 0
-    for job_id_column, days in (
-        (LogRow.job_id, keep.logs_days),
-        (JobEventRow.subject_id, keep.events_days),
-        (MetricRow.job_id, keep.metrics_days),
-    ):
-        if days is None:
-            continue
-        is_expired = JobRow.finished_at < now - timedelta(days=days)
-        swept += _delete_rows(session, job_id_column, JobRow.state.in_(FINAL_STATES), is_expired)
-    return swept + _trim_logs(session, keep.log_lines)
+@dataclass(frozen=True)
+class ExpiredRecords:
+    """Records of some jobs that are not kept: by job id, all logs, events or metrics.
+
+    `long_logs`: by job id, the number of the newest log line that is not kept.
+    """
+
+    logs: Sequence[str]
+    events: Sequence[str]
+    metrics: Sequence[str]
+    long_logs: Mapping[str, int]
+
+    @property
+    def num_jobs(self) -> int:
+        return len({*self.logs, *self.events, *self.metrics, *self.long_logs})
 
 
-def _delete_rows(
-    session: Session, job_id_column: InstrumentedAttribute[str], *conditions: ColumnElement[bool]
-) -> int:
-    has_rows = exists().where(job_id_column == JobRow.id)
-    job_ids = session.scalars(
-        select(JobRow.id).where(*conditions, has_rows).limit(_JOBS_PER_SWEEP)
-    ).all()
-    session.execute(delete(job_id_column.class_).where(job_id_column.in_(job_ids)))
-    return len(job_ids)
+def find_expired(
+    session: Session, keep: RecordRetention, *, since: datetime | None, now: datetime
+) -> ExpiredRecords:
+    """The expired records of some jobs; without a lock.
+
+    `since`: the time for which an earlier call found nothing; None: there was none.
+    """
+    return ExpiredRecords(
+        logs=_find_expired_jobs(session, LogRow.job_id, keep.logs_days, since=since, now=now),
+        events=_find_expired_jobs(
+            session, JobEventRow.subject_id, keep.events_days, since=since, now=now
+        ),
+        metrics=_find_expired_jobs(
+            session, MetricRow.job_id, keep.metrics_days, since=since, now=now
+        ),
+        long_logs=_find_long_logs(session, keep.log_lines, since=since),
+    )
 
 
-def _trim_logs(session: Session, kept_lines: int) -> int:
-    last_dropped = JobRow.log_line_count - kept_lines
-    has_rows = exists().where(LogRow.job_id == JobRow.id, LogRow.number <= last_dropped)
-    found = session.execute(
-        select(JobRow.id, last_dropped)
-        .where(JobRow.log_line_count > kept_lines, has_rows)
-        .limit(_JOBS_PER_SWEEP)
-    ).all()
-    for job_id, number in found:
+def delete_expired(session: Session, expired: ExpiredRecords) -> None:
+    session.execute(delete(LogRow).where(LogRow.job_id.in_(expired.logs)))
+    session.execute(delete(JobEventRow).where(JobEventRow.subject_id.in_(expired.events)))
+    session.execute(delete(MetricRow).where(MetricRow.job_id.in_(expired.metrics)))
+    for job_id, number in expired.long_logs.items():
         session.execute(delete(LogRow).where(LogRow.job_id == job_id, LogRow.number <= number))
-    return len(found)
+
+
+def _find_expired_jobs(
+    session: Session,
+    job_id_column: InstrumentedAttribute[str],
+    days: float | None,
+    *,
+    since: datetime | None,
+    now: datetime,
+) -> Sequence[str]:
+    if days is None:
+        return ()
+    age = timedelta(days=days)
+    has_rows = exists().where(job_id_column == JobRow.id)
+    statement = select(JobRow.id).where(JobRow.finished_at < now - age, has_rows)
+    if since is not None:
+        statement = statement.where(JobRow.finished_at >= since - age)
+    return session.scalars(statement.limit(_JOBS_PER_SWEEP)).all()
+
+
+def _find_long_logs(
+    session: Session, kept_lines: int, *, since: datetime | None
+) -> Mapping[str, int]:
+    last_dropped = (JobRow.log_line_count - kept_lines).label("last_dropped")
+    has_rows = exists().where(LogRow.job_id == JobRow.id, LogRow.number <= last_dropped)
+    statement = select(JobRow.id, last_dropped).where(JobRow.log_line_count > kept_lines, has_rows)
+    if since is not None:
+        # Only these have logged since then.
+        active = select(AttemptRow.job_id).where(IS_LEASED)
+        ended = select(AttemptRow.job_id).where(AttemptRow.ended_at >= since)
+        statement = statement.where(JobRow.id.in_(active.union_all(ended)))
+    found = session.execute(statement.limit(_JOBS_PER_SWEEP))
+    return {row.id: row.last_dropped for row in found}

@@ -8,17 +8,14 @@ so late writes of the former owner change nothing.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.errors import LeaseLost
 from service.jobs import lifecycle
 from service.specs.protocol import sanitize_text
 from service.states import AttemptState, Reason
-from service.storage.tables import AttemptRow, JobRow
-
-# An attempt may be active without resources, while it delivers what it has trained.
-_IS_LEASED = or_(AttemptRow.released_at.is_(None), AttemptRow.state != AttemptState.ENDED)
+from service.storage.tables import IS_LEASED, AttemptRow, JobRow
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ def renew_leases(session: Session, *, owner: str, now: datetime, lease_seconds: 
     """Extends all leases that the owner still has."""
     session.execute(
         update(AttemptRow)
-        .where(AttemptRow.owner == owner, _IS_LEASED)
+        .where(AttemptRow.owner == owner, IS_LEASED)
         .values(lease_expires_at=now + timedelta(seconds=lease_seconds))
     )
 
@@ -46,7 +43,7 @@ def take_over_expired(
     expired = session.scalars(
         select(AttemptRow)
         .where(
-            _IS_LEASED,
+            IS_LEASED,
             AttemptRow.owner != owner,
             AttemptRow.lease_expires_at < now,
         )
@@ -63,7 +60,7 @@ def release_leases(session: Session, *, owner: str, now: datetime) -> None:
     """Lets the owner's leases expire now, so that others need not wait when it exits."""
     session.execute(
         update(AttemptRow)
-        .where(AttemptRow.owner == owner, _IS_LEASED)
+        .where(AttemptRow.owner == owner, IS_LEASED)
         .values(lease_expires_at=now - timedelta(seconds=1))
     )
 
@@ -81,7 +78,7 @@ def list_owned(session: Session, *, owner: str) -> list[OwnedAttempt]:
     rows = session.execute(
         select(AttemptRow, JobRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
-        .where(AttemptRow.owner == owner, _IS_LEASED)
+        .where(AttemptRow.owner == owner, IS_LEASED)
         .order_by(AttemptRow.id)
     )
     return [OwnedAttempt(attempt=attempt, job=job) for attempt, job in rows]

@@ -16,6 +16,9 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    literal_column,
+    or_,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -66,6 +69,11 @@ def _text_enum(kind: type[StrEnum]) -> Enum:
         values_callable=lambda members: [member.value for member in members],
         name=kind.__name__.lower(),
     )
+
+
+def _partial_index(name: str, *columns: str, where: str) -> Index:
+    """An index of the few rows that the condition selects, however many there are in total."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Base(DeclarativeBase):
@@ -130,6 +138,8 @@ class JobRow(SubmittedRow):
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_timing_key", "timing_key"),
         Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
+        _partial_index("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
+        _partial_index("ix_jobs_not_before", "not_before", where="not_before IS NOT NULL"),
     )
 
     dataset: Mapped[str] = mapped_column(Text)
@@ -197,7 +207,10 @@ class AttemptRow(Base):
     __tablename__ = "attempts"
     __table_args__ = (
         UniqueConstraint("job_id", "number"),
-        Index("ix_attempts_released_at_owner", "released_at", "owner"),
+        _partial_index(
+            "ix_attempts_leased", "owner", where="released_at IS NULL OR state != 'ended'"
+        ),
+        Index("ix_attempts_created_at", "created_at"),
         Index("ix_attempts_runner_id_state", "runner_id", "state"),
         Index("ix_attempts_ended_at", "ended_at"),
     )
@@ -232,6 +245,11 @@ class AttemptRow(Base):
     message: Mapped[str | None] = mapped_column(Text)
 
 
+# A dispatcher watches the attempt: its resources are not released, or it has not ended, since it
+# may deliver results after its training. A literal, by which the partial index is found.
+IS_LEASED = or_(AttemptRow.released_at.is_(None), AttemptRow.state != literal_column("'ended'"))
+
+
 class RayJobRow(Base):
     """A Ray job that dispatchers submit, watch and delete; `id` is its submission id.
 
@@ -260,6 +278,7 @@ class RunnerRow(RayJobRow):
     """
 
     __tablename__ = "runners"
+    __table_args__ = (Index("ix_runners_terminated_at", "terminated_at"),)
 
     num_workers: Mapped[int]
     cpus_per_worker: Mapped[int]
@@ -339,7 +358,10 @@ class DeliveryRow(Base):
     """A call of a webhook: its payload and the outcome of the last try."""
 
     __tablename__ = "deliveries"
-    __table_args__ = (Index("ix_deliveries_state_next_try_at", "state", "next_try_at"),)
+    __table_args__ = (
+        Index("ix_deliveries_state_next_try_at", "state", "next_try_at"),
+        Index("ix_deliveries_created_at", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
     webhook_id: Mapped[str] = mapped_column(

@@ -12,6 +12,7 @@ import structlog
 from service.errors import DatabaseUnavailable, Unavailable
 from service.execution import runners, warm_pool
 from service.jobs import retention
+from service.notifications import webhooks
 from service.resources import ResourceBundle
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
@@ -57,6 +58,8 @@ class Dispatcher:
         self._last_warning: str | None = None
         self._next_reconciliation = now()
         self._next_retention = now()
+        # Records that had expired by then are deleted; None: not known yet.
+        self._swept_until: datetime | None = None
 
     def run(self, stopping: threading.Event) -> None:
         """Runs rounds until `stopping` is set. Retries while a dependency is unavailable."""
@@ -115,7 +118,6 @@ class Dispatcher:
         now = self._now()
         with self._database.transaction() as session:
             self._record_cluster(session, resources, now=now)
-            self._delete_expired_records(session, now=now)
             taken_over = leases.take_over_expired(
                 session, owner=self.owner, now=now, lease_seconds=self._settings.lease_seconds
             )
@@ -135,6 +137,7 @@ class Dispatcher:
         self._runners.reconcile(active_runners, ray_jobs)
         self._reconcile_warm_pool()
         self._drivers.reconcile(self._drivers.list_active(), ray_jobs)
+        self._delete_expired_records()
         self._next_reconciliation = self._now() + timedelta(
             seconds=self._settings.poll_interval_seconds
         )
@@ -152,11 +155,19 @@ class Dispatcher:
         if capacity.cpus > 0:
             cluster_state.record_cluster(session, capacity, nodes=nodes, now=now)
 
-    def _delete_expired_records(self, session: Session, *, now: datetime) -> None:
+    def _delete_expired_records(self) -> None:
+        """Those of some jobs in each round, until nothing is left for a while."""
+        now = self._now()
         if now < self._next_retention:
             return
-        num_deleted = retention.delete_expired(session, self._settings.record_retention, now=now)
-        if num_deleted == 0:
+        keep = self._settings.record_retention
+        with self._database.reading() as session:
+            expired = retention.find_expired(session, keep, since=self._swept_until, now=now)
+        with self._database.transaction() as session:
+            retention.delete_expired(session, expired)
+            webhooks.delete_old_deliveries(session, now=now)
+        if expired.num_jobs == 0:
+            self._swept_until = now
             self._next_retention = now + _RETENTION_INTERVAL
 
     def _reconcile_warm_pool(self) -> None:

@@ -1,5 +1,6 @@
 """Retention of checkpoints and records, and the deletion of jobs."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -126,9 +127,14 @@ def _ended(core: Core, *, lines: int = 3) -> Claim:
     return claimed
 
 
-def _sweep(core: Core, **keep: Any) -> int:
+def _sweep(core: Core, since: datetime | None = None, /, **keep: Any) -> int:
+    """The number of jobs with expired records."""
     with core.database.transaction() as session:
-        return retention.delete_expired(session, RecordRetention(**keep), now=core.clock.now)
+        expired = retention.find_expired(
+            session, RecordRetention(**keep), since=since, now=core.clock.now
+        )
+        retention.delete_expired(session, expired)
+        return expired.num_jobs
 
 
 def _left(core: Core, job_id: str) -> tuple[int, int, int]:

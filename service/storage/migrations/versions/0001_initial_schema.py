@@ -139,6 +139,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset", "id"])
+    _create_partial_index("ix_jobs_finished_at", "jobs", "finished_at", "finished_at IS NOT NULL")
+    _create_partial_index("ix_jobs_not_before", "jobs", "not_before", "not_before IS NOT NULL")
     op.create_index("ix_jobs_queue", "jobs", ["state", "queue_sort_key", "id"])
     op.create_index("ix_jobs_source_checkpoint_id", "jobs", ["source_checkpoint_id"])
     op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
@@ -292,7 +294,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", "number", name=op.f("uq_attempts_job_id_number")),
     )
     op.create_index("ix_attempts_ended_at", "attempts", ["ended_at"])
-    op.create_index("ix_attempts_released_at_owner", "attempts", ["released_at", "owner"])
+    op.create_index("ix_attempts_created_at", "attempts", ["created_at"])
+    is_leased = "released_at IS NULL OR state != 'ended'"
+    _create_partial_index("ix_attempts_leased", "attempts", "owner", is_leased)
     op.create_index("ix_attempts_runner_id_state", "attempts", ["runner_id", "state"])
     op.create_table(
         "checkpoints",
@@ -348,6 +352,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
     )
+    op.create_index("ix_deliveries_created_at", "deliveries", ["created_at"])
     op.create_index("ix_deliveries_state_next_try_at", "deliveries", ["state", "next_try_at"])
     op.create_index("ix_deliveries_webhook_id", "deliveries", ["webhook_id"])
     op.create_table(
@@ -573,9 +578,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runners")),
     )
     op.create_index("ix_runners_state", "runners", ["state"])
+    op.create_index("ix_runners_terminated_at", "runners", ["terminated_at"])
 
 
 def downgrade() -> None:
+    op.drop_index("ix_runners_terminated_at", table_name="runners")
     op.drop_index("ix_runners_state", table_name="runners")
     op.drop_table("runners")
     op.drop_index("ix_trials_search_id_driver_trial_id", table_name="trials")
@@ -595,11 +602,13 @@ def downgrade() -> None:
     op.drop_table("drivers")
     op.drop_index("ix_deliveries_webhook_id", table_name="deliveries")
     op.drop_index("ix_deliveries_state_next_try_at", table_name="deliveries")
+    op.drop_index("ix_deliveries_created_at", table_name="deliveries")
     op.drop_table("deliveries")
     op.drop_table("checkpoints")
     op.drop_index("ix_attempts_runner_id_state", table_name="attempts")
-    op.drop_index("ix_attempts_released_at_owner", table_name="attempts")
+    op.drop_index("ix_attempts_leased", table_name="attempts")
     op.drop_index("ix_attempts_ended_at", table_name="attempts")
+    op.drop_index("ix_attempts_created_at", table_name="attempts")
     op.drop_table("attempts")
     op.drop_table("webhooks")
     op.drop_table("tokens")
@@ -609,7 +618,14 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_state_id", table_name="jobs")
     op.drop_index("ix_jobs_source_checkpoint_id", table_name="jobs")
     op.drop_index("ix_jobs_queue", table_name="jobs")
+    op.drop_index("ix_jobs_not_before", table_name="jobs")
+    op.drop_index("ix_jobs_finished_at", table_name="jobs")
     op.drop_index("ix_jobs_dataset_id", table_name="jobs")
     op.drop_table("jobs")
     op.drop_table("cluster")
     op.drop_table("changes")
+
+
+def _create_partial_index(name: str, table: str, column: str, where: str) -> None:
+    condition = sa.text(where)
+    op.create_index(name, table, [column], sqlite_where=condition, postgresql_where=condition)
