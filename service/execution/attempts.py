@@ -44,6 +44,7 @@ def build_config(session: Session, attempt_id: str) -> AttemptConfig:
         gpus_per_worker=attempt.gpus_per_worker,
         last_sequence=attempt.last_sequence,
         resume=_make_resume_checkpoint(session, job, attempt),
+        lost_iteration=_find_lost_iteration(session, job, attempt),
     )
 
 
@@ -189,6 +190,21 @@ def _find_resume_checkpoint(session: Session, attempt: AttemptRow) -> Checkpoint
     if attempt.resume_checkpoint_id is None:
         return None
     return session.get(CheckpointRow, attempt.resume_checkpoint_id)
+
+
+def _find_lost_iteration(session: Session, job: JobRow, attempt: AttemptRow) -> int | None:
+    """Up to which iteration the job was trained before; None if its checkpoint exists, or none did.
+
+    fsck removes checkpoints whose files are damaged or missing.
+    """
+    is_deleted = (
+        attempt.resume_checkpoint_id is not None
+        and _find_resume_checkpoint(session, attempt) is None
+    )
+    had_checkpoint = job.checkpointed_iteration > 0
+    if is_deleted or (had_checkpoint and checkpoints.find_newest(session, job.id) is None):
+        return max(job.checkpointed_iteration, attempt.first_iteration)
+    return None
 
 
 def _make_resume_checkpoint(

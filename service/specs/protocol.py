@@ -72,7 +72,8 @@ class ResumeCheckpoint(ProtocolModel):
 class AttemptConfig(ProtocolModel):
     """All that a training process needs to know to begin.
 
-    `last_sequence`: the newest report of this attempt that the API has stored.
+    `last_sequence`: the newest report of this attempt that the API has stored. `lost_iteration`: up
+    to it the job was trained before, but its checkpoints no longer exist.
     """
 
     attempt_id: str
@@ -84,6 +85,7 @@ class AttemptConfig(ProtocolModel):
     gpus_per_worker: float
     last_sequence: int
     resume: ResumeCheckpoint | None
+    lost_iteration: int | None = None
 
 
 # ---- attempts: reports ----

@@ -24,7 +24,7 @@ from service.specs.protocol import (
     FinishAttemptRequest,
     TrainingResult,
 )
-from service.states import CheckpointPart, Reason
+from service.states import CheckpointPart, LogLevel, Reason
 from workers.cluster.attempt_outcome import AttemptFailed, AttemptOutcome
 from workers.cluster.process_settings import AttemptSettings
 from workers.reporting.api_client import AttemptClient
@@ -192,6 +192,12 @@ def _run_rank_zero(
             api, work_path=settings.attempt_path, last_sequence=config.last_sequence
         )
         reporter.start()
+        if config.lost_iteration is not None:
+            reporter.on_log(
+                LogLevel.WARNING,
+                f"the checkpoint of iteration {config.lost_iteration} no longer exists; "
+                "training begins anew",
+            )
         try:
             outcome = _train(settings, config, context, reporter, resume)
         except BaseException:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 
 from service.catalog.recipes import MomentumForm, Recipe, WeightDecayScope
+from workers.training.precision import LossScaler
 
 
 class Optimizer:
@@ -27,6 +28,7 @@ class Optimizer:
         self._momentum_form = recipe.momentum_form
         self._learning_rate: float | None = None
         self._has_stepped = False
+        self._has_momentum = recipe.momentum > 0
         self._sgd = SGD(
             _make_groups(model, recipe),
             momentum=recipe.momentum,
@@ -47,8 +49,8 @@ class Optimizer:
         for group in self._sgd.param_groups:
             group["lr"].fill_(learning_rate * group["lr_scale"])
 
-    def step(self) -> None:
-        """Updates the parameters and drops their gradients.
+    def step(self, scaler: LossScaler) -> None:
+        """Updates the parameters, if the gradients are finite, and drops the gradients.
 
         Runs the same kernels on the same tensors each time, so a CUDA graph can replay it.
         """
@@ -58,8 +60,14 @@ class Optimizer:
             for parameter, name in self._names.items():
                 gradient = parameter.grad
                 assert gradient is None or _layout(gradient) == _layout(parameter), name
-        self._sgd.step()
+        scaler.step(self._sgd)
         self.zero_grad()
+
+    def init_momentum(self) -> None:
+        """Zeros, unless it exists. Where torch's first step is skipped, it leaves it undefined."""
+        for parameter in self._names:
+            if self._has_momentum and parameter not in self._sgd.state:
+                self._sgd.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 
     def zero_grad(self) -> None:
         self._sgd.zero_grad(set_to_none=True)

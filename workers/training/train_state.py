@@ -13,6 +13,7 @@ class TrainState:
         warmup_done: a warm-up by training error has ended.
         learning_rate: of the last step; None before the first.
         precision: resolved precision of the run; None before it started.
+        loss_scale: the loss scale of fp16 and the steps since it changed; None: it is constant.
         train_error: over the training images since the previous evaluation.
         test_error: of the last evaluation.
         best_error: lowest test error so far, if the schedule watches for a plateau.
@@ -26,6 +27,7 @@ class TrainState:
     warmup_done: bool = False
     learning_rate: float | None = None
     precision: str | None = None
+    loss_scale: tuple[float, int] | None = None
     train_error: float | None = None
     test_error: float | None = None
     best_error: float | None = None
@@ -66,4 +68,6 @@ class TrainState:
     def from_json(cls, text: str) -> "TrainState":
         fields = json.loads(text)
         curve = tuple((iteration, error) for iteration, error in fields["error_curve"])
-        return cls(**fields | {"error_curve": curve})
+        scale = fields["loss_scale"]
+        loss_scale = None if scale is None else (scale[0], scale[1])
+        return cls(**fields | {"error_curve": curve, "loss_scale": loss_scale})

@@ -20,6 +20,7 @@ from workers.training import metric_sums, precision
 from workers.training.cuda_graphs import GraphedStep, GraphRecorder
 from workers.training.observers import LogFunction, ignore_log
 from workers.training.optimizer import Optimizer
+from workers.training.precision import LossScaler
 
 
 class TrainStep:
@@ -47,7 +48,9 @@ class TrainStep:
         self._model, self._parallel, self._optimizer = model, parallel, optimizer
         self._recipe = recipe
         self._precision, self._device = resolved_precision, device
-        self._loss_scale = precision.loss_scale(resolved_precision)
+        self.scaler = LossScaler(resolved_precision, device)
+        if self.scaler.is_enabled:
+            optimizer.init_momentum()
         precision.set_tf32(resolved_precision, device)
         # A replayed dropout would drop the same features each time.
         has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
@@ -72,17 +75,14 @@ class TrainStep:
             is_last = index == len(label_chunks) - 1
             weight = len(labels) / len(labels_N)
             sums_S += self._forward_backward(images, labels, weight=weight, is_last=is_last)
-        if self._loss_scale != 1.0:
-            parameters = self._model.parameters()
-            gradients = [param.grad for param in parameters if param.grad is not None]
-            torch._foreach_div_(gradients, self._loss_scale)
-        self._optimizer.step()
+        self._optimizer.step(self.scaler)
         return sums_S
 
     def state_tensors(self) -> list[Tensor]:
         """Every tensor that a step changes."""
         momentum = self._optimizer.momentum().values()
-        return [*self._model.parameters(), *self._model.buffers(), *momentum]
+        parameters, buffers = self._model.parameters(), self._model.buffers()
+        return [*parameters, *buffers, *momentum, *self.scaler.state_tensors()]
 
     def discard_gradients(self) -> None:
         self._optimizer.zero_grad()
@@ -99,6 +99,6 @@ class TrainStep:
                 loss = functional.cross_entropy(
                     logits_NK, labels_N, label_smoothing=self._recipe.label_smoothing
                 )
-            scale = weight * self._loss_scale
-            (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
+            scaled = self.scaler.scale(loss if weight == 1.0 else loss * weight)
+            scaled.backward()  # type: ignore[no-untyped-call]
         return metric_sums.sum_batch(logits_NK.detach(), labels_N, loss.detach() * len(labels_N))

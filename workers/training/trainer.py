@@ -228,6 +228,9 @@ class Trainer:
             recorder=cuda_graphs.make_recorder(self.context),
             log=self.observer.on_log,
         )
+        if self.state.loss_scale is not None:
+            step.scaler.restore(self.state.loss_scale)
+        self._scaler = step.scaler
         self._started_at = time.monotonic() - self.state.training_seconds
         self._progress_at = time.monotonic()
         self._throughput = ThroughputMeter(self.recipe.batch_size, self.state.iteration)
@@ -336,9 +339,11 @@ class Trainer:
             self._finish_evaluation()
         with self._pause_throughput():
             sums_RWS = self.ranks.all_gather(self.metrics.sums_WS)
+            self._check_finite(sums_RWS)
             self._saved_iteration = iteration
             if self.context.rank > 0:
                 return
+            self.state = replace(self.state, loss_scale=self._scaler.state())
             self.writer.wait()  # memory is planned for one copy, not for two
             copied = Checkpoint(
                 self.state, self.model.state_dict(), self.optimizer.momentum(), sums_RWS
@@ -347,6 +352,16 @@ class Trainer:
             self._write_checkpoint(copied, test_error=None)
         else:
             self._pending.checkpoint = copied
+
+    def _check_finite(self, sums_RWS: Tensor) -> None:
+        """TrainingDiverged before a checkpoint replaces the last good one. Equal on all ranks."""
+        weights = [parameter.detach().isfinite().all() for parameter in self.model.parameters()]
+        if not bool(sums_RWS.isfinite().all() & torch.stack(weights).all()):
+            raise TrainingDiverged(
+                f"the training loss or the weights are not finite at iteration "
+                f"{self.state.iteration} with learning rate {self.state.learning_rate or 0:g}; "
+                "try a smaller one"
+            )
 
     def _write_checkpoint(self, copied: Checkpoint, test_error: float | None) -> None:
         iteration = copied.state.iteration

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from sqlalchemy import delete
 
 from service.errors import NotFound, SequenceGap, StaleAttempt
 from service.execution import attempts
 from service.jobs import checkpoints, logs, metrics
 from service.specs.protocol import LogLine, MetricPoint, Progress, Report, RunEnvironment
 from service.states import AttemptState, CheckpointPart, JobState, LogLevel, Reason
+from service.storage.tables import CheckpointRow
 from tests.support.core import Core, job_id_of, note
 
 
@@ -158,6 +160,30 @@ def test_a_config_has_all_that_an_attempt_needs(core: Core) -> None:
     assert (brief.num_workers, brief.cpus_per_worker, brief.gpus_per_worker) == (2, 3, 0)
     assert brief.last_sequence == 1
     assert brief.resume is None
+
+
+@pytest.mark.parametrize("is_claimed", [False, True])
+def test_a_config_names_the_iteration_whose_checkpoint_was_lost(
+    core: Core, is_claimed: bool
+) -> None:
+    def delete_checkpoints() -> None:
+        with core.database.transaction() as session:
+            session.execute(delete(CheckpointRow))
+
+    first = core.run()
+    core.report(first.attempt_id, 2, checkpoints=[note(200)])
+    core.end(first, Reason.WORKER_DIED)
+    if not is_claimed:
+        delete_checkpoints()
+    second = core.retry()
+    with core.database.transaction() as session:
+        before = attempts.build_config(session, second.attempt_id).lost_iteration
+    if is_claimed:
+        assert before is None
+        delete_checkpoints()
+    with core.database.transaction() as session:
+        config = attempts.build_config(session, second.attempt_id)
+    assert (config.resume, config.lost_iteration) == (None, 200)
 
 
 def test_a_stale_attempt_gets_no_config(core: Core) -> None:

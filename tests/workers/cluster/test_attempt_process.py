@@ -79,6 +79,14 @@ def test_an_attempt_resumes_from_the_checkpoint_of_its_config(tmp_path: Path) ->
         assert len(api.parts[20, CheckpointPart.WEIGHTS]) == len(uninterrupted)
 
 
+def test_an_attempt_whose_checkpoint_was_lost_says_so_in_its_log(tmp_path: Path) -> None:
+    config = digits_config(iterations=5).model_copy(update={"lost_iteration": 200})
+    with fake_api(config) as api:
+        run_in_process(settings_of(api, tmp_path))
+        expected = "the checkpoint of iteration 200 no longer exists; training begins anew"
+        assert [line.message for line in api.lines if line.level is LogLevel.WARNING] == [expected]
+
+
 @pytest.mark.parametrize("stop", StopReason)
 def test_a_stopped_attempt_reports_the_reason(stop: StopReason, tmp_path: Path) -> None:
     with fake_api(digits_config(iterations=100_000)) as api:

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ from tests.workers.training.support import CPU, make_step, small_spec
 from workers.training import precision
 from workers.training.errors import TrainingError
 from workers.training.optimizer import Optimizer
+from workers.training.precision import LossScaler
+
+UNSCALED = LossScaler(Precision.FP32, CPU)
 
 
 def make_recipe(**fields: Any) -> Recipe:
@@ -97,7 +101,7 @@ def test_batch_norm_decays_only_in_scope_all(scope: str, decays: bool) -> None:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.set_learning_rate(0.1)
-    optimizer.step()
+    optimizer.step(UNSCALED)
     scale = model.get_parameter("1.weight")
     assert bool((scale < 1).all()) is decays
 
@@ -108,7 +112,7 @@ def test_batch_norm_biases_have_their_own_learning_rate_scale() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.set_learning_rate(0.01)
-    optimizer.step()
+    optimizer.step(UNSCALED)
     assert torch.allclose(model.get_parameter("1.bias"), torch.full((4,), -0.64))
     assert torch.allclose(model.get_parameter("1.weight"), torch.full((4,), 0.99))
 
@@ -120,6 +124,25 @@ def test_lower_precision_stays_close_to_float32(name: str, tolerance: float) -> 
     rounded = train(make_recipe(precision=name), rates)
     assert 0 < distance(rounded, exact) < tolerance
     assert {parameter.dtype for parameter in rounded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(steps_before: int) -> None:
+    model = make_network()
+    step = make_step(make_recipe(precision="fp16"), model)
+    for _ in range(steps_before):
+        step(*make_batch(), 0.1)
+    before = [tensor.clone() for tensor in step.state_tensors()]
+    images_NCHW, labels_N = make_batch()
+    step(images_NCHW * math.inf, labels_N, 0.1)
+    *state, scale, growth_tracker = step.state_tensors()
+    *state_before, scale_before, _ = before
+    for tensor, tensor_before in zip(state, state_before, strict=True):
+        assert torch.equal(tensor, tensor_before)
+    assert (float(scale), int(growth_tracker)) == (float(scale_before) / 2, 0)
+    step(*make_batch(), 0.1)
+    assert all(tensor.isfinite().all() for tensor in step.state_tensors())
+    assert not torch.equal(state[0], state_before[0])
 
 
 @pytest.mark.parametrize(("is_supported", "expected"), [(True, "bf16"), (False, "fp32")])

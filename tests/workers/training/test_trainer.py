@@ -156,6 +156,38 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     assert not_finite == [("train/loss", 4)]
 
 
+def test_a_checkpoint_that_is_not_finite_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = resnet.build_network
+
+    def build_broken(*arguments: Any) -> nn.Module:
+        network = build(*arguments)
+        assert isinstance(network, ResNet)
+        nn.init.constant_(network.fc.bias, math.inf)
+        return network
+
+    monkeypatch.setattr(resnet, "build_network", build_broken)
+    observer = RecordingObserver(stop_at=2)
+    with pytest.raises(TrainingDiverged, match="not finite at iteration 2 ") as raised:
+        run(small_spec(), tmp_path, observer=observer)
+    assert raised.value.reason is Reason.DIVERGED
+    assert observer.saved == []
+    assert checkpoint.find_newest(tmp_path) is None
+
+
+def test_the_loss_scale_of_fp16_is_in_the_checkpoint(tmp_path: Path) -> None:
+    spec = small_spec({"precision": "fp16"})
+    _, observer = run(spec, tmp_path)
+    scale, steps = 0.0, 0
+    for iteration in (6, 12):
+        saved = checkpoint.load(observer.files[iteration], spec=spec).state.loss_scale
+        assert saved is not None
+        assert saved[0] >= 1
+        assert (saved[0], saved[1]) != (scale, steps)
+        scale, steps = saved
+
+
 def test_a_missing_data_set_is_reported_with_the_command_that_fetches_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissing) as raised:
         run(small_spec(dataset="cifar10"), tmp_path, data_path=tmp_path / "data")
@@ -166,6 +198,7 @@ def test_a_missing_data_set_is_reported_with_the_command_that_fetches_it(tmp_pat
     "recipe",
     [
         {"micro_batch_size": 12, "precision": "bf16"},
+        {"precision": "fp16", "learning_rate": 0.3},
         {"schedule": "plateau", "patience": 1, "evaluate_every": 2},
         {"bn_statistics": "precise", "test_time_augmentation": "hflip", "validation_images": 200},
         {
@@ -179,7 +212,7 @@ def test_a_missing_data_set_is_reported_with_the_command_that_fetches_it(tmp_pat
             "normalization": "channel",
         },
     ],
-    ids=["micro-batches in bf16", "plateau", "precise batch norm", "airbench"],
+    ids=["micro-batches in bf16", "fp16", "plateau", "precise batch norm", "airbench"],
 )
 def test_every_kind_of_run_is_resumed_bit_for_bit(tmp_path: Path, recipe: dict[str, Any]) -> None:
     _, uninterrupted = run(small_spec(recipe), tmp_path / "uninterrupted")
