@@ -158,7 +158,7 @@ def _model_table(model: type[BaseModel]) -> str:
 def _default_of_field(model: type[BaseModel], name: str, text: str) -> str:
     field = model.model_fields[name]
     if model is Recipe and field.is_required():
-        return "of the recipe" if name != "name" else "of the data set"
+        return "of the recipe" if name != "name" else "derived"
     if field.default_factory is not None or "Default:" in text:
         return "derived"
     if field.is_required():

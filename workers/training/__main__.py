@@ -46,18 +46,28 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="Other commands: `stats` compares parameters and multiply-adds with published "
         "ones, `convert` converts published weights to ours.",
     )
-    parser.add_argument("--depth", type=int, required=True)
-    parser.add_argument("--shortcut", choices=[str(option) for option in Shortcut], default="A")
-    parser.add_argument("--dataset", default="digits")
-    parser.add_argument("--family", choices=[str(family) for family in Family])
-    parser.add_argument("--recipe", choices=sorted(recipes.RECIPES))
+    parser.add_argument("--depth", type=int, required=True, help="number of layers")
+    parser.add_argument(
+        "--shortcut", choices=[str(option) for option in Shortcut], default="A", help="default: A"
+    )
+    parser.add_argument("--dataset", default="digits", help="default: digits")
+    parser.add_argument(
+        "--family",
+        choices=[str(family) for family in Family],
+        help="default: by data set and depth",
+    )
+    parser.add_argument(
+        "--recipe", choices=sorted(recipes.RECIPES), help="default: that of the data set"
+    )
     parser.add_argument("--iterations", type=int, help="milestones are scaled accordingly")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-path", type=Path, default=Path("var/data"))
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--data-path", type=Path, default=Path("var/data"), help="default: var/data"
+    )
     parser.add_argument(
         "--work-path", type=Path, help="keep checkpoints here, and resume from the newest"
     )
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="default: 1")
     return parser
 
 
