@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service import errors
 from service.errors import FieldError, InvalidInput, ResnetdError
@@ -30,6 +31,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ResnetdError, _handle_resnetd_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(ClientDisconnect, _handle_disconnect)
     app.add_exception_handler(Exception, _handle_unexpected_error)
 
 
@@ -104,6 +106,13 @@ def _handle_http_error(request: Request, error: Exception) -> Response:
     response = problem(request, status, code=code, detail=str(error.detail))
     response.headers.update(error.headers or {})
     return response
+
+
+def _handle_disconnect(request: Request, error: Exception) -> Response:
+    """The client went away before its body was complete, so that no one reads the response."""
+    del error
+    log.info("client disconnected", path=request.url.path)
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 def _handle_unexpected_error(request: Request, error: Exception) -> Response:

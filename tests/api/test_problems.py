@@ -1,17 +1,20 @@
 """Errors as problem+json, with a pointer to each invalid field."""
 
 import json
+import socket
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.states import Reason
-from tests.support.api import Api
+from tests.support.api import TOKEN, Api
 from tests.support.core import job_id_of, written
+from tests.support.fake_api import eventually
 
 
 def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -167,6 +170,33 @@ def test_a_method_that_a_path_does_not_have_is_refused(api: Api) -> None:
     answer = api.call("DELETE", "/v1/jobs")
     _problem(answer, 405, "method-not-allowed")
     assert "Allow" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/datasets?name=birds"),
+        ("PUT", "/v1/attempts/{attempt_id}/checkpoints/20/weights"),
+    ],
+)
+def test_a_client_that_goes_away_is_no_error_of_the_server(
+    api: Api, method: str, path: str
+) -> None:
+    claimed = api.core.start()
+    token = claimed.secret if "attempt" in path else TOKEN
+    target = path.format(attempt_id=claimed.attempt_id)
+    request = (
+        f"{method} {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        f"X-Content-SHA256: {'0' * 64}\r\nContent-Type: application/json\r\n"
+        "Content-Length: 100000\r\n\r\n{"
+    )
+    with structlog.testing.capture_logs() as logged:
+        with socket.create_connection(("127.0.0.1", api.http.base_url.port or 0)) as connection:
+            connection.sendall(request.encode())
+        eventually(lambda: logged)
+    (event,) = logged
+    assert (event["event"], event["log_level"]) == ("client disconnected", "info")
+    assert event["path"] == target.partition("?")[0]
 
 
 FIELDS = [

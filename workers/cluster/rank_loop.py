@@ -15,6 +15,7 @@ import torch
 from ray.train import get_context
 from ray.train.torch import get_device
 
+from service import log as logs
 from service.errors import Unavailable
 from service.specs.protocol import AttemptAssignment, NextAttemptRequest
 from workers.cluster.process_launcher import ProcessLauncher, RankPlacement, RankProcess
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 
 def run_rank_loop(config: dict[str, Any]) -> None:
     """Runs one attempt after another until the API dismisses the runner; called by Ray."""
+    logs.configure()
     # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     settings: RunnerSettings = config["settings"]

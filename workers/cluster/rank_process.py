@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from service import log
 from workers.cluster.attempt_process import classify_failure, run_rank
 from workers.cluster.process_launcher import (
     Joined,
@@ -31,6 +32,7 @@ _PARENT_CHECK_SECONDS = 1.0
 
 
 def main(pipe: Connection, placement: RankPlacement) -> None:
+    log.configure()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         _run_attempt(pipe, placement)

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import structlog
 
+from service import log as logs
 from service.errors import InvalidInput
 from workers.cluster.process_launcher import ProcessLauncher
 from workers.cluster.process_settings import RunnerSettings
@@ -14,6 +15,7 @@ log = structlog.get_logger()
 
 def main() -> int:
     """Exit status: 0 if the API knows how all attempts ended, or rejects the runner."""
+    logs.configure()
     try:
         settings = RunnerSettings.of_env(os.environ)
     except InvalidInput as error:

@@ -24,6 +24,7 @@ from ray.tune.schedulers import (
 from ray.tune.search import BasicVariantGenerator, SearchAlgorithm, Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from service import log as logs
 from service.errors import Conflict, InvalidInput, Unauthorized, Unavailable
 from service.specs.protocol import SearchDriverConfig
 from service.specs.search_space import Dimension, Distribution
@@ -42,6 +43,7 @@ log = structlog.get_logger()
 
 def main() -> int:
     """Exit status: 0 if the API knows how the search ended, or rejects the driver."""
+    logs.configure()
     # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

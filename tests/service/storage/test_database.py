@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
 from service.storage.database import Database
-from service.storage.tables import ClusterRow
+from service.storage.tables import ClusterRow, TokenRow
 from tests.support.core import START
 
 
@@ -118,3 +119,13 @@ def test_sqlite_allows_one_dispatcher_and_postgres_several(database: Database) -
     with other.lock_dispatcher():
         pass
     other.close()
+
+
+def test_an_error_of_the_database_has_no_values_of_rows(database: Database) -> None:
+    row = {"token_sha256": "s3cret", "name": "ann", "created_at": START}
+    with database.transaction() as session:
+        session.add(TokenRow(**row))
+    with pytest.raises(IntegrityError) as raised, database.transaction() as session:
+        session.add(TokenRow(**row | {"token_sha256": "an0ther"}))
+    assert "tokens" in str(raised.value)
+    assert "an0ther" not in str(raised.value)
