@@ -1,10 +1,11 @@
 """The application: its routes, its errors, and the services of its process."""
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 
 import structlog
 from fastapi import FastAPI
@@ -32,28 +33,33 @@ from service.access import tokens
 from service.settings import Settings
 from service.storage import schema
 from service.storage.artifacts import ArtifactStore
+from service.storage.clock import DatabaseClock
 from service.storage.database import Database
+from service.supervision import start_supervised
 
 # More than a report within its limits; uploads have their own limit.
 _MAX_BODY_BYTES = 16 * 2**20
 
 
-def create_app(
-    settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> FastAPI:
-    """The API over the settings' database and artifact store. `now` is the clock, UTC."""
+def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None) -> FastAPI:
+    """The API over the settings' database and artifact store.
+
+    `now` is the clock, UTC; None: the database's.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(settings.database_url.get_secret_value())
         schema.require_current(database)
+        stopping = threading.Event()
+        clock = now or _follow_database_clock(database, stopping)
         secret = tokens.read_or_create(settings.token_file)
         with database.transaction() as session:
-            tokens.set_token(session, secret, name="admin", now=now())
+            tokens.set_token(session, secret, name="admin", now=clock())
         changes = ChangeHub(database)
         changes.start()
         artifacts = ArtifactStore(settings.artifacts_url)
-        collector = ArtifactCollector(database, artifacts, now=now)
+        collector = ArtifactCollector(database, artifacts, now=clock)
         collector.start()
         app.state.services = Services(
             settings=settings,
@@ -61,9 +67,10 @@ def create_app(
             artifacts=artifacts,
             changes=changes,
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
-            now=now,
+            now=clock,
         )
         yield
+        stopping.set()
         collector.close()
         changes.close()
         database.close()
@@ -99,6 +106,12 @@ def create_app(
         app.include_router(router)
     app.include_router(system.authenticated_router)
     return app
+
+
+def _follow_database_clock(database: Database, stopping: threading.Event) -> DatabaseClock:
+    clock = DatabaseClock(database)
+    start_supervised(lambda: clock.follow(stopping), name="clock", stopping=stopping)
+    return clock
 
 
 class RequestIds:

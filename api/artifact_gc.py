@@ -7,10 +7,10 @@ from datetime import datetime
 
 import structlog
 
-from service.errors import Unavailable
 from service.jobs import consistency
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
+from service.supervision import start_supervised
 
 log = structlog.get_logger()
 
@@ -27,23 +27,19 @@ class ArtifactCollector:
         self._artifacts = artifacts
         self._now = now
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="artifact-gc", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread.start()
+        self._thread = start_supervised(self._run, name="artifact-gc", stopping=self._closing)
 
     def close(self) -> None:
         self._closing.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def _run(self) -> None:
         # Shortened by up to a half: replicas that started together do not run together.
-        while not self._closing.wait(INTERVAL_SECONDS * random.uniform(0.5, 1.0)):  # noqa: S311
-            try:
-                deleted = consistency.delete_orphans(
-                    self._database, self._artifacts, now=self._now()
-                )
-            except Unavailable as error:
-                log.warning("artifact collection failed", error=str(error))
-                continue
-            log.info("artifacts collected", deleted=deleted)
+        if self._closing.wait(INTERVAL_SECONDS * random.uniform(0.5, 1.0)):  # noqa: S311
+            return
+        deleted = consistency.delete_orphans(self._database, self._artifacts, now=self._now())
+        log.info("artifacts collected", deleted=deleted)

@@ -4,15 +4,11 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 
-import structlog
-
-from service.errors import DatabaseUnavailable
 from service.storage.changes import ANYTHING, ChangeKind
 from service.storage.database import Database
-
-log = structlog.get_logger()
+from service.supervision import start_supervised
 
 LISTEN_SECONDS = 1.0
 
@@ -48,12 +44,12 @@ class ChangeHub:
         self._subscriptions: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._closing = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._listen, name="changes", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Call it on the event loop that serves requests."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._thread = start_supervised(self._listen, name="changes", stopping=self._closing)
 
     @property
     def is_closing(self) -> bool:
@@ -62,7 +58,8 @@ class ChangeHub:
     def close(self) -> None:
         self._closing.set()
         self._wake({ANYTHING})
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     @contextmanager
     def subscribe(self, *subject_ids: str) -> Iterator[Subscription]:
@@ -92,19 +89,15 @@ class ChangeHub:
 
     def _listen(self) -> None:
         assert self._loop is not None
-        changes = self._database.listen(ChangeKind.STATE, ChangeKind.PROGRESS)
-        while not self._closing.is_set():
-            try:
+        with closing(self._database.listen(ChangeKind.STATE, ChangeKind.PROGRESS)) as changes:
+            # Changes while no listener was open were missed.
+            self._loop.call_soon_threadsafe(self._wake, {ANYTHING})
+            while not self._closing.is_set():
                 changed = changes.wait(LISTEN_SECONDS)
-            except DatabaseUnavailable as error:
-                log.warning("cannot listen for changes", error=str(error))
-                self._closing.wait(LISTEN_SECONDS)
-                continue
-            if changed:
-                # The loop may be closed by now, and with it all requests.
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self._wake, changed)
-        changes.close()
+                if changed:
+                    # The loop may be closed by now, and with it all requests.
+                    with suppress(RuntimeError):
+                        self._loop.call_soon_threadsafe(self._wake, changed)
 
     def _wake(self, changed: Iterable[str]) -> None:
         ids = self._subscriptions.keys() if ANYTHING in changed else changed

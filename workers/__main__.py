@@ -4,7 +4,6 @@ import argparse
 import signal
 import sys
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 from service import log, settings
@@ -54,7 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
 def _run_dispatcher() -> int:
     # Imported here: a runner's process starts faster without them.
     from service.storage import schema  # noqa: PLC0415
+    from service.storage.clock import DatabaseClock  # noqa: PLC0415
     from service.storage.database import Database  # noqa: PLC0415
+    from service.supervision import start_supervised  # noqa: PLC0415
     from workers.cluster.ray_jobs import RayJobClient  # noqa: PLC0415
     from workers.dispatcher.dispatcher import Dispatcher  # noqa: PLC0415
     from workers.dispatcher.webhook_sender import WebhookSender  # noqa: PLC0415
@@ -71,7 +72,8 @@ def _run_dispatcher() -> int:
         database.lock_dispatcher(),
         RayJobClient(url=configured.ray_url, token=token) as cluster,
     ):
-        now = lambda: datetime.now(UTC)  # noqa: E731 - the clock
+        now = DatabaseClock(database)
+        clock = start_supervised(lambda: now.follow(stopping), name="clock", stopping=stopping)
         sender = WebhookSender(database, allowed=configured.webhook_networks, now=now)
         sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks")
         sending.start()
@@ -80,6 +82,7 @@ def _run_dispatcher() -> int:
         finally:
             stopping.set()
             sending.join()
+            clock.join()
     database.close()
     return 0
 

@@ -4,7 +4,7 @@ Only the active attempt of a job may write.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -24,6 +24,10 @@ from service.states import AttemptState, JobState, StopReason
 from service.storage import changes
 from service.storage.changes import ChangeKind
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
+
+# A training delivers its reports after an outage of this length; after a longer silence its machine
+# was suspended.
+_MAX_SILENCE_SECONDS = 900.0
 
 
 def list_attempts(session: Session, job_id: str) -> list[AttemptRow]:
@@ -79,9 +83,9 @@ def apply_report(
     where the attempt has ended, SequenceGap where an earlier report is missing.
     """
     job, attempt = _find_active(session, attempt_id, lifecycle.lock_job)
-    attempt.last_report_at = now
+    _record_report_time(job, attempt, now=now)
     if report.sequence <= attempt.last_sequence:
-        return AppliedReport(response=_make_response(job, attempt, now=now), obsolete_keys=[])
+        return AppliedReport(response=_make_response(job, attempt), obsolete_keys=[])
     if report.sequence > attempt.last_sequence + 1:
         raise SequenceGap(
             f"received report {report.sequence}; the next is {attempt.last_sequence + 1}"
@@ -103,7 +107,7 @@ def apply_report(
         checkpoints.record_checkpoint(session, job, attempt, manifest, now=now)
     if report.checkpoints:
         obsolete = retention.delete_superseded(session, job)
-    return AppliedReport(response=_make_response(job, attempt, now=now), obsolete_keys=obsolete)
+    return AppliedReport(response=_make_response(job, attempt), obsolete_keys=obsolete)
 
 
 def is_report_stored(session: Session, attempt_id: str, sequence: int) -> bool:
@@ -127,7 +131,7 @@ def finish_attempt(
         if attempt.reason is request.reason:
             return job.state
         raise StaleAttempt(f"attempt {attempt_id} has ended: {attempt.reason}")
-    attempt.last_report_at = now
+    _record_report_time(job, attempt, now=now)
     lifecycle.end_attempt(
         session,
         job,
@@ -140,14 +144,9 @@ def finish_attempt(
     return job.state
 
 
-def exceeds_time_limit(
-    job: JobRow, attempt: AttemptRow, *, now: datetime, grace_seconds: float = 0.0
-) -> bool:
-    """Whether the attempt has trained for longer than the job's time limit plus the grace."""
-    if attempt.started_at is None:
-        return False
-    limit = records.time_limit_of(job) + timedelta(seconds=grace_seconds)
-    return now > attempt.started_at + limit
+def exceeds_time_limit(job: JobRow, *, grace_seconds: float = 0.0) -> bool:
+    """Whether the job has trained, in all attempts, for longer than its limit plus the grace."""
+    return job.trained_seconds > records.time_limit_of(job).total_seconds() + grace_seconds
 
 
 def _find_active(
@@ -179,9 +178,16 @@ def _record_progress(session: Session, job: JobRow, attempt: AttemptRow, report:
         changes.notify(session, job.id, ChangeKind.PROGRESS)
 
 
-def _make_response(job: JobRow, attempt: AttemptRow, *, now: datetime) -> ReportResponse:
+def _record_report_time(job: JobRow, attempt: AttemptRow, *, now: datetime) -> None:
+    if attempt.last_report_at is not None:
+        seconds = (now - attempt.last_report_at).total_seconds()
+        job.trained_seconds += min(max(0.0, seconds), _MAX_SILENCE_SECONDS)
+    attempt.last_report_at = now
+
+
+def _make_response(job: JobRow, attempt: AttemptRow) -> ReportResponse:
     stop_reason = job.stop_requested
-    if stop_reason is None and exceeds_time_limit(job, attempt, now=now):
+    if stop_reason is None and exceeds_time_limit(job):
         stop_reason = StopReason.TIME_LIMIT
     return ReportResponse(last_sequence=attempt.last_sequence, stop_reason=stop_reason)
 

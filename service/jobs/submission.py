@@ -134,6 +134,7 @@ def _create(session: Session, spec: JobSpec, *, user: str, now: datetime) -> Job
         restarts=0,
         infra_restarts=0,
         preemptions=0,
+        trained_seconds=0.0,
         event_count=0,
         log_line_count=0,
         latest_metrics={},

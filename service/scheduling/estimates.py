@@ -191,8 +191,10 @@ def compute_percentiles(samples: Sequence[float]) -> DurationEstimate:
 
 
 def _compute_remaining_limit(attempt: AttemptRow, job: JobRow, *, now: datetime) -> float:
-    limit = records.time_limit_of(job)
-    return max(0.0, ((attempt.started_at or now) + limit - now).total_seconds())
+    limit = records.time_limit_of(job).total_seconds() - job.trained_seconds
+    since = attempt.last_report_at
+    elapsed = (now - since).total_seconds() if since is not None else 0.0
+    return max(0.0, limit - elapsed)
 
 
 def _extrapolate(attempt: AttemptRow, job: JobRow, *, now: datetime) -> DurationEstimate | None:

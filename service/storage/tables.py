@@ -128,6 +128,7 @@ class JobRow(SubmittedRow):
     not_before: end of the backoff after a failed attempt.
     stop_requested: why the current attempt is asked to stop.
     reason, message: why the last attempt ended.
+    trained_seconds: time in which its attempts trained, for its time limit.
     restarts, infra_restarts: attempts that failed by the user's and by other causes.
     """
 
@@ -163,6 +164,7 @@ class JobRow(SubmittedRow):
     restarts: Mapped[int] = mapped_column(default=0)
     infra_restarts: Mapped[int] = mapped_column(default=0)
     preemptions: Mapped[int] = mapped_column(default=0)
+    trained_seconds: Mapped[float] = mapped_column(default=0.0)
     log_line_count: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
     latest_metrics: Mapped[dict[str, float | None]] = mapped_column(Document, default=dict)

@@ -31,6 +31,9 @@ class FakeCluster:
         self.is_away = False
         self.is_losing_submissions = False
         self.is_losing_answers = False
+        self.is_losing_logs = False
+        # How long the machine was suspended so far.
+        self.suspended_seconds = 0.0
         self.jobs: dict[str, ClusterJob] = {}
         self.envs: dict[str, Mapping[str, str]] = {}
         self.started: list[str] = []
@@ -93,8 +96,12 @@ class FakeCluster:
         assert found is None or found.state.is_final, "Ray deletes no job that runs"
         return self.jobs.pop(submission_id, None) is not None
 
-    def read_log_tail(self, submission_id: str, *, max_chars: int = 8_000) -> str:
+    def read_log_tail(
+        self, submission_id: str, *, max_chars: int = 8_000, timeout_seconds: float = 30.0
+    ) -> str:
         self._answer()
+        if self.is_losing_logs:
+            raise ClusterUnavailable(f"no log within {timeout_seconds:g} s")
         self.meanwhile()
         return f"the log of {submission_id}"[-max_chars:]
 

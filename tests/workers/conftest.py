@@ -56,7 +56,13 @@ def make(core: Core, cluster: FakeCluster, settings: Settings) -> Make:
 
     def made(**fields: Any) -> Dispatcher:
         differing = settings.model_copy(update=fields)
-        return Dispatcher(differing, core.database, cluster, now=core.clock)
+        return Dispatcher(
+            differing,
+            core.database,
+            cluster,
+            now=core.clock,
+            monotonic=lambda: core.clock.now.timestamp() - cluster.suspended_seconds,
+        )
 
     return made
 

@@ -8,6 +8,7 @@ head with `--num-cpus=0` runs drivers and no training. Stopping a pending Ray jo
 placement group behind; killing a run that waits for resources in an actor does.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ from service.resources import WorkerGroup
 
 # The first request makes Ray's job agent connect to the cluster: 4 s on two cores.
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+_MAX_LOG_BYTES = 16 * 2**20
 
 _RAY_ENV = {
     # On SIGINT, Train and Tune shut their workers down, in 2 s; SIGTERM ends the driver only.
@@ -216,12 +218,35 @@ class RayJobClient:
             )
         )
 
-    def read_log_tail(self, submission_id: str, *, max_chars: int = 8_000) -> str:
-        """The end of what the driver and its workers printed; empty where Ray has no such job."""
-        response = self._send("GET", f"/api/jobs/{submission_id}/logs")
+    def read_log_tail(
+        self, submission_id: str, *, max_chars: int = 8_000, timeout_seconds: float = 30.0
+    ) -> str:
+        """The end of what the driver and its workers printed; empty where Ray has no such job.
+
+        ClusterUnavailable where that takes longer than the timeout, or where the log, of which Ray
+        sends all, exceeds 16 MiB.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        content = bytearray()
+        path = f"/api/jobs/{submission_id}/logs"
+        try:
+            with self._http.stream("GET", path, timeout=timeout_seconds) as response:
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if len(content) > _MAX_LOG_BYTES or time.monotonic() > deadline:
+                        raise ClusterUnavailable(
+                            f"the log of {submission_id} exceeds 16 MiB or {timeout_seconds:g} s"
+                        )
+        except httpx.HTTPError as error:
+            raise ClusterUnavailable(
+                f"no log of {submission_id} from Ray: {type(error).__name__} {error}"
+            ) from error
         if response.status_code == httpx.codes.NOT_FOUND:
             return ""
-        return str(_read_json(response)["logs"])[-max_chars:]
+        complete = httpx.Response(
+            response.status_code, content=bytes(content), request=response.request
+        )
+        return str(_read_json(complete)["logs"])[-max_chars:]
 
     def _send(
         self,

@@ -4,14 +4,16 @@ An attempt whose runner has ended in Ray's list, and which has not reported its 
 database is read afterwards, will never report it.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import httpx
 import structlog
 
-from service.errors import LeaseLost, Unavailable
+from service.errors import ClusterUnavailable, LeaseLost, Unavailable
 from service.execution import attempts
 from service.scheduling import leases
 from service.scheduling.leases import OwnedAttempt
@@ -27,6 +29,8 @@ log = structlog.get_logger()
 _HEALTH_TIMEOUT_SECONDS = 3.0
 _LOG_TAIL_CHARACTERS = 4_000
 _MAX_START_DOUBLINGS = 3
+# For the logs of all attempts that end in one round.
+_LOGS_TIMEOUT_SECONDS = 10.0
 
 
 class AttemptWatcher:
@@ -49,10 +53,17 @@ class AttemptWatcher:
         # Since when the API could receive reports, as far as is known: earlier silence means
         # nothing. None while it cannot.
         self._api_up_since: datetime | None = None
+        # Before the clock jumped no attempt could stop or report; None: it has not.
+        self._clock_jumped_at: datetime | None = None
 
     def reset_silence(self) -> None:
         """Counts silence anew: what keeps Ray or the database away may keep reports away too."""
         self._api_up_since = None
+
+    def extend_deadlines(self) -> None:
+        """Counts all times anew: the clock has jumped."""
+        self.reset_silence()
+        self._clock_jumped_at = self._now()
 
     def check_all(
         self, owned: list[OwnedAttempt], lost_runners: Mapping[str, ClusterJob | None]
@@ -62,16 +73,20 @@ class AttemptWatcher:
         `lost_runners`: by id, the runners that Ray has no longer, with what it last said of them.
         """
         self._check_api(owned)
+        with_log: list[tuple[AttemptRow, _End]] = []
         for item in owned:
-            try:
-                self._check(item, lost_runners)
-            except LeaseLost as error:
-                log.warning("lease lost", attempt_id=item.attempt.id, error=str(error))
-            except Unavailable:
-                raise
-            except Exception:
-                # A row that this version cannot read must not stop the queue, nor other attempts.
-                log.exception("cannot check attempt", attempt_id=item.attempt.id)
+            with _continue_after_error(item.attempt):
+                end = self._check(item, lost_runners)
+                if end is not None and end.log_of is not None:
+                    with_log.append((item.attempt, end))
+                elif end is not None:
+                    self._end(item.attempt, end)
+        # Last, since a log may be slow or long, and Ray may not respond.
+        deadline = time.monotonic() + _LOGS_TIMEOUT_SECONDS
+        for attempt, end in with_log:
+            with _continue_after_error(attempt):
+                tail = self._read_log_tail(end.log_of or "", deadline=deadline)
+                self._end(attempt, replace(end, message=f"{end.message}\n{tail}".strip()))
 
     def _check_api(self, owned: list[OwnedAttempt]) -> None:
         """Notes since when the API is up; asks it only where an attempt was silent for long."""
@@ -98,48 +113,36 @@ class AttemptWatcher:
             return False
         return response.is_success
 
-    def _check(self, item: OwnedAttempt, lost_runners: Mapping[str, ClusterJob | None]) -> None:
+    def _check(
+        self, item: OwnedAttempt, lost_runners: Mapping[str, ClusterJob | None]
+    ) -> "_End | None":
+        """Stops the runner of an ended attempt, or returns how the active one must end."""
         attempt = item.attempt
         assert attempt.runner_id is not None
         if attempt.state is AttemptState.ENDED:
             self._stop_late_runner(attempt, attempt.runner_id)
-        elif attempt.runner_id in lost_runners:
-            self._end(attempt, self._explain_loss(lost_runners[attempt.runner_id]))
-        elif (end := self._find_due_end(item)) is not None:
-            self._end(attempt, end)
-            # A runner that has not taken the attempt yet can run another, unless it is too slow to
-            # start; one that was released runs another already.
-            has_taken_it = attempt.assigned_at is not None
-            if (has_taken_it or end.reason is Reason.START_TIMEOUT) and attempt.released_at is None:
-                self._runners.stop(attempt.runner_id)
+            return None
+        if attempt.runner_id in lost_runners:
+            return _explain_loss(lost_runners[attempt.runner_id])
+        return self._find_due_end(item)
 
     def _stop_late_runner(self, attempt: AttemptRow, runner_id: str) -> None:
         """A runner must ask for its next attempt soon after its last one; a killed one never."""
         assert attempt.ended_at is not None
-        grace = timedelta(seconds=self._settings.termination_grace_seconds)
-        if attempt.reason is Reason.KILLED or self._now() > attempt.ended_at + grace:
+        grace_seconds = self._settings.termination_grace_seconds
+        if attempt.reason is Reason.KILLED or self._has_passed(attempt.ended_at, grace_seconds):
             self._runners.stop(runner_id)
-
-    def _explain_loss(self, ray_job: ClusterJob | None) -> "_End":
-        if ray_job is None:
-            return _End(Reason.CLUSTER_LOST, "Ray no longer knows the runner")
-        tail = self._cluster.read_log_tail(ray_job.submission_id, max_chars=_LOG_TAIL_CHARACTERS)
-        message = (
-            f"the runner's processes exited without reporting a result: {ray_job.message}\n{tail}"
-        )
-        return _End(Reason.WORKER_DIED, message.strip())
 
     def _find_due_end(self, item: OwnedAttempt) -> "_End | None":
         """Why the dispatcher must end an active attempt; None while it need not."""
         attempt, job = item.attempt, item.job
-        now = self._now()
         grace_seconds = self._settings.cancel_grace_seconds
         is_running = attempt.state is AttemptState.RUNNING
-        if job.stop_requested is not None and job.stop_requested_at is not None:
-            waited = now - job.stop_requested_at
-            if not is_running or waited > timedelta(seconds=grace_seconds):
+        if job.stop_requested is not None:
+            assert job.stop_requested_at is not None
+            if not is_running or self._has_passed(job.stop_requested_at, grace_seconds):
                 return _End(job.stop_requested.reason, "stopped by the dispatcher")
-        if attempts.exceeds_time_limit(job, attempt, now=now, grace_seconds=grace_seconds):
+        if attempts.exceeds_time_limit(job, grace_seconds=grace_seconds):
             return _End(Reason.TIME_LIMIT, "did not stop at its time limit")
         if not is_running:
             return self._find_start_timeout(attempt, job)
@@ -158,14 +161,32 @@ class AttemptWatcher:
         # A runner that was not submitted counts too: the cluster may have shrunk since the claim.
         if not self._is_silent_since(attempt.submitted_at or attempt.created_at, limit):
             return None
-        tail = self._cluster.read_log_tail(attempt.runner_id or "", max_chars=_LOG_TAIL_CHARACTERS)
-        return _End(Reason.START_TIMEOUT, f"no report within {limit:g} s\n{tail}")
+        message = f"no report within {limit:g} s"
+        return _End(Reason.START_TIMEOUT, message, log_of=attempt.runner_id)
 
     def _is_silent_since(self, last: datetime, limit_seconds: float) -> bool:
         """Whether the limit has passed, counted from when reports could have arrived."""
         if self._api_up_since is None:
             return False
-        return self._now() > max(last, self._api_up_since) + timedelta(seconds=limit_seconds)
+        return self._has_passed(max(last, self._api_up_since), limit_seconds)
+
+    def _has_passed(self, since: datetime, seconds: float) -> bool:
+        """Whether the time has passed, not counting what was before the clock jumped."""
+        counted_from = max(since, self._clock_jumped_at or since)
+        return self._now() > counted_from + timedelta(seconds=seconds)
+
+    def _read_log_tail(self, runner_id: str, *, deadline: float) -> str:
+        """Empty where Ray does not give it before the deadline, a time of `time.monotonic`."""
+        seconds = deadline - time.monotonic()
+        if seconds <= 0:
+            return ""
+        try:
+            return self._cluster.read_log_tail(
+                runner_id, max_chars=_LOG_TAIL_CHARACTERS, timeout_seconds=seconds
+            )
+        except ClusterUnavailable as error:
+            log.warning("cannot read the log of a runner", runner_id=runner_id, error=str(error))
+            return ""
 
     def _end(self, attempt: AttemptRow, end: "_End") -> None:
         with self._database.transaction() as session:
@@ -184,9 +205,46 @@ class AttemptWatcher:
                 reason=end.reason,
                 message=end.message[:200],
             )
+        # A runner that has not taken the attempt yet can run another, unless it is too slow to
+        # start; one that was released runs another already.
+        is_stopped = end.stops_runner and (
+            attempt.assigned_at is not None or end.reason is Reason.START_TIMEOUT
+        )
+        if is_stopped and attempt.released_at is None:
+            assert attempt.runner_id is not None
+            self._runners.stop(attempt.runner_id)
 
 
 @dataclass(frozen=True)
 class _End:
+    """`log_of`: the runner whose log explains the end; `stops_runner`: Ray still has it."""
+
     reason: Reason
     message: str
+    log_of: str | None = None
+    stops_runner: bool = True
+
+
+def _explain_loss(ray_job: ClusterJob | None) -> _End:
+    if ray_job is None:
+        message = "Ray no longer knows the runner"
+        return _End(Reason.CLUSTER_LOST, message, stops_runner=False)
+    return _End(
+        Reason.WORKER_DIED,
+        f"the runner's processes exited without reporting a result: {ray_job.message}",
+        log_of=ray_job.submission_id,
+        stops_runner=False,
+    )
+
+
+@contextmanager
+def _continue_after_error(attempt: AttemptRow) -> Iterator[None]:
+    try:
+        yield
+    except LeaseLost as error:
+        log.warning("lease lost", attempt_id=attempt.id, error=str(error))
+    except Unavailable:
+        raise
+    except Exception:
+        # A row that this version cannot read must not stop the queue, nor other attempts.
+        log.exception("cannot check attempt", attempt_id=attempt.id)

@@ -4,6 +4,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -19,6 +20,7 @@ from service.scheduling.leases import Claim
 from service.settings import Settings
 from service.storage.changes import ChangeKind, ChangeListener
 from service.storage.database import Database, Session
+from service.supervision import start_supervised
 from workers.cluster.ray_jobs import ClusterResources
 from workers.dispatcher.attempt_watcher import AttemptWatcher
 from workers.dispatcher.driver_kind import DriverKind
@@ -29,6 +31,7 @@ log = structlog.get_logger()
 
 # While a runner drains, a job may wait for its resources.
 _DRAIN_POLL = timedelta(seconds=0.2)
+_MAX_CLOCK_JUMP_SECONDS = 5.0
 _RETENTION_INTERVAL = timedelta(minutes=10)
 
 
@@ -42,11 +45,15 @@ class Dispatcher:
         cluster: Cluster,
         *,
         now: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`monotonic`: seconds of a clock that stops while the machine is suspended."""
         self._settings = settings
         self._database = database
         self._cluster = cluster
         self._now = now
+        self._monotonic = monotonic
+        self._clock_difference = self._read_clock_difference()
         self.owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
         self._runners = RayJobReconciler(
             RunnerKind(settings, cluster), settings, database, cluster, owner=self.owner, now=now
@@ -63,10 +70,9 @@ class Dispatcher:
 
     def run(self, stopping: threading.Event) -> None:
         """Runs rounds until `stopping` is set. Retries while a dependency is unavailable."""
-        heartbeat = threading.Thread(
-            target=self._renew_leases, args=(stopping,), name="heartbeat", daemon=True
+        heartbeat = start_supervised(
+            lambda: self._renew_leases(stopping), name="heartbeat", stopping=stopping
         )
-        heartbeat.start()
         changes = self._database.listen(ChangeKind.STATE)
         log.info("dispatcher started", owner=self.owner, ray_url=self._settings.ray_url)
         try:
@@ -113,6 +119,7 @@ class Dispatcher:
 
     def _reconcile(self) -> None:
         """Reads Ray's state first and the database second, then acts on the differences."""
+        self._detect_clock_jump()
         ray_jobs = {job.submission_id: job for job in self._cluster.list_jobs()}
         resources = self._cluster.read_resources()
         now = self._now()
@@ -141,6 +148,23 @@ class Dispatcher:
         self._next_reconciliation = self._now() + timedelta(
             seconds=self._settings.poll_interval_seconds
         )
+
+    def _detect_clock_jump(self) -> None:
+        """Counts silence and deadlines anew where the clock and the monotonic one disagree.
+
+        The machine was suspended, with its training processes, or the clock was set.
+        """
+        difference = self._read_clock_difference()
+        jump_seconds = difference - self._clock_difference
+        self._clock_difference = difference
+        if abs(jump_seconds) > _MAX_CLOCK_JUMP_SECONDS:
+            log.warning("the clock has jumped, deadlines count anew", seconds=jump_seconds)
+            self._watcher.extend_deadlines()
+            self._runners.extend_deadlines()
+            self._drivers.extend_deadlines()
+
+    def _read_clock_difference(self) -> float:
+        return self._now().timestamp() - self._monotonic()
 
     def _record_cluster(
         self, session: Session, resources: ClusterResources, *, now: datetime
@@ -214,17 +238,15 @@ class Dispatcher:
 
     def _renew_leases(self, stopping: threading.Event) -> None:
         """In a thread of its own, so that a slow cluster does not cost the leases."""
-        while not stopping.wait(self._settings.lease_seconds / 3):
-            try:
-                with self._database.transaction() as session:
-                    leases.renew_leases(
-                        session,
-                        owner=self.owner,
-                        now=self._now(),
-                        lease_seconds=self._settings.lease_seconds,
-                    )
-            except DatabaseUnavailable as error:
-                log.warning("cannot renew leases", error=str(error))
+        if stopping.wait(self._settings.lease_seconds / 3):
+            return
+        with self._database.transaction() as session:
+            leases.renew_leases(
+                session,
+                owner=self.owner,
+                now=self._now(),
+                lease_seconds=self._settings.lease_seconds,
+            )
 
     def _release_leases(self) -> None:
         try:

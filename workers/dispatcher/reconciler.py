@@ -39,7 +39,9 @@ class Cluster(Protocol):
     def list_jobs(self) -> list[ClusterJob]: ...
     def stop(self, submission_id: str) -> bool: ...
     def delete(self, submission_id: str) -> bool: ...
-    def read_log_tail(self, submission_id: str, *, max_chars: int = ...) -> str: ...
+    def read_log_tail(
+        self, submission_id: str, *, max_chars: int = ..., timeout_seconds: float = ...
+    ) -> str: ...
     def read_resources(self) -> ClusterResources: ...
 
 
@@ -114,8 +116,14 @@ class RayJobReconciler(Generic[Row]):
         self._cluster = cluster
         self._now = now
         self._stop_requested_at: dict[str, datetime] = {}
+        # Before the clock jumped no process could meet a deadline; None: it has not.
+        self._clock_jumped_at: datetime | None = None
         # For people who look at Ray's list of jobs; several services may share a cluster.
         self._metadata = {"by": owner, "api": settings.api_url}
+
+    def extend_deadlines(self) -> None:
+        """Stops no job before the heartbeat timeout: the clock has jumped."""
+        self._clock_jumped_at = self._now()
 
     def submit_startable(self) -> None:
         """Submits the jobs that may start. ClusterUnavailable leaves the rest for another round."""
@@ -188,11 +196,17 @@ class RayJobReconciler(Generic[Row]):
             self._clear_away(row, found.get(row.id))
         elif row.submitted_at is not None:
             deadline = self._kind.find_deadline(row, submitted_at=row.submitted_at)
-            if deadline is not None and self._now() > deadline:
+            if deadline is not None and self._now() > self._extend(deadline):
                 self.stop(row.id)
         elif row.id in found:
             # The response to its submission was lost.
             self._mark_submitted(row.id)
+
+    def _extend(self, deadline: datetime) -> datetime:
+        if self._clock_jumped_at is None:
+            return deadline
+        timeout = timedelta(seconds=self._settings.heartbeat_timeout_seconds)
+        return max(deadline, self._clock_jumped_at + timeout)
 
     def _mark_submitted(self, row_id: str) -> None:
         with self._database.transaction() as session:

@@ -248,6 +248,23 @@ def test_an_attempt_over_its_time_limit_is_asked_to_stop(core: Core) -> None:
     assert core.report(claimed.attempt_id, 3).stop_reason is StopReason.TIME_LIMIT
 
 
+def test_the_time_limit_counts_the_training_of_all_attempts(core: Core) -> None:
+    claimed = core.run(time_limit_minutes=1)
+    job_id = job_id_of(claimed)
+    core.clock.advance(50.0)
+    core.command("pause", job_id)
+    core.finish(claimed.attempt_id, Reason.PAUSED)
+    core.release(claimed)
+    core.clock.advance(3600.0)
+    core.command("resume", job_id)
+    again = core.start_next()
+    core.report(again.attempt_id, 1)
+    core.clock.advance(9.0)
+    assert core.report(again.attempt_id, 2).stop_reason is None
+    core.clock.advance(2.0)
+    assert core.report(again.attempt_id, 3).stop_reason is StopReason.TIME_LIMIT
+
+
 def test_the_time_limit_starts_with_the_training(core: Core) -> None:
     claimed = core.start(time_limit_minutes=10)
     core.clock.advance(3600.0)

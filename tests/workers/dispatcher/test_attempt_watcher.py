@@ -50,6 +50,34 @@ def test_an_attempt_that_reports_is_not_silent(
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
 
 
+def test_no_attempt_counts_as_silent_after_its_machine_was_suspended(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run(core, dispatcher)
+    cluster.suspended_seconds += 3600.0
+    later_round(core, dispatcher, after_seconds=3600.0)
+    assert core.attempt(attempt_id).state is AttemptState.RUNNING
+    core.report(attempt_id, 2)
+    assert core.job(job_id_of(attempt_id)).trained_seconds < 3600.0, "not all of it is training"
+    later_round(core, dispatcher, after_seconds=settings.heartbeat_timeout_seconds + 1)
+    assert core.attempt(attempt_id).reason is Reason.HEARTBEAT_TIMEOUT
+
+
+def test_a_log_that_ray_does_not_give_delays_no_other_attempt(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    cluster.is_losing_logs = True
+    lost, other = run(core, dispatcher), run(core, dispatcher)
+    waiting = core.submit(resources=workers(1, cpus_per_worker=2))
+    cluster.end(core.runner_of(lost), ClusterJobState.FAILED, "exit code 1")
+    core.command("kill", job_id_of(other))
+    later_round(core, dispatcher)
+    assert core.attempt(lost).reason is Reason.WORKER_DIED
+    assert "exit code 1" in (core.attempt(lost).message or "")
+    assert cluster.stops == [core.runner_of(other)]
+    assert core.job(waiting).state is JobState.STARTING
+
+
 def test_no_attempt_counts_as_silent_while_the_api_is_down(
     core: Core, dispatcher: Dispatcher, api_health: HealthEndpoint, settings: Settings
 ) -> None:
@@ -249,7 +277,9 @@ def test_a_job_that_does_not_stop_at_its_time_limit_is_stopped(
     core.report(attempt_id, 2)
     dispatcher.run_round()
     assert core.attempt(attempt_id).state is AttemptState.RUNNING
-    later_round(core, dispatcher)
+    core.clock.advance(1.0)
+    core.report(attempt_id, 3)
+    dispatcher.run_round()
     job = core.job(job_id_of(attempt_id))
     assert (job.state, job.reason) == (JobState.FAILED, Reason.TIME_LIMIT)
     assert cluster.stops == [core.runner_of(attempt_id)]

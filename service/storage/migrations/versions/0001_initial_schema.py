@@ -113,6 +113,7 @@ def upgrade() -> None:
         sa.Column("restarts", sa.Integer(), nullable=False),
         sa.Column("infra_restarts", sa.Integer(), nullable=False),
         sa.Column("preemptions", sa.Integer(), nullable=False),
+        sa.Column("trained_seconds", sa.Double(), nullable=False),
         sa.Column("log_line_count", sa.Integer(), nullable=False),
         sa.Column(
             "progress", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
