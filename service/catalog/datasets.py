@@ -162,7 +162,9 @@ def find_dataset(name: str) -> Dataset | None:
 def _is_plain_name(folder: str) -> bool:
     """Whether it is one path component: a dataset must be inside the data directory."""
     return (
-        0 < len(folder) <= 100  # noqa: PLR2004 - far below every file system's limit
+        0 < len(folder) <= 100  # noqa: PLR2004 - a name is shown in tables
         and not folder.startswith(".")
         and all(character.isalnum() or character in "-_." for character in folder)
+        # File systems allow 255 bytes, and a cache adds to the name.
+        and len(folder.encode()) <= 180  # noqa: PLR2004
     )

@@ -116,8 +116,8 @@ def register_dataset(
     dataset = datasets.find_dataset(f"{datasets.FOLDER_PREFIX}{name}")
     if dataset is None:
         raise InvalidInput(
-            "the name of a dataset is 1-100 letters, digits, '-', '_' or '.', not starting with "
-            f"'.'; received {name!r}"
+            "the name of a dataset is 1-100 letters, digits, '-', '_' or '.', at most 180 bytes, "
+            f"not starting with '.'; received {name!r}"
         )
     folder = data_dir / name
     known = find_upload(folder)

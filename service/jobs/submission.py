@@ -159,7 +159,8 @@ def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:
     orders would deadlock.
     """
     job_ids = {dependency.job for spec in specs for dependency in spec.after}
-    job_ids |= {spec.start_from.job for spec in specs if spec.start_from is not None}
+    starts = [spec.start_from for spec in specs if spec.start_from is not None]
+    job_ids |= {start.job for start in starts if start.job is not None}
     for job_id in sorted(job_ids):
         # A job that does not exist, or `#N` of a batch, is handled where the spec is checked.
         with suppress(NotFound):

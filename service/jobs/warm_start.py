@@ -22,13 +22,13 @@ _MAY_DIFFER = frozenset({"name", "iterations", "milestones", "checkpoint_every",
 
 
 def resolve_source(session: Session, spec: JobSpec, find_job: FindJob) -> CheckpointRow | None:
-    """The checkpoint that the spec starts from; None where it starts with new weights.
+    """The checkpoint that the spec starts from; None where it starts with new or published weights.
 
     A `find_job` that locks keeps retention from deleting the checkpoint. InvalidInput where there
     is no such checkpoint, or where it does not fit the spec.
     """
     start = spec.start_from
-    if start is None:
+    if start is None or start.job is None:
         return None
     try:
         source = find_job(session, start.job)

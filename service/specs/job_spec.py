@@ -96,14 +96,29 @@ class StartMode(StrEnum):
 
 
 class StartFrom(Spec):
-    """A checkpoint of another job."""
+    """A checkpoint of another job, or a file of published weights."""
 
-    job: JobId
+    job: JobId | None = None
     """Id of the other job."""
+    weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] | None = None
+    """Name of a file in the directory `weights` of the data directory: torchvision's, a CIFAR
+    checkpoint like akamaster's, or weights of this service."""
     checkpoint: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] = "newest"
-    """`newest`, `best`, or the id of a checkpoint."""
-    mode: StartMode = StartMode.CONTINUE
-    """What is taken from it: the run, the weights, or a shallower network's weights."""
+    """`newest`, `best`, or the id of a checkpoint of the job."""
+    mode: Annotated[StartMode, Field(default_factory=lambda data: _default_start_mode(data))]  # noqa: PLW0108
+    """What is taken: the run, the weights, the weights without the classifier's, or a shallower
+    network's weights. By default the run; of a file, the weights without the classifier's."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "StartFrom":
+        if (self.job is None) == (self.weights is None):
+            raise ValueError("needs either job or weights")
+        modes = (StartMode.WEIGHTS, StartMode.FINE_TUNE)
+        if self.weights is not None and self.mode not in modes:
+            raise ValueError(
+                f"mode must be {' or '.join(modes)} with weights, received {self.mode}"
+            )
+        return self
 
 
 class Retention(Spec):
@@ -347,6 +362,10 @@ class JobSpec(Spec):
 def parse_job_spec(written: Any) -> JobSpec:
     """The spec of decoded JSON. InvalidInput with one field error per invalid field."""
     return validate(JobSpec, written, message="the job's spec is not valid")
+
+
+def _default_start_mode(validated: dict[str, Any]) -> StartMode:
+    return StartMode.CONTINUE if validated.get("weights") is None else StartMode.FINE_TUNE
 
 
 def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:

@@ -97,6 +97,8 @@ def train(
                 trainer.restore(checkpoint.load(resume, spec=spec, is_same_job=is_same_job))
             elif resume is not None:
                 trainer.init_weights(resume[CheckpointPart.WEIGHTS])
+            elif spec.start_from is not None and spec.start_from.weights is not None:
+                trainer.init_published_weights(data_path / "weights" / spec.start_from.weights)
             return trainer.run()
 
 
@@ -205,6 +207,11 @@ class Trainer:
         """Starts a new run with another job's weights, as the spec's `start_from` says."""
         weight_init.init_from_checkpoint(self.model, weights, self.spec, self.source, self.ranks)
         self.observer.on_log(LogLevel.INFO, "starting with the weights of another job")
+
+    def init_published_weights(self, path: Path) -> None:
+        """Starts a new run with the weights of a file."""
+        weight_init.init_from_file(self.model, path, self.spec)
+        self.observer.on_log(LogLevel.INFO, f"starting with the weights of {path.name}")
 
     def close(self) -> None:
         self.writer.close()

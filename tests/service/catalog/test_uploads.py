@@ -265,7 +265,7 @@ def test_a_full_or_read_only_disk_is_not_the_users_mistake(
     assert not (tmp_path / "data" / "birds").exists()
 
 
-@pytest.mark.parametrize("name", ["..", "a/b", ".x", "", "x" * 101])
+@pytest.mark.parametrize("name", ["..", "a/b", ".x", "", "x" * 101, "\u732b" * 61])
 def test_a_name_outside_the_data_dir_is_refused(name: str, tmp_path: Path) -> None:
     archive = zipped(tmp_path / "x.zip", SPLIT)
     with pytest.raises(InvalidInput, match="the name of a dataset"):

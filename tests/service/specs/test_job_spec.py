@@ -230,6 +230,21 @@ def test_the_default_recipe_follows_from_the_images_and_the_family(
     assert spec.recipe.name == recipe
 
 
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        ({}, "needs either job or weights"),
+        ({"job": "0" * 16, "weights": "a.pth"}, "needs either job or weights"),
+        ({"weights": "a.pth", "mode": "continue"}, "mode must be weights or fine-tune"),
+        ({"weights": "../a.pth"}, "pattern"),
+    ],
+)
+def test_a_start_has_one_source_and_a_mode_that_it_permits(
+    start: dict[str, Any], message: str
+) -> None:
+    assert message in _error(start_from=start).message
+
+
 def test_a_default_name_is_cut_to_its_limit() -> None:
     spec = parse_job_spec(
         {"depth": 18, "shortcut": "A", "dataset": "folder:" + 99 * "x", "preactivation": True}

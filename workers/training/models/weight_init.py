@@ -1,8 +1,9 @@
-"""Initial weights from another job's checkpoint: unchanged, without its classifier, or deepened.
+"""Initial weights from another job's checkpoint or a file: all, without the classifier, deepened.
 
 Shapes: N batch, C channels, H height, W width.
 """
 
+import pickle
 from pathlib import Path
 
 import safetensors
@@ -10,13 +11,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from service.catalog.architectures import Architecture
 from service.specs.job_spec import JobSpec, StartMode
 from workers.training import checkpoint
 from workers.training.data import sampling
 from workers.training.data.data_source import DataSource
 from workers.training.distributed import RankGroup
 from workers.training.errors import WeightsMismatch
-from workers.training.models import deepen, torchvision_marker
+from workers.training.models import convert, deepen, torchvision_marker
 from workers.training.models.resnet import ResNet
 
 # Batches that the statistics of a deepened network's identities are measured on.
@@ -46,6 +48,42 @@ def init_from_checkpoint(
             model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise WeightsMismatch(f"the weights do not fit {spec.network}: {error}") from error
+
+
+def init_from_file(model: nn.Module, path: Path, spec: JobSpec) -> None:
+    """As `init_from_checkpoint`, with published weights or weights that this service trained.
+
+    WeightsMismatch if there is no such file, or if its network is not the spec's.
+    """
+    assert spec.start_from is not None
+    try:
+        architecture, weights = _read_weights(path)
+    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+        raise WeightsMismatch(f"{path} does not have weights to start from: {error}") from error
+    ours = spec.architecture
+    if (architecture.family, architecture.label) != (ours.family, ours.label):
+        raise WeightsMismatch(
+            f"{path} has the weights of {architecture.label} of family {architecture.family}; "
+            f"the job's network is {ours.label} of family {ours.family}"
+        )
+    if spec.start_from.mode is StartMode.FINE_TUNE:
+        weights |= _get_classifier_weights(model)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        message = f"{path} does not fit {spec.network} and the data set's classes: {error}"
+        raise WeightsMismatch(message) from error
+
+
+def _read_weights(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        if "spec" in metadata:
+            weights = torchvision_marker.remove_marker(safetensors.torch.load_file(path))
+            return checkpoint.architecture_of(metadata), weights
+    architecture, network = convert.load_network(path)
+    return architecture, dict(network.state_dict())
 
 
 def _get_classifier_weights(model: nn.Module) -> dict[str, Tensor]:

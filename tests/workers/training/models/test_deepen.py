@@ -1,11 +1,14 @@
 """Deeper networks that compute the function of a shallower one."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -212,6 +215,60 @@ def test_fine_tuning_takes_all_weights_but_the_classifiers(tmp_path: Path) -> No
     assert ours["fc.weight"].shape == (3, 64)
     for name in ("conv1.weight", "layer3.0.conv2.weight"):
         torch.testing.assert_close(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_fine_tuning_starts_from_published_weights(tmp_path: Path, suffix: str) -> None:
+    published = torchvision.models.resnet18(num_classes=7)
+    path = tmp_path / "data" / "weights" / f"resnet18.{suffix}"
+    path.parent.mkdir(parents=True)
+    if suffix == "pth":
+        torch.save(published.state_dict(), path)
+    else:
+        safetensors.torch.save_file(published.state_dict(), path)
+    recipe = {
+        "name": "quick",
+        "iterations": 1,
+        "learning_rate": 1e-12,
+        "warmup_learning_rate": None,
+        "warmup_until_error": None,
+    }
+    start = {"weights": path.name}
+    spec = small_spec(recipe, depth=18, shortcut="B", start_from=start)
+    assert spec.start_from is not None
+    assert spec.start_from.mode is StartMode.FINE_TUNE
+    _, observer = run(spec, tmp_path / "own", data_path=tmp_path / "data")
+    assert f"starting with the weights of {path.name}" in observer.lines
+    ours = checkpoint.load(observer.files[1], spec=spec).weights
+    torch.testing.assert_close(ours["conv1.weight"], published.state_dict()["conv1.weight"])
+    assert ours["fc.weight"].shape == (10, 512)
+
+    for changed, message in (
+        ({"depth": 34}, "has the weights of resnet-18-B of family imagenet; the job's network is"),
+        ({"start_from": start | {"mode": "weights"}}, "does not fit resnet-18-B"),
+        ({"start_from": {"weights": "missing.pth"}}, "does not have weights to start from"),
+    ):
+        fields: dict[str, Any] = {"depth": 18, "shortcut": "B", "start_from": start} | changed
+        with pytest.raises(WeightsMismatch, match=message):
+            run(small_spec(recipe, **fields), tmp_path / "other", data_path=tmp_path / "data")
+
+
+def test_weights_of_another_job_are_fine_tuned_from_their_file(tmp_path: Path) -> None:
+    _, source = run(small_spec(), tmp_path / "source")
+    (tmp_path / "data" / "weights").mkdir(parents=True)
+    shutil.copy(
+        source.files[12][CheckpointPart.WEIGHTS], tmp_path / "data/weights/mine.safetensors"
+    )
+    frozen = {"learning_rate": 1e-12, "warmup_learning_rate": None, "warmup_until_error": None}
+    spec = small_spec(
+        frozen | {"iterations": 1}, start_from={"weights": "mine.safetensors", "mode": "weights"}
+    )
+    _, observer = run(spec, tmp_path / "own", data_path=tmp_path / "data")
+    ours, theirs = (
+        checkpoint.load(files, spec=spec).weights
+        for files, spec in ((observer.files[1], spec), (source.files[12], small_spec()))
+    )
+    torch.testing.assert_close(ours["fc.weight"], theirs["fc.weight"])
 
 
 def test_a_continued_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
