@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import problems
+from api import browser_docs, problems
 from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
@@ -80,9 +80,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         summary="Trains deep residual networks from a durable queue",
         version="1",
         lifespan=lifespan,
-        docs_url="/v1/docs",
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         openapi_url="/v1/openapi.json",
         max_body_size=_MAX_BODY_BYTES,
         # Clients do not follow redirects: a wrong path is a 404.
@@ -105,6 +104,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     ):
         app.include_router(router)
     app.include_router(system.authenticated_router)
+    browser_docs.install(app)
     return app
 
 

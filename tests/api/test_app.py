@@ -1,8 +1,10 @@
 """The application: its OpenAPI document, request ids, and the limit of bodies."""
 
 import asyncio
+import re
 import uuid
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -23,6 +25,26 @@ def test_the_openapi_document_names_the_spec_of_a_job(api: Api) -> None:
 def test_the_openapi_document_is_produced_without_a_database(tmp_path: Path) -> None:
     paths = create_app(Settings(var_dir=tmp_path)).openapi()["paths"]
     assert "/v1/attempts/{attempt_id}/reports" in paths
+
+
+def test_the_page_of_the_api_loads_its_files_from_the_api(api: Api) -> None:
+    page = api.call("GET", "/v1/docs", token=None)
+    assert page.headers["Content-Type"].startswith("text/html")
+    references = re.findall(r"""(?:src=|href=|url: )["']([^"']+)""", page.text)
+    types = {}
+    for reference in references:
+        url = urljoin(str(page.url), reference)
+        assert url.startswith(f"{api.url}/v1/"), reference
+        answer = api.call("GET", url, token=None)
+        assert answer.status_code == 200, reference
+        types[url.rsplit("/", 1)[-1]] = answer.headers["Content-Type"].split(";")[0]
+    assert types == {
+        "swagger-ui.css": "text/css",
+        "favicon.png": "image/png",
+        "swagger-ui-bundle.js": "text/javascript",
+        "openapi.json": "application/json",
+    }
+    assert api.call("GET", "/v1/docs/..%2fcore.py", token=None).status_code == 404
 
 
 def test_every_response_has_its_own_request_id(api: Api) -> None:
