@@ -234,6 +234,11 @@ class Job(Record, frozen=True):
         """True also in a final state that only a newer service knows."""
         return self.state.is_final or self.finished_at is not None
 
+    @property
+    def is_held_by_service(self) -> bool:
+        """Whether its attempts failed repeatedly at one iteration: it waits for a release."""
+        return self.state == JobState.HELD and self.reason is not None
+
 
 class Event(Record, frozen=True):
     """`number` counts the events of a job from 1; it is None for progress."""
@@ -247,6 +252,12 @@ class Event(Record, frozen=True):
     def is_final(self) -> bool:
         """Whether no event follows."""
         return self.kind == EventKind.STATE and JobState(str(self.data.get("to"))).is_final
+
+    @property
+    def is_held_by_service(self) -> bool:
+        """Whether the job waits for a release, because its attempts failed repeatedly."""
+        is_held = self.kind == EventKind.STATE and self.data.get("to") == JobState.HELD
+        return is_held and self.data.get("reason") is not None
 
     @property
     def progress(self) -> Progress | None:

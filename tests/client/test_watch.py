@@ -26,7 +26,7 @@ from tests.client import faults
 from tests.client.conftest import QUICK, Command
 from tests.client.service import SPEC, Service
 from tests.support.api import TOKEN, serving
-from tests.support.core import Clock, Core
+from tests.support.core import Clock, Core, job_id_of
 
 
 def _numbers(events: Iterator[resnetd.Event]) -> list[int | None]:
@@ -282,6 +282,27 @@ def test_a_watch_ends_at_its_timeout(service: Service, command: Command) -> None
     assert f"resnetd watch {job_id}" in command.err
     assert command("watch", job_id, "--timeout", "0") == 101
     assert service.core.job(job_id).state == "queued"
+
+
+def test_a_watch_ends_when_the_service_holds_the_job(
+    service: Service, client: resnetd.Client, command: Command
+) -> None:
+    core = service.core
+    running = core.run()
+    job_id = job_id_of(running)
+    for _ in range(2):
+        core.finish(running.attempt_id, Reason.WORKER_DIED)
+        core.release(running)
+        running = core.retry()
+
+    def fail() -> None:
+        core.finish(running.attempt_id, Reason.WORKER_DIED)
+
+    with _after_a_stream_was_opened(service, fail):
+        assert command("watch", job_id) == 101
+    assert "held: worker-died: 3 attempts in a row failed" in command.out
+    assert client.jobs.get(job_id).is_held_by_service
+    assert command("watch", job_id) == 101, "it is held already"
 
 
 def test_a_job_that_is_deleted_ends_its_watch(service: Service, command: Command) -> None:

@@ -31,6 +31,7 @@ from typing import Self, TypeVar
 from service.specs.protocol import AttemptConfig
 from service.states import Reason
 from workers.cluster.attempt_outcome import AttemptFailed
+from workers.cluster.oom_kills import read_oom_kills
 from workers.cluster.process_settings import AttemptSettings, RunnerSettings
 
 # Processes that may deliver on one node while another trains.
@@ -83,9 +84,18 @@ class Trained: ...
 
 @dataclass(frozen=True)
 class ProcessExited:
-    """`exitcode` as in multiprocessing: negative for a signal."""
+    """`exitcode` as in multiprocessing: negative for a signal.
+
+    `oom_kills`: processes that the kernel killed for their memory while this one ran.
+    """
 
     exitcode: int | None
+    oom_kills: int
+
+    @property
+    def reason(self) -> Reason:
+        is_killed = self.exitcode == -signal.SIGKILL
+        return Reason.OUT_OF_MEMORY if is_killed and self.oom_kills > 0 else Reason.WORKER_DIED
 
 
 class ProcessLauncher:
@@ -149,6 +159,7 @@ class ProcessLauncher:
             placement = rank.recv()
             with self._changed:
                 self._changed.wait_for(lambda: self._num_delivering <= _MAX_DELIVERING)
+            oom_kills = read_oom_kills()
             process, pipe = self._launch(placement)
             try:
                 with pipe:
@@ -159,7 +170,7 @@ class ProcessLauncher:
                     connection.wait([process.sentinel])
                     self._count_delivering(-1)
             finally:
-                self._reap(process, rank)
+                self._reap(process, rank, oom_kills)
 
     def _launch(self, placement: RankPlacement) -> tuple[ForkServerProcess, Connection]:
         ours, theirs = _context.Pipe()
@@ -169,13 +180,14 @@ class ProcessLauncher:
             self._processes.add(process)
         return process, ours
 
-    def _reap(self, process: ForkServerProcess, rank: Connection) -> None:
+    def _reap(self, process: ForkServerProcess, rank: Connection, oom_kills_before: int) -> None:
         connection.wait([process.sentinel])
         with self._changed:  # starting a process polls all others
             process.join()
             self._processes.discard(process)
         if not rank.closed:
-            rank.send(ProcessExited(process.exitcode))
+            oom_kills = read_oom_kills() - oom_kills_before
+            rank.send(ProcessExited(process.exitcode, oom_kills))
 
     def _count_delivering(self, change: int) -> None:
         with self._changed:
@@ -232,7 +244,7 @@ class RankProcess:
             raise message
         rank = self._placement.rank
         if isinstance(message, ProcessExited):
-            raise AttemptFailed(Reason.WORKER_DIED, f"rank {rank} {_describe_exit(message)}")
+            raise AttemptFailed(message.reason, f"rank {rank} {_describe_exit(message)}")
         raise AttemptFailed(Reason.INTERNAL, f"rank {rank} sent {message}, not {kind.__name__}")
 
 
@@ -301,6 +313,11 @@ def _launcher_died() -> AttemptFailed:
 
 
 def _describe_exit(exited: ProcessExited) -> str:
+    if exited.reason is Reason.OUT_OF_MEMORY:
+        return (
+            "was killed by the kernel because memory was used up; "
+            "a smaller batch size, or fewer loader processes, need less"
+        )
     if exited.exitcode is not None and exited.exitcode < 0:
         return f"was killed by {signal.Signals(-exited.exitcode).name}"
     return f"exited with status {exited.exitcode}"

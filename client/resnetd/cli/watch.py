@@ -49,7 +49,7 @@ def screen_for(console: Console) -> Screen:
 def watch(
     jobs: Jobs, watched: Sequence[Job], screen: Screen, *, timeout_seconds: float | None = None
 ) -> list[Job]:
-    """The jobs when all have ended. NotFinished after `timeout_seconds`.
+    """The jobs when all have ended, or are held by the service. NotFinished after the timeout.
 
     A thread per job waits for its events; this thread shows them. The threads are daemons: the
     process can end while jobs run.
@@ -92,9 +92,11 @@ class _Update:
 
 def _follow(jobs: Jobs, job: Job, after: int, updates: "queue.SimpleQueue[_Update]") -> None:
     try:
-        if not job.is_final:
+        if not job.is_final and not job.is_held_by_service:
             for event in jobs.watch(job.id, after=after):
                 updates.put(_Update(job.id, event))
+                if event.is_held_by_service:
+                    break
             job = jobs.get(job.id)
         updates.put(_Update(job.id, job))
     except Exception as error:  # noqa: BLE001 - the watching thread raises it

@@ -20,6 +20,7 @@ import pytest
 from service.ids import new_id
 from service.states import Reason
 from tests.support.fake_api import FakeApi, Fault, digits_config, eventually, fake_api, settings_of
+from workers.cluster import process_launcher
 from workers.cluster.attempt_outcome import AttemptFailed
 from workers.cluster.process_launcher import ProcessLauncher, RankPlacement, RankProcess
 
@@ -72,18 +73,33 @@ def test_an_attempt_computes_with_as_many_threads_as_it_has_cpus(
         eventually(lambda: api.points)
 
 
-def test_the_death_of_an_attempts_process_is_reported_with_its_signal(
-    runner_id: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("oom_kills", "reason", "message"),
+    [
+        (0, Reason.WORKER_DIED, "rank 0 was killed by SIGKILL"),
+        (1, Reason.OUT_OF_MEMORY, "rank 0 was killed by the kernel because memory was used up"),
+    ],
+)
+def test_the_death_of_an_attempts_process_is_reported_with_its_cause(
+    runner_id: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    oom_kills: int,
+    reason: Reason,
+    message: str,
 ) -> None:
+    count = [4]
+    monkeypatch.setattr(process_launcher, "read_oom_kills", lambda: count[0])
     with fake_api(digits_config(iterations=1_000_000)) as api:
         with (
-            pytest.raises(AttemptFailed, match="rank 0 was killed by SIGKILL") as caught,
+            pytest.raises(AttemptFailed, match=message) as caught,
             begin(runner_id, api, tmp_path) as process,
         ):
             eventually(lambda: pids_of(api))
+            count[0] += oom_kills
             os.kill(pids_of(api)[0], signal.SIGKILL)
             process.wait_until_trained()
-        assert caught.value.reason is Reason.WORKER_DIED
+        assert caught.value.reason is reason
 
 
 def test_an_attempt_that_fails_reports_its_reason(runner_id: str, tmp_path: Path) -> None:
