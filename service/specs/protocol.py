@@ -45,7 +45,9 @@ TuneId = Annotated[str, Field(pattern=rf"^[0-9a-zA-Z_]{{1,{_MAX_TUNE_ID_LENGTH}}
 
 
 class ProtocolModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    """Fields of a newer version are ignored: during an upgrade both ends have either version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 # ---- attempts: configuration ----

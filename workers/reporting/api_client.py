@@ -224,7 +224,8 @@ def _read_problem(response: httpx.Response) -> tuple[str, str]:
 
 def _parse(model: type[Model], response: httpx.Response) -> Model:
     try:
-        return model.model_validate_json(response.content)
+        # Also in specs, which refuse unknown fields where users write them.
+        return model.model_validate_json(response.content, extra="ignore")
     except ValidationError as error:
         raise errors.ApiUnavailable(
             f"{response.request.url.path} returned no {model.__name__}: {response.text[:200]!r}"

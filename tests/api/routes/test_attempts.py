@@ -13,6 +13,8 @@ from service.states import AttemptState, CheckpointPart, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import START, Taken, content, job_id_of, note, workers
 
+MANIFEST = note(10).model_dump(mode="json")
+
 
 def _refused(answer: httpx.Response, status: int, code: str) -> str:
     """Asserts the refusal, and returns its detail."""
@@ -332,3 +334,29 @@ def test_100_reports_at_once_do_not_wait_for_each_others_threads(any_api: Api) -
         # The same sequence: each locks the job of its attempt, and changes little.
         sent = [pool.submit(any_api.report, running[number % 4], 2) for number in range(100)]
         assert {response.result().status_code for response in sent} == {200}
+
+
+def test_fields_of_a_newer_worker_are_ignored(api: Api) -> None:
+    claimed = api.core.run()
+    progress = {"iteration": 1, "iterations": 20, "images_per_second": 1.0, "new": 1}
+    assert api.report(claimed, 2, progress=progress, new={"a": 1}).status_code == 200
+    assert api.get(f"/v1/jobs/{job_id_of(claimed)}").json()["progress"]["iteration"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sequence", "fields", "status", "code"),
+    [
+        (4, {}, 409, "sequence-gap"),
+        (2, {"progress": {"iteration": -1}}, 422, "invalid-input"),
+        (2, {"checkpoints": [{**MANIFEST, "parts": []}]}, 422, "invalid-input"),
+        (2, {"checkpoints": [MANIFEST]}, 422, "corrupt-artifact"),
+    ],
+)
+def test_a_report_that_can_never_be_stored_has_a_4xx_with_a_code(
+    api: Api, sequence: int, fields: dict[str, Any], status: int, code: str
+) -> None:
+    """A 4xx is an answer, which the worker does not ask for again; a 5xx is none."""
+    claimed = api.core.run()
+    response = api.report(claimed, sequence, **fields)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert api.report(claimed, 2).status_code == 200, "the attempt continues"

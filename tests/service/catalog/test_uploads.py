@@ -1,13 +1,18 @@
 """An archive becomes a complete dataset, or the error names the file."""
 
+import asyncio
 import errno
+import hashlib
 import io
 import os
 import random
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +283,26 @@ def test_a_different_checksum_is_refused() -> None:
     uploads.verify_sha256(SHA256, expected=None)
     with pytest.raises(CorruptArtifact):
         uploads.verify_sha256(SHA256, expected="b" * 64)
+
+
+def test_a_disk_that_is_slow_to_write_delays_nothing_else(tmp_path: Path) -> None:
+    """The target is a pipe, which takes no byte before it is read."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    content = bytes(5 * 2**20)
+    may_read = threading.Event()
+
+    def read() -> bytes:
+        with pipe.open("rb") as file:
+            assert may_read.wait(10.0), "the event loop was blocked"
+            return file.read()
+
+    async def body() -> AsyncIterator[bytes]:
+        asyncio.get_running_loop().call_later(0.05, may_read.set)
+        yield content
+
+    with ThreadPoolExecutor() as pool:
+        received = pool.submit(read)
+        sha256, size = asyncio.run(uploads.receive_archive(body(), pipe, max_bytes=2**30))
+        assert received.result() == content
+    assert (sha256, size) == (hashlib.sha256(content).hexdigest(), len(content))

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.errors import (
@@ -16,9 +17,16 @@ from service.errors import (
     StaleAttempt,
     Unauthorized,
 )
-from service.specs.protocol import FinishAttemptRequest, MetricPoint, PartDigest, Report
+from service.specs.protocol import (
+    AttemptConfig,
+    FinishAttemptRequest,
+    MetricPoint,
+    PartDigest,
+    Report,
+)
 from service.states import CheckpointPart, JobState, Reason
 from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_config, fake_api
+from workers.reporting import api_client
 from workers.reporting.api_client import AttemptClient
 
 
@@ -46,6 +54,16 @@ def digest_of(content: bytes) -> PartDigest:
 
 def test_the_config_is_that_of_the_attempt(api: FakeApi, client: AttemptClient) -> None:
     assert client.fetch_config() == api.attempt
+
+
+def test_fields_of_a_newer_api_are_ignored() -> None:
+    """During an upgrade, a runner of the old version gets attempts of the new API."""
+    config = digits_config()
+    document = config.model_dump(mode="json") | {"new": 1}
+    document["spec"] |= {"new": 1, "recipe": document["spec"]["recipe"] | {"new": {"a": 1}}}
+    request = httpx.Request("GET", "http://api/v1/attempts/a")
+    response = httpx.Response(HTTPStatus.OK, json=document, request=request)
+    assert api_client._parse(AttemptConfig, response) == config
 
 
 def test_the_response_to_a_report_has_the_last_stored_number(client: AttemptClient) -> None:
