@@ -52,6 +52,7 @@ def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     return CheckpointList(checkpoints=[CheckpointView.of(checkpoint) for checkpoint in found])
 
 
+@router.head("/{checkpoint}/weights", response_class=StreamingResponse, operation_id="head_weights")
 @router.get("/{checkpoint}/weights", response_class=StreamingResponse)
 def download_weights(
     job_id: str,
@@ -67,7 +68,7 @@ def download_weights(
         ),
     ] = WeightsFormat.SAFETENSORS,
 ) -> ArtifactResponse:
-    """The weights of a checkpoint."""
+    """The weights of a checkpoint; `Range` continues a download that broke."""
     job = records.find_job(session, job_id)
     found = checkpoints.find_checkpoint(session, job_id, checkpoint)
     file = checkpoints.find_file(session, found, format.part)

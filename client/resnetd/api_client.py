@@ -30,6 +30,7 @@ R = TypeVar("R", bound=Record)
 Numbered = TypeVar("Numbered", Event, LogLine)
 Params = Mapping[str, Any]
 
+_LOOPBACK_PATTERNS = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 # The service sends a comment every 15 seconds: a silent stream has lost its connection.
 _STREAM_READ_SECONDS = 60.0
 
@@ -67,6 +68,8 @@ class ApiClient:
             headers=headers,
             timeout=timeout_seconds,
             transport=transport,
+            # A proxy of the environment is for other machines.
+            mounts=dict.fromkeys(_LOOPBACK_PATTERNS),
             # Each watched job has a connection as long as it runs.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
         )

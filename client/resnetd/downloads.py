@@ -29,59 +29,90 @@ def download(
 ) -> Path:
     """The path of the file that was written; `path` may be a file, which is replaced, or a folder.
 
-    A download that breaks begins again. CorruptDownload if the bytes do not match the ETag.
+    A download that breaks continues where it broke, if the file is still the same.
+    CorruptDownload if the bytes do not match the ETag.
     """
+    partial = _PartialDownload(path, default_name=default_name, on_progress=on_progress)
 
     def attempt() -> Path:
+        with api.stream(url_path, params=params, headers=partial.request_headers()) as response:
+            partial.receive(response)
+        return partial.finish()
+
+    try:
+        return api.retry.call(attempt)
+    finally:
+        partial.discard()
+
+
+class _PartialDownload:
+    """The bytes that were received, in a temporary file beside the target."""
+
+    def __init__(self, path: Path, *, default_name: str, on_progress: OnProgress | None) -> None:
+        self._path = path
+        self._default_name = default_name
+        self._on_progress = on_progress
+        self._etag: str | None = None
+        self._target = path
+        self._part: Path | None = None
+        self._written = 0
+
+    def request_headers(self) -> dict[str, str]:
         # The checksum is that of the stored bytes.
         headers = {"Accept-Encoding": "identity"}
-        with api.stream(url_path, params=params, headers=headers) as response:
-            return _save(response, path, default_name=default_name, on_progress=on_progress)
+        if self._etag is not None:
+            headers |= {"Range": f"bytes={self._written}-", "If-Range": self._etag}
+        return headers
 
-    return api.retry.call(attempt)
+    def receive(self, response: httpx.Response) -> None:
+        if response.status_code != httpx.codes.PARTIAL_CONTENT:
+            self._begin(response)
+        assert self._part is not None
+        length = response.headers.get("content-length")
+        total = None if length is None else self._written + int(length)
+        with self._part.open("ab") as file:
+            for chunk in response.iter_raw():
+                self._written += file.write(chunk)
+                if self._on_progress is not None:
+                    self._on_progress(self._written, total)
+            file.flush()
+            os.fsync(file.fileno())
 
-
-def _save(
-    response: httpx.Response, path: Path, *, default_name: str, on_progress: OnProgress | None
-) -> Path:
-    expected = _sha256_of(response)
-    target = path / (_file_name(response) or default_name) if path.is_dir() else path
-    if not target.parent.is_dir():
-        # The error names the folder, not the temporary file.
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        received = _write(response, part, on_progress)
+    def finish(self) -> Path:
+        """Moves the file to its place."""
+        assert self._part is not None
+        assert self._etag is not None
+        with self._part.open("rb") as file:
+            received = hashlib.file_digest(file, "sha256").hexdigest()
+        expected = _sha256_of(self._etag)
         if received != expected:
             raise CorruptDownload(
-                f"{target.name}: the bytes have SHA-256 {received}, expected {expected}"
+                f"{self._target.name}: the bytes have SHA-256 {received}, expected {expected}"
             )
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-    return target
+        self._part.replace(self._target)
+        return self._target
+
+    def discard(self) -> None:
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+    def _begin(self, response: httpx.Response) -> None:
+        self.discard()
+        self._etag = response.headers.get("etag", "")
+        _sha256_of(self._etag)
+        name = _file_name(response) or self._default_name
+        self._target = self._path / name if self._path.is_dir() else self._path
+        if not self._target.parent.is_dir():
+            # The error names the folder, not the temporary file.
+            parent = self._target.parent
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(parent))
+        self._part = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.part")
+        self._part.touch(exist_ok=False)
+        self._written = 0
 
 
-def _write(response: httpx.Response, part: Path, on_progress: OnProgress | None) -> str:
-    digest = hashlib.sha256()
-    total = (
-        int(response.headers["content-length"]) if "content-length" in response.headers else None
-    )
-    written = 0
-    with part.open("xb") as file:
-        for chunk in response.iter_raw():
-            digest.update(chunk)
-            written += file.write(chunk)
-            if on_progress is not None:
-                on_progress(written, total)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-def _sha256_of(response: httpx.Response) -> str:
-    etag = response.headers.get("etag", "")
-    sha256 = str(etag).removeprefix("W/").strip('"').removeprefix("sha256:").lower()
+def _sha256_of(etag: str) -> str:
+    sha256 = etag.removeprefix("W/").strip('"').removeprefix("sha256:").lower()
     if len(sha256) != hashlib.sha256().digest_size * 2:
         raise UnexpectedResponse(f"the weights came without a checksum: ETag is {etag!r}")
     return sha256

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -13,6 +14,9 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from service.errors import CorruptArtifact, InvalidInput, NotFound, Unavailable
 from service.text import count_of
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 _CHUNK_BYTES = 4 * 2**20
 
@@ -70,10 +74,13 @@ class ArtifactStore:
             raise Unavailable(f"the artifact store cannot write {key}: {error}") from error
         return StoredArtifact(sha256=sha256, size_bytes=size_bytes)
 
-    def read(self, key: str) -> Iterator[bytes]:
-        """The bytes in chunks. NotFound if the key does not exist."""
+    def read(self, key: str, byte_range: range | None = None) -> Iterator[bytes]:
+        """The bytes, or those of the range, in chunks. NotFound if the key does not exist."""
+        options: GetOptions = (
+            {} if byte_range is None else {"range": (byte_range.start, byte_range.stop)}
+        )
         try:
-            result = self._store.get(key)
+            result = self._store.get(key, options=options)
         except (NotFoundError, FileNotFoundError) as error:
             raise NotFound(f"no artifact {key}") from error
         except BaseError as error:

@@ -1,6 +1,7 @@
 """The command: what it prints, where, and its exit codes."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -373,3 +374,25 @@ def test_a_reader_that_closes_the_pipe_gets_no_traceback(service: Service) -> No
     )
     assert ended.stdout.endswith("line 0, to fill the pipe\n")
     assert ended.stderr == ""
+
+
+def test_a_proxy_of_the_environment_and_an_ascii_terminal_do_not_break_a_command(
+    service: Service,
+) -> None:
+    service.submit(name="实验-ü")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "RESNETD_URL": service.url,
+        "RESNETD_TOKEN": TOKEN,
+        "ALL_PROXY": "socks5://127.0.0.1:9",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "PYTHONIOENCODING": "ascii",
+    }
+    listed = subprocess.run(
+        [sys.executable, "-m", "resnetd", "ps"],
+        env=environment,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert b"\\u5b9e\\u9a8c-\\xfc" in listed.stdout

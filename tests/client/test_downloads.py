@@ -73,13 +73,25 @@ def test_bytes_that_do_not_match_their_checksum_are_refused(
     assert _files(tmp_path) == {"weights"}
 
 
-def test_a_download_that_breaks_begins_again(
+def test_a_download_that_breaks_continues_where_it_broke(
     service: Service, client: resnetd.Client, job_id: str, tmp_path: Path
 ) -> None:
     service.inject(*[faults.break_download] * 2)
     path = client.jobs.download(job_id, path=tmp_path)
     assert path.read_bytes() == WEIGHTS
     assert _files(tmp_path) == {path.name}
+    half = len(WEIGHTS) // 2
+    quarter = half + (len(WEIGHTS) - half) // 2
+    ranges = [request.headers.get("Range") for request in service.transport.requests[-3:]]
+    assert ranges == [None, f"bytes={half}-", f"bytes={quarter}-"]
+
+
+def test_a_download_begins_again_if_the_file_has_changed(
+    service: Service, client: resnetd.Client, job_id: str, tmp_path: Path
+) -> None:
+    service.inject(faults.break_download, faults.set_headers(If_Range='"another"'))
+    path = client.jobs.download(job_id, path=tmp_path)
+    assert path.read_bytes() == WEIGHTS
 
 
 def test_a_download_that_keeps_breaking_leaves_nothing(

@@ -1,5 +1,6 @@
 """The `resnetd` command: its entry point, global options, and the commands about the service."""
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ app.add_typer(webhook_commands.commands, name="webhook")
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names in other scripts must not end a command where the encoding is not UTF-8.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 

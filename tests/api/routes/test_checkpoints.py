@@ -127,12 +127,56 @@ def test_an_unknown_format_is_refused(api: Api, kept: Taken) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/format")
 
 
-def test_a_range_is_ignored(api: Api, kept: Taken) -> None:
-    """A server without Accept-Ranges may ignore a range (RFC 9110, section 14.2)."""
-    answer = api.get(f"{_path(kept)}/best/weights", headers={"Range": "bytes=2-3"})
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("bytes=2-3", 2, 4),
+        ("bytes=5-", 5, None),
+        ("bytes=-4", -4, None),
+        ("bytes=0-99999", 0, None),
+    ],
+)
+def test_a_range_of_a_download_can_be_requested(
+    api: Api, kept: Taken, asked: str, start: int, stop: int | None
+) -> None:
+    answer = api.get(f"{_path(kept)}/best/weights", headers={"Range": asked})
+    complete = content(CheckpointPart.WEIGHTS, 2)
+    first, last = range(len(complete))[start], range(len(complete))[slice(start, stop)][-1]
+    assert answer.status_code == 206
+    assert answer.headers["Content-Range"] == f"bytes {first}-{last}/{len(complete)}"
+    assert answer.content == complete[start:stop]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Range": "bytes=1-2,4-5"},
+        {"Range": "bytes=3-2"},
+        {"Range": "letters=1-2"},
+        {"Range": "bytes=1-2", "If-Range": '"another"'},
+    ],
+)
+def test_a_range_that_does_not_apply_is_ignored(
+    api: Api, kept: Taken, headers: dict[str, str]
+) -> None:
+    answer = api.get(f"{_path(kept)}/best/weights", headers=headers)
     assert answer.status_code == 200
-    assert "Accept-Ranges" not in answer.headers
     assert answer.content == content(CheckpointPart.WEIGHTS, 2)
+
+
+def test_a_range_behind_the_end_is_refused(api: Api, kept: Taken) -> None:
+    answer = api.get(f"{_path(kept)}/best/weights", headers={"Range": "bytes=99999-"})
+    size = len(content(CheckpointPart.WEIGHTS, 2))
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, f"bytes */{size}")
+
+
+def test_head_answers_the_headers_of_a_download(api: Api, kept: Taken) -> None:
+    path = f"{_path(kept)}/best/weights"
+    head, answer = api.call("HEAD", path), api.get(path)
+    assert head.status_code == 200
+    assert head.content == b""
+    for name in ("ETag", "Content-Length", "Content-Disposition", "Accept-Ranges"):
+        assert head.headers[name] == answer.headers[name]
 
 
 def test_the_file_name_of_a_download_is_plain_ascii(api: Api) -> None:
