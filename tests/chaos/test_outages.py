@@ -46,7 +46,13 @@ def test_a_database_outage_of_ten_minutes_loses_no_attempt_and_no_point(
             poll_interval_seconds=0.1,
             warm_runners=0,
         )
-        dispatcher = Dispatcher(settings, database, cluster, now=core.clock)
+        dispatcher = Dispatcher(
+            settings,
+            database,
+            cluster,
+            now=core.clock,
+            monotonic=lambda: core.clock.now.timestamp(),
+        )
         with running(dispatcher):
             job_id = core.submit(recipe=RECIPE)
             eventually(lambda: cluster.started)

@@ -29,6 +29,7 @@ from service.errors import Conflict, InvalidInput, Unauthorized, Unavailable
 from service.specs.protocol import SearchDriverConfig
 from service.specs.search_space import Dimension, Distribution
 from service.specs.search_spec import Algorithm, Scheduler, SearchSpec
+from service.supervision import start_supervised
 from service.text import count_of
 from workers.cluster.trial_actor import TIME_ATTR, TrialActor, client_from_env, tune_name
 from workers.reporting.driver_client import DriverClient
@@ -115,8 +116,7 @@ class HeartbeatStopper(tune.Stopper):  # type: ignore[misc] # Ray has no types f
         self._api = api
         self._closed = threading.Event()
         self.is_over = False
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._thread.start()
+        start_supervised(self._beat, name="heartbeat", stopping=self._closed)
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray Tune pickles it; the copy is not used."""
@@ -132,13 +132,12 @@ class HeartbeatStopper(tune.Stopper):  # type: ignore[misc] # Ray has no types f
         self._closed.set()
 
     def _beat(self) -> None:
-        while not self._closed.is_set() and not self.is_over:
-            try:
-                self.is_over = self._api.send_heartbeat(wait_seconds=_HEARTBEAT_SECONDS)
-            except Unauthorized:
-                self.is_over = True
-            except Unavailable:
-                self._closed.wait(_HEARTBEAT_SECONDS)
+        try:
+            self.is_over = self._api.send_heartbeat(wait_seconds=_HEARTBEAT_SECONDS)
+        except Unauthorized:
+            self.is_over = True
+        if self.is_over:
+            self._closed.set()
 
 
 class StopCallback(tune.Callback):  # type: ignore[misc] # as above

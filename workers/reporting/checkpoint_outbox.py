@@ -19,6 +19,7 @@ from service.errors import (
 )
 from service.specs.protocol import CheckpointManifest
 from service.states import CheckpointPart
+from service.supervision import start_supervised
 from workers.reporting.api_client import AttemptClient
 from workers.reporting.retry import RetryCancelled, retry_unless
 
@@ -78,10 +79,10 @@ class CheckpointOutbox:
         path.mkdir(parents=True, exist_ok=True)
         records = map(_read_record, sorted(path.glob("*.json")))
         self._queue = [checkpoint for checkpoint in records if checkpoint is not None]
-        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread.start()
+        self._thread = start_supervised(self._run, name="checkpoints", stopping=self._closed)
 
     def add(self, manifest: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
         """Takes ownership of the files; returns at once."""
@@ -102,12 +103,12 @@ class CheckpointOutbox:
 
     def join(self, seconds: float) -> None:
         """Waits for the thread, which an upload may keep busy for longer."""
-        self._thread.join(seconds)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         with suppress(RetryCancelled):
-            while not self._closed.is_set():
-                retry_unless(self._closed, self._upload_next)
+            retry_unless(self._closed, self._upload_next)
 
     def _upload_next(self) -> None:
         """Uploads the next checkpoint. Raises Unavailable if that may succeed later."""

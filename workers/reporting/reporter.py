@@ -33,6 +33,7 @@ from service.specs.protocol import (
     RunEnvironment,
 )
 from service.states import LogLevel, StopReason
+from service.supervision import start_supervised
 from workers.reporting import reports, spool
 from workers.reporting.api_client import AttemptClient
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS, CheckpointOutbox
@@ -111,14 +112,13 @@ class Reporter:
         self._stop: StopReason | None = None
         self._last_error: Exception | None = None
         self._last_write: Future[None] | None = None
-        self._threads = [
-            threading.Thread(target=self._run_flusher, name="spool", daemon=True),
-            threading.Thread(target=self._run_sender, name="send", daemon=True),
-        ]
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._threads = [
+            start_supervised(self._flush_when_due, name="spool", stopping=self._closed),
+            start_supervised(self._send_next, name="send", stopping=self._closed),
+        ]
         self._outbox.start()
 
     def on_start(self, environment: observers.RunEnvironment) -> None:
@@ -208,15 +208,14 @@ class Reporter:
         self._pending.is_urgent = True
         self._changed.notify_all()
 
-    def _run_flusher(self) -> None:
-        while not self._closed.is_set():
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._pending.is_urgent or self._closed.is_set(), self._flush_seconds
-                )
-            is_silent = time.monotonic() - self._flushed_at >= self._heartbeat_seconds
-            # Heartbeats would pile up while the API is unavailable.
-            self._flush(with_heartbeat=is_silent and self._spool.is_empty)
+    def _flush_when_due(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._pending.is_urgent or self._closed.is_set(), self._flush_seconds
+            )
+        is_silent = time.monotonic() - self._flushed_at >= self._heartbeat_seconds
+        # Heartbeats would pile up while the API is unavailable.
+        self._flush(with_heartbeat=is_silent and self._spool.is_empty)
 
     def _flush(
         self, manifest: CheckpointManifest | None = None, *, with_heartbeat: bool = False
@@ -238,10 +237,9 @@ class Reporter:
             LogLevel.ERROR, f"the checkpoint of iteration {manifest.iteration} is lost: {error}"
         )
 
-    def _run_sender(self) -> None:
+    def _send_next(self) -> None:
         with suppress(RetryCancelled):
-            while not self._closed.is_set():
-                retry_unless(self._closed, self._send_oldest)
+            retry_unless(self._closed, self._send_oldest)
 
     def _send_oldest(self) -> None:
         """Sends the oldest report; waits for one. Raises Unavailable if it must be sent again."""
