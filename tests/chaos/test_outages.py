@@ -51,7 +51,7 @@ def test_a_database_outage_of_ten_minutes_loses_no_attempt_and_no_point(
             database,
             cluster,
             now=core.clock,
-            monotonic=lambda: core.clock.now.timestamp(),
+            monotonic=lambda: core.clock().timestamp(),
         )
         with running(dispatcher):
             job_id = core.submit(recipe=RECIPE)
