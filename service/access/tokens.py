@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidInput, Unauthorized
+from service.storage.database import Lock, serialize
 from service.storage.tables import TokenRow
 from service.text import count_of
 
@@ -36,6 +37,7 @@ def find_token(session: Session, secret: str) -> TokenRow:
 
 def set_token(session: Session, secret: str, *, name: str, now: datetime) -> None:
     """Stores a user's token; it replaces an earlier token of the same name."""
+    serialize(session.connection(), Lock.SET_TOKEN)
     known = session.scalar(select(TokenRow).where(TokenRow.name == name))
     if known is not None and known.token_sha256 == digest(secret):
         return

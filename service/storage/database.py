@@ -4,10 +4,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     ArgumentError,
@@ -26,6 +27,22 @@ from service.storage.changes import (
     PostgresChangeListener,
     SqliteChangeListener,
 )
+
+
+class Lock(IntEnum):
+    """What only one transaction at a time may do; the values are PostgreSQL's advisory locks."""
+
+    MIGRATE = 0x7265736E01
+    SET_TOKEN = 0x7265736E02
+
+
+def serialize(connection: Connection, lock: Lock) -> None:
+    """Waits until no other transaction has the lock, and takes it until this transaction ends.
+
+    SQLite needs none: a transaction that writes excludes all others.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(lock.value)))
 
 
 class Database:

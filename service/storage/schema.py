@@ -14,7 +14,10 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(database: Database, *, revision: str = "head") -> None:
-    """Runs the missing migrations, each in its own transaction."""
+    """Runs the missing migrations: in one transaction on PostgreSQL, in one each on SQLite.
+
+    Of several processes that upgrade a database at once, one migrates and the others wait.
+    """
     config = _config()
     config.attributes["database"] = database
     _create_parent(database)

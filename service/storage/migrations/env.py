@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from service import settings
-from service.storage.database import Database
+from service.storage.database import Database, Lock, serialize
 from service.storage.tables import Base, UtcDateTime
 
 
@@ -29,11 +29,11 @@ def run() -> None:
             connection=connection,
             target_metadata=Base.metadata,
             render_as_batch=database.is_sqlite,
-            transaction_per_migration=True,
             compare_type=False,
             render_item=render_item,
         )
         with context.begin_transaction():
+            serialize(connection, Lock.MIGRATE)
             context.run_migrations()
         if database.is_sqlite:
             connection.rollback()

@@ -1,14 +1,17 @@
 """Users' tokens: the administrator's file, and digests in the database."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from service.access import tokens
 from service.errors import InvalidInput, Unauthorized
 from service.storage.tables import TokenRow
 from tests.support.core import START, Core
+from tests.support.fake_api import eventually
 
 
 def _set(core: Core, secret: str, *, name: str = "admin") -> None:
@@ -56,6 +59,20 @@ def test_a_new_token_replaces_the_old_one_of_its_name(core: Core) -> None:
     assert _owner(core, "b" * 20) == "admin"
     with pytest.raises(Unauthorized):
         _owner(core, "a" * 20)
+
+
+def test_two_processes_that_set_the_same_token_both_succeed(core: Core) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        with core.database.transaction() as session:
+            tokens.set_token(session, "a" * 20, name="admin", now=START)
+            session.flush()
+            second = executor.submit(_set, core, "a" * 20)
+
+            if not core.database.is_sqlite:
+                waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                eventually(lambda: session.scalar(waiting) == 1)
+        second.result()
+    assert _owner(core, "a" * 20) == "admin"
 
 
 def test_the_database_stores_a_digest_only(core: Core) -> None:

@@ -1,7 +1,11 @@
 """Migrations create the tables of the code, keep the rows, and are required at start-up."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
@@ -17,6 +21,8 @@ from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base
 from tests.support.core import Core, job_id_of, note
+from tests.support.fake_api import eventually
+from tests.support.postgres import PostgresServer
 from tests.support.searching import Searching
 
 
@@ -107,6 +113,34 @@ def _fill(core: Core) -> None:
 def test_a_repeated_upgrade_changes_nothing(database: Database) -> None:
     schema.upgrade(database)
     schema.require_current(database)
+
+
+@pytest.mark.db
+def test_migrations_that_start_together_all_succeed(postgres: PostgresServer) -> None:
+    """As processes: two hosts of a deployment are upgraded at once."""
+    url = postgres.new_database()
+    command = [sys.executable, "-m", "service", "migrate"]
+    env = os.environ | {"RESNETD_DATABASE_URL": url}
+    with psycopg.connect(url) as blocking, psycopg.connect(postgres.url) as watching:
+        # Both wait for this transaction, then continue at the same moment.
+        blocking.execute("CREATE TABLE alembic_version (version_num varchar(32))")
+        processes = [
+            subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+
+        def are_waiting() -> bool:
+            found = watching.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = %s AND wait_event_type = 'Lock'",
+                [url.rpartition("/")[2]],
+            ).fetchone()
+            watching.rollback()
+            return found == (2,)
+
+        eventually(are_waiting, within_seconds=60.0)
+        blocking.rollback()
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
 
 
 def test_an_empty_database_is_refused_with_the_command_to_run(empty_database_url: str) -> None:
