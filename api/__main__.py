@@ -2,14 +2,18 @@
 
 import socket
 import sys
+from contextlib import closing
 
 import structlog
 import uvicorn
 
 from api.app import create_app
 from service import log, settings
+from service.access import tokens
 from service.errors import ResnetdError, Unavailable
+from service.settings import Settings
 from service.storage import schema
+from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 
 logger = structlog.get_logger()
@@ -19,10 +23,7 @@ def main() -> int:
     try:
         configured = settings.load()
         log.configure(configured.log_format)
-        # Before uvicorn starts: it would log an error of the lifespan with a traceback.
-        database = Database(configured.database_url.get_secret_value())
-        schema.require_current(database)
-        database.close()
+        check_dependencies(configured)
         listener = listen(configured.api_host, configured.api_port)
     except ResnetdError as error:
         print(f"resnetd-api: {error}", file=sys.stderr)
@@ -43,6 +44,14 @@ def main() -> int:
     return 0
 
 
+def check_dependencies(configured: Settings) -> None:
+    """Before uvicorn starts, which would log an error of the lifespan with a traceback."""
+    with closing(Database(configured.database_url.get_secret_value())) as database:
+        schema.require_current(database)
+    tokens.read_or_create(configured.token_file)
+    ArtifactStore(configured.artifacts_url)
+
+
 def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sets TCP_NODELAY only if the protocol is given; without it each response on a
@@ -53,7 +62,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise Unavailable(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        address = settings.format_address(host, port)
+        raise Unavailable(f"cannot listen on {address}: {error.strerror}") from error
     listener.set_inheritable(True)
     return listener
 

@@ -180,8 +180,11 @@ class LocalService:
         return None
 
     def _lock_var(self) -> None:
-        self.var_path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.var_path / "lock").open("a")
+        try:
+            self.var_path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.var_path / "lock").open("a")
+        except OSError as error:
+            raise StartError(f"cannot write to {self.var_path}: {error.strerror}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -240,6 +243,20 @@ def interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _port(text: str) -> int:
+    return _parse_number(text, maximum=65535)
+
+
+def _cpus(text: str) -> int:
+    return _parse_number(text, maximum=100_000)
+
+
+def _parse_number(text: str, *, maximum: int) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= maximum:
+        raise argparse.ArgumentTypeError(f"must be 1 to {maximum}; received {text!r}")
+    return int(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make up", description=__doc__)
     parser.add_argument(
@@ -248,8 +265,8 @@ def main() -> int:
         default=Path("var"),
         help="the folder of the database, the artifacts and the datasets",
     )
-    parser.add_argument("--port", type=int, default=8000, help="port of the API")
-    parser.add_argument("--cpus", type=int, help="CPUs that jobs may use (default: all)")
+    parser.add_argument("--port", type=_port, default=8000, help="port of the API")
+    parser.add_argument("--cpus", type=_cpus, help="CPUs that jobs may use (default: all)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupt)
     service = LocalService(options.var, api_port=options.port, num_cpus=options.cpus)

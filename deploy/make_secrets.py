@@ -7,6 +7,7 @@ import argparse
 import os
 import secrets
 import sys
+import tempfile
 from pathlib import Path
 
 DEFAULT_PATH = Path(__file__).parent / "secrets"
@@ -39,14 +40,16 @@ def make_secrets(path: Path) -> list[str]:
 
 
 def _create(path: Path, secret: str) -> str | None:
-    """Returns the file's name, or None when it already exists."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return None
-    with os.fdopen(handle, "w") as file:
+    """Returns the file's name, or None when it already exists. It appears with its content."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".new-") as file:
         file.write(secret + "\n")
-    path.chmod(0o444)
+        file.flush()
+        os.fsync(file.fileno())
+        os.fchmod(file.fileno(), 0o444)
+        try:
+            os.link(file.name, path)
+        except FileExistsError:
+            return None
     return path.name
 
 

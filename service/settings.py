@@ -1,29 +1,74 @@
 """Settings of the server processes, read from RESNETD_... variables or from secret files."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     IPvAnyNetwork,
     SecretStr,
     ValidationError,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from service.errors import InvalidInput
 
 # Docker and Kubernetes mount secrets here: one file per secret, named like the variable.
-SECRETS_DIR = Path(os.environ.get("RESNETD_SECRETS_DIR", "/run/secrets"))
+_SECRETS_DIR = Path("/run/secrets")
+_MAX_RECEIVED = 200
+_YEAR_SECONDS = 366 * 86_400
 
-AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
-BaseUrl = Annotated[str, AfterValidator(lambda url: url.rstrip("/"))]
+
+def _reject_blank(value: Any) -> Any:
+    """An empty path would be the working directory."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("must be a path")
+    return value
+
+
+def _parse_json(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"must be JSON ({error})") from error
+
+
+def _check_base_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # ValueError where it is no number
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ValueError("must look like http://HOST:PORT, an IPv6 address in brackets")
+    return url.rstrip("/")
+
+
+def _check_artifacts_url(url: str) -> str:
+    if "://" not in url:
+        raise ValueError("must look like file:///PATH or s3://BUCKET/PREFIX")
+    return url
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_reject_blank), AfterValidator(Path.absolute)]
+BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0)]
+Days = Annotated[float, Field(ge=0, le=36_600, allow_inf_nan=False)]
+# An empty secret file is a mistake.
+Secret = Annotated[SecretStr, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
+# pydantic-settings would raise an error without the variable's value.
+Json = (NoDecode, BeforeValidator(_parse_json))
 
 
 class ConcurrencyLimit(BaseModel):
@@ -46,9 +91,9 @@ class RecordRetention(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    logs_days: Annotated[float, Field(ge=0)] | None = 30.0
-    events_days: Annotated[float, Field(ge=0)] | None = None
-    metrics_days: Annotated[float, Field(ge=0)] | None = None
+    logs_days: Days | None = 30.0
+    events_days: Days | None = None
+    metrics_days: Days | None = None
     log_lines: Annotated[int, Field(ge=1)] = 100_000
 
 
@@ -62,11 +107,11 @@ class Settings(BaseSettings):
     # Storage.
     var_dir: AbsolutePath = Field(default=Path("var"), validate_default=True)
     """Directory of everything that has no setting of its own."""
-    database_url: SecretStr = Field(
+    database_url: Secret = Field(
         default_factory=lambda data: SecretStr(f"sqlite:///{data['var_dir'] / 'resnetd.db'}")
     )
     """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; a secret."""
-    artifacts_url: str = Field(
+    artifacts_url: Annotated[str, AfterValidator(_check_artifacts_url)] = Field(
         default_factory=lambda data: (data["var_dir"] / "artifacts").as_uri()
     )
     """Artifact store: `file://`, `s3://BUCKET/PREFIX`, `gs://` or `az://`.
@@ -89,7 +134,7 @@ class Settings(BaseSettings):
     api_port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port on which the API listens."""
     api_url: BaseUrl = Field(
-        default_factory=lambda data: f"http://{data['api_host']}:{data['api_port']}"
+        default_factory=lambda data: f"http://{format_address(data['api_host'], data['api_port'])}"
     )
     """URL of the API as training processes reach it."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
@@ -98,7 +143,7 @@ class Settings(BaseSettings):
     # The Ray cluster.
     ray_url: BaseUrl = "http://127.0.0.1:8265"
     """URL of Ray's dashboard, through which the dispatcher submits Ray jobs."""
-    ray_token: SecretStr | None = None
+    ray_token: Secret | None = None
     """Authentication token of the Ray cluster; a secret."""
     max_cpus: Count | None = None
     """Upper bound of the CPUs that jobs may use. Default: all of the cluster."""
@@ -114,19 +159,19 @@ class Settings(BaseSettings):
     """A runner is replaced after this number of attempts."""
 
     # Scheduling and retention.
-    concurrency_limits: dict[LimitKey, ConcurrencyLimit] = {}
+    concurrency_limits: Annotated[dict[LimitKey, ConcurrencyLimit], *Json] = {}
     """Jobs and workers that run at the same time, per user and tag, as JSON.
 
     `{"user:ann": {"jobs": 4, "workers": 16}, "tag:nightly": {"workers": 8}}`; `user:*` and `tag:*`
     apply to users and tags without their own entry.
     """
-    record_retention: RecordRetention = RecordRetention()
+    record_retention: Annotated[RecordRetention, *Json] = RecordRetention()
     """How long records are kept after a job ends, as JSON; null: until the job is deleted.
 
     `log_lines`: newest lines that are kept of each job.
     """
 
-    webhook_networks: tuple[IPvAnyNetwork, ...] = ()
+    webhook_networks: Annotated[tuple[IPvAnyNetwork, ...], *Json] = ()
     """Private networks that webhooks may call, as JSON: `["10.0.0.0/8"]`."""
 
     # Intervals and timeouts.
@@ -152,12 +197,34 @@ class Settings(BaseSettings):
         return self.max_attempts_per_runner if self.warm_runners else 1
 
 
+def format_address(host: str, port: int) -> str:
+    """As in a URL: an IPv6 address is in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def load(**overrides: Any) -> Settings:
     """The settings of this process. InvalidInput names the first variable that is wrong."""
-    secrets_dir = SECRETS_DIR if SECRETS_DIR.is_dir() else None
+    secrets_dir = _find_secrets_dir()
     try:
         return Settings(_secrets_dir=secrets_dir, **overrides)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = "RESNETD_" + "_".join(str(step) for step in first["loc"]).upper()
-        raise InvalidInput(f"{name}: {first['msg']}, received {first['input']!r}") from error
+        field, *path = first["loc"]
+        where = f" at {'/'.join(map(str, path))}" if path else ""
+        expected = first["msg"].removeprefix("Value error, ")
+        received = repr(first["input"])[:_MAX_RECEIVED]
+        raise InvalidInput(
+            f"RESNETD_{str(field).upper()}{where}: {expected}; received {received}"
+        ) from error
+    except (OSError, SettingsError) as error:
+        reason = error.__cause__ or error
+        raise InvalidInput(f"a secret in {secrets_dir} cannot be read: {reason}") from error
+
+
+def _find_secrets_dir() -> Path | None:
+    named = os.environ.get("RESNETD_SECRETS_DIR")
+    if not named:
+        return _SECRETS_DIR if _SECRETS_DIR.is_dir() else None
+    if not Path(named).is_dir():
+        raise InvalidInput(f"RESNETD_SECRETS_DIR: must be a directory; received {named!r}")
+    return Path(named)

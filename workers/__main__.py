@@ -4,12 +4,11 @@ import argparse
 import signal
 import sys
 import threading
-from pathlib import Path
 
 from service import log, settings
 from service.catalog import datasets as catalog_datasets
 from service.catalog.datasets import DatasetOrigin
-from service.errors import ResnetdError
+from service.errors import ResnetdError, Unavailable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         if dataset.origin is DatasetOrigin.DOWNLOAD
     ]
     fetch.add_argument("dataset", choices=sorted(downloads))
-    fetch.add_argument("--data-path", type=Path, help="default: the setting RESNETD_DATA_DIR")
+    fetch.add_argument("--data-path", help="default: the setting RESNETD_DATA_DIR")
     return parser
 
 
@@ -87,11 +86,16 @@ def _run_dispatcher() -> int:
     return 0
 
 
-def _fetch(name: str, data_path: Path | None) -> int:
+def _fetch(name: str, data_path: str | None) -> int:
+    overrides = {} if data_path is None else {"data_dir": data_path}
+    data_dir = settings.load(**overrides).data_dir
     # Imported here: torch, as above.
     from workers.training.data import datasets as data_datasets  # noqa: PLC0415
 
-    data_datasets.fetch_dataset(name, data_path or settings.load().data_dir, on_progress=print)
+    try:
+        data_datasets.fetch_dataset(name, data_dir, on_progress=print)
+    except (OSError, RuntimeError) as error:
+        raise Unavailable(f"cannot download {name} to {data_dir / name}: {error}") from error
     return 0
 
 

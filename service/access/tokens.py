@@ -3,6 +3,8 @@
 import hashlib
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -49,18 +51,28 @@ def set_token(session: Session, secret: str, *, name: str, now: datetime) -> Non
 
 def read_or_create(path: Path) -> str:
     """The secret in the file; a missing file is created with a new one, readable by its owner."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+        if not path.exists():
+            _create(path)
         secret = path.read_text().strip()
-        if len(secret) < MIN_LENGTH:
-            raise InvalidInput(
-                f"the token in {path} has {count_of(len(secret), 'character')}; "
-                f"at least {MIN_LENGTH} are needed"
-            ) from None
-        return secret
-    with os.fdopen(handle, "w") as file:
-        secret = new_secret()
-        file.write(secret + "\n")
+    except (OSError, UnicodeError) as error:
+        raise InvalidInput(
+            f"RESNETD_TOKEN_FILE: {path} cannot be read or created: {error}"
+        ) from error
+    if len(secret) < MIN_LENGTH:
+        raise InvalidInput(
+            f"RESNETD_TOKEN_FILE: the token in {path} has {count_of(len(secret), 'character')}; "
+            f"at least {MIN_LENGTH} are needed"
+        )
     return secret
+
+
+def _create(path: Path) -> None:
+    """The file appears with its content, and only once where several processes create it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".token-") as file:
+        file.write(new_secret() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(file.name, path)

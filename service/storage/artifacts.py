@@ -123,9 +123,14 @@ class ArtifactStore:
 
 def _open(url: str) -> ObjectStore:
     parts = urlsplit(url)
-    if parts.scheme == "file":
-        return LocalStore(Path(url2pathname(parts.path)), mkdir=True, automatic_cleanup=True)
     try:
+        if parts.scheme == "file":
+            return LocalStore(Path(url2pathname(parts.path)), mkdir=True, automatic_cleanup=True)
         return from_url(url)
-    except BaseError as error:
-        raise InvalidInput(f"the URL of the artifact store is not valid: {error}") from error
+    except (BaseError, OSError, ValueError) as error:
+        # The lines below the first are for debuggers.
+        reason = str(error).partition("\n")[0]
+        raise InvalidInput(
+            "RESNETD_ARTIFACTS_URL: must be a writable file:///PATH, or s3://BUCKET/PREFIX, gs:// "
+            f"or az://; received {url!r} ({reason})"
+        ) from error

@@ -119,12 +119,17 @@ class SqliteChangeListener:
         return rows
 
 
+def to_conninfo(url: URL) -> str:
+    """The URL as libpq reads it."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 class PostgresChangeListener:
     """LISTEN on a connection of its own, which is reopened after it was lost."""
 
     def __init__(self, url: URL, kinds: Iterable[ChangeKind]) -> None:
         self._kinds = tuple(kinds)
-        self._conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._conninfo = to_conninfo(url)
         self._connection: psycopg.Connection[Any] | None = None
 
     def wait(self, seconds: float) -> frozenset[str]:

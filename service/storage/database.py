@@ -8,6 +8,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
@@ -27,6 +29,8 @@ from service.storage.changes import (
     PostgresChangeListener,
     SqliteChangeListener,
 )
+
+_EXPECTED_URL = "must look like sqlite:////PATH or postgresql://USER:PASSWORD@HOST/NAME"
 
 
 class Lock(IntEnum):
@@ -81,11 +85,11 @@ class Database:
         except NoFreeConnection as error:
             raise DatabaseUnavailable(f"all database connections are in use: {error}") from error
         except OperationalError as error:
-            raise DatabaseUnavailable(f"the database does not respond: {error.orig}") from error
+            raise _unavailable("the database does not respond", error) from error
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            raise DatabaseUnavailable(f"the database connection broke: {error.orig}") from error
+            raise _unavailable("the database connection broke", error) from error
 
     def listen(self, *kinds: ChangeKind) -> ChangeListener:
         """A new listener for changes of these kinds; for one thread."""
@@ -127,19 +131,28 @@ class Database:
         self.engine.dispose()
 
 
+def _unavailable(message: str, error: DBAPIError) -> DatabaseUnavailable:
+    """With the driver's message, which has several lines."""
+    return DatabaseUnavailable(f"{message}: {' '.join(str(error.orig).split())}")
+
+
 def _parse(url: str) -> URL:
+    """The messages do not repeat the URL, which may contain a password."""
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise InvalidInput(
-            "the database URL is not valid; it must start with sqlite:/// or postgresql://"
-        ) from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise InvalidInput(f"RESNETD_DATABASE_URL: {_EXPECTED_URL}") from error
     if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed
-    if backend == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
-    raise InvalidInput(f"the database must be a SQLite file or PostgreSQL, received {backend}")
+    if backend != "postgresql":
+        raise InvalidInput(f"RESNETD_DATABASE_URL: {_EXPECTED_URL}; received {backend}")
+    try:
+        # An unknown option, for example.
+        conninfo_to_dict(changes.to_conninfo(parsed))
+    except psycopg.ProgrammingError as error:
+        raise InvalidInput(f"RESNETD_DATABASE_URL: {' '.join(str(error).split())}") from error
+    return parsed.set(drivername="postgresql+psycopg")
 
 
 def _sqlite_engine(url: URL) -> Engine:

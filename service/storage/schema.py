@@ -54,4 +54,11 @@ def _config() -> Config:
 def _create_parent(database: Database) -> None:
     """SQLite creates the file but not its directory."""
     if database.is_sqlite and database.engine.url.database:
-        Path(database.engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        parent = Path(database.engine.url.database).parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseUnavailable(
+                f"RESNETD_DATABASE_URL, by default in RESNETD_VAR_DIR: the directory {parent} "
+                f"cannot be created: {error.strerror}"
+            ) from error

@@ -12,7 +12,8 @@ from service.errors import InvalidInput
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in settings.Settings.model_fields:
         monkeypatch.delenv(f"RESNETD_{name.upper()}", raising=False)
-    monkeypatch.setattr(settings, "SECRETS_DIR", tmp_path / "secrets")
+    (tmp_path / "secrets").mkdir()
+    monkeypatch.setenv("RESNETD_SECRETS_DIR", str(tmp_path / "secrets"))
 
 
 def test_everything_is_stored_under_var_dir_by_default(tmp_path: Path) -> None:
@@ -41,15 +42,91 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
-    (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "resnetd_database_url").write_text("postgresql://db/resnetd\n")
     assert settings.load().database_url.get_secret_value() == "postgresql://db/resnetd"
 
 
-def test_an_invalid_variable_is_named_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESNETD_LEASE_SECONDS", "soon")
-    with pytest.raises(InvalidInput, match=r"RESNETD_LEASE_SECONDS: .*'soon'"):
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("VAR_DIR", " ", "must be a path"),
+        ("DATA_DIR", " ", "must be a path"),
+        ("ARTIFACTS_URL", "artifacts", "must look like file:///PATH"),
+        ("API_PORT", "70000", "less than or equal to 65535"),
+        ("API_URL", "localhost:8000", "must look like http://HOST:PORT"),
+        ("API_URL", "http://::1:8000", "an IPv6 address in brackets"),
+        ("RAY_URL", "http://ray:none", "must look like http://HOST:PORT"),
+        ("RAY_URL", "http://", "must look like http://HOST:PORT"),
+        ("MAX_CPUS", "-1", "greater than or equal to 0"),
+        ("LEASE_SECONDS", "soon", "should be a valid number"),
+        ("LEASE_SECONDS", "inf", "finite number"),
+        ("LEASE_SECONDS", "nan", "finite number"),
+        ("LEASE_SECONDS", "1e300", "less than or equal to 31622400"),
+        ("CONCURRENCY_LIMITS", "{x", "must be JSON (Expecting property name"),
+        ("CONCURRENCY_LIMITS", "7", "should be a valid dictionary"),
+        ("CONCURRENCY_LIMITS", '{"ann": {}}', "should match pattern"),
+        ("RECORD_RETENTION", "[", "must be JSON"),
+        ("RECORD_RETENTION", '{"days": 3}', "Extra inputs are not permitted"),
+        ("WEBHOOK_NETWORKS", "10.0.0.0/8", "must be JSON"),
+        ("WEBHOOK_NETWORKS", '["10.0.0.1/8"]', "not a valid IPv4 or IPv6 network"),
+        ("LOG_FORMAT", "xml", "should be 'console' or 'json'"),
+        ("SECRETS_DIR", "/no/such/folder", "must be a directory"),
+    ],
+)
+def test_an_invalid_variable_is_named_with_its_value_and_what_is_right(
+    variable: str, value: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"RESNETD_{variable}", value)
+    with pytest.raises(InvalidInput) as raised:
         settings.load()
+    message = str(raised.value)
+    assert message.startswith(f"RESNETD_{variable}")
+    assert expected in message
+    assert "; received " in message
+    assert "\n" not in message
+
+
+def test_the_place_in_a_json_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNETD_CONCURRENCY_LIMITS", '{"user:ann": {"jobs": -1}}')
+    expected = "^RESNETD_CONCURRENCY_LIMITS at user:ann/jobs: .*; received -1$"
+    with pytest.raises(InvalidInput, match=expected):
+        settings.load()
+
+
+def test_json_is_read_from_variables_and_secret_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RESNETD_WEBHOOK_NETWORKS", '["10.0.0.0/8", "fd00::/8"]')
+    limits = '{"user:ann": {"jobs": 4}}'
+    (tmp_path / "secrets" / "resnetd_concurrency_limits").write_text(limits)
+    loaded = settings.load()
+    assert [str(network) for network in loaded.webhook_networks] == ["10.0.0.0/8", "fd00::/8"]
+    assert loaded.concurrency_limits["user:ann"].jobs == 4
+
+
+def test_a_secret_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secrets" / "resnetd_ray_token").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidInput, match=r"a secret in .*secrets cannot be read"):
+        settings.load()
+
+
+@pytest.mark.parametrize("variable", ["SECRETS_DIR", "DATA_DIR", "CONCURRENCY_LIMITS", "RAY_TOKEN"])
+def test_an_empty_variable_is_the_default(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = settings.load(var_dir=Path("/var"))
+    monkeypatch.setenv(f"RESNETD_{variable}", "")
+    assert settings.load(var_dir=Path("/var")) == expected
+
+
+@pytest.mark.parametrize("name", ["data_dir", "ray_token", "database_url"])
+def test_an_empty_secret_file_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "secrets" / f"resnetd_{name}").write_text("\n")
+    with pytest.raises(InvalidInput, match=f"RESNETD_{name.upper()}: "):
+        settings.load()
+
+
+def test_an_ipv6_address_is_in_brackets_in_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNETD_API_HOST", "::1")
+    assert settings.load().api_url == "http://[::1]:8000"
 
 
 def test_a_trailing_slash_of_a_url_is_removed() -> None:

@@ -36,6 +36,23 @@ def test_the_token_in_the_file_is_reused(tmp_path: Path) -> None:
     assert tokens.read_or_create(tmp_path / "token") == tokens.read_or_create(tmp_path / "token")
 
 
+def test_processes_that_create_the_token_at_once_agree(tmp_path: Path) -> None:
+    """The file has its content when it appears."""
+    with ThreadPoolExecutor(16) as pool:
+        for number in range(20):
+            path = tmp_path / str(number) / "token"
+            found = list(pool.map(lambda _, path=path: tokens.read_or_create(path), range(16)))
+            assert len(set(found)) == 1
+            assert [file.name for file in path.parent.iterdir()] == ["token"]
+            assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_file_that_cannot_be_created_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match=r"^RESNETD_TOKEN_FILE: .*/file/token cannot be"):
+        tokens.read_or_create(tmp_path / "file" / "token")
+
+
 @pytest.mark.parametrize("content", ["", "short\n", "x" * 15])
 def test_a_short_token_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "token").write_text(content)

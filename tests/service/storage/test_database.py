@@ -100,10 +100,24 @@ def test_a_missing_directory_means_unavailable(tmp_path: Path) -> None:
         database.check()
 
 
-@pytest.mark.parametrize("url", ["", "nonsense", "mysql://x/y", "sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "nonsense", "mysql://x/y", "sqlite://", "sqlite:///:memory:"),
+        *("postgresql://me:hunter2@db:port/x", "postgresql://me:hunter2@db/x?no_such_option=1"),
+    ],
+)
 def test_a_url_of_another_database_is_refused(url: str) -> None:
-    with pytest.raises(InvalidInput, match="the database"):
+    with pytest.raises(InvalidInput, match=r"^RESNETD_DATABASE_URL: ") as raised:
         Database(url)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_the_host_of_a_url_may_be_an_ipv6_address() -> None:
+    database = Database("postgresql://me@[::1]:1/x")
+    with pytest.raises(DatabaseUnavailable, match=r"server at .::1., port 1 failed"):
+        database.check()
+    database.close()
 
 
 def test_sqlite_allows_one_dispatcher_and_postgres_several(database: Database) -> None:
