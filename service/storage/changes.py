@@ -16,6 +16,9 @@ from service.storage.tables import ChangeRow
 # In what `ChangeListener.wait` returns: changes were missed, so that anything may have changed.
 ANYTHING = "*"
 
+# Between two wake-ups where LISTEN is not possible.
+POLL_SECONDS = 1.0
+
 _PENDING = "changes"
 # A listener of SQLite that falls further behind than this wakes all of its waiters.
 _KEPT_ROWS = 10_000
@@ -125,17 +128,29 @@ def to_conninfo(url: URL) -> str:
 
 
 class PostgresChangeListener:
-    """LISTEN on a connection of its own, which is reopened after it was lost."""
+    """LISTEN on a connection of its own, which is reopened after it was lost.
+
+    A pooler like PgBouncer does not forward notifications: behind one, anything may have changed
+    every POLL_SECONDS.
+    """
 
     def __init__(self, url: URL, kinds: Iterable[ChangeKind]) -> None:
         self._kinds = tuple(kinds)
         self._conninfo = to_conninfo(url)
         self._connection: psycopg.Connection[Any] | None = None
+        self._is_pooled = False
 
     def wait(self, seconds: float) -> frozenset[str]:
+        if self._is_pooled:
+            time.sleep(min(seconds, POLL_SECONDS))
+            return frozenset({ANYTHING})
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(self._conninfo, autocommit=True)
+                if _is_pooled(self._connection):
+                    self._is_pooled = True
+                    self.close()
+                    return frozenset({ANYTHING})
                 for kind in self._kinds:
                     self._connection.execute(f"LISTEN {kind}")
                 # Changes while no connection was listening were missed.
@@ -154,3 +169,9 @@ class PostgresChangeListener:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """A pooler gives its clients another process id than that of the server's process."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row != (connection.info.backend_pid,)

@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.engine import URL
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
@@ -31,6 +31,18 @@ from service.storage.changes import (
 )
 
 _EXPECTED_URL = "must look like sqlite:////PATH or postgresql://USER:PASSWORD@HOST/NAME"
+# Of libpq, for each connection, unless the URL has them. A server that disappears without a word is
+# noticed after 30 seconds.
+CONNECTION_OPTIONS = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "15",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+# Includes the wait for locks. As long as SQLite waits for its write lock.
+STATEMENT_TIMEOUT_SECONDS = 30.0
 
 
 class Lock(IntEnum):
@@ -123,9 +135,16 @@ class Database:
             yield
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable if a query fails."""
+        """Raises DatabaseUnavailable if a query fails, or if PostgreSQL is read-only."""
         with self.reading() as session:
             session.execute(select(1))
+            if self.is_sqlite:
+                return
+            is_read_only = session.scalar(text("SHOW transaction_read_only")) == "on"
+        if is_read_only:
+            # Connections keep what they had when they were opened.
+            self.engine.dispose()
+            raise DatabaseUnavailable("the database is read-only")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -152,7 +171,8 @@ def _parse(url: str) -> URL:
         conninfo_to_dict(changes.to_conninfo(parsed))
     except psycopg.ProgrammingError as error:
         raise InvalidInput(f"RESNETD_DATABASE_URL: {' '.join(str(error).split())}") from error
-    return parsed.set(drivername="postgresql+psycopg")
+    query = CONNECTION_OPTIONS | dict(parsed.query)
+    return parsed.set(drivername="postgresql+psycopg", query=query)
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -182,8 +202,10 @@ def _sqlite_engine(url: URL) -> Engine:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    return create_engine(
+    engine = create_engine(
         url,
+        # Behind PgBouncer the next transaction may be on another connection to the server.
+        connect_args={"prepare_threshold": None},
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,
@@ -191,3 +213,17 @@ def _postgres_engine(url: URL) -> Engine:
         # As above.
         hide_parameters=True,
     )
+
+    @event.listens_for(engine, "begin")
+    def limit_statements(connection: Connection) -> None:
+        # Not as an option of the connection, which PgBouncer refuses.
+        milliseconds = round(STATEMENT_TIMEOUT_SECONDS * 1000)
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+
+    @event.listens_for(engine, "handle_error")
+    def replace_read_only_connections(context: ExceptionContext) -> None:
+        # After a failover they lead to a server that is no longer the primary.
+        if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+            context.is_disconnect = True
+
+    return engine

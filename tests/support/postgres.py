@@ -111,6 +111,32 @@ def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
 
 
 @contextmanager
+def pgbouncer(server: PostgresServer, program: str) -> Iterator[int]:
+    """Runs PgBouncer in transaction mode with two server connections; yields its port."""
+    (port,) = free_ports(1)
+    with _folder("/tmp") as path:
+        config = path / "pgbouncer.ini"
+        config.write_text(
+            f"[databases]\n* = host=127.0.0.1 port={server.port}\n"
+            f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            "auth_type = trust\nauth_file = users\npool_mode = transaction\n"
+            "default_pool_size = 2\n"
+        )
+        (path / "users").write_text('"postgres" ""\n')
+        process = subprocess.Popen(
+            [program, "--quiet", str(config)],
+            cwd=path,
+            user=_UNPRIVILEGED_UID if os.getuid() == 0 else None,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
 def _folder(where: str) -> Iterator[Path]:
     """A temporary folder owned by the server's user."""
     path = Path(tempfile.mkdtemp(prefix="pg", dir=where))

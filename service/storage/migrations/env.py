@@ -33,6 +33,9 @@ def run() -> None:
             render_item=render_item,
         )
         with context.begin_transaction():
+            if not database.is_sqlite:
+                # A migration of a large table may take long, and so does waiting for another one.
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             serialize(connection, Lock.MIGRATE)
             context.run_migrations()
         if database.is_sqlite:

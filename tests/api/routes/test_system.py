@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from service.catalog import datasets, recipes
 from tests.support.api import Api, serving_new
 from tests.support.core import START, workers, written
-from tests.support.postgres import postgres_server
+from tests.support.postgres import PostgresServer, postgres_server
 
 
 def test_health_needs_no_token(any_api: Api) -> None:
@@ -136,3 +137,27 @@ def test_a_listed_recipe_can_be_submitted(api: Api) -> None:
         answer = api.post("/v1/jobs", body)
         assert answer.status_code == 201, answer.text
         assert answer.json()["spec"]["recipe"].items() >= recipe["fields"].items()
+
+
+@pytest.mark.db
+def test_a_read_only_database_answers_503_to_health_and_writes(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """As after a failover: the server ends the sessions, new ones are read-only."""
+    url = postgres.new_database()
+    name = url.rpartition("/")[2]
+    with serving_new(url, tmp_path) as api:
+        for is_read_only, expected in ((True, (503, 200, 503)), (False, (200, 200, 201))):
+            with psycopg.connect(postgres.url, autocommit=True) as connection:
+                value = "on" if is_read_only else "off"
+                statement = f"ALTER DATABASE {name} SET default_transaction_read_only = {value}"
+                connection.execute(statement.encode())
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                    [name],
+                )
+            answers = (api.get("/v1/health"), api.get("/v1/jobs"), api.post("/v1/jobs", written()))
+            assert tuple(answer.status_code for answer in answers) == expected
+            if is_read_only:
+                codes = {answers[0].json()["code"], answers[2].json()["code"]}
+                assert codes == {"database-unavailable"}
