@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service import errors
-from service.errors import FieldError, InvalidInput, ResnetdError
+from service.errors import DatabaseUnavailable, FieldError, InvalidInput, ResnetdError
 from service.specs import validation
 
 log = structlog.get_logger()
@@ -67,6 +67,11 @@ def problem(
 
 def _handle_resnetd_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ResnetdError)
+    detail = str(error)
+    if isinstance(error, DatabaseUnavailable):
+        # The driver's message has host, user and path; who reads this may have no token.
+        log.warning("database unavailable", path=request.url.path, error=detail)
+        detail = "the database is not available; the server's log has the request id"
     for kind in type(error).__mro__:
         if kind in _STATUS:
             field_errors = error.field_errors if isinstance(error, InvalidInput) else ()
@@ -74,7 +79,7 @@ def _handle_resnetd_error(request: Request, error: Exception) -> Response:
                 request,
                 _STATUS[kind],
                 code=error.code,
-                detail=str(error),
+                detail=detail,
                 field_errors=field_errors,
             )
     return _handle_unexpected_error(request, error)

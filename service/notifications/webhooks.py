@@ -129,6 +129,10 @@ def claim_due_delivery(session: Session, *, now: datetime) -> SignedDelivery | N
     if due is None:
         return None
     delivery, webhook = due
+    if delivery.tries >= MAX_TRIES:
+        # Its last sender died.
+        delivery.state = DeliveryState.FAILED
+        return None
     delivery.tries += 1
     delivery.next_try_at = now + timedelta(seconds=_CLAIM_SECONDS)
     body = json.dumps(delivery.payload, separators=(",", ":")).encode()

@@ -26,6 +26,8 @@ def test_health_is_503_while_the_database_is_down(tmp_path: Path) -> None:
         for answer in (api.get("/v1/health"), api.get("/v1/jobs"), api.post("/v1/jobs", written())):
             assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
             assert answer.headers["Retry-After"] == "1"
+            # Who has no token learns neither the host nor the user.
+            assert answer.json()["detail"].startswith("the database is not available")
         server.start()
         assert api.get("/v1/health").status_code == 200
         assert api.post("/v1/jobs", written()).status_code == 201

@@ -19,5 +19,8 @@ def test_a_webhook_is_added_shown_without_its_secret_and_deleted(any_api: Api) -
 
 
 def test_a_webhook_with_a_private_address_is_refused(api: Api) -> None:
-    for url in ("http://169.254.169.254/latest", "http://[::1]:8000/", "file:///etc/passwd"):
+    for url in (
+        *("http://169.254.169.254/latest", "http://[::1]:8000/", "file:///etc/passwd"),
+        *("http://[::127.0.0.1]/", "http://a..b/hook", "http://127.1/"),
+    ):
         assert api.post("/v1/webhooks", {"url": url}).status_code == 422

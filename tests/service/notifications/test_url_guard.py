@@ -4,7 +4,10 @@ import ipaddress
 import socket
 from typing import Any
 
+import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.errors import InvalidInput, UrlNotAllowed
 from service.notifications import url_guard
@@ -37,6 +40,13 @@ def test_a_public_address_is_allowed(address: str) -> None:
         "::ffff:169.254.169.254",
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
+        "::127.0.0.1",
+        "::10.0.0.1",
+        "::93.184.216.34",
+        "::ffff:0:127.0.0.1",
+        "64:ff9b:1::7f00:1",
+        "fec0::1",
+        "2001:0:7f00:1::80ff:fffe",
     ],
 )
 def test_an_address_that_is_not_public_is_refused(address: str) -> None:
@@ -61,11 +71,35 @@ def test_a_private_network_is_allowed_if_the_settings_name_it() -> None:
         "http://example.org:99999/",
         "http://127.0.0.1:8000/",
         "https://[::ffff:10.0.0.1]/",
+        "http://[::127.0.0.1]/",
+        "http://a..b/hook",
+        "http://.example.org/",
+        "http://-a.example.org/",
+        "http://exa%6dple.org/",
+        "http://exa mple.org/",
+        "http://" + "a" * 64 + ".org/",
+        "http://" + "a." * 127 + "org/",
+        "http://127.1/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "http://[v1.x]/",
+        "http://example.org:0/",
     ],
 )
 def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput):
         url_guard.parse_url(url, allowed=())
+
+
+@given(st.from_regex(r"https?://[!-~]{1,40}", fullmatch=True))
+def test_a_url_that_is_accepted_can_be_called(url: str) -> None:
+    try:
+        _, host, port = url_guard.parse_url(url, allowed=())
+    except InvalidInput:
+        return
+    called = httpx.URL(url).copy_with(host="93.184.216.34")
+    assert (called.port or {"http": 80, "https": 443}[called.scheme]) == port
+    assert host.encode("idna")
 
 
 def test_the_port_defaults_to_that_of_the_scheme() -> None:

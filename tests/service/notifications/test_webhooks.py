@@ -100,6 +100,17 @@ def test_a_delivery_is_retried_with_backoff_and_then_fails(core: Core) -> None:
     assert (row.state, row.tries, row.status) == (DeliveryState.FAILED, 10, 500)
 
 
+def test_a_delivery_whose_senders_die_fails_in_the_end(core: Core) -> None:
+    webhook_id = _add(core)
+    with core.database.transaction() as session:
+        webhooks.enqueue_ping(session, webhook_id, now=core.clock.now)
+    for _ in range(webhooks.MAX_TRIES):
+        assert _claim(core) is not None
+        core.clock.advance(60.0)
+    assert _claim(core) is None
+    assert _log(core, webhook_id)[0].state is DeliveryState.FAILED
+
+
 @pytest.mark.parametrize(
     ("status", "state"),
     [

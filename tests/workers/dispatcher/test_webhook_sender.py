@@ -1,8 +1,10 @@
 """The webhook sender, with a real receiver and a real connection."""
 
 import ipaddress
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -24,10 +26,20 @@ class _Receiver(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.received.append((dict(self.headers), body))
+        if self.path == "/slow":
+            self._drip()
+            return
         self.send_response(self.server.status)
         self.send_header("Location", "/elsewhere")
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def _drip(self) -> None:
+        """Sends a byte of a response every 20 ms, until the sender or the test ends it."""
+        with suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not self.server.released.wait(0.02):
+                self.wfile.write(b"x")
 
     def log_message(self, *_: Any) -> None: ...
 
@@ -38,6 +50,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Receiver)
         self.received: list[tuple[dict[str, str], bytes]] = []
+        self.released = threading.Event()
 
     @property
     def port(self) -> int:
@@ -50,6 +63,7 @@ def receiver() -> Iterator[_Server]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
+    server.released.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -69,8 +83,76 @@ def _read_delivery(core: Core, webhook_id: str) -> DeliveryRow:
     return delivery
 
 
-def _sender(core: Core, *, allowed: Any = LOOPBACK) -> WebhookSender:
-    return WebhookSender(core.database, allowed=allowed, now=core.clock)
+def _sender(
+    core: Core, *, allowed: Any = LOOPBACK, deadline_seconds: float = 10.0
+) -> WebhookSender:
+    return WebhookSender(
+        core.database, allowed=allowed, now=core.clock, deadline_seconds=deadline_seconds
+    )
+
+
+@contextmanager
+def _running(sender: WebhookSender) -> Iterator[None]:
+    stopping = threading.Event()
+    thread = threading.Thread(target=sender.run, args=(stopping,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def test_a_receiver_that_responds_byte_by_byte_has_a_deadline(
+    core: Core, receiver: _Server
+) -> None:
+    webhook_id = _ping(core, f"http://127.0.0.1:{receiver.port}/slow")
+    assert _sender(core, deadline_seconds=0.3).send_next()
+    assert len(receiver.received) == 1
+    assert _read_delivery(core, webhook_id).error == "not delivered within 0.3 seconds"
+
+
+def test_a_name_server_that_does_not_answer_has_a_deadline(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the name server is replaced."""
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [answered.wait(60.0)])
+    webhook_id = _ping(core, "http://example.org/hook")
+    try:
+        assert _sender(core, deadline_seconds=0.2).send_next()
+    finally:
+        answered.set()
+    assert _read_delivery(core, webhook_id).error == "not delivered within 0.2 seconds"
+
+
+def test_a_slow_receiver_delays_neither_others_nor_the_end(
+    core: Core, receiver: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.dispatcher.webhook_sender._STOP_SECONDS", 0.1)
+    url = f"http://127.0.0.1:{receiver.port}"
+    slow_ids = [_ping(core, f"{url}/slow") for _ in range(3)]
+    webhook_id = _ping(core, f"{url}/hook")
+    sender = _sender(core, deadline_seconds=120.0)
+    with _running(sender):
+        eventually(lambda: _read_delivery(core, webhook_id).state is DeliveryState.DELIVERED)
+    # It has stopped; these are sent again by the next sender.
+    for slow_id in slow_ids:
+        assert _read_delivery(core, slow_id).state is DeliveryState.PENDING
+    receiver.released.set()
+    for thread in sender._senders:
+        thread.join()
+
+
+def test_a_url_that_no_library_accepts_is_given_up(core: Core) -> None:
+    """Webhooks of earlier versions were not checked."""
+    webhook_id = _ping(core, "http://a..b/hook")
+    sender = _sender(core)
+    for _ in range(webhooks.MAX_TRIES):
+        assert sender.send_next()
+        core.clock.advance(7200.0)
+    assert not sender.send_next()
+    assert _read_delivery(core, webhook_id).state is DeliveryState.FAILED
 
 
 def test_a_delivery_is_signed_and_has_the_name_as_its_host(core: Core, receiver: _Server) -> None:
