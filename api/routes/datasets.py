@@ -1,6 +1,5 @@
 """Data sets: built-in ones, image folders, and uploads."""
 
-import tempfile
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
@@ -74,11 +73,7 @@ async def upload_dataset(
     """Stores a tar or zip archive of class folders as data set `folder:NAME`."""
     max_bytes = services.settings.max_upload_bytes
     data_dir = services.settings.data_dir
-    with (
-        uploads.convert_machine_errors(),
-        tempfile.NamedTemporaryFile(prefix="resnetd-upload-") as file,
-    ):
-        archive = Path(file.name)
+    with uploads.spool_archive(data_dir) as archive:
         sha256, _ = await uploads.receive_archive(request.stream(), archive, max_bytes=max_bytes)
         uploads.verify_sha256(sha256, expected=x_content_sha256)
         dataset, _ = await run_in_threadpool(

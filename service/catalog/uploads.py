@@ -87,6 +87,19 @@ class Upload:
     skipped: dict[str, int]
 
 
+@contextmanager
+def spool_archive(data_dir: Path) -> Iterator[Path]:
+    """A path for an archive while it is received and unpacked, on the volume of the datasets.
+
+    The file has no name in the folder, so that nothing is left of it when the process is killed.
+    """
+    with convert_machine_errors():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = tempfile.TemporaryFile(dir=data_dir)  # noqa: SIM115 - closed below
+    with file:
+        yield Path(f"/proc/self/fd/{file.fileno()}")
+
+
 async def receive_archive(
     body: AsyncIterator[bytes], target: Path, *, max_bytes: int
 ) -> tuple[str, int]:

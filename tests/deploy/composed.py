@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +42,27 @@ def compose_file() -> dict[str, Any]:
 def with_defaults(text: str) -> str:
     """The text as Compose reads it when the environment sets no variable."""
     return _DEFAULTS.sub(r"\1", text)
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A volume of a service; None as `source`: an anonymous one."""
+
+    source: str | None
+    target: str
+    is_writable: bool
+
+
+def find_mounts(service: dict[str, Any]) -> list[Mount]:
+    mounts = []
+    for volume in service.get("volumes", ()):
+        parts = with_defaults(volume).split(":")
+        if len(parts) == 1:
+            mounts.append(Mount(None, parts[0], is_writable=True))
+        else:
+            source, target, *options = parts
+            mounts.append(Mount(source, target, is_writable="ro" not in options))
+    return mounts
 
 
 class ComposedServices:

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.make_secrets import make_secrets
 from service.settings import Settings
-from tests.deploy.composed import REPOSITORY, compose_file, with_defaults
+from tests.deploy.composed import REPOSITORY, compose_file, find_mounts, with_defaults
 
 COMPOSE = compose_file()
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -52,6 +52,27 @@ def test_ray_and_the_database_reach_neither_the_internet_nor_each_other() -> Non
     assert SERVICES["postgres"]["networks"] == ["database"]
     for name in ("ray-head", "ray-worker", "ray-worker-gpu"):
         assert SERVICES[name]["networks"] == ["cluster"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("dispatcher", id="webhooks"), pytest.param("fetch", id="datasets")]
+)
+def test_a_service_that_calls_the_internet_reaches_it(name: str) -> None:
+    networks = SERVICES[name]["networks"]
+    assert [network for network in networks if not COMPOSE["networks"][network].get("internal")]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("api", {"/var/lib/resnetd/artifacts", "/var/lib/resnetd/data"}),
+        ("ray-worker", {"/var/lib/resnetd/data", "/var/lib/resnetd/work"}),
+        ("fetch", {"/var/lib/resnetd/data"}),
+    ],
+)
+def test_a_service_can_write_where_it_stores_files(name: str, written: set[str]) -> None:
+    mounts = find_mounts(SERVICES[name])
+    assert {mount.target for mount in mounts if mount.is_writable} == written
 
 
 def test_the_file_contains_no_secret(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from service.notifications.webhooks import SignedDelivery
 from service.storage.changes import ChangeKind, ChangeListener
 from service.storage.database import Database
 from service.supervision import run_supervised
+from service.text import count_of
 
 log = structlog.get_logger()
 
@@ -122,7 +123,7 @@ class WebhookSender:
         try:
             return asyncio.run(self._post(delivery)), None
         except TimeoutError:
-            return None, f"not delivered within {self._deadline_seconds:g} seconds"
+            return None, f"not delivered within {count_of(self._deadline_seconds, 'second')}"
         except Exception as error:  # noqa: BLE001 - libraries raise more than they document
             return None, f"{type(error).__name__}: {error}"[:500]
 
