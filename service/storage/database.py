@@ -135,11 +135,13 @@ class Database:
             yield
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable if a query fails, or if PostgreSQL is read-only."""
+        """Raises DatabaseUnavailable if a query fails, or if the database is read-only."""
+        if self.is_sqlite:
+            # Takes the write lock, which a read-only file does not have.
+            with self.transaction() as session:
+                session.execute(select(1))
+            return
         with self.reading() as session:
-            session.execute(select(1))
-            if self.is_sqlite:
-                return
             is_read_only = session.scalar(text("SHOW transaction_read_only")) == "on"
         if is_read_only:
             # Connections keep what they had when they were opened.
@@ -188,6 +190,8 @@ def _sqlite_engine(url: URL) -> Engine:
         # We emit BEGIN ourselves: the driver emits it before the first write only.
         connection.isolation_level = None
         cursor = connection.cursor()
+        # A commit survives the end of any process. A loss of power may cost the last commits, for
+        # which WAL does not wait with NORMAL, and leaves a consistent database without them.
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
