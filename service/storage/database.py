@@ -135,13 +135,11 @@ class Database:
             yield
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable if a query fails, or if the database is read-only."""
-        if self.is_sqlite:
-            # Takes the write lock, which a read-only file does not have.
-            with self.transaction() as session:
-                session.execute(select(1))
-            return
+        """Raises DatabaseUnavailable if a query fails, or if PostgreSQL is read-only."""
         with self.reading() as session:
+            session.execute(select(1))
+            if self.is_sqlite:
+                return
             is_read_only = session.scalar(text("SHOW transaction_read_only")) == "on"
         if is_read_only:
             # Connections keep what they had when they were opened.

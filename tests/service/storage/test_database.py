@@ -143,10 +143,3 @@ def test_an_error_of_the_database_has_no_values_of_rows(database: Database) -> N
         session.add(TokenRow(**row | {"token_sha256": "an0ther"}))
     assert "tokens" in str(raised.value)
     assert "an0ther" not in str(raised.value)
-
-
-def test_a_read_only_sqlite_file_is_not_healthy(migrated_sqlite: Path) -> None:
-    database = Database(f"sqlite:///file:{migrated_sqlite}?mode=ro&uri=true")
-    with pytest.raises(DatabaseUnavailable, match="readonly database"):
-        database.check()
-    database.close()
