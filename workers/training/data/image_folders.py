@@ -97,7 +97,7 @@ def read_folder(folder: Path, *, size: int, log: LogFunction = ignore_log) -> De
     def decode() -> dict[str, np.ndarray]:
         return {"train": _decode_split(train, size), "test": _decode_split(test, size)}
 
-    images = load_cached(folder, f"{size}-upright", [train, test], decode, log)
+    images = load_cached(folder, f"{size}-upright", train.paths + test.paths, decode, log)
     return DecodedFolder(
         listing.classes, images["train"], train.labels, images["test"], test.labels
     )
@@ -106,7 +106,7 @@ def read_folder(folder: Path, *, size: int, log: LogFunction = ignore_log) -> De
 def load_cached(
     folder: Path,
     kind: str,
-    listings: list[SplitListing],
+    files: list[Path],
     compute: Callable[[], dict[str, np.ndarray]],
     log: LogFunction = ignore_log,
 ) -> dict[str, np.ndarray]:
@@ -115,7 +115,7 @@ def load_cached(
     Processes that ask at the same time compute once. Without a writable file system that has room
     and locks, each computes and logs a warning.
     """
-    name = f"{folder.name}-{kind}-{_fingerprint(folder, *listings)}"
+    name = f"{folder.name}-{kind}-{_fingerprint(folder, files)}"
     cache = folder.parent / ".cache" / name
     with ExitStack() as stack:
         try:
@@ -159,14 +159,13 @@ def _check_memory(folder: Path, images: int, size: int) -> None:
         )
 
 
-def _fingerprint(folder: Path, *listings: SplitListing) -> str:
+def _fingerprint(folder: Path, files: list[Path]) -> str:
     """Changes if a file is added, removed, renamed or written."""
     digest = hashlib.sha256()
-    for listing in listings:
-        for path in listing.paths:
-            status = path.stat()
-            line = f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n"
-            digest.update(line.encode())
+    for path in files:
+        status = path.stat()
+        line = f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(line.encode())
     return digest.hexdigest()[:16]
 
 

@@ -247,5 +247,5 @@ def _measure_normalization(
     # Everything the result depends on besides the files.
     crop = f"{crops.EVALUATION_SIDE}x{crops.CROP_SIZE}"
     kind = f"{recipe.normalization}-{crop}-without-{recipe.validation_images}"
-    arrays = image_folders.load_cached(folder, kind, [sample], measure, log)
+    arrays = image_folders.load_cached(folder, kind, sample.paths, measure, log)
     return Normalizer(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["std"]))

@@ -5,6 +5,7 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -191,7 +192,24 @@ def test_images_published_channels_first_become_channels_last(
             self.data, self.labels = images_NCHW, labels_N
 
     monkeypatch.setattr(torchvision.datasets, name.upper(), Published)
-    monkeypatch.setattr(data_datasets, "is_available", lambda *_: True)
+    for file in data_datasets._FILES[name]:
+        path = tmp_path / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     train = read(name, tmp_path).train
     assert train.images_NHWC[1, 2, 3].tolist() == images_NCHW[1, :, 2, 3].tolist()
     assert train.labels_N.tolist() == [3, 9]
+
+
+def test_a_published_data_set_is_parsed_once_per_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = data_datasets.read_images("digits", tmp_path, family=Family.CIFAR)
+
+    def fail(_path: Path) -> NoReturn:
+        raise AssertionError("parsed again")
+
+    monkeypatch.setitem(data_datasets._READERS, "digits", fail)
+    second = data_datasets.read_images("digits", tmp_path, family=Family.CIFAR)
+    assert torch.equal(first.train.images_NHWC, second.train.images_NHWC)
+    assert torch.equal(first.test.labels_N, second.test.labels_N)
