@@ -183,7 +183,7 @@ class JobSpec(Spec):
     max_restarts: Annotated[int, Field(strict=True, ge=0, le=100)] = 2
     """Number of attempts that may fail by the user's fault before the job fails."""
     time_limit_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] = 60 * 24
-    """Running time after which an attempt is stopped."""
+    """Training time over all attempts after which the job is stopped."""
     name: Annotated[
         str,
         Field(
