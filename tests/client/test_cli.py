@@ -376,7 +376,7 @@ def test_a_reader_that_closes_the_pipe_gets_no_traceback(service: Service) -> No
     assert ended.stderr == ""
 
 
-def test_a_proxy_of_the_environment_and_an_ascii_terminal_do_not_break_a_command(
+def test_a_proxy_of_the_environment_and_a_latin_terminal_do_not_break_a_command(
     service: Service,
 ) -> None:
     service.submit(name="实验-ü")
@@ -386,7 +386,7 @@ def test_a_proxy_of_the_environment_and_an_ascii_terminal_do_not_break_a_command
         "RESNETD_TOKEN": TOKEN,
         "ALL_PROXY": "socks5://127.0.0.1:9",
         "HTTP_PROXY": "http://127.0.0.1:9",
-        "PYTHONIOENCODING": "ascii",
+        "PYTHONIOENCODING": "latin-1",
     }
     listed = subprocess.run(
         [sys.executable, "-m", "resnetd", "ps"],
@@ -395,4 +395,4 @@ def test_a_proxy_of_the_environment_and_an_ascii_terminal_do_not_break_a_command
         check=True,
         timeout=60,
     )
-    assert b"\\u5b9e\\u9a8c-\\xfc" in listed.stdout
+    assert b"\\u5b9e\\u9a8c-\xfc" in listed.stdout

@@ -63,7 +63,7 @@ def _datasets(api: Api) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def data(api: Api) -> Iterator[Path]:
     """The folder in which the API finds data sets."""
-    api.settings.data_dir.mkdir()
+    api.settings.data_dir.mkdir(exist_ok=True)
     yield api.settings.data_dir
     shutil.rmtree(api.settings.data_dir)
 
