@@ -18,9 +18,6 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Files that are not yet rewritten, as path prefixes. The list only gets shorter.
-PENDING: tuple[str, ...] = ("docs/decisions/0014-",)
-
 # Exceptions: (path, word) and the reason.
 ALLOWED: dict[tuple[str, str], str] = {}
 
@@ -83,13 +80,10 @@ class Finding:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", help="path prefixes; default: all tracked files")
-    parser.add_argument("--all", action="store_true", help="also files that are still pending")
     parsed = parser.parse_args()
-    skipped = () if parsed.all or parsed.paths else PENDING
     findings = [
         finding
         for path in _tracked_files(tuple(parsed.paths))
-        if not path.startswith(skipped)
         for finding in check(path, (REPOSITORY / path).read_text(encoding="utf-8"))
     ]
     for finding in findings:

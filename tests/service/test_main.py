@@ -68,7 +68,7 @@ def test_a_download_without_a_network_says_so(
     assert workers.__main__.main(["fetch", "cifar10", "--data-path", str(target)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"resnetd-worker: cannot download cifar10 to {target}/cifar10: ")
-    assert "Connection refused" in line
+    assert "urlopen error" in line  # urllib keeps the proxies of the first request of a process
 
 
 def test_an_empty_data_path_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
