@@ -1,5 +1,6 @@
 """Threads that live as long as their process: no exception ends them."""
 
+import random
 import threading
 from collections.abc import Callable
 
@@ -32,7 +33,8 @@ def run_supervised(step: Callable[[], object], *, name: str, stopping: threading
     """Calls `step`, which waits for its work itself, until `stopping` is set.
 
     An exception is logged; the next call follows after a quarter of a second, or twice as long as
-    before where the last call failed as well, up to 15 s. An outage is one line in the log.
+    before where the last call failed as well, up to 15 s; each delay is shortened by up to a half,
+    so that processes that failed together do not return together. An outage is one line in the log.
     """
     delay_seconds = _MIN_DELAY_SECONDS
     last_warning: str | None = None
@@ -49,5 +51,5 @@ def run_supervised(step: Callable[[], object], *, name: str, stopping: threading
         else:
             delay_seconds, last_warning = _MIN_DELAY_SECONDS, None
             continue
-        stopping.wait(delay_seconds)
+        stopping.wait(delay_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
         delay_seconds = min(2 * delay_seconds, _MAX_DELAY_SECONDS)

@@ -56,6 +56,7 @@ class _PartialDownload:
         self._target = path
         self._part: Path | None = None
         self._written = 0
+        self._digest = hashlib.sha256()
 
     def request_headers(self) -> dict[str, str]:
         # The checksum is that of the stored bytes.
@@ -72,6 +73,7 @@ class _PartialDownload:
         total = None if length is None else self._written + int(length)
         with self._part.open("ab") as file:
             for chunk in response.iter_raw():
+                self._digest.update(chunk)
                 self._written += file.write(chunk)
                 if self._on_progress is not None:
                     self._on_progress(self._written, total)
@@ -82,8 +84,7 @@ class _PartialDownload:
         """Moves the file to its place."""
         assert self._part is not None
         assert self._etag is not None
-        with self._part.open("rb") as file:
-            received = hashlib.file_digest(file, "sha256").hexdigest()
+        received = self._digest.hexdigest()
         expected = _sha256_of(self._etag)
         if received != expected:
             raise CorruptDownload(
@@ -109,6 +110,7 @@ class _PartialDownload:
         self._part = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.part")
         self._part.touch(exist_ok=False)
         self._written = 0
+        self._digest = hashlib.sha256()
 
 
 def _sha256_of(etag: str) -> str:

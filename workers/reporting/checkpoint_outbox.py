@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -21,7 +20,6 @@ from service.specs.protocol import CheckpointManifest
 from service.states import CheckpointPart
 from service.supervision import start_supervised
 from workers.reporting.api_client import AttemptClient
-from workers.reporting.retry import RetryCancelled, retry_unless
 
 # The attempt is over; the API answers no later call otherwise.
 FENCED_ERRORS = (StaleAttempt, Unauthorized, Forbidden, NotFound)
@@ -82,7 +80,9 @@ class CheckpointOutbox:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = start_supervised(self._run, name="checkpoints", stopping=self._closed)
+        self._thread = start_supervised(
+            self._upload_next, name="checkpoints", stopping=self._closed
+        )
 
     def add(self, manifest: CheckpointManifest, files: dict[CheckpointPart, Path]) -> None:
         """Takes ownership of the files; returns at once."""
@@ -105,10 +105,6 @@ class CheckpointOutbox:
         """Waits for the thread, which an upload may keep busy for longer."""
         if self._thread is not None:
             self._thread.join(seconds)
-
-    def _run(self) -> None:
-        with suppress(RetryCancelled):
-            retry_unless(self._closed, self._upload_next)
 
     def _upload_next(self) -> None:
         """Uploads the next checkpoint. Raises Unavailable if that may succeed later."""

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -37,7 +36,7 @@ from service.supervision import start_supervised
 from workers.reporting import reports, spool
 from workers.reporting.api_client import AttemptClient
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS, CheckpointOutbox
-from workers.reporting.retry import MIN_DELAY_SECONDS, RetryCancelled, retry_unless, retry_until
+from workers.reporting.retry import MIN_DELAY_SECONDS, retry_until
 from workers.reporting.spool import Spool
 from workers.training import observers
 from workers.training.observers import SavedCheckpoint
@@ -117,7 +116,7 @@ class Reporter:
     def start(self) -> None:
         self._threads = [
             start_supervised(self._flush_when_due, name="spool", stopping=self._closed),
-            start_supervised(self._send_next, name="send", stopping=self._closed),
+            start_supervised(self._send_oldest, name="send", stopping=self._closed),
         ]
         self._outbox.start()
 
@@ -236,10 +235,6 @@ class Reporter:
         self.on_log(
             LogLevel.ERROR, f"the checkpoint of iteration {manifest.iteration} is lost: {error}"
         )
-
-    def _send_next(self) -> None:
-        with suppress(RetryCancelled):
-            retry_unless(self._closed, self._send_oldest)
 
     def _send_oldest(self) -> None:
         """Sends the oldest report; waits for one. Raises Unavailable if it must be sent again."""

@@ -1,6 +1,5 @@
 """When a call to the API is repeated, and when that ends."""
 
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,10 +23,6 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class RetryCancelled(Exception):
-    """The event was set while a call waited to be repeated."""
-
-
 def retry_until(call: Callable[[], T], *, deadline_seconds: float) -> T:
     """Repeats the call while it raises Unavailable; raises that after the deadline."""
     retrying = tenacity.Retrying(
@@ -36,19 +31,6 @@ def retry_until(call: Callable[[], T], *, deadline_seconds: float) -> T:
         wait=_backoff,
         before_sleep=_log_error,
         reraise=True,
-    )
-    return retrying(call)
-
-
-def retry_unless(cancelled: threading.Event, call: Callable[[], T]) -> T:
-    """Repeats the call while it raises Unavailable. RetryCancelled once the event is set."""
-
-    def sleep(seconds: float) -> None:
-        if cancelled.wait(seconds):
-            raise RetryCancelled
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(Unavailable), wait=_backoff, sleep=sleep
     )
     return retrying(call)
 
