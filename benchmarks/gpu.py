@@ -266,10 +266,10 @@ def _measure_complete_training(scale: Scale) -> list[Result]:
 class _SaveWaiter(NullObserver):
     """Keeps the last checkpoint's future, so that training is measured without its write."""
 
-    saved: Future[None] | None = None
+    written: Future[None] | None = None
 
-    def saving(self, saved: Future[None]) -> None:
-        self.saved = saved
+    def on_checkpoint_pending(self, written: Future[None]) -> None:
+        self.written = written
 
 
 def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
@@ -285,8 +285,8 @@ def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
             observer=observer,
         )
         seconds = time.perf_counter() - started
-        assert observer.saved is not None
-        observer.saved.result()
+        assert observer.written is not None
+        observer.written.result()
     assert outcome.test_error is not None
     return seconds, outcome.test_error
 

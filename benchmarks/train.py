@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from benchmarks.results_table import Result, write_results
 from service.catalog.architectures import Family
 from service.catalog.recipes import Recipe
 from service.specs.job_spec import JobSpec, parse_job_spec
-from service.specs.protocol import MetricPoint
 from service.states import StopReason
 from service.text import count_of
 from workers.training import trainer
@@ -123,7 +122,7 @@ def _read_images(dataset: str, data_path: Path) -> Images:
 
 
 class _TurnTaker(NullObserver):
-    """Ends a turn after each STEPS_PER_TURN steps: the trainer reads `stop` before each step."""
+    """Ends a turn after each STEPS_PER_TURN steps: the trainer asks before each whether to stop."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -132,7 +131,7 @@ class _TurnTaker(NullObserver):
         self._started = time.perf_counter()
 
     @property
-    def stop(self) -> StopReason | None:
+    def stop_requested(self) -> StopReason | None:
         self._steps += 1
         if self._steps == 1:
             self._turn_start, self._started = 1, time.perf_counter()
@@ -146,15 +145,14 @@ class _TurnTaker(NullObserver):
         self._turns.wait_for_next()
         self._turn_start, self._started = self._steps, time.perf_counter()
 
-    def metrics(self, points: list[MetricPoint]) -> None:
+    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         """Called before and after an evaluation, whose time does not count."""
-        for point in points:
-            if point.series == "train/loss":
-                self._evaluation_started = time.perf_counter()
-            if point.series == "test/error":
-                self._started += time.perf_counter() - self._evaluation_started
-                evaluation = (point.iteration * BATCH_SIZE, point.value or 0.0)
-                self._turns.measurements.evaluations.append(evaluation)
+        if "train/loss" in values:
+            self._evaluation_started = time.perf_counter()
+        if "test/error" in values:
+            self._started += time.perf_counter() - self._evaluation_started
+            evaluation = (iteration * BATCH_SIZE, values["test/error"])
+            self._turns.measurements.evaluations.append(evaluation)
 
 
 def _compare(measurements: dict[str, Measurements]) -> list[Result]:

@@ -23,10 +23,9 @@ import torch.distributed as dist
 
 from benchmarks.processes import SMALL_JOB
 from service.specs.job_spec import parse_job_spec
-from service.specs.protocol import LaunchTimes
 from workers.training import trainer
 from workers.training.device_context import DeviceContext
-from workers.training.observers import NullObserver
+from workers.training.observers import LaunchTimes, NullObserver
 from workers.training.trainer import Outcome
 
 _LAUNCH_JOB: dict[str, Any] = {
@@ -41,8 +40,8 @@ class _FirstStepWriter(NullObserver):
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def launched(self, launch: LaunchTimes) -> None:
-        self._path.write_text(str(launch.first_step_at.timestamp()))
+    def on_first_step(self, times: LaunchTimes) -> None:
+        self._path.write_text(str(times.first_step_at.timestamp()))
 
 
 def _train(config: dict[str, Any], *, rank: int, world_size: int) -> Outcome:
