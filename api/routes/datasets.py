@@ -89,7 +89,7 @@ async def upload_dataset(
 
 def _make_view(dataset: Dataset, data_dir: Path) -> DatasetView:
     folder = data_dir / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
-    dataset = uploads.describe_dataset(dataset.name, data_dir) or dataset
+    dataset = uploads.describe_dataset(dataset.name, data_dir)
     upload = uploads.find_upload(folder)
     return DatasetView(
         name=dataset.name,

@@ -35,12 +35,21 @@ def begin(driver_id: CallingDriver, services: ServicesDep) -> SearchDriverConfig
 
 @router.post("/trials")
 def assign_trial(
-    driver_id: CallingDriver, proposal: TrialProposal, session: WriteSession, now: Now
+    driver_id: CallingDriver,
+    proposal: TrialProposal,
+    session: WriteSession,
+    services: ServicesDep,
+    now: Now,
 ) -> AssignedTrial:
     """The trial with these parameters, new or known."""
     search = drivers.lock_active_search(session, driver_id)
     return trials.assign_trial(
-        session, search, tune_id=proposal.tune_id, params=proposal.params, now=now
+        session,
+        search,
+        tune_id=proposal.tune_id,
+        params=proposal.params,
+        data_dir=services.settings.data_dir,
+        now=now,
     )
 
 

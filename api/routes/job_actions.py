@@ -86,6 +86,7 @@ def kill_job(job_id: str, session: WriteSession, now: Now) -> JobView:
 def clone_job(
     job_id: str,
     session: WriteSession,
+    services: ServicesDep,
     now: Now,
     user: User,
     response: Response,
@@ -94,7 +95,13 @@ def clone_job(
 ) -> JobView:
     """Submits the spec of this job with the changes merged into it."""
     submitted = submission.clone(
-        session, job_id, changes or {}, user=user, now=now, idempotency_key=idempotency_key
+        session,
+        job_id,
+        changes or {},
+        user=user,
+        data_dir=services.settings.data_dir,
+        now=now,
+        idempotency_key=idempotency_key,
     )
     job = submitted.row
     set_submission_headers(response, location=f"/v1/jobs/{job.id}", is_replay=submitted.is_replay)

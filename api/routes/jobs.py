@@ -35,13 +35,10 @@ from api.views import (
     ProgressView,
     SeriesView,
 )
-from service.catalog import uploads
-from service.catalog.datasets import Dataset
 from service.execution import attempts
 from service.jobs import logs, metrics, records, submission
 from service.scheduling import queue_status
 from service.scheduling.queue_status import QueueStatus
-from service.specs import dataset_fit
 from service.specs.job_spec import JobSpec
 from service.states import JobState
 from service.storage import events
@@ -68,9 +65,13 @@ def submit_job(
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Submits a job. `depth`, `shortcut` and `dataset` suffice; the rest has defaults."""
-    dataset_fit.require_fit(spec.recipe, _describe_dataset(spec, services), spec.architecture)
     submitted = submission.submit(
-        session, spec, user=user, now=now, idempotency_key=idempotency_key
+        session,
+        spec,
+        user=user,
+        data_dir=services.settings.data_dir,
+        now=now,
+        idempotency_key=idempotency_key,
     )
     job = submitted.row
     set_submission_headers(response, location=f"/v1/jobs/{job.id}", is_replay=submitted.is_replay)
@@ -81,6 +82,7 @@ def submit_job(
 def submit_batch(
     batch: JobBatch,
     session: WriteSession,
+    services: ServicesDep,
     now: Now,
     user: User,
     response: Response,
@@ -88,7 +90,12 @@ def submit_batch(
 ) -> JobList:
     """Submits all jobs or none. In `after`, `#0` is the first job of the batch."""
     submitted = submission.submit_batch(
-        session, batch.jobs, user=user, now=now, idempotency_key=idempotency_key
+        session,
+        batch.jobs,
+        user=user,
+        data_dir=services.settings.data_dir,
+        now=now,
+        idempotency_key=idempotency_key,
     )
     if all(job.is_replay for job in submitted):
         response.headers["Idempotency-Replayed"] = "true"
@@ -100,11 +107,15 @@ def plan_job(
     spec: JobSpec, session: ReadSession, services: ServicesDep, now: Now, user: User
 ) -> PlanView:
     """Estimates size, run time and queue wait of a job without submitting it."""
-    limits = services.settings.concurrency_limits
-    dataset = _describe_dataset(spec, services)
-    return PlanView.of(
-        queue_status.plan_job(session, spec, dataset, user=user, limits=limits, now=now)
+    planned = queue_status.plan_job(
+        session,
+        spec,
+        user=user,
+        data_dir=services.settings.data_dir,
+        limits=services.settings.concurrency_limits,
+        now=now,
     )
+    return PlanView.of(planned)
 
 
 @router.get("")
@@ -194,12 +205,6 @@ def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
     records.find_job(session, job_id)
     found = attempts.list_attempts(session, job_id)
     return AttemptList(attempts=[AttemptView.of(attempt) for attempt in found])
-
-
-def _describe_dataset(spec: JobSpec, services: ServicesDep) -> Dataset:
-    dataset = uploads.describe_dataset(spec.dataset, services.settings.data_dir)
-    assert dataset is not None, "validated"
-    return dataset
 
 
 def _format_csv(found: Mapping[str, metrics.Series]) -> str:

@@ -35,6 +35,7 @@ router = APIRouter(
 def submit_search(
     spec: SearchSpec,
     session: WriteSession,
+    services: ServicesDep,
     now: Now,
     user: User,
     response: Response,
@@ -42,7 +43,12 @@ def submit_search(
 ) -> SearchView:
     """Submits a search. Every value of its space must make a valid job."""
     submitted = submission.submit(
-        session, spec, user=user, now=now, idempotency_key=idempotency_key
+        session,
+        spec,
+        user=user,
+        data_dir=services.settings.data_dir,
+        now=now,
+        idempotency_key=idempotency_key,
     )
     search = submitted.row
     set_submission_headers(

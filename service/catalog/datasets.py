@@ -7,6 +7,8 @@ from service.catalog import class_names
 from service.catalog.architectures import Family
 
 FOLDER_PREFIX = "folder:"
+# Of published weights, in the data directory; no data set has this name.
+WEIGHTS_FOLDER = "weights"
 # Height and width in pixels of the crops that ImageNet networks are trained on (section 3.4).
 CROP_SIZE = 224
 # Length of the shorter side that an image is resized to before its center is evaluated.
@@ -160,10 +162,11 @@ def find_dataset(name: str) -> Dataset | None:
 
 
 def _is_plain_name(folder: str) -> bool:
-    """Whether it is one path component: a dataset must be inside the data directory."""
+    """Whether it is one path component, which is free: a dataset is inside the data directory."""
     return (
         0 < len(folder) <= 100  # noqa: PLR2004 - a name is shown in tables
         and not folder.startswith(".")
+        and folder != WEIGHTS_FOLDER
         and all(character.isalnum() or character in "-_." for character in folder)
         # File systems allow 255 bytes, and a cache adds to the name.
         and len(folder.encode()) <= 180  # noqa: PLR2004

@@ -147,7 +147,7 @@ def register_dataset(
     if dataset is None:
         raise InvalidInput(
             "the name of a dataset is 1-100 letters, digits, '-', '_' or '.', at most 180 bytes, "
-            f"not starting with '.'; received {name!r}"
+            f"not starting with '.', and not {datasets.WEIGHTS_FOLDER!r}; received {name!r}"
         )
     folder = data_dir / name
     known = find_upload(folder)
@@ -173,10 +173,14 @@ def register_dataset(
     return dataset, upload
 
 
-def describe_dataset(name: str, data_dir: Path) -> Dataset | None:
-    """The dataset with the classes and counts of its folder, as far as they are known."""
+def describe_dataset(name: str, data_dir: Path) -> Dataset:
+    """The dataset with the classes and counts of its folder, as far as they are known.
+
+    `name`: of a validated spec, or of a known dataset.
+    """
     dataset = datasets.find_dataset(name)
-    if dataset is None or dataset.origin is not DatasetOrigin.FOLDER:
+    assert dataset is not None, name
+    if dataset.origin is not DatasetOrigin.FOLDER:
         return dataset
     folder = data_dir / name.removeprefix(datasets.FOLDER_PREFIX)
     upload = find_upload(folder)

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from service import ids
-from service.catalog import recipes
+from service.catalog import recipes, uploads
 from service.catalog.recipes import Recipe
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import cluster_fit, lifecycle, records, warm_start, workload
 from service.jobs.records import FindJob
+from service.specs import dataset_fit
 from service.specs.job_spec import Dependency, JobSpec, parse_job_spec
 from service.states import DependencyCondition, JobState
 from service.storage import events, idempotency
@@ -27,16 +29,18 @@ def submit(
     spec: JobSpec,
     *,
     user: str,
+    data_dir: Path,
     now: datetime,
     idempotency_key: str | None = None,
 ) -> Submission[JobRow]:
     """Creates the job; with a key that was used before, returns the job that it created.
 
     CannotFit where the cluster can never run the job, IdempotencyMismatch for a key that was used
-    with another spec, InvalidInput for an unknown job in `after` or `start_from`.
+    with another spec, InvalidInput for an unknown job in `after` or `start_from`, and for what the
+    images and weights in `data_dir` do not permit, as far as they are on this machine.
     """
     key = IdempotencyKey.of(Operation.SUBMIT_JOB, idempotency_key, user=user, body=[spec])
-    return _submit(session, spec, user=user, now=now, key=key)
+    return _submit(session, spec, user=user, data_dir=data_dir, now=now, key=key)
 
 
 def submit_batch(
@@ -44,6 +48,7 @@ def submit_batch(
     specs: Sequence[JobSpec],
     *,
     user: str,
+    data_dir: Path,
     now: datetime,
     idempotency_key: str | None = None,
 ) -> list[Submission[JobRow]]:
@@ -56,9 +61,15 @@ def submit_batch(
         created_at = now + timedelta(microseconds=index)
         try:
             resolved = _resolve_batch_references(spec, [job.row.id for job in submissions])
-            submissions.append(
-                _submit(session, resolved, user=user, now=created_at, key=replace(key, item=index))
+            submitted = _submit(
+                session,
+                resolved,
+                user=user,
+                data_dir=data_dir,
+                now=created_at,
+                key=replace(key, item=index),
             )
+            submissions.append(submitted)
         except InvalidInput as error:
             field_errors = tuple(
                 FieldError(pointer=f"/jobs/{index}{field.pointer}", message=field.message)
@@ -75,6 +86,7 @@ def clone(
     changes: dict[str, Any],
     *,
     user: str,
+    data_dir: Path,
     now: datetime,
     idempotency_key: str | None = None,
 ) -> Submission[JobRow]:
@@ -91,25 +103,39 @@ def clone(
         del document["family"]
     spec = parse_job_spec(_merge(document, changes))
     key = IdempotencyKey.of(Operation.CLONE_JOB, idempotency_key, user=user, body=[spec])
-    return _submit(session, spec, user=user, now=now, key=key)
+    return _submit(session, spec, user=user, data_dir=data_dir, now=now, key=key)
 
 
-def check_submission(session: Session, spec: JobSpec) -> None:
+def check_submission(session: Session, spec: JobSpec, *, data_dir: Path) -> None:
     """Raises what `submit` would raise. Takes no lock."""
-    _check(session, spec, records.find_job)
+    _check(session, spec, records.find_job, data_dir=data_dir)
+
+
+def check_data(spec: JobSpec, data_dir: Path) -> None:
+    """What `check_submission` checks without the database: the files in the data directory."""
+    dataset = uploads.describe_dataset(spec.dataset, data_dir)
+    dataset_fit.require_fit(spec.recipe, dataset, spec.architecture)
+    warm_start.require_weights_file(spec, data_dir)
 
 
 def _submit(
-    session: Session, spec: JobSpec, *, user: str, now: datetime, key: IdempotencyKey
+    session: Session,
+    spec: JobSpec,
+    *,
+    user: str,
+    data_dir: Path,
+    now: datetime,
+    key: IdempotencyKey,
 ) -> Submission[JobRow]:
-    return idempotency.submit_once(
-        session, JobRow, lambda: _create(session, spec, user=user, now=now), key=key
-    )
+    def create() -> JobRow:
+        return _create(session, spec, user=user, data_dir=data_dir, now=now)
+
+    return idempotency.submit_once(session, JobRow, create, key=key)
 
 
-def _create(session: Session, spec: JobSpec, *, user: str, now: datetime) -> JobRow:
+def _create(session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: datetime) -> JobRow:
     _lock_referenced_jobs(session, [spec])
-    needed, source = _check(session, spec, lifecycle.lock_job)
+    needed, source = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
     resources = spec.resources
     job = JobRow(
         id=ids.new_id(now),
@@ -168,15 +194,16 @@ def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:
 
 
 def _check(
-    session: Session, spec: JobSpec, find_job: FindJob
+    session: Session, spec: JobSpec, find_job: FindJob, *, data_dir: Path
 ) -> tuple[list[JobRow], CheckpointRow | None]:
     """The jobs of `after` and the checkpoint to start from.
 
     A `find_job` that locks keeps them: a dependency cannot end, and retention cannot delete the
     checkpoint, before the new job refers to them.
     """
+    check_data(spec, data_dir)
     cluster_fit.require_fit(session, spec.resources)
-    source = warm_start.resolve_source(session, spec, find_job)
+    source = warm_start.resolve_source(session, spec, find_job, data_dir=data_dir)
     return _find_dependencies(session, _resolve_batch_references(spec, ()), find_job), source
 
 

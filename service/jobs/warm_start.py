@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalog import architectures
+from service.catalog import architectures, datasets, uploads
 from service.catalog.architectures import Architecture
-from service.catalog.datasets import find_dataset
 from service.catalog.recipes import LrSchedule, Recipe
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import checkpoints, records
@@ -21,7 +21,9 @@ from service.storage.tables import CheckpointRow, JobRow
 _MAY_DIFFER = frozenset({"name", "iterations", "milestones", "checkpoint_every", "exports"})
 
 
-def resolve_source(session: Session, spec: JobSpec, find_job: FindJob) -> CheckpointRow | None:
+def resolve_source(
+    session: Session, spec: JobSpec, find_job: FindJob, *, data_dir: Path
+) -> CheckpointRow | None:
     """The checkpoint that the spec starts from; None where it starts with new or published weights.
 
     A `find_job` that locks keeps retention from deleting the checkpoint. InvalidInput where there
@@ -38,12 +40,25 @@ def resolve_source(session: Session, spec: JobSpec, find_job: FindJob) -> Checkp
         checkpoint = checkpoints.find_checkpoint(session, source.id, start.checkpoint)
     except NotFound as error:
         raise _invalid(FieldError(pointer="/start_from/checkpoint", message=str(error))) from error
-    mismatches = tuple(
-        _FIND_MISMATCHES[start.mode](records.spec_of(source), spec, checkpoint.iteration)
-    )
+    source_spec = records.spec_of(source)
+    mismatches = [*_FIND_MISMATCHES[start.mode](source_spec, spec, checkpoint.iteration)]
+    if start.mode in _KEEPS_CLASSES:
+        mismatches += _find_class_mismatch(source_spec, spec, data_dir)
     if mismatches:
         raise _invalid(*mismatches)
     return checkpoint
+
+
+def require_weights_file(spec: JobSpec, data_dir: Path) -> None:
+    """InvalidInput where a data directory on this machine lacks the spec's published weights."""
+    start = spec.start_from
+    if start is None or start.weights is None or not data_dir.is_dir():
+        return
+    path = data_dir / datasets.WEIGHTS_FOLDER / start.weights
+    if not path.is_file():
+        message = f"there is no file {start.weights} in {path.parent}"
+        field_error = FieldError(pointer="/start_from/weights", message=message)
+        raise InvalidInput("the job cannot start from these weights", field_errors=(field_error,))
 
 
 def find_dependent_jobs(session: Session, checkpoint_ids: Iterable[str]) -> dict[str, str]:
@@ -104,14 +119,7 @@ def _passed_milestones(recipe: Recipe, iteration: int) -> list[int]:
     return [milestone for milestone in recipe.milestones if milestone < iteration]
 
 
-def _find_weights_mismatches(
-    source: JobSpec, spec: JobSpec, iteration: int
-) -> Iterable[FieldError]:
-    yield from _find_fine_tune_mismatches(source, spec, iteration)
-    yield from _find_class_mismatch(source, spec)
-
-
-def _find_fine_tune_mismatches(
+def _find_network_mismatches(
     source: JobSpec, spec: JobSpec, _iteration: int
 ) -> Iterable[FieldError]:
     for field in fields(Architecture):
@@ -127,14 +135,12 @@ def _find_deepen_mismatches(
     message = architectures.find_deepening_mismatch(source.architecture, spec.architecture)
     if message is not None:
         yield FieldError(pointer="/depth", message=message)
-    yield from _find_class_mismatch(source, spec)
 
 
-def _find_class_mismatch(source: JobSpec, spec: JobSpec) -> Iterable[FieldError]:
-    """No mismatch where a number of classes is known only from the images of a folder."""
-    theirs, ours = find_dataset(source.dataset), find_dataset(spec.dataset)
-    assert theirs is not None, "validated"
-    assert ours is not None, "validated"
+def _find_class_mismatch(source: JobSpec, spec: JobSpec, data_dir: Path) -> Iterable[FieldError]:
+    """No mismatch where the classes of an image folder are not counted on this machine."""
+    theirs = uploads.describe_dataset(source.dataset, data_dir)
+    ours = uploads.describe_dataset(spec.dataset, data_dir)
     if None not in {theirs.classes, ours.classes} and theirs.classes != ours.classes:
         message = (
             f"the number of classes must be that of the checkpoint, {theirs.classes}; "
@@ -150,7 +156,9 @@ def _differs(pointer: str, theirs: object, ours: object) -> FieldError:
 
 _FIND_MISMATCHES: dict[StartMode, Callable[[JobSpec, JobSpec, int], Iterable[FieldError]]] = {
     StartMode.CONTINUE: _find_continue_mismatches,
-    StartMode.WEIGHTS: _find_weights_mismatches,
-    StartMode.FINE_TUNE: _find_fine_tune_mismatches,
+    StartMode.WEIGHTS: _find_network_mismatches,
+    StartMode.FINE_TUNE: _find_network_mismatches,
     StartMode.DEEPEN: _find_deepen_mismatches,
 }
+# A continued run has the same data set.
+_KEEPS_CLASSES = frozenset({StartMode.WEIGHTS, StartMode.DEEPEN})

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from service.catalog import uploads
 from service.catalog.datasets import Dataset
 from service.catalog.model_stats import ModelStats
 from service.jobs import lifecycle, submission, workload
@@ -16,7 +18,6 @@ from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, StartJob, WaitingJob
 from service.settings import ConcurrencyLimit
-from service.specs import dataset_fit
 from service.specs.job_spec import JobSpec
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
@@ -225,18 +226,15 @@ class JobPlan:
 def plan_job(
     session: Session,
     spec: JobSpec,
-    dataset: Dataset,
     *,
     user: str,
+    data_dir: Path,
     limits: Mapping[str, ConcurrencyLimit],
     now: datetime,
 ) -> JobPlan:
-    """Submits nothing. CannotFit and InvalidInput as a submission.
-
-    `dataset`: the spec's, with its classes and images counted.
-    """
-    dataset_fit.require_fit(spec.recipe, dataset, spec.architecture)
-    submission.check_submission(session, spec)
+    """Submits nothing. CannotFit and InvalidInput as a submission."""
+    submission.check_submission(session, spec, data_dir=data_dir)
+    dataset = uploads.describe_dataset(spec.dataset, data_dir)
     cluster = cluster_state.find_cluster(session)
     capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
     model_stats = workload.model_stats_of(spec, dataset)

@@ -1,13 +1,16 @@
 """Submission of searches."""
 
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from service import ids
+from service.catalog.architectures import Architecture
 from service.errors import FieldError, InvalidInput
 from service.jobs import submission as job_submission
 from service.specs import search_spec
+from service.specs.job_spec import JobSpec, Resources
 from service.specs.search_spec import SearchSpec
 from service.states import SearchState
 from service.storage import events, idempotency
@@ -21,24 +24,36 @@ def submit(
     spec: SearchSpec,
     *,
     user: str,
+    data_dir: Path,
     now: datetime,
     idempotency_key: str | None = None,
 ) -> Submission[SearchRow]:
     """Creates the search; with a key that was used before, returns the search that it created.
 
-    InvalidInput where a value of the space makes no valid spec, CannotFit where the cluster can
-    never run a trial, IdempotencyMismatch for a key that was used with another spec.
+    InvalidInput where a value of the space makes no valid spec, or one that the images and weights
+    in `data_dir` do not permit, CannotFit where the cluster can never run a trial,
+    IdempotencyMismatch for a key that was used with another spec.
     """
+    # By all that the checks in the database depend on.
+    trials: dict[tuple[Resources, Architecture, str], JobSpec] = {}
+
+    def check_trial(trial: JobSpec) -> None:
+        job_submission.check_data(trial, data_dir)
+        trials[trial.resources, trial.architecture, trial.dataset] = trial
+
     # It may take seconds, so it comes before the first query begins the transaction.
-    search_spec.check_search_spec(spec)
+    search_spec.check_search_spec(spec, check_trial)
     key = IdempotencyKey.of(Operation.SUBMIT_SEARCH, idempotency_key, user=user, body=[spec])
-    return idempotency.submit_once(
-        session, SearchRow, lambda: _create(session, spec, user=user, now=now), key=key
-    )
+
+    def create() -> SearchRow:
+        for trial in trials.values():
+            _check_trial(session, trial, data_dir=data_dir)
+        return _create(session, spec, user=user, now=now)
+
+    return idempotency.submit_once(session, SearchRow, create, key=key)
 
 
 def _create(session: Session, spec: SearchSpec, *, user: str, now: datetime) -> SearchRow:
-    _check_trial(session, spec)
     search = SearchRow(
         id=ids.new_id(now),
         name=spec.name,
@@ -58,9 +73,9 @@ def _create(session: Session, spec: SearchSpec, *, user: str, now: datetime) -> 
     return search
 
 
-def _check_trial(session: Session, spec: SearchSpec) -> None:
+def _check_trial(session: Session, trial: JobSpec, *, data_dir: Path) -> None:
     try:
-        job_submission.check_submission(session, spec.make_example())
+        job_submission.check_submission(session, trial, data_dir=data_dir)
     except InvalidInput as error:
         field_errors = tuple(
             FieldError(pointer=f"/job{field.pointer}", message=field.message)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
@@ -28,7 +29,13 @@ _EVALUATION_SERIES = Metric.TEST_ERROR
 
 
 def assign_trial(
-    session: Session, search: SearchRow, *, tune_id: str, params: dict[str, Any], now: datetime
+    session: Session,
+    search: SearchRow,
+    *,
+    tune_id: str,
+    params: dict[str, Any],
+    data_dir: Path,
+    now: datetime,
 ) -> AssignedTrial:
     """A trial with these parameters that the driver does not follow yet, else a new one.
 
@@ -47,7 +54,10 @@ def assign_trial(
     if number > spec.trials:
         raise Conflict(f"search {search.id} already has its {count_of(spec.trials, 'trial')}")
     job_spec = _job_spec(search, spec, params, number)
-    job = job_submission.submit(session, job_spec, user=search.user, now=now).row
+    submitted = job_submission.submit(
+        session, job_spec, user=search.user, data_dir=data_dir, now=now
+    )
+    job = submitted.row
     session.add(
         TrialRow(
             search_id=search.id,

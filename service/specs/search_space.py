@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -150,11 +150,20 @@ class Dimension(Spec):
         return ()
 
 
+# Raises InvalidInput.
+CheckTrial = Callable[[JobSpec], None]
+
 Space = Annotated[dict[str, Dimension], Field(min_length=1, max_length=MAX_DIMENSIONS)]
 
 
-def check_space(base: Mapping[str, Any], space: Mapping[str, Dimension]) -> JobSpec:
-    """Checks that all trials have valid specs and returns an example.
+def accept_trial(trial: JobSpec) -> None:
+    """Checks nothing but that the spec is valid."""
+
+
+def check_space(
+    base: Mapping[str, Any], space: Mapping[str, Dimension], check_trial: CheckTrial
+) -> JobSpec:
+    """Checks that all trials have valid specs that `check_trial` accepts; returns an example.
 
     Checks each value of each field, then all combinations of the extremes or, in a large space,
     those of each pair of fields. InvalidInput names the field and the value.
@@ -164,11 +173,11 @@ def check_space(base: Mapping[str, Any], space: Mapping[str, Dimension]) -> JobS
     first = {path: values[0] for path, values in extremes.items()}
     for path, dimension in space.items():
         for value in [*extremes[path], *dimension.list_inner_values()]:
-            _check_value(base, first | {path: value}, path, dimension)
+            _check_value(base, first | {path: value}, path, dimension, check_trial)
     # All single values are valid now: further errors are caused by combinations.
     example = make_trial_spec(base, first)
     for params in _combine(extremes, first):
-        _check_combination(base, params)
+        _check_combination(base, params, check_trial)
     return example
 
 
@@ -234,10 +243,14 @@ def _list_types(annotation: Any) -> list[Any]:
 
 
 def _check_value(
-    base: Mapping[str, Any], params: Mapping[str, Any], path: str, dimension: Dimension
+    base: Mapping[str, Any],
+    params: Mapping[str, Any],
+    path: str,
+    dimension: Dimension,
+    check_trial: CheckTrial,
 ) -> None:
     try:
-        make_trial_spec(base, params)
+        check_trial(make_trial_spec(base, params))
     except InvalidInput as error:
         message = f"the value {params[path]!r} makes the spec invalid: {_describe(error)}"
         pointer = f"{_pointer(path)}/{dimension.distribution}"
@@ -245,9 +258,11 @@ def _check_value(
         raise _invalid_space(field_error) from error
 
 
-def _check_combination(base: Mapping[str, Any], params: Mapping[str, Any]) -> None:
+def _check_combination(
+    base: Mapping[str, Any], params: Mapping[str, Any], check_trial: CheckTrial
+) -> None:
     try:
-        make_trial_spec(base, params)
+        check_trial(make_trial_spec(base, params))
     except InvalidInput as error:
         values = ", ".join(f"{path} {value}" for path, value in params.items())
         message = f"the combination of {values} makes the spec invalid: {_describe(error)}"

@@ -10,7 +10,7 @@ from service.errors import FieldError, InvalidInput
 from service.specs import search_space
 from service.specs.base import NO_CONTROL_CHARACTERS, Seed, Spec
 from service.specs.job_spec import JobSpec
-from service.specs.search_space import Dimension, Distribution, Space
+from service.specs.search_space import CheckTrial, Dimension, Distribution, Space
 from service.specs.validation import validate
 from service.text import count_of
 
@@ -218,9 +218,14 @@ def parse_search_spec(written: Any) -> SearchSpec:
     return check_search_spec(spec)
 
 
-def check_search_spec(spec: SearchSpec) -> SearchSpec:
-    """InvalidInput unless every trial is a valid job that reports the metrics."""
-    example = search_space.check_space(spec.job, spec.space)
+def check_search_spec(
+    spec: SearchSpec, check_trial: CheckTrial = search_space.accept_trial
+) -> SearchSpec:
+    """InvalidInput unless every trial is a valid job that reports the metrics.
+
+    `check_trial` may refuse a valid job with InvalidInput.
+    """
+    example = search_space.check_space(spec.job, spec.space, check_trial)
     field_errors = []
     needs_validation = any(metric.startswith("validation/") for metric in spec.metric)
     if needs_validation and not example.recipe.validation_images:

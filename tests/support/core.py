@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from service.execution import attempts, runners, warm_pool
@@ -30,6 +31,8 @@ from service.storage.tables import AttemptRow, EventRow, JobRow, RunnerRow
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 15.0
 ONE_WORKER = WorkerGroup(1, 1, 0)
+# A data directory that this machine does not have.
+NO_DATA = Path("/nonexistent")
 # Attempts that a runner runs before it is drained.
 LIVES = 100
 
@@ -96,6 +99,7 @@ class Core:
         self.database = database
         self.clock = clock
         self.limits: dict[str, ConcurrencyLimit] = {}
+        self.data_dir = NO_DATA
 
     def record_cluster(
         self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()
@@ -110,7 +114,12 @@ class Core:
         self.clock.advance(1.0)
         with self.database.transaction() as session:
             submitted = submission.submit(
-                session, spec(**fields), user=user, now=self.clock.now, idempotency_key=key
+                session,
+                spec(**fields),
+                user=user,
+                data_dir=self.data_dir,
+                now=self.clock.now,
+                idempotency_key=key,
             )
             return submitted.row.id
 

@@ -48,9 +48,15 @@ class Searching:
         spec = search_spec.parse_search_spec(search_body(**fields))
         self.core.clock.advance(1.0)
         with self.core.database.transaction() as session:
-            return submission.submit(
-                session, spec, user="ann", now=self.core.clock.now, idempotency_key=key
-            ).row.id
+            submitted = submission.submit(
+                session,
+                spec,
+                user="ann",
+                data_dir=self.core.data_dir,
+                now=self.core.clock.now,
+                idempotency_key=key,
+            )
+            return submitted.row.id
 
     def row(self, search_id: str) -> SearchRow:
         with self.core.database.reading() as session:
@@ -111,6 +117,7 @@ class Searching:
                 search,
                 tune_id=tune_id,
                 params={"recipe.learning_rate": rate} | params,
+                data_dir=self.core.data_dir,
                 now=self.core.clock.now,
             )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from service.catalog.datasets import WEIGHTS_FOLDER
 from service.catalog.recipes import LrSchedule, Precision, Recipe
 from service.specs.job_spec import JobSpec, StartMode
 from service.states import CheckpointPart, LogLevel, StopReason
@@ -98,7 +99,7 @@ def train(
             elif resume is not None:
                 trainer.init_weights(resume[CheckpointPart.WEIGHTS])
             elif spec.start_from is not None and spec.start_from.weights is not None:
-                trainer.init_published_weights(data_path / "weights" / spec.start_from.weights)
+                trainer.init_published_weights(data_path / WEIGHTS_FOLDER / spec.start_from.weights)
             return trainer.run()
 
 

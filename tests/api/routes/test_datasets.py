@@ -65,16 +65,65 @@ def test_a_folder_with_uncounted_images_is_planned_by_its_classes(api: Api) -> N
     assert (plan["epochs"], plan["notes"]) == (None, [])
 
 
-def test_more_validation_images_than_an_upload_has_are_refused(api: Api, tmp_path: Path) -> None:
+def test_every_submission_is_checked_against_the_images_of_an_upload(
+    api: Api, tmp_path: Path
+) -> None:
     body = zipped(tmp_path / "birds.zip", SPLIT).read_bytes()
     api.call("POST", "/v1/datasets?name=birds", content=body)
-    spec = {"depth": 18, "shortcut": "B", "dataset": "folder:birds"}
-    for route in ("/v1/jobs:plan", "/v1/jobs"):
-        answer = api.post(route, spec | {"recipe": {"validation_images": 6}})
-        assert answer.status_code == 422
+    good = {"depth": 18, "shortcut": "B", "dataset": "folder:birds"}
+    change = {"recipe": {"validation_images": 6}}
+    original = api.post("/v1/jobs", good).json()["id"]
+    held_out = {"recipe.validation_images": {"choice": [0, 6]}}
+    for path, request, pointer in (
+        ("/v1/jobs:plan", good | change, "/recipe"),
+        ("/v1/jobs", good | change, "/recipe"),
+        ("/v1/jobs:batch", {"jobs": [good, good | change]}, "/jobs/1/recipe"),
+        (f"/v1/jobs/{original}/clone", change, "/recipe"),
+        (
+            "/v1/searches",
+            {"job": good, "space": held_out},
+            "/space/recipe.validation_images/choice",
+        ),
+    ):
+        answer = api.post(path, request)
+        assert answer.status_code == 422, path
         (error,) = answer.json()["errors"]
-        assert error["pointer"] == "/recipe"
+        assert error["pointer"] == pointer
         assert "less than the number of training images of folder:birds, 6" in error["message"]
+    assert len(api.get("/v1/jobs").json()["jobs"]) == 1
+
+
+def test_published_weights_that_do_not_exist_are_refused(api: Api) -> None:
+    spec = {
+        "depth": 18,
+        "shortcut": "B",
+        "dataset": "fake",
+        "start_from": {"weights": "resnet18.pth"},
+    }
+    assert api.post("/v1/jobs", spec).status_code == 201, "the API may not see the data directory"
+    weights = api.settings.data_dir / "weights"
+    weights.mkdir(parents=True)
+    for path in ("/v1/jobs:plan", "/v1/jobs"):
+        answer = api.post(path, spec)
+        assert answer.status_code == 422
+        assert answer.json()["errors"] == [
+            {
+                "pointer": "/start_from/weights",
+                "message": f"there is no file resnet18.pth in {weights}",
+            }
+        ]
+    (weights / "resnet18.pth").touch()
+    assert api.post("/v1/jobs", spec).status_code == 201
+
+
+def test_no_dataset_can_have_the_name_of_the_folder_of_published_weights(
+    api: Api, tmp_path: Path
+) -> None:
+    body = zipped(tmp_path / "x.zip", SPLIT).read_bytes()
+    answer = api.call("POST", "/v1/datasets?name=weights", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
+    assert "and not 'weights'" in answer.json()["detail"]
+    assert not (api.settings.data_dir / "weights").exists()
 
 
 def test_an_upload_reports_its_classes_and_what_it_skipped(api: Api, tmp_path: Path) -> None:

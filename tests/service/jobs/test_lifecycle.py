@@ -16,7 +16,7 @@ from service.jobs import lifecycle, submission
 from service.scheduling.leases import Claim
 from service.specs.protocol import MetricPoint
 from service.states import NEXT_STATES, AttemptState, Blame, JobState, Reason, StopReason
-from tests.support.core import Core, job_id_of, spec
+from tests.support.core import NO_DATA, Core, job_id_of, spec
 
 
 @pytest.mark.parametrize("state", JobState)
@@ -107,7 +107,9 @@ def test_a_held_job_with_a_running_dependency_is_blocked_once_released(core: Cor
 def test_a_chain_of_300_dependents_is_cancelled(core: Core) -> None:
     written = [spec()] + [spec(after=[f"#{number}"]) for number in range(299)]
     with core.database.transaction() as session:
-        made = submission.submit_batch(session, written, user="ann", now=core.clock.now)
+        made = submission.submit_batch(
+            session, written, user="ann", data_dir=NO_DATA, now=core.clock.now
+        )
     core.cancel(made[0].row.id)
     assert core.job(made[-1].row.id).reason is Reason.DEPENDENCY_FAILED
 

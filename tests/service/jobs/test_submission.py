@@ -7,7 +7,7 @@ import pytest
 from service.errors import InvalidInput
 from service.jobs import lifecycle, records, submission
 from service.states import JobState, Reason
-from tests.support.core import Core, job_id_of, spec
+from tests.support.core import NO_DATA, Core, job_id_of, spec
 from tests.support.locks import wait_for_blocked_transaction
 
 
@@ -48,7 +48,11 @@ def test_a_dependency_that_can_never_be_met_is_refused_with_its_pointer(core: Co
 def test_a_batch_keeps_its_order(core: Core) -> None:
     with core.database.transaction() as session:
         made = submission.submit_batch(
-            session, [spec(seed=seed) for seed in range(20)], user="ann", now=core.clock.now
+            session,
+            [spec(seed=seed) for seed in range(20)],
+            user="ann",
+            data_dir=NO_DATA,
+            now=core.clock.now,
         )
     core.record_cluster(cpus=64)
     claimed = [core.job(job_id_of(core.claim())).spec["seed"] for _ in made]
@@ -58,7 +62,7 @@ def test_a_batch_keeps_its_order(core: Core) -> None:
 def test_a_batch_with_an_invalid_job_creates_none(core: Core) -> None:
     with pytest.raises(InvalidInput) as caught, core.database.transaction() as session:
         submission.submit_batch(
-            session, [spec(), spec(after=["#1"])], user="ann", now=core.clock.now
+            session, [spec(), spec(after=["#1"])], user="ann", data_dir=NO_DATA, now=core.clock.now
         )
     assert caught.value.field_errors[0].pointer == "/jobs/1/after/0/job"
     with core.database.reading() as session:
@@ -72,7 +76,7 @@ def test_a_repeated_batch_returns_its_jobs(core: Core) -> None:
         with core.database.transaction() as session:
             now = core.clock.now
             batch = submission.submit_batch(
-                session, written, user="ann", now=now, idempotency_key="k"
+                session, written, user="ann", data_dir=NO_DATA, now=now, idempotency_key="k"
             )
             made.append([submitted.row.id for submitted in batch])
         core.clock.advance(1.0)
@@ -83,7 +87,9 @@ def test_a_clone_has_the_spec_of_the_original_with_the_changes(core: Core) -> No
     original = core.submit(depth=8, seed=3, recipe={"name": "quick", "momentum": 0.5})
     with core.database.transaction() as session:
         changes = {"depth": 110, "recipe": {"iterations": 300}}
-        clone = submission.clone(session, original, changes, user="ben", now=core.clock.now).row
+        clone = submission.clone(
+            session, original, changes, user="ben", data_dir=NO_DATA, now=core.clock.now
+        ).row
     made = records.spec_of(clone)
     assert made == spec(
         depth=110, seed=3, recipe={"name": "quick", "momentum": 0.5, "iterations": 300}
@@ -95,7 +101,9 @@ def test_a_clone_keeps_a_chosen_name_but_no_dependencies_or_hold(core: Core) -> 
     needed = core.submit()
     original = core.submit(name="mine", after=[needed], hold=True)
     with core.database.transaction() as session:
-        clone = submission.clone(session, original, {}, user="ann", now=core.clock.now).row
+        clone = submission.clone(
+            session, original, {}, user="ann", data_dir=NO_DATA, now=core.clock.now
+        ).row
     assert (clone.name, clone.state) == ("mine", JobState.QUEUED)
 
 
@@ -109,7 +117,11 @@ def test_submissions_that_refer_to_the_same_jobs_in_different_orders_do_not_dead
     def submit_batch() -> int:
         batch = [spec(after=[newer]), spec(after=[older])]
         with core.database.transaction() as session:
-            return len(submission.submit_batch(session, batch, user="ann", now=core.clock.now))
+            return len(
+                submission.submit_batch(
+                    session, batch, user="ann", data_dir=NO_DATA, now=core.clock.now
+                )
+            )
 
     with ThreadPoolExecutor() as pool:
         with core.database.transaction() as session:

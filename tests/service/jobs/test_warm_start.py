@@ -1,5 +1,6 @@
 """Warm start: which checkpoints fit, and that they are kept."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,24 @@ def test_a_mismatch_is_refused_with_its_pointer(
     with pytest.raises(InvalidInput) as caught:
         _submit_from(core, source, **fields)
     assert [fault.pointer for fault in caught.value.field_errors] == [pointer]
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_classes_of_an_image_folder_are_counted(
+    core: Core, tmp_path: Path, classes: int
+) -> None:
+    for number in range(classes):
+        (tmp_path / "birds" / "train" / f"species {number}").mkdir(parents=True)
+    core.data_dir = tmp_path
+    source = _trained(core)
+    fields = {"start": {"mode": "weights"}, "dataset": "folder:birds", "family": "cifar"}
+    if classes == 10:
+        _submit_from(core, source, **fields)
+        return
+    with pytest.raises(InvalidInput) as caught:
+        _submit_from(core, source, **fields)
+    (error,) = caught.value.field_errors
+    assert (error.pointer, "folder:birds has 2" in error.message) == ("/dataset", True)
 
 
 def test_a_run_can_be_continued_with_more_iterations_and_later_milestones(core: Core) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from service.catalog import datasets
 from service.errors import CannotFit
 from service.scheduling import queue_status
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
@@ -31,11 +30,13 @@ def code(core: Core, job_id: str) -> WaitReason:
 
 def plan(core: Core, **fields: Any) -> JobPlan:
     with core.database.transaction() as session:
-        planned = spec(**fields)
-        dataset = datasets.find_dataset(planned.dataset)
-        assert dataset is not None
         return queue_status.plan_job(
-            session, planned, dataset, user="ann", limits=core.limits, now=core.clock.now
+            session,
+            spec(**fields),
+            user="ann",
+            data_dir=core.data_dir,
+            limits=core.limits,
+            now=core.clock.now,
         )
 
 

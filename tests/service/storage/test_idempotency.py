@@ -7,7 +7,7 @@ import pytest
 from service.errors import IdempotencyMismatch
 from service.jobs import records, retention, submission
 from service.storage.database import Database
-from tests.support.core import START, Core, spec
+from tests.support.core import NO_DATA, START, Core, spec
 from tests.support.locks import wait_for_blocked_transaction
 from tests.support.searching import Searching
 
@@ -40,7 +40,7 @@ def test_keys_of_jobs_batches_and_searches_are_independent(core: Core) -> None:
     core.submit(key="k")
     with core.database.transaction() as session:
         (batch,) = submission.submit_batch(
-            session, [spec()], user="ann", now=core.clock.now, idempotency_key="k"
+            session, [spec()], user="ann", data_dir=NO_DATA, now=core.clock.now, idempotency_key="k"
         )
     assert not batch.is_replay
     searching = Searching(core)
@@ -56,7 +56,13 @@ def test_a_clone_and_a_submission_may_have_the_same_key(core: Core) -> None:
     first = core.submit(key="k")
     with core.database.transaction() as session:
         clone = submission.clone(
-            session, first, {}, user="ann", now=core.clock.now, idempotency_key="k"
+            session,
+            first,
+            {},
+            user="ann",
+            data_dir=NO_DATA,
+            now=core.clock.now,
+            idempotency_key="k",
         )
     assert not clone.is_replay
 
@@ -66,7 +72,12 @@ def test_a_batch_with_one_more_job_is_another_body(core: Core) -> None:
         with core.database.transaction() as session:
             specs = [spec()] * count
             submission.submit_batch(
-                session, specs, user="ann", now=core.clock.now, idempotency_key="k"
+                session,
+                specs,
+                user="ann",
+                data_dir=NO_DATA,
+                now=core.clock.now,
+                idempotency_key="k",
             )
 
     submit(2)
@@ -91,7 +102,12 @@ def test_one_key_in_four_threads_creates_one_job(core: Core) -> None:
         together.wait()
         with core.database.transaction() as session:
             submitted = submission.submit(
-                session, spec(), user="ann", now=core.clock.now, idempotency_key="k"
+                session,
+                spec(),
+                user="ann",
+                data_dir=NO_DATA,
+                now=core.clock.now,
+                idempotency_key="k",
             )
         made.append(submitted.row.id)
 
@@ -114,12 +130,14 @@ def test_a_request_that_waited_for_the_first_one_is_a_replay(database: Database)
     def submit() -> None:
         with database.transaction() as session:
             again = submission.submit(
-                session, core_spec, user="ann", now=START, idempotency_key="k"
+                session, core_spec, user="ann", data_dir=NO_DATA, now=START, idempotency_key="k"
             )
             replays.append(again.is_replay)
 
     with database.transaction() as session:
-        submission.submit(session, core_spec, user="ann", now=START, idempotency_key="k")
+        submission.submit(
+            session, core_spec, user="ann", data_dir=NO_DATA, now=START, idempotency_key="k"
+        )
         session.flush()
         second = threading.Thread(target=submit)
         second.start()
