@@ -19,7 +19,9 @@ ResnetdError
 ├── JobNotSucceeded         wait() raises it for a job that ended otherwise
 │   ├── JobFailed
 │   │   └── JobTimedOut         the job reached its own time limit
-│   └── JobCancelled
+│   ├── JobCancelled
+│   └── JobHeld                 the service holds the job until it is released
+├── SearchHeld              the service holds all trials of the search that could run
 └── NotFinished             wait() timed out
 """
 
@@ -27,7 +29,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from resnetd.models import Job, JobState, Reason, Search
+from resnetd.models import Job, JobState, Reason, Search, Trial
 
 
 class ResnetdError(Exception):
@@ -135,7 +137,7 @@ class JobNotSucceeded(ResnetdError):
 
     def __init__(self, job: Job) -> None:
         cause = ": ".join(part for part in (job.reason, job.message) if part)
-        outcome = "was cancelled" if job.state == JobState.CANCELLED else job.state
+        outcome = _OUTCOMES.get(job.state, job.state)
         super().__init__(f"job {job.id} {outcome}" + (f" ({cause})" if cause else ""))
         self.job = job
 
@@ -152,6 +154,25 @@ class JobCancelled(JobNotSucceeded):
     """The job was cancelled or killed."""
 
 
+class JobHeld(JobNotSucceeded):
+    """The attempts of the job failed repeatedly at one iteration; a release tries again."""
+
+
+class SearchHeld(ResnetdError):
+    """The search cannot continue before `trials` are released; `search` is its last record."""
+
+    def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
+        listed = ", ".join(
+            f"#{trial.number} (job {trial.job_id}, {trial.reason})" for trial in trials
+        )
+        super().__init__(
+            f"search {search.id} cannot continue: the service holds its trials after repeated "
+            f"failures until they are released or cancelled: {listed}"
+        )
+        self.search = search
+        self.trials = trials
+
+
 class NotFinished(ResnetdError, TimeoutError):
     """The job or search did not end in time; `latest` is its last record."""
 
@@ -162,12 +183,28 @@ class NotFinished(ResnetdError, TimeoutError):
 
 
 def error_of_job(job: Job) -> JobNotSucceeded:
-    """The error for a job that is final and did not succeed."""
+    """The error for a job that has not succeeded and does not continue by itself."""
+    if job.is_held_by_service:
+        return JobHeld(job)
     if job.state == JobState.CANCELLED:
         return JobCancelled(job)
     if job.reason == Reason.TIME_LIMIT:
         return JobTimedOut(job)
     return JobFailed(job)
+
+
+def raise_if_held(search: Search, trials: Sequence[Trial]) -> None:
+    """SearchHeld if the search cannot continue before one of its trials is released.
+
+    `trials`: all trials of the search, read after it.
+    """
+    budget = search.spec["budget"]
+    unfinished = [trial for trial in trials if not trial.state.is_final]
+    can_grow = len(unfinished) < budget["concurrent"] and len(trials) < budget["trials"]
+    if search.is_final or can_grow or not unfinished:
+        return
+    if all(trial.is_held_by_service for trial in unfinished):
+        raise SearchHeld(search, unfinished)
 
 
 def api_error_type(*, status: int, code: str) -> type[ApiError]:
@@ -177,6 +214,10 @@ def api_error_type(*, status: int, code: str) -> type[ApiError]:
     return ServerError if status >= 500 else ApiError  # noqa: PLR2004 - HTTP
 
 
+_OUTCOMES: dict[str, str] = {
+    JobState.CANCELLED: "was cancelled",
+    JobState.HELD: "is held by the service",
+}
 _BY_CODE: dict[str, type[ApiError]] = {
     "idempotency-mismatch": IdempotencyMismatch,
     "cannot-fit": CannotFit,

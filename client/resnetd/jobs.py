@@ -222,7 +222,9 @@ class Jobs(RunResource[Job]):
         check: bool = True,
         poll_seconds: float = 1.0,
     ) -> Job:
-        """Return the job when it has ended. A restart of the service does not end the wait.
+        """Return the job when it has ended, or when the service holds it after repeated failures.
+
+        A restart of the service does not end the wait.
 
         Args:
             timeout_seconds: how long to wait. Default: no limit.
@@ -235,6 +237,7 @@ class Jobs(RunResource[Job]):
         Raises:
             NotFinished: `timeout_seconds` are over; `latest` is the job.
             JobFailed, JobTimedOut, JobCancelled: the job did not succeed.
+            JobHeld: its attempts failed repeatedly at one iteration; `release` tries again.
         """
         job = self._wait(job_id, timeout_seconds, poll_seconds)
         if check and job.state != JobState.SUCCEEDED:
@@ -244,8 +247,9 @@ class Jobs(RunResource[Job]):
     def watch(self, job_id: str, *, after: int = 0, poll_seconds: float = 1.0) -> Iterator[Event]:
         """Iterate over the events of a job as they happen, progress included, until it ends.
 
-        Each numbered event comes once and in order, also when the connection breaks or the
-        service restarts. Behind a proxy that blocks streams the events are polled.
+        They end also when the service holds the job after repeated failures. Each numbered event
+        comes once and in order, also when the connection breaks or the service restarts. Behind a
+        proxy that blocks streams the events are polled.
 
         Args:
             after: only events with a higher number. Default: 0, all.
@@ -271,14 +275,16 @@ class Jobs(RunResource[Job]):
                         yield event
                         if event.is_final:
                             return
+                        if event.is_held_by_service:
+                            break  # unless it was released since, which the job below shows
             except (CannotConnect, ServerError):
                 pass  # the requests below are repeated
             # The job is read before its events: the final one is then among them.
-            is_final = patient.get(self._path(job_id), Job).is_final
+            is_over = self._is_over(patient.get(self._path(job_id), Job))
             for event in patient.get_numbered(path, "events", Event, after=after):
                 after = event.number or after
                 yield event
-            if is_final:
+            if is_over:
                 return
             time.sleep(poll_seconds)
 
@@ -300,7 +306,8 @@ class Jobs(RunResource[Job]):
 
         Args:
             after: only lines with a higher number. Default: 0, all.
-            follow: continue with new lines until the job ends. Default: False.
+            follow: continue with new lines until the job ends, or until the service holds it.
+                Default: False.
             poll_seconds: time between two requests for new lines. Default: 1.
 
         >>> [line.message for line in client.jobs.logs(finished.id, follow=True)]
@@ -310,7 +317,7 @@ class Jobs(RunResource[Job]):
         path = self._path(job_id, "logs")
         while True:
             # The job is read before its lines: the last one is then among them.
-            is_last = not follow or api.get(self._path(job_id), Job).is_final
+            is_last = not follow or self._is_over(api.get(self._path(job_id), Job))
             for line in api.get_numbered(path, "lines", LogLine, after=after):
                 after = line.number
                 yield line
@@ -403,6 +410,9 @@ class Jobs(RunResource[Job]):
             default_name=f"{job_id}-{which}.{format}",
             on_progress=on_progress,
         )
+
+    def _is_over(self, run: Job) -> bool:
+        return run.is_final or run.is_held_by_service
 
     def _act(self, job_id: str, action: str) -> Job:
         return self._api.post(self._path(job_id, action), Job)

@@ -237,7 +237,7 @@ class Job(Record, frozen=True):
     @property
     def is_held_by_service(self) -> bool:
         """Whether its attempts failed repeatedly at one iteration: it waits for a release."""
-        return self.state == JobState.HELD and self.reason is not None
+        return _is_held_by_service(self)
 
 
 class Event(Record, frozen=True):
@@ -326,6 +326,11 @@ class Trial(Record, frozen=True):
     reason: Reason | None = None
     iteration: int = 0
     stop_reason: str | None = None
+
+    @property
+    def is_held_by_service(self) -> bool:
+        """Whether its attempts failed repeatedly at one iteration: it waits for a release."""
+        return _is_held_by_service(self)
 
 
 class BudgetUsed(Record, frozen=True):
@@ -425,3 +430,8 @@ class Delivery(Record, frozen=True):
     error: str | None = None
     created_at: Time | None = None
     delivered_at: Time | None = None
+
+
+def _is_held_by_service(run: Job | Trial) -> bool:
+    """A user's hold has no reason."""
+    return run.state == JobState.HELD and run.reason is not None

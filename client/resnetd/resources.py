@@ -56,12 +56,16 @@ class RunResource(Resource, Generic[Run]):
         pages = self._api.get_pages(self.PATH, self._name, self._kind, params)
         return itertools.islice(pages, limit)
 
+    def _is_over(self, run: Run) -> bool:
+        """Whether it has ended, or does not continue by itself."""
+        return run.is_final
+
     def _wait(self, run_id: str, timeout_seconds: float | None, poll_seconds: float) -> Run:
         deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
         while True:
             api = self._api.patient(max(0.0, deadline - time.monotonic()))
             run = api.get(self._path(run_id), self._kind)
-            if run.is_final:
+            if self._is_over(run):
                 return run
             remaining = deadline - time.monotonic()
             if remaining <= 0:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from resnetd.models import Importance, Search, Trial
+from resnetd.errors import raise_if_held
+from resnetd.models import Importance, JobState, Search, Trial
 from resnetd.records import Record
 from resnetd.resources import RunResource
 
@@ -174,8 +175,15 @@ class Searches(RunResource[Search]):
 
         Raises:
             NotFinished: `timeout_seconds` are over; `latest` is the search.
+            SearchHeld: the service holds all trials that could run, after repeated failures.
         """
         return self._wait(search_id, timeout_seconds, poll_seconds)
+
+    def _is_over(self, run: Search) -> bool:
+        """SearchHeld where it cannot continue."""
+        if (run.counts or {}).get(JobState.HELD):
+            raise_if_held(run, self.trials(run.id))
+        return run.is_final
 
     def _act(self, search_id: str, action: str) -> Search:
         return self._api.post(self._path(search_id, action), Search)

@@ -57,6 +57,19 @@ class Service:
             training.finish()
         return search_id
 
+    def hold(self) -> str:
+        """The id of a job whose three attempts died, which the service holds."""
+        return self.fail_repeatedly(self.run())
+
+    def fail_repeatedly(self, training: "Training") -> str:
+        """Ends the attempt and the two after it; the service then holds the job."""
+        for _ in range(2):
+            training.finish(Reason.WORKER_DIED)
+            self.core.clock.advance(60.0)
+            training = self.run_next()
+        training.finish(Reason.WORKER_DIED)
+        return training.job_id
+
     def end(self, reason: Reason, **fields: Any) -> str:
         """The id of a new job that has ended."""
         training = self.run(**fields)

@@ -159,6 +159,23 @@ def test_waiting_for_a_job_that_does_not_succeed_raises(
     assert client.jobs.wait(job_id, check=False) == caught.value.job
 
 
+def test_waiting_ends_when_the_service_holds_the_job(
+    service: Service, client: resnetd.Client
+) -> None:
+    job_id = service.hold()
+    with pytest.raises(resnetd.JobHeld, match=r"is held by the service \(worker-died: 3 attempts"):
+        client.jobs.wait(job_id)
+    assert client.jobs.wait(job_id, check=False).is_held_by_service
+
+
+def test_waiting_for_a_job_that_a_user_holds_continues(
+    service: Service, client: resnetd.Client
+) -> None:
+    job_id = service.submit(hold=True)
+    with pytest.raises(resnetd.NotFinished):
+        client.jobs.wait(job_id, timeout_seconds=0.02)
+
+
 def test_waiting_outlasts_an_outage(service: Service, client: resnetd.Client) -> None:
     job_id = service.end(Reason.COMPLETED)
     service.inject(*[faults.unavailable()] * (5 * QUICK.attempts))

@@ -52,6 +52,28 @@ def test_a_search_is_waited_for(client: resnetd.Client, finished: str) -> None:
     assert search.used.trials == 2
 
 
+def test_waiting_ends_when_the_service_holds_all_trials_that_could_run(
+    service: Service, client: resnetd.Client, command: Command, searching: Searching
+) -> None:
+    search_id = searching.run(budget={"trials": 2, "concurrent": 2})
+    held = searching.assign_trial(search_id, "a").job_id
+    service.fail_repeatedly(service.run_next())
+    with pytest.raises(resnetd.NotFinished):  # another trial may run
+        client.searches.wait(search_id, timeout_seconds=0)
+    searching.assign_trial(search_id, "b", 0.2)
+    other = service.run_next()
+    with pytest.raises(resnetd.NotFinished):  # it runs
+        client.searches.wait(search_id, timeout_seconds=0)
+    other.progress(20, test_error=4.5)
+    other.finish()
+    with pytest.raises(resnetd.SearchHeld) as caught:
+        client.searches.wait(search_id)
+    assert [trial.job_id for trial in caught.value.trials] == [held]
+    assert command("search", "watch", search_id) == 101
+    assert "cannot continue: the service holds its trials" in command.err
+    assert f"#1 (job {held}, worker-died)" in command.err
+
+
 def test_waiting_for_a_search_ends_at_its_timeout(client: resnetd.Client, running: str) -> None:
     with pytest.raises(resnetd.NotFinished, match=f"search {running} is still running"):
         client.searches.wait(running, timeout_seconds=0)

@@ -305,6 +305,29 @@ def test_a_watch_ends_when_the_service_holds_the_job(
     assert command("watch", job_id) == 101, "it is held already"
 
 
+def test_events_and_logs_end_when_the_service_holds_the_job(
+    service: Service, client: resnetd.Client
+) -> None:
+    training = service.run()
+    training.log("a line")
+    job_id = service.fail_repeatedly(training)
+    events = list(client.jobs.watch(job_id, poll_seconds=0.001))
+    assert (events[-1].is_held_by_service, events[-1].number) == (True, len(events))
+    (line,) = client.jobs.logs(job_id, follow=True, poll_seconds=0.001)
+    assert line.message == "a line"
+
+
+def test_a_watch_continues_after_a_hold_that_was_released(
+    service: Service, client: resnetd.Client
+) -> None:
+    job_id = service.hold()
+    service.core.command("release", job_id)
+    service.run_next().finish()
+    events = list(client.jobs.watch(job_id, poll_seconds=0.001))
+    assert [event.data["to"] for event in events if event.is_final] == ["succeeded"]
+    assert _numbers(iter(events)) == list(range(1, len(events) + 1))
+
+
 def test_a_job_that_is_deleted_ends_its_watch(service: Service, command: Command) -> None:
     job_id = service.submit()
 

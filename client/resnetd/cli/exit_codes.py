@@ -9,9 +9,11 @@ from resnetd.errors import (
     CannotFit,
     IdempotencyMismatch,
     InvalidInput,
+    JobHeld,
     NotFinished,
     NotFound,
     ResnetdError,
+    SearchHeld,
     Unavailable,
 )
 from resnetd.models import Job, JobState, Reason, Search
@@ -56,7 +58,7 @@ _BY_ERROR: tuple[tuple[type[ResnetdError] | tuple[type[ResnetdError], ...], Exit
     ((InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration, AmbiguousId), ExitCode.USAGE),
     ((CannotConnect, Unavailable), ExitCode.CANNOT_CONNECT),
     (NotFound, ExitCode.NOT_FOUND),
-    (NotFinished, ExitCode.NOT_FINISHED),
+    ((NotFinished, JobHeld, SearchHeld), ExitCode.NOT_FINISHED),
 )
 
 # By text: states of jobs and searches have the same names.

@@ -10,6 +10,7 @@ import typer
 from resnetd.cli import exit_codes, messages, render, spec_input
 from resnetd.cli.exit_codes import ExitCode
 from resnetd.cli.session import Output, OutputOption, Session, SettingsOption
+from resnetd.errors import raise_if_held
 from resnetd.models import Search
 from resnetd.searches import Searches
 
@@ -161,12 +162,14 @@ def _watch(session: Session, search: Search) -> None:
         while True:
             # The search is read before its trials: all that ended with it are then among them.
             search = session.client.searches.get(search.id)
-            for trial in session.client.searches.trials(search.id):
+            trials = session.client.searches.trials(search.id)
+            for trial in trials:
                 if trial.state.is_final and trial.number not in printed:
                     printed.add(trial.number)
                     messages.print_note(render.trial(trial))
             if search.is_final:
                 break
+            raise_if_held(search, trials)
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt as interrupt:
         command = f"resnetd search watch {search.id}"

@@ -95,8 +95,6 @@ def _follow(jobs: Jobs, job: Job, after: int, updates: "queue.SimpleQueue[_Updat
         if not job.is_final and not job.is_held_by_service:
             for event in jobs.watch(job.id, after=after):
                 updates.put(_Update(job.id, event))
-                if event.is_held_by_service:
-                    break
             job = jobs.get(job.id)
         updates.put(_Update(job.id, job))
     except Exception as error:  # noqa: BLE001 - the watching thread raises it
