@@ -420,17 +420,22 @@ RECIPES: dict[str, Callable[[Family, int], dict[str, Any]]] = {
 }
 
 
-def build_recipe(written: str | dict[str, Any], *, family: Family, depth: int) -> Recipe:
+def build_recipe(
+    written: str | dict[str, Any], *, family: Family, depth: int, num_workers: int = 1
+) -> Recipe:
     """The complete recipe of a network. Raises ValueError as `resolve_recipe` and Recipe do."""
-    return Recipe.model_validate(resolve_recipe(written, family=family, depth=depth))
+    fields = resolve_recipe(written, family=family, depth=depth, num_workers=num_workers)
+    return Recipe.model_validate(fields)
 
 
-def resolve_recipe(written: str | dict[str, Any], *, family: Family, depth: int) -> dict[str, Any]:
+def resolve_recipe(
+    written: str | dict[str, Any], *, family: Family, depth: int, num_workers: int = 1
+) -> dict[str, Any]:
     """Fields of the named recipe, replaced by those in `written`; not validated.
 
     Fields that are not in `written` follow those that are: milestones and warm-up the number of
-    iterations, the micro-batch the batch, the end of a warm-up the schedule. Raises ValueError for
-    an unknown name.
+    iterations, the micro-batch the batch and its shares, the end of a warm-up the schedule. Raises
+    ValueError for an unknown name.
     """
     fields = {"name": written} if isinstance(written, str) else dict(written)
     name = fields.get("name")
@@ -440,16 +445,27 @@ def resolve_recipe(written: str | dict[str, Any], *, family: Family, depth: int)
     iterations = fields.get("iterations")
     if isinstance(iterations, int) and 1 <= iterations <= MAX_ITERATIONS:
         base |= _rescale(base, iterations)
-    base |= _adapt_micro_batch(base, fields) | _adapt_warmup(base, fields)
+    base |= _adapt_micro_batch(base, fields, num_workers) | _adapt_warmup(base, fields)
     return base | fields
 
 
-def _adapt_micro_batch(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """The largest micro-batch, up to the recipe's own, that divides the batch."""
-    largest, batch_size = base.get("micro_batch_size"), fields.get("batch_size")
+def _adapt_micro_batch(
+    base: dict[str, Any], fields: dict[str, Any], num_workers: int
+) -> dict[str, Any]:
+    """The largest micro-batch, up to the recipe's own, that divides the batch and its shares.
+
+    A share that is smaller is one micro-batch.
+    """
+    largest = base.get("micro_batch_size")
+    batch_size = fields.get("batch_size", base["batch_size"])
     if largest is None or not isinstance(batch_size, int):
         return {}
-    return {"micro_batch_size": next(n for n in range(largest, 0, -1) if batch_size % n == 0)}
+    # Shares that are not equal are an error of the batch.
+    share = batch_size if batch_size % num_workers else batch_size // num_workers
+    fitting = (
+        n for n in range(largest, 0, -1) if batch_size % n == 0 and (n > share or share % n == 0)
+    )
+    return {"micro_batch_size": next(fitting)}
 
 
 def _adapt_warmup(base: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:

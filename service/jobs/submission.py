@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from service import ids
 from service.catalog import recipes, uploads
-from service.catalog.recipes import Recipe
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import cluster_fit, lifecycle, records, warm_start, workload
 from service.jobs.records import FindJob
@@ -262,9 +261,23 @@ def _shortest_recipe(spec: JobSpec) -> dict[str, Any]:
     """The recipe's name and what differs from it; for another depth the rest is resolved anew."""
     recipe = spec.recipe.model_dump(mode="json")
     short = {"name": recipe["name"], "iterations": recipe["iterations"]}
-    resolved = recipes.resolve_recipe(short, family=spec.family, depth=spec.depth)
-    default = Recipe.model_validate(resolved).model_dump(mode="json")
+    # The others follow these.
+    own = _resolve(short, spec)
+    short |= {
+        name: recipe[name] for name in ("batch_size", "schedule") if recipe[name] != own[name]
+    }
+    default = _resolve(short, spec)
     return short | {name: value for name, value in recipe.items() if value != default[name]}
+
+
+def _resolve(written: dict[str, Any], spec: JobSpec) -> dict[str, Any]:
+    recipe = recipes.build_recipe(
+        written,
+        family=spec.family,
+        depth=spec.depth,
+        num_workers=spec.resources.num_workers,
+    )
+    return recipe.model_dump(mode="json")
 
 
 def _merge(document: Any, changes: Any) -> Any:

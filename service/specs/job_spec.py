@@ -159,13 +159,13 @@ class JobSpec(Spec):
     """Where option A puts its zero channels: `end` (paper) or `both` sides."""
     zero_init_residual: Annotated[bool, Field(strict=True)] = False
     """Initialize the last batch norm of each residual branch with scale 0."""
+    resources: Resources = Resources()
+    """Workers, CPUs and GPUs."""
     recipe: Annotated[
         Recipe,
         Field(validate_default=True, default_factory=lambda data: _default_recipe(data)),  # noqa: PLW0108
     ]
     """Name of a recipe, or an object with `name` and changed fields."""
-    resources: Annotated[Resources, Field(validate_default=True)] = Resources()
-    """Workers, CPUs and GPUs."""
     seed: Seed = 0
     """Seed of the weights, the order of the images and their augmentation."""
     priority: Priority = 50
@@ -279,49 +279,31 @@ class JobSpec(Spec):
         family = info.data.get("family", Family.CIFAR)
         if isinstance(written, dict) and "name" not in written:
             written = {"name": _find_default_recipe(info.data)} | written
-        depth = info.data.get("depth", _ANY_DEPTH)
-        return recipes.resolve_recipe(written, family=family, depth=depth)
+        return recipes.resolve_recipe(
+            written,
+            family=family,
+            depth=info.data.get("depth", _ANY_DEPTH),
+            num_workers=info.data.get("resources", Resources()).num_workers,
+        )
 
     @field_validator("recipe")
     @classmethod
     def _check_recipe(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
+        resources: Resources | None = info.data.get("resources")
+        if resources is not None:
+            _check_shares(recipe, resources)
         dataset = datasets.find_dataset(info.data.get("dataset", ""))
         network = _find_architecture(info.data)
-        if dataset is not None and network is not None:
-            problem = dataset_fit.find_recipe_problem(recipe, dataset, network)
-            if problem is not None:
-                raise ValueError(problem)
-        return recipe
-
-    @field_validator("resources")
-    @classmethod
-    def _check_batch_size(cls, resources: Resources, info: ValidationInfo) -> Resources:
-        recipe = info.data.get("recipe")
-        if recipe is None:
-            return resources
-        if recipe.batch_size % resources.num_workers != 0:
-            raise ValueError(
-                f"num_workers must divide recipe.batch_size ({recipe.batch_size}), "
-                f"received {resources.num_workers}"
-            )
-        share = recipe.batch_size // resources.num_workers
-        micro_batch_size = min(recipe.micro_batch_size or share, share)
-        if share % micro_batch_size != 0:
-            raise ValueError(
-                f"recipe.micro_batch_size must divide each worker's share of the batch ({share}), "
-                f"received {micro_batch_size}"
-            )
-        if recipe.precision is Precision.TF32 and resources.gpus_per_worker == 0:
-            raise ValueError("gpus_per_worker must not be 0: recipe.precision tf32 needs a GPU")
-        dataset = datasets.find_dataset(info.data.get("dataset", ""))
-        network = _find_architecture(info.data)
-        if dataset is not None and network is not None:
+        if dataset is None or network is None:
+            return recipe
+        problem = dataset_fit.find_recipe_problem(recipe, dataset, network)
+        if problem is None and resources is not None:
             problem = dataset_fit.find_batch_norm_problem(
                 recipe, dataset, network, num_workers=resources.num_workers
             )
-            if problem is not None:
-                raise ValueError(problem)
-        return resources
+        if problem is not None:
+            raise ValueError(problem)
+        return recipe
 
     @field_validator("after")
     @classmethod
@@ -364,6 +346,24 @@ def parse_job_spec(written: Any) -> JobSpec:
     return validate(JobSpec, written, message="the job's spec is not valid")
 
 
+def _check_shares(recipe: Recipe, resources: Resources) -> None:
+    """ValueError unless the workers can share the batch, and their device has the precision."""
+    if recipe.batch_size % resources.num_workers != 0:
+        raise ValueError(
+            f"batch_size must be a multiple of resources.num_workers ({resources.num_workers}), "
+            f"received {recipe.batch_size}"
+        )
+    share = recipe.batch_size // resources.num_workers
+    micro_batch_size = min(recipe.micro_batch_size or share, share)
+    if share % micro_batch_size != 0:
+        raise ValueError(
+            f"micro_batch_size must divide each worker's share of the batch ({share}), "
+            f"received {micro_batch_size}"
+        )
+    if recipe.precision is Precision.TF32 and resources.gpus_per_worker == 0:
+        raise ValueError("precision tf32 needs a GPU, and resources.gpus_per_worker is 0")
+
+
 def _default_start_mode(validated: dict[str, Any]) -> StartMode:
     return StartMode.CONTINUE if validated.get("weights") is None else StartMode.FINE_TUNE
 
@@ -391,6 +391,7 @@ def _default_recipe(validated: dict[str, Any]) -> Recipe:
         _find_default_recipe(validated),
         family=validated.get("family", Family.CIFAR),
         depth=validated.get("depth", _ANY_DEPTH),
+        num_workers=validated.get("resources", Resources()).num_workers,
     )
 
 

@@ -61,7 +61,7 @@ def _pointers(answer: httpx.Response) -> list[str]:
         ({"time_limit_minutes": float("nan")}, "/time_limit_minutes"),
         ({"time_limit_minutes": float("inf")}, "/time_limit_minutes"),
         ({"tags": ["ok", 7]}, "/tags/1"),
-        ({"resources": {"num_workers": 3}}, "/resources"),
+        ({"resources": {"num_workers": 3}}, "/recipe"),
         ({"resources": {"num_workers": 2000}}, "/resources/num_workers"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from service.errors import InvalidInput
 from service.jobs import lifecycle, records, submission
 from service.states import JobState, Reason
-from tests.support.core import NO_DATA, Core, job_id_of, spec
+from tests.support.core import NO_DATA, Core, job_id_of, spec, workers
 from tests.support.locks import wait_for_blocked_transaction
 
 
@@ -95,6 +95,22 @@ def test_a_clone_has_the_spec_of_the_original_with_the_changes(core: Core) -> No
         depth=110, seed=3, recipe={"name": "quick", "momentum": 0.5, "iterations": 300}
     )
     assert (clone.user, made.name) == ("ben", "resnet-110-A on digits")
+
+
+def test_the_micro_batch_of_a_clone_follows_its_workers_and_batch(core: Core) -> None:
+    original = core.submit(
+        depth=18,
+        dataset="folder:birds",
+        recipe={"name": "paper-imagenet", "batch_size": 200},
+        resources=workers(5),
+    )
+    assert core.job(original).spec["recipe"]["micro_batch_size"] == 20
+    changes = {"recipe": {"batch_size": 18}, "resources": workers(2)}
+    with core.database.transaction() as session:
+        clone = submission.clone(
+            session, original, changes, user="ann", data_dir=NO_DATA, now=core.clock.now
+        ).row
+    assert clone.spec["recipe"]["micro_batch_size"] == 18
 
 
 def test_a_clone_keeps_a_chosen_name_but_no_dependencies_or_hold(core: Core) -> None:

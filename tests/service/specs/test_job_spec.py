@@ -137,7 +137,7 @@ def test_variants_default_to_the_paper() -> None:
                 "recipe": {"batch_size": 96, "micro_batch_size": 32},
                 "resources": {"num_workers": 2},
             },
-            "/resources",
+            "/recipe",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_incompatible_fields_are_refused(fields: dict[str, Any], pointer: str) -
     [
         (
             {"depth": 18, "shortcut": "B", "recipe": {"name": "quick", "batch_size": 1}},
-            "/resources",
+            "/recipe",
             "batch norm of resnet-18-B would normalize a single value",
         ),
         (
@@ -160,7 +160,7 @@ def test_incompatible_fields_are_refused(fields: dict[str, Any], pointer: str) -
                 "recipe": {"name": "quick", "batch_size": 4, "micro_batch_size": 1},
                 "resources": {"num_workers": 2},
             },
-            "/resources",
+            "/recipe",
             "1 image at a time",
         ),
         (
@@ -180,8 +180,8 @@ def test_incompatible_fields_are_refused(fields: dict[str, Any], pointer: str) -
         ),
         (
             {"recipe": {"precision": "tf32"}, "resources": {"gpus_per_worker": 0}},
-            "/resources",
-            "recipe.precision tf32 needs a GPU",
+            "/recipe",
+            "precision tf32 needs a GPU",
         ),
     ],
 )
@@ -296,8 +296,36 @@ def test_a_pointer_is_escaped() -> None:
 
 def test_the_number_of_workers_divides_the_batch_size() -> None:
     error = _error(resources={"num_workers": 3})
-    assert error.pointer == "/resources"
-    assert "128" in error.message
+    assert error.pointer == "/recipe"
+    assert error.message == (
+        "batch_size must be a multiple of resources.num_workers (3), received 128"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_workers", "micro_batch_size"),
+    [(16, 1, 16), (16, 2, 16), (256, 8, 32), (256, 16, 32), (200, 5, 20), (108, 3, 18)],
+)
+def test_the_micro_batch_of_a_recipe_follows_the_shares_of_the_workers(
+    batch_size: int, num_workers: int, micro_batch_size: int
+) -> None:
+    spec = parse_job_spec(
+        written(
+            depth=18,
+            dataset="folder:birds",
+            recipe={"name": "paper-imagenet", "batch_size": batch_size},
+            resources={"num_workers": num_workers},
+        )
+    )
+    assert spec.recipe.micro_batch_size == micro_batch_size
+
+
+def test_the_micro_batch_of_the_default_recipe_follows_the_shares_of_the_workers() -> None:
+    fields = {"depth": 18, "dataset": "folder:birds", "resources": {"num_workers": 5}}
+    spec = parse_job_spec(written(**fields, recipe={"batch_size": 200}))
+    assert spec.recipe.micro_batch_size == 20
+    again = parse_job_spec(spec.model_dump(mode="json"))
+    assert again == spec
 
 
 def test_an_invalid_field_of_a_recipe_is_named() -> None:

@@ -42,7 +42,7 @@ def test_only_the_newest_checkpoint_is_kept_and_resumed_from(
         (["--depth", "20", "--dataset", "mnist"], "dataset: must be one of cifar10"),
         (
             ["--depth", "20", "--processes", "3"],
-            "resources: num_workers must divide recipe.batch_size (128)",
+            "recipe: batch_size must be a multiple of resources.num_workers (3), received 128",
         ),
         (["--depth", "20", "--iterations", "0"], "recipe/iterations: "),
         (["--depth", "20", "--dataset", "cifar10"], "resnetd-worker fetch cifar10"),
