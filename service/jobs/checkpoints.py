@@ -124,6 +124,11 @@ def find_file(session: Session, checkpoint: CheckpointRow, part: CheckpointPart)
     others = [row for row in list_checkpoints(session, checkpoint.job_id) if part in row.parts]
     if others:
         message += f"; checkpoint {others[0].id} of iteration {others[0].iteration} has it"
+    else:
+        message += (
+            "; no checkpoint of the job has it: it is written at the end of the training, an "
+            "export only if recipe.exports has its name"
+        )
     raise NotFound(message)
 
 

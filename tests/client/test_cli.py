@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +283,24 @@ def test_download_prints_the_path(service: Service, command: Command, tmp_path: 
     assert json.loads(command.out)["size_bytes"] == path.stat().st_size
     assert command(*newest, "-o", "missing/weights") == 1
     assert command.err == "missing: No such file or directory\n"
+
+
+def test_the_error_of_a_missing_export_names_the_checkpoint_that_has_it(
+    service: Service, command: Command, tmp_path: Path
+) -> None:
+    training = service.run()
+    training.save(10, test_error=5.0)
+    path = str(tmp_path / "resnet.onnx")
+    onnx = ("download", training.job_id, "--format", "onnx", "-o", path, "--which")
+    assert command(*onnx, "best") == 102
+    assert "no checkpoint of the job has it" in command.err
+    parts = (CheckpointPart.WEIGHTS, CheckpointPart.STATE, CheckpointPart.ONNX)
+    training.save(20, test_error=6.0, parts=parts)
+    assert command(*onnx, "best") == 102
+    found = re.search(r"; checkpoint (\S+) of iteration 20 has it$", command.err)
+    assert found is not None
+    assert command(*onnx, found[1]) == 0
+    assert Path(path).read_bytes() == content(CheckpointPart.ONNX, 20)
 
 
 def test_metrics_are_summarized_or_printed_completely(service: Service, command: Command) -> None:
