@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup fix lint types imports fast check test test-gpu chaos cover up demo docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu chaos cover up demo docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z%-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/ready ## install all dependencies into .venv; other targets do so when needed
+setup: .venv/ready .venv/dashboard ## install everything into .venv, build the dashboard; other targets do so when needed
 
 .venv/ready: requirements/dev.txt pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -26,9 +26,21 @@ setup: .venv/ready ## install all dependencies into .venv; other targets do so w
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e . -e client
 	@touch $@
 
+WEB_SOURCES := $(shell find web -path web/node_modules -prune -o -type f -print)
+
+# The stamp is written even where Node.js cannot be had: the next command does not try again.
+.venv/dashboard: .venv/ready tools/web.py $(WEB_SOURCES)
+	@$(BIN)/python -m tools.web build
+	@touch $@
+
+dashboard: .venv/ready ## build the dashboard into api/static, also if it is current
+	@$(BIN)/python -m tools.web build
+	@touch .venv/dashboard
+
 fix: setup ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	cd web && npm run --silent fix
 
 lint: setup ## style, spelling and wording, without changing a file
 	$(BIN)/ruff format --check .
@@ -42,14 +54,18 @@ types: setup ## mypy, strict
 imports: setup ## check the import rules between packages
 	$(BIN)/lint-imports
 
+web: setup ## style, types and tests of the dashboard, and whether its API types are current
+	@$(BIN)/python -m tools.web check
+
 fast: setup ## run the tests that need neither PostgreSQL nor Ray and take seconds
 	$(BIN)/pytest
 
-check: lint types imports fast ## run all quick checks before a push
+check: lint types imports web fast ## run all quick checks before a push
 
 test: setup ## run all tests that need no GPU
 	$(BIN)/pytest -m "not gpu and not ray" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS)
+	@$(BIN)/python -m tools.web check
 
 # Importing all other test modules takes half a minute.
 RAY_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark\.ray' tests)
@@ -75,6 +91,7 @@ bench-%: setup ## run a benchmark: control demo gpu launch loading search throug
 
 docs: setup ## write the reference pages that follow from the code
 	$(BIN)/python -m tools.generate_reference
+	@$(BIN)/python -m tools.web types
 
 lock: setup ## pin the newest compatible versions
 	$(BIN)/uv pip compile $(LOCK) pyproject.toml client/pyproject.toml --all-extras --group dev -o requirements/dev.txt
@@ -89,4 +106,4 @@ migration: setup ## create a migration: make migration name="add priority to job
 	$(BIN)/alembic -c service/storage/migrations/alembic.ini revision --autogenerate -m "$(name)"
 
 clean: ## remove .venv, builds and caches; keep var/ with its jobs
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist api/static web/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

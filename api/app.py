@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import browser_docs, problems
+from api import browser_docs, dashboard, problems
 from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
@@ -26,6 +26,7 @@ from api.routes import (
     jobs,
     runners,
     searches,
+    session,
     system,
     webhooks,
 )
@@ -36,6 +37,8 @@ from service.storage.artifacts import ArtifactStore
 from service.storage.clock import DatabaseClock
 from service.storage.database import Database
 from service.supervision import start_supervised
+
+logger = structlog.get_logger()
 
 # More than a report within its limits; uploads have their own limit.
 _MAX_BODY_BYTES = 16 * 2**20
@@ -59,6 +62,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         changes = ChangeHub(database)
         changes.start()
         artifacts = ArtifactStore(settings.artifacts_url)
+        if not dashboard.is_built():
+            logger.warning("the dashboard is not built; run `make dashboard` and start again")
         collector = ArtifactCollector(database, artifacts, now=clock)
         collector.start()
         app.state.services = Services(
@@ -101,10 +106,12 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         datasets.router,
         system.router,
         webhooks.router,
+        session.router,
     ):
         app.include_router(router)
     app.include_router(system.authenticated_router)
     browser_docs.install(app)
+    dashboard.install(app)
     return app
 
 

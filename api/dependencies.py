@@ -17,9 +17,9 @@ from fastapi import Depends, Header, Path, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import HTTPBearer
 
-from api.auth import read_bearer_token
+from api.auth import read_bearer_token, read_sign_in_cookie
 from api.change_listener import ChangeHub
-from service.access import tokens
+from service.access import sign_ins, tokens
 from service.execution import credentials
 from service.execution.credentials import CallerKind
 from service.settings import Settings
@@ -88,7 +88,11 @@ ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 def authenticate_user(
     request: Request, services: ServicesDep, _: Annotated[object, Depends(_scheme)]
 ) -> str:
-    """The name of the token's owner. Unauthorized where the token is not known."""
+    """The name of the token's owner. Unauthorized where the token or sign-in is not known."""
+    sign_in = read_sign_in_cookie(request)
+    if sign_in is not None:
+        with services.database.reading() as session:
+            return sign_ins.find_token(session, sign_in, now=services.now()).name
     secret = read_bearer_token(request)
     with services.database.reading() as session:
         return tokens.find_token(session, secret).name

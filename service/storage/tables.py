@@ -389,6 +389,16 @@ class TokenRow(Base):
     created_at: Mapped[datetime]
 
 
+class SignInRow(Base):
+    """A browser that is signed in with a user's token; it ends with the token."""
+
+    __tablename__ = "sign_ins"
+
+    secret_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(ForeignKey("tokens.token_sha256", ondelete="CASCADE"))
+    expires_at: Mapped[datetime]
+
+
 class ClusterRow(Base):
     """The cluster's resources as dispatchers last saw them; a single row.
 

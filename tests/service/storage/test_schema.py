@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, inspect
 
-from service.access import tokens
+from service.access import sign_ins, tokens
 from service.errors import DatabaseUnavailable
 from service.notifications import webhooks
 from service.specs.protocol import LogLine, MetricPoint
@@ -98,7 +98,9 @@ def _plain(value: object) -> object:
 def _fill(core: Core) -> None:
     """A row in each table."""
     with core.database.transaction() as session:
-        tokens.set_token(session, tokens.new_secret(), name="ann", now=core.clock.now)
+        token = tokens.new_secret()
+        tokens.set_token(session, token, name="ann", now=core.clock.now)
+        sign_ins.sign_in(session, token, now=core.clock.now)
         webhooks.add_webhook(session, "https://example.org/", (), user="ann", now=core.clock.now)
     claimed = core.run(tags=["nightly"])
     point = MetricPoint(series="train/loss", iteration=20, value=1.5)

@@ -208,6 +208,19 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_tokens_name")),
     )
     op.create_table(
+        "sign_ins",
+        sa.Column("secret_sha256", sa.String(length=64), nullable=False),
+        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["token_sha256"],
+            ["tokens.token_sha256"],
+            name=op.f("fk_sign_ins_token_sha256"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("secret_sha256", name=op.f("pk_sign_ins")),
+    )
+    op.create_table(
         "webhooks",
         sa.Column("id", sa.String(length=16), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
@@ -612,6 +625,7 @@ def downgrade() -> None:
     op.drop_index("ix_attempts_created_at", table_name="attempts")
     op.drop_table("attempts")
     op.drop_table("webhooks")
+    op.drop_table("sign_ins")
     op.drop_table("tokens")
     op.drop_index("ix_searches_state", table_name="searches")
     op.drop_table("searches")

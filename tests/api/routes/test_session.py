@@ -1,0 +1,117 @@
+"""Signing in with a browser: the cookie, what it permits, and how it ends."""
+
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from api.auth import SIGN_IN_COOKIE
+from service.access import sign_ins, tokens
+from service.storage.tables import SignInRow
+from tests.support.api import TOKEN, Api
+
+OWN_PAGE = {"X-Requested-With": "resnetd-dashboard"}
+
+
+@pytest.fixture
+def cookie(any_api: Api) -> str:
+    return _cookie_of(_sign_in(any_api))
+
+
+def _sign_in(api: Api, token: str = TOKEN, **headers: str) -> httpx.Response:
+    return api.call(
+        "POST", "/v1/session", token=None, json={"token": token}, headers=OWN_PAGE | headers
+    )
+
+
+def _cookie_of(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    # Else the client would send it by itself, in all tests that share the API.
+    return answer.headers["Set-Cookie"].split(";")[0]
+
+
+def _call(api: Api, method: str, path: str, cookie: str, **headers: str) -> httpx.Response:
+    api.http.cookies.clear()
+    return api.call(method, path, token=None, headers={"Cookie": cookie} | headers)
+
+
+def test_the_cookie_stands_for_the_token(any_api: Api, cookie: str) -> None:
+    answer = _call(any_api, "GET", "/v1/session", cookie)
+    assert answer.json() == {"user": "admin"}
+    assert _call(any_api, "GET", "/v1/jobs", cookie).status_code == 200
+
+
+def test_scripts_and_other_sites_cannot_use_the_cookie(any_api: Api) -> None:
+    attributes = _sign_in(any_api).headers["Set-Cookie"].lower()
+    assert {"httponly", "samesite=strict", "path=/"} <= {
+        part.strip() for part in attributes.split(";")
+    }
+    assert "secure" not in attributes
+
+
+def test_the_cookie_is_secure_where_a_proxy_serves_https(any_api: Api) -> None:
+    answer = _sign_in(any_api, **{"X-Forwarded-Proto": "https"})
+    assert "secure" in answer.headers["Set-Cookie"].lower()
+
+
+def test_neither_the_cookie_nor_the_database_contains_the_token(any_api: Api, cookie: str) -> None:
+    assert TOKEN not in cookie
+    with any_api.core.database.reading() as session:
+        (row,) = session.query(SignInRow).all()
+        assert row.secret_sha256 not in cookie
+        assert cookie.split("=")[1] != row.secret_sha256
+
+
+def test_an_unknown_token_signs_nobody_in(any_api: Api) -> None:
+    answer = _sign_in(any_api, "x" * 43)
+    assert answer.status_code == 401
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_a_page_of_another_origin_can_neither_sign_in_nor_change_anything(
+    any_api: Api, cookie: str
+) -> None:
+    """It cannot send the header: the browser asks the service first, which does not agree."""
+    refused = any_api.call("POST", "/v1/session", token=None, json={"token": TOKEN})
+    assert refused.status_code == 403
+    job_id = any_api.core.submit()
+    for method, path in (("POST", f"/v1/jobs/{job_id}/cancel"), ("DELETE", f"/v1/jobs/{job_id}")):
+        assert _call(any_api, method, path, cookie).status_code == 403, path
+    asked = _call(any_api, "OPTIONS", "/v1/jobs", cookie, Origin="http://elsewhere.example")
+    assert "Access-Control-Allow-Origin" not in asked.headers
+    answer = _call(any_api, "POST", f"/v1/jobs/{job_id}/cancel", cookie, **OWN_PAGE)
+    assert answer.status_code == 202
+
+
+def test_signing_out_ends_the_sign_in(any_api: Api, cookie: str) -> None:
+    answer = _call(any_api, "DELETE", "/v1/session", cookie, **OWN_PAGE)
+    assert answer.status_code == 204
+    assert f'{SIGN_IN_COOKIE}=""' in answer.headers["Set-Cookie"]
+    assert _call(any_api, "GET", "/v1/session", cookie).status_code == 401
+
+
+def test_a_sign_in_expires_and_its_row_goes_with_the_next_one(any_api: Api, cookie: str) -> None:
+    any_api.core.clock.now += sign_ins.LIFETIME - timedelta(seconds=1)
+    assert _call(any_api, "GET", "/v1/session", cookie).status_code == 200
+    any_api.core.clock.now += timedelta(seconds=1)
+    assert _call(any_api, "GET", "/v1/session", cookie).status_code == 401
+    _sign_in(any_api)
+    with any_api.core.database.reading() as session:
+        assert session.query(SignInRow).count() == 1
+
+
+def test_a_replaced_token_ends_its_sign_ins(any_api: Api) -> None:
+    now = any_api.core.clock.now
+    first, second = "the-first-token-of-ann", "the-second-token-of-ann"
+    with any_api.core.database.transaction() as session:
+        tokens.set_token(session, first, name="ann", now=now)
+    cookie = _cookie_of(_sign_in(any_api, first))
+    assert _call(any_api, "GET", "/v1/session", cookie).json() == {"user": "ann"}
+    with any_api.core.database.transaction() as session:
+        tokens.set_token(session, second, name="ann", now=now)
+    assert _call(any_api, "GET", "/v1/session", cookie).status_code == 401
+
+
+def test_a_token_in_the_header_counts_and_not_the_cookie(any_api: Api, cookie: str) -> None:
+    headers = {"Authorization": f"Bearer {'x' * 43}"}
+    assert _call(any_api, "GET", "/v1/session", cookie, **headers).status_code == 401

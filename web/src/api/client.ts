@@ -1,0 +1,48 @@
+/** The API with its types, and its errors as exceptions. */
+import createClient from "openapi-fetch";
+import type { components, paths } from "./schema";
+
+export type Schemas = components["schemas"];
+export type Job = Schemas["JobView"];
+export type JobState = Schemas["JobState"];
+
+export interface FieldError {
+  pointer: string;
+  message: string;
+}
+
+/** A response that is no success, or none at all (status 0). */
+export class ApiError extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+    readonly errors: FieldError[] = [],
+    readonly requestId: string | null = null,
+  ) {
+    super(message);
+  }
+}
+
+// The header shows the service that the request comes from this page and no other site's.
+const client = createClient<paths>({ headers: { "X-Requested-With": "resnetd-dashboard" } });
+client.use({
+  onRequest: ({ request }) => request,
+  onError: () => new ApiError(0, "The service does not respond."),
+  onResponse: async ({ response }) => {
+    if (response.ok) return undefined;
+    const problem = await response.json().catch(() => ({}));
+    throw new ApiError(
+      response.status,
+      problem.detail ?? `The service answered ${response.status}.`,
+      problem.errors,
+      problem.request_id,
+    );
+  },
+});
+
+export const api = client;
+
+/** The body of a successful response. */
+export async function read<T>(response: Promise<{ data?: T }>): Promise<T> {
+  return (await response).data as T;
+}

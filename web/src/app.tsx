@@ -1,0 +1,74 @@
+/** The frame of all pages, and which page an address shows. */
+import type { ComponentChild } from "preact";
+import { EmptyNote } from "./components/notes";
+import { path } from "./lib/route";
+import { theme, toggleTheme } from "./lib/theme";
+import { useTitle } from "./lib/title";
+import { JobsPage } from "./pages/jobs";
+import { SignInPage } from "./pages/sign-in";
+import { signOut, user } from "./session";
+
+const NAVIGATION = [["/", "Jobs"]] as const;
+
+const ROUTES: [RegExp, (id: string) => ComponentChild][] = [[/^\/$/, () => <JobsPage />]];
+
+export function App() {
+  if (user.value === undefined) return null;
+  if (user.value === null) return <SignInPage />;
+  return (
+    <>
+      <a class="skip" href="#main">
+        Skip to the content
+      </a>
+      <header class="bar">
+        <a class="brand" href="/">
+          resnetd
+        </a>
+        <nav aria-label="Pages">
+          {NAVIGATION.map(([target, title]) => (
+            <a href={target} aria-current={isCurrent(target) ? "page" : undefined}>
+              {title}
+            </a>
+          ))}
+        </nav>
+        <div class="end">
+          <button type="button" class="quiet" onClick={toggleTheme}>
+            {theme.value === "dark" ? "Light" : "Dark"}
+          </button>
+          <span class="muted wide">{user.value}</span>
+          <button type="button" class="quiet" onClick={signOut}>
+            Sign out
+          </button>
+        </div>
+      </header>
+      <main id="main">
+        <Page />
+      </main>
+    </>
+  );
+}
+
+function isCurrent(target: string): boolean {
+  if (target === "/") return path.value === "/" || path.value.startsWith("/jobs/");
+  return path.value.startsWith(target);
+}
+
+function Page() {
+  for (const [pattern, page] of ROUTES) {
+    const match = pattern.exec(path.value);
+    if (match) return <>{page(decodeURIComponent(match[1] ?? ""))}</>;
+  }
+  return <Missing />;
+}
+
+function Missing() {
+  useTitle("Not found");
+  return (
+    <>
+      <h1>Not found</h1>
+      <EmptyNote title={`There is no page ${path.value}.`}>
+        <a href="/">Go to the jobs</a>
+      </EmptyNote>
+    </>
+  );
+}
