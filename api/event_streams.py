@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -19,7 +20,11 @@ from service.jobs import records as job_records
 from service.searches import ranking
 from service.searches import records as search_records
 from service.storage import events
+from service.storage.database import Session
+from service.storage.tables import JobRow, SearchRow
 
+# A compressed stream arrives in blocks; a 204 is cached unless it says otherwise (RFC 9110).
+_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 # Proxies close connections on which nothing is sent for a minute.
 KEEPALIVE_SECONDS = 15.0
 BATCH_SIZE = 500
@@ -40,29 +45,38 @@ class _Update:
     is_final: bool
 
 
-def follow_job(services: Services, job_id: str, *, after: int) -> Response:
-    """Past and future events with a number above `after`, until the job is final."""
-    return _follow(services, job_id, partial(_read_job, services, job_id), after=after)
+def follow_job(services: Services, session: Session, job: JobRow, *, after: int) -> Response:
+    """Past and future events with a number above `after`, until the job is final.
+
+    204 where no event will follow: it ends an EventSource, which reconnects after any 200.
+    """
+    return _follow(services, session, job, partial(_read_job, services, job.id), after=after)
 
 
-def follow_search(services: Services, search_id: str, *, after: int) -> Response:
+def follow_search(
+    services: Services, session: Session, search: SearchRow, *, after: int
+) -> Response:
     """As `follow_job`; the progress of a search is its view, which takes long to read."""
-    read = partial(_read_search, services, search_id)
-    return _follow(services, search_id, read, after=after, min_seconds=SEARCH_SECONDS)
+    read = partial(_read_search, services, search.id)
+    return _follow(services, session, search, read, after=after, min_seconds=SEARCH_SECONDS)
 
 
 def _follow(
     services: Services,
-    subject_id: str,
+    session: Session,
+    subject: JobRow | SearchRow,
     read: Callable[[int], _Update],
     *,
     after: int,
     min_seconds: float = 0.0,
 ) -> Response:
+    # Not the number of the last event: events expire before their job.
+    if subject.state.is_final and not events.list_events_after(session, subject, after, limit=1):
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=_HEADERS)
     return StreamingResponse(
-        _event_stream(services, subject_id, read, after=after, min_seconds=min_seconds),
+        _event_stream(services, subject.id, read, after=after, min_seconds=min_seconds),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        headers=_HEADERS,
     )
 
 

@@ -182,7 +182,7 @@ def list_events(
     """Events of the job; a live stream for `Accept: text/event-stream`."""
     job = records.find_job(session, job_id)
     if query.is_stream:
-        return event_streams.follow_job(services, job.id, after=query.stream_after)
+        return event_streams.follow_job(services, session, job, after=query.stream_after)
     return EventList.of(events.list_events_after(session, job, query.after, limit=query.limit))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,8 @@ class Jobs(RunResource[Job]):
             }
             try:
                 with self._api.stream(path, headers=headers) as response:
+                    if response.status_code == HTTPStatus.NO_CONTENT:
+                        return  # the job has ended, and no event follows
                     for event in read_events(response):
                         if event.number is not None:
                             if event.number <= after:

@@ -2,14 +2,24 @@
 
 from typing import Any
 
+import httpx
 import pytest
+from sqlalchemy import delete
 
 from api import event_streams
 from api.dependencies import Services
 from service.jobs import retention
+from service.storage.tables import JobEventRow
 from tests.support.api import TOKEN, Api
 from tests.support.core import cancelled, job_id_of
 from tests.support.searching import Searching
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def searching(api: Api) -> Searching:
+    return Searching(api.core)
 
 
 def _events(api: Api, job_id: str, query: str = "") -> list[dict[str, Any]]:
@@ -105,11 +115,47 @@ def test_last_event_id_takes_precedence_over_after(api: Api) -> None:
     assert "id: 1" not in answer.text
 
 
-def test_a_stream_after_the_final_event_ends_at_once(api: Api) -> None:
+def _open(api: Api, subject: str, *, after: int) -> httpx.Response:
+    """As an EventSource that reconnects; the complete response."""
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+    return api.get(f"/v1/{subject}/events", headers=headers)
+
+
+def _assert_reconnects_end(answer: httpx.Response) -> None:
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["Cache-Control"] == "no-cache, no-transform", "204 would be cached"
+
+
+def test_no_content_ends_the_reconnects_after_the_final_event_of_a_job(api: Api) -> None:
     job_id = cancelled(api.core)
     last = _events(api, job_id)[-1]["number"]
-    with api.stream(job_id, Last_Event_ID=str(last)) as stream:
-        assert list(stream) == []
+    assert _open(api, f"jobs/{job_id}", after=last - 1).status_code == 200
+    _assert_reconnects_end(_open(api, f"jobs/{job_id}", after=last))
+    _assert_reconnects_end(_open(api, f"jobs/{job_id}", after=last + 1))
+    _assert_reconnects_end(api.get(f"/v1/jobs/{job_id}/events?after={last}", headers=STREAM))
+
+
+def test_no_content_ends_the_reconnects_where_the_events_have_expired(api: Api) -> None:
+    job_id = cancelled(api.core)
+    with api.core.database.transaction() as session:
+        session.execute(delete(JobEventRow))
+    _assert_reconnects_end(_open(api, f"jobs/{job_id}", after=0))
+
+
+def test_no_content_ends_the_reconnects_after_the_final_event_of_a_search(
+    api: Api, searching: Searching
+) -> None:
+    search_id = _finished_search(searching)
+    assert "id: 5" in _open(api, f"searches/{search_id}", after=4).text
+    _assert_reconnects_end(_open(api, f"searches/{search_id}", after=5))
+
+
+@pytest.mark.parametrize("of", ["jobs", "searches"])
+def test_no_proxy_may_store_or_compress_a_stream(api: Api, searching: Searching, of: str) -> None:
+    subject = searching.submit() if of == "searches" else api.core.submit()
+    headers = {"Authorization": f"Bearer {TOKEN}"} | STREAM
+    with api.http.stream("GET", f"/v1/{of}/{subject}/events", headers=headers) as response:
+        assert response.headers["Cache-Control"] == "no-cache, no-transform"
 
 
 def test_a_stream_has_the_progress_of_the_job(api: Api) -> None:
@@ -154,11 +200,6 @@ def test_an_invalid_last_event_id_is_refused(api: Api) -> None:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": "x"}
     answer = api.get(f"/v1/jobs/{job_id}/events", headers=headers)
     assert answer.status_code == 422
-
-
-@pytest.fixture
-def searching(api: Api) -> Searching:
-    return Searching(api.core)
 
 
 def _finished_search(searching: Searching) -> str:

@@ -40,7 +40,16 @@ def test_a_watch_has_each_event_and_ends_with_the_final_one(
     events = list(client.jobs.watch(job_id))
     assert _numbers(iter(events)) == list(range(1, len(events) + 1))
     assert events[-1].is_final
-    assert list(client.jobs.watch(job_id, after=len(events))) == []
+
+
+def test_a_watch_behind_the_final_event_ends_with_one_request(
+    service: Service, client: resnetd.Client
+) -> None:
+    job_id = service.end(Reason.COMPLETED)
+    last = max(event.number or 0 for event in client.jobs.events(job_id))
+    service.transport.requests.clear()
+    assert list(client.jobs.watch(job_id, after=last)) == []
+    assert len(service.transport.requests) == 1
 
 
 def test_events_arrive_while_the_job_runs(service: Service, client: resnetd.Client) -> None:
