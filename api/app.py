@@ -24,6 +24,7 @@ from api.routes import (
     drivers,
     job_actions,
     jobs,
+    metrics,
     runners,
     searches,
     session,
@@ -98,6 +99,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     for router in (
         jobs.router,
         job_actions.router,
+        metrics.router,
         checkpoints.router,
         attempts.router,
         runners.router,

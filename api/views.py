@@ -323,6 +323,8 @@ class CheckpointList(View):
 class SeriesView(View):
     iterations: list[int]
     values: list[float | None]
+    seconds: list[float]
+    times: list[float]
 
 
 class MetricsView(View):

@@ -262,7 +262,13 @@ def _begin_attempt(database: Database, api: _Api) -> _Attempt:
 def _make_report(number: int) -> str:
     """A report with the maximum number of points, serialized as workers do."""
     points = [
-        MetricPoint(series=f"s{index % 5}", iteration=number * MAX_POINTS + index, value=0.5)
+        MetricPoint(
+            series=f"s{index % 5}",
+            iteration=number * MAX_POINTS + index,
+            value=0.5,
+            seconds=0.0,
+            at=datetime.now(UTC),
+        )
         for index in range(MAX_POINTS)
     ]
     return Report(sequence=number, metrics=points).model_dump_json()

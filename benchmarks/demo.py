@@ -20,7 +20,7 @@ from benchmarks.results_table import Result, write_results
 from service.specs.job_spec import parse_job_spec
 from workers.training import trainer
 from workers.training.device_context import DeviceContext
-from workers.training.observers import NullObserver
+from workers.training.observers import NullObserver, StepTime
 
 ITERATIONS = 600
 _JOB: dict[str, Any] = {
@@ -82,8 +82,8 @@ class _RateRecorder(NullObserver):
     def __init__(self) -> None:
         self.rates: list[float] = []
 
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
-        del iteration
+    def on_metrics(self, step: StepTime, values: Mapping[str, float]) -> None:
+        del step
         if "images_per_second" in values:
             self.rates.append(values["images_per_second"])
 

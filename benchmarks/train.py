@@ -33,7 +33,7 @@ from workers.training import trainer
 from workers.training.data import datasets
 from workers.training.data.datasets import Images
 from workers.training.device_context import DeviceContext
-from workers.training.observers import NullObserver
+from workers.training.observers import NullObserver, StepTime
 
 DEPTH = 20
 BATCH_SIZE = 128
@@ -145,13 +145,13 @@ class _TurnTaker(NullObserver):
         self._turns.wait_for_next()
         self._turn_start, self._started = self._steps, time.perf_counter()
 
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+    def on_metrics(self, step: StepTime, values: Mapping[str, float]) -> None:
         """Called before and after an evaluation, whose time does not count."""
         if "train/loss" in values:
             self._evaluation_started = time.perf_counter()
         if "test/error" in values:
             self._started += time.perf_counter() - self._evaluation_started
-            evaluation = (iteration * BATCH_SIZE, values["test/error"])
+            evaluation = (step.iteration * BATCH_SIZE, values["test/error"])
             self._turns.measurements.evaluations.append(evaluation)
 
 

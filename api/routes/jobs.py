@@ -162,12 +162,11 @@ def get_metrics(
     job_id: str,
     session: ReadSession,
     series: Annotated[list[FilterText] | None, Query()] = None,
-    points: Annotated[int | None, Query(ge=1, le=100_000)] = None,
     format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
 ) -> MetricsView | Response:
-    """All series of metrics, or those named; downsampled to at most `points` points each."""
+    """All points of all series, or of those named; `GET /v1/metrics` summarizes long ones."""
     records.find_job(session, job_id)
-    found = metrics.read_series(session, job_id, names=series or (), points=points)
+    found = metrics.read_series(session, job_id, names=series or ())
     if format == "csv":
         return Response(_format_csv(found), media_type="text/csv")
     return MetricsView(
@@ -210,8 +209,9 @@ def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
 def _format_csv(found: Mapping[str, metrics.Series]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["series", "iteration", "value"])
+    writer.writerow(["series", "iteration", "value", "seconds", "time"])
     for name, series in found.items():
-        for iteration, value in zip(series.iterations, series.values, strict=True):
-            writer.writerow([name, iteration, "" if value is None else value])
+        columns = (series.iterations, series.values, series.seconds, series.times)
+        for iteration, value, seconds, at in zip(*columns, strict=True):
+            writer.writerow([name, iteration, "" if value is None else value, seconds, at])
     return text.getvalue()

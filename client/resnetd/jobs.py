@@ -328,35 +328,28 @@ class Jobs(RunResource[Job]):
                 return
             time.sleep(poll_seconds)
 
-    def metrics(
-        self, job_id: str, *, series: str | Sequence[str] = (), points: int | None = None
-    ) -> dict[str, Series]:
+    def metrics(self, job_id: str, *, series: str | Sequence[str] = ()) -> dict[str, Series]:
         """Return the metrics of a job by name: train/loss, train/error, test/loss, test/error ...
 
         Args:
             series: the names of the series. Default: all.
-            points: thin each series to this number of points. Default: all points.
 
         >>> client.jobs.metrics(finished.id, series="test/error")["test/error"].values
         (50.0, 2.5)
         """
-        params = drop_empty(series=as_list(series), points=points)
+        params = drop_empty(series=as_list(series))
         return self._api.get(self._path(job_id, "metrics"), _Metrics, params).series
 
-    def metrics_csv(
-        self, job_id: str, *, series: str | Sequence[str] = (), points: int | None = None
-    ) -> str:
+    def metrics_csv(self, job_id: str, *, series: str | Sequence[str] = ()) -> str:
         """Return the metrics of a job as CSV.
 
         Args:
-            series, points: as in `metrics`.
+            series: as in `metrics`.
 
-        >>> print(client.jobs.metrics_csv(finished.id, series="test/error"), end="")
-        series,iteration,value
-        test/error,10,50.0
-        test/error,20,2.5
+        >>> client.jobs.metrics_csv(finished.id).splitlines()[0]
+        'series,iteration,value,seconds,time'
         """
-        params = drop_empty(series=as_list(series), points=points, format="csv")
+        params = drop_empty(series=as_list(series), format="csv")
         return self._api.get_text(self._path(job_id, "metrics"), params)
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:

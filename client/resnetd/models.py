@@ -308,10 +308,15 @@ class Checkpoint(Record, frozen=True):
 
 
 class Series(Record, frozen=True):
-    """`values[i]` was measured after `iterations[i]` steps; None where it was not finite."""
+    """`values[i]` was measured after `iterations[i]` steps; None where it was not finite.
+
+    `seconds[i]`: training time of the job until then; `times[i]`: seconds since 1970.
+    """
 
     iterations: tuple[int, ...]
     values: tuple[float | None, ...]
+    seconds: tuple[float, ...]
+    times: tuple[float, ...]
 
 
 class Trial(Record, frozen=True):

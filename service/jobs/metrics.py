@@ -1,25 +1,33 @@
 """Metrics of a job: series of points by iteration, of which the newest attempt's counts."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
-from sqlalchemy import ARRAY, Double, Integer, Text, func, literal, select
+from sqlalchemy import ARRAY, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from service.jobs import metric_buckets
 from service.specs.protocol import MetricPoint
 from service.storage.tables import AttemptRow, JobRow, MetricRow
 
 _KEY = (MetricRow.job_id, MetricRow.series, MetricRow.iteration)
-_Points = dict[tuple[str, int], float | None]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points by ascending iteration; a value is None where it was not finite."""
+    """Points by ascending iteration; a value is None where it was not finite.
+
+    `seconds`: training time of the run until then; `times`: since 1970, in seconds.
+    """
 
     iterations: list[int]
     values: list[float | None]
+    seconds: list[float]
+    times: list[float]
 
 
 def append_points(
@@ -28,86 +36,76 @@ def append_points(
     """A point replaces that of an earlier attempt, or of this one, at the same iteration."""
     if not points:
         return
-    values = {(point.series, point.iteration): point.value for point in points}
-    insert = _insert_rows if session.get_bind().dialect.name == "sqlite" else _insert_arrays
-    insert(session, job.id, attempt.number, values)
+    newest_of_key = {(point.series, point.iteration): point for point in points}
+    rows = [
+        {
+            "job_id": job.id,
+            "series": point.series,
+            "iteration": point.iteration,
+            "attempt": attempt.number,
+            "value": point.value,
+            "seconds": point.seconds,
+            "time": point.at.timestamp(),
+        }
+        for point in newest_of_key.values()
+    ]
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(_replace_older(sqlite.insert(MetricRow)), rows)
+    else:
+        _insert_arrays(session, rows)
     newest = dict(job.latest_metrics)
     for point in sorted(points, key=lambda point: point.iteration):
         newest[point.series] = point.value
     job.latest_metrics = newest
+    metric_buckets.update(session, job, list(newest_of_key))
 
 
-def _insert_rows(session: Session, job_id: str, attempt: int, values: _Points) -> None:
-    statement = sqlite.insert(MetricRow)
-    statement = statement.on_conflict_do_update(
+def _replace_older(statement: Any) -> Any:
+    replaced = ("attempt", "value", "seconds", "time")
+    return statement.on_conflict_do_update(
         index_elements=_KEY,
-        set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
+        set_={name: statement.excluded[name] for name in replaced},
         where=MetricRow.attempt <= statement.excluded.attempt,
     )
-    rows = [
-        {
-            "job_id": job_id,
-            "series": series,
-            "iteration": iteration,
-            "attempt": attempt,
-            "value": value,
-        }
-        for (series, iteration), value in values.items()
-    ]
-    session.execute(statement, rows)
 
 
-def _insert_arrays(session: Session, job_id: str, attempt: int, values: _Points) -> None:
-    """Sends all points as three arrays: several times faster than a statement for each row."""
+def _insert_arrays(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Sends all points as arrays: several times faster than a statement for each row."""
+    names = list(rows[0])
+    kinds = [ARRAY(MetricRow.__table__.c[name].type) for name in names]
     unnested = func.unnest(
-        literal([series for series, _ in values], ARRAY(Text)),
-        literal([iteration for _, iteration in values], ARRAY(Integer)),
-        literal(list(values.values()), ARRAY(Double)),
-    ).table_valued("series", "iteration", "value")
+        *(
+            literal([row[name] for row in rows], kind)
+            for name, kind in zip(names, kinds, strict=True)
+        )
+    ).table_valued(*names)
     columns = unnested.render_derived().c
-    statement = postgresql.insert(MetricRow).from_select(
-        ["job_id", "series", "iteration", "attempt", "value"],
-        select(literal(job_id), columns.series, columns.iteration, literal(attempt), columns.value),
-    )
     session.execute(
-        statement.on_conflict_do_update(
-            index_elements=_KEY,
-            set_={"value": statement.excluded.value, "attempt": statement.excluded.attempt},
-            where=MetricRow.attempt <= statement.excluded.attempt,
+        _replace_older(
+            postgresql.insert(MetricRow).from_select(
+                names, select(*(columns[name] for name in names))
+            )
         )
     )
 
 
-def read_series(
-    session: Session, job_id: str, *, names: Sequence[str] = (), points: int | None = None
-) -> dict[str, Series]:
-    """All series, or those named; downsampled to at most `points` points each."""
+def read_series(session: Session, job_id: str, *, names: Sequence[str] = ()) -> dict[str, Series]:
+    """All series, or those named, with all of their points."""
     statement = (
-        select(MetricRow.series, MetricRow.iteration, MetricRow.value)
+        select(
+            MetricRow.series,
+            MetricRow.iteration,
+            MetricRow.value,
+            MetricRow.seconds,
+            MetricRow.time,
+        )
         .where(MetricRow.job_id == job_id)
         .order_by(MetricRow.series, MetricRow.iteration)
     )
     if names:
         statement = statement.where(MetricRow.series.in_(names))
     found: dict[str, Series] = {}
-    for name, iteration, value in session.execute(statement):
-        series = found.setdefault(name, Series(iterations=[], values=[]))
-        series.iterations.append(iteration)
-        series.values.append(value)
-    if points is None:
-        return found
-    return {name: downsample(series, points) for name, series in found.items()}
-
-
-def downsample(series: Series, points: int) -> Series:
-    """At most `points` of the series' points, evenly spaced, with the first and the last."""
-    count = len(series.iterations)
-    if count <= points:
-        return series
-    if points == 1:
-        return Series(iterations=series.iterations[-1:], values=series.values[-1:])
-    picked = [round(index * (count - 1) / (points - 1)) for index in range(points)]
-    return Series(
-        iterations=[series.iterations[index] for index in picked],
-        values=[series.values[index] for index in picked],
-    )
+    for name, points in itertools.groupby(session.execute(statement), key=itemgetter(0)):
+        _, iterations, values, seconds, times = map(list, zip(*points, strict=True))
+        found[name] = Series(iterations, values, seconds, times)
+    return found

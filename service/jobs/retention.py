@@ -21,6 +21,7 @@ from service.storage.tables import (
     JobEventRow,
     JobRow,
     LogRow,
+    MetricBucketRow,
     MetricRow,
     TrialRow,
 )
@@ -128,6 +129,7 @@ def delete_expired(session: Session, expired: ExpiredRecords) -> None:
     session.execute(delete(LogRow).where(LogRow.job_id.in_(expired.logs)))
     session.execute(delete(JobEventRow).where(JobEventRow.subject_id.in_(expired.events)))
     session.execute(delete(MetricRow).where(MetricRow.job_id.in_(expired.metrics)))
+    session.execute(delete(MetricBucketRow).where(MetricBucketRow.job_id.in_(expired.metrics)))
     for job_id, number in expired.long_logs.items():
         session.execute(delete(LogRow).where(LogRow.job_id == job_id, LogRow.number <= number))
 

@@ -94,11 +94,16 @@ class AttemptConfig(ProtocolModel):
 
 
 class MetricPoint(ProtocolModel):
-    """`value` None: it was not finite. A loss that diverged keeps its place in the series."""
+    """`value` None: it was not finite. A loss that diverged keeps its place in the series.
+
+    `seconds`: training time of the run until this iteration, over all attempts.
+    """
 
     series: SeriesName
     iteration: Count
     value: float | None
+    seconds: Annotated[float, Field(ge=0)]
+    at: Time
 
 
 class LogLine(ProtocolModel):

@@ -124,6 +124,9 @@ class JobRow(SubmittedRow):
     timing_key: equal for jobs that take the same time per iteration.
     macs_per_iteration: multiply-adds per iteration; None if the number of images is not known.
     checkpointed_iteration: iteration of the newest checkpoint.
+    bucket_width: iterations of the smallest metric bucket; 0: too few points for buckets.
+    bucketed_iterations: metrics of lower iterations are in buckets (service.jobs.metric_buckets).
+    unbucketed_points: points of the longest series that are not in buckets.
     source_checkpoint_id: checkpoint of another job, kept until this job has ended.
     not_before: end of the backoff after a failed attempt.
     stop_requested: why the current attempt is asked to stop.
@@ -168,6 +171,9 @@ class JobRow(SubmittedRow):
     log_line_count: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
     latest_metrics: Mapped[dict[str, float | None]] = mapped_column(Document, default=dict)
+    bucket_width: Mapped[int] = mapped_column(default=0)
+    bucketed_iterations: Mapped[int] = mapped_column(default=0)
+    unbucketed_points: Mapped[int] = mapped_column(default=0)
     environment: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
 
@@ -301,7 +307,10 @@ class DriverRow(RayJobRow):
 
 
 class MetricRow(Base):
-    """A point of a metric series; a resumed attempt overwrites the iterations that it repeats."""
+    """A point of a metric series; a resumed attempt overwrites the iterations that it repeats.
+
+    seconds: training time of the run until then; time: since 1970, in seconds.
+    """
 
     __tablename__ = "metrics"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -311,6 +320,33 @@ class MetricRow(Base):
     iteration: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     attempt: Mapped[int]
     value: Mapped[float | None]
+    seconds: Mapped[float]
+    time: Mapped[float]
+
+
+class MetricBucketRow(Base):
+    """Points of a series in the iterations from `start`; the level says how many iterations.
+
+    Over finite values: count, sum, first, min, max, last. Of the last point: iteration, seconds,
+    time.
+    """
+
+    __tablename__ = "metric_buckets"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    series: Mapped[str] = mapped_column(String(63), primary_key=True)
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    count: Mapped[int]
+    sum: Mapped[float | None]
+    first: Mapped[float | None]
+    min: Mapped[float | None]
+    max: Mapped[float | None]
+    last: Mapped[float | None]
+    iteration: Mapped[int]
+    seconds: Mapped[float]
+    time: Mapped[float]
 
 
 class LogRow(Base):

@@ -13,7 +13,7 @@ from service.specs.job_spec import JobSpec, parse_job_spec
 from service.states import CheckpointPart
 from workers.training import checkpoint, spawn, trainer
 from workers.training.device_context import DeviceContext
-from workers.training.observers import NullObserver
+from workers.training.observers import NullObserver, StepTime
 
 # A few seconds of training, with checkpoints in between.
 _RECIPE = {"name": "quick", "iterations": 400, "evaluate_every": 100, "checkpoint_every": 50}
@@ -154,8 +154,8 @@ class _PointRecorder(NullObserver):
     def __init__(self) -> None:
         self.rows: list[tuple[str, int, float]] = []
 
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
-        self.rows += [(series, iteration, value) for series, value in values.items()]
+    def on_metrics(self, step: StepTime, values: Mapping[str, float]) -> None:
+        self.rows += [(series, step.iteration, value) for series, value in values.items()]
 
 
 def _train(case: JobCase, folder: Path, context: DeviceContext) -> None:

@@ -312,7 +312,11 @@ def test_metrics_are_summarized_or_printed_completely(service: Service, command:
     assert ["test/error", "2", "9.5", "20", "9.5"] in rows
     assert ["train/loss", "2", "not", "finite", "20", "0.5"] in rows
     assert command("metrics", training.job_id, "--csv", "--series", "test/error") == 0
-    assert command.out == "series,iteration,value\ntest/error,10,12.0\ntest/error,20,9.5\n"
+    assert [line.split(",")[:3] for line in command.out.splitlines()] == [
+        ["series", "iteration", "value"],
+        ["test/error", "10", "12.0"],
+        ["test/error", "20", "9.5"],
+    ]
     assert command("metrics", training.job_id, "-o", "json") == 0
     assert json.loads(command.out)["series"]["test/error"]["values"] == [12.0, 9.5]
 

@@ -117,8 +117,6 @@ def test_progress_and_metrics_are_read(service: Service, client: resnetd.Client)
     series = client.jobs.metrics(training.job_id, series=["test/error", "train/loss"])
     assert (series["test/error"].iterations, series["test/error"].values) == ((5, 10), (50, 12))
     assert series["train/loss"].values == (None,)
-    (thinned,) = client.jobs.metrics(training.job_id, series="test/error", points=1).values()
-    assert len(thinned.values) == 1
 
 
 def test_events_and_logs_are_read_from_all_pages(service: Service, client: resnetd.Client) -> None:

@@ -18,6 +18,7 @@ from service.specs.job_spec import JobSpec, parse_job_spec
 from service.specs.protocol import (
     CheckpointManifest,
     FinishAttemptRequest,
+    MetricPoint,
     NextAttemptResponse,
     PartDigest,
     Report,
@@ -59,6 +60,14 @@ def spec(**fields: Any) -> JobSpec:
 
 def workers(number: int, **fields: Any) -> dict[str, Any]:
     return {"num_workers": number} | fields
+
+
+def make_point(series: str, iteration: int, value: float | None) -> MetricPoint:
+    """Measured after a second of training for each iteration."""
+    at = START + timedelta(seconds=iteration)
+    return MetricPoint(
+        series=series, iteration=iteration, value=value, seconds=float(iteration), at=at
+    )
 
 
 def content(part: CheckpointPart, iteration: int) -> bytes:

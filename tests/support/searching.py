@@ -16,14 +16,13 @@ from service.searches.ranking import SearchProgress
 from service.specs import search_spec
 from service.specs.protocol import (
     AssignedTrial,
-    MetricPoint,
     NextEvaluationResponse,
     Progress,
     SearchDriverConfig,
 )
 from service.states import Reason
 from service.storage.tables import DriverRow, SearchRow
-from tests.support.core import Core, Taken, written
+from tests.support.core import Core, Taken, make_point, written
 
 # The smallest job: two evaluations.
 TINY = {"name": "quick", "iterations": 20, "evaluate_every": 10, "checkpoint_every": 20}
@@ -163,7 +162,7 @@ class Searching:
             attempt.attempt_id,
             sequence,
             progress=Progress(iteration=iteration, iterations=20, images_per_second=None),
-            metrics=[MetricPoint(series="test/error", iteration=iteration, value=error)],
+            metrics=[make_point(series="test/error", iteration=iteration, value=error)],
         )
 
     def train(self, error: float, *, reason: Reason = Reason.COMPLETED) -> None:

@@ -1,6 +1,7 @@
 """What a training run reports, and waiting for a job."""
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 import resnetd
 from service.catalog.recipes import Recipe
@@ -8,6 +9,11 @@ from service.specs.job_spec import JobSpec
 from service.specs.protocol import MetricPoint
 from tests.support.fake_api import eventually
 from workers.training import trainer
+from workers.training.observers import StepTime
+
+
+def make_step(iteration: int) -> StepTime:
+    return StepTime(iteration, seconds=float(iteration), at=datetime.now(UTC))
 
 
 def expected_points(spec: JobSpec) -> dict[str, list[int]]:

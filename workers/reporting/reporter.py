@@ -136,9 +136,9 @@ class Reporter:
                 self._has_progress = True
                 self._flush_soon()
 
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+    def on_metrics(self, step: observers.StepTime, values: Mapping[str, float]) -> None:
         with self._changed:
-            self._pending.metrics.extend(reports.make_points(iteration, values))
+            self._pending.metrics.extend(reports.make_points(step, values))
 
     def on_log(self, level: LogLevel, message: str) -> None:
         line = LogLine(at=datetime.now(UTC), level=level, message=message[:MAX_LINE_LENGTH])

@@ -9,7 +9,13 @@ from pathlib import Path
 from service.specs import protocol
 from service.specs.protocol import CheckpointManifest, MetricPoint, PartDigest
 from service.states import CheckpointPart
-from workers.training.observers import LaunchTimes, Progress, RunEnvironment, SavedCheckpoint
+from workers.training.observers import (
+    LaunchTimes,
+    Progress,
+    RunEnvironment,
+    SavedCheckpoint,
+    StepTime,
+)
 
 
 def make_environment(environment: RunEnvironment) -> protocol.RunEnvironment:
@@ -24,11 +30,15 @@ def make_progress(progress: Progress) -> protocol.Progress:
     return protocol.Progress(**asdict(progress))
 
 
-def make_points(iteration: int, values: Mapping[str, float]) -> list[MetricPoint]:
+def make_points(step: StepTime, values: Mapping[str, float]) -> list[MetricPoint]:
     """A value that is not finite becomes None: JSON has no other way to store it."""
     return [
         MetricPoint(
-            series=series, iteration=iteration, value=value if math.isfinite(value) else None
+            series=series,
+            iteration=step.iteration,
+            value=value if math.isfinite(value) else None,
+            seconds=step.seconds,
+            at=step.at,
         )
         for series, value in values.items()
     ]

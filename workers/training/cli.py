@@ -19,7 +19,13 @@ from service.text import count_of
 from workers.training import checkpoint, spawn, trainer
 from workers.training.device_context import DeviceContext
 from workers.training.errors import TrainingError
-from workers.training.observers import LaunchTimes, Progress, RunEnvironment, SavedCheckpoint
+from workers.training.observers import (
+    LaunchTimes,
+    Progress,
+    RunEnvironment,
+    SavedCheckpoint,
+    StepTime,
+)
 from workers.training.trainer import Outcome
 
 _SignalHandler = Callable[[int, FrameType | None], None] | signal.Handlers
@@ -139,11 +145,11 @@ class CliObserver:
             line = f"{progress.iteration:>8} of {progress.iterations}  {speed:,.0f} images/s"
             _write(f"{line:<{_LINE_WIDTH}}\r")
 
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+    def on_metrics(self, step: StepTime, values: Mapping[str, float]) -> None:
         self._latest |= values
         if "test/error" in values:
             _write_line(
-                f"{iteration:>8}  "
+                f"{step.iteration:>8}  "
                 f"training error {_percent(self._latest.get('train/error'))}  "
                 f"test error {_percent(values['test/error'])}  "
                 f"learning rate {self._latest.get('learning_rate', 0):g}  "

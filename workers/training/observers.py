@@ -45,6 +45,15 @@ class LaunchTimes:
 
 
 @dataclass(frozen=True)
+class StepTime:
+    """When a step was complete: training seconds over all attempts, and the time, UTC."""
+
+    iteration: int
+    seconds: float
+    at: datetime
+
+
+@dataclass(frozen=True)
 class Progress:
     """`images_per_second`: of all workers together; None before the first measurement."""
 
@@ -73,8 +82,8 @@ class Observer(Protocol):
     def on_first_step(self, times: LaunchTimes) -> None: ...
     def on_progress(self, progress: Progress) -> None: ...
 
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Values by series name; a diverged loss is not finite."""
+    def on_metrics(self, step: StepTime, values: Mapping[str, float]) -> None:
+        """Values by series name, measured after that step; a diverged loss is not finite."""
 
     def on_log(self, level: LogLevel, message: str) -> None: ...
 
@@ -103,7 +112,7 @@ class NullObserver:
     def on_start(self, environment: RunEnvironment) -> None: ...
     def on_first_step(self, times: LaunchTimes) -> None: ...
     def on_progress(self, progress: Progress) -> None: ...
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None: ...
+    def on_metrics(self, step: StepTime, values: Mapping[str, float]) -> None: ...
     def on_log(self, level: LogLevel, message: str) -> None: ...
     def on_checkpoint(self, saved: SavedCheckpoint) -> None: ...
 

@@ -41,7 +41,7 @@ from workers.training.errors import TrainingDiverged
 from workers.training.evaluation import Evaluator, PendingEvaluation
 from workers.training.metric_sums import TrainingMetrics, Window
 from workers.training.models import resnet, weight_init
-from workers.training.observers import LaunchTimes, NullObserver, Observer, Progress
+from workers.training.observers import LaunchTimes, NullObserver, Observer, Progress, StepTime
 from workers.training.optimizer import Optimizer
 from workers.training.sync_batch_norm import convert_sync_batch_norm
 from workers.training.throughput import ThroughputMeter
@@ -272,6 +272,9 @@ class Trainer:
             learning_rate=learning_rate,
             training_seconds=time.monotonic() - self._started_at,
         )
+        self._step_time = StepTime(
+            self.state.iteration, self.state.training_seconds, datetime.now(UTC)
+        )
         if not self._has_stepped:
             self._has_stepped = True
             self.context.synchronize()
@@ -288,7 +291,7 @@ class Trainer:
             "learning_rate": learning_rate,
             "images_per_second": self._throughput.measure(iteration),
         }
-        self.observer.on_metrics(iteration, values)
+        self.observer.on_metrics(self._step_time, values)
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"training loss is {loss} at iteration {iteration} with learning rate "
@@ -306,19 +309,19 @@ class Trainer:
         _, train_error = self.metrics.take_means(Window.SINCE_EVALUATION, self.ranks)
         with self._pause_throughput():
             started = self.evaluator.start()
-        self._pending = _PendingEvaluation(started, self.state.iteration, train_error)
+        self._pending = _PendingEvaluation(started, self._step_time, train_error)
 
     def _finish_evaluation(self) -> None:
         """Waits for the pending evaluation, if any, and writes the checkpoint of its weights."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        iteration = pending.iteration
+        iteration = pending.step.iteration
         # An asynchronous evaluation costs training time only where it is waited for.
         with nullcontext() if self.evaluator.is_async else self._pause_throughput():
             results = pending.evaluation.wait()
         for split, (loss, error) in results.items():
-            self.observer.on_metrics(iteration, {f"{split}/loss": loss, f"{split}/error": error})
+            self.observer.on_metrics(pending.step, {f"{split}/loss": loss, f"{split}/error": error})
         loss, error = results[EvaluationSplit.TEST]
         if math.isnan(loss):
             raise TrainingDiverged(f"test loss is {loss} at iteration {iteration}")
@@ -343,7 +346,7 @@ class Trainer:
         iteration = self.state.iteration
         if iteration == self._saved_iteration:
             return
-        if self._pending is not None and self._pending.iteration < iteration:
+        if self._pending is not None and self._pending.step.iteration < iteration:
             self._finish_evaluation()
         with self._pause_throughput():
             sums_RWS = self.ranks.all_gather(self.metrics.sums_WS)
@@ -418,10 +421,10 @@ class Trainer:
 
 @dataclass
 class _PendingEvaluation:
-    """An evaluation of the weights at `iteration`; `checkpoint` holds the same weights."""
+    """An evaluation of the weights after `step`; `checkpoint` holds the same weights."""
 
     evaluation: PendingEvaluation
-    iteration: int
+    step: StepTime
     train_error: float
     checkpoint: Checkpoint | None = None
 

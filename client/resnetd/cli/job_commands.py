@@ -237,22 +237,17 @@ def metrics(
     job_id: JobId,
     *,
     series: Annotated[list[str] | None, typer.Option(help="Only this series; repeatable.")] = None,
-    points: Annotated[
-        int | None, typer.Option(min=1, help="Thin each series to this number of points.")
-    ] = None,
-    is_csv: Annotated[
-        bool, typer.Option("--csv", help="Print all points as series,iteration,value.")
-    ] = False,
+    is_csv: Annotated[bool, typer.Option("--csv", help="Print all points as CSV.")] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the metrics of a job."""
     session: Session = context.obj
     job = session.client.jobs.find(job_id)
     if is_csv:
-        text = session.client.jobs.metrics_csv(job.id, series=series or (), points=points)
+        text = session.client.jobs.metrics_csv(job.id, series=series or ())
         typer.echo(text, nl=False)
         return
-    found = session.client.jobs.metrics(job.id, series=series or (), points=points)
+    found = session.client.jobs.metrics(job.id, series=series or ())
     session.show(output, {"series": found}, render.metrics(found))
 
 

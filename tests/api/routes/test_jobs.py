@@ -334,18 +334,16 @@ def test_all_series_are_read_by_iteration(api: Api, measured: str) -> None:
     found = _series(api, measured)
     assert set(found) == {"train/loss", "test/error"}
     assert found["train/loss"]["iterations"] == list(range(1, 11))
-    assert found["test/error"] == {"iterations": [5, 10], "values": [20.5, None]}
+    assert found["test/error"] == {
+        "iterations": [5, 10],
+        "values": [20.5, None],
+        "seconds": [5.0, 10.0],
+        "times": [START.timestamp() + 5, START.timestamp() + 10],
+    }
 
 
 def test_only_the_named_series_are_read(api: Api, measured: str) -> None:
     assert set(_series(api, measured, "series=test/error&series=nothing")) == {"test/error"}
-
-
-def test_each_series_is_downsampled(api: Api, measured: str) -> None:
-    found = _series(api, measured, "points=4")
-    assert found["train/loss"]["iterations"] == [1, 4, 7, 10]
-    assert found["train/loss"]["values"] == [1.0, 4.0, 7.0, 10.0]
-    assert found["test/error"]["iterations"] == [5, 10]
 
 
 def test_a_job_without_metrics_has_no_series(api: Api) -> None:
@@ -353,18 +351,16 @@ def test_a_job_without_metrics_has_no_series(api: Api) -> None:
 
 
 def test_metrics_are_read_as_csv(api: Api, measured: str) -> None:
-    answer = api.get(f"/v1/jobs/{measured}/metrics?format=csv&points=2")
+    answer = api.get(f"/v1/jobs/{measured}/metrics?format=csv&series=test/error")
     assert answer.headers["Content-Type"].startswith("text/csv")
     assert list(csv.reader(io.StringIO(answer.text))) == [
-        ["series", "iteration", "value"],
-        ["test/error", "5", "20.5"],
-        ["test/error", "10", ""],
-        ["train/loss", "1", "1.0"],
-        ["train/loss", "10", "10.0"],
+        ["series", "iteration", "value", "seconds", "time"],
+        ["test/error", "5", "20.5", "5.0", str(START.timestamp() + 5)],
+        ["test/error", "10", "", "10.0", str(START.timestamp() + 10)],
     ]
 
 
-@pytest.mark.parametrize("query", ["points=0", "points=x", "format=xml", "series=%00"])
+@pytest.mark.parametrize("query", ["format=xml", "series=%00"])
 def test_an_invalid_query_of_metrics_is_refused(api: Api, measured: str, query: str) -> None:
     answer = api.get(f"/v1/jobs/{measured}/metrics?{query}")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")

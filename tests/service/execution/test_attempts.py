@@ -15,11 +15,11 @@ from service.jobs import checkpoints, logs, metrics
 from service.specs.protocol import LogLine, MetricPoint, Progress, Report, RunEnvironment
 from service.states import AttemptState, CheckpointPart, JobState, LogLevel, Reason
 from service.storage.tables import CheckpointRow
-from tests.support.core import Core, job_id_of, note
+from tests.support.core import Core, job_id_of, make_point, note
 
 
 def _loss(iteration: int, value: float | None) -> MetricPoint:
-    return MetricPoint(series="train/loss", iteration=iteration, value=value)
+    return make_point(series="train/loss", iteration=iteration, value=value)
 
 
 def _line(core: Core, message: str) -> LogLine:

@@ -16,7 +16,7 @@ from service.jobs import lifecycle, submission
 from service.scheduling.leases import Claim
 from service.specs.protocol import MetricPoint
 from service.states import NEXT_STATES, AttemptState, Blame, JobState, Reason, StopReason
-from tests.support.core import NO_DATA, Core, job_id_of, spec
+from tests.support.core import NO_DATA, Core, job_id_of, make_point, spec
 
 
 @pytest.mark.parametrize("state", JobState)
@@ -274,7 +274,7 @@ def test_the_time_limit_starts_with_the_training(core: Core) -> None:
 
 
 def _points(iteration: int) -> list[MetricPoint]:
-    return [MetricPoint(series="train/loss", iteration=iteration, value=0.5)]
+    return [make_point(series="train/loss", iteration=iteration, value=0.5)]
 
 
 def test_a_job_that_fails_three_times_at_one_iteration_is_held(core: Core) -> None:

@@ -13,10 +13,10 @@ from service.jobs import checkpoints, logs, metrics, retention
 from service.scheduling.leases import Claim
 from service.settings import RecordRetention
 from service.specs.job_spec import Retention
-from service.specs.protocol import CheckpointManifest, LogLine, MetricPoint
+from service.specs.protocol import CheckpointManifest, LogLine
 from service.states import LogLevel, Reason
 from service.storage.tables import CheckpointRow, JobEventRow
-from tests.support.core import START, Core, Taken, job_id_of, note
+from tests.support.core import START, Core, Taken, job_id_of, make_point, note
 
 
 def _row(iteration: int, test_error: float | None = None) -> CheckpointRow:
@@ -120,7 +120,7 @@ def _ended(core: Core, *, lines: int = 3) -> Claim:
     logged = [
         LogLine(at=START, level=LogLevel.INFO, message=str(number)) for number in range(lines)
     ]
-    point = MetricPoint(series="train/loss", iteration=1, value=0.5)
+    point = make_point(series="train/loss", iteration=1, value=0.5)
     core.report(claimed.attempt_id, 2, logs=logged, metrics=[point])
     core.finish(claimed.attempt_id)
     core.release(claimed)

@@ -1,9 +1,8 @@
 """Admission against a database: aging, backfill by measured times, preemption, limits."""
 
 from service.settings import ConcurrencyLimit
-from service.specs.protocol import MetricPoint
 from service.states import JobState, Reason, StopReason
-from tests.support.core import Core, job_id_of, note, workers
+from tests.support.core import Core, job_id_of, make_point, note, workers
 
 STEPS = 100
 QUICK = {"name": "quick", "iterations": STEPS}
@@ -21,7 +20,7 @@ def measure(core: Core, *, seconds_per_step: float) -> None:
     """Runs a job alone at that rate; its first report comes at once."""
     claimed = core.run(recipe=QUICK)
     core.clock.advance(STEPS * seconds_per_step)
-    last = MetricPoint(series="train/loss", iteration=STEPS, value=0.5)
+    last = make_point(series="train/loss", iteration=STEPS, value=0.5)
     core.report(claimed.attempt_id, 2, metrics=[last])
     core.finish(claimed.attempt_id)
     core.release(claimed)
@@ -55,7 +54,7 @@ def test_a_job_that_is_measured_to_fit_is_backfilled(core: Core) -> None:
     running = core.start_next()
     core.report(running.attempt_id, 1)
     core.clock.advance(100.0)
-    at = MetricPoint(series="train/loss", iteration=100, value=0.5)
+    at = make_point(series="train/loss", iteration=100, value=0.5)
     core.report(running.attempt_id, 2, metrics=[at])
     core.submit(name="head", resources=workers(4))
     core.submit(name="too long", recipe=QUICK | {"iterations": 201})

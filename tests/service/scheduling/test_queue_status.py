@@ -9,9 +9,8 @@ from service.errors import CannotFit
 from service.scheduling import queue_status
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
 from service.settings import ConcurrencyLimit
-from service.specs.protocol import MetricPoint
 from service.states import Reason
-from tests.support.core import Core, job_id_of, spec, workers
+from tests.support.core import Core, job_id_of, make_point, spec, workers
 
 QUICK = {"name": "quick", "iterations": 100}
 
@@ -46,7 +45,7 @@ def measure(core: Core) -> None:
     core.clock.advance(2.0)
     core.report(claimed.attempt_id, 1)
     core.clock.advance(100.0)
-    points = [MetricPoint(series="train/loss", iteration=100, value=0.5)]
+    points = [make_point(series="train/loss", iteration=100, value=0.5)]
     core.report(claimed.attempt_id, 2, metrics=points)
     core.finish(claimed.attempt_id)
     core.release(claimed)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.searches.ranking import compute_ranks
-from service.specs.protocol import MetricPoint
 from service.states import JobState, Reason
+from tests.support.core import make_point
 from tests.support.searching import Searching
 
 
@@ -41,7 +41,7 @@ def test_the_best_trials_of_several_metrics_are_the_pareto_front(searching: Sear
         searching.assign_trial(search_id, tune_id)
         attempt = core.start_next()
         points = [
-            MetricPoint(series=f"{split}/error", iteration=20, value=value)
+            make_point(series=f"{split}/error", iteration=20, value=value)
             for split, value in zip(("test", "train"), errors, strict=True)
         ]
         core.report(attempt.attempt_id, 1, metrics=points)

@@ -3,8 +3,8 @@
 import pytest
 
 from service.errors import Conflict, NotFound
-from service.specs.protocol import MetricPoint
 from service.states import JobState, Reason
+from tests.support.core import make_point
 from tests.support.searching import Searching
 
 
@@ -97,8 +97,8 @@ def test_an_evaluation_that_was_not_finite_is_skipped(searching: Searching) -> N
     attempt = core.start_next()
     for sequence, (iteration, loss) in enumerate(((10, None), (15, 2.0)), start=1):
         points = [
-            MetricPoint(series="test/error", iteration=iteration, value=50.0),
-            MetricPoint(series="test/loss", iteration=iteration, value=loss),
+            make_point(series="test/error", iteration=iteration, value=50.0),
+            make_point(series="test/loss", iteration=iteration, value=loss),
         ]
         core.report(attempt.attempt_id, sequence, metrics=points)
     response = searching.next_evaluation(search_id, "a")

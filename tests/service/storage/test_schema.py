@@ -15,12 +15,12 @@ from sqlalchemy import MetaData, inspect
 from service.access import sign_ins, tokens
 from service.errors import DatabaseUnavailable
 from service.notifications import webhooks
-from service.specs.protocol import LogLine, MetricPoint
+from service.specs.protocol import LogLine
 from service.states import LogLevel
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base
-from tests.support.core import Core, job_id_of, note
+from tests.support.core import Core, job_id_of, make_point, note
 from tests.support.fake_api import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.searching import Searching
@@ -103,7 +103,7 @@ def _fill(core: Core) -> None:
         sign_ins.sign_in(session, token, now=core.clock.now)
         webhooks.add_webhook(session, "https://example.org/", (), user="ann", now=core.clock.now)
     claimed = core.run(tags=["nightly"])
-    point = MetricPoint(series="train/loss", iteration=20, value=1.5)
+    point = make_point(series="train/loss", iteration=20, value=1.5)
     line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="a line")
     core.report(claimed.attempt_id, 2, metrics=[point], logs=[line], checkpoints=[note(20)])
     core.submit(after=[job_id_of(claimed)], key="once")

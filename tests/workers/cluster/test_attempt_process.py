@@ -11,6 +11,7 @@ from service.resources import WorkerGroup
 from service.specs.protocol import AttemptConfig
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
 from tests.support.fake_api import Fault, digits_config, fake_api, settings_of
+from tests.support.training import make_step
 from workers.cluster import attempt_process
 from workers.cluster.attempt_outcome import AttemptOutcome
 from workers.cluster.attempt_process import classify_failure, run_in_process
@@ -105,7 +106,7 @@ def test_an_attempt_that_was_replaced_reports_nothing(tmp_path: Path) -> None:
 
 def failing_with(error: Exception) -> object:
     def train(*_: object, observer: Reporter, **__: object) -> NoReturn:
-        observer.on_metrics(1, {"train/loss": math.nan})
+        observer.on_metrics(make_step(1), {"train/loss": math.nan})
         observer.on_log(LogLevel.ERROR, "last line")
         raise error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.states import CheckpointPart
 from tests.support.fake_api import TOKEN, FakeApi
+from tests.support.training import make_step
 from workers.reporting.api_client import AttemptClient
 from workers.reporting.reporter import Reporter
 from workers.training.observers import RunEnvironment, SavedCheckpoint
@@ -61,7 +62,7 @@ def started(
 
 def report_loss(reporter: Reporter, *iterations: int) -> None:
     for iteration in iterations:
-        reporter.on_metrics(iteration, {"train/loss": 1 / (iteration + 1)})
+        reporter.on_metrics(make_step(iteration), {"train/loss": 1 / (iteration + 1)})
 
 
 def iterations(api: FakeApi) -> list[int]:

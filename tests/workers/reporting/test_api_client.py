@@ -20,11 +20,11 @@ from service.errors import (
 from service.specs.protocol import (
     AttemptConfig,
     FinishAttemptRequest,
-    MetricPoint,
     PartDigest,
     Report,
 )
 from service.states import CheckpointPart, JobState, Reason
+from tests.support.core import make_point
 from tests.support.fake_api import TOKEN, FakeApi, Fault, digits_config, fake_api
 from workers.reporting import api_client
 from workers.reporting.api_client import AttemptClient
@@ -126,7 +126,7 @@ def test_errors_have_the_class_of_their_code(api: FakeApi, client: AttemptClient
     with pytest.raises(SequenceGap):
         client.report(Report(sequence=9))
     api.inject_fault(Fault.REJECTING_REPORTS)
-    points = [MetricPoint(series="train/loss", iteration=1, value=None)]
+    points = [make_point(series="train/loss", iteration=1, value=None)]
     with pytest.raises(InvalidInput):
         client.report(Report(sequence=1, metrics=points))
     api.inject_fault(Fault.STALE)

@@ -8,6 +8,7 @@ import pytest
 from service.specs.protocol import MAX_LINE_LENGTH, MAX_POINTS
 from service.states import CheckpointPart, LogLevel, StopReason
 from tests.support.fake_api import FakeApi, Fault, eventually
+from tests.support.training import make_step
 from tests.workers.reporting.support import (
     ENVIRONMENT,
     files_below,
@@ -237,7 +238,8 @@ def test_an_invalid_token_fences_the_attempt(api: FakeApi, tmp_path: Path) -> No
 
 def test_observations_beyond_the_limits_take_several_reports(api: FakeApi, tmp_path: Path) -> None:
     with started(api, tmp_path) as reporter:
-        reporter.on_metrics(1, {f"series/{index}": 0.0 for index in range(2 * MAX_POINTS + 1)})
+        values = {f"series/{index}": 0.0 for index in range(2 * MAX_POINTS + 1)}
+        reporter.on_metrics(make_step(1), values)
         reporter.on_log(LogLevel.ERROR, "x" * (MAX_LINE_LENGTH + 1))
         assert reporter.close(deadline_seconds=20.0)
 

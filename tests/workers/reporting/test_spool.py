@@ -1,11 +1,12 @@
 import shutil
 from pathlib import Path
 
-from service.specs.protocol import CheckpointManifest, LogLine, MetricPoint, Report
+from service.specs.protocol import CheckpointManifest, LogLine, Report
 from service.states import LogLevel
+from tests.support.core import make_point
 from workers.reporting.spool import Spool
 
-POINTS = [MetricPoint(series="train/loss", iteration=i, value=0.5) for i in range(100)]
+POINTS = [make_point(series="train/loss", iteration=i, value=0.5) for i in range(100)]
 MANIFEST = CheckpointManifest(iteration=1, test_error=None, train_error=None, parts=[])
 
 

@@ -17,7 +17,13 @@ from service.specs.job_spec import JobSpec, StartMode
 from service.states import CheckpointPart, LogLevel, StopReason
 from workers.training import checkpoint, distributed, precision, trainer
 from workers.training.device_context import DeviceContext
-from workers.training.observers import LaunchTimes, Progress, RunEnvironment, SavedCheckpoint
+from workers.training.observers import (
+    LaunchTimes,
+    Progress,
+    RunEnvironment,
+    SavedCheckpoint,
+    StepTime,
+)
 from workers.training.optimizer import Optimizer
 from workers.training.train_step import TrainStep
 from workers.training.trainer import Outcome
@@ -61,7 +67,8 @@ class RecordingObserver:
     def on_progress(self, progress: Progress) -> None:
         self.progress.append(progress)
 
-    def on_metrics(self, iteration: int, values: Mapping[str, float]) -> None:
+    def on_metrics(self, step: StepTime, values: Mapping[str, float]) -> None:
+        iteration = step.iteration
         self.num_points += len(values)
         self.points |= {(series, iteration): value for series, value in values.items()}
         self.series_order += [(series, iteration) for series in values]

@@ -14,6 +14,7 @@ from tests.workers.training.support import RecordingObserver, digests, run, smal
 from workers.training import checkpoint
 from workers.training.__main__ import main
 from workers.training.cli import EXIT_INTERRUPTED, CliObserver
+from workers.training.observers import StepTime
 
 SHORT = ["--depth", "8", "--dataset", "digits", "--iterations", "12"]
 
@@ -83,9 +84,9 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_exits_with_130(
 ) -> None:
     on_metrics = CliObserver.on_metrics
 
-    def interrupt(self: CliObserver, iteration: int, values: Mapping[str, float]) -> None:
-        on_metrics(self, iteration, values)
-        if iteration == 5:
+    def interrupt(self: CliObserver, step: StepTime, values: Mapping[str, float]) -> None:
+        on_metrics(self, step, values)
+        if step.iteration == 5:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(CliObserver, "on_metrics", interrupt)

@@ -123,6 +123,9 @@ def upgrade() -> None:
             sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
             nullable=False,
         ),
+        sa.Column("bucket_width", sa.Integer(), nullable=False),
+        sa.Column("bucketed_iterations", sa.Integer(), nullable=False),
+        sa.Column("unbucketed_points", sa.Integer(), nullable=False),
         sa.Column(
             "environment", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True
         ),
@@ -510,10 +513,35 @@ def upgrade() -> None:
         sa.Column("iteration", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("value", sa.Double(), nullable=True),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("time", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name=op.f("fk_metrics_job_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("job_id", "series", "iteration", name=op.f("pk_metrics")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "metric_buckets",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("series", sa.String(length=63), nullable=False),
+        sa.Column("level", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("start", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("sum", sa.Double(), nullable=True),
+        sa.Column("first", sa.Double(), nullable=True),
+        sa.Column("min", sa.Double(), nullable=True),
+        sa.Column("max", sa.Double(), nullable=True),
+        sa.Column("last", sa.Double(), nullable=True),
+        sa.Column("iteration", sa.Integer(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("time", sa.Double(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_metric_buckets_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint(
+            "job_id", "series", "level", "start", name=op.f("pk_metric_buckets")
+        ),
         sqlite_with_rowid=False,
     )
     op.create_table(
@@ -602,6 +630,7 @@ def downgrade() -> None:
     op.drop_index("ix_trials_search_id_driver_trial_id", table_name="trials")
     op.drop_table("trials")
     op.drop_table("search_events")
+    op.drop_table("metric_buckets")
     op.drop_table("metrics")
     op.drop_table("log_lines")
     op.drop_index("ix_job_tags_job_id", table_name="job_tags")

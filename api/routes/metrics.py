@@ -1,0 +1,130 @@
+"""Metrics of several jobs in one response, in as many buckets as a chart has room for."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from api.dependencies import ReadSession, authenticate_user
+from api.queries import FilterText
+from api.views import View
+from service.errors import FieldError, InvalidInput
+from service.jobs import metric_axes, metric_buckets, records
+from service.jobs.metric_axes import MetricAxis
+from service.storage.tables import JobRow
+
+router = APIRouter(
+    prefix="/v1/metrics", tags=["metrics"], dependencies=[Depends(authenticate_user)]
+)
+
+_MAX_JOBS = 100
+_CURSOR_ENTRY = re.compile(r"(?P<job>\w{1,16})\.(?P<width>[0-9]{1,10})\.(?P<start>[0-9]{1,10})")
+
+Values = list[float | None]
+
+
+class BucketsView(View):
+    """Columns of equal length. Values that are not finite are left out; null: there is no other.
+
+    `x` and `iteration` are those of the last point of a bucket, `start` is its first iteration.
+    """
+
+    x: list[float]
+    start: list[int]
+    iteration: list[int]
+    count: list[int]
+    mean: Values
+    first: Values
+    min: Values
+    max: Values
+    last: Values
+
+
+class JobMetricsView(View):
+    job_id: str
+    width: Annotated[int, Field(description="iterations of a bucket")]
+    series: dict[str, BucketsView]
+
+
+class BucketedMetricsView(View):
+    x: MetricAxis
+    jobs: list[JobMetricsView]
+    next: Annotated[str, Field(description="as `after`, continues at the last bucket of each job")]
+
+
+@router.get("")
+def read_metrics(
+    session: ReadSession,
+    job: Annotated[list[FilterText], Query(min_length=1, max_length=_MAX_JOBS)],
+    series: Annotated[list[FilterText] | None, Query(max_length=_MAX_JOBS)] = None,
+    x: MetricAxis = MetricAxis.ITERATION,
+    from_: Annotated[float, Query(alias="from", ge=0, description="in units of x")] = 0,
+    to: Annotated[float | None, Query(ge=0, description="in units of x")] = None,
+    buckets: Annotated[int, Query(ge=1, le=5000, description="at most, per series")] = 1000,
+    after: Annotated[str | None, Query(max_length=8000, description="`next` of a response")] = None,
+) -> BucketedMetricsView:
+    """Metrics of jobs, with the lowest and highest value of each bucket, so that no peak is lost.
+
+    With `after`, a bucket that had begun comes again; if a job's `width` has grown, all come.
+    """
+    known = _parse_cursor(after) if after is not None else {}
+    views: list[JobMetricsView] = []
+    cursor: list[str] = []
+    for job_id in dict.fromkeys(job):
+        row = records.find_job(session, job_id)
+        start = metric_axes.find_iteration(session, row, x, from_)
+        stop = metric_axes.newest_iteration(session, row) + 1
+        if to is not None:
+            stop = min(stop, metric_axes.find_iteration(session, row, x, to) + 1)
+        width = metric_buckets.width_for(max(1, stop - start), buckets)
+        known_width, known_start = known.get(row.id, (0, 0))
+        # As wide as before, until there would be twice as many.
+        if known_width >= width or 2 * known_width == width:
+            width, start = known_width, max(start, known_start)
+        view = _read_job(session, row, series, x, start=start, stop=stop, width=width)
+        views.append(view)
+        last = max((column.start[-1] for column in view.series.values()), default=start)
+        cursor.append(f"{row.id}.{width}.{last}")
+    return BucketedMetricsView(x=x, jobs=views, next="~".join(cursor))
+
+
+def _read_job(
+    session: Session,
+    job: JobRow,
+    series: Sequence[str] | None,
+    axis: MetricAxis,
+    *,
+    start: int,
+    stop: int,
+    width: int,
+) -> JobMetricsView:
+    found = metric_buckets.read(
+        session, job, series=series or list(job.latest_metrics), start=start, stop=stop, width=width
+    )
+    return JobMetricsView(
+        job_id=job.id,
+        width=width,
+        series={
+            name: BucketsView(
+                x=metric_axes.positions(job, axis, column),
+                **{key: getattr(column, key) for key in BucketsView.model_fields if key != "x"},
+            )
+            for name, column in found.items()
+        },
+    )
+
+
+def _parse_cursor(text: str) -> dict[str, tuple[int, int]]:
+    """The width of the buckets and the start of the last, by job id."""
+    known: dict[str, tuple[int, int]] = {}
+    for entry in text.split("~"):
+        match = _CURSOR_ENTRY.fullmatch(entry)
+        width, start = (int(match["width"]), int(match["start"])) if match is not None else (0, 0)
+        if match is None or width.bit_count() != 1 or start > metric_buckets.MAX_ITERATION:
+            error = FieldError(pointer="/after", message="is not the `next` of a response")
+            raise InvalidInput("the request is not valid", field_errors=(error,))
+        known[match["job"]] = width, start
+    return known
