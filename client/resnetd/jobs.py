@@ -261,25 +261,14 @@ class Jobs(RunResource[Job]):
         """
         path, patient = self._path(job_id, "events"), self._api.patient()
         while True:
-            headers = {
-                "Accept": "text/event-stream",
-                "Cache-Control": "no-store",
-                "Last-Event-ID": str(after),
-            }
             try:
-                with self._api.stream(path, headers=headers) as response:
-                    if response.status_code == HTTPStatus.NO_CONTENT:
-                        return  # the job has ended, and no event follows
-                    for event in read_events(response):
-                        if event.number is not None:
-                            if event.number <= after:
-                                continue
-                            after = event.number
-                        yield event
-                        if event.is_final:
-                            return
-                        if event.is_held_by_service:
-                            break  # unless it was released since, which the job below shows
+                for event in self._stream_events(path, after):
+                    after = event.number or after
+                    yield event
+                    if event.is_final:
+                        return
+                    if event.is_held_by_service:
+                        break  # unless it was released since, which the job below shows
             except (CannotConnect, ServerError):
                 pass  # the requests below are repeated
             # The job is read before its events: the final one is then among them.
@@ -290,6 +279,21 @@ class Jobs(RunResource[Job]):
             if is_over:
                 return
             time.sleep(poll_seconds)
+
+    def _stream_events(self, path: str, after: int) -> Iterator[Event]:
+        """Events above `after` and progress, until the stream ends."""
+        headers = {
+            "Accept": "text/event-stream",
+            "Cache-Control": "no-store",
+            "Last-Event-ID": str(after),
+        }
+        with self._api.stream(path, headers=headers) as response:
+            if response.status_code == HTTPStatus.NO_CONTENT:
+                return  # the job has ended, and no event follows
+            for event in read_events(response):
+                if event.number is None or event.number > after:
+                    after = event.number or after
+                    yield event
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Iterate over the events of a job until now, oldest first.

@@ -271,6 +271,8 @@ def test_no_body_causes_an_internal_error(any_api: Api, body: Any, key: str | No
                         "series": st.sampled_from(["train/loss", "x", "Y"]),
                         "iteration": st.integers(),
                         "value": scalars,
+                        "seconds": scalars,
+                        "at": st.sampled_from(["2026-11-21T12:00:00Z", "1", ""]),
                     }
                 ),
                 max_size=2,

@@ -6,7 +6,7 @@ from typing import Any
 from service.states import Reason
 from tests.client.faults import Fault, FaultyTransport
 from tests.support.api import Api
-from tests.support.core import START, job_id_of, note, written
+from tests.support.core import START, job_id_of, make_point, note, written
 from tests.support.searching import Searching
 
 SPEC = written()
@@ -96,7 +96,7 @@ class Training:
         self.report(
             progress={"iteration": iteration, "iterations": 20, "images_per_second": 1890.0},
             metrics=[
-                {"series": name.replace("_", "/"), "iteration": iteration, "value": value}
+                make_point(name.replace("_", "/"), iteration, value).model_dump(mode="json")
                 for name, value in metrics.items()
             ],
         )

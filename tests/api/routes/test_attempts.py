@@ -11,7 +11,7 @@ from service.jobs import lifecycle
 from service.specs.protocol import AttemptConfig
 from service.states import AttemptState, CheckpointPart, Reason
 from tests.support.api import Api, serving_new
-from tests.support.core import START, Taken, content, job_id_of, note, workers
+from tests.support.core import START, Taken, content, job_id_of, make_point, note, workers
 
 MANIFEST = note(10).model_dump(mode="json")
 
@@ -24,7 +24,7 @@ def _refused(answer: httpx.Response, status: int, code: str) -> str:
 
 
 def _loss(iteration: int, value: float) -> dict[str, Any]:
-    return {"series": "train/loss", "iteration": iteration, "value": value}
+    return make_point("train/loss", iteration, value).model_dump(mode="json")
 
 
 def _line(message: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from service.jobs import lifecycle
 from service.states import Reason
 from tests.support.api import RFC_3339, Api
-from tests.support.core import START, cancelled, job_id_of, note, workers, written
+from tests.support.core import START, cancelled, job_id_of, make_point, note, workers, written
 
 
 def _ids(answer: httpx.Response) -> list[str]:
@@ -241,7 +241,7 @@ def test_a_waiting_job_has_a_reason(any_api: Api) -> None:
 
 def _points(series: str, values: dict[int, float | None]) -> list[dict[str, Any]]:
     return [
-        {"series": series, "iteration": iteration, "value": value}
+        make_point(series, iteration, value).model_dump(mode="json")
         for iteration, value in values.items()
     ]
 

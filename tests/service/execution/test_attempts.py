@@ -17,6 +17,8 @@ from service.states import AttemptState, CheckpointPart, JobState, LogLevel, Rea
 from service.storage.tables import CheckpointRow
 from tests.support.core import Core, job_id_of, make_point, note
 
+POINT = make_point("loss", 1, 1.0).model_dump(mode="json")
+
 
 def _loss(iteration: int, value: float | None) -> MetricPoint:
     return make_point(series="train/loss", iteration=iteration, value=value)
@@ -231,9 +233,10 @@ def test_a_part_that_was_not_stored_is_not_found(core: Core) -> None:
     [
         {"sequence": 0},
         {"sequence": 2**31},
-        {"metrics": [{"series": "Loss", "iteration": 1, "value": 1}]},
-        {"metrics": [{"series": "loss", "iteration": 2**31, "value": 1}]},
-        {"metrics": [{"series": "loss", "iteration": 1, "value": float("nan")}]},
+        {"metrics": [POINT | {"series": "Loss"}]},
+        {"metrics": [POINT | {"iteration": 2**31}]},
+        {"metrics": [POINT | {"value": float("nan")}]},
+        {"metrics": [POINT | {"seconds": -1}]},
         {"logs": [{"at": "2026-11-21T12:00:00", "level": "info", "message": "no zone"}]},
         {"logs": [{"at": "0001-01-01T00:00:00+14:00", "level": "info", "message": ""}]},
         {"checkpoints": [{"iteration": 2**31, "test_error": None, "train_error": 1, "parts": []}]},
