@@ -11,7 +11,23 @@ from resnetd.models import Event, EventKind, Progress
 from resnetd.records import parse
 
 
-def read_events(response: httpx.Response) -> Iterator[Event]:
+def stream_headers(after: int) -> dict[str, str]:
+    """Of a request for the events with a number above `after`."""
+    return {
+        "Accept": "text/event-stream",
+        "Cache-Control": "no-store",
+        "Last-Event-ID": str(after),
+    }
+
+
+def read_new_events(response: httpx.Response, after: int) -> Iterator[Event]:
+    """The events above `after` and all progress, until the connection ends."""
+    for event in _read_events(response):
+        if event.number is None or event.number > after:
+            yield event
+
+
+def _read_events(response: httpx.Response) -> Iterator[Event]:
     """The events until the connection ends; none where a proxy has replaced the stream."""
     if not response.headers.get("content-type", "").startswith("text/event-stream"):
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnetd import downloads
 from resnetd.errors import CannotConnect, ServerError, error_of_job
-from resnetd.event_stream import read_events
+from resnetd.event_stream import read_new_events, stream_headers
 from resnetd.models import Attempt, Checkpoint, Event, Job, JobState, LogLine, Plan, Series
 from resnetd.records import Record
 from resnetd.resources import RunResource, as_list, drop_empty
@@ -262,13 +262,16 @@ class Jobs(RunResource[Job]):
         path, patient = self._path(job_id, "events"), self._api.patient()
         while True:
             try:
-                for event in self._stream_events(path, after):
-                    after = event.number or after
-                    yield event
-                    if event.is_final:
-                        return
-                    if event.is_held_by_service:
-                        break  # unless it was released since, which the job below shows
+                with self._api.stream(path, headers=stream_headers(after)) as response:
+                    if response.status_code == HTTPStatus.NO_CONTENT:
+                        return  # the job has ended, and no event follows
+                    for event in read_new_events(response, after):
+                        after = event.number or after
+                        yield event
+                        if event.is_final:
+                            return
+                        if event.is_held_by_service:
+                            break  # unless it was released since, which the job below shows
             except (CannotConnect, ServerError):
                 pass  # the requests below are repeated
             # The job is read before its events: the final one is then among them.
@@ -279,21 +282,6 @@ class Jobs(RunResource[Job]):
             if is_over:
                 return
             time.sleep(poll_seconds)
-
-    def _stream_events(self, path: str, after: int) -> Iterator[Event]:
-        """Events above `after` and progress, until the stream ends."""
-        headers = {
-            "Accept": "text/event-stream",
-            "Cache-Control": "no-store",
-            "Last-Event-ID": str(after),
-        }
-        with self._api.stream(path, headers=headers) as response:
-            if response.status_code == HTTPStatus.NO_CONTENT:
-                return  # the job has ended, and no event follows
-            for event in read_events(response):
-                if event.number is None or event.number > after:
-                    after = event.number or after
-                    yield event
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Iterate over the events of a job until now, oldest first.

@@ -161,7 +161,7 @@ def test_an_unknown_attempt_is_refused(any_api: Api, rest: str) -> None:
     _problem(answer, 401, "unauthorized")
 
 
-@pytest.mark.parametrize("path", ["/v1/jobs/", "/nowhere", "/", "/v1"])
+@pytest.mark.parametrize("path", ["/v1/jobs/", "/nowhere", "/v1"])
 def test_an_unknown_path_is_not_found(api: Api, path: str) -> None:
     _problem(api.get(path), 404, "not-found")
 

@@ -125,7 +125,7 @@ export interface paths {
         };
         /**
          * Get Metrics
-         * @description All series of metrics, or those named; downsampled to at most `points` points each.
+         * @description All points of all series, or of those named; `GET /v1/metrics` summarizes long ones.
          */
         get: operations["get_metrics_v1_jobs__job_id__metrics_get"];
         put?: never;
@@ -330,6 +330,28 @@ export interface paths {
          * @description Submits the spec of this job with the changes merged into it.
          */
         post: operations["clone_job_v1_jobs__job_id__clone_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Read Metrics
+         * @description Metrics of jobs, with the lowest and highest value of each bucket, so that no peak is lost.
+         *
+         *     With `after`, a bucket that had begun comes again; if a job's `width` has grown, all come.
+         */
+        get: operations["read_metrics_v1_metrics_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1198,6 +1220,43 @@ export interface components {
          * @enum {string}
          */
         BnStatistics: "running" | "precise";
+        /** BucketedMetricsView */
+        BucketedMetricsView: {
+            x: components["schemas"]["MetricAxis"];
+            /** Jobs */
+            jobs: components["schemas"]["JobMetricsView"][];
+            /**
+             * Next
+             * @description as `after`, continues at the last bucket of each job
+             */
+            next: string;
+        };
+        /**
+         * BucketsView
+         * @description Columns of equal length. Values that are not finite are left out; null: there is no other.
+         *
+         *     `x` and `iteration` are those of the last point of a bucket, `start` is its first iteration.
+         */
+        BucketsView: {
+            /** X */
+            x: number[];
+            /** Start */
+            start: number[];
+            /** Iteration */
+            iteration: number[];
+            /** Count */
+            count: number[];
+            /** Mean */
+            mean: (number | null)[];
+            /** First */
+            first: (number | null)[];
+            /** Min */
+            min: (number | null)[];
+            /** Max */
+            max: (number | null)[];
+            /** Last */
+            last: (number | null)[];
+        };
         /**
          * Budget
          * @description Limits of a search, which ends at the first that is reached.
@@ -1587,6 +1646,20 @@ export interface components {
             /** Jobs */
             jobs: components["schemas"]["JobView"][];
         };
+        /** JobMetricsView */
+        JobMetricsView: {
+            /** Job Id */
+            job_id: string;
+            /**
+             * Width
+             * @description iterations of a bucket
+             */
+            width: number;
+            /** Series */
+            series: {
+                [key: string]: components["schemas"]["BucketsView"];
+            };
+        };
         /** JobPage */
         JobPage: {
             /** Jobs */
@@ -1623,7 +1696,6 @@ export interface components {
              * @default false
              */
             zero_init_residual: boolean;
-            recipe?: components["schemas"]["Recipe"];
             /**
              * @default {
              *       "num_workers": 1,
@@ -1631,6 +1703,7 @@ export interface components {
              *     }
              */
             resources: components["schemas"]["Resources"];
+            recipe?: components["schemas"]["Recipe"];
             /**
              * Seed
              * @default 0
@@ -1807,8 +1880,16 @@ export interface components {
          */
         Metric: "test/error" | "test/loss" | "validation/error" | "validation/loss" | "train/error" | "train/loss" | "parameters" | "seconds";
         /**
+         * MetricAxis
+         * @description `seconds`: training time over all attempts; `time`: seconds since 1970.
+         * @enum {string}
+         */
+        MetricAxis: "iteration" | "epoch" | "seconds" | "time" | "multiply-adds";
+        /**
          * MetricPoint
          * @description `value` None: it was not finite. A loss that diverged keeps its place in the series.
+         *
+         *     `seconds`: training time of the run until this iteration, over all attempts.
          */
         MetricPoint: {
             /** Series */
@@ -1817,6 +1898,13 @@ export interface components {
             iteration: number;
             /** Value */
             value: number | null;
+            /** Seconds */
+            seconds: number;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
         };
         /** MetricsView */
         MetricsView: {
@@ -2540,6 +2628,10 @@ export interface components {
             iterations: number[];
             /** Values */
             values: (number | null)[];
+            /** Seconds */
+            seconds: number[];
+            /** Times */
+            times: number[];
         };
         /** SessionView */
         SessionView: {
@@ -3061,7 +3153,6 @@ export interface operations {
         parameters: {
             query?: {
                 series?: string[] | null;
-                points?: number | null;
                 format?: "json" | "csv";
             };
             header?: never;
@@ -3407,6 +3498,47 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["JobView"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+        };
+    };
+    read_metrics_v1_metrics_get: {
+        parameters: {
+            query: {
+                job: string[];
+                series?: string[] | null;
+                x?: components["schemas"]["MetricAxis"];
+                /** @description in units of x */
+                from?: number;
+                /** @description in units of x */
+                to?: number | null;
+                /** @description at most, per series */
+                buckets?: number;
+                /** @description `next` of a response */
+                after?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BucketedMetricsView"];
                 };
             };
             /** @description Validation Error */
