@@ -35,7 +35,7 @@ def _call(api: Api, method: str, path: str, cookie: str, **headers: str) -> http
     return api.call(method, path, token=None, headers={"Cookie": cookie} | headers)
 
 
-def test_the_cookie_stands_for_the_token(any_api: Api, cookie: str) -> None:
+def test_the_cookie_replaces_the_token(any_api: Api, cookie: str) -> None:
     answer = _call(any_api, "GET", "/v1/session", cookie)
     assert answer.json() == {"user": "admin"}
     assert _call(any_api, "GET", "/v1/jobs", cookie).status_code == 200
@@ -62,7 +62,7 @@ def test_neither_the_cookie_nor_the_database_contains_the_token(any_api: Api, co
         assert cookie.split("=")[1] != row.secret_sha256
 
 
-def test_an_unknown_token_signs_nobody_in(any_api: Api) -> None:
+def test_an_unknown_token_is_refused(any_api: Api) -> None:
     answer = _sign_in(any_api, "x" * 43)
     assert answer.status_code == 401
     assert "Set-Cookie" not in answer.headers

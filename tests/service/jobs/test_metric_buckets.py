@@ -61,7 +61,7 @@ def _expected(points: Points, *, start: int, stop: int, width: int) -> Buckets |
     return Buckets(*map(list, zip(*rows, strict=True)))
 
 
-# Whole numbers have exact sums, in any order.
+# Integers have exact sums, in any order.
 _values = st.one_of(st.none(), st.integers(-100, 100).map(float))
 
 
