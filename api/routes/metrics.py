@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
-from sqlalchemy.orm import Session
 
 from api.dependencies import ReadSession, authenticate_user
 from api.queries import FilterText
@@ -14,6 +13,7 @@ from api.views import View
 from service.errors import FieldError, InvalidInput
 from service.jobs import metric_axes, metric_buckets, records
 from service.jobs.metric_axes import MetricAxis
+from service.storage.database import Session
 from service.storage.tables import JobRow
 
 router = APIRouter(
