@@ -6,11 +6,15 @@ import { theme, toggleTheme } from "./lib/theme";
 import { useTitle } from "./lib/title";
 import { JobsPage } from "./pages/jobs";
 import { SignInPage } from "./pages/sign-in";
+import { SubmitPage } from "./pages/submit";
 import { signOut, user } from "./session";
 
 const NAVIGATION = [["/", "Jobs"]] as const;
 
-const ROUTES: [RegExp, (id: string) => ComponentChild][] = [[/^\/$/, () => <JobsPage />]];
+const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
+  [/^\/$/, () => <JobsPage />],
+  [/^\/submit$/, () => <SubmitPage />],
+];
 
 export function App() {
   if (user.value === undefined) return null;

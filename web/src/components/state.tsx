@@ -9,5 +9,9 @@ const KIND: Record<string, string> = {
 };
 
 export function State({ state }: { state: string }) {
-  return <span class={`state ${KIND[state] ?? "waiting"}`}>{state}</span>;
+  return (
+    <span class={`state ${KIND[state] ?? "waiting"}`}>
+      <span>{state}</span>
+    </span>
+  );
 }

@@ -1,48 +1,56 @@
 /** What a page reads from the API, again at intervals while its tab is visible. */
-import { type Signal, signal } from "@preact/signals";
+import { type ReadonlySignal, signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { ApiError } from "../api/client";
 import { user } from "../session";
 
-export interface Result<T> {
-  data: T | undefined;
-  error: ApiError | null;
+export interface Polled<T> {
+  data: ReadonlySignal<T | undefined>;
+  /** Of the last read; the data of the last success stay. */
+  error: ReadonlySignal<ApiError | null>;
+  refresh: () => void;
 }
 
 /**
  * `key` names what is read: another key reads anew. `seconds`: between two reads; 0 reads once.
- * An error keeps the data of the last success.
+ * `latest` are the data at the time of its call.
  */
 export function usePolled<T>(
   key: string,
-  read: (previous: T | undefined) => Promise<T>,
+  read: (latest: () => T | undefined) => Promise<T>,
   seconds: number,
-): Signal<Result<T>> & { refresh: () => void } {
-  const polled = useMemo(() => new Poll<T>(), [key]);
-  useEffect(() => polled.run(read, seconds), [polled, seconds]);
-  return Object.assign(polled.result, { refresh: polled.refresh });
+): Polled<T> {
+  // The key names what `read` reads.
+  const poll = useMemo(() => new Poll(read), [key]);
+  useEffect(() => poll.run(seconds), [poll, seconds]);
+  return poll;
 }
 
 class Poll<T> {
-  result = signal<Result<T>>({ data: undefined, error: null });
+  data = signal<T | undefined>(undefined);
+  error = signal<ApiError | null>(null);
   refresh = (): void => {};
 
-  run(read: (previous: T | undefined) => Promise<T>, seconds: number): () => void {
+  constructor(private readonly read: (latest: () => T | undefined) => Promise<T>) {}
+
+  run(seconds: number): () => void {
     let timer: ReturnType<typeof setTimeout> | undefined;
     let isStopped = false;
     let isReading = false;
     const look = async () => {
       clearTimeout(timer);
-      if (document.hidden || isReading) return;
+      if (document.hidden || isReading || isStopped) return;
       isReading = true;
       try {
-        const data = await read(this.result.value.data);
-        if (!isStopped) this.result.value = { data, error: null };
+        const data = await this.read(() => this.data.value);
+        if (!isStopped) {
+          this.data.value = data;
+          this.error.value = null;
+        }
       } catch (error) {
         if (!isStopped) this.fail(error);
-      } finally {
-        isReading = false;
       }
+      isReading = false;
       if (!isStopped && seconds > 0) timer = setTimeout(look, seconds * 1000);
     };
     this.refresh = look;
@@ -58,6 +66,6 @@ class Poll<T> {
   private fail(error: unknown): void {
     if (!(error instanceof ApiError)) throw error;
     if (error.status === 401) user.value = null;
-    else this.result.value = { data: this.result.value.data, error };
+    else this.error.value = error;
   }
 }

@@ -1,0 +1,21 @@
+"""What tests of the dashboard check on each page."""
+
+from typing import Literal
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+_SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+
+
+def assert_accessible(page: Page) -> None:
+    """No violation in either color scheme, and nothing wider than a phone's screen."""
+    for scheme in _SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        violations = Axe().run(page).response["violations"]
+        assert [(item["id"], item["nodes"][0]["html"]) for item in violations] == [], scheme
+    size = page.viewport_size
+    assert size is not None
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.set_viewport_size(size)

@@ -1,0 +1,57 @@
+import { describe, expect, it } from "vitest";
+import { EMPTY_FORM, errorsByField, formOf, type Spec, specOf } from "../src/lib/submission";
+
+describe("the form of a job", () => {
+  it("sends only what was typed, as numbers where they are some", () => {
+    const form = { ...EMPTY_FORM, depth: "33x", iterations: "500", tags: "a, b", priority: "7" };
+    expect(specOf(form)).toEqual({
+      dataset: "digits",
+      depth: "33x",
+      shortcut: "A",
+      recipe: { iterations: 500 },
+      priority: 7,
+      tags: ["a", "b"],
+    });
+  });
+
+  it("makes the spec again from which it was filled", () => {
+    const { seed, ...spec } = {
+      dataset: "digits",
+      depth: 56,
+      shortcut: "none",
+      recipe: { name: "quick", iterations: 600, lr: 0.05 },
+      resources: { num_workers: 2, cpus_per_worker: 1, gpus_per_worker: null },
+      name: "a name",
+      priority: 50,
+      tags: ["x"],
+      seed: 3,
+      preactivation: true,
+    };
+    const form = formOf({ ...spec, seed } as unknown as Spec);
+    expect(form.seeds).toBe("3");
+    const { gpus_per_worker, ...resources } = spec.resources;
+    expect(specOf(form)).toEqual({ ...spec, resources });
+  });
+
+  it("shows errors at their fields, others with their path", () => {
+    const errors = [
+      { pointer: "/depth", message: "must be 6n+2" },
+      { pointer: "/resources/num_workers", message: "too many" },
+      { pointer: "/jobs/3/seed", message: "negative" },
+      { pointer: "/recipe/lr", message: "too high" },
+    ];
+    expect(errorsByField(errors)).toEqual({
+      depth: "must be 6n+2",
+      num_workers: "too many",
+      seeds: "negative",
+      other: "/recipe/lr: too high",
+    });
+  });
+
+  it("refuses further fields that are no JSON object", () => {
+    for (const other of ["{", "3", "[]"])
+      expect(() => specOf({ ...EMPTY_FORM, other })).toThrow(
+        expect.objectContaining({ pointer: "/other" }),
+      );
+  });
+});
