@@ -4,7 +4,7 @@ export default defineConfig({
   build: {
     outDir: "../api/static",
     emptyOutDir: true,
-    target: "es2023",
+    target: "es2024",
     // The content security policy permits no data: scripts or fonts.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },

@@ -4,6 +4,7 @@ import { EmptyNote } from "./components/notes";
 import { path } from "./lib/route";
 import { theme, toggleTheme } from "./lib/theme";
 import { useTitle } from "./lib/title";
+import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
 import { SignInPage } from "./pages/sign-in";
 import { SubmitPage } from "./pages/submit";
@@ -13,6 +14,7 @@ const NAVIGATION = [["/", "Jobs"]] as const;
 
 const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
   [/^\/$/, () => <JobsPage />],
+  [/^\/jobs\/([^/]+)$/, (id) => <JobPage key={id} id={id} />],
   [/^\/submit$/, () => <SubmitPage />],
 ];
 

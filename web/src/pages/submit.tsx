@@ -2,6 +2,7 @@
 import { type Signal, useComputed, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { ApiError, api, type FieldError, read, type Schemas } from "../api/client";
+import { Fact } from "../components/facts";
 import { Field } from "../components/field";
 import { ErrorNote } from "../components/notes";
 import { bytes, count, duration, number, time } from "../lib/format";
@@ -222,18 +223,14 @@ function PlanNote({ plan }: { plan: Plan | null }) {
       {plan && (
         <>
           <dl class="facts">
-            <Fact name="Parameters" value={count(plan.parameters)} />
-            <Fact name="Multiply-adds" value={count(plan.multiply_adds)} />
-            <Fact name="Memory per worker" value={bytes(plan.memory_bytes)} />
-            <Fact name="Epochs" value={number(plan.epochs, 1)} />
-            <Fact
-              name="Duration"
-              value={plan.minutes ? durationOf(plan.minutes) : "not known yet"}
-            />
-            <Fact
-              name="Starts"
-              value={plan.waiting.starts_p50 ? `about ${time(plan.waiting.starts_p50)}` : "–"}
-            />
+            <Fact name="Parameters">{count(plan.parameters)}</Fact>
+            <Fact name="Multiply-adds">{count(plan.multiply_adds)}</Fact>
+            <Fact name="Memory per worker">{bytes(plan.memory_bytes)}</Fact>
+            <Fact name="Epochs">{number(plan.epochs, 1)}</Fact>
+            <Fact name="Duration">{plan.minutes ? durationOf(plan.minutes) : "not known yet"}</Fact>
+            <Fact name="Starts">
+              {plan.waiting.starts_p50 ? `about ${time(plan.waiting.starts_p50)}` : "–"}
+            </Fact>
           </dl>
           <p class="muted">{plan.waiting.message}</p>
           {plan.notes.length > 0 && (
@@ -252,13 +249,4 @@ function PlanNote({ plan }: { plan: Plan | null }) {
 function durationOf({ p50, p90 }: Schemas["DurationView"]): string {
   const [median, high] = [duration(p50 * 60), duration(p90 * 60)];
   return median === high ? median : `${median}, at most ${high}`;
-}
-
-function Fact({ name, value }: { name: string; value: string }) {
-  return (
-    <div>
-      <dt>{name}</dt>
-      <dd>{value}</dd>
-    </div>
-  );
 }

@@ -1,0 +1,119 @@
+"""One job in a browser: curves that grow, what happened, the log, downloads, commands."""
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from service.specs.protocol import LogLine, MetricPoint, Progress
+from service.states import LogLevel
+from tests.support.api import Api
+from tests.support.browser import assert_accessible
+from tests.support.core import job_id_of, note
+
+pytestmark = pytest.mark.browser
+
+
+def _report(api: Api, attempt_id: str, sequence: int, *, iterations: range) -> None:
+    core = api.core
+    points = [
+        MetricPoint(
+            series=series,
+            iteration=iteration,
+            value=100.0 / iteration,
+            seconds=0.1 * iteration,
+            at=core.clock.now,
+        )
+        for iteration in iterations
+        for series in ("train/error", "test/error", "train/loss", "gradient_norm")
+    ]
+    progress = Progress(iteration=iterations[-1], iterations=600, images_per_second=900.0)
+    core.report(attempt_id, sequence, metrics=points, progress=progress)
+
+
+def test_curves_grow_while_the_job_trains(signed_in: Page, api: Api) -> None:
+    running = api.core.run(name="growing")
+    _report(api, running.attempt_id, 2, iterations=range(5, 55, 5))
+    signed_in.get_by_role("link", name="growing").click()
+    expect(signed_in.get_by_role("heading", level=1)).to_have_text("growing")
+    error = signed_in.get_by_role("figure", name="Error, %")
+    expect(error.get_by_role("img")).to_have_attribute("aria-label", re.compile("test 2$"))
+    _report(api, running.attempt_id, 3, iterations=range(55, 105, 5))
+    expect(error.get_by_role("img")).to_have_attribute("aria-label", re.compile("test 1$"))
+    # A series that no chart names has one of its own.
+    expect(signed_in.get_by_role("figure", name="gradient_norm")).to_be_visible()
+    error.get_by_text("Values").click()
+    expect(error.get_by_role("row")).to_have_count(21)
+    assert_accessible(signed_in)
+
+
+def test_a_range_is_zoomed_and_stays_in_the_address(signed_in: Page, api: Api) -> None:
+    running = api.core.run()
+    _report(api, running.attempt_id, 2, iterations=range(5, 505, 5))
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
+    plot = signed_in.get_by_role("figure", name="Error, %").locator(".u-over")
+    box = plot.bounding_box()
+    assert box is not None
+    middle = box["y"] + box["height"] / 2
+    signed_in.mouse.move(box["x"] + box["width"] * 0.25, middle)
+    signed_in.mouse.down()
+    signed_in.mouse.move(box["x"] + box["width"] * 0.5, middle, steps=4)
+    signed_in.mouse.up()
+    expect(signed_in).to_have_url(re.compile(r"from=1\d\d.*to=2\d\d"))
+    signed_in.reload()
+    signed_in.get_by_role("button", name="Show everything").click()
+    expect(signed_in).not_to_have_url(re.compile("from="))
+
+
+def test_the_log_is_searched(signed_in: Page, api: Api) -> None:
+    running = api.core.run()
+    lines = [
+        LogLine(at=api.core.clock.now, level=level, message=message)
+        for level, message in (
+            (LogLevel.INFO, "training started"),
+            (LogLevel.WARNING, "a step was slow"),
+            (LogLevel.INFO, "evaluated"),
+        )
+    ]
+    api.core.report(running.attempt_id, 2, logs=lines)
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
+    log = signed_in.get_by_role("region", name="Log lines")
+    expect(log).to_contain_text("training started")
+    signed_in.get_by_label("Only warnings and errors").check()
+    expect(log).not_to_contain_text("training started")
+    expect(log).to_contain_text("warning: a step was slow")
+    signed_in.get_by_label("Search the log").fill("nothing like it")
+    expect(log).to_have_text("No lines.")
+
+
+def test_a_checkpoint_is_downloaded_with_the_cookie(signed_in: Page, api: Api) -> None:
+    running = api.core.run()
+    api.checkpoint(running, 2, note(20, test_error=7.5))
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
+    row = signed_in.get_by_role("region", name="Checkpoints").get_by_role("row", name="20 best")
+    expect(row).to_contain_text("7.50 %")
+    with signed_in.expect_download() as download:
+        row.get_by_role("link", name="safetensors").click()
+    assert download.value.path().read_bytes() == b"weights of iteration 20"
+
+
+def test_commands_follow_the_state(signed_in: Page, api: Api) -> None:
+    job_id = api.core.submit(name="waits")
+    signed_in.goto(f"{api.url}/jobs/{job_id}")
+    signed_in.get_by_role("button", name="Hold").click()
+    signed_in.get_by_role("button", name="Release").click()
+    expect(signed_in.get_by_role("button", name="Hold")).to_be_visible()
+    signed_in.once("dialog", lambda dialog: dialog.accept())
+    signed_in.get_by_role("button", name="Cancel").click()
+    expect(signed_in.get_by_role("button", name="Cancel")).to_be_hidden()
+    assert api.core.job(job_id).state == "cancelled"
+    signed_in.get_by_text("events").click()
+    expect(signed_in.get_by_text("queued → cancelled")).to_be_visible()
+
+
+def test_a_job_that_does_not_exist_says_so(signed_in: Page, api: Api, errors: list[str]) -> None:
+    signed_in.goto(f"{api.url}/jobs/0000000000000000")
+    expect(signed_in.get_by_text("It may have been deleted.")).to_be_visible()
+    assert_accessible(signed_in)
+    # Chromium reports the 404 of each read.
+    errors.clear()

@@ -1,0 +1,174 @@
+/** The curves of a job: a chart for each kind of series, with their controls in the address. */
+import { useMemo } from "preact/hooks";
+import type { Job } from "../api/client";
+import { api, read } from "../api/client";
+import { formatOf } from "../lib/axes";
+import { AXES, type Axis, continued, type Line, linesOf, type Metrics } from "../lib/curves";
+import { isFinished, isPlain } from "../lib/jobs";
+import { usePolled } from "../lib/poll";
+import { query, setQuery } from "../lib/route";
+import { Chart, type Range } from "./chart";
+import { EmptyNote, ErrorNote } from "./notes";
+
+const BUCKETS = 500;
+
+/** The charts in their order; series that none of them names get charts of their own. */
+const CHARTS: [string, string[]][] = [
+  ["Error, %", ["train/error", "test/error", "validation/error"]],
+  ["Loss", ["train/loss", "test/loss", "validation/loss"]],
+  ["Learning rate", ["learning_rate"]],
+  ["Images/s", ["images_per_second"]],
+];
+
+export function Curves({ job }: { job: Job }) {
+  const axis = (query.value.get("x") ?? "iteration") as Axis;
+  const smoothing = Number(query.value.get("smooth") ?? "0.6");
+  const isClipped = query.value.get("clip") === "20";
+  const isLog = query.value.get("loss") === "log";
+  const zoom = zoomOf(query.value);
+  const key = [job.id, axis, zoom?.from, zoom?.to].join();
+  const metrics = usePolled<Metrics>(
+    key,
+    async (latest) =>
+      continued(
+        latest(),
+        await read(
+          api.GET("/v1/metrics", {
+            params: {
+              query: {
+                job: [job.id],
+                x: axis,
+                buckets: BUCKETS,
+                after: latest()?.next,
+                ...zoom,
+              },
+            },
+          }),
+        ),
+      ),
+    isFinished(job) ? 0 : 2,
+  );
+  const data = metrics.data.value;
+  const charts = useMemo(() => chartsOf(data, job, smoothing), [data, smoothing]);
+  return (
+    <section class="section" aria-label="Curves">
+      <header>
+        <h2>Curves</h2>
+        <Controls {...{ axis, smoothing, isClipped, isLog, zoom }} />
+      </header>
+      <ErrorNote error={metrics.error.value} />
+      {data && charts.length === 0 && (
+        <EmptyNote title="No metrics yet.">
+          They appear with the first report of the training.
+        </EmptyNote>
+      )}
+      <div class="charts">
+        {charts.map(([title, lines]) => (
+          <Chart
+            key={title}
+            title={title}
+            lines={lines}
+            xLabel={AXES[axis]}
+            formatX={formatOf(axis)}
+            sync="job"
+            zoom={zoom}
+            onZoom={setZoom}
+            isLog={title === "Loss" && isLog}
+            top={title.startsWith("Error") && isClipped ? 20 : undefined}
+          />
+        ))}
+      </div>
+    </section>
+  );
+}
+
+function chartsOf(data: Metrics | undefined, job: Job, smoothing: number): [string, Line[]][] {
+  const found = data?.jobs[0]?.series ?? {};
+  const named = new Set(CHARTS.flatMap(([, series]) => series));
+  const others = Map.groupBy(
+    Object.keys(found).filter((series) => !named.has(series)),
+    (series) => series.split("/")[0] ?? series,
+  );
+  const color = isPlain(job) ? "--plain" : "--residual";
+  return [...CHARTS, ...others]
+    .map(([title, series]): [string, Line[]] => [
+      title,
+      series.flatMap((name) => {
+        const buckets = found[name];
+        const label =
+          title.includes("/s") || series.length === 1 ? name : (name.split("/")[0] ?? "");
+        return buckets
+          ? linesOf(others.has(title) ? name : label, name, buckets, { color, smoothing })
+          : [];
+      }),
+    ])
+    .filter(([, lines]) => lines.length > 0);
+}
+
+export function zoomOf(from: URLSearchParams): Range | null {
+  if (!from.has("from") || !from.has("to")) return null;
+  return { from: Number(from.get("from")), to: Number(from.get("to")) };
+}
+
+export function setZoom(range: Range | null): void {
+  setQuery({ from: range && String(range.from), to: range && String(range.to) });
+}
+
+export function Controls(properties: {
+  axis: Axis;
+  smoothing: number;
+  isClipped: boolean;
+  isLog: boolean;
+  zoom: Range | null;
+}) {
+  const { axis, smoothing, isClipped, isLog, zoom } = properties;
+  return (
+    <div class="row controls">
+      <label class="check">
+        Axis
+        <select
+          value={axis}
+          onChange={(event) => setQuery({ x: event.currentTarget.value, from: null, to: null })}
+        >
+          {Object.entries(AXES).map(([value, title]) => (
+            <option value={value}>{title}</option>
+          ))}
+        </select>
+      </label>
+      <label class="check">
+        Smoothing
+        <input
+          type="range"
+          min="0"
+          max="0.98"
+          step="0.02"
+          value={smoothing}
+          onInput={(event) => setQuery({ smooth: event.currentTarget.value })}
+        />
+      </label>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={isClipped}
+          onChange={(event) => setQuery({ clip: event.currentTarget.checked ? "20" : null })}
+        />
+        Errors to 20 %
+      </label>
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={isLog}
+          onChange={(event) => setQuery({ loss: event.currentTarget.checked ? "log" : null })}
+        />
+        Loss as logarithm
+      </label>
+      {zoom ? (
+        <button type="button" onClick={() => setZoom(null)}>
+          Show everything
+        </button>
+      ) : (
+        <span class="muted wide">Drag over a chart to zoom.</span>
+      )}
+    </div>
+  );
+}

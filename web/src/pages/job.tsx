@@ -1,0 +1,286 @@
+/** One job: its curves, what happened, its log, its checkpoints and its spec. */
+import { useSignal } from "@preact/signals";
+import { ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { Curves } from "../components/curves";
+import { Fact } from "../components/facts";
+import { Logs } from "../components/logs";
+import { EmptyNote, ErrorNote } from "../components/notes";
+import { State } from "../components/state";
+import { Timeline } from "../components/timeline";
+import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
+import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
+import { usePolled } from "../lib/poll";
+import { useTitle } from "../lib/title";
+
+type Command = "cancel" | "pause" | "resume" | "hold" | "release";
+type Checkpoint = Schemas["CheckpointView"];
+
+/** Formats of a download by the part of the checkpoint; the training state is no download. */
+const FORMATS: Record<string, [string, string] | undefined> = {
+  weights: ["safetensors", "safetensors"],
+  pt: ["pt", "pt"],
+  onnx: ["onnx", "ONNX"],
+  "onnx-image": ["onnx-image", "ONNX for images"],
+  pt2: ["pt2", "pt2"],
+  "pt2-image": ["pt2-image", "pt2 for images"],
+  card: ["card", "model card"],
+};
+
+export function JobPage({ id }: { id: string }) {
+  const path = { path: { job_id: id } };
+  const polled = usePolled(
+    id,
+    async () => {
+      const [job, attempts, events, checkpoints] = await Promise.all([
+        read(api.GET("/v1/jobs/{job_id}", { params: path })),
+        read(api.GET("/v1/jobs/{job_id}/attempts", { params: path })),
+        read(api.GET("/v1/jobs/{job_id}/events", { params: path })),
+        read(api.GET("/v1/jobs/{job_id}/checkpoints", { params: path })),
+      ]);
+      return { job, ...attempts, ...events, ...checkpoints };
+    },
+    2,
+  );
+  const data = polled.data.value;
+  useTitle(data?.job.name ?? "Job");
+  if (!data)
+    return (
+      <>
+        <h1>Job</h1>
+        <ErrorNote error={polled.error.value} />
+        {polled.error.value?.status === 404 && (
+          <EmptyNote title="It may have been deleted.">
+            <a href="/">Go to the jobs</a>
+          </EmptyNote>
+        )}
+      </>
+    );
+  const { job } = data;
+  return (
+    <>
+      <div class="head">
+        <h1>{job.name}</h1>
+        <State state={job.state} />
+        <Commands job={job} onDone={polled.refresh} />
+      </div>
+      <ErrorNote error={polled.error.value} />
+      <Summary job={job} />
+      <Curves job={job} />
+      <Timeline {...data} />
+      <Checkpoints jobId={job.id} checkpoints={data.checkpoints} />
+      <Logs jobId={job.id} seconds={isFinished(job) ? 0 : 3} />
+      <Spec job={job} />
+    </>
+  );
+}
+
+function Commands({ job, onDone }: { job: Job; onDone: () => void }) {
+  const failure = useSignal<ApiError | null>(null);
+
+  async function send(command: Command) {
+    if (command === "cancel" && !confirm(`Cancel ${job.name}?`)) return;
+    try {
+      await read(
+        api.POST(`/v1/jobs/{job_id}/${command}`, { params: { path: { job_id: job.id } } }),
+      );
+      failure.value = null;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      failure.value = error;
+    }
+    onDone();
+  }
+
+  return (
+    <div class="end">
+      {failure.value && (
+        <span class="bad" role="alert">
+          {failure.value.message}
+        </span>
+      )}
+      {commandsOf(job).map(([command, title]) => (
+        <button
+          type="button"
+          class={command === "cancel" ? "danger" : ""}
+          disabled={job.stop_requested !== null}
+          onClick={() => send(command)}
+        >
+          {title}
+        </button>
+      ))}
+      <a class="button" href={`/compare?job=${job.id}`}>
+        Compare
+      </a>
+      <a class="button" href={`/submit?from=${job.id}`}>
+        Clone and change
+      </a>
+    </div>
+  );
+}
+
+function commandsOf(job: Job): [Command, string][] {
+  if (isFinished(job)) return [];
+  const cancel: [Command, string] = ["cancel", "Cancel"];
+  if (job.state === "paused") return [["resume", "Resume"], cancel];
+  if (job.state === "held") return [["release", "Release"], cancel];
+  if (job.state === "queued" || job.state === "blocked") return [["hold", "Hold"], cancel];
+  return [["pause", "Pause"], cancel];
+}
+
+function Summary({ job }: { job: Job }) {
+  const { progress, waiting, spec } = job;
+  const source = spec.start_from?.job;
+  return (
+    <>
+      {waiting && (
+        <div class="note">
+          <p>
+            {waiting.position !== null && `Position ${waiting.position}: `}
+            {waiting.message}
+          </p>
+          {waiting.starts_p50 && (
+            <p class="muted">
+              Starts about {time(waiting.starts_p50)}, at the latest about{" "}
+              {time(waiting.starts_p90)}.
+            </p>
+          )}
+        </div>
+      )}
+      {job.state === "failed" && (
+        <div class="note error">
+          <p>
+            {job.reason}: {job.message ?? "no message"}
+          </p>
+          <p class="muted">The end of the log may say more.</p>
+        </div>
+      )}
+      <dl class="facts">
+        {progress && !isFinished(job) && (
+          <>
+            <Fact name="Progress">
+              <progress value={progress.percent} max={100} aria-label="Progress" />{" "}
+              {number(progress.percent)} %
+            </Fact>
+            <Fact name="Remaining">{duration(progress.eta_seconds)}</Fact>
+          </>
+        )}
+        <Fact name="Test error">
+          <strong>{percent(testError(job))}</strong>
+        </Fact>
+        <Fact name="Train error">{percent(trainError(job))}</Fact>
+        {progress && (
+          <Fact name="Iterations">
+            {number(progress.iteration)} of {number(progress.iterations)}
+          </Fact>
+        )}
+        <Fact name="Images/s">{number(progress?.images_per_second)}</Fact>
+        {job.finished_at && (
+          <Fact name="Duration">{duration(secondsBetween(job.started_at, job.finished_at))}</Fact>
+        )}
+        <Fact name="Network">{job.network}</Fact>
+        <Fact name="Data set">{spec.dataset}</Fact>
+        <Fact name="Seed">{spec.seed}</Fact>
+        <Fact name="Parameters">{count(job.parameters)}</Fact>
+        <Fact name="Device">
+          {job.environment ? `${job.environment.num_workers} × ${job.environment.device}` : "–"}
+        </Fact>
+        <Fact name="Attempts">{job.attempts}</Fact>
+        <Fact name="User">{job.user}</Fact>
+        <Fact name="Submitted">{time(job.created_at)}</Fact>
+        {source && (
+          <Fact name={`Started from (${spec.start_from?.mode})`}>
+            <a href={`/jobs/${source}`}>{source}</a>
+          </Fact>
+        )}
+        {spec.tags.length > 0 && <Fact name="Tags">{spec.tags.join(", ")}</Fact>}
+        <Fact name="Id">
+          <code>{job.id}</code>
+        </Fact>
+      </dl>
+    </>
+  );
+}
+
+function Checkpoints({ jobId, checkpoints }: { jobId: string; checkpoints: Checkpoint[] }) {
+  const [best] = sorted(checkpoints, (checkpoint) => checkpoint.test_error, false);
+  return (
+    <section class="section">
+      <header>
+        <h2>Checkpoints</h2>
+        <span class="muted">{checkpoints.length}</span>
+      </header>
+      {checkpoints.length === 0 ? (
+        <EmptyNote title="No checkpoint yet.">
+          They are saved at each evaluation, as the recipe says.
+        </EmptyNote>
+      ) : (
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
+        <section class="scroll" tabIndex={0} aria-label="Checkpoints">
+          <table>
+            <thead>
+              <tr>
+                <th class="number">Iteration</th>
+                <th class="number">Test error</th>
+                <th class="number wide">Size</th>
+                <th class="wide">Saved</th>
+                <th>Downloads</th>
+              </tr>
+            </thead>
+            <tbody>
+              {checkpoints.map((checkpoint) => (
+                <tr key={checkpoint.id}>
+                  <td class="number">{number(checkpoint.iteration)}</td>
+                  <td class="number">
+                    {checkpoint === best && best.test_error !== null && (
+                      <span class="good">best </span>
+                    )}
+                    {percent(checkpoint.test_error)}
+                  </td>
+                  <td class="number wide">{bytes(checkpoint.size_bytes)}</td>
+                  <td class="wide">{time(checkpoint.created_at)}</td>
+                  <td class="downloads">
+                    {Object.keys(checkpoint.parts).map((part) => {
+                      const format = FORMATS[part];
+                      if (!format) return null;
+                      const file = `/v1/jobs/${jobId}/checkpoints/${checkpoint.id}/weights`;
+                      return (
+                        <a href={`${file}?format=${format[0]}`} download>
+                          {format[1]}
+                        </a>
+                      );
+                    })}
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </section>
+      )}
+    </section>
+  );
+}
+
+function Spec({ job }: { job: Job }) {
+  return (
+    <section class="section">
+      <details>
+        <summary>
+          <h2 class="inline">Spec</h2>
+        </summary>
+        {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+        <section class="scroll" tabIndex={0} aria-label="Spec">
+          <table class="mono">
+            <tbody>
+              {Object.entries(flatten(job.spec)).map(([field, value]) => (
+                <tr>
+                  <th scope="row">{field}</th>
+                  <td>{value}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </section>
+      </details>
+    </section>
+  );
+}
