@@ -86,7 +86,7 @@ up: setup ## run the service in the foreground until Ctrl-C; PORT=8000
 demo: setup ## train a plain and a residual network through the service
 	@$(BIN)/python -m deploy.demo
 
-bench-%: setup ## run a benchmark: control demo gpu launch loading search throughput train
+bench-%: setup ## run a benchmark: control demo gpu launch loading metrics search throughput train
 	@$(BIN)/python -m benchmarks.$*
 
 docs: setup ## write the reference pages that follow from the code

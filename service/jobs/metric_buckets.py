@@ -1,9 +1,9 @@
-"""Metrics summarised in buckets of iterations, so that long series are read in milliseconds.
+"""Metrics summarized in buckets of iterations, so that long series are read in milliseconds.
 
 A bucket covers a power of two of iterations and begins at a multiple of it: as a job grows, its
 complete buckets do not change. Buckets are also stored, in levels: a bucket of level 1 covers
-4 * `job.bucket_width` iterations, of each next level four times as many. A query reads the level
-just below the width that it needs, the levels below for what is not complete there, and points.
+2 * `job.bucket_width` iterations, of each next level twice as many. A query reads the level of the
+width that it needs, and for what is not complete there the levels below and points.
 
 Points of iterations below `job.bucketed_iterations` are in the stored buckets. A later point of
 such an iteration (a resumed attempt repeats some, an evaluation takes time) removes its buckets.
@@ -11,19 +11,18 @@ such an iteration (a resumed attempt repeats some, an evaluation takes time) rem
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, case, delete, func, insert, literal, select, union_all
+from sqlalchemy import Table, bindparam, case, delete, insert, select
 from sqlalchemy.orm import Session
 
 from service.storage.tables import JobRow, MetricBucketRow, MetricRow
 
 MAX_ITERATION = 2**31 - 1
-_FACTOR = 4
-# Points of a series that are read as such; a run of the usual length has fewer.
-_MAX_UNBUCKETED_POINTS = 1024
-_COLUMNS = ("series", "start", "count", "sum", "first", "min", "max", "last")
-_OF_LAST_POINT = ("iteration", "seconds", "time")
+# Points of a series that are read as such.
+_MAX_UNBUCKETED_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,22 @@ class Buckets:
     iteration: list[int]
     seconds: list[float]
     time: list[float]
+
+
+class _Bucket(NamedTuple):
+    """A row of the table, without job and level."""
+
+    series: str
+    start: int
+    num_values: int
+    sum: float | None
+    first: float | None
+    min: float | None
+    max: float | None
+    last: float | None
+    iteration: int
+    seconds: float
+    time: float
 
 
 def width_for(iterations: int, buckets: int) -> int:
@@ -77,37 +92,36 @@ def read(
     """
     position = start - start % width
     stop = min(stop + -stop % width, MAX_ITERATION)
-    sources: list[Select[Any]] = []
+    complete: list[_Bucket] = []
+    partial: list[_Bucket] = []
     for level, level_width in reversed(list(_levels(job, max_width=width))):
         end = min(stop, _complete(job.bucketed_iterations, level_width))
         if end > position:
-            sources.append(_select_level(job.id, series, level, position, end))
+            found = _read_level(session, job, series, level, begin=position, end=end)
+            (complete if level_width == width else partial).extend(found)
             position = end
     if stop > position:
-        sources.append(_select_points(job.id, series, position, stop))
-    grouped = _group(sources, width).subquery()
-    columns = [grouped.c[name] for name in (*_COLUMNS, *_OF_LAST_POINT)]
-    rows = session.execute(select(*columns).order_by(grouped.c.series, grouped.c.start))
-    found: dict[str, Buckets] = {}
-    by_series: dict[str, list[Any]] = {}
-    for row in rows:
-        by_series.setdefault(row[0], []).append(row)
-    for name, members in by_series.items():
-        _, starts, counts, sums, *others = map(list, zip(*members, strict=True))
-        means = [
-            None if total is None else total / count
-            for total, count in zip(sums, counts, strict=True)
-        ]
-        found[name] = Buckets(starts, counts, means, *others)
-    return found
+        partial += _read_level(session, job, series, 0, begin=position, end=stop)
+    by_series: dict[str, list[_Bucket]] = {}
+    for bucket in (*complete, *_merge(partial, width)):
+        by_series.setdefault(bucket[0], []).append(bucket)
+    return {name: _make_columns(buckets) for name, buckets in by_series.items()}
+
+
+def _make_columns(buckets: Sequence[_Bucket]) -> Buckets:
+    _, starts, counts, sums, *others = map(list, zip(*buckets, strict=True))
+    means = [
+        None if total is None else total / count for total, count in zip(sums, counts, strict=True)
+    ]
+    return Buckets(starts, counts, means, *others)
 
 
 def _levels(job: JobRow, *, max_width: int) -> Iterator[tuple[int, int]]:
     """Stored levels of at most that many iterations a bucket, as (level, width), ascending."""
-    level, width = 1, _FACTOR * job.bucket_width
+    level, width = 1, 2 * job.bucket_width
     while 0 < width <= max_width:
         yield level, width
-        level, width = level + 1, _FACTOR * width
+        level, width = level + 1, 2 * width
 
 
 def _complete(iterations: int, width: int) -> int:
@@ -116,8 +130,8 @@ def _complete(iterations: int, width: int) -> int:
 
 def _store_until(session: Session, job: JobRow, newest: int) -> None:
     if job.bucket_width == 0:
-        # So that a bucket of level 1 holds about four points.
-        spacing = max(1, newest // job.unbucketed_points)
+        # So that a bucket of level 1 holds about two points.
+        spacing = max(1, newest // (job.unbucketed_points - 1))
         job.bucket_width = 1 << (spacing.bit_length() - 1)
     before, after = job.bucketed_iterations, _complete(newest, job.bucket_width)
     series = list(job.latest_metrics)
@@ -125,19 +139,10 @@ def _store_until(session: Session, job: JobRow, newest: int) -> None:
         start, stop = _complete(before, width), _complete(after, width)
         if start == stop:
             break
-        source = (
-            _select_points(job.id, series, start, stop)
-            if level == 1
-            else _select_level(job.id, series, level - 1, start, stop)
-        )
-        grouped = _group([source], width).subquery()
-        names = (*_COLUMNS, *_OF_LAST_POINT)
-        session.execute(
-            insert(MetricBucketRow).from_select(
-                ["job_id", "level", *names],
-                select(literal(job.id), literal(level), *(grouped.c[name] for name in names)),
-            )
-        )
+        buckets = _merge(_read_level(session, job, series, level - 1, begin=start, end=stop), width)
+        rows = [bucket._asdict() | {"job_id": job.id, "level": level} for bucket in buckets]
+        if rows:
+            session.execute(insert(_buckets), rows)
     job.bucketed_iterations = after
     job.unbucketed_points = 0
 
@@ -158,68 +163,85 @@ def _remove_from(session: Session, job: JobRow, iteration: int) -> None:
     job.unbucketed_points = _MAX_UNBUCKETED_POINTS
 
 
-def _select_level(
-    job_id: str, series: Sequence[str], level: int, start: int, stop: int
-) -> Select[Any]:
-    row = MetricBucketRow
-    return select(*(getattr(row, name) for name in (*_COLUMNS, *_OF_LAST_POINT))).where(
-        row.job_id == job_id,
-        row.series.in_(series),
-        row.level == level,
-        row.start >= start,
-        row.start < stop,
+def _table_of(row_type: type[MetricRow | MetricBucketRow]) -> Table:
+    table = row_type.__table__
+    assert isinstance(table, Table)
+    return table
+
+
+# Core tables and constant statements: a chart of 20 jobs executes some hundred of them.
+_points, _buckets = _table_of(MetricRow), _table_of(MetricBucketRow)
+_SELECT_BUCKETS = (
+    select(*(_buckets.c[name] for name in _Bucket._fields))
+    .where(
+        _buckets.c.job_id == bindparam("job_id"),
+        _buckets.c.series.in_(bindparam("names", expanding=True)),
+        _buckets.c.level == bindparam("level"),
+        _buckets.c.start >= bindparam("begin"),
+        _buckets.c.start < bindparam("end"),
     )
-
-
-def _select_points(job_id: str, series: Sequence[str], start: int, stop: int) -> Select[Any]:
-    """Points, as buckets of one iteration."""
-    row, value = MetricRow, MetricRow.value
-    return select(
-        row.series,
-        row.iteration.label("start"),
-        case((value.is_(None), 0), else_=1).label("count"),
-        value.label("sum"),
-        value.label("first"),
-        value.label("min"),
-        value.label("max"),
-        value.label("last"),
-        row.iteration,
-        row.seconds,
-        row.time,
-    ).where(
-        row.job_id == job_id,
-        row.series.in_(series),
-        row.iteration >= start,
-        row.iteration < stop,
+    .order_by(_buckets.c.series, _buckets.c.start)
+)
+_SELECT_POINTS = (
+    select(
+        _points.c.series,
+        _points.c.iteration,
+        case((_points.c.value.is_(None), 0), else_=1),
+        *(_points.c.value,) * 5,
+        _points.c.iteration,
+        _points.c.seconds,
+        _points.c.time,
     )
+    .where(
+        _points.c.job_id == bindparam("job_id"),
+        _points.c.series.in_(bindparam("names", expanding=True)),
+        _points.c.iteration >= bindparam("begin"),
+        _points.c.iteration < bindparam("end"),
+    )
+    .order_by(_points.c.series, _points.c.iteration)
+)
 
 
-def _group(sources: Sequence[Select[Any]], width: int) -> Select[Any]:
-    """Merges the buckets of the sources into those of `width` iterations."""
-    rows = (union_all(*sources) if len(sources) > 1 else sources[0]).subquery()
-    start = rows.c.start - rows.c.start % width
+def _read_level(
+    session: Session, job: JobRow, series: Sequence[str], level: int, *, begin: int, end: int
+) -> list[_Bucket]:
+    """Buckets of the level; points as buckets, for level 0."""
+    statement = _SELECT_POINTS if level == 0 else _SELECT_BUCKETS
+    params = {"job_id": job.id, "names": series, "begin": begin, "end": end}
+    if level > 0:
+        params["level"] = level
+    return list(map(_Bucket._make, session.connection().execute(statement, params)))
 
-    def at_end(name: str, order: ColumnElement[Any]) -> ColumnElement[Any]:
-        # A bucket of values that are not finite comes after all others.
-        return func.first_value(rows.c[name]).over(
-            partition_by=[rows.c.series, start], order_by=[rows.c.count == 0, order]
+
+def _merge(buckets: Sequence[_Bucket], width: int) -> list[_Bucket]:
+    """Buckets of `width` iterations, in the order of series and iterations."""
+    ordered = sorted(buckets, key=itemgetter(0, 1))
+    return [
+        _merge_members(list(members), start)
+        for (_, start), members in groupby(
+            ordered, key=lambda bucket: (bucket.series, bucket.start - bucket.start % width)
         )
+    ]
 
-    ranked = select(
-        rows,
-        start.label("bucket_start"),
-        at_end("first", rows.c.start).label("bucket_first"),
-        at_end("last", rows.c.start.desc()).label("bucket_last"),
-    ).subquery()
-    return select(
-        ranked.c.series,
-        ranked.c.bucket_start.label("start"),
-        func.sum(ranked.c.count).label("count"),
-        func.sum(ranked.c.sum).label("sum"),
-        func.min(ranked.c.bucket_first).label("first"),
-        func.min(ranked.c.min).label("min"),
-        func.max(ranked.c.max).label("max"),
-        func.min(ranked.c.bucket_last).label("last"),
-        # The last point has the highest of each.
-        *(func.max(ranked.c[name]).label(name) for name in _OF_LAST_POINT),
-    ).group_by(ranked.c.series, ranked.c.bucket_start)
+
+def _merge_members(members: Sequence[_Bucket], start: int) -> _Bucket:
+    last = members[-1]
+    if len(members) == 1:
+        return last._replace(start=start)
+    finite = [member for member in members if member.num_values > 0]
+    if not finite:
+        return last._replace(start=start)
+    return _Bucket(
+        last.series,
+        start,
+        sum(member.num_values for member in finite),
+        sum(member.sum or 0.0 for member in finite),
+        finite[0].first,
+        min(member.min for member in finite if member.min is not None),
+        max(member.max for member in finite if member.max is not None),
+        finite[-1].last,
+        # A clock that went back does not turn the curve back.
+        last.iteration,
+        max(member.seconds for member in members),
+        max(member.time for member in members),
+    )

@@ -327,8 +327,8 @@ class MetricRow(Base):
 class MetricBucketRow(Base):
     """Points of a series in the iterations from `start`; the level says how many iterations.
 
-    Over finite values: count, sum, first, min, max, last. Of the last point: iteration, seconds,
-    time.
+    Over finite values: num_values, sum, first, min, max, last. Of the last point: iteration,
+    seconds, time.
     """
 
     __tablename__ = "metric_buckets"
@@ -338,7 +338,7 @@ class MetricBucketRow(Base):
     series: Mapped[str] = mapped_column(String(63), primary_key=True)
     level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     start: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    count: Mapped[int]
+    num_values: Mapped[int]
     sum: Mapped[float | None]
     first: Mapped[float | None]
     min: Mapped[float | None]

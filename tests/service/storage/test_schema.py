@@ -103,9 +103,10 @@ def _fill(core: Core) -> None:
         sign_ins.sign_in(session, token, now=core.clock.now)
         webhooks.add_webhook(session, "https://example.org/", (), user="ann", now=core.clock.now)
     claimed = core.run(tags=["nightly"])
-    point = make_point(series="train/loss", iteration=20, value=1.5)
+    # More than are kept without buckets.
+    points = [make_point("train/loss", iteration, 1.5) for iteration in range(300)]
     line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="a line")
-    core.report(claimed.attempt_id, 2, metrics=[point], logs=[line], checkpoints=[note(20)])
+    core.report(claimed.attempt_id, 2, metrics=points, logs=[line], checkpoints=[note(20)])
     core.submit(after=[job_id_of(claimed)], key="once")
     core.finish(claimed.attempt_id)
     searching = Searching(core)

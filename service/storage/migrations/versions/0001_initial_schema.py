@@ -527,7 +527,7 @@ def upgrade() -> None:
         sa.Column("series", sa.String(length=63), nullable=False),
         sa.Column("level", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("start", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("num_values", sa.Integer(), nullable=False),
         sa.Column("sum", sa.Double(), nullable=True),
         sa.Column("first", sa.Double(), nullable=True),
         sa.Column("min", sa.Double(), nullable=True),
