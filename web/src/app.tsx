@@ -4,17 +4,22 @@ import { EmptyNote } from "./components/notes";
 import { path } from "./lib/route";
 import { theme, toggleTheme } from "./lib/theme";
 import { useTitle } from "./lib/title";
+import { ComparePage } from "./pages/compare";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
 import { SignInPage } from "./pages/sign-in";
 import { SubmitPage } from "./pages/submit";
 import { signOut, user } from "./session";
 
-const NAVIGATION = [["/", "Jobs"]] as const;
+const NAVIGATION = [
+  ["/", "Jobs"],
+  ["/compare", "Compare"],
+] as const;
 
 const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
   [/^\/$/, () => <JobsPage />],
   [/^\/jobs\/([^/]+)$/, (id) => <JobPage key={id} id={id} />],
+  [/^\/compare$/, () => <ComparePage />],
   [/^\/submit$/, () => <SubmitPage />],
 ];
 

@@ -25,8 +25,8 @@ export interface Line {
   /** Drawn behind, and not in the legend. */
   faint?: boolean;
   /** Lowest and highest value of each bucket. */
-  low?: (number | null)[];
-  high?: (number | null)[];
+  low?: (number | null)[] | undefined;
+  high?: (number | null)[] | undefined;
 }
 
 /** The earlier metrics with what a request `after` them returned. */

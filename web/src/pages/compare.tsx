@@ -1,0 +1,356 @@
+/** Any jobs as the paper draws them, grouped over seeds, and the fields in which they differ. */
+import { type Signal, useSignal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
+import { api, type Job, read } from "../api/client";
+import { Chart } from "../components/chart";
+import { Controls, setZoom, zoomOf } from "../components/curves";
+import { EmptyNote, ErrorNote } from "../components/notes";
+import { formatOf } from "../lib/axes";
+import { AXES, type Axis, continued, type Line, type Metrics } from "../lib/curves";
+import { type Figure, toCsv, toLatex, toPng, toSvg } from "../lib/figure";
+import { count, duration, number, secondsBetween } from "../lib/format";
+import { type Group, groupJobs, groupLines, statistics } from "../lib/groups";
+import { differences, isFinished, testError, trainError } from "../lib/jobs";
+import { usePolled } from "../lib/poll";
+import { query, setQuery } from "../lib/route";
+import { useTitle } from "../lib/title";
+
+const BUCKETS = 500;
+const MAX_JOBS = 100;
+const CHARTS = [
+  ["Error, %", ["train/error", "test/error"]],
+  ["Loss", ["train/loss", "test/loss"]],
+] as const;
+
+interface Comparison {
+  jobs: Job[];
+  metrics: Metrics;
+}
+
+export function ComparePage() {
+  useTitle("Compare");
+  const ids = [...new Set(query.value.getAll("job"))].slice(0, MAX_JOBS);
+  if (ids.length > 0) return <Compared ids={ids} />;
+  return (
+    <>
+      <h1>Compare</h1>
+      <EmptyNote title="No jobs are chosen.">
+        <a href="/">Select jobs in the list</a>, then choose Compare. The address has the choice:
+        share it.
+      </EmptyNote>
+    </>
+  );
+}
+
+function Compared({ ids }: { ids: string[] }) {
+  const axis = (query.value.get("x") ?? "iteration") as Axis;
+  const smoothing = Number(query.value.get("smooth") ?? "0.6");
+  const isClipped = query.value.get("clip") === "20";
+  const isLog = query.value.get("loss") === "log";
+  const byJob = query.value.get("group") === "none";
+  const zoom = zoomOf(query.value);
+  const active = useSignal(true);
+  const pointed = useSignal<string | null>(null);
+  const polled = usePolled<Comparison>(
+    [...ids, axis, zoom?.from, zoom?.to].join(),
+    async (latest) => {
+      const [jobs, metrics] = await Promise.all([
+        Promise.all(
+          ids.map((id) => read(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } } }))),
+        ),
+        readMetrics(ids, axis, zoom, latest()?.metrics),
+      ]);
+      active.value = !jobs.every(isFinished);
+      return { jobs, metrics };
+    },
+    active.value ? 3 : 0,
+  );
+  const data = polled.data.value;
+  const groups = useMemo(() => groupJobs(data?.jobs ?? [], byJob), [data, byJob]);
+  const charts = useMemo(
+    () =>
+      CHARTS.map(([title, series]) => ({
+        title,
+        lines: data
+          ? groups.flatMap((group) => groupLines(group, series, data.metrics, smoothing))
+          : [],
+      })),
+    [data, groups, smoothing],
+  );
+
+  return (
+    <>
+      <div class="head">
+        <h1>Compare</h1>
+        <span class="muted">{ids.length === 1 ? "1 job" : `${ids.length} jobs`}</span>
+        <div class="end">
+          <label class="check">
+            <input
+              type="checkbox"
+              checked={!byJob}
+              onChange={(event) => setQuery({ group: event.currentTarget.checked ? null : "none" })}
+            />
+            Mean over seeds
+          </label>
+        </div>
+      </div>
+      <ErrorNote error={polled.error.value} />
+      {data && (
+        <>
+          <section class="section" aria-label="Curves">
+            <header>
+              <h2>Curves</h2>
+              <Controls {...{ axis, smoothing, isClipped, isLog, zoom }} />
+            </header>
+            <div class="charts">
+              {charts.map(({ title, lines }) => {
+                const top = title.startsWith("Error") && isClipped ? 20 : undefined;
+                return (
+                  <div>
+                    <Chart
+                      title={title}
+                      lines={emphasized(lines, groups, pointed.value)}
+                      xLabel={AXES[axis]}
+                      formatX={formatOf(axis)}
+                      sync="compare"
+                      zoom={zoom}
+                      onZoom={setZoom}
+                      isLog={title === "Loss" && isLog}
+                      top={top}
+                      height={320}
+                    />
+                    <Exports
+                      name={title.startsWith("Error") ? "error" : "loss"}
+                      figure={{
+                        xLabel: AXES[axis],
+                        yLabel: title,
+                        lines: lines.map((line) => ({
+                          ...line,
+                          stroke: PRINTED[line.color] ?? "#000000",
+                        })),
+                        top,
+                        source: groups.map(({ label, jobs, spec }) => ({
+                          label,
+                          jobs: jobs.map((job) => job.id),
+                          spec,
+                        })),
+                      }}
+                    />
+                  </div>
+                );
+              })}
+            </div>
+            {!byJob && groups.some((group) => group.jobs.length > 1) && (
+              <p class="muted">
+                Lines are means over the seeds of a group, at the iterations that all of them have;
+                bands reach from their lowest to their highest value.
+              </p>
+            )}
+          </section>
+          <Results groups={groups} pointed={pointed} />
+          <Differences groups={groups} />
+        </>
+      )}
+    </>
+  );
+}
+
+/** Colours on white paper, whatever the theme. */
+const PRINTED: Record<string, string> = {
+  "--plain-1": "#c0392b",
+  "--plain-2": "#e07b39",
+  "--plain-3": "#8e2a5b",
+  "--plain-4": "#b58900",
+  "--residual-1": "#1f5fbf",
+  "--residual-2": "#1c8a8a",
+  "--residual-3": "#5b4bb5",
+  "--residual-4": "#3b7a2a",
+};
+
+async function readMetrics(
+  ids: string[],
+  axis: Axis,
+  zoom: { from: number; to: number } | null,
+  before: Metrics | undefined,
+): Promise<Metrics> {
+  const found = await read(
+    api.GET("/v1/metrics", {
+      params: {
+        query: {
+          job: ids,
+          series: CHARTS.flatMap(([, series]) => series),
+          x: axis,
+          buckets: BUCKETS,
+          after: before?.next,
+          ...zoom,
+        },
+      },
+    }),
+  );
+  return continued(before, found);
+}
+
+/** The lines of the group under the pointer come forward. */
+function emphasized(lines: Line[], groups: Group[], pointed: string | null): Line[] {
+  const label = groups.find((group) => group.label === pointed)?.label;
+  if (!label) return lines;
+  return lines.map((line) =>
+    line.label.startsWith(`${label} `) ? line : { ...line, faint: true },
+  );
+}
+
+function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string | null> }) {
+  return (
+    <section class="section">
+      <h2>Results</h2>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll" tabIndex={0} aria-label="Results">
+        <table>
+          <thead>
+            <tr>
+              <th>Group</th>
+              <th>Jobs</th>
+              <th class="number">Test error, %</th>
+              <th class="number">Train error, %</th>
+              <th class="number wide">Parameters</th>
+              <th class="number wide">Duration</th>
+              <th />
+            </tr>
+          </thead>
+          <tbody>
+            {groups.map((group) => {
+              const [first] = group.jobs;
+              const seconds = group.jobs.flatMap(
+                (job) => secondsBetween(job.started_at, job.finished_at) ?? [],
+              );
+              return (
+                <tr
+                  onMouseEnter={() => {
+                    pointed.value = group.label;
+                  }}
+                  onMouseLeave={() => {
+                    pointed.value = null;
+                  }}
+                >
+                  <th scope="row">
+                    <span class="key" style={{ background: `var(${group.color})` }} /> {group.label}
+                  </th>
+                  <td class="clip">
+                    {group.jobs.map((job) => (
+                      <a href={`/jobs/${job.id}`} title={job.name}>
+                        seed {job.spec.seed}{" "}
+                      </a>
+                    ))}
+                  </td>
+                  <td class="number">{meanText(group.jobs.map(testError))}</td>
+                  <td class="number">{meanText(group.jobs.map(trainError))}</td>
+                  <td class="number wide">{count(first?.parameters)}</td>
+                  <td class="number wide">
+                    {seconds.length ? duration(statistics(seconds).mean) : "–"}
+                  </td>
+                  <td>
+                    <button type="button" class="quiet" onClick={() => remove(group)}>
+                      Remove<span class="hidden-visually"> {group.label}</span>
+                    </button>
+                  </td>
+                </tr>
+              );
+            })}
+          </tbody>
+        </table>
+      </section>
+    </section>
+  );
+}
+
+function meanText(values: (number | null)[]): string {
+  const found = values.filter((value) => value !== null);
+  if (found.length === 0) return "–";
+  const { mean, deviation } = statistics(found);
+  return deviation === null
+    ? number(mean, 2)
+    : `${number(mean, 2)} ± ${number(deviation, 2)} (n ${found.length})`;
+}
+
+function remove(group: Group) {
+  const gone = new Set(group.jobs.map((job) => job.id));
+  setQuery({ job: query.value.getAll("job").filter((id) => !gone.has(id)) });
+}
+
+function Differences({ groups }: { groups: Group[] }) {
+  const found = differences(groups.map((group) => group.spec));
+  if (groups.length < 2) return null;
+  return (
+    <section class="section">
+      <header>
+        <h2>Differences</h2>
+        <span class="muted">fields of the specs that are not equal</span>
+      </header>
+      {found.length === 0 ? (
+        <EmptyNote title="The specs are equal but for the seed." />
+      ) : (
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
+        <section class="scroll" tabIndex={0} aria-label="Differences">
+          <table>
+            <thead>
+              <tr>
+                <th>Field</th>
+                {groups.map((group) => (
+                  <th>
+                    <span class="key" style={{ background: `var(${group.color})` }} /> {group.label}
+                  </th>
+                ))}
+              </tr>
+            </thead>
+            <tbody>
+              {found.map(({ field, values }) => (
+                <tr>
+                  <th scope="row" class="mono">
+                    {field}
+                  </th>
+                  {values.map((value) => (
+                    <td class="mono clip">{value || "–"}</td>
+                  ))}
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </section>
+      )}
+    </section>
+  );
+}
+
+function Exports({ name, figure }: { name: string; figure: Figure }) {
+  const text = (make: (figure: Figure) => string, type: string) => async () =>
+    new Blob([make(figure)], { type });
+  const formats: [string, string, () => Promise<Blob>][] = [
+    ["SVG", "svg", text(toSvg, "image/svg+xml")],
+    ["PNG", "png", () => toPng(figure)],
+    ["CSV", "csv", text(toCsv, "text/csv")],
+    ["LaTeX", "tex", text(toLatex, "text/x-tex")],
+  ];
+  return (
+    <div class="row exports">
+      <span class="muted">Export</span>
+      {formats.map(([title, suffix, make]) => (
+        <button
+          type="button"
+          class="quiet"
+          onClick={async () => save(await make(), `${name}.${suffix}`)}
+        >
+          {title}
+          <span class="hidden-visually"> of {figure.yLabel}</span>
+        </button>
+      ))}
+    </div>
+  );
+}
+
+function save(blob: Blob, name: string) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
