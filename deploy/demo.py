@@ -33,23 +33,27 @@ def main() -> int:
         logs_path=BUILD_PATH / "logs",
         settings={"RESNETD_WARM_RUNNER_WORKERS": str(NUM_WORKERS)},
     )
-    console.print("Starting Ray, the API and the dispatcher on this machine ...")
+    _print(console, "Starting Ray, the API and the dispatcher on this machine ...")
     try:
         with service, resnetd.Client(url=service.url, token=service.token) as client:
-            console.print(f"The service runs at {service.url} ({time.monotonic() - started:.0f} s)")
+            seconds = time.monotonic() - started
+            _print(console, f"The service runs at {service.url} ({seconds:.0f} s)")
             jobs = _train(client, console)
             if jobs is None:
                 return 1
-            console.print(_table(client, jobs))
+            console.print(_table(jobs))
+            for job in jobs:
+                path = client.jobs.download(job.id, path=BUILD_PATH / f"{job.name}.safetensors")
+                _print(console, f"Weights of {job.name}: {path}")
     except KeyboardInterrupt:
-        console.print("Interrupted. All processes have been stopped.")
+        _print(console, "Interrupted. All processes have been stopped.")
         return 130
     except (StartError, resnetd.ResnetdError) as error:
-        console.print(f"demo: {error}", markup=False, style="red")
-        console.print(f"The logs are in {BUILD_PATH / 'logs'}")
+        _print(console, f"demo: {error}", style="red")
+        _print(console, f"The logs are in {BUILD_PATH / 'logs'}")
         return 1
     seconds = time.monotonic() - started
-    console.print(f"Stopped after {seconds:.0f} s. To start your own service: make up")
+    _print(console, f"Stopped after {seconds:.0f} s. To start your own service: make up")
     return 0
 
 
@@ -66,35 +70,35 @@ def _train(client: resnetd.Client, console: Console) -> list[resnetd.Job] | None
         )
         for name, shortcut in NETWORKS.items()
     ]
-    console.print(
-        f"Submitted two jobs, each for {NUM_WORKERS} DDP workers. "
-        "Dataset: digits, 1,797 images of 8x8 pixels."
-    )
+    _print(console, f"Submitted two jobs, each for {NUM_WORKERS} DDP workers.")
+    _print(console, "Dataset: digits, 1,797 images of 8x8 pixels.")
     jobs = watch(client.jobs, jobs, screen_for(console))
     for job in jobs:
         if job.state is not resnetd.JobState.SUCCEEDED:
-            console.print(f"{job.name}: {job.state} ({job.reason}) {job.message}", markup=False)
+            _print(console, f"{job.name}: {job.state} ({job.reason}) {job.message}")
             return None
     return jobs
 
 
-def _table(client: resnetd.Client, jobs: list[resnetd.Job]) -> Table:
+def _table(jobs: list[resnetd.Job]) -> Table:
     table = Table("network", title="Errors in percent; seconds of training without the start")
     for column in ("parameters", "train error", "test error", "seconds"):
         table.add_column(column, justify="right")
-    table.add_column("weights", overflow="fold")
     for job in jobs:
         assert job.result is not None
-        path = client.jobs.download(job.id, path=BUILD_PATH / f"{job.name}.safetensors")
         table.add_row(
             job.name,
             f"{job.parameters:,}",
             f"{job.result.train_error:.2f}",
             f"{job.result.test_error:.2f}",
             f"{job.result.training_seconds:.0f}",
-            str(path),
         )
     return table
+
+
+def _print(console: Console, text: str, *, style: str | None = None) -> None:
+    """Without line breaks of our own: a path is copied from the terminal or a pipe."""
+    console.print(text, markup=False, soft_wrap=True, style=style)
 
 
 if __name__ == "__main__":

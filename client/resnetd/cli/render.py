@@ -44,6 +44,7 @@ _STYLES: dict[str, str] = {
     JobState.PAUSED: "yellow",
 }
 
+_ID_COLUMNS = frozenset({"id", "job", "checkpoint", "dataset"})
 # Of a long value, in characters: beside a field's name it fits on a line of 100.
 _TEXT_WIDTH = 80
 
@@ -183,7 +184,7 @@ def importance(found: Mapping[str, Importance]) -> Table:
 
 def datasets(rows: Iterable[Dataset]) -> Table:
     return _table(
-        ("name", "title", "classes", "train", "test", "recipe", "available"),
+        ("dataset", "title", "classes", "train", "test", "recipe", "available"),
         (
             (
                 row.name,
@@ -375,18 +376,28 @@ def _sheet(fields: Iterable[tuple[str, object]]) -> Table:
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """A line per row. A narrow terminal cuts the widest columns, but never an id."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        is_id = column in {"id", "job", "checkpoint"}
-        table.add_column(column.upper(), no_wrap=True, overflow="fold" if is_id else "ellipsis")
-    for row in rows:
-        table.add_row(*map(_cell, row))
+    names, cells = list(columns), [list(row) for row in rows]
+    for index, name in enumerate(names):
+        is_id = name in _ID_COLUMNS
+        width = max((len(str(row[index])) for row in cells), default=0) if is_id else None
+        # Rich narrows only columns that may wrap; the cells do not.
+        table.add_column(_line(name.upper()), no_wrap=is_id, min_width=width)
+    for row in cells:
+        table.add_row(
+            *(value if isinstance(value, ProgressBar) else _line(_cell(value)) for value in row)
+        )
     return table
 
 
-def _cell(value: object) -> RenderableType:
-    if isinstance(value, ProgressBar):
-        return value
+def _line(text: str | Text) -> Text:
+    line = Text(text) if isinstance(text, str) else text
+    line.no_wrap, line.overflow = True, "ellipsis"
+    return line
+
+
+def _cell(value: object) -> Text:
     style = _STYLES.get(value, "") if isinstance(value, OpenEnum) else ""
     # Never markup: a name may have brackets.
     return Text(printable(_plain_text(value)), style=style)

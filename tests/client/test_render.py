@@ -1,0 +1,166 @@
+"""Tables on a narrow terminal: a line per row, and every id complete."""
+
+import io
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console, RenderableType
+
+from deploy import demo
+from resnetd import (
+    Attempt,
+    Checkpoint,
+    Dataset,
+    DatasetOrigin,
+    Importance,
+    Job,
+    JobState,
+    QueueStatus,
+    Reason,
+    Search,
+    SearchState,
+    Series,
+    TrainingResult,
+    Trial,
+    WaitingJob,
+    WaitReason,
+    Webhook,
+)
+from resnetd.cli import render
+from resnetd.models import AttemptState, Delivery, DeliveryState, EventKind
+
+WIDTH = 80
+ID, OTHER = "0f3k000000000001", "0f3k000000000002"
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+DATASET = f"folder:{40 * 'x'}"
+LONG = "a rather long name of what somebody trained on a Friday evening before the deadline"
+URL = "https://hooks.example.org/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
+
+JOB = Job(
+    id=ID,
+    name=LONG,
+    network="resnet-110-A",
+    state=JobState.SUCCEEDED,
+    spec={},
+    created_at=NOW,
+    parameters=1_730_714,
+    result=TrainingResult(train_error=0.5, test_error=2.5, training_seconds=40.0),
+)
+TRIAL = Trial(
+    number=10_000,
+    job_id=ID,
+    state=JobState.SUCCEEDED,
+    params={f"recipe.warmup_learning_rate_{number}": 0.0123 for number in range(6)},
+    values={"validation/error": 12.5, "seconds": 1234.5},
+    rank=0,
+)
+WAITING = WaitingJob(
+    job_id=ID,
+    name=LONG,
+    state=JobState.QUEUED,
+    waiting=QueueStatus(WaitReason.RESOURCES, LONG, position=1, starts_p50=NOW),
+)
+TABLES: dict[str, RenderableType] = {
+    "jobs": render.jobs([JOB], now=NOW, has_bars=True),
+    "attempts": render.attempts_table(
+        [
+            Attempt(
+                number=1,
+                state=AttemptState.ENDED,
+                reason=Reason.HEARTBEAT_TIMEOUT,
+                started_at=NOW,
+                ended_at=NOW,
+                message=LONG,
+            )
+        ]
+    ),
+    "checkpoints": render.checkpoints_table(
+        [
+            Checkpoint(
+                id=ID,
+                job_id=OTHER,
+                attempt=100,
+                iteration=600_000,
+                created_at=NOW,
+                size_bytes=123_456_789,
+                test_error=12.34,
+                train_error=12.34,
+            )
+        ]
+    ),
+    "searches": render.searches(
+        [Search(id=ID, name=LONG, state=SearchState.RUNNING, spec={}, created_at=NOW)]
+    ),
+    "trials": render.trials([TRIAL]),
+    "importance": render.importance(
+        {"validation/error": Importance(trials=9, shares={LONG: 0.25})}
+    ),
+    "datasets": render.datasets(
+        [
+            Dataset(
+                name=DATASET,
+                title=LONG,
+                origin=DatasetOrigin.FOLDER,
+                classes=1_000,
+                train_images=1_281_167,
+                test_images=50_000,
+                default_recipe="paper-imagenet",
+                available=True,
+            )
+        ]
+    ),
+    "queue": render.queue([WAITING]),
+    "webhooks": render.webhooks(
+        [Webhook(id=ID, url=URL, states=(JobState.SUCCEEDED, JobState.FAILED), user="ann")]
+    ),
+    "deliveries": render.deliveries(
+        [
+            Delivery(
+                id=ID,
+                state=DeliveryState.FAILED,
+                payload={"type": str(EventKind.STATE)},
+                tries=12,
+                error=LONG,
+                created_at=NOW,
+            )
+        ]
+    ),
+    "metrics": render.metrics({"validation/error": Series(iterations=(600_000,), values=(2.5,))}),
+}
+
+
+def _lines(renderable: RenderableType, *, width: int = WIDTH) -> list[str]:
+    console = Console(file=io.StringIO(), color_system=None, width=width)
+    console.print(renderable)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_narrow_terminal_has_a_line_per_row_and_complete_ids(name: str) -> None:
+    header, row = _lines(TABLES[name])
+    assert len(header.rstrip()) <= WIDTH
+    has_id = any(column in header.split() for column in ("ID", "JOB", "CHECKPOINT"))
+    assert (ID in row) == has_id
+    assert (DATASET in row) == (name == "datasets")
+
+
+@pytest.mark.parametrize("name", sorted(TABLES))
+def test_a_wide_terminal_cuts_nothing(name: str) -> None:
+    assert "…" not in "".join(_lines(TABLES[name], width=400))
+
+
+def test_the_table_of_the_demo_fits_into_80_columns() -> None:
+    table = demo._table([JOB])
+    lines = _lines(table)
+    row = next(line for line in lines if "1,730,714" in line)
+    assert max(map(len, lines)) <= WIDTH
+    assert "40" in row
+
+
+def test_a_path_of_the_demo_is_not_broken() -> None:
+    console = Console(file=io.StringIO(), width=WIDTH)
+    path = "/".join(20 * ["directory"])
+    demo._print(console, f"The logs are in {path}")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == f"The logs are in {path}\n"
