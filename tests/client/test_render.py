@@ -125,7 +125,13 @@ TABLES: dict[str, RenderableType] = {
             )
         ]
     ),
-    "metrics": render.metrics({"validation/error": Series(iterations=(600_000,), values=(2.5,))}),
+    "metrics": render.metrics(
+        {
+            "validation/error": Series(
+                iterations=(600_000,), values=(2.5,), seconds=(40.0,), times=(NOW.timestamp(),)
+            )
+        }
+    ),
 }
 
 
