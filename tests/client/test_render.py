@@ -33,7 +33,7 @@ WIDTH = 80
 ID, OTHER = "0f3k000000000001", "0f3k000000000002"
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DATASET = f"folder:{40 * 'x'}"
-LONG = "a rather long name of what somebody trained on a Friday evening before the deadline"
+LONG = "a rather long name of what a person trained on a Friday evening before the deadline"
 URL = "https://hooks.example.org/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
 
 JOB = Job(
