@@ -46,7 +46,7 @@ class ClusterView(BaseModel):
 
 @router.get("/health")
 def check_health(services: ServicesDep) -> Health:
-    """503 where the database does not answer. The only route without a token."""
+    """503 where the database does not answer or is read-only. The only route without a token."""
     services.database.check()
     return Health(status="ok")
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -135,12 +136,13 @@ class Database:
             yield
 
     def check(self) -> None:
-        """Raises DatabaseUnavailable if a query fails, or if PostgreSQL is read-only."""
+        """Raises DatabaseUnavailable if a query fails, or if the database is read-only."""
         with self.reading() as session:
-            session.execute(select(1))
             if self.is_sqlite:
-                return
-            is_read_only = session.scalar(text("SHOW transaction_read_only")) == "on"
+                file = session.execute(text("PRAGMA database_list")).one().file
+                is_read_only = not os.access(file, os.W_OK, effective_ids=True)
+            else:
+                is_read_only = session.scalar(text("SHOW transaction_read_only")) == "on"
         if is_read_only:
             # Connections keep what they had when they were opened.
             self.engine.dispose()
@@ -199,6 +201,14 @@ def _sqlite_engine(url: URL) -> Engine:
     def begin(connection: Any) -> None:
         options = connection.get_execution_options()
         connection.exec_driver_sql(options.get("resnetd_begin", "BEGIN IMMEDIATE"))
+
+    @event.listens_for(engine, "handle_error")
+    def replace_read_only_connections(context: ExceptionContext) -> None:
+        # They stay read-only after the file has become writable again.
+        code = getattr(context.original_exception, "sqlite_errorcode", 0)
+        # The low byte is the error, the others are its details.
+        if code & 0xFF == sqlite3.SQLITE_READONLY:
+            context.is_disconnect = True
 
     return engine
 

@@ -1,7 +1,10 @@
 """Health, the cluster, data sets and recipes."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +166,33 @@ def test_a_read_only_database_answers_503_to_health_and_writes(
             if is_read_only:
                 codes = {answers[0].json()["code"], answers[2].json()["code"]}
                 assert codes == {"database-unavailable"}
+
+
+@contextmanager
+def _unprivileged() -> Iterator[None]:
+    """Root may write to read-only files: as the user nobody."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_read_only_sqlite_file_answers_503_to_health_and_writes(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o777)
+        file = Path(directory, "resnetd.db")
+        file.touch()
+        file.chmod(0o666)
+        with serving_new(f"sqlite:///{file}", tmp_path) as api:
+            for mode, expected in ((0o444, (503, 200, 503)), (0o666, (200, 200, 201))):
+                file.chmod(mode)
+                with _unprivileged():
+                    answers = (
+                        api.get("/v1/health"),
+                        api.get("/v1/jobs"),
+                        api.post("/v1/jobs", written()),
+                    )
+                assert tuple(answer.status_code for answer in answers) == expected
