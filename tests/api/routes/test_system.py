@@ -170,7 +170,7 @@ def test_a_read_only_database_answers_503_to_health_and_writes(
 
 @contextmanager
 def _unprivileged() -> Iterator[None]:
-    """Root may write to read-only files: as the user nobody."""
+    """Root may write to read-only files; the user 65534 may not."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
