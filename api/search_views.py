@@ -71,6 +71,9 @@ class SearchView(View):
     end_reason: Annotated[SearchEndReason | None, Field(description="why it ended")]
     message: str | None
     user: str
+    note: str
+    starred: bool
+    archived: Annotated[bool, Field(description="left out of lists")]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -97,6 +100,9 @@ class SearchView(View):
             end_reason=search.end_reason,
             message=search.message,
             user=search.user,
+            note=search.note,
+            starred=search.starred,
+            archived=search.archived,
             created_at=search.created_at,
             started_at=search.started_at,
             finished_at=search.finished_at,

@@ -78,6 +78,9 @@ class JobView(View):
     reason: Annotated[Reason | None, Field(description="why the last attempt ended")]
     message: str | None
     user: Annotated[str, Field(description="name of the token that submitted it")]
+    note: str
+    starred: bool
+    archived: Annotated[bool, Field(description="left out of lists")]
     priority: Annotated[int, Field(description="0 to 100; higher starts first")]
     waiting: Annotated[QueueStatusView | None, Field(description="why it waits; null in lists")]
     stop_requested: Annotated[
@@ -107,6 +110,9 @@ class JobView(View):
             reason=job.reason,
             message=job.message,
             user=job.user,
+            note=job.note,
+            starred=job.starred,
+            archived=job.archived,
             priority=job.priority,
             waiting=None if waiting is None else QueueStatusView.model_validate(waiting),
             stop_requested=job.stop_requested,

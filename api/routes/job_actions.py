@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from api.dependencies import (
     IdempotencyKey,
@@ -16,24 +16,31 @@ from api.dependencies import (
     set_submission_headers,
 )
 from api.views import JobView
-from service.jobs import checkpoints, commands, retention, submission
+from service.jobs import checkpoints, commands, labels, retention, submission
 from service.specs.job_spec import Priority
+from service.specs.labels import JobLabelUpdate
 
 router = APIRouter(
     prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(authenticate_user)]
 )
 
 
-class PriorityUpdate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    priority: Priority
+class JobUpdate(JobLabelUpdate):
+    priority: Annotated[
+        Priority | None, Field(description="of a job that has not ended; higher starts first")
+    ] = None
 
 
 @router.patch("")
-def update_job(job_id: str, update: PriorityUpdate, session: WriteSession, now: Now) -> JobView:
-    """Moves the job to the place that it would have had with this priority from the start."""
-    return JobView.of(commands.change_priority(session, job_id, update.priority, now=now))
+def update_job(job_id: str, update: JobUpdate, session: WriteSession, now: Now) -> JobView:
+    """Changes the fields that are given.
+
+    With another priority the job moves to the place that it would have had from the start.
+    """
+    job = labels.update_job(session, job_id, update, now=now)
+    if update.priority is not None:
+        job = commands.change_priority(session, job_id, update.priority, now=now)
+    return JobView.of(job)
 
 
 @router.delete("", status_code=HTTPStatus.NO_CONTENT)

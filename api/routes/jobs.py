@@ -37,6 +37,7 @@ from api.views import (
 )
 from service.execution import attempts
 from service.jobs import logs, metrics, records, submission
+from service.jobs.records import JobFilter
 from service.scheduling import queue_status
 from service.scheduling.queue_status import QueueStatus
 from service.specs.job_spec import JobSpec
@@ -126,18 +127,34 @@ def list_jobs(
     dataset: FilterText | None = None,
     tag: Annotated[list[FilterText] | None, Query()] = None,
     name: Annotated[FilterText | None, Query(description="a part of the name")] = None,
+    text: Annotated[FilterText | None, Query(description="words of name, note or tags")] = None,
+    where: Annotated[
+        list[FilterText] | None,
+        Query(max_length=20, description="FIELD:VALUE,VALUE or with !=, <, <=, >, >="),
+    ] = None,
+    sort: Annotated[
+        FilterText | None, Query(description="FIELD or -FIELD; default: newest first")
+    ] = None,
+    archived: Annotated[
+        bool | None, Query(description="default: false, and both with `id_prefix`")
+    ] = None,
 ) -> JobPage:
-    """Jobs that match all filters, newest first."""
-    found = records.list_page(
-        session,
-        limit=page.limit,
-        token=page.page_token,
+    """Jobs that match all filters.
+
+    A FIELD of `where` and `sort` is one of the spec, such as `recipe.batch_size`, of the job, such
+    as `created_at`, `result.test_error`, or a newest metric, such as `metrics.train/loss`.
+    """
+    wanted = JobFilter(
         states=state or (),
         dataset=dataset,
         tags=tag or (),
         name=name,
+        text=text,
+        where=where or (),
+        archived=archived,
         id_prefix=page.id_prefix,
     )
+    found = records.list_page(session, wanted, limit=page.limit, token=page.page_token, sort=sort)
     return JobPage(jobs=[JobView.of(job) for job in found.rows], next_page_token=found.next_token)
 
 

@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Query, Response
+from pydantic import Field
 
 from api import event_streams
 from api.dependencies import (
@@ -17,18 +18,23 @@ from api.dependencies import (
     set_submission_headers,
 )
 from api.queries import EventQuery, PageQuery
-from api.routes.job_actions import PriorityUpdate
 from api.search_views import ImportanceList, SearchPage, SearchView, TrialList
 from api.views import EventList
 from service.jobs import checkpoints
 from service.searches import commands, importance, ranking, records, submission
 from service.searches import export as trial_export
+from service.specs.job_spec import Priority
+from service.specs.labels import LabelUpdate
 from service.specs.search_spec import SearchSpec
 from service.storage import events
 
 router = APIRouter(
     prefix="/v1/searches", tags=["searches"], dependencies=[Depends(authenticate_user)]
 )
+
+
+class SearchUpdate(LabelUpdate):
+    priority: Annotated[Priority | None, Field(description="of its trials")] = None
 
 
 @router.post("", status_code=HTTPStatus.CREATED)
@@ -58,10 +64,20 @@ def submit_search(
 
 
 @router.get("")
-def list_searches(session: ReadSession, page: PageQuery) -> SearchPage:
+def list_searches(
+    session: ReadSession,
+    page: PageQuery,
+    archived: Annotated[
+        bool | None, Query(description="default: false, and both with `id_prefix`")
+    ] = None,
+) -> SearchPage:
     """Searches, newest first."""
     found = records.list_page(
-        session, limit=page.limit, token=page.page_token, id_prefix=page.id_prefix
+        session,
+        limit=page.limit,
+        token=page.page_token,
+        id_prefix=page.id_prefix,
+        archived=archived,
     )
     views = [SearchView.of(search) for search in found.rows]
     return SearchPage(searches=views, next_page_token=found.next_token)
@@ -76,10 +92,13 @@ def get_search(search_id: str, session: ReadSession, now: Now) -> SearchView:
 
 @router.patch("/{search_id}")
 def update_search(
-    search_id: str, update: PriorityUpdate, session: WriteSession, now: Now
+    search_id: str, update: SearchUpdate, session: WriteSession, now: Now
 ) -> SearchView:
-    """Changes the priority of its unfinished and of its future trials."""
-    return SearchView.of(commands.change_priority(session, search_id, update.priority, now=now))
+    """Changes the fields that are given; the priority for its unfinished and future trials."""
+    search = commands.update_labels(session, search_id, update, now=now)
+    if update.priority is not None:
+        search = commands.change_priority(session, search_id, update.priority, now=now)
+    return SearchView.of(search)
 
 
 @router.delete("/{search_id}", status_code=HTTPStatus.NO_CONTENT)

@@ -108,6 +108,10 @@ class Jobs(RunResource[Job]):
         dataset: str | None = None,
         tag: str | Sequence[str] = (),
         name: str | None = None,
+        text: str | None = None,
+        where: str | Sequence[str] = (),
+        sort: str | None = None,
+        archived: bool | None = None,
         limit: int | None = None,
     ) -> Iterator[Job]:
         """Iterate over the jobs that match all filters, newest first. Pages are read on demand.
@@ -117,24 +121,63 @@ class Jobs(RunResource[Job]):
             dataset: the name of the data set.
             tag: one or several; a job has all of them.
             name: a part of the job's name.
+            text: words of its name, note or tags.
+            where: conditions such as "depth:20,56" or "result.test_error<8", on fields of the
+                spec, the job, the result or metrics.
+            sort: a field, or -FIELD for the highest first. Default: newest first.
+            archived: whether the jobs are archived. Default: they are not.
             limit: at most this number of jobs. Default: no limit.
 
         >>> [queued.id == job.id for queued in client.jobs.list(state="queued", limit=1)]
         [True]
         """
-        filters = drop_empty(state=as_list(state), dataset=dataset, tag=as_list(tag), name=name)
+        filters = drop_empty(
+            state=as_list(state),
+            dataset=dataset,
+            tag=as_list(tag),
+            name=name,
+            text=text,
+            where=as_list(where),
+            sort=sort,
+            archived=archived,
+        )
         return self._list(limit, filters)
 
-    def update(self, job_id: str, *, priority: int) -> Job:
-        """Change the priority of a job that waits or runs.
+    def update(
+        self,
+        job_id: str,
+        *,
+        priority: int | None = None,
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        note: str | None = None,
+        starred: bool | None = None,
+        archived: bool | None = None,
+    ) -> Job:
+        """Change the fields of a job that are given.
 
         Args:
-            priority: 0 to 100; higher goes first. The job keeps the time of its submission.
+            priority: 0 to 100; higher goes first. Only of a job that has not ended, which keeps the
+                time of its submission.
+            name: the display name.
+            tags: in place of its tags.
+            note: a text, in place of its note.
+            starred: whether the job is marked.
+            archived: whether lists leave it out.
 
-        >>> client.jobs.update(job.id, priority=90).priority
+        >>> client.jobs.update(job.id, priority=90, note="with cosine").priority
         90
         """
-        return self._api.patch(self._path(job_id), Job, {"priority": priority})
+        changes = {
+            "priority": priority,
+            "name": name,
+            "tags": None if tags is None else list(tags),
+            "note": note,
+            "starred": starred,
+            "archived": archived,
+        }
+        given = {field: value for field, value in changes.items() if value is not None}
+        return self._api.patch(self._path(job_id), Job, given)
 
     def hold(self, job_id: str) -> Job:
         """Keep a waiting job from starting until it is released.

@@ -1,6 +1,7 @@
 """Rows of jobs: finding them, and their JSON columns as types."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import ColumnElement, select
@@ -8,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from service import ids
 from service.errors import NotFound
+from service.jobs import job_query
 from service.specs.job_spec import JobSpec, Retention
 from service.specs.protocol import Progress, RunEnvironment, TrainingResult
 from service.states import JobState
@@ -26,29 +28,58 @@ def find_job(session: Session, job_id: str) -> JobRow:
     return job
 
 
+@dataclass(frozen=True)
+class JobFilter:
+    """`name`: a part of the name. `text`: words of name, note or tags.
+
+    `where`: conditions of service.jobs.job_query. `archived` None: only jobs that are not, unless
+    `id_prefix` says which.
+    """
+
+    states: Sequence[JobState] = ()
+    dataset: str | None = None
+    tags: Sequence[str] = ()
+    name: str | None = None
+    text: str | None = None
+    where: Sequence[str] = ()
+    archived: bool | None = None
+    id_prefix: str | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found: list[ColumnElement[bool]] = [
+            JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == tag)) for tag in self.tags
+        ]
+        found += [job_query.parse_condition(condition) for condition in self.where]
+        if self.states:
+            found.append(JobRow.state.in_(self.states))
+        if self.dataset is not None:
+            found.append(JobRow.dataset == self.dataset)
+        if self.name is not None:
+            found.append(JobRow.name.contains(self.name, autoescape=True))
+        if self.text is not None:
+            found.append(job_query.contains_words(self.text))
+        if self.archived is not None or self.id_prefix is None:
+            found.append(JobRow.archived.is_(self.archived or False))
+        return found
+
+
 def list_page(
     session: Session,
+    wanted: JobFilter,
     *,
     limit: int,
     token: str | None = None,
-    states: Sequence[JobState] = (),
-    dataset: str | None = None,
-    tags: Sequence[str] = (),
-    name: str | None = None,
-    id_prefix: str | None = None,
+    sort: str | None = None,
 ) -> Page[JobRow]:
-    """Jobs that match all filters, newest first. `name`: a part of the name."""
-    conditions: list[ColumnElement[bool]] = [
-        JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == tag)) for tag in tags
-    ]
-    if states:
-        conditions.append(JobRow.state.in_(states))
-    if dataset is not None:
-        conditions.append(JobRow.dataset == dataset)
-    if name is not None:
-        conditions.append(JobRow.name.contains(name, autoescape=True))
+    """Jobs that match all filters, newest first, or in the order of job_query.parse_order."""
     return paging.read_page(
-        session, JobRow, *conditions, limit=limit, token=token, id_prefix=id_prefix
+        session,
+        JobRow,
+        *wanted.conditions(),
+        limit=limit,
+        token=token,
+        id_prefix=wanted.id_prefix,
+        order=job_query.parse_order(sort) if sort is not None else (),
     )
 
 

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from service.errors import Conflict, FieldError, IllegalTransition, InvalidInput
 from service.jobs import commands as job_commands
+from service.jobs import labels, retention
 from service.jobs import lifecycle as job_lifecycle
-from service.jobs import retention
 from service.searches import lifecycle, records
+from service.specs.labels import LabelUpdate
 from service.specs.search_spec import SearchSpec
 from service.specs.validation import validate
 from service.states import JobState, SearchEndReason, SearchState
@@ -74,6 +75,16 @@ def cancel(session: Session, search_id: str, *, now: datetime) -> SearchRow:
         lifecycle.transition(session, search, SearchState.CANCELLED, end_reason=end_reason, now=now)
         for _, job in records.lock_unfinished_trials(session, search_id):
             _try_command(job_commands.cancel, session, job, now=now)
+    return search
+
+
+def update_labels(
+    session: Session, search_id: str, update: LabelUpdate, *, now: datetime
+) -> SearchRow:
+    search = lifecycle.lock_search(session, search_id)
+    changes = labels.set_labels(search, update)
+    if changes:
+        events.append_event(session, search, EventKind.CHANGED, changes, now=now)
     return search
 
 

@@ -20,10 +20,20 @@ def find_search(session: Session, search_id: str) -> SearchRow:
 
 
 def list_page(
-    session: Session, *, limit: int, token: str | None = None, id_prefix: str | None = None
+    session: Session,
+    *,
+    limit: int,
+    token: str | None = None,
+    id_prefix: str | None = None,
+    archived: bool | None = None,
 ) -> Page[SearchRow]:
-    """Newest first."""
-    return paging.read_page(session, SearchRow, limit=limit, token=token, id_prefix=id_prefix)
+    """Newest first. `archived` None: only those that are not, unless `id_prefix` says which."""
+    conditions = []
+    if archived is not None or id_prefix is None:
+        conditions.append(SearchRow.archived.is_(archived or False))
+    return paging.read_page(
+        session, SearchRow, *conditions, limit=limit, token=token, id_prefix=id_prefix
+    )
 
 
 def list_trials(session: Session, search_id: str) -> list[tuple[TrialRow, JobRow]]:

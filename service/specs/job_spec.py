@@ -22,13 +22,13 @@ from service.catalog.datasets import DatasetOrigin
 from service.catalog.recipes import Precision, Recipe
 from service.specs import dataset_fit
 from service.specs.base import MAX_ID_LENGTH, NO_CONTROL_CHARACTERS, JobId, Seed, Spec
+from service.specs.labels import Tags
 from service.specs.validation import validate
 from service.states import DependencyCondition
 
 _BATCH_INDEX = re.compile(r"#(0|[1-9][0-9]{0,3})")
 # Powers of two: their sums are exact, and equal fractions fill a GPU without a rest.
 _GPU_FRACTIONS = (0.5, 0.25, 0.125, 0.0625)
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
 _MAX_NAME_LENGTH = 120
 # Used while an invalid field keeps the real value from being known.
 _ANY_DEPTH = 20
@@ -194,7 +194,7 @@ class JobSpec(Spec):
         ),
     ]
     """Display name. Default: network and data set."""
-    tags: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+    tags: Tags = ()
     """Words to filter by: letters, digits and `_.:/-`, at most 63 characters each."""
 
     @model_validator(mode="before")
@@ -313,17 +313,6 @@ class JobSpec(Spec):
         if repeated:
             raise ValueError(f"must name a job once, received twice: {', '.join(repeated)}")
         return after
-
-    @field_validator("tags")
-    @classmethod
-    def _check_tags(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
-        for tag in tags:
-            if not _TAG.fullmatch(tag):
-                raise ValueError(
-                    "a tag is 1-63 letters, digits or any of _.:/-, and starts with a letter or "
-                    f"digit; received {tag!r}"
-                )
-        return tuple(dict.fromkeys(tags))
 
     @property
     def architecture(self) -> Architecture:

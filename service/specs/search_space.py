@@ -4,13 +4,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_serializer, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from service.errors import FieldError, InvalidInput
 from service.specs.base import Spec
+from service.specs.fields import list_field_types
 from service.specs.job_spec import JobSpec, parse_job_spec
 
 # Of one choice or grid; more values are better written as a range.
@@ -201,7 +201,7 @@ def _replace(written: Any, steps: list[str], value: Any) -> Any:
 def _check_paths(space: Mapping[str, Dimension]) -> None:
     field_errors = []
     for path, dimension in space.items():
-        if dimension.distribution in _REAL_RANGES and _is_integer_field(path):
+        if dimension.distribution in _REAL_RANGES and int in list_field_types(JobSpec, path):
             message = (
                 f"{path} is an integer: use {', '.join(_INTEGER_RANGES)} or choice; "
                 f"received {dimension.distribution}"
@@ -217,29 +217,6 @@ def _check_paths(space: Mapping[str, Dimension]) -> None:
                 field_errors.append(FieldError(pointer=_pointer(nested), message=message))
     if field_errors:
         raise _invalid_space(*field_errors)
-
-
-def _is_integer_field(path: str) -> bool:
-    """False for a path that the spec does not have: parsing it names the error."""
-    types: set[Any] = {JobSpec}
-    for step in path.split("."):
-        models = (model for model in types if isinstance(model, type))
-        fields = [
-            model.model_fields[step]
-            for model in models
-            if issubclass(model, BaseModel) and step in model.model_fields
-        ]
-        types = {part for field in fields for part in _list_types(field.annotation)}
-    return int in types
-
-
-def _list_types(annotation: Any) -> list[Any]:
-    """The types of a union, and what Annotated annotates."""
-    if get_origin(annotation) is Annotated:
-        return _list_types(annotation.__origin__)
-    if get_origin(annotation) in {Union, UnionType}:
-        return [part for member in get_args(annotation) for part in _list_types(member)]
-    return [annotation]
 
 
 def _check_value(

@@ -1,7 +1,9 @@
 """Pages of rows, newest first; the id of a page's last row is the token of the next page."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
@@ -9,6 +11,8 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.errors import FieldError, InvalidInput
 from service.storage.tables import SubmittedRow
+
+_OFFSET = re.compile(r"[0-9]{1,9}")
 
 RowT = TypeVar("RowT", bound=SubmittedRow)
 
@@ -28,18 +32,27 @@ def read_page(
     limit: int,
     token: str | None = None,
     id_prefix: str | None = None,
+    order: Sequence[ColumnElement[Any]] = (),
 ) -> Page[RowT]:
-    """The rows that meet all conditions. InvalidInput where `token` is not the token of a page."""
-    if token is not None and not ids.is_id(token):
+    """The rows that meet all conditions. InvalidInput where `token` is not the token of a page.
+
+    `order`: instead of newest first. Then the token is the number of rows before the page: rows
+    that change meanwhile may be missed or come twice.
+    """
+    is_token = ids.is_id if not order else _OFFSET.fullmatch
+    if token is not None and not is_token(token):
         error = FieldError(pointer="/page_token", message=f"is not a valid page token: {token!r}")
         raise InvalidInput("the request is not valid", field_errors=(error,))
     if id_prefix is not None and not ids.is_id(id_prefix):
         return Page(rows=[], next_token=None)
-    statement = select(row_type).where(*conditions).order_by(row_type.id.desc()).limit(limit + 1)
+    statement = select(row_type).where(*conditions).limit(limit + 1)
+    statement = statement.order_by(*order, row_type.id.desc())
     if token is not None:
-        statement = statement.where(row_type.id < token)
+        statement = statement.offset(int(token)) if order else statement.where(row_type.id < token)
     if id_prefix is not None:
         statement = statement.where(row_type.id.startswith(id_prefix, autoescape=True))
     rows = list(session.scalars(statement))
-    has_more = len(rows) > limit
-    return Page(rows=rows[:limit], next_token=rows[limit - 1].id if has_more else None)
+    if len(rows) <= limit:
+        return Page(rows=rows, next_token=None)
+    next_token = str(int(token or 0) + limit) if order else rows[limit - 1].id
+    return Page(rows=rows[:limit], next_token=next_token)

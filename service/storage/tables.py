@@ -102,7 +102,10 @@ class Base(DeclarativeBase):
 
 
 class SubmittedRow(Base):
-    """What jobs and searches have in common. event_count: number of the newest event."""
+    """What jobs and searches have in common. event_count: number of the newest event.
+
+    note, starred, archived: of the users; archived rows are left out of lists.
+    """
 
     __abstract__ = True
 
@@ -114,6 +117,9 @@ class SubmittedRow(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     message: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str] = mapped_column(Text, default="")
+    starred: Mapped[bool] = mapped_column(default=False)
+    archived: Mapped[bool] = mapped_column(default=False)
     event_count: Mapped[int] = mapped_column(default=0)
 
 

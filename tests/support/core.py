@@ -267,11 +267,10 @@ class Core:
         with self.database.transaction() as session:
             return attempts.apply_report(session, attempt_id, sent, now=self.clock.now)
 
-    def finish(self, attempt_id: str, reason: Reason = Reason.COMPLETED) -> JobState:
+    def finish(self, attempt_id: str, reason: Reason = Reason.COMPLETED, **fields: Any) -> JobState:
+        request = FinishAttemptRequest(reason=reason, **fields)
         with self.database.transaction() as session:
-            return attempts.finish_attempt(
-                session, attempt_id, FinishAttemptRequest(reason=reason), now=self.clock.now
-            )
+            return attempts.finish_attempt(session, attempt_id, request, now=self.clock.now)
 
     def end(self, claimed: Claim, reason: Reason) -> bool:
         """The dispatcher ends the attempt."""

@@ -6,6 +6,7 @@ import pytest
 
 from service.errors import InvalidInput
 from service.jobs import lifecycle, records, submission
+from service.jobs.records import JobFilter
 from service.states import JobState, Reason
 from tests.support.core import NO_DATA, Core, job_id_of, spec, workers
 from tests.support.locks import wait_for_blocked_transaction
@@ -66,7 +67,7 @@ def test_a_batch_with_an_invalid_job_creates_none(core: Core) -> None:
         )
     assert caught.value.field_errors[0].pointer == "/jobs/1/after/0/job"
     with core.database.reading() as session:
-        assert records.list_page(session, limit=10).rows == []
+        assert records.list_page(session, JobFilter(), limit=10).rows == []
 
 
 def test_a_repeated_batch_returns_its_jobs(core: Core) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from service.errors import IdempotencyMismatch
 from service.jobs import records, retention, submission
+from service.jobs.records import JobFilter
 from service.storage.database import Database
 from tests.support.core import NO_DATA, START, Core, spec
 from tests.support.locks import wait_for_blocked_transaction
@@ -16,7 +17,7 @@ def test_a_repeated_key_returns_the_first_job(core: Core) -> None:
     first = core.submit(key="k1")
     assert core.submit(key="k1") == first
     with core.database.reading() as session:
-        assert [job.id for job in records.list_page(session, limit=10).rows] == [first]
+        assert [job.id for job in records.list_page(session, JobFilter(), limit=10).rows] == [first]
 
 
 def test_a_key_with_another_body_is_refused(core: Core) -> None:

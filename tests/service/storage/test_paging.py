@@ -6,6 +6,7 @@ from service.errors import (
     InvalidInput,
 )
 from service.jobs import records
+from service.jobs.records import JobFilter
 from service.searches import records as search_records
 from tests.support.core import Core
 from tests.support.searching import Searching
@@ -16,7 +17,7 @@ def _pages(core: Core, *, limit: int) -> list[list[str]]:
     token = None
     while True:
         with core.database.reading() as session:
-            page = records.list_page(session, limit=limit, token=token)
+            page = records.list_page(session, JobFilter(), limit=limit, token=token)
         pages.append([job.id for job in page.rows])
         if page.next_token is None:
             return pages
@@ -31,10 +32,10 @@ def test_pages_contain_every_job_once_newest_first(core: Core) -> None:
 def test_a_job_created_between_two_pages_does_not_shift_them(core: Core) -> None:
     made = [core.submit() for _ in range(4)]
     with core.database.reading() as session:
-        first = records.list_page(session, limit=2)
+        first = records.list_page(session, JobFilter(), limit=2)
     core.submit()
     with core.database.reading() as session:
-        second = records.list_page(session, limit=2, token=first.next_token)
+        second = records.list_page(session, JobFilter(), limit=2, token=first.next_token)
     assert [job.id for job in [*first.rows, *second.rows]] == made[::-1]
 
 
@@ -56,7 +57,7 @@ def test_searches_are_paged_newest_first(searching: Searching) -> None:
 @pytest.mark.parametrize("token", ["", "!", "0" * 17, "\x00"])
 def test_a_text_that_is_not_a_page_token_is_refused(core: Core, token: str) -> None:
     with core.database.reading() as session, pytest.raises(InvalidInput) as caught:
-        records.list_page(session, limit=1, token=token)
+        records.list_page(session, JobFilter(), limit=1, token=token)
     (error,) = caught.value.field_errors
     assert (error.pointer, error.message) == (
         "/page_token",
