@@ -1,5 +1,7 @@
 """Routes of actions on a job."""
 
+from typing import Any
+
 import pytest
 
 from service.jobs.checkpoints import ARTIFACT_PREFIX
@@ -68,12 +70,36 @@ def test_pausing_a_running_job_requests_a_stop(api: Api) -> None:
     assert api.checkpoint(claimed, 2, note(40)).json()["stop_reason"] == "pause"
 
 
-def test_only_the_priority_can_be_changed(api: Api) -> None:
+def test_the_priority_and_the_labels_of_a_job_can_be_changed(api: Api) -> None:
     job_id = api.core.submit()
-    changed = api.call("PATCH", f"/v1/jobs/{job_id}", json={"priority": 70}).json()
-    assert (changed["priority"], changed["spec"]["priority"]) == (70, 70)
-    for wrong in ({"priority": 101}, {"depth": 20}, {}):
-        assert api.call("PATCH", f"/v1/jobs/{job_id}", json=wrong).status_code == 422
+    update = {"priority": 70, "name": "best", "tags": ["a"], "note": "why", "starred": True}
+    changed = api.call("PATCH", f"/v1/jobs/{job_id}", json=update).json()
+    assert (changed["spec"]["priority"], changed["spec"]["tags"]) == (70, ["a"])
+    assert {
+        "priority": 70,
+        "name": "best",
+        "note": "why",
+        "starred": True,
+    }.items() <= changed.items()
+
+
+@pytest.mark.parametrize(
+    "update", [{"priority": 101}, {"depth": 20}, {"tags": ["a b"]}, {"name": ""}]
+)
+def test_what_else_a_job_is_cannot_be_changed(api: Api, update: dict[str, Any]) -> None:
+    path = f"/v1/jobs/{api.core.submit()}"
+    assert api.call("PATCH", path, json=update).status_code == 422
+
+
+def test_a_search_gets_a_name_and_is_archived(api: Api) -> None:
+    job = {"depth": 8, "shortcut": "A", "dataset": "digits"}
+    space = {"recipe.learning_rate": {"loguniform": [0.01, 1]}}
+    search = api.post("/v1/searches", {"job": job, "space": space}).json()
+    path = f"/v1/searches/{search['id']}"
+    update = {"name": "rates", "archived": True}
+    assert api.call("PATCH", path, json=update).json()["name"] == "rates"
+    assert api.get("/v1/searches").json()["searches"] == []
+    assert len(api.get("/v1/searches?archived=true").json()["searches"]) == 1
 
 
 def test_a_clone_is_a_new_job(api: Api) -> None:

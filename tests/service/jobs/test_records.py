@@ -1,20 +1,22 @@
 """Job rows: finding them, filters, and typed JSON columns."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from service.errors import NotFound
 from service.jobs import lifecycle, records
+from service.jobs.records import JobFilter
 from service.specs.job_spec import Retention
 from service.specs.protocol import Progress
 from service.states import JobState
 from tests.support.core import Core, job_id_of
 
 
-def _found(core: Core, **filters: object) -> list[str]:
+def _found(core: Core, **filters: Any) -> list[str]:
     with core.database.reading() as session:
-        page = records.list_page(session, limit=100, **filters)  # type: ignore[arg-type] # as given
+        page = records.list_page(session, JobFilter(**filters), limit=100)
         return [job.name for job in page.rows]
 
 

@@ -13,7 +13,10 @@ export interface paths {
         };
         /**
          * List Jobs
-         * @description Jobs that match all filters, newest first.
+         * @description Jobs that match all filters.
+         *
+         *     A FIELD of `where` and `sort` is one of the spec, such as `recipe.batch_size`, of the job, such
+         *     as `created_at`, `result.test_error`, or a newest metric, such as `metrics.train/loss`.
          */
         get: operations["list_jobs_v1_jobs_get"];
         put?: never;
@@ -91,7 +94,9 @@ export interface paths {
         head?: never;
         /**
          * Update Job
-         * @description Moves the job to the place that it would have had with this priority from the start.
+         * @description Changes the fields that are given.
+         *
+         *     With another priority the job moves to the place that it would have had from the start.
          */
         patch: operations["update_job_v1_jobs__job_id__patch"];
         trace?: never;
@@ -569,7 +574,7 @@ export interface paths {
         head?: never;
         /**
          * Update Search
-         * @description Changes the priority of its unfinished and of its future trials.
+         * @description Changes the fields that are given; the priority for its unfinished and future trials.
          */
         patch: operations["update_search_v1_searches__search_id__patch"];
         trace?: never;
@@ -1760,6 +1765,27 @@ export interface components {
          * @enum {string}
          */
         JobState: "blocked" | "queued" | "held" | "paused" | "starting" | "running" | "succeeded" | "failed" | "cancelled";
+        /** JobUpdate */
+        JobUpdate: {
+            /** Name */
+            name?: string | null;
+            /** Note */
+            note?: string | null;
+            /** Starred */
+            starred?: boolean | null;
+            /**
+             * Archived
+             * @description true: left out of lists
+             */
+            archived?: boolean | null;
+            /** Tags */
+            tags?: string[] | null;
+            /**
+             * Priority
+             * @description of a job that has not ended; higher starts first
+             */
+            priority?: number | null;
+        };
         /** JobView */
         JobView: {
             /** Id */
@@ -1779,6 +1805,15 @@ export interface components {
              * @description name of the token that submitted it
              */
             user: string;
+            /** Note */
+            note: string;
+            /** Starred */
+            starred: boolean;
+            /**
+             * Archived
+             * @description left out of lists
+             */
+            archived: boolean;
             /**
              * Priority
              * @description 0 to 100; higher starts first
@@ -2068,11 +2103,6 @@ export interface components {
          * @enum {string}
          */
         Precision: "auto" | "fp32" | "tf32" | "bf16" | "fp16";
-        /** PriorityUpdate */
-        PriorityUpdate: {
-            /** Priority */
-            priority: number;
-        };
         /**
          * Progress
          * @description `iteration` steps are done of `iterations`; images_per_second counts all workers.
@@ -2577,6 +2607,25 @@ export interface components {
          * @enum {string}
          */
         SearchState: "queued" | "running" | "paused" | "succeeded" | "failed" | "cancelled";
+        /** SearchUpdate */
+        SearchUpdate: {
+            /** Name */
+            name?: string | null;
+            /** Note */
+            note?: string | null;
+            /** Starred */
+            starred?: boolean | null;
+            /**
+             * Archived
+             * @description true: left out of lists
+             */
+            archived?: boolean | null;
+            /**
+             * Priority
+             * @description of its trials
+             */
+            priority?: number | null;
+        };
         /**
          * SearchView
          * @description `best`, `counts` and `used` are null in lists.
@@ -2594,6 +2643,15 @@ export interface components {
             message: string | null;
             /** User */
             user: string;
+            /** Note */
+            note: string;
+            /** Starred */
+            starred: boolean;
+            /**
+             * Archived
+             * @description left out of lists
+             */
+            archived: boolean;
             /**
              * Created At
              * Format: date-time
@@ -2889,6 +2947,14 @@ export interface operations {
                 tag?: string[] | null;
                 /** @description a part of the name */
                 name?: string | null;
+                /** @description words of name, note or tags */
+                text?: string | null;
+                /** @description FIELD:VALUE,VALUE or with !=, <, <=, >, >= */
+                where?: string[] | null;
+                /** @description FIELD or -FIELD; default: newest first */
+                sort?: string | null;
+                /** @description default: false, and both with `id_prefix` */
+                archived?: boolean | null;
                 limit?: number;
                 /** @description `next_page_token` of a page */
                 page_token?: string | null;
@@ -3094,7 +3160,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["PriorityUpdate"];
+                "application/json": components["schemas"]["JobUpdate"];
             };
         };
         responses: {
@@ -3855,6 +3921,8 @@ export interface operations {
     list_searches_v1_searches_get: {
         parameters: {
             query?: {
+                /** @description default: false, and both with `id_prefix` */
+                archived?: boolean | null;
                 limit?: number;
                 /** @description `next_page_token` of a page */
                 page_token?: string | null;
@@ -3992,7 +4060,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["PriorityUpdate"];
+                "application/json": components["schemas"]["SearchUpdate"];
             };
         };
         responses: {
