@@ -1,12 +1,14 @@
-"""Hourly deletion of artifacts that no checkpoint refers to."""
+"""Hourly deletion of artifacts that no checkpoint refers to, and of what killed uploads left."""
 
 import random
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 
 import structlog
 
+from service.catalog import uploads
 from service.jobs import consistency
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
@@ -21,10 +23,16 @@ class ArtifactCollector:
     """A thread of each API process. Several may run at once: a deletion can be repeated."""
 
     def __init__(
-        self, database: Database, artifacts: ArtifactStore, *, now: Callable[[], datetime]
+        self,
+        database: Database,
+        artifacts: ArtifactStore,
+        *,
+        data_dir: Path,
+        now: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._artifacts = artifacts
+        self._data_dir = data_dir
         self._now = now
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -43,3 +51,5 @@ class ArtifactCollector:
             return
         deleted = consistency.delete_orphans(self._database, self._artifacts, now=self._now())
         log.info("artifacts collected", deleted=deleted)
+        deleted = uploads.delete_abandoned(self._data_dir, now=self._now())
+        log.info("uploads collected", deleted=deleted)

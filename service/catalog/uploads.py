@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import lzma
+import os
 import shutil
 import stat
 import tarfile
@@ -23,6 +24,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -70,6 +72,10 @@ _BROKEN_ARCHIVE = (
 
 # Of an upload, buffered between two writes.
 _WRITE_BYTES = 4 * 2**20
+
+_SCRATCH_PREFIX = ".upload-"
+# Of a scratch folder without a new file: an upload that runs adds one every few seconds.
+_MIN_ABANDONED_AGE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ def register_dataset(
         raise Conflict(f"a dataset {name!r} already exists")
     with convert_machine_errors():
         data_dir.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=".upload-"))
+        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=_SCRATCH_PREFIX))
     try:
         unpacked, arranged = scratch / "unpacked", scratch / "arranged"
         with convert_machine_errors():
@@ -171,6 +177,17 @@ def register_dataset(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return dataset, upload
+
+
+def delete_abandoned(data_dir: Path, *, now: datetime) -> int:
+    """Deletes scratch folders of API processes that were killed. Returns their number."""
+    deleted = 0
+    for path in data_dir.glob(f"{_SCRATCH_PREFIX}*"):
+        with suppress(FileNotFoundError):  # the upload has ended
+            if now.timestamp() - path.stat().st_mtime > _MIN_ABANDONED_AGE.total_seconds():
+                shutil.rmtree(path, ignore_errors=True)
+                deleted += 1
+    return deleted
 
 
 def describe_dataset(name: str, data_dir: Path) -> Dataset:
@@ -248,6 +265,8 @@ def _unpack(archive: Path, target: Path, *, max_bytes: int) -> Counter[str]:
                     budget -= _copy(name, content, file, budget=budget)
             _check_image(name, destination)
             images += 1
+            # New files in subfolders do not change the time of the scratch folder.
+            os.utime(target.parent)
     if images == 0:
         raise InvalidInput("the archive has no images")
     return skipped

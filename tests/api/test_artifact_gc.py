@@ -8,7 +8,7 @@ from tests.support.api import serving_new
 from tests.support.fake_api import eventually
 
 
-def test_an_api_deletes_orphans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_deletes_orphans_and_abandoned_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.artifact_gc.INTERVAL_SECONDS", 0.05)
     artifacts = tmp_path / "artifacts"
 
@@ -21,6 +21,8 @@ def test_an_api_deletes_orphans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert api.upload(claimed, 40, CheckpointPart.WEIGHTS).status_code == 201
         assert len(files()) == 1, "the attempt may still report it"
         api.core.end(claimed, Reason.CLUSTER_LOST)
+        abandoned = api.settings.data_dir / ".upload-abandoned"
+        abandoned.mkdir(parents=True)
         # Files have the time of the machine, not that of the API's clock.
         api.core.clock.advance(365 * 24 * 3600.0)
-        eventually(lambda: files() == [])
+        eventually(lambda: files() == [] and not abandoned.exists())

@@ -6,13 +6,17 @@ import hashlib
 import io
 import os
 import random
+import signal
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
 import zlib
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +310,42 @@ def test_a_disk_that_is_slow_to_write_delays_nothing_else(tmp_path: Path) -> Non
         sha256, size = asyncio.run(uploads.receive_archive(body(), pipe, max_bytes=2**30))
         assert received.result() == content
     assert (sha256, size) == (hashlib.sha256(content).hexdigest(), len(content))
+
+
+_KILLED_UPLOAD = """
+import os, signal, sys
+from pathlib import Path
+from service.catalog import uploads
+
+uploads._check_image = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+archive, data_dir = map(Path, sys.argv[1:])
+uploads.register_dataset("birds", archive, sha256="a" * 64, data_dir=data_dir, max_bytes=2**20)
+"""
+
+
+def test_what_a_killed_upload_left_is_deleted_a_day_later(tmp_path: Path) -> None:
+    archive, data = zipped(tmp_path / "x.zip", SPLIT), tmp_path / "data"
+    ended = subprocess.run([sys.executable, "-c", _KILLED_UPLOAD, archive, data], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(list(data.iterdir())) == 1
+    now = datetime.now(UTC)
+    assert uploads.delete_abandoned(data, now=now + timedelta(hours=23)) == 0
+    assert uploads.delete_abandoned(data, now=now + timedelta(hours=25)) == 1
+    assert list(data.iterdir()) == []
+
+
+def test_an_upload_that_takes_days_is_not_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    deleted = []
+
+    def wait_two_days_at_the_first_image(name: str, path: Path) -> None:
+        (scratch,) = data.iterdir()
+        deleted.append(uploads.delete_abandoned(data, now=datetime.now(UTC)))
+        if len(deleted) == 1:
+            os.utime(scratch, 2 * (scratch.stat().st_mtime - 2 * 86400,))
+
+    monkeypatch.setattr(uploads, "_check_image", wait_two_days_at_the_first_image)
+    assert register(zipped(tmp_path / "x.zip", SPLIT), data).train_images == 6
+    assert deleted == 12 * [0]
