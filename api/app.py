@@ -65,9 +65,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         artifacts = ArtifactStore(settings.artifacts_url)
         if not dashboard.is_built():
             logger.warning("the dashboard is not built; run `make dashboard` and start again")
-        collector = ArtifactCollector(
-            database, artifacts, data_dir=settings.data_dir, now=clock
-        )
+        collector = ArtifactCollector(database, artifacts, data_dir=settings.data_dir, now=clock)
         collector.start()
         app.state.services = Services(
             settings=settings,

@@ -8,7 +8,9 @@ from tests.support.api import serving_new
 from tests.support.fake_api import eventually
 
 
-def test_an_api_deletes_orphans_and_abandoned_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_deletes_orphans_and_abandoned_uploads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("api.artifact_gc.INTERVAL_SECONDS", 0.05)
     artifacts = tmp_path / "artifacts"
 
