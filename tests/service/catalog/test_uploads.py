@@ -340,7 +340,7 @@ def test_an_upload_that_takes_days_is_not_abandoned(
     data = tmp_path / "data"
     deleted = []
 
-    def wait_two_days_at_the_first_image(name: str, path: Path) -> None:
+    def wait_two_days_at_the_first_image(*_: object) -> None:
         (scratch,) = data.iterdir()
         deleted.append(uploads.delete_abandoned(data, now=datetime.now(UTC)))
         if len(deleted) == 1:
