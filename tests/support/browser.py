@@ -5,6 +5,8 @@ from typing import Literal
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
+from tests.support.fake_api import eventually
+
 _SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
@@ -17,5 +19,5 @@ def assert_accessible(page: Page) -> None:
     size = page.viewport_size
     assert size is not None
     page.set_viewport_size({"width": 390, "height": 800})
-    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    eventually(lambda: page.evaluate("document.documentElement.scrollWidth") <= 390)
     page.set_viewport_size(size)

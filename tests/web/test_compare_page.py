@@ -48,7 +48,8 @@ def ids(api: Api) -> list[str]:
 
 @pytest.fixture
 def compared(signed_in: Page, ids: list[str]) -> Page:
-    expect(signed_in.locator("a.row")).to_have_count(len(ids))
+    finished = signed_in.get_by_role("region", name="Finished jobs")
+    expect(finished.locator("a.row")).to_have_count(len(ids))
     signed_in.get_by_label("Select all: Finished jobs").check()
     signed_in.get_by_role("button", name="Compare").click()
     expect(signed_in.get_by_role("heading", level=1)).to_have_text("Compare")

@@ -4,9 +4,13 @@ import { EmptyNote } from "./components/notes";
 import { path } from "./lib/route";
 import { theme, toggleTheme } from "./lib/theme";
 import { useTitle } from "./lib/title";
+import { ClusterPage } from "./pages/cluster";
 import { ComparePage } from "./pages/compare";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
+import { SearchPage } from "./pages/search";
+import { SearchesPage } from "./pages/searches";
+import { SettingsPage } from "./pages/settings";
 import { SignInPage } from "./pages/sign-in";
 import { SubmitPage } from "./pages/submit";
 import { signOut, user } from "./session";
@@ -14,12 +18,19 @@ import { signOut, user } from "./session";
 const NAVIGATION = [
   ["/", "Jobs"],
   ["/compare", "Compare"],
+  ["/searches", "Searches"],
+  ["/cluster", "Cluster"],
+  ["/settings", "Settings"],
 ] as const;
 
 const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
   [/^\/$/, () => <JobsPage />],
   [/^\/jobs\/([^/]+)$/, (id) => <JobPage key={id} id={id} />],
   [/^\/compare$/, () => <ComparePage />],
+  [/^\/searches$/, () => <SearchesPage />],
+  [/^\/searches\/([^/]+)$/, (id) => <SearchPage key={id} id={id} />],
+  [/^\/cluster$/, () => <ClusterPage />],
+  [/^\/settings$/, () => <SettingsPage />],
   [/^\/submit$/, () => <SubmitPage />],
 ];
 

@@ -24,6 +24,8 @@ interface Properties {
   /** The highest value that is drawn. */
   top?: number | undefined;
   height?: number;
+  /** Without the legend, which many lines would fill. */
+  isBrief?: boolean;
 }
 
 export function Chart(properties: Properties) {
@@ -74,7 +76,7 @@ export function Chart(properties: Properties) {
     <figure class="chart">
       <figcaption>
         <h3>{title}</h3>
-        <Legend lines={shown} cursor={cursor} formatX={formatX} />
+        {!properties.isBrief && <Legend lines={shown} cursor={cursor} formatX={formatX} />}
       </figcaption>
       <div
         ref={box}
@@ -156,7 +158,7 @@ function optionsOf(
       },
     },
     axes: [
-      { ...axis, size: 34, values: (_, ticks) => ticks.map(formatX), space: 64 },
+      { ...axis, size: 34, values: (_, ticks) => ticks.map((tick) => formatX(tick)), space: 64 },
       {
         ...axis,
         size: 54,

@@ -31,6 +31,8 @@ interface Properties<T> {
   selected?: Signal<ReadonlySet<string>>;
   sorting?: Sorting;
   onSort?: (sorting: Sorting) => void;
+  /** Called with the row under the pointer, and with null when it leaves. */
+  onPoint?: (id: string | null) => void;
   /** Called when the last row is near. */
   onEnd?: () => void;
 }
@@ -86,7 +88,13 @@ export function Table<T>(properties: Properties<T>) {
             const id = idOf(row);
             const isSelected = selected?.value.has(id);
             return (
-              <tr key={id} aria-rowindex={shown.first + index + 2} aria-selected={isSelected}>
+              <tr
+                key={id}
+                aria-rowindex={shown.first + index + 2}
+                aria-selected={isSelected}
+                onMouseEnter={() => properties.onPoint?.(id)}
+                onMouseLeave={() => properties.onPoint?.(null)}
+              >
                 {selected && (
                   <td class="pick">
                     <Pick

@@ -214,7 +214,9 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
               <th class="number">Train error, %</th>
               <th class="number wide">Parameters</th>
               <th class="number wide">Duration</th>
-              <th />
+              <th>
+                <span class="hidden-visually">Actions</span>
+              </th>
             </tr>
           </thead>
           <tbody>

@@ -1,0 +1,168 @@
+/** The cluster: what is free, who holds what, its runners, and why the head of the queue waits. */
+import { api, type Job, read, type Schemas } from "../api/client";
+import { Fact } from "../components/facts";
+import { EmptyNote, ErrorNote } from "../components/notes";
+import { State } from "../components/state";
+import { type Column, Table } from "../components/table";
+import { number, time } from "../lib/format";
+import { RUNNING } from "../lib/jobs";
+import { usePolled } from "../lib/poll";
+import { useTitle } from "../lib/title";
+
+type Runner = Schemas["RunnerView"];
+
+const HOLDERS: Column<Job>[] = [
+  {
+    id: "name",
+    title: "Job",
+    clip: true,
+    cell: (job) => (
+      <a class="row" href={`/jobs/${job.id}`}>
+        {job.name}
+      </a>
+    ),
+  },
+  { id: "user", title: "User", cell: (job) => job.user },
+  {
+    id: "workers",
+    title: "Workers",
+    number: true,
+    cell: (job) => job.spec.resources.num_workers,
+  },
+  {
+    id: "cpus",
+    title: "CPUs",
+    number: true,
+    cell: (job) => job.spec.resources.num_workers * job.spec.resources.cpus_per_worker,
+  },
+  {
+    id: "gpus",
+    title: "GPUs",
+    number: true,
+    cell: (job) => job.spec.resources.num_workers * (job.spec.resources.gpus_per_worker ?? 0),
+  },
+  { id: "since", title: "Since", wide: true, cell: (job) => time(job.started_at) },
+];
+
+const RUNNERS: Column<Runner>[] = [
+  { id: "id", title: "Runner", cell: (runner) => <code>{runner.id}</code> },
+  { id: "state", title: "State", cell: (runner) => runner.state },
+  {
+    id: "attempt",
+    title: "Attempt",
+    cell: (runner) =>
+      runner.attempt_id ? (
+        <a href={`/jobs/${runner.attempt_id.split("-a")[0]}`}>{runner.attempt_id}</a>
+      ) : (
+        <span class="muted">none: warm</span>
+      ),
+  },
+  { id: "workers", title: "Workers", number: true, cell: (runner) => runner.num_workers },
+  {
+    id: "left",
+    title: "Attempts left",
+    number: true,
+    wide: true,
+    cell: (runner) => runner.attempts_left,
+  },
+  { id: "ready", title: "Ready since", wide: true, cell: (runner) => time(runner.ready_at) },
+];
+
+export function ClusterPage() {
+  useTitle("Cluster");
+  const polled = usePolled(
+    "cluster",
+    async () => {
+      const [cluster, runners, queue, running] = await Promise.all([
+        read(api.GET("/v1/cluster")),
+        read(api.GET("/v1/runners")),
+        read(api.GET("/v1/queue", { params: { query: { limit: 5 } } })),
+        read(api.GET("/v1/jobs", { params: { query: { state: [...RUNNING], limit: 1000 } } })),
+      ]);
+      return { cluster, ...runners, queue: queue.jobs, running: running.jobs };
+    },
+    3,
+  );
+  const data = polled.data.value;
+  return (
+    <>
+      <h1>Cluster</h1>
+      <ErrorNote error={polled.error.value} />
+      {data && (
+        <>
+          {data.cluster.seen_at === null ? (
+            <EmptyNote title="No dispatcher has seen the cluster yet.">
+              Start one: <code>resnetd-worker dispatcher</code>.
+            </EmptyNote>
+          ) : (
+            <dl class="facts">
+              <Usage name="CPUs" used={data.cluster.reserved_cpus} total={data.cluster.cpus} />
+              <Usage name="GPUs" used={data.cluster.reserved_gpus} total={data.cluster.gpus} />
+              <Fact name="Seen">{time(data.cluster.seen_at)}</Fact>
+            </dl>
+          )}
+          <section class="section">
+            <h2>Holders</h2>
+            {data.running.length === 0 ? (
+              <EmptyNote title="No job holds resources." />
+            ) : (
+              <Table label="Holders" rows={data.running} columns={HOLDERS} idOf={(job) => job.id} />
+            )}
+          </section>
+          <section class="section">
+            <h2>Head of the queue</h2>
+            {data.queue.length === 0 ? (
+              <EmptyNote title="No job waits." />
+            ) : (
+              <Table
+                label="Head of the queue"
+                rows={data.queue}
+                columns={[
+                  {
+                    id: "name",
+                    title: "Job",
+                    clip: true,
+                    cell: (job) => (
+                      <a class="row" href={`/jobs/${job.job_id}`}>
+                        {job.name}
+                      </a>
+                    ),
+                  },
+                  { id: "state", title: "State", cell: (job) => <State state={job.state} /> },
+                  { id: "reason", title: "Why it waits", cell: (job) => job.waiting.message },
+                ]}
+                idOf={(job) => job.job_id}
+              />
+            )}
+          </section>
+          <section class="section">
+            <h2>Runners</h2>
+            {data.runners.length === 0 ? (
+              <EmptyNote title="No runners.">
+                The dispatcher starts them for jobs and keeps warm ones as its settings say.
+              </EmptyNote>
+            ) : (
+              <Table
+                label="Runners"
+                rows={data.runners}
+                columns={RUNNERS}
+                idOf={(runner) => runner.id}
+              />
+            )}
+          </section>
+        </>
+      )}
+    </>
+  );
+}
+
+function Usage({ name, used, total }: { name: string; used: number; total: number | null }) {
+  return (
+    <Fact name={`${name} in use`}>
+      {total !== null && total > 0 && (
+        <progress value={Math.min(used, total)} max={total} aria-label={`${name} in use`} />
+      )}{" "}
+      {number(used, used % 1 ? 2 : 0)} of {total ?? "–"}
+    </Fact>
+  );
+}

@@ -1,0 +1,176 @@
+/** The user's webhooks with their deliveries. */
+import { useSignal } from "@preact/signals";
+import { ApiError, api, read, type Schemas } from "../api/client";
+import { Field } from "../components/field";
+import { EmptyNote, ErrorNote } from "../components/notes";
+import { time } from "../lib/format";
+import { usePolled } from "../lib/poll";
+import { useTitle } from "../lib/title";
+import { user } from "../session";
+
+type Webhook = Schemas["WebhookView"];
+
+export function SettingsPage() {
+  useTitle("Settings");
+  const polled = usePolled("webhooks", () => read(api.GET("/v1/webhooks")), 0);
+  const webhooks = polled.data.value?.webhooks;
+  return (
+    <>
+      <h1>Settings</h1>
+      <section class="section">
+        <h2>Session</h2>
+        <p>
+          Signed in as <strong>{user.value}</strong>. The administrator creates tokens with{" "}
+          <code>resnetd-server token NAME</code>; a replaced token ends its sign-ins.
+        </p>
+      </section>
+      <section class="section">
+        <h2>Webhooks</h2>
+        <ErrorNote error={polled.error.value} />
+        {webhooks?.length === 0 && (
+          <EmptyNote title="No webhooks.">
+            A webhook is called when the state of a job changes, for example to notify a chat.
+          </EmptyNote>
+        )}
+        {webhooks?.map((webhook) => (
+          <WebhookNote key={webhook.id} webhook={webhook} onChange={polled.refresh} />
+        ))}
+        <NewWebhook onAdded={polled.refresh} />
+      </section>
+    </>
+  );
+}
+
+function NewWebhook({ onAdded }: { onAdded: () => void }) {
+  const url = useSignal("");
+  const error = useSignal<string | undefined>(undefined);
+  const secret = useSignal<string | null>(null);
+
+  async function add(event: SubmitEvent) {
+    event.preventDefault();
+    try {
+      const body = { url: url.value, states: [] };
+      secret.value = (await read(api.POST("/v1/webhooks", { body }))).secret;
+      error.value = undefined;
+      url.value = "";
+      onAdded();
+    } catch (failure) {
+      if (!(failure instanceof ApiError)) throw failure;
+      error.value = failure.errors[0]?.message ?? failure.message;
+    }
+  }
+
+  return (
+    <>
+      <form class="row" onSubmit={add}>
+        <Field label="URL" error={error.value} hint="called for each final state of a job">
+          {(attributes) => (
+            <input
+              {...attributes}
+              type="text"
+              size={48}
+              required
+              value={url.value}
+              onInput={(event) => {
+                url.value = event.currentTarget.value;
+              }}
+            />
+          )}
+        </Field>
+        <button type="submit">Add a webhook</button>
+      </form>
+      {secret.value && (
+        <div class="note" role="status">
+          <p>
+            The secret that signs its deliveries: <code>{secret.value}</code>
+          </p>
+          <p class="muted">Copy it now: it is not shown again.</p>
+        </div>
+      )}
+    </>
+  );
+}
+
+function WebhookNote({ webhook, onChange }: { webhook: Webhook; onChange: () => void }) {
+  const params = { path: { webhook_id: webhook.id } };
+  const failure = useSignal<ApiError | null>(null);
+  const log = usePolled(
+    webhook.id,
+    () => read(api.GET("/v1/webhooks/{webhook_id}/deliveries", { params })),
+    5,
+  );
+  const deliveries = log.data.value?.deliveries ?? [];
+
+  async function attempt(action: () => Promise<unknown>) {
+    try {
+      await action();
+      failure.value = null;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      failure.value = error;
+    }
+    onChange();
+  }
+
+  return (
+    <div class="note">
+      <div class="row">
+        <code>{webhook.url}</code>
+        <span class="muted">
+          {webhook.states.join(", ") || "final states"}, added {time(webhook.created_at)} by{" "}
+          {webhook.user}
+        </span>
+        <button
+          type="button"
+          onClick={() =>
+            attempt(async () => {
+              await read(api.POST("/v1/webhooks/{webhook_id}/ping", { params }));
+              log.refresh();
+            })
+          }
+        >
+          Send a test
+        </button>
+        <button
+          type="button"
+          class="danger"
+          onClick={() => {
+            if (confirm(`Delete the webhook ${webhook.url}?`))
+              attempt(() => read(api.DELETE("/v1/webhooks/{webhook_id}", { params })));
+          }}
+        >
+          Delete
+        </button>
+      </div>
+      <ErrorNote error={failure.value ?? log.error.value} />
+      {deliveries.length > 0 && (
+        <details>
+          <summary>Deliveries</summary>
+          {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+          <section class="scroll values" tabIndex={0} aria-label="Deliveries">
+            <table>
+              <thead>
+                <tr>
+                  <th>At</th>
+                  <th>State</th>
+                  <th class="number">Tries</th>
+                  <th>Response</th>
+                </tr>
+              </thead>
+              <tbody>
+                {deliveries.map((delivery) => (
+                  <tr key={delivery.id}>
+                    <td>{time(delivery.created_at)}</td>
+                    <td>{delivery.state}</td>
+                    <td class="number">{delivery.tries}</td>
+                    <td>{delivery.status ?? delivery.error ?? "–"}</td>
+                  </tr>
+                ))}
+              </tbody>
+            </table>
+          </section>
+        </details>
+      )}
+    </div>
+  );
+}
