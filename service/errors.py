@@ -3,7 +3,8 @@
 ResnetdError
 ├── Refused                     the request cannot be carried out as it is
 │   ├── InvalidInput                the input is wrong; `field_errors` says where
-│   │   └── CannotFit                   the job needs more than the cluster has in total
+│   │   ├── CannotFit                   the job needs more than the cluster has in total
+│   │   └── UrlNotAllowed               a webhook's address is not public and not allowed
 │   ├── NotFound                    no such job, attempt, checkpoint or data set
 │   ├── Unauthorized                the token is missing or unknown
 │   ├── Forbidden                   the token does not permit this request
@@ -12,7 +13,6 @@ ResnetdError
 │       ├── IdempotencyMismatch         the key was used with a different body
 │       ├── StaleAttempt                the attempt has ended or was superseded
 │       └── SequenceGap                 a report arrived before its predecessor
-├── UrlNotAllowed               a webhook's host resolves to an address that may not be called
 ├── CorruptArtifact             the bytes do not match their checksum
 ├── DispatcherAlreadyRunning    SQLite allows one dispatcher at a time
 ├── LeaseLost                   another dispatcher now holds the attempt's lease
@@ -56,6 +56,10 @@ class CannotFit(InvalidInput):
     code = "cannot-fit"
 
 
+class UrlNotAllowed(InvalidInput):
+    code = "url-not-allowed"
+
+
 class NotFound(Refused):
     code = "not-found"
 
@@ -90,10 +94,6 @@ class SequenceGap(Conflict):
 
 class CorruptArtifact(ResnetdError):
     code = "corrupt-artifact"
-
-
-class UrlNotAllowed(ResnetdError):
-    code = "url-not-allowed"
 
 
 class DispatcherAlreadyRunning(ResnetdError):

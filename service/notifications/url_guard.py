@@ -25,8 +25,8 @@ _NOT_ALLOWED = "is not a public address and not in RESNETD_WEBHOOK_NETWORKS"
 def parse_url(url: str, *, allowed: Sequence[Network]) -> tuple[str, str, int]:
     """Scheme, host and port of a webhook's URL.
 
-    Raises InvalidInput for another scheme, credentials, a host that cannot exist, or an address
-    that is not allowed. A host name is resolved when the webhook is called.
+    Raises InvalidInput for another scheme, credentials, or a host that cannot exist, UrlNotAllowed
+    for an address that is not allowed. A host name is resolved when the webhook is called.
     """
     try:
         parts = urlsplit(url)
@@ -70,7 +70,7 @@ def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
 
 
 def _check_host(host: str, *, is_bracketed: bool, allowed: Sequence[Network]) -> None:
-    """InvalidInput for an address that is not allowed, and for what cannot be a host name."""
+    """UrlNotAllowed for an address that is not allowed, InvalidInput for what is no host name."""
     try:
         literal = ipaddress.ip_address(host)
     except ValueError:
@@ -81,7 +81,7 @@ def _check_host(host: str, *, is_bracketed: bool, allowed: Sequence[Network]) ->
             ) from None
         return
     if not is_allowed(literal, allowed):
-        raise InvalidInput(f"{literal} {_NOT_ALLOWED}")
+        raise UrlNotAllowed(f"{literal} {_NOT_ALLOWED}")
 
 
 def _embedded_ipv4(address: Address) -> Address:

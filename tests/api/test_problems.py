@@ -1,16 +1,23 @@
 """Errors as problem+json, with a pointer to each invalid field."""
 
+import asyncio
 import json
+import re
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 import structlog
+from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api import problems
+from service import errors
+from service.errors import ResnetdError
 from service.states import Reason
 from tests.support.api import TOKEN, Api
 from tests.support.core import job_id_of, written
@@ -288,3 +295,31 @@ def test_no_report_causes_an_internal_error(any_api: Api, fields: dict[str, Any]
     assert answer.status_code in (200, 400, 409, 422), (answer.status_code, json.dumps(fields))
     any_api.core.end(claimed, Reason.CANCELLED)
     any_api.core.release(claimed)
+
+
+_REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
+# Raised by no route: by dispatchers, and by workers that do not reach the API.
+_OF_WORKERS = {errors.DispatcherAlreadyRunning, errors.LeaseLost, errors.ApiUnavailable}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [error for error in errors.BY_CODE.values() if error not in _OF_WORKERS | {ResnetdError}],
+)
+def test_every_error_has_a_documented_status(error: type[ResnetdError]) -> None:
+    app = FastAPI()
+    problems.install(app)
+
+    @app.get("/")
+    def fail() -> None:
+        raise error("why")
+
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.get("/")
+
+    answer = asyncio.run(get()).json()
+    assert answer["code"] == error.code
+    row = rf"^\| [^|]*{answer['status']}[^|]* \|[^|]*`{error.code}`"
+    assert re.search(row, _REFERENCE.read_text(encoding="utf-8"), re.MULTILINE)
