@@ -1,14 +1,18 @@
-"""Shared fixtures: databases, a clock, a Ray head."""
+"""Shared fixtures: databases, a clock, a Ray head, a browser."""
 
+import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import structlog
+from playwright.sync_api import ConsoleMessage, Page
 
 from deploy.ray_head import RayHead
 from service.storage import schema
@@ -110,3 +114,46 @@ def core(database: Database, clock: Clock) -> Core:
 @pytest.fixture
 def searching(core: Core) -> Searching:
     return Searching(core)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of the machine's Chromium; installed where it is missing and root may do so."""
+    found = shutil.which("chromium")
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        packages = ("chromium", "fonts-dejavu-core")
+        for command in (("apt-get", "update"), ("apt-get", "install", "--yes", *packages)):
+            subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+        found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")
+    return found
+
+
+@pytest.fixture(scope="session")
+def base_url() -> None:
+    """Tests open complete URLs. The plugin's own fixture causes a deprecation warning."""
+
+
+@pytest.fixture(scope="session")
+def browser_type_launch_args(chromium: str) -> dict[str, Any]:
+    return {
+        "executable_path": chromium,
+        # Chromium's sandbox refuses to run as root, as which containers run the tests.
+        "args": ["--no-sandbox", "--disable-dev-shm-usage"],
+    }
+
+
+@pytest.fixture
+def errors(page: Page) -> Iterator[list[str]]:
+    """Errors in the page's console, of which a test may have none; 401 asks for the sign-in."""
+    found: list[str] = []
+
+    def record(message: ConsoleMessage) -> None:
+        if message.type == "error" and "401 (Unauthorized)" not in message.text:
+            found.append(message.text)
+
+    page.on("pageerror", lambda error: found.append(str(error)))
+    page.on("console", record)
+    yield found
+    assert found == []

@@ -1,13 +1,20 @@
-"""What tests of the dashboard check on each page."""
+"""Steps that tests of the dashboard share."""
 
 from typing import Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.support.fake_api import eventually
 
 _SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+
+
+def sign_in(page: Page, url: str, token: str) -> None:
+    page.goto(url)
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Jobs")
 
 
 def assert_accessible(page: Page) -> None:
