@@ -1,11 +1,12 @@
 """Errors as application/problem+json (RFC 9457), each with a stable code and the request's id."""
 
+import json
 from http import HTTPStatus
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -60,8 +61,10 @@ def problem(
         headers["WWW-Authenticate"] = "Bearer"
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "1"
-    return JSONResponse(
-        content, status_code=status, headers=headers, media_type="application/problem+json"
+    # A message may quote a lone surrogate of the request, which UTF-8 cannot encode.
+    body = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
+    return Response(
+        body, status_code=status, headers=headers, media_type="application/problem+json"
     )
 
 

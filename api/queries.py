@@ -5,10 +5,11 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
+from service.specs.base import MAX_NAME_LENGTH, Line
+
 _MAX_NUMBER = 2**31 - 1
 
-# PostgreSQL refuses a NUL in a text.
-FilterText = Annotated[str, Query(max_length=120, pattern=r"^[^\x00]*$")]
+FilterText = Annotated[Line, Query(max_length=MAX_NAME_LENGTH)]
 AfterNumber = Annotated[
     int, Query(ge=0, le=_MAX_NUMBER, description="only entries with a higher number")
 ]

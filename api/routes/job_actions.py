@@ -97,7 +97,9 @@ def clone_job(
     now: Now,
     user: User,
     response: Response,
-    changes: Annotated[dict[str, Any] | None, Body(description="fields of a job spec")] = None,
+    changes: Annotated[
+        dict[str, Any] | None, Body(description="fields of a job spec", examples=[{"seed": 1}])
+    ] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Submits the spec of this job with the changes merged into it."""

@@ -178,7 +178,10 @@ def extend_search(
     search_id: str,
     session: WriteSession,
     now: Now,
-    budget: Annotated[dict[str, Any], Body(description="fields of a budget, as new totals")],
+    budget: Annotated[
+        dict[str, Any],
+        Body(description="fields of a budget, as new totals", examples=[{"trials": 20}]),
+    ],
 ) -> SearchView:
     """Enlarges the budget; a search that has succeeded is queued again."""
     return SearchView.of(commands.extend(session, search_id, budget, now=now))

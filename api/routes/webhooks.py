@@ -19,7 +19,12 @@ router = APIRouter(
 class WebhookSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(max_length=2000, pattern=r"^[\x21-\x7e]+$")]
+    url: Annotated[
+        str,
+        Field(
+            max_length=2000, pattern=r"^[\x21-\x7e]+$", examples=["https://example.org/training"]
+        ),
+    ]
     states: Annotated[
         list[JobState], Field(description="states to report; empty: all final states")
     ] = []

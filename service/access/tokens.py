@@ -8,16 +8,19 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import InvalidInput, Unauthorized
+from service.specs.base import MAX_NAME_LENGTH, Name
 from service.storage.database import Lock, serialize
 from service.storage.tables import TokenRow
 from service.text import count_of
 
 # In characters. Shorter tokens could be guessed; generated ones have 43.
 MIN_LENGTH = 16
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def new_secret() -> str:
@@ -38,7 +41,17 @@ def find_token(session: Session, secret: str) -> TokenRow:
 
 
 def set_token(session: Session, secret: str, *, name: str, now: datetime) -> None:
-    """Stores a user's token; it replaces an earlier token of the same name."""
+    """Stores a user's token; it replaces an earlier token of the same name.
+
+    InvalidInput for a name that no database can store or no terminal should print.
+    """
+    try:
+        _NAME.validate_python(name)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"a user's name has 1 to {MAX_NAME_LENGTH} characters and no control characters; "
+            f"received {name[:MAX_NAME_LENGTH]!r}"
+        ) from error
     serialize(session.connection(), Lock.SET_TOKEN)
     known = session.scalar(select(TokenRow).where(TokenRow.name == name))
     if known is not None and known.token_sha256 == digest(secret):

@@ -5,7 +5,7 @@ from dataclasses import fields
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from service import ids
 from service.catalog import architectures, datasets, recipes
@@ -21,7 +21,7 @@ from service.catalog.architectures import (
 from service.catalog.datasets import DatasetOrigin
 from service.catalog.recipes import Precision, Recipe
 from service.specs import dataset_fit
-from service.specs.base import MAX_ID_LENGTH, NO_CONTROL_CHARACTERS, JobId, Seed, Spec
+from service.specs.base import MAX_ID_LENGTH, MAX_NAME_LENGTH, JobId, Name, Seed, Spec
 from service.specs.labels import Tags
 from service.specs.validation import validate
 from service.states import DependencyCondition
@@ -29,7 +29,6 @@ from service.states import DependencyCondition
 _BATCH_INDEX = re.compile(r"#(0|[1-9][0-9]{0,3})")
 # Powers of two: their sums are exact, and equal fractions fill a GPU without a rest.
 _GPU_FRACTIONS = (0.5, 0.25, 0.125, 0.0625)
-_MAX_NAME_LENGTH = 120
 # Used while an invalid field keeps the real value from being known.
 _ANY_DEPTH = 20
 
@@ -138,6 +137,10 @@ class JobSpec(Spec):
     Validation fills in all other fields, so a stored spec does not change with later defaults.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"depth": 20, "shortcut": "A", "dataset": "cifar10"}]}
+    )
+
     # Validated in this order: a validator can read the fields above its own.
     dataset: Annotated[str, Field(max_length=120)]
     """A name of `resnetd datasets`, or `folder:NAME`."""
@@ -184,15 +187,7 @@ class JobSpec(Spec):
     """Number of attempts that may fail by the user's fault before the job fails."""
     time_limit_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] = 60 * 24
     """Training time over all attempts after which the job is stopped."""
-    name: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=_MAX_NAME_LENGTH,
-            pattern=NO_CONTROL_CHARACTERS,
-            default_factory=lambda data: _default_name(data),  # noqa: PLW0108
-        ),
-    ]
+    name: Annotated[Name, Field(default_factory=lambda data: _default_name(data))]  # noqa: PLW0108
     """Display name. Default: network and data set."""
     tags: Tags = ()
     """Words to filter by: letters, digits and `_.:/-`, at most 63 characters each."""
@@ -398,7 +393,7 @@ def _default_name(validated: dict[str, Any]) -> str:
 
 
 def _format_name(network: Architecture, dataset: str) -> str:
-    return f"{network.label} on {dataset}"[:_MAX_NAME_LENGTH]
+    return f"{network.label} on {dataset}"[:MAX_NAME_LENGTH]
 
 
 def _find_architecture(validated: dict[str, Any]) -> Architecture | None:

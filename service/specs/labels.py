@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from service.specs.base import NO_CONTROL_CHARACTERS
+from service.specs.base import Name
 
 MAX_NOTE_LENGTH = 10_000
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
@@ -22,7 +22,6 @@ def _check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Tags = Annotated[tuple[str, ...], Field(max_length=20), AfterValidator(_check_tags)]
-Name = Annotated[str, Field(min_length=1, max_length=100, pattern=NO_CONTROL_CHARACTERS)]
 Note = Annotated[str, Field(max_length=MAX_NOTE_LENGTH, pattern=r"^[^\x00]*$")]
 
 
@@ -31,7 +30,8 @@ class LabelUpdate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Name | None = None
+    # A search's name is shorter than a job's: the names of its trials have a number, too.
+    name: Annotated[Name, Field(max_length=100)] | None = None
     note: Note | None = None
     starred: bool | None = None
     archived: Annotated[bool | None, Field(description="true: left out of lists")] = None

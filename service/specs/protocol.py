@@ -34,14 +34,26 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 # The range that exists in every time zone.
 Time = Annotated[
     AwareDatetime,
-    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
+    Field(
+        ge=datetime(1970, 1, 1, tzinfo=UTC),
+        lt=datetime(9999, 1, 1, tzinfo=UTC),
+        examples=["2026-11-21T12:00:00Z"],
+    ),
 ]
 # How long the API may keep a call open; 0: it responds at once.
 WaitSeconds = Annotated[float, Field(ge=0, le=60)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-SeriesName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_/]{0,62}$")]
-TuneId = Annotated[str, Field(pattern=rf"^[0-9a-zA-Z_]{{1,{_MAX_TUNE_ID_LENGTH}}}$")]
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{64}$",
+        examples=["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
+    ),
+]
+SeriesName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_/]{0,62}$", examples=["test/error"])]
+TuneId = Annotated[
+    str, Field(pattern=rf"^[0-9a-zA-Z_]{{1,{_MAX_TUNE_ID_LENGTH}}}$", examples=["1f3a7_00000"])
+]
 
 
 class ProtocolModel(BaseModel):
@@ -244,7 +256,7 @@ class TrialProposal(ProtocolModel):
     """The parameters that Ray Tune wants to try, under its own id of the trial."""
 
     tune_id: TuneId
-    params: dict[str, Any]
+    params: Annotated[dict[str, Any], Field(examples=[{"recipe.learning_rate": 0.1}])]
 
 
 class AssignedTrial(ProtocolModel):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import ConfigDict, Field, model_serializer, model_validator
 
 from service.errors import FieldError, InvalidInput
 from service.specs.base import Spec
@@ -53,6 +53,8 @@ _INTEGER_RANGES = (Distribution.RANDINT, Distribution.LOGRANDINT, Distribution.Q
 
 class Dimension(Spec):
     """The distribution of a field: `{"loguniform": [0.001, 1]}`, `{"choice": ["A", "B"]}`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"choice": ["A", "B"]}]})
 
     choice: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=MAX_VALUES)] | None = None
     """`[value, ...]`: one of up to 64 strings, numbers, booleans or nulls."""

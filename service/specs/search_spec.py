@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 
 from service.errors import FieldError, InvalidInput
 from service.specs import search_space
-from service.specs.base import NO_CONTROL_CHARACTERS, Seed, Spec
+from service.specs.base import Name, Seed, Spec
 from service.specs.job_spec import JobSpec
 from service.specs.search_space import CheckTrial, Dimension, Distribution, Space
 from service.specs.validation import validate
@@ -92,7 +92,17 @@ class Budget(Spec):
 class SearchSpec(Spec):
     """A job whose fields vary. With several metrics the best trials are the Pareto front."""
 
-    model_config = ConfigDict(validate_default=True)
+    model_config = ConfigDict(
+        validate_default=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "job": {"depth": 20, "shortcut": "A", "dataset": "cifar10"},
+                    "space": {"recipe.learning_rate": {"loguniform": [0.01, 1]}},
+                }
+            ]
+        },
+    )
 
     job: dict[str, Any]
     """Spec of the trials, as for `POST /v1/jobs`, without `after` and `hold`."""
@@ -108,9 +118,8 @@ class SearchSpec(Spec):
     """The search ends at the first limit that is reached."""
     seed: Seed = 0
     """Seed of the draws; the trials have the seed of `job`."""
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=NO_CONTROL_CHARACTERS)] = (
-        "search"
-    )
+    # The names of its trials have a number, too.
+    name: Annotated[Name, Field(max_length=100)] = "search"
     """Display name."""
 
     @field_validator("metric", mode="before")

@@ -1478,6 +1478,12 @@ export interface components {
         /**
          * Dimension
          * @description The distribution of a field: `{"loguniform": [0.001, 1]}`, `{"choice": ["A", "B"]}`.
+         * @example {
+         *       "choice": [
+         *         "A",
+         *         "B"
+         *       ]
+         *     }
          */
         "Dimension-Input": {
             /** Choice */
@@ -1677,6 +1683,11 @@ export interface components {
          * @description A network to train; only `depth`, `shortcut` and `dataset` are required.
          *
          *     Validation fills in all other fields, so a stored spec does not change with later defaults.
+         * @example {
+         *       "dataset": "cifar10",
+         *       "depth": 20,
+         *       "shortcut": "A"
+         *     }
          */
         JobSpec: {
             /** Dataset */
@@ -1858,11 +1869,13 @@ export interface components {
             /**
              * Data Ready At
              * Format: date-time
+             * @example 2026-11-21T12:00:00Z
              */
             data_ready_at: string;
             /**
              * First Step At
              * Format: date-time
+             * @example 2026-11-21T12:00:00Z
              */
             first_step_at: string;
         };
@@ -1876,6 +1889,7 @@ export interface components {
             /**
              * At
              * Format: date-time
+             * @example 2026-11-21T12:00:00Z
              */
             at: string;
             level: components["schemas"]["LogLevel"];
@@ -1927,7 +1941,10 @@ export interface components {
          *     `seconds`: training time of the run until this iteration, over all attempts.
          */
         MetricPoint: {
-            /** Series */
+            /**
+             * Series
+             * @example test/error
+             */
             series: string;
             /** Iteration */
             iteration: number;
@@ -1938,6 +1955,7 @@ export interface components {
             /**
              * At
              * Format: date-time
+             * @example 2026-11-21T12:00:00Z
              */
             at: string;
         };
@@ -2011,7 +2029,10 @@ export interface components {
          * @description Asks for the trial's first evaluation after `after_iteration`; 0: the first of all.
          */
         NextEvaluationRequest: {
-            /** Tune Id */
+            /**
+             * Tune Id
+             * @example 1f3a7_00000
+             */
             tune_id: string;
             /**
              * After Iteration
@@ -2049,7 +2070,10 @@ export interface components {
         /** PartDigest */
         PartDigest: {
             part: components["schemas"]["CheckpointPart"];
-            /** Sha256 */
+            /**
+             * Sha256
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
             sha256: string;
             /** Size Bytes */
             size_bytes: number;
@@ -2515,6 +2539,21 @@ export interface components {
         /**
          * SearchSpec
          * @description A job whose fields vary. With several metrics the best trials are the Pareto front.
+         * @example {
+         *       "job": {
+         *         "dataset": "cifar10",
+         *         "depth": 20,
+         *         "shortcut": "A"
+         *       },
+         *       "space": {
+         *         "recipe.learning_rate": {
+         *           "loguniform": [
+         *             0.01,
+         *             1
+         *           ]
+         *         }
+         *       }
+         *     }
          */
         "SearchSpec-Input": {
             /** Job */
@@ -2560,6 +2599,21 @@ export interface components {
         /**
          * SearchSpec
          * @description A job whose fields vary. With several metrics the best trials are the Pareto front.
+         * @example {
+         *       "job": {
+         *         "dataset": "cifar10",
+         *         "depth": 20,
+         *         "shortcut": "A"
+         *       },
+         *       "space": {
+         *         "recipe.learning_rate": {
+         *           "loguniform": [
+         *             0.01,
+         *             1
+         *           ]
+         *         }
+         *       }
+         *     }
          */
         "SearchSpec-Output": {
             /** Job */
@@ -2752,7 +2806,10 @@ export interface components {
          * @description A scheduler's decision to stop a trial, based on its evaluation at `iteration`.
          */
         StopTrialRequest: {
-            /** Tune Id */
+            /**
+             * Tune Id
+             * @example 1f3a7_00000
+             */
             tune_id: string;
             /** Iteration */
             iteration: number;
@@ -2805,9 +2862,17 @@ export interface components {
          * @description The parameters that Ray Tune wants to try, under its own id of the trial.
          */
         TrialProposal: {
-            /** Tune Id */
+            /**
+             * Tune Id
+             * @example 1f3a7_00000
+             */
             tune_id: string;
-            /** Params */
+            /**
+             * Params
+             * @example {
+             *       "recipe.learning_rate": 0.1
+             *     }
+             */
             params: {
                 [key: string]: unknown;
             };
@@ -2884,7 +2949,10 @@ export interface components {
         };
         /** WebhookSpec */
         WebhookSpec: {
-            /** Url */
+            /**
+             * Url
+             * @example https://example.org/training
+             */
             url: string;
             /**
              * States

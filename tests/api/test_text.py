@@ -1,0 +1,201 @@
+"""Every text that a request can contain, in every encoding: refused or stored, never a failure.
+
+The fields are those of the OpenAPI document, so that a new one is tested without a change here.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import httpx
+
+from api.app import create_app
+from service.settings import Settings
+from tests.support.api import Api
+from tests.support.rows import Rows, upload_for
+
+TEXTS = {
+    "empty": "",
+    "NUL": "a\x00b",
+    "a control character": "a\x1b[2Jb",
+    "a C1 control character": "a\x9bb",
+    "a line feed": "a\nb",
+    "a lone surrogate": "a\ud800",
+    "letters of 4 bytes": "\U0001d49c\U0001f600",
+    "100 letters of 3 bytes": "\u6f22" * 100,
+    "10,000 letters": "a" * 10_000,
+    "10,000 digits": "9" * 10_000,
+}
+# Headers that a client may send with any request; their values cannot contain all texts.
+HEADERS = ("Accept", "Authorization", "Content-Type", "If-Range", "Range", "User-Agent")
+PREFIXES = {"User-Agent": "resnetd-client/", "Range": "bytes=", "Authorization": "Bearer "}
+DOCUMENT = create_app(Settings()).openapi()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+class Operation(NamedTuple):
+    method: str
+    path: str
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        found: dict[str, Any] = DOCUMENT["paths"][self.path][self.method]
+        return found
+
+    @property
+    def body_schema(self) -> dict[str, Any] | None:
+        content = self.definition.get("requestBody", {}).get("content", {})
+        found: dict[str, Any] | None = content.get("application/json", {}).get("schema")
+        return found
+
+    def list_parameters(self, place: str) -> list[dict[str, Any]]:
+        return [item for item in self.definition.get("parameters", ()) if item["in"] == place]
+
+
+class Request(NamedTuple):
+    """`field`: the field that has the text."""
+
+    field: str
+    path: dict[str, Any]
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: Any
+
+
+# A route that deletes would leave nothing for the others.
+OPERATIONS = sorted(
+    (
+        Operation(method, path)
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+    ),
+    key=lambda operation: operation.method == "delete",
+)
+
+
+def test_no_text_in_any_field_causes_an_internal_error(any_api: Api) -> None:
+    rows = Rows(any_api)
+    failures = []
+    for operation in OPERATIONS:
+        for name, text in TEXTS.items():
+            for request in _list_requests(operation, _make_valid(operation, rows), text):
+                try:
+                    answer = _send(any_api, operation, request, rows)
+                except httpx.LocalProtocolError:  # no header can contain the text
+                    continue
+                if answer.is_server_error:
+                    where = f"{operation.method} {operation.path} {request.field}"
+                    failures.append((where, name, answer.status_code))
+    assert failures == []
+
+
+def _make_valid(operation: Operation, rows: Rows) -> Request:
+    headers = {}
+    if any(item["name"] == "x-content-sha256" for item in operation.list_parameters("header")):
+        headers["X-Content-SHA256"] = hashlib.sha256(upload_for(operation.path)).hexdigest()
+    query = {
+        item["name"]: "birds" for item in operation.list_parameters("query") if item["required"]
+    }
+    schema = operation.body_schema
+    body = None if schema is None else _sample(schema)
+    return Request("", rows.in_path, query, headers, body)
+
+
+def _list_requests(operation: Operation, valid: Request, text: str) -> Iterator[Request]:
+    """Requests that have the text in one field and are valid in all others."""
+    for item in operation.list_parameters("path"):
+        yield valid._replace(field=item["name"], path={item["name"]: text})
+    for item in operation.list_parameters("query"):
+        name = item["name"]
+        yield valid._replace(field=name, path={}, query=valid.query | {name: text})
+    named = [item["name"] for item in operation.list_parameters("header")]
+    for name in (*named, *HEADERS):
+        value = PREFIXES.get(name, "") + text
+        yield valid._replace(field=name, path={}, headers=valid.headers | {name: value})
+    if operation.body_schema is not None:
+        for pointer, body in _insert(operation.body_schema, text):
+            yield valid._replace(field=pointer, path={}, body=body)
+
+
+def _send(api: Api, operation: Operation, request: Request, rows: Rows) -> httpx.Response:
+    path = operation.path
+    for name, value in (rows.in_path | request.path).items():
+        path = path.replace(f"{{{name}}}", _quote(str(value)))
+    # An empty segment is no path of the route, and a dot would be removed.
+    query = "&".join(f"{name}={_quote(value)}" for name, value in request.query.items())
+    content = upload_for(operation.path)
+    headers = {name: _encode(value) for name, value in request.headers.items()}
+    if operation.body_schema is not None:
+        content = json.dumps(request.body).encode()
+        headers.setdefault("Content-Type", b"application/json")
+    if operation.method == "get":
+        content = b""
+    headers.setdefault("Authorization", f"Bearer {rows.find_token(operation.path)}".encode())
+    encoded = [(name.encode(), value) for name, value in headers.items()]
+    return api.http.request(operation.method, f"{path}?{query}", content=content, headers=encoded)
+
+
+def _quote(text: str) -> str:
+    return quote(text, safe="", errors="surrogatepass")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _resolve(schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        found: dict[str, Any] = SCHEMAS[schema["$ref"].rsplit("/", 1)[-1]]
+        return found
+    return schema
+
+
+def _sample(schema: dict[str, Any]) -> Any:
+    """A valid value: an example, or the simplest one of its type."""
+    schema = _resolve(schema)
+    if "examples" in schema:
+        return schema["examples"][0]
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _sample(schema["anyOf"][0])
+    if schema.get("type") == "object":
+        required = schema.get("required", ())
+        return {name: _sample(schema["properties"][name]) for name in required}
+    least = max(1, schema.get("minimum", 0))
+    items = [_sample(schema["items"])] if schema.get("minItems") else []
+    simplest = {"array": items, "string": "a", "integer": least, "number": 1.0, "boolean": False}
+    return schema.get("default", simplest.get(schema.get("type", ""), {}))
+
+
+def _insert(schema: dict[str, Any], text: str) -> Iterator[tuple[str, Any]]:
+    """Values of the schema with the text in one place, each with the place's JSON pointer."""
+    schema = _resolve(schema)
+    for option in schema.get("anyOf", ()):
+        yield from _insert(option, text)
+    kind = schema.get("type", "any" if "anyOf" not in schema else None)
+    if kind in {"string", "any"}:
+        yield "", text
+    if kind == "object":
+        base = _sample(schema)
+        for name, field in schema.get("properties", {}).items():
+            yield from (
+                (f"/{name}{rest}", {**base, name: value}) for rest, value in _insert(field, text)
+            )
+        if schema.get("additionalProperties", True):
+            values = schema.get("additionalProperties", {})
+            values = values if isinstance(values, dict) else {}
+            yield "/*", {**base, text: _sample(values)}
+            yield from (
+                (f"/*{rest}", {**base, "a": value}) for rest, value in _insert(values, text)
+            )
+    if kind == "array":
+        items = schema.get("prefixItems") or [schema["items"]]
+        for index, item in enumerate(items):
+            for rest, value in _insert(item, text):
+                yield (
+                    f"/{index}{rest}",
+                    [*map(_sample, items[:index]), value, *map(_sample, items[index + 1 :])],
+                )

@@ -1,0 +1,73 @@
+"""Rows of every kind in an API's database, for requests to any of its routes."""
+
+import io
+import zipfile
+from typing import Any
+
+from PIL import Image
+
+from service.states import CheckpointPart
+from tests.support.api import TOKEN, Api
+from tests.support.core import content, job_id_of, note
+from tests.support.searching import Searching
+
+TUNE_ID = "1f3a7_00000"  # of the examples in the OpenAPI document
+
+
+class Rows:
+    """A finished job with a checkpoint, a running attempt that starts from it, a search with a
+    driver and a trial, a runner, and a webhook with a delivery.
+
+    `in_path`: a value for each parameter of a path.
+    """
+
+    def __init__(self, api: Api) -> None:
+        core = api.core
+        searching = Searching(core)
+        finished = core.start()
+        api.checkpoint(finished, 1, note(20, test_error=5.0))
+        core.finish(finished.attempt_id)
+        core.release(finished)
+        job_id = job_id_of(finished)
+        attempt = core.start(start_from={"job": job_id, "mode": "weights"})
+        runner = core.start_standby()
+        search_id = searching.submit(budget={"trials": 10})
+        (driver,) = searching.start_drivers()
+        searching.begin_driver(search_id)
+        searching.assign_trial(search_id, TUNE_ID)
+        webhook_id = api.post("/v1/webhooks", {"url": "https://example.org/hook"}).json()["id"]
+        api.post(f"/v1/webhooks/{webhook_id}/ping")
+        self._secrets = {
+            "attempt_id": attempt.secret,
+            "runner_id": runner.secret,
+            "driver_id": driver.secret,
+        }
+        self.in_path: dict[str, Any] = {
+            "job_id": job_id,
+            "checkpoint": "newest",
+            "attempt_id": attempt.attempt_id,
+            "iteration": 20,
+            "part": CheckpointPart.WEIGHTS.value,
+            "runner_id": runner.id,
+            "search_id": search_id,
+            "driver_id": driver.id,
+            "webhook_id": webhook_id,
+        }
+
+    def find_token(self, path: str) -> str:
+        """The token of those who may call the route; `path` with the names of its parameters."""
+        found = (secret for name, secret in self._secrets.items() if f"{{{name}}}" in path)
+        return next(found, TOKEN)
+
+
+def upload_for(path: str) -> bytes:
+    """The body of a route that takes bytes."""
+    if path != "/v1/datasets":
+        return content(CheckpointPart.WEIGHTS, 20)
+    image, archive = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4, 4)).save(image, "PNG")
+    with zipfile.ZipFile(archive, "w") as writer:
+        for kind in ("train", "test"):
+            for label in ("crow", "wren"):
+                writer.writestr(f"{kind}/{label}/a.png", image.getvalue())
+    return archive.getvalue()
