@@ -110,7 +110,10 @@ class Settings(BaseSettings):
     database_url: Secret = Field(
         default_factory=lambda data: SecretStr(f"sqlite:///{data['var_dir'] / 'resnetd.db'}")
     )
-    """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; a secret."""
+    """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`; a secret.
+
+    Hosts and options are libpq's: `@HOST1:5432,HOST2:5432/NAME?target_session_attrs=read-write`.
+    """
     artifacts_url: Annotated[str, AfterValidator(_check_artifacts_url)] = Field(
         default_factory=lambda data: (data["var_dir"] / "artifacts").as_uri()
     )

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import psycopg
 from sqlalchemy import Engine, delete, func, insert, select, text
-from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session
 
 from service.errors import DatabaseUnavailable
@@ -122,11 +121,6 @@ class SqliteChangeListener:
         return rows
 
 
-def to_conninfo(url: URL) -> str:
-    """The URL as libpq reads it."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 class PostgresChangeListener:
     """LISTEN on a connection of its own, which is reopened after it was lost.
 
@@ -134,9 +128,9 @@ class PostgresChangeListener:
     every POLL_SECONDS.
     """
 
-    def __init__(self, url: URL, kinds: Iterable[ChangeKind]) -> None:
+    def __init__(self, conninfo: str, kinds: Iterable[ChangeKind]) -> None:
         self._kinds = tuple(kinds)
-        self._conninfo = to_conninfo(url)
+        self._conninfo = conninfo
         self._connection: psycopg.Connection[Any] | None = None
         self._is_pooled = False
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
-    NoSuchModuleError,
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
@@ -31,7 +30,10 @@ from service.storage.changes import (
     SqliteChangeListener,
 )
 
-_EXPECTED_URL = "must look like sqlite:////PATH or postgresql://USER:PASSWORD@HOST/NAME"
+_EXPECTED_URL = (
+    "must look like sqlite:////PATH, postgresql://USER:PASSWORD@HOST/NAME or "
+    "postgresql://USER:PASSWORD@HOST1,HOST2/NAME?target_session_attrs=read-write"
+)
 # Of libpq, for each connection, unless the URL has them. A server that disappears without a word is
 # noticed after 30 seconds.
 CONNECTION_OPTIONS = {
@@ -66,9 +68,16 @@ class Database:
     """An engine; its sessions are the only place that commits."""
 
     def __init__(self, url: str) -> None:
-        self._url = _parse(url)
-        self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(self._url) if self.is_sqlite else _postgres_engine(self._url)
+        scheme, separator, _ = url.partition("://")
+        backend = scheme.partition("+")[0]
+        if not separator or backend not in {"sqlite", "postgresql"}:
+            raise InvalidInput(f"RESNETD_DATABASE_URL: {_EXPECTED_URL}")
+        self.is_sqlite = backend == "sqlite"
+        if self.is_sqlite:
+            self.engine = _sqlite_engine(_parse_sqlite_url(url))
+        else:
+            self._conninfo = _parse_postgres_url(url)
+            self.engine = _postgres_engine(self._conninfo)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -108,7 +117,7 @@ class Database:
         """A new listener for changes of these kinds; for one thread."""
         if self.is_sqlite:
             return SqliteChangeListener(self.engine, kinds)
-        return PostgresChangeListener(self._url, kinds)
+        return PostgresChangeListener(self._conninfo, kinds)
 
     @contextmanager
     def lock_dispatcher(self) -> Iterator[None]:
@@ -120,7 +129,7 @@ class Database:
         if not self.is_sqlite:
             yield
             return
-        path = Path(f"{self._url.database}.dispatcher")
+        path = Path(f"{self.engine.url.database}.dispatcher")
         with path.open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +137,7 @@ class Database:
                 file.seek(0)
                 raise DispatcherAlreadyRunning(
                     f"process {file.read().strip()} is already the dispatcher of "
-                    f"{self._url.database}; SQLite allows one, PostgreSQL several"
+                    f"{self.engine.url.database}; SQLite allows one, PostgreSQL several"
                 ) from error
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -157,24 +166,29 @@ def _unavailable(message: str, error: DBAPIError) -> DatabaseUnavailable:
     return DatabaseUnavailable(f"{message}: {' '.join(str(error.orig).split())}")
 
 
-def _parse(url: str) -> URL:
-    """The messages do not repeat the URL, which may contain a password."""
+def _parse_sqlite_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-        backend = parsed.get_backend_name()
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+    except (ArgumentError, ValueError) as error:
         raise InvalidInput(f"RESNETD_DATABASE_URL: {_EXPECTED_URL}") from error
-    if backend == "sqlite" and parsed.database not in (None, "", ":memory:"):
-        return parsed
-    if backend != "postgresql":
-        raise InvalidInput(f"RESNETD_DATABASE_URL: {_EXPECTED_URL}; received {backend}")
+    if parsed.database in (None, "", ":memory:"):
+        raise InvalidInput(f"RESNETD_DATABASE_URL: {_EXPECTED_URL}")
+    return parsed
+
+
+def _parse_postgres_url(url: str) -> str:
+    """The URL, of one host or several, and CONNECTION_OPTIONS in the format of libpq."""
     try:
-        # An unknown option, for example.
-        conninfo_to_dict(changes.to_conninfo(parsed))
-    except psycopg.ProgrammingError as error:
-        raise InvalidInput(f"RESNETD_DATABASE_URL: {' '.join(str(error).split())}") from error
-    query = CONNECTION_OPTIONS | dict(parsed.query)
-    return parsed.set(drivername="postgresql+psycopg", query=query)
+        options = conninfo_to_dict(f"postgresql://{url.partition('://')[2]}")
+        for port in str(options.get("port", "")).split(","):
+            int(port or 0)
+    except (psycopg.ProgrammingError, ValueError):
+        # Without the cause, whose message may have a part of the password.
+        raise InvalidInput(
+            f"RESNETD_DATABASE_URL: {_EXPECTED_URL}, with options of libpq; "
+            "special characters in the password are percent-encoded"
+        ) from None
+    return make_conninfo("", **{**CONNECTION_OPTIONS, **options})
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -213,11 +227,11 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
-def _postgres_engine(url: URL) -> Engine:
+def _postgres_engine(conninfo: str) -> Engine:
     engine = create_engine(
-        url,
+        "postgresql+psycopg://",
         # Behind PgBouncer the next transaction may be on another connection to the server.
-        connect_args={"prepare_threshold": None},
+        connect_args=conninfo_to_dict(conninfo) | {"prepare_threshold": None},
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,

@@ -105,6 +105,7 @@ def test_a_missing_directory_means_unavailable(tmp_path: Path) -> None:
     [
         *("", "nonsense", "mysql://x/y", "sqlite://", "sqlite:///:memory:"),
         *("postgresql://me:hunter2@db:port/x", "postgresql://me:hunter2@db/x?no_such_option=1"),
+        *("postgresql://me:hunter2%@db/x", "me:hunter2@db/x"),
     ],
 )
 def test_a_url_of_another_database_is_refused(url: str) -> None:
@@ -120,8 +121,10 @@ def test_the_host_of_a_url_may_be_an_ipv6_address() -> None:
     database.close()
 
 
-def test_sqlite_allows_one_dispatcher_and_postgres_several(database: Database) -> None:
-    other = Database(database.engine.url.render_as_string(hide_password=False))
+def test_sqlite_allows_one_dispatcher_and_postgres_several(
+    database: Database, database_url: str
+) -> None:
+    other = Database(database_url)
     with database.lock_dispatcher():
         if database.is_sqlite:
             expected = rf"process {os.getpid()} is already .* SQLite allows one"

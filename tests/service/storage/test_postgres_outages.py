@@ -135,7 +135,39 @@ def test_a_server_that_does_not_answer_is_unavailable(
                 opened.check()
 
 
-def test_options_of_the_url_override_the_defaults() -> None:
-    with closing(Database("postgresql://me@host/x?connect_timeout=3")) as opened:
-        assert opened.engine.url.query["connect_timeout"] == "3"
-        assert opened.engine.url.query["keepalives"] == "1"
+def test_options_of_the_url_override_the_defaults(postgres_url: str) -> None:
+    with closing(Database(f"{postgres_url}?connect_timeout=3")) as opened:
+        with opened.engine.connect() as connection:
+            session = connection.connection.driver_connection
+            assert isinstance(session, psycopg.Connection)
+            used = session.info.get_parameters()
+        assert (used["connect_timeout"], used["keepalives_idle"]) == ("3", "15")
+
+
+def test_of_several_hosts_the_one_that_accepts_writes_is_used(
+    postgres_url: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first does not answer, the second refuses connections."""
+    monkeypatch.setitem(database.CONNECTION_OPTIONS, "connect_timeout", "2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hosts = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:1,127.0.0.1:{postgres.port}"
+        name = postgres_url.rpartition("/")[2]
+        url = f"postgresql://postgres@{hosts}/{name}?target_session_attrs=read-write"
+        with closing(Database(url)) as opened:
+            listener = opened.listen(ChangeKind.STATE)
+            listener.wait(0.0)
+            with opened.transaction() as session:
+                session.add(ClusterRow(id=1, cpus=4, gpus=0, seen_at=START))
+                changes.notify(session, "x")
+            assert listener.wait(30.0) == {"x"}
+            listener.close()
+            opened.check()
+
+
+def test_no_host_that_accepts_writes_is_unavailable(postgres_url: str) -> None:
+    _set_read_only(postgres_url, "on")
+    with (
+        closing(Database(f"{postgres_url}?target_session_attrs=read-write")) as opened,
+        pytest.raises(DatabaseUnavailable, match="read-only"),
+    ):
+        opened.check()
