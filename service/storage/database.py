@@ -148,7 +148,9 @@ class Database:
         """Raises DatabaseUnavailable if a query fails, or if the database is read-only."""
         with self.reading() as session:
             if self.is_sqlite:
-                file = session.execute(text("PRAGMA database_list")).one().file
+                rows = session.execute(text("PRAGMA database_list"))
+                # Temporary tables have a row of their own.
+                file = next(row.file for row in rows if row.name == "main")
                 is_read_only = not os.access(file, os.W_OK, effective_ids=True)
             else:
                 is_read_only = session.scalar(text("SHOW transaction_read_only")) == "on"
