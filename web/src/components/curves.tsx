@@ -54,14 +54,18 @@ export function Curves({ job }: { job: Job }) {
     <section class="section" aria-label="Curves">
       <header>
         <h2>Curves</h2>
-        <Controls {...{ axis, smoothing, isClipped, isLog, zoom }} />
+        {charts.length > 0 && <Controls {...{ axis, smoothing, isClipped, isLog, zoom }} />}
       </header>
       <ErrorNote error={metrics.error.value} />
-      {data && charts.length === 0 && (
-        <EmptyNote title="No metrics yet.">
-          They appear with the first report of the training.
-        </EmptyNote>
-      )}
+      {data &&
+        charts.length === 0 &&
+        (isFinished(job) ? (
+          <EmptyNote title="No metrics.">The job ended before its first report.</EmptyNote>
+        ) : (
+          <EmptyNote title="No metrics yet.">
+            They appear with the first report of the training.
+          </EmptyNote>
+        ))}
       <div class="charts">
         {charts.map(([title, lines]) => (
           <Chart

@@ -209,9 +209,9 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
           <thead>
             <tr>
               <th>Group</th>
-              <th>Jobs</th>
               <th class="number">Test error, %</th>
               <th class="number">Train error, %</th>
+              <th>Jobs</th>
               <th class="number wide">Parameters</th>
               <th class="number wide">Duration</th>
               <th>
@@ -237,6 +237,8 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
                   <th scope="row">
                     <span class="key" style={{ background: `var(${group.color})` }} /> {group.label}
                   </th>
+                  <td class="number">{meanText(group.jobs.map(testError))}</td>
+                  <td class="number">{meanText(group.jobs.map(trainError))}</td>
                   <td class="clip">
                     {group.jobs.map((job) => (
                       <a href={`/jobs/${job.id}`} title={job.name}>
@@ -244,8 +246,6 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
                       </a>
                     ))}
                   </td>
-                  <td class="number">{meanText(group.jobs.map(testError))}</td>
-                  <td class="number">{meanText(group.jobs.map(trainError))}</td>
                   <td class="number wide">{count(first?.parameters)}</td>
                   <td class="number wide">
                     {seconds.length ? duration(statistics(seconds).mean) : "–"}

@@ -26,21 +26,15 @@ const FORMATS: Record<string, [string, string] | undefined> = {
   card: ["card", "model card"],
 };
 
+interface Loaded {
+  job: Job;
+  attempts: Schemas["AttemptView"][];
+  events: Schemas["EventView"][];
+  checkpoints: Checkpoint[];
+}
+
 export function JobPage({ id }: { id: string }) {
-  const path = { path: { job_id: id } };
-  const polled = usePolled(
-    id,
-    async () => {
-      const [job, attempts, events, checkpoints] = await Promise.all([
-        read(api.GET("/v1/jobs/{job_id}", { params: path })),
-        read(api.GET("/v1/jobs/{job_id}/attempts", { params: path })),
-        read(api.GET("/v1/jobs/{job_id}/events", { params: path })),
-        read(api.GET("/v1/jobs/{job_id}/checkpoints", { params: path })),
-      ]);
-      return { job, ...attempts, ...events, ...checkpoints };
-    },
-    2,
-  );
+  const polled = usePolled<Loaded>(id, (latest) => load(id, latest()), 2);
   const data = polled.data.value;
   useTitle(data?.job.name ?? "Job");
   if (!data)
@@ -67,11 +61,29 @@ export function JobPage({ id }: { id: string }) {
       <Summary job={job} />
       <Curves job={job} />
       <Timeline {...data} />
-      <Checkpoints jobId={job.id} checkpoints={data.checkpoints} />
+      <Checkpoints job={job} checkpoints={data.checkpoints} />
       <Logs jobId={job.id} seconds={isFinished(job) ? 0 : 3} />
       <Spec job={job} />
     </>
   );
+}
+
+/** Attempts and checkpoints change together with events, but for the times of a start. */
+async function load(id: string, known: Loaded | undefined): Promise<Loaded> {
+  const path = { job_id: id };
+  const after = known?.events.at(-1)?.number ?? 0;
+  const [job, { events }] = await Promise.all([
+    read(api.GET("/v1/jobs/{job_id}", { params: { path } })),
+    read(api.GET("/v1/jobs/{job_id}/events", { params: { path, query: { after } } })),
+  ]);
+  const attempt = known?.attempts.at(-1);
+  const isStarting = attempt && !attempt.ended_at && !attempt.first_step_at;
+  if (known && events.length === 0 && !isStarting) return { ...known, job };
+  const [attempts, checkpoints] = await Promise.all([
+    read(api.GET("/v1/jobs/{job_id}/attempts", { params: { path } })),
+    read(api.GET("/v1/jobs/{job_id}/checkpoints", { params: { path } })),
+  ]);
+  return { job, ...attempts, ...checkpoints, events: [...(known?.events ?? []), ...events] };
 }
 
 function Commands({ job, onDone }: { job: Job; onDone: () => void }) {
@@ -149,7 +161,8 @@ function Summary({ job }: { job: Job }) {
       {job.state === "failed" && (
         <div class="note error">
           <p>
-            {job.reason}: {job.message ?? "no message"}
+            {job.reason}
+            {job.message && `: ${job.message}`}
           </p>
           <p class="muted">The end of the log may say more.</p>
         </div>
@@ -201,7 +214,7 @@ function Summary({ job }: { job: Job }) {
   );
 }
 
-function Checkpoints({ jobId, checkpoints }: { jobId: string; checkpoints: Checkpoint[] }) {
+function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[] }) {
   const [best] = sorted(checkpoints, (checkpoint) => checkpoint.test_error, false);
   return (
     <section class="section">
@@ -210,8 +223,10 @@ function Checkpoints({ jobId, checkpoints }: { jobId: string; checkpoints: Check
         <span class="muted">{checkpoints.length}</span>
       </header>
       {checkpoints.length === 0 ? (
-        <EmptyNote title="No checkpoint yet.">
-          They are saved at each evaluation, as the recipe says.
+        <EmptyNote title={isFinished(job) ? "No checkpoint." : "No checkpoint yet."}>
+          {isFinished(job)
+            ? "The job ended before its first one, or they were deleted."
+            : "The recipe says how often they are saved."}
         </EmptyNote>
       ) : (
         // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
@@ -242,7 +257,7 @@ function Checkpoints({ jobId, checkpoints }: { jobId: string; checkpoints: Check
                     {Object.keys(checkpoint.parts).map((part) => {
                       const format = FORMATS[part];
                       if (!format) return null;
-                      const file = `/v1/jobs/${jobId}/checkpoints/${checkpoint.id}/weights`;
+                      const file = `/v1/jobs/${job.id}/checkpoints/${checkpoint.id}/weights`;
                       return (
                         <a href={`${file}?format=${format[0]}`} download>
                           {format[1]}
