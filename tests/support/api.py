@@ -149,7 +149,10 @@ def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> I
             timeout_graceful_shutdown=1,
         )
     )
-    with listen("127.0.0.1", settings.get("api_port", 0)) as listener, pytest.MonkeyPatch.context() as patched:
+    with (
+        listen("127.0.0.1", settings.get("api_port", 0)) as listener,
+        pytest.MonkeyPatch.context() as patched,
+    ):
         # The listening thread stops after this time at most.
         patched.setattr("api.change_listener.LISTEN_SECONDS", 0.05)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
