@@ -28,9 +28,11 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from service.errors import Unavailable
 from service.specs.protocol import NextAttemptRequest
 from service.states import Reason
+from service.text import count_of
 from workers.cluster import rank_loop
 from workers.cluster.attempt_outcome import AttemptFailed, AttemptOutcome
 from workers.cluster.attempt_process import remove_leftovers, report_failure
+from workers.cluster.oom_kills import read_oom_kills
 from workers.cluster.process_settings import RunnerSettings
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS
 from workers.reporting.retry import retry_until
@@ -72,6 +74,7 @@ def _fit(settings: RunnerSettings) -> None:
     storage_path = settings.work_path / "runners" / settings.runner_id
     group = settings.worker_group
     resources = {"CPU": float(group.cpus_per_worker), "GPU": group.gpus_per_worker}
+    oom_kills = read_oom_kills()
     try:
         # "auto" fails without a cluster; no address would start one and write to ~/.ray.
         ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), logging_level="WARNING")
@@ -93,9 +96,10 @@ def _fit(settings: RunnerSettings) -> None:
             ),
         ).fit()
     except TrainingFailedError as error:
-        raise _find_cause(error) from error
+        raise _add_oom_kills(_find_cause(error), read_oom_kills() - oom_kills) from error
     except RayError as error:
-        raise AttemptFailed(Reason.WORKER_DIED, str(error)) from error
+        died = AttemptFailed(Reason.WORKER_DIED, str(error))
+        raise _add_oom_kills(died, read_oom_kills() - oom_kills) from error
     finally:
         shutil.rmtree(storage_path, ignore_errors=True)
 
@@ -141,3 +145,14 @@ def _classify(rank: int, failure: Exception) -> AttemptFailed:
     if type(failure).__name__.startswith("WorkerHealthCheck"):
         return AttemptFailed(Reason.WORKER_DIED, f"rank {rank} died: {text}")
     return AttemptFailed(Reason.INTERNAL, f"rank {rank}: {text}")
+
+
+def _add_oom_kills(failed: AttemptFailed, oom_kills: int) -> AttemptFailed:
+    """The kernel names no process: another one may have been killed, so the reason stays."""
+    if failed.reason is not Reason.WORKER_DIED or oom_kills == 0:
+        return failed
+    message = (
+        f"{failed.message}; since the runner started, the kernel has killed "
+        f"{count_of(oom_kills, 'process')} on its node because memory was used up"
+    )
+    return AttemptFailed(failed.reason, message)

@@ -21,6 +21,7 @@ from tests.support.fake_api import (
 from tests.support.ray import processes_of
 from workers.cluster import runner_driver, runner_main
 from workers.cluster.attempt_outcome import AttemptFailed
+from workers.cluster.process_settings import RunnerSettings
 from workers.cluster.ray_jobs import ClusterJobState, RayJobClient, runner_env
 
 # A runner starts in 10 s on two idle cores, and in 15 s on busy ones.
@@ -222,3 +223,32 @@ def test_a_runner_without_settings_exits_with_status_2(monkeypatch: pytest.Monke
 def test_a_failure_can_be_pickled() -> None:
     failed = pickle.loads(pickle.dumps(AttemptFailed(Reason.DIVERGED, "nan")))
     assert (failed.reason, failed.message) == (Reason.DIVERGED, "nan")
+
+
+@pytest.mark.parametrize(
+    ("oom_kills", "note"),
+    [(0, None), (1, "killed 1 process on its node because memory was used up")],
+)
+def test_the_death_of_a_process_of_ray_mentions_the_kernels_kills_for_memory(
+    oom_kills: int, note: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = [4]
+
+    class Trainer:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def fit(self) -> None:
+            count[0] += oom_kills
+            raise failure(1, WorkerHealthCheckFailedError("the actor is dead"))
+
+    monkeypatch.setattr(runner_driver, "read_oom_kills", lambda: count[0])
+    monkeypatch.setattr(runner_driver, "TorchTrainer", Trainer)
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    settings = RunnerSettings(
+        "http://api", RUNNER_ID, TOKEN, WorkerGroup(2, 1, 0), tmp_path, tmp_path
+    )
+    with pytest.raises(AttemptFailed, match="rank 1 died: the actor is dead") as caught:
+        runner_driver._fit(settings)
+    assert caught.value.reason is Reason.WORKER_DIED
+    assert ("memory" in caught.value.message) == (note is not None)
+    assert note is None or note in caught.value.message
