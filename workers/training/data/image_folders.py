@@ -7,7 +7,6 @@ NAME/                                laid out as service.catalog.image_folder_la
 import fcntl
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -179,8 +178,10 @@ def _lock(cache: Path) -> Iterator[None]:
 
 
 def _write_cache(cache: Path, arrays: dict[str, np.ndarray]) -> None:
-    """The directory gets its name once it is complete."""
-    partial = Path(tempfile.mkdtemp(dir=cache.parent, prefix="partial-"))
+    """The directory gets its name once it is complete. The caller has the lock."""
+    partial = cache.with_name(f"{cache.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()
     try:
         for name, array in arrays.items():
             np.save(partial / f"{name}.npy", array)

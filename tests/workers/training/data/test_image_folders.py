@@ -2,6 +2,9 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,26 @@ def test_a_changed_folder_is_decoded_again_and_its_old_cache_deleted(folder: Pat
     assert len(image_folders.read_folder(folder, size=32).train_images) == 5
     assert len(caches(folder)) == 1
     assert caches(folder) != before
+
+
+_KILLED_READ = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from workers.training.data import image_folders
+
+np.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+image_folders.read_folder(Path(sys.argv[1]), size=32)
+"""
+
+
+def test_nothing_remains_of_a_cache_whose_process_was_killed(folder: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", _KILLED_READ, folder], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    (partial,) = caches(folder)
+    image_folders.read_folder(folder, size=32)
+    assert len(caches(folder)) == 1
+    assert not partial.exists()
 
 
 def test_each_size_has_its_own_cache(folder: Path) -> None:
