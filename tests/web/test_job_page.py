@@ -63,6 +63,10 @@ def test_a_range_is_zoomed_and_stays_in_the_address(signed_in: Page, api: Api) -
     signed_in.reload()
     signed_in.get_by_role("button", name="Show everything").click()
     expect(signed_in).not_to_have_url(re.compile("from="))
+    signed_in.get_by_role("figure", name="Loss").get_by_role("img").press("+")
+    expect(signed_in).to_have_url(re.compile(r"from=1\d\d.*to=3\d\d"))
+    signed_in.get_by_role("figure", name="Loss").get_by_role("img").press("0")
+    expect(signed_in).not_to_have_url(re.compile("from="))
 
 
 def test_the_log_is_searched(signed_in: Page, api: Api) -> None:

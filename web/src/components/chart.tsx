@@ -5,11 +5,7 @@ import uPlot from "uplot";
 import { type Line, picked } from "../lib/curves";
 import { precise } from "../lib/format";
 import { colorOf, theme } from "../lib/theme";
-
-export interface Range {
-  from: number;
-  to: number;
-}
+import { type Range, zoomedByKey } from "../lib/zoom";
 
 interface Properties {
   title: string;
@@ -82,6 +78,16 @@ export function Chart(properties: Properties) {
         ref={box}
         class="plot"
         role="img"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: keys zoom
+        tabIndex={0}
+        onKeyDown={(event) => {
+          const scale = plot.current?.scales.x;
+          if (!properties.onZoom || scale?.min === undefined || scale.max === undefined) return;
+          const range = zoomedByKey(event.key, { from: scale.min, to: scale.max });
+          if (range === undefined) return;
+          event.preventDefault();
+          properties.onZoom(range);
+        }}
         aria-label={`${title} by ${xLabel.toLowerCase()}: ${describe(shown)}`}
       />
       <Values title={title} lines={shown} xLabel={xLabel} formatX={formatX} />

@@ -7,7 +7,8 @@ import { AXES, type Axis, continued, type Line, linesOf, type Metrics } from "..
 import { isFinished, isPlain } from "../lib/jobs";
 import { usePolled } from "../lib/poll";
 import { query, setQuery } from "../lib/route";
-import { Chart, type Range } from "./chart";
+import type { Range } from "../lib/zoom";
+import { Chart } from "./chart";
 import { EmptyNote, ErrorNote } from "./notes";
 
 const BUCKETS = 500;
