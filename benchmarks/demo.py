@@ -69,8 +69,8 @@ def _measure_in_process(folder: Path) -> float:
     trainer.train(
         parse_job_spec(_JOB),
         context=context,
-        data_path=folder,
-        work_path=folder / "work",
+        data_dir=folder,
+        work_dir=folder / "work",
         observer=recorder,
     )
     return statistics.median(recorder.rates)

@@ -129,12 +129,12 @@ def _peak_flops(scale: Scale) -> float:
 
 def _measure_cuda_graphs(scale: Scale) -> list[Result]:
     """Steps replayed as a CUDA graph, against the same steps launched kernel by kernel."""
-    dataset, data_path = cifar.locate_images()
+    dataset, data_dir = cifar.locate_images()
     results = []
     for depth in CIFAR_DEPTHS:
         spec = _cifar_spec(dataset, depth, scale.iterations)
         source = data_source.open_data_source(
-            spec, data_path, device=scale.device, threads=scale.threads
+            spec, data_dir, device=scale.device, threads=scale.threads
         )
         replayed = _images_per_second(spec, source, scale)
         launched = _images_per_second(spec, source, scale, is_replayed=False)
@@ -248,13 +248,13 @@ class _FixedBatch:
 
 def _measure_complete_training(scale: Scale) -> list[Result]:
     """The paper's ResNet-20, with evaluation on a second CUDA stream and between the steps."""
-    dataset, data_path = cifar.locate_images()
+    dataset, data_dir = cifar.locate_images()
     spec = _cifar_spec(dataset, CIFAR_DEPTHS[0], scale.iterations)
     # Not measured: the first training of a process loads libraries and chooses kernels.
-    _train(_cifar_spec(dataset, CIFAR_DEPTHS[0], 10), data_path, scale)
-    overlapped, error = _train(spec, data_path, scale)
+    _train(_cifar_spec(dataset, CIFAR_DEPTHS[0], 10), data_dir, scale)
+    overlapped, error = _train(spec, data_dir, scale)
     with mock.patch.object(evaluation, "stream_at", return_value=None):
-        sequential, _ = _train(spec, data_path, scale)
+        sequential, _ = _train(spec, data_dir, scale)
     iterations = f"{scale.iterations:,} iterations with evaluations and checkpoints"
     name = f"resnet-{CIFAR_DEPTHS[0]}, {iterations}"
     return [
@@ -272,7 +272,7 @@ class _SaveWaiter(NullObserver):
         self.written = written
 
 
-def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
+def _train(spec: JobSpec, data_dir: Path, scale: Scale) -> tuple[float, float]:
     """Seconds until the GPU is free, and the last test error in percent."""
     observer = _SaveWaiter()
     with tempfile.TemporaryDirectory() as temporary:
@@ -280,8 +280,8 @@ def _train(spec: JobSpec, data_path: Path, scale: Scale) -> tuple[float, float]:
         outcome = trainer.train(
             spec,
             context=scale.context,
-            data_path=data_path,
-            work_path=Path(temporary),
+            data_dir=data_dir,
+            work_dir=Path(temporary),
             observer=observer,
         )
         seconds = time.perf_counter() - started

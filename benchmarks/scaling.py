@@ -31,21 +31,21 @@ STEPS = 10
 ROUNDS = 9
 
 
-def measure_rates(spec: JobSpec, data_path: Path) -> tuple[float, float]:
+def measure_rates(spec: JobSpec, data_dir: Path) -> tuple[float, float]:
     """Median images/s of one process with all cores, and of two with half of them each."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rates.json"
-        spawn.run_processes(partial(_measure, spec, data_path, path), num_processes=2, threads=1)
+        spawn.run_processes(partial(_measure, spec, data_dir, path), num_processes=2, threads=1)
         alone, shared = json.loads(path.read_text())
     return statistics.median(alone), statistics.median(shared)
 
 
-def _measure(spec: JobSpec, data_path: Path, path: Path, context: DeviceContext) -> None:
+def _measure(spec: JobSpec, data_dir: Path, path: Path, context: DeviceContext) -> None:
     cores = len(os.sched_getaffinity(0))
     alone_rates, shared_rates = [], []
     with distributed.join_ranks(rank=context.rank, world_size=context.world_size) as group:
-        alone = _Worker(spec, data_path, DeviceContext(0, 1, context.device, cores), None)
-        shared = _Worker(spec, data_path, context, group)
+        alone = _Worker(spec, data_dir, DeviceContext(0, 1, context.device, cores), None)
+        shared = _Worker(spec, data_dir, context, group)
         for _ in range(ROUNDS):
             if context.rank == 0:
                 alone_rates.append(alone.measure(threads=cores))
@@ -60,11 +60,11 @@ class _Worker:
     """One process of a training. `group` None: it trains alone."""
 
     def __init__(
-        self, spec: JobSpec, data_path: Path, context: DeviceContext, group: RankGroup | None
+        self, spec: JobSpec, data_dir: Path, context: DeviceContext, group: RankGroup | None
     ) -> None:
         self._batch_size, self._place, self._group = spec.recipe.batch_size, context, group
         self._source = data_source.open_data_source(
-            spec, data_path, device=context.device, threads=1
+            spec, data_dir, device=context.device, threads=1
         )
         model = resnet.build_network(spec, self._source.classes)
         model.to(memory_format=torch.channels_last)

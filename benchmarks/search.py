@@ -77,8 +77,8 @@ def _measure_training_cpu_seconds() -> float:
             trainer.train(
                 parse_job_spec(SMALL_JOB),
                 context=context,
-                data_path=Path(temporary),
-                work_path=Path(temporary) / f"run-{number}",
+                data_dir=Path(temporary),
+                work_dir=Path(temporary) / f"run-{number}",
                 observer=NullObserver(),
             )
             seconds = time.process_time() - started

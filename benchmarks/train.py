@@ -48,12 +48,12 @@ EPOCHS = float(os.environ.get("RESNETD_BENCH_EPOCHS", "1"))
 
 
 def main() -> int:
-    dataset, data_path = cifar.locate_images()
+    dataset, data_dir = cifar.locate_images()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     results: list[Result] = []
     # Written after each part: all parts take some ten minutes.
     for measure in (_measure_scripts, _measure_two_workers, _measure_service):
-        results += measure(dataset, data_path)
+        results += measure(dataset, data_dir)
         write_results("train", results)
     return 0
 
@@ -73,8 +73,8 @@ def _make_spec(dataset: str, iterations: int, *, evaluations: int = 1, **fields:
     )
 
 
-def _measure_scripts(dataset: str, data_path: Path) -> list[Result]:
-    images = _read_images(dataset, data_path)
+def _measure_scripts(dataset: str, data_dir: Path) -> list[Result]:
+    images = _read_images(dataset, data_dir)
     iterations = round(EPOCHS * len(images.train) / BATCH_SIZE)
     spec = _make_spec(dataset, iterations, evaluations=EVALUATIONS)
     scripts: dict[str, _ScriptClass] = {
@@ -83,14 +83,14 @@ def _measure_scripts(dataset: str, data_path: Path) -> list[Result]:
         "minimal": MinimalLoop,
     }
     measurements = interleaved.run_interleaved(
-        {name: partial(_run_script, script, spec, data_path) for name, script in scripts.items()}
-        | {"ours": partial(_run_trainer, spec, data_path)}
+        {name: partial(_run_script, script, spec, data_dir) for name, script in scripts.items()}
+        | {"ours": partial(_run_trainer, spec, data_dir)}
     )
     return _compare(measurements)
 
 
-def _run_script(script_class: _ScriptClass, spec: JobSpec, data_path: Path, turns: Turns) -> None:
-    script = script_class(_read_images(spec.dataset, data_path), spec.recipe, DEPTH)
+def _run_script(script_class: _ScriptClass, spec: JobSpec, data_dir: Path, turns: Turns) -> None:
+    script = script_class(_read_images(spec.dataset, data_dir), spec.recipe, DEPTH)
     iterations, evaluate_every = spec.recipe.iterations, spec.recipe.evaluate_every
     steps = script.steps()
     # Not measured: the first step allocates memory and starts the data loaders.
@@ -108,17 +108,17 @@ def _run_script(script_class: _ScriptClass, spec: JobSpec, data_path: Path, turn
             turn_start, started = step, time.perf_counter()
 
 
-def _run_trainer(spec: JobSpec, data_path: Path, turns: Turns) -> None:
+def _run_trainer(spec: JobSpec, data_dir: Path, turns: Turns) -> None:
     context = DeviceContext(0, 1, torch.device("cpu"), threads=torch.get_num_threads())
     observer = _TurnTaker(turns)
-    with tempfile.TemporaryDirectory() as work_path:
+    with tempfile.TemporaryDirectory() as work_dir:
         trainer.train(
-            spec, context=context, data_path=data_path, work_path=Path(work_path), observer=observer
+            spec, context=context, data_dir=data_dir, work_dir=Path(work_dir), observer=observer
         )
 
 
-def _read_images(dataset: str, data_path: Path) -> Images:
-    return datasets.read_images(dataset, data_path, family=Family.CIFAR)
+def _read_images(dataset: str, data_dir: Path) -> Images:
+    return datasets.read_images(dataset, data_dir, family=Family.CIFAR)
 
 
 class _TurnTaker(NullObserver):
@@ -191,17 +191,17 @@ def _compare(measurements: dict[str, Measurements]) -> list[Result]:
     return results
 
 
-def _measure_two_workers(dataset: str, data_path: Path) -> list[Result]:
+def _measure_two_workers(dataset: str, data_dir: Path) -> list[Result]:
     spec = _make_spec(dataset, SERVICE_ITERATIONS, resources={"num_workers": 2})
-    alone, shared = scaling.measure_rates(spec, data_path)
+    alone, shared = scaling.measure_rates(spec, data_dir)
     name = "2 workers vs 1 with both cores"
     return [Result(name, "images/s", shared, alone, is_higher_better=True)]
 
 
-def _measure_service(dataset: str, data_path: Path) -> list[Result]:
+def _measure_service(dataset: str, data_dir: Path) -> list[Result]:
     """A job's images/s, between two runs of the minimal loop."""
-    before = _measure_minimal_loop(dataset, data_path)
-    with running_service(RESNETD_DATA_DIR=str(data_path.absolute())) as client:
+    before = _measure_minimal_loop(dataset, data_dir)
+    with running_service(RESNETD_DATA_DIR=str(data_dir.absolute())) as client:
         spec = _make_spec(
             dataset,
             SERVICE_ITERATIONS,
@@ -211,14 +211,14 @@ def _measure_service(dataset: str, data_path: Path) -> list[Result]:
         client.jobs.wait(job.id)
         values = client.jobs.metrics(job.id)["images_per_second"].values
     rates = [rate for rate in values if rate is not None]
-    peer = statistics.mean([before, _measure_minimal_loop(dataset, data_path)])
+    peer = statistics.mean([before, _measure_minimal_loop(dataset, data_dir)])
     name = "a job of the service vs a minimal loop"
     return [Result(name, "images/s", statistics.median(rates), peer, is_higher_better=True)]
 
 
-def _measure_minimal_loop(dataset: str, data_path: Path) -> float:
+def _measure_minimal_loop(dataset: str, data_dir: Path) -> float:
     spec = _make_spec(dataset, SERVICE_ITERATIONS // 2)
-    training = partial(_run_script, MinimalLoop, spec, data_path)
+    training = partial(_run_script, MinimalLoop, spec, data_dir)
     return interleaved.run_interleaved({"minimal": training})["minimal"].images_per_second
 
 

@@ -53,8 +53,8 @@ def _train(config: dict[str, Any], *, rank: int, world_size: int) -> Outcome:
         return trainer.train(
             spec,
             context=context,
-            data_path=Path(folder),
-            work_path=Path(folder),
+            data_dir=Path(folder),
+            work_dir=Path(folder),
             observer=_FirstStepWriter(Path(path)) if path else NullObserver(),
         )
 

@@ -265,7 +265,7 @@ def _list_datasets() -> Iterator[str]:
     yield _table(header, rows)
     yield (
         "Origin `bundled` needs no download. `download`: "
-        "`resnetd-worker fetch NAME --data-path PATH`. `folder`: put the images under the data "
+        "`resnetd-worker fetch NAME --data-dir PATH`. `folder`: put the images under the data "
         "directory yourself."
     )
 

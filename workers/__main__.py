@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
             from workers.cluster import search_driver  # noqa: PLC0415
 
             return search_driver.main()
-        return _fetch(options.dataset, options.data_path)
+        return _fetch(
+            options.dataset, {} if options.data_dir is None else {"data_dir": options.data_dir}
+        )
     except ResnetdError as error:
         print(f"resnetd-worker: {error}", file=sys.stderr)
         return 1
@@ -45,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         if dataset.origin is DatasetOrigin.DOWNLOAD
     ]
     fetch.add_argument("dataset", choices=sorted(downloads))
-    fetch.add_argument("--data-path", help="default: the setting RESNETD_DATA_DIR")
+    fetch.add_argument("--data-dir", help="default: the setting RESNETD_DATA_DIR")
     return parser
 
 
@@ -86,8 +88,7 @@ def _run_dispatcher() -> int:
     return 0
 
 
-def _fetch(name: str, data_path: str | None) -> int:
-    overrides = {} if data_path is None else {"data_dir": data_path}
+def _fetch(name: str, overrides: dict[str, str]) -> int:
     data_dir = settings.load(**overrides).data_dir
     # Imported here: torch, as above.
     from workers.training.data import datasets as data_datasets  # noqa: PLC0415

@@ -10,7 +10,7 @@ class Datasets(Resource):
     PATH = "/v1/datasets"
 
     def list(self) -> tuple[Dataset, ...]:
-        """Return the built-in data sets and the image folders under the data path.
+        """Return the built-in data sets and the image folders under the data directory.
 
         >>> [dataset.classes for dataset in client.datasets.list() if dataset.name == "digits"]
         [10]

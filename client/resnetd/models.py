@@ -132,7 +132,7 @@ class SearchEndReason(OpenEnum):
 class DatasetOrigin(OpenEnum):
     BUNDLED = "bundled"  # in an installed package, or generated
     DOWNLOAD = "download"
-    FOLDER = "folder"  # class folders under the data path
+    FOLDER = "folder"  # class folders under the data directory
 
 
 class DeliveryState(OpenEnum):
@@ -381,7 +381,7 @@ class Dataset(Record, frozen=True):
 
     `class_names` in the order of the logits. `skipped`: files of an upload that are not part of
     the data set, by what they are.
-    `available`: whether the images are under the data path of the service.
+    `available`: whether the images are under the data directory of the service.
     """
 
     name: str

@@ -64,8 +64,8 @@ def test_a_database_outage_of_ten_minutes_loses_no_attempt_and_no_point(
                 api_url=api.url,
                 attempt_id=config.attempt_id,
                 token=response.assignment.token,
-                data_path=tmp_path / "data",
-                work_path=tmp_path / "work",
+                data_dir=tmp_path / "data",
+                work_dir=tmp_path / "work",
             )
             outcomes: list[AttemptOutcome] = []
             training = threading.Thread(target=lambda: outcomes.append(run_in_process(attempt)))

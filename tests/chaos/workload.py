@@ -161,7 +161,7 @@ class _PointRecorder(NullObserver):
 def _train(case: JobCase, folder: Path, context: DeviceContext) -> None:
     recorder = _PointRecorder()
     trainer.train(
-        case.parsed_spec, context=context, data_path=folder, work_path=folder, observer=recorder
+        case.parsed_spec, context=context, data_dir=folder, work_dir=folder, observer=recorder
     )
     if context.rank == 0:
         (folder / "points.json").write_text(json.dumps(recorder.rows))

@@ -65,14 +65,14 @@ def test_a_download_without_a_network_says_so(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     target = tmp_path / "data"
-    assert workers.__main__.main(["fetch", "cifar10", "--data-path", str(target)]) == 1
+    assert workers.__main__.main(["fetch", "cifar10", "--data-dir", str(target)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"resnetd-worker: cannot download cifar10 to {target}/cifar10: ")
     assert "urlopen error" in line  # urllib keeps the proxies of the first request of a process
 
 
-def test_an_empty_data_path_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert workers.__main__.main(["fetch", "cifar10", "--data-path", ""]) == 1
+def test_an_empty_data_dir_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert workers.__main__.main(["fetch", "cifar10", "--data-dir", ""]) == 1
     assert "RESNETD_DATA_DIR: must be a path; received ''" in capsys.readouterr().err
 
 

@@ -77,8 +77,8 @@ def settings_of(api: "FakeApi", path: Path, *, delivery_seconds: float = 20.0) -
         api_url=api.url,
         attempt_id=api.attempt.attempt_id,
         token=TOKEN,
-        data_path=path / "data",
-        work_path=path / "work",
+        data_dir=path / "data",
+        work_dir=path / "work",
         delivery_seconds=delivery_seconds,
     )
 

@@ -130,7 +130,7 @@ def report_failure(
         with suppress(OSError):
             drain(
                 api,
-                work_path=settings.attempt_path,
+                work_dir=settings.attempt_path,
                 deadline_seconds=settings.delivery_seconds / 2,
             )
     outcome = _finish(
@@ -161,9 +161,9 @@ def classify_failure(error: Exception) -> AttemptFailed:
     return AttemptFailed(Reason.TRAINING_ERROR, text)
 
 
-def remove_leftovers(work_path: Path, *, now: float) -> None:
+def remove_leftovers(work_dir: Path, *, now: float) -> None:
     """Deletes directories of attempts unchanged for an hour. `now` in seconds since 1970."""
-    for path in (work_path / "attempts").glob("*"):
+    for path in (work_dir / "attempts").glob("*"):
         try:
             touched = max(entry.stat().st_mtime for entry in (path, *path.iterdir()))
         except OSError:
@@ -174,7 +174,7 @@ def remove_leftovers(work_path: Path, *, now: float) -> None:
 
 def remove_earlier_attempts(settings: AttemptSettings, config: AttemptConfig) -> None:
     """Deletes what earlier attempts of the job left here; the API rejects their reports."""
-    for path in (settings.work_path / "attempts").glob(f"{config.job_id}-a*"):
+    for path in (settings.work_dir / "attempts").glob(f"{config.job_id}-a*"):
         if path != settings.attempt_path:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -188,9 +188,7 @@ def _run_rank_zero(
 ) -> AttemptOutcome:
     """Trains and delivers. Raises what training raised, after delivering its last reports."""
     with settings.client() as api:
-        reporter = Reporter(
-            api, work_path=settings.attempt_path, last_sequence=config.last_sequence
-        )
+        reporter = Reporter(api, work_dir=settings.attempt_path, last_sequence=config.last_sequence)
         reporter.start()
         if config.lost_iteration is not None:
             reporter.on_log(
@@ -244,8 +242,8 @@ def _train(
     return trainer.train(
         config.spec,
         context=context,
-        data_path=settings.data_path,
-        work_path=settings.checkpoints_path,
+        data_dir=settings.data_dir,
+        work_dir=settings.checkpoints_path,
         observer=observer,
         resume=resume,
         start_mode=config.resume.mode if config.resume is not None else None,

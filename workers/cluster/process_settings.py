@@ -19,14 +19,14 @@ class AttemptSettings:
     api_url: str
     attempt_id: str
     token: str
-    data_path: Path
-    work_path: Path
+    data_dir: Path
+    work_dir: Path
     delivery_seconds: float = DELIVERY_SECONDS
 
     @property
     def attempt_path(self) -> Path:
         """The directory of this attempt on this node."""
-        return self.work_path / "attempts" / self.attempt_id
+        return self.work_dir / "attempts" / self.attempt_id
 
     @property
     def checkpoints_path(self) -> Path:
@@ -45,8 +45,8 @@ class RunnerSettings:
     runner_id: str
     token: str
     worker_group: WorkerGroup
-    data_path: Path
-    work_path: Path
+    data_dir: Path
+    work_dir: Path
     is_on_one_node: bool = False
     delivery_seconds: float = DELIVERY_SECONDS
 
@@ -63,8 +63,8 @@ class RunnerSettings:
                 runner_id=env["RESNETD_RUNNER_ID"],
                 token=env["RESNETD_RUNNER_TOKEN"],
                 worker_group=WorkerGroup(int(num_workers), int(cpus), float(gpus)),
-                data_path=Path(env["RESNETD_DATA_DIR"]),
-                work_path=Path(env["RESNETD_WORK_DIR"]),
+                data_dir=Path(env["RESNETD_DATA_DIR"]),
+                work_dir=Path(env["RESNETD_WORK_DIR"]),
                 is_on_one_node=env.get("RESNETD_RUNNER_NODES") == "1",
                 delivery_seconds=float(env.get("RESNETD_DELIVERY_SECONDS", DELIVERY_SECONDS)),
             )
@@ -81,7 +81,7 @@ class RunnerSettings:
             api_url=self.api_url,
             attempt_id=assignment.config.attempt_id,
             token=assignment.token,
-            data_path=self.data_path,
-            work_path=self.work_path,
+            data_dir=self.data_dir,
+            work_dir=self.work_dir,
             delivery_seconds=self.delivery_seconds,
         )

@@ -83,8 +83,8 @@ def runner_env(
     runner_id: str,
     worker_group: WorkerGroup,
     token: str,
-    data_path: Path,
-    work_path: Path,
+    data_dir: Path,
+    work_dir: Path,
     num_nodes: int,
 ) -> dict[str, str]:
     """The environment of a runner's Ray job: what RunnerSettings reads, and variables of Ray.
@@ -99,8 +99,8 @@ def runner_env(
             f"{worker_group.num_workers}x{worker_group.cpus_per_worker}cpu"
             f"{worker_group.gpus_per_worker:g}gpu"
         ),
-        "RESNETD_DATA_DIR": str(data_path),
-        "RESNETD_WORK_DIR": str(work_path),
+        "RESNETD_DATA_DIR": str(data_dir),
+        "RESNETD_WORK_DIR": str(work_dir),
         "RESNETD_RUNNER_NODES": str(num_nodes),
         # How soon the end of a worker is noticed; the default is 2 s. A check takes 3 ms of CPU.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -112,13 +112,13 @@ def runner_env(
     }
 
 
-def driver_env(*, api_url: str, driver_id: str, token: str, work_path: Path) -> dict[str, str]:
+def driver_env(*, api_url: str, driver_id: str, token: str, work_dir: Path) -> dict[str, str]:
     """The environment of a driver's Ray job: what search_driver reads, and variables of Ray."""
     return _RAY_ENV | {
         "RESNETD_API_URL": api_url,
         "RESNETD_DRIVER_ID": driver_id,
         "RESNETD_DRIVER_TOKEN": token,
-        "RESNETD_WORK_DIR": str(work_path),
+        "RESNETD_WORK_DIR": str(work_dir),
         # The API stores what trials report; Ray Tune need not write it to files as well.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_AIR_NEW_OUTPUT": "0",

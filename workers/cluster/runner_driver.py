@@ -61,7 +61,7 @@ def main(settings: RunnerSettings) -> int:
 
 def run(settings: RunnerSettings) -> AttemptOutcome:
     """Returns when the service dismisses the runner or an attempt fails."""
-    remove_leftovers(settings.work_path, now=time.time())
+    remove_leftovers(settings.work_dir, now=time.time())
     try:
         _fit(settings)
     except AttemptFailed as failed:
@@ -71,7 +71,7 @@ def run(settings: RunnerSettings) -> AttemptOutcome:
 
 def _fit(settings: RunnerSettings) -> None:
     """Raises AttemptFailed with the cause, if several ranks fail."""
-    storage_path = settings.work_path / "runners" / settings.runner_id
+    storage_path = settings.work_dir / "runners" / settings.runner_id
     group = settings.worker_group
     resources = {"CPU": float(group.cpus_per_worker), "GPU": group.gpus_per_worker}
     oom_kills = read_oom_kills()

@@ -61,9 +61,9 @@ def main() -> int:
         return 1
 
 
-def _drive(api: DriverClient, work_path: Path) -> int:
+def _drive(api: DriverClient, work_dir: Path) -> int:
     config = retry_until(api.fetch_config, deadline_seconds=DELIVERY_SECONDS)
-    storage_path = work_path / "searches" / os.environ["RESNETD_DRIVER_ID"]
+    storage_path = work_dir / "searches" / os.environ["RESNETD_DRIVER_ID"]
     stopper = HeartbeatStopper(api)
     try:
         # "auto" fails without a cluster; no address would start one and write to ~/.ray.

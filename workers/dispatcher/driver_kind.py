@@ -24,7 +24,7 @@ class DriverKind:
             api_url=self._settings.api_url,
             driver_id=submission.id,
             token=submission.secret,
-            work_path=self._settings.work_dir,
+            work_dir=self._settings.work_dir,
         )
 
     def is_any_startable(self, session: Session, *, now: datetime) -> bool:

@@ -27,8 +27,8 @@ class RunnerKind:
             runner_id=submission.id,
             worker_group=runners.worker_group_of(submission.row),
             token=submission.secret,
-            data_path=self._settings.data_dir,
-            work_path=self._settings.work_dir,
+            data_dir=self._settings.data_dir,
+            work_dir=self._settings.work_dir,
             num_nodes=len(self._cluster.read_resources().nodes),
         )
 

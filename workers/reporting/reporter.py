@@ -67,7 +67,7 @@ class _Pending:
 class Reporter:
     """An Observer (workers.training.observers). Its calls return at once and never raise.
 
-    >>> reporter = Reporter(api, work_path=path, last_sequence=config.last_sequence)
+    >>> reporter = Reporter(api, work_dir=path, last_sequence=config.last_sequence)
     >>> reporter.start()
     >>> ...                                     # train(..., observer=reporter)
     >>> reporter.close(deadline_seconds=900.0)  # True: the API has everything
@@ -81,7 +81,7 @@ class Reporter:
         self,
         api: AttemptClient,
         *,
-        work_path: Path,
+        work_dir: Path,
         last_sequence: int,
         flush_seconds: float = 1.0,
         heartbeat_seconds: float = 0.5,
@@ -91,11 +91,11 @@ class Reporter:
         self._flush_seconds = flush_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._spool = Spool(
-            work_path / "spool", last_sequence=last_sequence, limit_bytes=limit_bytes
+            work_dir / "spool", last_sequence=last_sequence, limit_bytes=limit_bytes
         )
         self._outbox = CheckpointOutbox(
             api,
-            work_path / "outbox",
+            work_dir / "outbox",
             on_uploaded=self._flush,
             on_rejected=self._log_rejected,
             on_fenced=self._fence,
@@ -290,8 +290,8 @@ class Reporter:
             self._changed.notify_all()
 
 
-def drain(api: AttemptClient, *, work_path: Path, deadline_seconds: float) -> bool:
-    """Delivers reports and checkpoints that a dead process left under `work_path`.
+def drain(api: AttemptClient, *, work_dir: Path, deadline_seconds: float) -> bool:
+    """Delivers reports and checkpoints that a dead process left under `work_dir`.
 
     Whether everything was delivered. No other process may write there.
     """
@@ -300,7 +300,7 @@ def drain(api: AttemptClient, *, work_path: Path, deadline_seconds: float) -> bo
         config = retry_until(api.fetch_config, deadline_seconds=deadline_seconds)
     except (Unavailable, *FENCED_ERRORS):
         return False
-    reporter = Reporter(api, work_path=work_path, last_sequence=config.last_sequence)
+    reporter = Reporter(api, work_dir=work_dir, last_sequence=config.last_sequence)
     reporter.start()
     return reporter.close(deadline_seconds=deadline - time.monotonic())
 

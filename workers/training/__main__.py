@@ -33,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         for field_error in error.field_errors:
             print(f"{field_error.pointer.lstrip('/')}: {field_error.message}", file=sys.stderr)
         return 1
-    if options.work_path is not None:
-        return cli.run(spec, data_path=options.data_path, work_path=options.work_path)
-    with tempfile.TemporaryDirectory() as work_path:
-        return cli.run(spec, data_path=options.data_path, work_path=Path(work_path))
+    if options.work_dir is not None:
+        return cli.run(spec, data_dir=options.data_dir, work_dir=options.work_dir)
+    with tempfile.TemporaryDirectory() as work_dir:
+        return cli.run(spec, data_dir=options.data_dir, work_dir=Path(work_dir))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -61,11 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--iterations", type=int, help="milestones are scaled accordingly")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--data-dir", type=Path, default=Path("var/data"), help="default: var/data")
     parser.add_argument(
-        "--data-path", type=Path, default=Path("var/data"), help="default: var/data"
-    )
-    parser.add_argument(
-        "--work-path", type=Path, help="keep checkpoints here, and resume from the newest"
+        "--work-dir", type=Path, help="keep checkpoints here, and resume from the newest"
     )
     parser.add_argument("--processes", type=int, default=1, help="default: 1")
     return parser

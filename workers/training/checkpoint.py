@@ -70,20 +70,20 @@ class AsyncCheckpointWriter:
 
     Args:
         observer: is notified of pending and of complete checkpoints.
-        work_path: the directory that checkpoints are written to.
+        work_dir: the directory that checkpoints are written to.
         spec, class_names, normalizer: described in the metadata of the weights.
     """
 
     def __init__(
         self,
         observer: Observer,
-        work_path: Path,
+        work_dir: Path,
         spec: JobSpec,
         *,
         class_names: list[str],
         normalizer: Normalizer,
     ) -> None:
-        self._observer, self._work_path, self._spec = observer, work_path, spec
+        self._observer, self._work_dir, self._spec = observer, work_dir, spec
         self._class_names = class_names
         # The device may belong to the next run while the last checkpoint is written.
         self._normalizer = normalizer.to(torch.device("cpu"))
@@ -127,7 +127,7 @@ class AsyncCheckpointWriter:
         exporter: Exporter | None,
     ) -> None:
         iteration = checkpoint.state.iteration
-        directory = checkpoint_directory(iteration, self._work_path)
+        directory = checkpoint_directory(iteration, self._work_dir)
         try:
             files = save(
                 checkpoint,
@@ -229,19 +229,19 @@ def load(
     )
 
 
-def checkpoint_directory(iteration: int, work_path: Path) -> Path:
-    return work_path / f"{iteration:08d}"
+def checkpoint_directory(iteration: int, work_dir: Path) -> Path:
+    return work_dir / f"{iteration:08d}"
 
 
-def list_directories(work_path: Path) -> list[Path]:
-    """Of the complete checkpoints in `work_path`, newest last."""
-    found = [entry for entry in work_path.glob("*") if entry.name.isdecimal()]
+def list_directories(work_dir: Path) -> list[Path]:
+    """Of the complete checkpoints in `work_dir`, newest last."""
+    found = [entry for entry in work_dir.glob("*") if entry.name.isdecimal()]
     return sorted(found, key=lambda entry: int(entry.name))
 
 
-def find_newest(work_path: Path) -> dict[CheckpointPart, Path] | None:
+def find_newest(work_dir: Path) -> dict[CheckpointPart, Path] | None:
     """The files of the newest complete checkpoint; None if there is none."""
-    found = list_directories(work_path)
+    found = list_directories(work_dir)
     if not found:
         return None
     return {part: found[-1] / name for part, name in FILE_NAMES.items()}

@@ -34,11 +34,11 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _LINE_WIDTH = 60
 
 
-def run(spec: JobSpec, *, data_path: Path, work_path: Path) -> int:
+def run(spec: JobSpec, *, data_dir: Path, work_dir: Path) -> int:
     """The exit status: 0, 1 if the run failed, 130 if Ctrl-C stopped it."""
     num_processes = spec.resources.num_workers
     threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
-    run_rank = partial(_run_rank, spec, data_path, work_path)
+    run_rank = partial(_run_rank, spec, data_dir, work_dir)
     if num_processes == 1:
         return run_rank(spawn.make_context(rank=0, num_processes=1, threads=threads))
     # Ctrl-C reaches all processes of the terminal; rank 0 alone handles it.
@@ -58,26 +58,26 @@ def _exit_with_status(run_rank: Callable[[DeviceContext], int], context: DeviceC
         sys.exit(status)
 
 
-def _run_rank(spec: JobSpec, data_path: Path, work_path: Path, context: DeviceContext) -> int:
+def _run_rank(spec: JobSpec, data_dir: Path, work_dir: Path, context: DeviceContext) -> int:
     try:
-        return _train(spec, data_path, work_path, context)
+        return _train(spec, data_dir, work_dir, context)
     except (TrainingError, OSError) as error:
         if context.rank == 0:
             sys.stderr.write(f"{error}\n")
         return 1
 
 
-def _train(spec: JobSpec, data_path: Path, work_path: Path, context: DeviceContext) -> int:
+def _train(spec: JobSpec, data_dir: Path, work_dir: Path, context: DeviceContext) -> int:
     observer = CliObserver()
     is_first = context.rank == 0
     with _handle_interrupts(observer.handle_interrupt if is_first else signal.SIG_IGN):
         outcome = trainer.train(
             spec,
             context=context,
-            data_path=data_path,
-            work_path=work_path,
+            data_dir=data_dir,
+            work_dir=work_dir,
             observer=observer,
-            resume=checkpoint.find_newest(work_path),
+            resume=checkpoint.find_newest(work_dir),
         )
         observer.wait_for_checkpoint()
     if is_first:

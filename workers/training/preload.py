@@ -20,9 +20,9 @@ def import_all() -> None:
     torch.optim.SGD([parameter], lr=0.1, momentum=0.9, fused=True).step()
 
 
-def cache_images(name: str, data_path: Path, *, family: Family) -> None:
+def cache_images(name: str, data_dir: Path, *, family: Family) -> None:
     """Leaves the images in the cache of `datasets.read_images`, which reports any error."""
     try:
-        datasets.read_images(name, data_path, family=family)
+        datasets.read_images(name, data_dir, family=family)
     except (ResnetdError, OSError, RuntimeError):
         return

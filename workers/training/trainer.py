@@ -69,8 +69,8 @@ def train(
     spec: JobSpec,
     *,
     context: DeviceContext,
-    data_path: Path,
-    work_path: Path,
+    data_dir: Path,
+    work_dir: Path,
     observer: Observer,
     resume: Mapping[CheckpointPart, Path] | None = None,
     start_mode: StartMode | None = None,
@@ -80,8 +80,8 @@ def train(
     Args:
         spec: the network, data set and recipe.
         context: this rank's place among the ranks, and its device.
-        data_path: where data sets are stored.
-        work_path: where checkpoints are written.
+        data_dir: where data sets are stored.
+        work_dir: where checkpoints are written.
         observer: receives reports; used on rank 0 only.
         resume: files of the checkpoint to start from, the same on every rank.
         start_mode: how to use another job's checkpoint; None: the checkpoint is this job's own.
@@ -91,7 +91,7 @@ def train(
     context.configure_process()
     observer = observer if context.rank == 0 else NullObserver()
     with distributed.join_ranks(rank=context.rank, world_size=context.world_size) as ranks:
-        trainer = Trainer(spec, context, ranks, observer, data_path=data_path, work_path=work_path)
+        trainer = Trainer(spec, context, ranks, observer, data_dir=data_dir, work_dir=work_dir)
         with closing(trainer):
             if resume is not None and start_mode in {None, StartMode.CONTINUE}:
                 is_same_job = start_mode is None
@@ -99,7 +99,7 @@ def train(
             elif resume is not None:
                 trainer.init_weights(resume[CheckpointPart.WEIGHTS])
             elif spec.start_from is not None and spec.start_from.weights is not None:
-                trainer.init_published_weights(data_path / WEIGHTS_FOLDER / spec.start_from.weights)
+                trainer.init_published_weights(data_dir / WEIGHTS_FOLDER / spec.start_from.weights)
             return trainer.run()
 
 
@@ -113,14 +113,14 @@ class Trainer:
         ranks: RankGroup,
         observer: Observer,
         *,
-        data_path: Path,
-        work_path: Path,
+        data_dir: Path,
+        work_dir: Path,
     ) -> None:
         self.spec, self.recipe = spec, spec.recipe
         self.context, self.ranks, self.observer = context, ranks, observer
         self.source: DataSource = open_data_source(
             spec,
-            data_path,
+            data_dir,
             device=context.device,
             threads=context.threads,
             log=observer.on_log,
@@ -142,7 +142,7 @@ class Trainer:
         )
         self.writer = AsyncCheckpointWriter(
             observer,
-            work_path,
+            work_dir,
             spec,
             class_names=self.source.class_names,
             normalizer=self.source.normalizer,

@@ -37,14 +37,14 @@ def test_a_runner_reads_the_settings_that_the_dispatcher_wrote(
         runner_id="runner-1",
         worker_group=worker_group,
         token="secret",
-        data_path=tmp_path / "data",
-        work_path=tmp_path / "work",
+        data_dir=tmp_path / "data",
+        work_dir=tmp_path / "work",
         num_nodes=2,
     )
     settings = RunnerSettings.of_env(env)
     assert (settings.runner_id, settings.token) == ("runner-1", "secret")
     assert settings.worker_group == worker_group
-    assert settings.data_path == tmp_path / "data"
+    assert settings.data_dir == tmp_path / "data"
     assert not settings.is_on_one_node
     for broken in ({}, env | {"RESNETD_RUNNER_WORKER_GROUP": "two"}):
         with pytest.raises(InvalidInput):

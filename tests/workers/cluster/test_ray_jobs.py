@@ -148,8 +148,8 @@ def test_the_environment_of_a_runner_is_complete() -> None:
         runner_id="runner-1",
         worker_group=WorkerGroup(num_workers=2, cpus_per_worker=1, gpus_per_worker=0),
         token="t",
-        data_path=Path("/data"),
-        work_path=Path("/work"),
+        data_dir=Path("/data"),
+        work_dir=Path("/work"),
         num_nodes=1,
     )
     assert env["RESNETD_RUNNER_WORKER_GROUP"] == "2x1cpu0gpu"

@@ -44,7 +44,7 @@ class Submitted:
         self._jobs = jobs
         self.api = api
         self.submission_id = submission_id
-        self.work_path = path / "work"
+        self.work_dir = path / "work"
         jobs.submit(
             submission_id,
             entrypoint=f"{sys.executable} -m workers runner",
@@ -53,8 +53,8 @@ class Submitted:
                 runner_id=RUNNER_ID,
                 worker_group=WorkerGroup(resources.num_workers, resources.cpus_per_worker, 0),
                 token=TOKEN,
-                data_path=path / "data",
-                work_path=self.work_path,
+                data_dir=path / "data",
+                work_dir=self.work_dir,
                 num_nodes=num_nodes,
             ),
             metadata={},
@@ -83,7 +83,7 @@ class Submitted:
         return self.state
 
     def files_left(self) -> list[Path]:
-        return [path for path in self.work_path.rglob("*") if path.is_file()]
+        return [path for path in self.work_dir.rglob("*") if path.is_file()]
 
 
 @pytest.mark.ray

@@ -38,7 +38,7 @@ def client_of(api: FakeApi) -> AttemptClient:
 @contextmanager
 def started(
     api: FakeApi,
-    work_path: Path,
+    work_dir: Path,
     *,
     flush_seconds: float = 0.02,
     heartbeat_seconds: float = 60.0,
@@ -47,7 +47,7 @@ def started(
     with client_of(api) as client:
         reporter = Reporter(
             client,
-            work_path=work_path,
+            work_dir=work_dir,
             last_sequence=api.last_sequence,
             flush_seconds=flush_seconds,
             heartbeat_seconds=heartbeat_seconds,
@@ -69,8 +69,8 @@ def iterations(api: FakeApi) -> list[int]:
     return [point.iteration for point in api.points]
 
 
-def save(work_path: Path, iteration: int, *, test_error: float | None = 50.0) -> SavedCheckpoint:
-    folder = work_path / f"checkpoint-{iteration}"
+def save(work_dir: Path, iteration: int, *, test_error: float | None = 50.0) -> SavedCheckpoint:
+    folder = work_dir / f"checkpoint-{iteration}"
     folder.mkdir(parents=True)
     files = {part: folder / part for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)}
     for part, path in files.items():

@@ -28,14 +28,14 @@ from service.states import LogLevel
 from workers.reporting.api_client import AttemptClient
 from workers.reporting.reporter import Reporter
 
-url, work_path = sys.argv[1], Path(sys.argv[2])
+url, work_dir = sys.argv[1], Path(sys.argv[2])
 client = AttemptClient(api_url=url, attempt_id="job1-a1", token=TOKEN)
-reporter = Reporter(client, work_path=work_path, last_sequence=0, flush_seconds=0.02)
+reporter = Reporter(client, work_dir=work_dir, last_sequence=0, flush_seconds=0.02)
 reporter.start()
 for iteration in range(100):
     report_loss(reporter, iteration)
 reporter.on_log(LogLevel.ERROR, "last line")
-reporter.on_checkpoint(save(work_path, 99))
+reporter.on_checkpoint(save(work_dir, 99))
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -59,7 +59,7 @@ def test_drain_delivers_what_a_killed_process_left(
     api.recover()
 
     with client_of(api) as client:
-        assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
+        assert drain(client, work_dir=tmp_path, deadline_seconds=20.0)
 
     assert iterations(api) == list(range(100))
     assert [line.message for line in api.lines] == ["last line"]
@@ -68,8 +68,8 @@ def test_drain_delivers_what_a_killed_process_left(
     assert files_below(tmp_path) == []
 
 
-def _spooled_lines(work_path: Path) -> bool:
-    return any("last line" in file.read_text() for file in (work_path / "spool").glob("*.json"))
+def _spooled_lines(work_dir: Path) -> bool:
+    return any("last line" in file.read_text() for file in (work_dir / "spool").glob("*.json"))
 
 
 def test_drain_continues_after_the_last_stored_report(api: FakeApi, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_drain_continues_after_the_last_stored_report(api: FakeApi, tmp_path: Pa
     api.recover()
 
     with client_of(api) as client:
-        assert drain(client, work_path=tmp_path, deadline_seconds=20.0)
+        assert drain(client, work_dir=tmp_path, deadline_seconds=20.0)
 
     assert [report.sequence for report in api.reports] == [1, 2]
     assert [manifest.iteration for manifest in api.checkpoints] == [1]
@@ -93,4 +93,4 @@ def test_drain_continues_after_the_last_stored_report(api: FakeApi, tmp_path: Pa
 def test_drain_delivers_nothing_of_an_attempt_that_is_over(api: FakeApi, tmp_path: Path) -> None:
     api.inject_fault(Fault.STALE)
     with client_of(api) as client:
-        assert not drain(client, work_path=tmp_path, deadline_seconds=20.0)
+        assert not drain(client, work_dir=tmp_path, deadline_seconds=20.0)

@@ -229,7 +229,7 @@ def test_a_stale_attempt_stops_training_and_sends_nothing(api: FakeApi, tmp_path
 
 def test_an_invalid_token_fences_the_attempt(api: FakeApi, tmp_path: Path) -> None:
     with AttemptClient(api_url=api.url, attempt_id="job1-a1", token="another") as client:
-        reporter = Reporter(client, work_path=tmp_path, last_sequence=0)
+        reporter = Reporter(client, work_dir=tmp_path, last_sequence=0)
         reporter.start()
         reporter.on_start(ENVIRONMENT)
         eventually(lambda: reporter.is_fenced)

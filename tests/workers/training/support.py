@@ -130,13 +130,13 @@ def random_batch(seed: int, *, images: int) -> tuple[Tensor, Tensor]:
 
 def run(
     spec: JobSpec,
-    work_path: Path,
+    work_dir: Path,
     *,
     context: DeviceContext | None = None,
     stop_at: int | None = None,
     resume: Mapping[CheckpointPart, Path] | None = None,
     start_mode: StartMode | None = None,
-    data_path: Path = Path("nowhere"),
+    data_dir: Path = Path("nowhere"),
     observer: RecordingObserver | None = None,
 ) -> tuple[Outcome, RecordingObserver]:
     observer = observer or RecordingObserver(stop_at)
@@ -145,8 +145,8 @@ def run(
     outcome = trainer.train(
         spec,
         context=context,
-        data_path=data_path,
-        work_path=work_path,
+        data_dir=data_dir,
+        work_dir=work_dir,
         observer=observer,
         resume=resume,
         start_mode=start_mode,

@@ -181,5 +181,5 @@ def test_training_waits_for_evaluation_of_images_from_files(
             },
         }
     )
-    run(spec, tmp_path, data_path=image_folder.parent)
+    run(spec, tmp_path, data_dir=image_folder.parent)
     assert streams == []

@@ -20,7 +20,7 @@ SHORT = ["--depth", "8", "--dataset", "digits", "--iterations", "12"]
 
 
 def test_a_run_ends_with_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*SHORT, "--work-path", str(tmp_path)]) == 0
+    assert main([*SHORT, "--work-dir", str(tmp_path)]) == 0
     header, cells = capsys.readouterr().out.splitlines()[-2:]
     assert header.split("  ")[0] == "network"
     assert cells.split()[:3] == ["resnet-8-A", "digits", "12"]
@@ -29,10 +29,10 @@ def test_a_run_ends_with_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_only_the_newest_checkpoint_is_kept_and_resumed_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*SHORT, "--work-path", str(tmp_path)]) == 0
+    assert main([*SHORT, "--work-dir", str(tmp_path)]) == 0
     assert [entry.name for entry in tmp_path.iterdir()] == ["00000012"]
     capsys.readouterr()
-    assert main([*SHORT, "--work-path", str(tmp_path)]) == 0
+    assert main([*SHORT, "--work-dir", str(tmp_path)]) == 0
     assert "resuming from iteration 12" in capsys.readouterr().out
 
 
@@ -52,7 +52,7 @@ def test_only_the_newest_checkpoint_is_kept_and_resumed_from(
 def test_invalid_arguments_give_one_line_on_stderr(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert main([*arguments, "--data-path", str(tmp_path)]) == 1
+    assert main([*arguments, "--data-dir", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
@@ -61,8 +61,8 @@ def test_invalid_arguments_give_one_line_on_stderr(
 def test_a_checkpoint_of_another_run_is_not_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*SHORT, "--work-path", str(tmp_path)]) == 0
-    assert main([*SHORT, "--work-path", str(tmp_path), "--seed", "1"]) == 1
+    assert main([*SHORT, "--work-dir", str(tmp_path)]) == 0
+    assert main([*SHORT, "--work-dir", str(tmp_path), "--seed", "1"]) == 1
     assert "belongs to another run" in capsys.readouterr().err
 
 
@@ -90,7 +90,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_exits_with_130(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(CliObserver, "on_metrics", interrupt)
-    arguments = ["--depth", "8", "--iterations", "3000", "--work-path", str(tmp_path)]
+    arguments = ["--depth", "8", "--iterations", "3000", "--work-dir", str(tmp_path)]
     assert main(arguments) == EXIT_INTERRUPTED
     assert [entry.name for entry in tmp_path.iterdir()] == ["00000005"]
 
@@ -98,7 +98,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_exits_with_130(
 @pytest.mark.slow
 def test_interrupted_processes_stop_after_the_same_iteration(tmp_path: Path) -> None:
     arguments = ["--depth", "8", "--iterations", "3000", "--processes", "2"]
-    command = [sys.executable, "-m", "workers.training", *arguments, "--work-path", str(tmp_path)]
+    command = [sys.executable, "-m", "workers.training", *arguments, "--work-dir", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -112,7 +112,7 @@ def test_interrupted_processes_stop_after_the_same_iteration(tmp_path: Path) -> 
     assert [int(entry.name) for entry in tmp_path.iterdir()] == [int(iterations)]
 
 
-def run_until_killed(iteration: int, work_path: Path) -> None:
+def run_until_killed(iteration: int, work_dir: Path) -> None:
     """Dies between two steps without a signal handler, as in a power cut."""
 
     class KillingObserver(RecordingObserver):
@@ -122,7 +122,7 @@ def run_until_killed(iteration: int, work_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().stop_requested
 
-    run(small_spec(), work_path, observer=KillingObserver())
+    run(small_spec(), work_dir, observer=KillingObserver())
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ IMAGE_FOLDER = os.environ.get("RESNETD_TEST_IMAGE_FOLDER")
 ITERATIONS = 150
 
 
-def training_error(depth: int, work_path: Path, data_path: Path, **fields: Any) -> float:
+def training_error(depth: int, work_dir: Path, data_dir: Path, **fields: Any) -> float:
     """Of a plain network: the mean over the last 50 iterations, in percent."""
     recipe = {
         "name": "paper-cifar",
@@ -23,7 +23,7 @@ def training_error(depth: int, work_path: Path, data_path: Path, **fields: Any) 
         "batch_size": 32,
     }
     spec = job_spec.parse_job_spec({"depth": depth, "shortcut": "none", "recipe": recipe} | fields)
-    _, observer = run(spec, work_path, data_path=data_path, stop_at=ITERATIONS)
+    _, observer = run(spec, work_dir, data_dir=data_dir, stop_at=ITERATIONS)
     return statistics.mean(
         value
         for (series, iteration), value in observer.points.items()

@@ -163,7 +163,7 @@ def test_the_lines_of_the_card_classify_an_image_file_without_our_code(
     outcome, observer = support.run(
         small_spec(recipe, dataset="folder:colors"),
         tmp_path / "work",
-        data_path=tmp_path / "data",
+        data_dir=tmp_path / "data",
     )
     assert outcome.test_error == 0
     files = observer.files[24]

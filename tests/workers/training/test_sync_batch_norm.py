@@ -9,8 +9,8 @@ from tests.workers.training.support import BATCH_NORM_RECIPE, ProcessRuns, run, 
 from workers.training import checkpoint
 
 
-def load_weights(work_path: Path) -> dict[str, torch.Tensor]:
-    files = checkpoint.find_newest(work_path)
+def load_weights(work_dir: Path) -> dict[str, torch.Tensor]:
+    files = checkpoint.find_newest(work_dir)
     assert files is not None
     return safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])
 

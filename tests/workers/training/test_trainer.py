@@ -190,8 +190,8 @@ def test_the_loss_scale_of_fp16_is_in_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_missing_data_set_is_reported_with_the_command_that_fetches_it(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissing) as raised:
-        run(small_spec(dataset="cifar10"), tmp_path, data_path=tmp_path / "data")
-    assert f"resnetd-worker fetch cifar10 --data-path {tmp_path / 'data'}" in str(raised.value)
+        run(small_spec(dataset="cifar10"), tmp_path, data_dir=tmp_path / "data")
+    assert f"resnetd-worker fetch cifar10 --data-dir {tmp_path / 'data'}" in str(raised.value)
 
 
 @pytest.mark.parametrize(

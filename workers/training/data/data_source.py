@@ -58,7 +58,7 @@ class DataSource(Protocol):
 
 def open_data_source(
     spec: JobSpec,
-    data_path: Path,
+    data_dir: Path,
     *,
     device: torch.device,
     threads: int,
@@ -69,7 +69,7 @@ def open_data_source(
     DatasetMissing says how to fetch the images, DatasetUnusable what is wrong with them.
     """
     if spec.recipe.crop is Crop.PAD_CROP:
-        images = datasets.read_images(spec.dataset, data_path, family=spec.family, log=log)
+        images = datasets.read_images(spec.dataset, data_dir, family=spec.family, log=log)
         return ResidentSource(images, spec.recipe, seed=spec.seed, device=device)
     # torchvision and torchcodec take seconds to import and are used by this source only.
     from workers.training.data import image_decoding  # noqa: PLC0415
@@ -77,7 +77,7 @@ def open_data_source(
 
     is_gpu = device.type == "cuda"
     return StreamingSource(
-        datasets.image_folder_path(spec.dataset, data_path),
+        datasets.image_folder_path(spec.dataset, data_dir),
         spec.recipe,
         seed=spec.seed,
         device=device,

@@ -72,7 +72,7 @@ class Images:
 
 
 def read_images(
-    name: str, data_path: Path, *, family: Family, log: LogFunction = ignore_log
+    name: str, data_dir: Path, *, family: Family, log: LogFunction = ignore_log
 ) -> Images:
     """The images of a data set.
 
@@ -80,13 +80,13 @@ def read_images(
     """
     dataset = _find_dataset(name)
     if dataset.origin is DatasetOrigin.FOLDER:
-        return _read_folder(dataset, data_path, family, log)
-    if not is_available(name, data_path):
+        return _read_folder(dataset, data_dir, family, log)
+    if not is_available(name, data_dir):
         raise DatasetMissing(
-            f"data set {name} not found at {data_path / name}; fetch it with: "
-            f"resnetd-worker fetch {name} --data-path {data_path}"
+            f"data set {name} not found at {data_dir / name}; fetch it with: "
+            f"resnetd-worker fetch {name} --data-dir {data_dir}"
         )
-    train, test = _read_published(name, data_path / name)
+    train, test = _read_published(name, data_dir / name)
     assert dataset.class_names is not None
     class_names = list(dataset.class_names)
     return Images(train, test, class_names, flip=dataset.flip, padding=dataset.padding)
@@ -115,16 +115,16 @@ def _read_published(name: str, path: Path) -> tuple[Split, Split]:
     return train, test
 
 
-def is_available(name: str, data_path: Path) -> bool:
+def is_available(name: str, data_dir: Path) -> bool:
     """Whether the files exist; their content is not checked."""
     dataset = _find_dataset(name)
     if dataset.origin is DatasetOrigin.FOLDER:
-        return image_folder_layout.is_image_folder(image_folder_path(name, data_path))
-    return all((data_path / name / file).is_file() for file in _FILES.get(name, ()))
+        return image_folder_layout.is_image_folder(image_folder_path(name, data_dir))
+    return all((data_dir / name / file).is_file() for file in _FILES.get(name, ()))
 
 
-def fetch_dataset(name: str, data_path: Path, on_progress: DownloadProgress) -> None:
-    """Downloads to `data_path/name`; complete files are kept.
+def fetch_dataset(name: str, data_dir: Path, on_progress: DownloadProgress) -> None:
+    """Downloads to `data_dir/name`; complete files are kept.
 
     OSError if the network fails, RuntimeError if a file does not have its published checksum,
     ValueError if the data set is not one that is downloaded.
@@ -133,7 +133,7 @@ def fetch_dataset(name: str, data_path: Path, on_progress: DownloadProgress) -> 
         raise ValueError(f"{name} is not downloaded: it is bundled or an image folder")
     from torchvision import datasets as published  # noqa: PLC0415 - a second, for fetching only
 
-    target = data_path / name
+    target = data_dir / name
     downloads = target
     unpack: Callable[[], object] | None = None
     if name == "fashion-mnist":
@@ -148,7 +148,7 @@ def fetch_dataset(name: str, data_path: Path, on_progress: DownloadProgress) -> 
         kind = getattr(published, name.upper())
         archives = [(kind.url, kind.tgz_md5)]
         unpack = partial(kind, target, download=True)
-    if not is_available(name, data_path):
+    if not is_available(name, data_dir):
         for url, md5 in archives:
             _download(url, md5, downloads, on_progress)
     # torchvision finds the archives where it would have put them, verifies and unpacks them.
@@ -164,13 +164,13 @@ def _find_dataset(name: str) -> Dataset:
     return dataset
 
 
-def image_folder_path(name: str, data_path: Path) -> Path:
-    return data_path / name.removeprefix(datasets.FOLDER_PREFIX)
+def image_folder_path(name: str, data_dir: Path) -> Path:
+    return data_dir / name.removeprefix(datasets.FOLDER_PREFIX)
 
 
-def _read_folder(dataset: Dataset, data_path: Path, family: Family, log: LogFunction) -> Images:
+def _read_folder(dataset: Dataset, data_dir: Path, family: Family, log: LogFunction) -> Images:
     size = dataset.image_size(family)
-    folder = image_folder_path(dataset.name, data_path)
+    folder = image_folder_path(dataset.name, data_dir)
     decoded = image_folders.read_folder(folder, size=size, log=log)
     return Images(
         train=_make_split(decoded.train_images, decoded.train_labels),

@@ -22,8 +22,8 @@ from workers.training.errors import DatasetMissing
 NOWHERE = Path("nowhere")
 
 
-def read(name: str, data_path: Path = NOWHERE) -> Images:
-    return data_datasets.read_images(name, data_path, family=Family.CIFAR)
+def read(name: str, data_dir: Path = NOWHERE) -> Images:
+    return data_datasets.read_images(name, data_dir, family=Family.CIFAR)
 
 
 @pytest.mark.parametrize("name", ["digits", "fake"])
@@ -79,7 +79,7 @@ def test_a_missing_data_set_names_the_command_that_fetches_it(name: str, tmp_pat
     assert not data_datasets.is_available(name, tmp_path)
     with pytest.raises(DatasetMissing) as raised:
         read(name, tmp_path)
-    assert f"resnetd-worker fetch {name} --data-path {tmp_path}" in str(raised.value)
+    assert f"resnetd-worker fetch {name} --data-dir {tmp_path}" in str(raised.value)
 
 
 def test_an_unknown_data_set_is_not_found(tmp_path: Path) -> None:

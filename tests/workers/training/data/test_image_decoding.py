@@ -251,6 +251,6 @@ def test_a_network_trains_on_images_decoded_by_the_gpu(
         }
     )
     context = DeviceContext(0, 1, gpu, threads=1)
-    _, observer = run(spec, tmp_path, context=context, data_path=jpeg_folder.parent)
+    _, observer = run(spec, tmp_path, context=context, data_dir=jpeg_folder.parent)
     assert observer.environments[0].numerics["images"] == "files, decoded by the device"
     assert cuda_graphs.GRAPH_REPLAYED_MESSAGE in observer.lines

@@ -198,5 +198,5 @@ def test_the_family_determines_the_size(
 def test_a_network_learns_colors_from_a_folder(folder: Path, tmp_path: Path) -> None:
     recipe = {"iterations": 24, "batch_size": 6, "warmup_until_error": 100.0}
     spec = small_spec(recipe, dataset="folder:colors")
-    outcome, _ = run(spec, tmp_path / "work", data_path=folder.parent)
+    outcome, _ = run(spec, tmp_path / "work", data_dir=folder.parent)
     assert outcome.test_error == 0

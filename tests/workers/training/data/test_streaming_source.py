@@ -220,8 +220,8 @@ def test_a_run_on_an_image_folder_resumes_bit_for_bit(
         dataset=f"folder:{image_folder.name}",
         family="cifar",  # an eighth of the multiply-adds
     )
-    _, uninterrupted = run(spec, tmp_path / "uninterrupted", data_path=image_folder.parent)
+    _, uninterrupted = run(spec, tmp_path / "uninterrupted", data_dir=image_folder.parent)
     _, resumed = run(
-        spec, tmp_path / "resumed", data_path=image_folder.parent, resume=uninterrupted.files[1]
+        spec, tmp_path / "resumed", data_dir=image_folder.parent, resume=uninterrupted.files[1]
     )
     assert digests(resumed.files[2]) == digests(uninterrupted.files[2])

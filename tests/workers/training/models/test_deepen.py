@@ -206,7 +206,7 @@ def test_fine_tuning_takes_all_weights_but_the_classifiers(tmp_path: Path) -> No
         tmp_path / "own",
         resume=source.files[12],
         start_mode=StartMode.FINE_TUNE,
-        data_path=colors.parent,
+        data_dir=colors.parent,
     )
     ours, theirs = (
         checkpoint.load(files, spec=spec).weights
@@ -237,7 +237,7 @@ def test_fine_tuning_starts_from_published_weights(tmp_path: Path, suffix: str) 
     spec = small_spec(recipe, depth=18, shortcut="B", start_from=start)
     assert spec.start_from is not None
     assert spec.start_from.mode is StartMode.FINE_TUNE
-    _, observer = run(spec, tmp_path / "own", data_path=tmp_path / "data")
+    _, observer = run(spec, tmp_path / "own", data_dir=tmp_path / "data")
     assert f"starting with the weights of {path.name}" in observer.lines
     ours = checkpoint.load(observer.files[1], spec=spec).weights
     torch.testing.assert_close(ours["conv1.weight"], published.state_dict()["conv1.weight"])
@@ -250,7 +250,7 @@ def test_fine_tuning_starts_from_published_weights(tmp_path: Path, suffix: str) 
     ):
         fields: dict[str, Any] = {"depth": 18, "shortcut": "B", "start_from": start} | changed
         with pytest.raises(WeightsMismatch, match=message):
-            run(small_spec(recipe, **fields), tmp_path / "other", data_path=tmp_path / "data")
+            run(small_spec(recipe, **fields), tmp_path / "other", data_dir=tmp_path / "data")
 
 
 def test_weights_of_another_job_are_fine_tuned_from_their_file(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_weights_of_another_job_are_fine_tuned_from_their_file(tmp_path: Path) -
     spec = small_spec(
         frozen | {"iterations": 1}, start_from={"weights": "mine.safetensors", "mode": "weights"}
     )
-    _, observer = run(spec, tmp_path / "own", data_path=tmp_path / "data")
+    _, observer = run(spec, tmp_path / "own", data_dir=tmp_path / "data")
     ours, theirs = (
         checkpoint.load(files, spec=spec).weights
         for files, spec in ((observer.files[1], spec), (source.files[12], small_spec()))
