@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import browser_docs, dashboard, problems
+from api import browser_docs, dashboard, openapi, problems
 from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
@@ -113,6 +113,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         app.include_router(router)
     app.include_router(system.authenticated_router)
     browser_docs.install(app)
+    openapi.install(app)
     dashboard.install(app)
     return app
 

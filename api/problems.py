@@ -1,6 +1,7 @@
 """Errors as application/problem+json (RFC 9457), each with a stable code and the request's id."""
 
 import json
+from collections.abc import Iterator
 from http import HTTPStatus
 
 import structlog
@@ -26,6 +27,18 @@ _STATUS: dict[type[ResnetdError], HTTPStatus] = {
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+
+def codes_of(status: HTTPStatus) -> list[str]:
+    """The codes of the errors that are answered with this status."""
+    kinds = [kind for kind, answered in _STATUS.items() if answered is status]
+    return sorted({kind.code for parent in kinds for kind in _with_subclasses(parent)})
+
+
+def _with_subclasses(kind: type[ResnetdError]) -> Iterator[type[ResnetdError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _with_subclasses(child)
 
 
 def install(app: FastAPI) -> None:

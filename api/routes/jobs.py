@@ -174,7 +174,11 @@ def get_progress(job_id: str, session: ReadSession) -> ProgressView | None:
     return ProgressView.of(records.find_job(session, job_id))
 
 
-@router.get("/{job_id}/metrics", response_model=MetricsView)
+@router.get(
+    "/{job_id}/metrics",
+    response_model=MetricsView,
+    responses={HTTPStatus.OK.value: {"content": {"text/csv": {}}}},
+)
 def get_metrics(
     job_id: str,
     session: ReadSession,

@@ -1,6 +1,5 @@
 """Metrics of several jobs in one response, in as many buckets as a chart has room for."""
 
-import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -21,7 +20,7 @@ router = APIRouter(
 )
 
 _MAX_JOBS = 100
-_CURSOR_ENTRY = re.compile(r"(?P<job>\w{1,16})\.(?P<width>[0-9]{1,10})\.(?P<start>[0-9]{1,10})")
+_ENTRY = r"[0-9a-z]{1,16}\.[0-9]{1,10}\.[0-9]{1,10}"
 
 Values = list[float | None]
 
@@ -64,7 +63,14 @@ def read_metrics(
     from_: Annotated[float, Query(alias="from", ge=0, description="in units of x")] = 0,
     to: Annotated[float | None, Query(ge=0, description="in units of x")] = None,
     buckets: Annotated[int, Query(ge=1, le=5000, description="at most, per series")] = 1000,
-    after: Annotated[str | None, Query(max_length=8000, description="`next` of a response")] = None,
+    after: Annotated[
+        str | None,
+        Query(
+            max_length=8000,
+            pattern=rf"^{_ENTRY}(~{_ENTRY})*$",
+            description="`next` of a response",
+        ),
+    ] = None,
 ) -> BucketedMetricsView:
     """Metrics of jobs, with the lowest and highest value of each bucket, so that no peak is lost.
 
@@ -121,10 +127,9 @@ def _parse_cursor(text: str) -> dict[str, tuple[int, int]]:
     """The width of the buckets and the start of the last, by job id."""
     known: dict[str, tuple[int, int]] = {}
     for entry in text.split("~"):
-        match = _CURSOR_ENTRY.fullmatch(entry)
-        width, start = (int(match["width"]), int(match["start"])) if match is not None else (0, 0)
-        if match is None or width.bit_count() != 1 or start > metric_buckets.MAX_ITERATION:
+        job_id, width, start = entry.split(".")
+        if int(width).bit_count() != 1 or int(start) > metric_buckets.MAX_ITERATION:
             error = FieldError(pointer="/after", message="is not the `next` of a response")
             raise InvalidInput("the request is not valid", field_errors=(error,))
-        known[match["job"]] = width, start
+        known[job_id] = int(width), int(start)
     return known

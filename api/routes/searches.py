@@ -126,7 +126,11 @@ def get_importance(search_id: str, session: ReadSession) -> ImportanceList:
     return ImportanceList.of(importance.compute_importance(records.spec_of(search), trials))
 
 
-@router.get("/{search_id}/export", response_model=TrialList)
+@router.get(
+    "/{search_id}/export",
+    response_model=TrialList,
+    responses={HTTPStatus.OK.value: {"content": {"text/csv": {}, "application/zip": {}}}},
+)
 def export_trials(
     search_id: str,
     session: ReadSession,

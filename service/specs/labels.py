@@ -1,6 +1,5 @@
 """What users write on jobs and searches after their submission."""
 
-import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -8,20 +7,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from service.specs.base import Name
 
 MAX_NOTE_LENGTH = 10_000
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}")
 
 
-def _check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    for tag in tags:
-        if not _TAG.fullmatch(tag):
-            raise ValueError(
-                "a tag is 1-63 letters, digits or any of _.:/-, and starts with a letter or "
-                f"digit; received {tag!r}"
-            )
+def _drop_repeated(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-Tags = Annotated[tuple[str, ...], Field(max_length=20), AfterValidator(_check_tags)]
+Tag = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}$")]
+Tags = Annotated[tuple[Tag, ...], Field(max_length=20), AfterValidator(_drop_repeated)]
 Note = Annotated[str, Field(max_length=MAX_NOTE_LENGTH, pattern=r"^[^\x00]*$")]
 
 

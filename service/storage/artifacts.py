@@ -45,8 +45,8 @@ class ArtifactStore:
     ) -> StoredArtifact:
         """Streams the chunks to `key`.
 
-        Raises CorruptArtifact if their SHA-256 differs, InvalidInput if they exceed `max_bytes`;
-        then an existing artifact of that key is unchanged.
+        Raises CorruptArtifact if their SHA-256 differs, InvalidInput if there are none or more than
+        `max_bytes`; then an existing artifact of that key is unchanged.
         """
         digest = hashlib.sha256()
         size_bytes = 0
@@ -67,6 +67,8 @@ class ArtifactStore:
                 raise CorruptArtifact(
                     f"the artifact has SHA-256 {digest.hexdigest()}, expected {sha256}"
                 )
+            if size_bytes == 0:
+                raise InvalidInput("the artifact has no bytes")
 
         try:
             await self._store.put_async(key, checked(), chunk_size=_CHUNK_BYTES)
