@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 
 from api import problems
 
-_SCHEMA = {"$ref": "#/components/schemas/Problem"}
 _HAS_BODY = {"post", "put", "patch"}
 
 
@@ -49,14 +48,23 @@ def _add_problems(document: dict[str, Any]) -> None:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= problem.pop("$defs")
     schemas["Problem"] = problem
+    responses = document["components"].setdefault("responses", {})
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             for status in _list_statuses(path, method, operation):
-                codes = ", ".join(f"`{code}`" for code in problems.codes_of(status))
-                operation["responses"][str(status.value)] = {
-                    "description": f"{status.phrase}: {codes}" if codes else status.phrase,
-                    "content": {"application/problem+json": {"schema": _SCHEMA}},
-                }
+                responses[status.name] = _describe(status)
+                reference = {"$ref": f"#/components/responses/{status.name}"}
+                operation["responses"][str(status.value)] = reference
+
+
+def _describe(status: HTTPStatus) -> dict[str, Any]:
+    codes = ", ".join(f"`{code}`" for code in problems.codes_of(status))
+    return {
+        "description": f"{status.phrase}: {codes}" if codes else status.phrase,
+        "content": {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+        },
+    }
 
 
 def _list_statuses(path: str, method: str, operation: dict[str, Any]) -> list[HTTPStatus]:
