@@ -265,7 +265,7 @@ class AttemptList(View):
 
 
 class RunnerView(View):
-    """`attempt_id`: its current attempt; a ready runner without one is a standby."""
+    """`attempt_id`: its current attempt; a ready runner without one is a warm runner."""
 
     id: str
     state: RayJobState

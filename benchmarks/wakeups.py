@@ -21,7 +21,7 @@ from tests.support.api import TOKEN, serving_new
 from tests.support.core import Core, Taken, job_id_of
 
 JOBS = 100
-STANDBYS = 100
+WARM_RUNNERS = 100
 _WARM_UP_SECONDS = 10.0
 _PROGRESS = {"iterations": 1_000, "images_per_second": 1.0}
 
@@ -41,8 +41,8 @@ def main() -> None:
         path = Path(folder)
         with serving_new(f"sqlite:///{path / 'api.db'}", path) as api:
             jobs = _start_jobs(api.core)
-            standbys = [api.core.start_standby() for _ in range(STANDBYS)]
-            clients = [(standby.id, standby.secret) for standby in standbys]
+            warm_runners = [api.core.start_warm_runner() for _ in range(WARM_RUNNERS)]
+            clients = [(warm_runner.id, warm_runner.secret) for warm_runner in warm_runners]
             context = multiprocessing.get_context("spawn")
             reports = context.Value("i", 0)
             arguments = (api.url, jobs, clients, reports)
@@ -57,14 +57,14 @@ def main() -> None:
             elapsed = time.perf_counter() - start
             process.terminate()
             process.join()
-    waiters = JOBS + STANDBYS
+    waiters = JOBS + WARM_RUNNERS
     print(f"{count_of(JOBS, 'running job')}, {count_of(waiters, 'waiting request')}")
     print(f"{done / elapsed:.0f} reports/s, {queries / elapsed:.0f} queries/s")
     print(f"{queries / max(done, 1):.1f} queries for each report")
 
 
 def _start_jobs(core: Core) -> list[Taken]:
-    core.record_cluster(cpus=JOBS + STANDBYS)
+    core.record_cluster(cpus=JOBS + WARM_RUNNERS)
     for _ in range(JOBS):
         core.submit()
     return [core.start_next() for _ in range(JOBS)]
@@ -73,16 +73,16 @@ def _start_jobs(core: Core) -> list[Taken]:
 def _run_clients(
     url: str,
     jobs: Sequence[Taken],
-    standbys: Sequence[tuple[str, str]],
+    warm_runners: Sequence[tuple[str, str]],
     reports: Any,
 ) -> None:
-    asyncio.run(_load(url, jobs, standbys, reports))
+    asyncio.run(_load(url, jobs, warm_runners, reports))
 
 
 async def _load(
     url: str,
     jobs: Sequence[Taken],
-    standbys: Sequence[tuple[str, str]],
+    warm_runners: Sequence[tuple[str, str]],
     reports: Any,
 ) -> None:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
@@ -90,7 +90,7 @@ async def _load(
         base_url=url, timeout=600.0, limits=limits, trust_env=False
     ) as http:
         waiting = [_follow(http, job_id_of(job)) for job in jobs]
-        waiting += [_poll(http, runner_id, secret) for runner_id, secret in standbys]
+        waiting += [_poll(http, runner_id, secret) for runner_id, secret in warm_runners]
         waiting += [_report(http, job, reports) for job in jobs]
         await asyncio.gather(*waiting)
 

@@ -1,6 +1,6 @@
 """Runners: Ray jobs whose workers run one attempt after another, all with the same resources.
 
-A ready runner without an attempt is a standby: the next job that fits it begins at once. It is
+A ready runner without an attempt is a warm runner: the next job that fits it begins at once. It is
 drained as soon as another attempt needs its resources. Dispatchers decide that under the lock of
 the cluster's row; the API answers a runner that asks for its next attempt.
 """
@@ -51,9 +51,9 @@ def plan_runner(
 def assign_runner(
     session: Session, attempt: AttemptRow, *, max_attempts: int, now: datetime
 ) -> RunnerRow:
-    """Gives the attempt a standby with its resources, a ready one first, or plans a runner."""
+    """Gives the attempt a warm runner with its resources, a ready one first, or plans a runner."""
     worker_group = worker_group_of(attempt)
-    standby = session.scalars(
+    warm_runner = session.scalars(
         select(RunnerRow)
         .where(
             RunnerRow.state.in_((RayJobState.STARTING, RayJobState.READY)),
@@ -66,7 +66,7 @@ def assign_runner(
         .limit(1)
         .with_for_update()
     ).first()
-    runner = standby or plan_runner(session, worker_group, max_attempts=max_attempts, now=now)
+    runner = warm_runner or plan_runner(session, worker_group, max_attempts=max_attempts, now=now)
     runner.attempt_id = attempt.id
     changes.notify(session, runner.id)
     attempt.runner_id = runner.id
@@ -83,7 +83,7 @@ def is_any_startable(session: Session) -> bool:
 def take_startable(
     session: Session, capacity: ResourceBundle, *, now: datetime
 ) -> list[RayJobSubmission[RunnerRow]]:
-    """Begins the submission of planned runners that fit, oldest first; drains standbys for them.
+    """Begins the submission of planned runners that fit, oldest first; drains warm ones for them.
 
     The caller holds the lock of the cluster's row. `capacity`: all that the cluster has.
     """
@@ -107,11 +107,11 @@ def take_startable(
             free -= required
             submissions.append(ray_job_lifecycle.begin_submission(runner, now=now))
         elif attempt is not None:
-            _drain_standbys(session, runners, required=required, free=free, now=now)
+            _drain_warm_runners(session, runners, required=required, free=free, now=now)
             # It keeps its turn: what becomes free is not given to later and smaller runners.
             break
         else:
-            # The resources that this standby was planned for are taken, or left the cluster.
+            # The resources that this warm runner was planned for are taken, or left the cluster.
             ray_job_lifecycle.drain(session, runner, now=now)
     return submissions
 
@@ -239,7 +239,7 @@ def is_any_draining(session: Session) -> bool:
     return session.scalar(statement) is not None
 
 
-def _drain_standbys(
+def _drain_warm_runners(
     session: Session,
     runners: Iterable[RunnerRow],
     *,
@@ -252,12 +252,12 @@ def _drain_standbys(
     for runner in runners:
         if runner.state is RayJobState.DRAINING:
             free += worker_group_of(runner).resources
-    standbys = [
+    warm_runners = [
         runner
         for runner in runners
         if runner.attempt_id is None and runner.state in (RayJobState.STARTING, RayJobState.READY)
     ]
-    for runner in sorted(standbys, key=last_used_at):
+    for runner in sorted(warm_runners, key=last_used_at):
         if free.contains(required):
             return
         ray_job_lifecycle.drain(session, runner, now=now)

@@ -1,4 +1,4 @@
-"""The warm pool: standbys, which are runners that are up before a job needs them."""
+"""The warm pool: runners that are up before a job needs them."""
 
 from datetime import datetime, timedelta
 
@@ -10,9 +10,9 @@ from service.resources import ResourceBundle, WorkerGroup
 from service.states import JobState, RayJobState
 from service.storage.tables import AttemptRow, JobRow, RunnerRow
 
-# A standby beyond the target that was unused for so long is drained.
+# A warm runner beyond the target that was unused for so long is drained.
 _IDLE_TIMEOUT = timedelta(seconds=60)
-# After a runner that never became ready, no standby is planned for so long.
+# After a runner that never became ready, no warm runner is planned for so long.
 _FAILURE_BACKOFF = timedelta(seconds=60)
 _TERMINATED_RETENTION = timedelta(days=1)
 
@@ -26,28 +26,28 @@ def reconcile(
     max_attempts: int,
     now: datetime,
 ) -> None:
-    """Plans a standby where fewer than `target` exist and one fits; drains surplus ones.
+    """Plans a warm runner where fewer than `target` exist and one fits; drains surplus ones.
 
-    A standby gets the workers of the newest attempt; before the first one `default_num_workers`.
+    It gets the workers of the newest attempt; before the first one `default_num_workers`.
     None is planned while a job is queued, which takes the free resources first, nor while a
     runner starts, which an attempt may wait for, and which keeps the processors busy. The caller
     holds the lock of the cluster's row. `capacity`: all that the cluster has.
     """
     _delete_old_runners(session, now=now)
     existing = runners.lock_runners(session)
-    standbys = [
+    warm_runners = [
         runner
         for runner in existing
         if runner.attempt_id is None and runner.state is not RayJobState.DRAINING
     ]
-    surplus = max(0, len(standbys) - target)
-    for runner in sorted(standbys, key=runners.last_used_at)[:surplus]:
+    surplus = max(0, len(warm_runners) - target)
+    for runner in sorted(warm_runners, key=runners.last_used_at)[:surplus]:
         if now > runners.last_used_at(runner) + _IDLE_TIMEOUT:
             runners.drain_runner(session, runner.id, now=now)
     is_any_starting = any(
         runner.state in (RayJobState.PLANNED, RayJobState.STARTING) for runner in existing
     )
-    if len(standbys) >= target or is_any_starting:
+    if len(warm_runners) >= target or is_any_starting:
         return
     if _is_any_job_queued(session) or _did_last_start_fail(session, now=now):
         return

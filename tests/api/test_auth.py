@@ -127,7 +127,7 @@ def test_the_token_of_an_attempt_is_invalid_for_other_attempts(api: Api) -> None
 
 def test_the_token_of_a_runner_is_invalid_for_users_and_attempts(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    start = api.core.start_standby()
+    start = api.core.start_warm_runner()
     api.core.submit()
     taken = api.core.start_next()
     assert taken.runner_id == start.id
@@ -137,7 +137,7 @@ def test_the_token_of_a_runner_is_invalid_for_users_and_attempts(api: Api) -> No
 
 def test_the_token_of_a_runner_is_invalid_for_other_runners(api: Api) -> None:
     taken = api.core.run()
-    start = api.core.start_standby()
+    start = api.core.start_warm_runner()
     routes = _routes_of("runners")
     _assert_refused(api, start.secret, routes, attempt=taken, runner_id=taken.runner_id)
 

@@ -203,8 +203,8 @@ def claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
     return claimed.attempt_id
 
 
-def stand_by(core: Core, cluster: FakeCluster, dispatcher: Dispatcher) -> str:
-    """A ready standby that the dispatcher has started."""
+def start_warm_runner(core: Core, cluster: FakeCluster, dispatcher: Dispatcher) -> str:
+    """A ready warm runner that the dispatcher has started."""
     dispatcher.run_round()
     runner_id = cluster.started[-1]
     assert core.ask(runner_id) is None

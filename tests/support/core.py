@@ -176,7 +176,9 @@ class Core:
             secret=response.assignment.token,
         )
 
-    def start_standby(self, worker_group: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
+    def start_warm_runner(
+        self, worker_group: WorkerGroup = ONE_WORKER
+    ) -> RayJobSubmission[RunnerRow]:
         """A submitted runner that has not polled yet."""
         self.clock.advance(1.0)
         with self.database.transaction() as session:

@@ -30,7 +30,7 @@ class Rows:
         core.release(finished)
         job_id = job_id_of(finished)
         attempt = core.start(start_from={"job": job_id, "mode": "weights"})
-        runner = core.start_standby()
+        runner = core.start_warm_runner()
         search_id = searching.submit(budget={"trials": 10})
         (driver,) = searching.start_drivers()
         searching.begin_driver(search_id)

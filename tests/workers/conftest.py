@@ -73,6 +73,6 @@ def dispatcher(make: Make) -> Dispatcher:
 
 
 @pytest.fixture
-def with_standby(make: Make) -> Dispatcher:
+def with_warm_runner(make: Make) -> Dispatcher:
     """A dispatcher that keeps one runner standing by."""
     return make(warm_runners=1)

@@ -41,9 +41,9 @@ def waiting() -> Iterator[Waiting]:
         yield ask
 
 
-def _standby(api: Api, shape: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
+def _warm_runner(api: Api, shape: WorkerGroup = ONE_WORKER) -> RayJobSubmission[RunnerRow]:
     """A ready runner that has polled once and got no attempt."""
-    start = api.core.start_standby(shape)
+    start = api.core.start_warm_runner(shape)
     assert api.ask(start).json() == EMPTY
     return start
 
@@ -70,7 +70,7 @@ def _finish(api: Api, start: RayJobSubmission[RunnerRow]) -> None:
 
 def test_a_runner_gets_its_attempt_with_a_token_for_it(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    start = _standby(api)
+    start = _warm_runner(api)
     claimed = _claim(api, seed=7)
     answer = api.ask(start)
     assert _attempt_in(answer) == claimed.attempt_id
@@ -82,14 +82,14 @@ def test_a_runner_gets_its_attempt_with_a_token_for_it(api: Api) -> None:
 
 def test_a_poll_without_a_wait_is_answered_at_once(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    start = api.core.start_standby()
+    start = api.core.start_warm_runner()
     assert api.ask(start).json() == EMPTY
     assert api.core.runner(start.id).state is RayJobState.READY
 
 
 def test_the_response_is_empty_when_the_wait_is_over(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    start = api.core.start_standby()
+    start = api.core.start_warm_runner()
     began = time.monotonic()
     assert api.ask(start, wait_seconds=0.3).json() == EMPTY
     assert time.monotonic() - began >= 0.3
@@ -99,7 +99,7 @@ def test_a_claim_ends_the_wait_within_a_fraction_of_a_second(
     any_api: Api, waiting: Waiting
 ) -> None:
     any_api.core.record_cluster(cpus=4)
-    start = _standby(any_api)
+    start = _warm_runner(any_api)
     took = []
     for _ in range(3):
         answer = waiting(any_api, start)
@@ -113,7 +113,7 @@ def test_a_claim_ends_the_wait_within_a_fraction_of_a_second(
 
 def test_the_wait_continues_while_other_runners_get_attempts(api: Api, waiting: Waiting) -> None:
     api.core.record_cluster(cpus=4)
-    large, small = _standby(api, WorkerGroup(2, 1, 0)), _standby(api)
+    large, small = _warm_runner(api, WorkerGroup(2, 1, 0)), _warm_runner(api)
     answers = {start: waiting(api, start) for start in (large, small)}
     first = _claim(api)
     assert _attempt_in(answers[small].result()) == first.attempt_id
@@ -122,11 +122,11 @@ def test_the_wait_continues_while_other_runners_get_attempts(api: Api, waiting: 
     assert _attempt_in(answers[large].result()) == second.attempt_id
 
 
-def test_a_standby_that_is_drained_for_another_job_is_dismissed_at_once(
+def test_a_warm_runner_that_is_drained_for_another_job_is_dismissed_at_once(
     any_api: Api, waiting: Waiting
 ) -> None:
     any_api.core.record_cluster(cpus=2)
-    start = _standby(any_api)
+    start = _warm_runner(any_api)
     answer = waiting(any_api, start)
     _claim(any_api, resources=workers(2))
     any_api.core.start_runners()
@@ -137,7 +137,7 @@ def test_a_runner_that_is_drained_while_it_waits_is_dismissed_at_once(
     any_api: Api, waiting: Waiting
 ) -> None:
     any_api.core.record_cluster(cpus=4)
-    start = _standby(any_api)
+    start = _warm_runner(any_api)
     answer = waiting(any_api, start)
     with any_api.core.database.transaction() as session:
         runners.drain_runner(session, start.id, now=any_api.core.clock.now)
@@ -146,7 +146,7 @@ def test_a_runner_that_is_drained_while_it_waits_is_dismissed_at_once(
 
 def test_a_terminated_runner_is_dismissed(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    start = _standby(api)
+    start = _warm_runner(api)
     with api.core.database.transaction() as session:
         runners.mark_terminated(session, start.id, now=api.core.clock.now)
     assert api.ask(start, wait_seconds=60).json() == DISMISSED
@@ -154,7 +154,7 @@ def test_a_terminated_runner_is_dismissed(api: Api) -> None:
 
 def test_a_runner_is_free_while_its_trained_attempt_delivers(api: Api) -> None:
     api.core.record_cluster(cpus=1)
-    start = _standby(api)
+    start = _warm_runner(api)
     first = api.core.take(_claim(api))
     assert api.ask(start, trained_attempt_id=first.attempt_id).json() == EMPTY
     second = _claim(api)
@@ -164,7 +164,7 @@ def test_a_runner_is_free_while_its_trained_attempt_delivers(api: Api) -> None:
 
 def test_a_leaving_runner_gets_its_unfinished_attempt(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    start = _standby(api)
+    start = _warm_runner(api)
     claimed = _claim(api)
     taken = api.core.take(claimed)
     answer = api.ask(start, is_exiting=True)
@@ -178,14 +178,14 @@ def test_a_leaving_runner_gets_its_unfinished_attempt(api: Api) -> None:
 
 def test_a_leaving_runner_without_an_attempt_is_dismissed_at_once(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    start = _standby(api)
+    start = _warm_runner(api)
     assert api.ask(start, is_exiting=True, wait_seconds=60).json() == DISMISSED
     assert api.core.runner(start.id).state is RayJobState.DRAINING
 
 
 def test_a_disconnected_runner_takes_no_attempt(api: Api, waiting: Waiting) -> None:
     api.core.record_cluster(cpus=4)
-    start, witness = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
+    start, witness = _warm_runner(api), _warm_runner(api, WorkerGroup(2, 1, 0))
     path = f"/v1/runners/{start.id}/next"
     with pytest.raises(httpx.ReadTimeout):
         api.post(path, {"wait_seconds": 60}, token=start.secret, timeout=0.3)
@@ -202,7 +202,7 @@ def test_a_disconnected_runner_takes_no_attempt(api: Api, waiting: Waiting) -> N
 @pytest.mark.parametrize("path", ["persons", "attempts", "other runners"])
 def test_a_runners_own_token_is_the_only_valid_one(api: Api, path: str) -> None:
     api.core.record_cluster(cpus=4)
-    start, other = _standby(api), _standby(api)
+    start, other = _warm_runner(api), _warm_runner(api)
     claimed = api.core.take(_claim(api))
     token = {"persons": TOKEN, "attempts": claimed.secret, "other runners": other.secret}[path]
     before = api.core.runner(claimed.runner_id)
@@ -225,14 +225,14 @@ def test_a_runners_own_token_is_the_only_valid_one(api: Api, path: str) -> None:
 )
 def test_an_invalid_poll_is_refused(api: Api, question: dict[str, Any], pointer: str) -> None:
     api.core.record_cluster(cpus=4)
-    answer = api.ask(_standby(api), **question)
+    answer = api.ask(_warm_runner(api), **question)
     assert answer.status_code == 422
     assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
 
 
 def test_users_see_all_runners_that_have_not_terminated(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    gone, busy = _standby(api), _standby(api, WorkerGroup(2, 1, 0))
+    gone, busy = _warm_runner(api), _warm_runner(api, WorkerGroup(2, 1, 0))
     with api.core.database.transaction() as session:
         runners.mark_terminated(session, gone.id, now=api.core.clock.now)
     claimed = _claim(api, resources=workers(2))

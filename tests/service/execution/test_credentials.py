@@ -27,7 +27,7 @@ def test_an_attempts_token_is_valid_for_that_attempt_only(core: Core) -> None:
 
 def test_a_runners_token_is_valid_for_that_runner_only(core: Core) -> None:
     core.record_cluster(cpus=4)
-    first, second = core.start_standby(), core.start_standby()
+    first, second = core.start_warm_runner(), core.start_warm_runner()
     assert _accepts(core, CallerKind.RUNNER, first.id, first.secret)
     assert not _accepts(core, CallerKind.RUNNER, second.id, first.secret)
     assert first.secret not in str(vars(core.runner(first.id)))

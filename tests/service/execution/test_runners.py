@@ -17,7 +17,7 @@ from tests.support.core import LIVES, Core, Taken, job_id_of, workers
 ONE, TWO = WorkerGroup(1, 1, 0), WorkerGroup(2, 1, 0)
 
 
-def _standby(core: Core, worker_group: WorkerGroup = ONE, *, max_attempts: int = LIVES) -> str:
+def _warm_runner(core: Core, worker_group: WorkerGroup = ONE, *, max_attempts: int = LIVES) -> str:
     """A ready runner without an attempt."""
     with core.database.transaction() as session:
         runner_id = runners.plan_runner(
@@ -53,9 +53,9 @@ def _terminate(core: Core, runner_id: str) -> bool:
         return runners.mark_terminated(session, runner_id, now=core.clock.now)
 
 
-def test_a_standby_with_the_same_workers_gets_the_attempt(core: Core) -> None:
+def test_a_warm_runner_with_the_same_workers_gets_the_attempt(core: Core) -> None:
     core.record_cluster(cpus=4)
-    other, same = _standby(core, TWO), _standby(core, ONE)
+    other, same = _warm_runner(core, TWO), _warm_runner(core, ONE)
     core.submit()
     claimed = _claim(core)
     assert claimed.runner_id == same
@@ -72,12 +72,12 @@ def test_a_ready_runner_is_preferred_to_a_starting_one(core: Core) -> None:
         runners.plan_runner(session, ONE, max_attempts=LIVES, now=core.clock.now)
     core.clock.advance(1.0)
     core.start_runners()
-    ready = _standby(core)
+    ready = _warm_runner(core)
     core.submit()
     assert _claim(core).runner_id == ready
 
 
-def test_without_a_standby_a_runner_is_planned_and_started(core: Core) -> None:
+def test_without_a_warm_runner_a_runner_is_planned_and_started(core: Core) -> None:
     core.record_cluster(cpus=4)
     core.submit(resources=workers(2))
     claimed = _claim(core)
@@ -104,16 +104,16 @@ def test_an_attempt_that_is_assigned_again_gets_a_new_token(core: Core) -> None:
 
 def test_a_runner_that_polls_again_frees_the_resources_of_its_ended_attempt(core: Core) -> None:
     core.record_cluster(cpus=1)
-    standby = _standby(core)
+    warm_runner = _warm_runner(core)
     core.submit()
     claimed = _claim(core)
-    core.ask(standby)
+    core.ask(warm_runner)
     core.finish(claimed.attempt_id)
     core.submit()
     assert core.try_claim() is None, "the processes of the attempt may still run"
-    assert core.ask(standby) is None
+    assert core.ask(warm_runner) is None
     assert core.attempt(claimed.attempt_id).released_at == core.clock.now
-    assert _claim(core).runner_id == standby
+    assert _claim(core).runner_id == warm_runner
 
 
 def test_an_attempt_that_only_delivers_occupies_no_resources(core: Core) -> None:
@@ -138,7 +138,7 @@ def test_an_attempt_that_only_delivers_occupies_no_resources(core: Core) -> None
 
 def test_a_repeated_poll_frees_nothing_more(core: Core) -> None:
     core.record_cluster(cpus=1)
-    runner_id = _standby(core)
+    runner_id = _warm_runner(core)
 
     def ask_again(first: leases.Claim) -> None:
         with core.database.transaction() as session:
@@ -170,7 +170,7 @@ def test_the_resources_of_a_dead_attempt_are_free_once_its_runner_has_terminated
 
 def test_a_runner_is_drained_after_its_maximum_of_attempts(core: Core) -> None:
     core.record_cluster(cpus=1)
-    runner_id = _standby(core, max_attempts=2)
+    runner_id = _warm_runner(core, max_attempts=2)
     for is_last in (False, True):
         core.submit()
         claimed = _claim(core)
@@ -184,7 +184,7 @@ def test_a_runner_is_drained_after_its_maximum_of_attempts(core: Core) -> None:
 
 def test_a_drained_runner_gets_no_further_attempt(core: Core) -> None:
     core.record_cluster(cpus=4)
-    runner_id = _standby(core)
+    runner_id = _warm_runner(core)
     _drain(core, runner_id)
     core.submit()
     assert _claim(core).runner_id != runner_id
@@ -202,26 +202,26 @@ def test_a_leaving_runner_gets_its_unfinished_attempt(core: Core) -> None:
     assert core.runner(taken.runner_id).state is RayJobState.DRAINING
 
 
-def test_standbys_are_drained_for_an_attempt_with_other_workers(core: Core) -> None:
+def test_warm_runners_are_drained_for_an_attempt_with_other_workers(core: Core) -> None:
     core.record_cluster(cpus=2)
-    standbys = [_standby(core), _standby(core)]
+    warm_runners = [_warm_runner(core), _warm_runner(core)]
     core.submit(resources=workers(2))
     claimed = _claim(core)
     assert core.start_runners() == []
-    assert {core.runner(runner_id).state for runner_id in standbys} == {RayJobState.DRAINING}
-    assert _terminate(core, standbys[0])
+    assert {core.runner(runner_id).state for runner_id in warm_runners} == {RayJobState.DRAINING}
+    assert _terminate(core, warm_runners[0])
     assert core.start_runners() == [], "half of the resources are not enough"
-    assert _terminate(core, standbys[1])
+    assert _terminate(core, warm_runners[1])
     assert [start.id for start in core.start_runners()] == [claimed.runner_id]
 
 
-def test_no_more_standbys_are_drained_than_needed(core: Core) -> None:
+def test_no_more_warm_runners_are_drained_than_needed(core: Core) -> None:
     core.record_cluster(cpus=3)
-    standbys = [_standby(core), _standby(core)]
+    warm_runners = [_warm_runner(core), _warm_runner(core)]
     core.submit(resources=workers(2))
     _claim(core)
     core.start_runners()
-    states = [core.runner(runner_id).state for runner_id in standbys]
+    states = [core.runner(runner_id).state for runner_id in warm_runners]
     assert states == [RayJobState.DRAINING, RayJobState.READY], (
         "the least recently used one is drained"
     )
@@ -229,7 +229,7 @@ def test_no_more_standbys_are_drained_than_needed(core: Core) -> None:
 
 def test_a_runner_with_an_attempt_is_not_drained(core: Core) -> None:
     core.record_cluster(cpus=2)
-    runner_id = _standby(core)
+    runner_id = _warm_runner(core)
     core.submit()
     busy = _claim(core)
     assert busy.runner_id == runner_id
@@ -260,7 +260,7 @@ def test_an_unconfirmed_submission_is_repeated_with_a_new_token(core: Core) -> N
     assert first.secret != second.secret
 
 
-def test_a_standby_has_the_workers_of_the_newest_attempt(core: Core) -> None:
+def test_a_warm_runner_has_the_workers_of_the_newest_attempt(core: Core) -> None:
     core.record_cluster(cpus=8)
     assert core.reconcile_warm_pool(target=1) == [(RayJobState.PLANNED, ONE)]
     (start,) = core.start_runners()
@@ -272,29 +272,29 @@ def test_a_standby_has_the_workers_of_the_newest_attempt(core: Core) -> None:
     assert core.reconcile_warm_pool(target=2)[-1] == (RayJobState.PLANNED, TWO)
 
 
-def test_the_first_standby_has_the_number_of_workers_of_the_settings(core: Core) -> None:
+def test_the_first_warm_runner_has_the_number_of_workers_of_the_settings(core: Core) -> None:
     core.record_cluster(cpus=2)
     assert core.reconcile_warm_pool(target=1, num_workers=2) == [(RayJobState.PLANNED, TWO)]
 
 
-def test_the_first_standby_has_a_gpu_where_the_cluster_has_one(core: Core) -> None:
+def test_the_first_warm_runner_has_a_gpu_where_the_cluster_has_one(core: Core) -> None:
     core.record_cluster(cpus=4, gpus=1)
     assert core.reconcile_warm_pool(target=1) == [(RayJobState.PLANNED, WorkerGroup(1, 1, 1))]
 
 
-def test_no_standby_is_planned_that_does_not_fit(core: Core) -> None:
+def test_no_warm_runner_is_planned_that_does_not_fit(core: Core) -> None:
     core.record_cluster(cpus=1)
-    _standby(core)
+    _warm_runner(core)
     assert len(core.reconcile_warm_pool(target=2)) == 1
 
 
-def test_no_standby_is_planned_while_a_job_waits(core: Core) -> None:
+def test_no_warm_runner_is_planned_while_a_job_waits(core: Core) -> None:
     core.record_cluster(cpus=4)
     core.submit(resources=workers(4))
     assert core.reconcile_warm_pool(target=1) == []
 
 
-def test_no_standby_is_planned_while_another_runner_starts(core: Core) -> None:
+def test_no_warm_runner_is_planned_while_another_runner_starts(core: Core) -> None:
     core.record_cluster(cpus=4)
     core.submit()
     claimed = _claim(core)
@@ -304,7 +304,7 @@ def test_no_standby_is_planned_while_another_runner_starts(core: Core) -> None:
     assert len(core.reconcile_warm_pool(target=1)) == 2
 
 
-def test_no_standby_is_planned_soon_after_one_that_never_became_ready(core: Core) -> None:
+def test_no_warm_runner_is_planned_soon_after_one_that_never_became_ready(core: Core) -> None:
     core.record_cluster(cpus=4)
     core.reconcile_warm_pool(target=1)
     (start,) = core.start_runners()
@@ -314,9 +314,9 @@ def test_no_standby_is_planned_soon_after_one_that_never_became_ready(core: Core
     assert core.reconcile_warm_pool(target=1) == [(RayJobState.PLANNED, ONE)]
 
 
-def test_surplus_standbys_are_drained_after_a_minute(core: Core) -> None:
+def test_surplus_warm_runners_are_drained_after_a_minute(core: Core) -> None:
     core.record_cluster(cpus=4)
-    old, young = _standby(core), _standby(core)
+    old, young = _warm_runner(core), _warm_runner(core)
     assert len(core.reconcile_warm_pool(target=1)) == 2
     core.clock.advance(61.0)
     core.reconcile_warm_pool(target=1)
@@ -324,14 +324,14 @@ def test_surplus_standbys_are_drained_after_a_minute(core: Core) -> None:
     assert core.runner(young).state is RayJobState.READY
 
 
-def test_no_standby_is_planned_where_the_warm_pool_is_off(core: Core) -> None:
+def test_no_warm_runner_is_planned_where_the_warm_pool_is_off(core: Core) -> None:
     core.record_cluster(cpus=4)
     assert core.reconcile_warm_pool(target=0) == []
 
 
 def test_terminated_runners_are_deleted_after_a_day(core: Core) -> None:
     core.record_cluster(cpus=4)
-    runner_id = _standby(core)
+    runner_id = _warm_runner(core)
     assert _terminate(core, runner_id)
     core.clock.now += timedelta(days=2)
     core.reconcile_warm_pool(target=0)

@@ -17,8 +17,8 @@ from tests.support.cluster import (
     leave,
     reserved_cpus,
     run,
-    stand_by,
     start,
+    start_warm_runner,
 )
 from tests.support.core import Core, workers
 from workers.cluster.ray_jobs import ClusterJobState
@@ -166,18 +166,18 @@ def test_several_dispatchers_start_each_runner_once_and_no_more_than_fits(
 
 
 def test_a_runner_that_does_not_return_from_its_attempt_is_stopped_repeatedly(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher, settings: Settings
 ) -> None:
-    attempt_id = run(core, with_standby)
+    attempt_id = run(core, with_warm_runner)
     runner_id = core.runner_of(attempt_id)
     core.finish(attempt_id)
-    later_round(core, with_standby, after_seconds=settings.termination_grace_seconds)
+    later_round(core, with_warm_runner, after_seconds=settings.termination_grace_seconds)
     assert cluster.stops == []
     for _ in range(10):
-        later_round(core, with_standby)
+        later_round(core, with_warm_runner)
     assert cluster.stops == [runner_id]
     assert core.runner(runner_id).state is RayJobState.DRAINING
-    later_round(core, with_standby)
+    later_round(core, with_warm_runner)
     assert cluster.stops == [runner_id] * 2
 
 
@@ -273,23 +273,23 @@ def test_a_runner_that_could_not_be_deleted_from_ray_is_deleted_later(
 
 
 def test_a_runner_that_is_not_listed_yet_is_not_lost(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher
 ) -> None:
-    standby = stand_by(core, cluster, with_standby)
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
     cluster.jobs.clear()
-    later_round(core, with_standby, after_seconds=15.0)
-    assert core.runner(standby).state is RayJobState.READY
-    later_round(core, with_standby)
-    assert core.runner(standby).state is RayJobState.TERMINATED
+    later_round(core, with_warm_runner, after_seconds=15.0)
+    assert core.runner(warm_runner).state is RayJobState.READY
+    later_round(core, with_warm_runner)
+    assert core.runner(warm_runner).state is RayJobState.TERMINATED
 
 
-def test_a_standby_is_drained_after_the_warm_pool_was_switched_off(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher, make: Make
+def test_a_warm_runner_is_drained_after_the_warm_pool_was_switched_off(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher, make: Make
 ) -> None:
-    standby = stand_by(core, cluster, with_standby)
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
     without = make(warm_runners=0)
     later_round(core, without, after_seconds=61.0)
-    assert core.runner(standby).state is RayJobState.DRAINING
-    leave(core, cluster, standby)
+    assert core.runner(warm_runner).state is RayJobState.DRAINING
+    leave(core, cluster, warm_runner)
     later_round(core, without)
     assert cluster.jobs == {}

@@ -1,4 +1,4 @@
-"""Standbys: started ahead, assigned, replaced, and drained when other jobs need their CPUs."""
+"""Warm runners: started ahead, assigned, replaced, and drained when other jobs need their CPUs."""
 
 import pytest
 
@@ -12,15 +12,15 @@ from tests.support.cluster import (
     later_round,
     leave,
     run,
-    stand_by,
     start,
+    start_warm_runner,
 )
 from tests.support.core import Core, workers
 from workers.cluster.ray_jobs import ClusterJobState
 from workers.dispatcher.dispatcher import Dispatcher
 
 
-def test_a_standby_is_started_before_any_job_is_submitted(
+def test_a_warm_runner_is_started_before_any_job_is_submitted(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     make(warm_runners=1, warm_runner_workers=2).run_round()
@@ -28,127 +28,127 @@ def test_a_standby_is_started_before_any_job_is_submitted(
     assert runners.worker_group_of(core.runner(runner_id)) == WorkerGroup(2, 1, 0)
 
 
-def test_a_standby_gets_a_job_without_a_request_to_ray(
+def test_a_warm_runner_gets_a_job_without_a_request_to_ray(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(warm_runners=1, poll_interval_seconds=60.0)
-    standby = stand_by(core, cluster, dispatcher)
+    warm_runner = start_warm_runner(core, cluster, dispatcher)
     cluster.is_away = True
     attempt_id = start(core, dispatcher)
-    assert core.runner_of(attempt_id) == standby
+    assert core.runner_of(attempt_id) == warm_runner
     assert core.attempt(attempt_id).submitted_at == core.clock.now
-    response = core.ask(standby)
+    response = core.ask(warm_runner)
     assert response is not None
     assert response.assignment is not None
     assert response.assignment.config.attempt_id == attempt_id
 
 
 def test_a_runner_runs_one_job_after_another(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher
 ) -> None:
     cluster.cpus = 1
-    standby = stand_by(core, cluster, with_standby)
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
     for _ in range(3):
-        attempt_id = run(core, with_standby)
-        assert core.runner_of(attempt_id) == standby
+        attempt_id = run(core, with_warm_runner)
+        assert core.runner_of(attempt_id) == warm_runner
         core.finish(attempt_id)
-        assert core.ask(standby) is None
-        later_round(core, with_standby)
-    assert cluster.submissions == [standby]
+        assert core.ask(warm_runner) is None
+        later_round(core, with_warm_runner)
+    assert cluster.submissions == [warm_runner]
     assert cluster.stops == []
 
 
-def test_another_standby_is_started_while_the_first_is_busy(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+def test_another_warm_runner_is_started_while_the_first_is_busy(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher
 ) -> None:
-    standby = stand_by(core, cluster, with_standby)
-    run(core, with_standby)
-    later_round(core, with_standby)
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
+    run(core, with_warm_runner)
+    later_round(core, with_warm_runner)
     first, second = cluster.started
-    assert first == standby
+    assert first == warm_runner
     assert core.runner(second).attempt_id is None
 
 
-def test_a_standby_is_drained_for_a_job_with_other_workers(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+def test_a_warm_runner_is_drained_for_a_job_with_other_workers(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher
 ) -> None:
-    standby = stand_by(core, cluster, with_standby)
-    attempt_id = start(core, with_standby, resources=workers(4))
-    assert cluster.started == [standby]
-    later_round(core, with_standby)
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
+    attempt_id = start(core, with_warm_runner, resources=workers(4))
+    assert cluster.started == [warm_runner]
+    later_round(core, with_warm_runner)
     assert cluster.stops == [], "it exits by itself"
-    leave(core, cluster, standby)
-    later_round(core, with_standby)
-    assert cluster.started == [standby, core.runner_of(attempt_id)]
-    assert core.runner(standby).state is RayJobState.TERMINATED
+    leave(core, cluster, warm_runner)
+    later_round(core, with_warm_runner)
+    assert cluster.started == [warm_runner, core.runner_of(attempt_id)]
+    assert core.runner(warm_runner).state is RayJobState.TERMINATED
 
 
-def test_the_dispatcher_polls_often_while_a_standby_drains(
+def test_the_dispatcher_polls_often_while_a_warm_runner_drains(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     dispatcher = make(warm_runners=1, poll_interval_seconds=60.0)
-    stand_by(core, cluster, dispatcher)
+    start_warm_runner(core, cluster, dispatcher)
     core.submit(resources=workers(4))
     assert dispatcher.run_round() == pytest.approx(0.2)
 
 
-def test_a_standby_that_does_not_exit_is_stopped(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
+def test_a_warm_runner_that_does_not_exit_is_stopped(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher, settings: Settings
 ) -> None:
-    standby = stand_by(core, cluster, with_standby)
-    start(core, with_standby, resources=workers(4))
-    later_round(core, with_standby, after_seconds=settings.termination_grace_seconds)
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
+    start(core, with_warm_runner, resources=workers(4))
+    later_round(core, with_warm_runner, after_seconds=settings.termination_grace_seconds)
     assert cluster.stops == []
-    later_round(core, with_standby)
-    assert cluster.stops == [standby]
+    later_round(core, with_warm_runner)
+    assert cluster.stops == [warm_runner]
 
 
-def test_a_standby_that_died_is_replaced(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+def test_a_warm_runner_that_died_is_replaced(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher
 ) -> None:
-    standby = stand_by(core, cluster, with_standby)
-    cluster.end(standby, ClusterJobState.FAILED)
-    later_round(core, with_standby)
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
+    cluster.end(warm_runner, ClusterJobState.FAILED)
+    later_round(core, with_warm_runner)
     first, second = cluster.started
-    assert first == standby
+    assert first == warm_runner
     assert list(cluster.jobs) == [second]
-    assert core.runner(standby).state is RayJobState.TERMINATED
+    assert core.runner(warm_runner).state is RayJobState.TERMINATED
 
 
-def test_a_standby_that_died_before_it_was_ready_is_replaced_after_a_minute(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+def test_a_warm_runner_that_died_before_it_was_ready_is_replaced_after_a_minute(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher
 ) -> None:
-    with_standby.run_round()
+    with_warm_runner.run_round()
     cluster.end(cluster.started[0], ClusterJobState.FAILED)
     for _ in range(3):
-        later_round(core, with_standby)
+        later_round(core, with_warm_runner)
     assert len(cluster.started) == 1
-    later_round(core, with_standby, after_seconds=60.0)
+    later_round(core, with_warm_runner, after_seconds=60.0)
     assert len(cluster.started) == 2
 
 
-def test_a_standby_that_never_becomes_ready_is_stopped(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher, settings: Settings
+def test_a_warm_runner_that_never_becomes_ready_is_stopped(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher, settings: Settings
 ) -> None:
-    with_standby.run_round()
-    (standby,) = cluster.started
-    later_round(core, with_standby, after_seconds=settings.start_timeout_seconds)
+    with_warm_runner.run_round()
+    (warm_runner,) = cluster.started
+    later_round(core, with_warm_runner, after_seconds=settings.start_timeout_seconds)
     assert cluster.stops == []
-    later_round(core, with_standby)
-    assert cluster.stops == [standby]
-    assert core.runner(standby).state is RayJobState.DRAINING
+    later_round(core, with_warm_runner)
+    assert cluster.stops == [warm_runner]
+    assert core.runner(warm_runner).state is RayJobState.DRAINING
 
 
-def test_a_ready_standby_may_wait_for_days(
-    core: Core, cluster: FakeCluster, with_standby: Dispatcher
+def test_a_ready_warm_runner_may_wait_for_days(
+    core: Core, cluster: FakeCluster, with_warm_runner: Dispatcher
 ) -> None:
-    standby = stand_by(core, cluster, with_standby)
-    later_round(core, with_standby, after_seconds=1_000_000.0)
-    assert cluster.started == [standby]
+    warm_runner = start_warm_runner(core, cluster, with_warm_runner)
+    later_round(core, with_warm_runner, after_seconds=1_000_000.0)
+    assert cluster.started == [warm_runner]
     assert cluster.stops == []
 
 
-def test_a_planned_standby_that_no_longer_fits_does_not_block_others(
+def test_a_planned_warm_runner_that_no_longer_fits_does_not_block_others(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     planned = _plan(core, WorkerGroup(4, 1, 0))
@@ -158,7 +158,7 @@ def test_a_planned_standby_that_no_longer_fits_does_not_block_others(
     assert core.runner(planned).state is RayJobState.TERMINATED
 
 
-def test_a_job_is_started_before_a_standby_that_was_planned_earlier(
+def test_a_job_is_started_before_a_warm_runner_that_was_planned_earlier(
     core: Core, cluster: FakeCluster, make: Make
 ) -> None:
     _plan(core, WorkerGroup(3, 1, 0))

@@ -2451,7 +2451,7 @@ export interface components {
         };
         /**
          * RunnerView
-         * @description `attempt_id`: its current attempt; a ready runner without one is a standby.
+         * @description `attempt_id`: its current attempt; a ready runner without one is a warm runner.
          */
         RunnerView: {
             /** Id */
