@@ -1,5 +1,6 @@
 """Shared fixtures: databases, a clock, a Ray head, a browser."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -117,14 +118,17 @@ def searching(core: Core) -> Searching:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> str:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The path of the machine's Chromium; installed where it is missing and root may do so."""
-    found = shutil.which("chromium")
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        packages = ("chromium", "fonts-dejavu-core")
-        for command in (("apt-get", "update"), ("apt-get", "install", "--yes", *packages)):
-            subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    # Of all processes of this run: apt-get permits one at a time.
+    with (tmp_path_factory.getbasetemp().parent / "chromium.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         found = shutil.which("chromium")
+        if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+            packages = ("chromium", "fonts-dejavu-core")
+            for command in (("apt-get", "update"), ("apt-get", "install", "--yes", *packages)):
+                subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+            found = shutil.which("chromium")
     if found is None:
         pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")
     return found

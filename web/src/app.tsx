@@ -1,5 +1,6 @@
 /** The frame of all pages, and which page an address shows. */
 import type { ComponentChild } from "preact";
+import { useEffect, useRef } from "preact/hooks";
 import { EmptyNote } from "./components/notes";
 import { path } from "./lib/route";
 import { theme, toggleTheme } from "./lib/theme";
@@ -35,6 +36,7 @@ const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
 ];
 
 export function App() {
+  useFocusOnNavigation();
   if (user.value === undefined) return null;
   if (user.value === null) return <SignInPage />;
   return (
@@ -63,11 +65,20 @@ export function App() {
           </button>
         </div>
       </header>
-      <main id="main">
+      <main id="main" tabIndex={-1}>
         <Page />
       </main>
     </>
   );
+}
+
+/** A new page is read from its beginning by keyboards and screen readers. */
+function useFocusOnNavigation(): void {
+  const shown = useRef(path.value);
+  useEffect(() => {
+    if (shown.current !== path.value) document.getElementById("main")?.focus();
+    shown.current = path.value;
+  }, [path.value]);
 }
 
 function isCurrent(target: string): boolean {
