@@ -9,7 +9,7 @@ from service.specs.protocol import LogLine, MetricPoint, Progress
 from service.states import LogLevel
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
-from tests.support.core import job_id_of, note
+from tests.support.core import cancelled, job_id_of, note
 
 pytestmark = pytest.mark.browser
 
@@ -113,6 +113,13 @@ def test_commands_follow_the_state(signed_in: Page, api: Api) -> None:
     assert api.core.job(job_id).state == "cancelled"
     signed_in.get_by_text("events").click()
     expect(signed_in.get_by_text("queued → cancelled")).to_be_visible()
+
+
+def test_a_finished_job_is_deleted_after_a_question(signed_in: Page, api: Api) -> None:
+    signed_in.goto(f"{api.url}/jobs/{cancelled(api.core, name='unwanted')}")
+    signed_in.once("dialog", lambda dialog: dialog.accept())
+    signed_in.get_by_role("button", name="Delete").click()
+    expect(signed_in.get_by_text("No jobs yet.")).to_be_visible()
 
 
 def test_a_job_that_does_not_exist_says_so(signed_in: Page, api: Api, errors: list[str]) -> None:

@@ -10,6 +10,7 @@ import { Timeline } from "../components/timeline";
 import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
 import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
 import { usePolled } from "../lib/poll";
+import { navigate } from "../lib/route";
 import { useTitle } from "../lib/title";
 
 type Command = "cancel" | "pause" | "resume" | "hold" | "release";
@@ -103,6 +104,17 @@ function Commands({ job, onDone }: { job: Job; onDone: () => void }) {
     onDone();
   }
 
+  async function remove() {
+    if (!confirm(`Delete ${job.name} with its metrics, log and checkpoints?`)) return;
+    try {
+      await read(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: job.id } } }));
+      navigate("/");
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      failure.value = error;
+    }
+  }
+
   return (
     <div class="end">
       {failure.value && (
@@ -120,6 +132,11 @@ function Commands({ job, onDone }: { job: Job; onDone: () => void }) {
           {title}
         </button>
       ))}
+      {isFinished(job) && (
+        <button type="button" class="danger" onClick={remove}>
+          Delete
+        </button>
+      )}
       <a class="button" href={`/compare?job=${job.id}`}>
         Compare
       </a>
