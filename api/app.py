@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
@@ -81,7 +82,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         changes.close()
         database.close()
 
-    app = FastAPI(
+    app = _Application(
         title="resnetd",
         summary="Trains deep residual networks from a durable queue",
         version="1",
@@ -95,7 +96,6 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     )
     problems.install(app)
     app.add_middleware(ClientVersionCheck)
-    app.add_middleware(RequestIds)
     for router in (
         jobs.router,
         job_actions.router,
@@ -116,6 +116,17 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     openapi.install(app)
     dashboard.install(app)
     return app
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            self.openapi_schema = openapi.build_document(self)
+        return self.openapi_schema
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Around FastAPI's own, so that each error that they answer has a request id, too."""
+        return RequestIds(problems.LargeBodyProblems(super().build_middleware_stack()))
 
 
 def _follow_database_clock(database: Database, stopping: threading.Event) -> DatabaseClock:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -13,6 +14,16 @@ from service.errors import NotFound
 from service.jobs.checkpoints import CheckpointFile
 from service.storage.artifacts import ArtifactStore
 
+# Of the OpenAPI document.
+BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+# For routes that answer with a file.
+DOWNLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK: {"content": BYTES},
+    HTTPStatus.PARTIAL_CONTENT: {"description": "the bytes that `Range` names", "content": BYTES},
+    HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: {
+        "description": "the file has none of the bytes that `Range` names"
+    },
+}
 # A single range; a server may ignore all others (RFC 9110, section 14.2).
 _BYTE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))")
 

@@ -13,7 +13,8 @@ from api import problems
 VERSION = metadata.version("resnetd-server")
 # Raised by a change that breaks older clients. Added fields do not: clients ignore unknown ones.
 OLDEST_CLIENT = (0, 1)
-_CLIENT = re.compile(r"resnetd-client/(\d+)\.(\d+)")
+CODE = "client-too-old"
+_CLIENT = re.compile(r"resnetd-client/([0-9]{1,9})\.([0-9]{1,9})")
 
 
 class ClientVersionCheck:
@@ -38,7 +39,7 @@ class ClientVersionCheck:
             response = problems.problem(
                 Request(scope),
                 HTTPStatus.UPGRADE_REQUIRED,
-                code="client-too-old",
+                code=CODE,
                 detail=f"{client[0]} is too old for this server ({VERSION}), which needs "
                 f"{'.'.join(map(str, OLDEST_CLIENT))} or newer; run pip install --upgrade resnetd",
             )

@@ -15,9 +15,9 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Path, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
-from fastapi.security import HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPBearer
 
-from api.auth import read_bearer_token, read_sign_in_cookie
+from api.auth import SIGN_IN_COOKIE, read_bearer_token, read_sign_in_cookie
 from api.change_listener import ChangeHub
 from service.access import sign_ins, tokens
 from service.execution import credentials
@@ -32,8 +32,16 @@ from service.storage.database import Database, Session
 SESSION_SLOTS = 10
 
 # Only so that the OpenAPI document names the scheme; `read_bearer_token` reads the header.
-_scheme = HTTPBearer(
-    auto_error=False, description="The token of a user, an attempt, a runner or a driver"
+_token = HTTPBearer(
+    auto_error=False,
+    scheme_name="token",
+    description="The token of a user, an attempt, a runner or a driver",
+)
+_cookie = APIKeyCookie(
+    name=SIGN_IN_COOKIE,
+    auto_error=False,
+    scheme_name="cookie",
+    description="Of a signed-in browser, whose changes need the header `X-Requested-With`",
 )
 
 
@@ -86,7 +94,10 @@ ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 
 
 def authenticate_user(
-    request: Request, services: ServicesDep, _: Annotated[object, Depends(_scheme)]
+    request: Request,
+    services: ServicesDep,
+    _: Annotated[object, Depends(_token)],
+    __: Annotated[object, Depends(_cookie)],
 ) -> str:
     """The name of the token's owner. Unauthorized where the token or sign-in is not known."""
     sign_in = read_sign_in_cookie(request)
@@ -118,7 +129,7 @@ def authenticate_caller(kind: CallerKind) -> Callable[..., str]:
         request: Request,
         services: ServicesDep,
         caller_id: Annotated[str, Path(alias=f"{kind}_id")],
-        _: Annotated[object, Depends(_scheme)],
+        _: Annotated[object, Depends(_token)],
     ) -> str:
         secret = read_bearer_token(request)
         with services.database.reading() as session:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
@@ -25,6 +26,11 @@ from service.storage.tables import JobRow, SearchRow
 
 # A compressed stream arrives in blocks; a 204 is cached unless it says otherwise (RFC 9110).
 _HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+# Of the OpenAPI document, for routes that may answer with a stream.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    HTTPStatus.OK: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    HTTPStatus.NO_CONTENT: {"description": "a stream would have no further event"},
+}
 # Proxies close connections on which nothing is sent for a minute.
 KEEPALIVE_SECONDS = 15.0
 BATCH_SIZE = 500

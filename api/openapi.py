@@ -1,84 +1,87 @@
-"""The OpenAPI document: FastAPI's, with the problems that each route can answer."""
+"""The OpenAPI document: what FastAPI derives, and the problems that follow from a route's kind."""
 
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, Field
+from fastapi.openapi.utils import get_openapi
 
 from api import problems
+from api.client_versions import CODE as CLIENT_TOO_OLD
+from api.problems import Problem
+from service.errors import DatabaseUnavailable, Forbidden, InvalidInput, Unauthorized, Unavailable
 
-_HAS_BODY = {"post", "put", "patch"}
-
-
-class ProblemField(BaseModel):
-    pointer: str = Field(description="JSON pointer (RFC 6901) into the request")
-    message: str
-
-
-class Problem(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    code: str = Field(description="stable: for programs")
-    detail: str = Field(description="for people")
-    request_id: str | None = Field(description="as in the header X-Request-Id")
-    errors: list[ProblemField] = Field([], description="what is wrong with the request's fields")
+_SAFE_METHODS = ("get", "head")
+_REFERENCES = "#/components/schemas/{model}"
 
 
-def install(app: FastAPI) -> None:
-    make_document = app.openapi
+# By name, the codes of problems that many routes have.
+_SHARED_RESPONSES = {
+    "BadRequest": ["bad-request"],
+    "BodyTooLarge": ["body-too-large"],
+    "ClientTooOld": [CLIENT_TOO_OLD],
+    "Forbidden": [Forbidden.code],
+    "Internal": ["internal"],
+    "Unauthorized": [Unauthorized.code],
+    "Unavailable": [DatabaseUnavailable.code, Unavailable.code],
+}
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            _add_problems(make_document())
-        assert app.openapi_schema is not None
-        return app.openapi_schema
 
-    # FastAPI's documented way to change the document.
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _add_problems(document: dict[str, Any]) -> None:
+def build_document(app: FastAPI) -> dict[str, Any]:
+    """Names every status and media type of every route."""
+    document = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, routes=app.routes
+    )
     schemas = document["components"]["schemas"]
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= problem.pop("$defs")
-    schemas["Problem"] = problem
-    responses = document["components"].setdefault("responses", {})
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            for status in _list_statuses(path, method, operation):
-                responses[status.name] = _describe(status)
-                reference = {"$ref": f"#/components/responses/{status.name}"}
-                operation["responses"][str(status.value)] = reference
-
-
-def _describe(status: HTTPStatus) -> dict[str, Any]:
-    codes = ", ".join(f"`{code}`" for code in problems.codes_of(status))
-    return {
-        "description": f"{status.phrase}: {codes}" if codes else status.phrase,
-        "content": {
-            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-        },
+    # Of FastAPI's own errors, which `api.problems` replaces.
+    for name in ("HTTPValidationError", "ValidationError"):
+        del schemas[name]
+    problem = Problem.model_json_schema(ref_template=_REFERENCES)
+    schemas.update(problem.pop("$defs"), Problem=problem)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    document["components"]["responses"] = {
+        name: problems.describe(*codes) for name, codes in _SHARED_RESPONSES.items()
     }
+    for operations in document["paths"].values():
+        for method, operation in operations.items():
+            _add_problems(method, operation)
+    return document
 
 
-def _list_statuses(path: str, method: str, operation: dict[str, Any]) -> list[HTTPStatus]:
-    found = [HTTPStatus.UPGRADE_REQUIRED, HTTPStatus.SERVICE_UNAVAILABLE]
-    is_change = method not in {"get", "head"}
-    if "security" in operation or path.endswith("/session"):
-        found.append(HTTPStatus.UNAUTHORIZED)
-    if is_change:
-        # A browser that is signed in must show that the request is its page's.
-        found += [HTTPStatus.FORBIDDEN, HTTPStatus.CONFLICT]
-    if "{" in path or "parameters" in operation or is_change:
-        found.append(HTTPStatus.NOT_FOUND)
-    if method in _HAS_BODY:
-        found.append(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    if "parameters" in operation or "requestBody" in operation:
-        found.append(HTTPStatus.UNPROCESSABLE_ENTITY)
-    return found
+def _add_problems(method: str, operation: dict[str, Any]) -> None:
+    found = operation["responses"]
+    body = operation.get("requestBody", {}).get("content", {})
+    if "application/json" in body:
+        found["400"] = _refer_to("BadRequest")
+        found["413"] = _refer_to("BodyTooLarge")
+    if _can_be_invalid(operation):
+        _add_code(found, "422", InvalidInput.code)
+    else:
+        found.pop("422", None)
+    schemes = {scheme for options in operation.get("security", ()) for scheme in options}
+    if schemes:
+        found["401"] = _refer_to("Unauthorized")
+    if "cookie" in schemes and method not in _SAFE_METHODS:
+        found["403"] = _refer_to("Forbidden")
+    found["426"] = _refer_to("ClientTooOld")
+    found["500"] = _refer_to("Internal")
+    found["503"] = _refer_to("Unavailable")
+    operation["responses"] = dict(sorted(found.items()))
+
+
+def _refer_to(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/responses/{name}"}
+
+
+def _can_be_invalid(operation: dict[str, Any]) -> bool:
+    """Whether anything but the text of an id is read: an id that nothing can have is not found."""
+    return "requestBody" in operation or any(
+        parameter["in"] != "path" or parameter["schema"].get("type") != "string"
+        for parameter in operation.get("parameters", ())
+    )
+
+
+def _add_code(responses: dict[str, Any], status: str, code: str) -> None:
+    """Adds the code to those that the route names."""
+    named = responses.get(status, {}).get("content", {}).get(problems.MEDIA_TYPE)
+    codes = [] if named is None else named["schema"]["allOf"][1]["properties"]["code"]["enum"]
+    responses[status] = problems.describe(code, *codes)

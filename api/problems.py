@@ -3,19 +3,25 @@
 import json
 from collections.abc import Iterator
 from http import HTTPStatus
+from typing import Annotated, Any, Literal
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
 from service.errors import DatabaseUnavailable, FieldError, InvalidInput, ResnetdError
 from service.specs import validation
 
 log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
 
 _STATUS: dict[type[ResnetdError], HTTPStatus] = {
     errors.InvalidInput: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -29,16 +35,85 @@ _STATUS: dict[type[ResnetdError], HTTPStatus] = {
 }
 
 
-def codes_of(status: HTTPStatus) -> list[str]:
-    """The codes of the errors that are answered with this status."""
-    kinds = [kind for kind, answered in _STATUS.items() if answered is status]
-    return sorted({kind.code for parent in kinds for kind in _with_subclasses(parent)})
+# Of errors that Starlette raises; the phrases of HTTPStatus differ between versions of Python.
+_CODES = {
+    HTTPStatus.BAD_REQUEST: "bad-request",
+    HTTPStatus.NOT_FOUND: "not-found",
+    HTTPStatus.METHOD_NOT_ALLOWED: "method-not-allowed",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body-too-large",
+}
 
 
-def _with_subclasses(kind: type[ResnetdError]) -> Iterator[type[ResnetdError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _with_subclasses(child)
+class FieldProblem(BaseModel):
+    pointer: Annotated[str, Field(description="JSON pointer (RFC 6901) into the request")]
+    message: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: Literal["about:blank"]
+    title: Annotated[str, Field(description="of the status")]
+    status: int
+    code: Annotated[str, Field(description="stable name of the error")]
+    detail: Annotated[str, Field(description="what is wrong, for a reader")]
+    request_id: Annotated[str, Field(description="`X-Request-Id`, which the server's log has too")]
+    errors: Annotated[list[FieldProblem], Field(description="invalid fields")] = []
+
+
+def responses(*errors: type[ResnetdError]) -> dict[int | str, dict[str, Any]]:
+    """What the OpenAPI document says of a route that raises these errors.
+
+    `api.openapi` adds the errors that follow from the rest of the route.
+    """
+    codes: dict[HTTPStatus, list[str]] = {}
+    for error in errors:
+        codes.setdefault(_find_status(error), []).append(error.code)
+    return {status.value: describe(*found) for status, found in codes.items()}
+
+
+def describe(*codes: str) -> dict[str, Any]:
+    """The OpenAPI response of problems with these codes."""
+    schema = {
+        "allOf": [
+            {"$ref": "#/components/schemas/Problem"},
+            {"properties": {"code": {"enum": sorted(codes)}}},
+        ]
+    }
+    description = ", ".join(f"`{code}`" for code in sorted(codes))
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": schema}}}
+
+
+class LargeBodyProblems:
+    """Replaces the plain text with which Starlette's limit of bodies answers.
+
+    It is around that limit, which is around all middleware that an application can add.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_replaced = False
+
+        async def send_problem(message: Message) -> None:
+            nonlocal is_replaced
+            if is_replaced:
+                return
+            status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            is_replaced = (
+                message["type"] == "http.response.start"
+                and message["status"] == status
+                and Headers(raw=message["headers"]).get("Content-Type") != MEDIA_TYPE
+            )
+            if not is_replaced:
+                await send(message)
+                return
+            code = _CODES[status]
+            response = problem(Request(scope), status, code=code, detail="the body is too large")
+            await response(scope, receive, send)
+
+        await self._app(scope, receive, send_problem)
 
 
 def install(app: FastAPI) -> None:
@@ -76,9 +151,7 @@ def problem(
         headers["Retry-After"] = "1"
     # A message may quote a lone surrogate of the request, which UTF-8 cannot encode.
     body = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
-    return Response(
-        body, status_code=status, headers=headers, media_type="application/problem+json"
-    )
+    return Response(body, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def _handle_resnetd_error(request: Request, error: Exception) -> Response:
@@ -88,17 +161,17 @@ def _handle_resnetd_error(request: Request, error: Exception) -> Response:
         # The driver's message has host, user and path; who reads this may have no token.
         log.warning("database unavailable", path=request.url.path, error=detail)
         detail = "the database is not available; the server's log has the request id"
-    for kind in type(error).__mro__:
-        if kind in _STATUS:
-            field_errors = error.field_errors if isinstance(error, InvalidInput) else ()
-            return problem(
-                request,
-                _STATUS[kind],
-                code=error.code,
-                detail=detail,
-                field_errors=field_errors,
-            )
-    return _handle_unexpected_error(request, error)
+    status = _find_status(type(error))
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _handle_unexpected_error(request, error)
+    field_errors = error.field_errors if isinstance(error, InvalidInput) else ()
+    return problem(request, status, code=error.code, detail=detail, field_errors=field_errors)
+
+
+def _find_status(error: type[ResnetdError]) -> HTTPStatus:
+    """Of the nearest class that has one."""
+    found = (_STATUS[kind] for kind in error.__mro__ if kind in _STATUS)
+    return next(found, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _handle_validation_error(request: Request, error: Exception) -> Response:
@@ -123,7 +196,7 @@ def _handle_validation_error(request: Request, error: Exception) -> Response:
 def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
-    code = status.phrase.lower().replace(" ", "-")
+    code = _CODES.get(status, f"http-{status.value}")
     response = problem(request, status, code=code, detail=str(error.detail))
     response.headers.update(error.headers or {})
     return response

@@ -8,7 +8,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from api.artifact_response import ArtifactResponse
+from api import problems
+from api.artifact_response import BYTES, DOWNLOAD_RESPONSES, ArtifactResponse
 from api.dependencies import (
     CallingAttempt,
     Now,
@@ -17,7 +18,7 @@ from api.dependencies import (
     ServicesDep,
     WriteSession,
 )
-from service.errors import CorruptArtifact
+from service.errors import CorruptArtifact, NotFound, SequenceGap, StaleAttempt
 from service.execution import attempts
 from service.jobs import checkpoints
 from service.specs.protocol import (
@@ -38,7 +39,7 @@ class FinishAttemptResponse(BaseModel):
     job_state: JobState
 
 
-@router.get("")
+@router.get("", responses=problems.responses(StaleAttempt))
 def get_config(attempt_id: CallingAttempt, session: ReadSession) -> AttemptConfig:
     """All that the training processes need to know to begin."""
     return attempts.build_config(session, attempt_id)
@@ -60,7 +61,7 @@ def require_artifacts(attempt_id: CallingAttempt, report: Report, services: Serv
     return report
 
 
-@router.post("/reports")
+@router.post("/reports", responses=problems.responses(StaleAttempt, SequenceGap, CorruptArtifact))
 def add_report(
     attempt_id: CallingAttempt,
     # A dependency, so that the artifact store is asked before the session begins.
@@ -77,7 +78,13 @@ def add_report(
     return applied.response
 
 
-@router.put("/checkpoints/{iteration}/{part}", status_code=HTTPStatus.CREATED, max_body_size=2**50)
+@router.put(
+    "/checkpoints/{iteration}/{part}",
+    status_code=HTTPStatus.CREATED,
+    max_body_size=2**50,
+    responses=problems.responses(StaleAttempt, CorruptArtifact),
+    openapi_extra={"requestBody": {"required": True, "content": BYTES}},
+)
 async def upload_part(
     attempt_id: CallingAttempt,
     iteration: Count,
@@ -97,7 +104,11 @@ async def upload_part(
     return PartDigest(part=part, sha256=stored.sha256, size_bytes=stored.size_bytes)
 
 
-@router.get("/resume/{part}", response_class=StreamingResponse)
+@router.get(
+    "/resume/{part}",
+    response_class=StreamingResponse,
+    responses=DOWNLOAD_RESPONSES | problems.responses(NotFound, StaleAttempt),
+)
 def download_resume_part(
     attempt_id: CallingAttempt, part: CheckpointPart, session: ReadSession, services: ServicesDep
 ) -> ArtifactResponse:
@@ -106,7 +117,7 @@ def download_resume_part(
     return ArtifactResponse(services.artifacts, checkpoints.find_file(session, checkpoint, part))
 
 
-@router.post("/finish")
+@router.post("/finish", responses=problems.responses(StaleAttempt))
 def finish(
     attempt_id: CallingAttempt, body: FinishAttemptRequest, session: WriteSession, now: Now
 ) -> FinishAttemptResponse:

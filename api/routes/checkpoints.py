@@ -7,9 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
 
-from api.artifact_response import ArtifactResponse
+from api import problems
+from api.artifact_response import DOWNLOAD_RESPONSES, ArtifactResponse
 from api.dependencies import ReadSession, ServicesDep, authenticate_user
 from api.views import CheckpointList, CheckpointView
+from service.errors import NotFound
 from service.jobs import checkpoints, records
 from service.states import CheckpointPart
 
@@ -44,7 +46,7 @@ class WeightsFormat(StrEnum):
         return ".".join(reversed(self.split("-")))
 
 
-@router.get("")
+@router.get("", responses=problems.responses(NotFound))
 def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     """Checkpoints of the job, newest first."""
     records.find_job(session, job_id)
@@ -52,8 +54,17 @@ def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     return CheckpointList(checkpoints=[CheckpointView.of(checkpoint) for checkpoint in found])
 
 
-@router.head("/{checkpoint}/weights", response_class=StreamingResponse, operation_id="head_weights")
-@router.get("/{checkpoint}/weights", response_class=StreamingResponse)
+@router.head(
+    "/{checkpoint}/weights",
+    response_class=StreamingResponse,
+    operation_id="head_weights",
+    responses=DOWNLOAD_RESPONSES | problems.responses(NotFound),
+)
+@router.get(
+    "/{checkpoint}/weights",
+    response_class=StreamingResponse,
+    responses=DOWNLOAD_RESPONSES | problems.responses(NotFound),
+)
 def download_weights(
     job_id: str,
     checkpoint: Annotated[str, Path(description="`newest`, `best`, or the id of a checkpoint")],

@@ -8,10 +8,13 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
+from api import problems
+from api.artifact_response import BYTES
 from api.dependencies import ServicesDep, authenticate_user
 from service.catalog import datasets, image_folder_layout, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.catalog.image_folder_layout import LayoutError
+from service.errors import Conflict, CorruptArtifact
 from service.specs.protocol import Sha256
 
 router = APIRouter(
@@ -63,7 +66,13 @@ def list_datasets(services: ServicesDep) -> DatasetList:
     return DatasetList(datasets=[_make_view(dataset, data_dir) for dataset in known])
 
 
-@router.post("", status_code=HTTPStatus.CREATED, max_body_size=2**50)
+@router.post(
+    "",
+    status_code=HTTPStatus.CREATED,
+    max_body_size=2**50,
+    responses=problems.responses(Conflict, CorruptArtifact),
+    openapi_extra={"requestBody": {"required": True, "content": BYTES}},
+)
 async def upload_dataset(
     name: Annotated[str, Query(max_length=100)],
     request: Request,

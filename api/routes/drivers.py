@@ -5,9 +5,9 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from api import long_poll
+from api import long_poll, problems
 from api.dependencies import CallingDriver, Now, Services, ServicesDep, WriteSession
-from service.errors import Conflict
+from service.errors import CannotFit, Conflict, NotFound
 from service.searches import drivers, trials
 from service.specs.protocol import (
     AssignedTrial,
@@ -24,7 +24,7 @@ from service.specs.protocol import (
 router = APIRouter(prefix="/v1/drivers/{driver_id}", tags=["attempts"])
 
 
-@router.post("/begin")
+@router.post("/begin", responses=problems.responses(Conflict))
 def begin(driver_id: CallingDriver, services: ServicesDep) -> SearchDriverConfig:
     """What the driver begins with; its search runs from now on."""
     with services.database.transaction() as session:
@@ -33,7 +33,7 @@ def begin(driver_id: CallingDriver, services: ServicesDep) -> SearchDriverConfig
         return drivers.build_config(session, driver_id)
 
 
-@router.post("/trials")
+@router.post("/trials", responses=problems.responses(Conflict, CannotFit))
 def assign_trial(
     driver_id: CallingDriver,
     proposal: TrialProposal,
@@ -53,7 +53,7 @@ def assign_trial(
     )
 
 
-@router.post("/trials/next")
+@router.post("/trials/next", responses=problems.responses(NotFound))
 async def next_evaluation(
     request: Request, driver_id: CallingDriver, body: NextEvaluationRequest, services: ServicesDep
 ) -> NextEvaluationResponse:
@@ -68,7 +68,7 @@ async def next_evaluation(
     return response or NextEvaluationResponse()
 
 
-@router.post("/trials/stop")
+@router.post("/trials/stop", responses=problems.responses(NotFound))
 def stop_trial(
     driver_id: CallingDriver, decision: StopTrialRequest, session: WriteSession, now: Now
 ) -> DriverResponse:
@@ -99,7 +99,7 @@ async def heartbeat(
     return response or DriverResponse(should_exit=False)
 
 
-@router.post("/finish")
+@router.post("/finish", responses=problems.responses(Conflict))
 def finish(
     driver_id: CallingDriver, body: FinishSearchRequest, session: WriteSession, now: Now
 ) -> DriverResponse:

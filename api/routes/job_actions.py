@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Response
 from pydantic import Field
 
+from api import problems
 from api.dependencies import (
     IdempotencyKey,
     Now,
@@ -16,6 +17,7 @@ from api.dependencies import (
     set_submission_headers,
 )
 from api.views import JobView
+from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
 from service.jobs import checkpoints, commands, labels, retention, submission
 from service.specs.job_spec import Priority
 from service.specs.labels import JobLabelUpdate
@@ -31,7 +33,7 @@ class JobUpdate(JobLabelUpdate):
     ] = None
 
 
-@router.patch("")
+@router.patch("", responses=problems.responses(NotFound, IllegalTransition))
 def update_job(job_id: str, update: JobUpdate, session: WriteSession, now: Now) -> JobView:
     """Changes the fields that are given.
 
@@ -43,7 +45,9 @@ def update_job(job_id: str, update: JobUpdate, session: WriteSession, now: Now) 
     return JobView.of(job)
 
 
-@router.delete("", status_code=HTTPStatus.NO_CONTENT)
+@router.delete(
+    "", status_code=HTTPStatus.NO_CONTENT, responses=problems.responses(NotFound, Conflict)
+)
 def delete_job(
     job_id: str, session: WriteSession, services: ServicesDep, background: BackgroundTasks
 ) -> None:
@@ -53,43 +57,59 @@ def delete_job(
     background.add_task(checkpoints.delete_artifacts, services.artifacts, attempt_ids)
 
 
-@router.post("/hold")
+@router.post("/hold", responses=problems.responses(NotFound, IllegalTransition))
 def hold_job(job_id: str, session: WriteSession, now: Now) -> JobView:
     """Keeps a waiting job from starting until it is released."""
     return JobView.of(commands.hold(session, job_id, now=now))
 
 
-@router.post("/release")
+@router.post("/release", responses=problems.responses(NotFound, IllegalTransition))
 def release_job(job_id: str, session: WriteSession, now: Now) -> JobView:
     """Ends a hold; the job keeps its place in the queue."""
     return JobView.of(commands.release(session, job_id, now=now))
 
 
-@router.post("/pause", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/pause",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.responses(NotFound, IllegalTransition),
+)
 def pause_job(job_id: str, session: WriteSession, now: Now) -> JobView:
     """A waiting job does not start; a running one saves a checkpoint and frees its workers."""
     return JobView.of(commands.pause(session, job_id, now=now))
 
 
-@router.post("/resume")
+@router.post("/resume", responses=problems.responses(NotFound, IllegalTransition))
 def resume_job(job_id: str, session: WriteSession, now: Now) -> JobView:
     """Returns a paused job to its place in the queue."""
     return JobView.of(commands.resume(session, job_id, now=now))
 
 
-@router.post("/cancel", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/cancel",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.responses(NotFound, IllegalTransition),
+)
 def cancel_job(job_id: str, session: WriteSession, now: Now) -> JobView:
     """Cancels a waiting job at once; a running one saves a checkpoint and stops."""
     return JobView.of(commands.cancel(session, job_id, now=now))
 
 
-@router.post("/kill", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/kill",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.responses(NotFound, IllegalTransition),
+)
 def kill_job(job_id: str, session: WriteSession, now: Now) -> JobView:
     """Ends a job at once, without a checkpoint."""
     return JobView.of(commands.kill(session, job_id, now=now))
 
 
-@router.post("/clone", status_code=HTTPStatus.CREATED)
+@router.post(
+    "/clone",
+    status_code=HTTPStatus.CREATED,
+    responses=problems.responses(NotFound, CannotFit, IdempotencyMismatch),
+)
 def clone_job(
     job_id: str,
     session: WriteSession,

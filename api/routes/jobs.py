@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from api import event_streams
+from api import event_streams, problems
 from api.dependencies import (
     IdempotencyKey,
     Now,
@@ -35,6 +35,7 @@ from api.views import (
     ProgressView,
     SeriesView,
 )
+from service.errors import CannotFit, IdempotencyMismatch, NotFound
 from service.execution import attempts
 from service.jobs import logs, metrics, records, submission
 from service.jobs.records import JobFilter
@@ -55,7 +56,9 @@ class JobBatch(BaseModel):
     jobs: Annotated[list[JobSpec], Field(min_length=1, max_length=MAX_BATCH)]
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post(
+    "", status_code=HTTPStatus.CREATED, responses=problems.responses(CannotFit, IdempotencyMismatch)
+)
 def submit_job(
     spec: JobSpec,
     session: WriteSession,
@@ -79,7 +82,11 @@ def submit_job(
     return JobView.of(job)
 
 
-@router.post(":batch", status_code=HTTPStatus.CREATED)
+@router.post(
+    ":batch",
+    status_code=HTTPStatus.CREATED,
+    responses=problems.responses(CannotFit, IdempotencyMismatch),
+)
 def submit_batch(
     batch: JobBatch,
     session: WriteSession,
@@ -103,7 +110,7 @@ def submit_batch(
     return JobList(jobs=[JobView.of(job.row) for job in submitted])
 
 
-@router.post(":plan")
+@router.post(":plan", responses=problems.responses(CannotFit))
 def plan_job(
     spec: JobSpec, session: ReadSession, services: ServicesDep, now: Now, user: User
 ) -> PlanView:
@@ -158,7 +165,7 @@ def list_jobs(
     return JobPage(jobs=[JobView.of(job) for job in found.rows], next_page_token=found.next_token)
 
 
-@router.get("/{job_id}")
+@router.get("/{job_id}", responses=problems.responses(NotFound))
 def get_job(job_id: str, session: ReadSession, services: ServicesDep, now: Now) -> JobView:
     """A job; if it waits, with the reason and an estimate of its start."""
     job = records.find_job(session, job_id)
@@ -168,7 +175,7 @@ def get_job(job_id: str, session: ReadSession, services: ServicesDep, now: Now) 
     return JobView.of(job, QueueStatus(session, limits=limits, now=now).explain(job))
 
 
-@router.get("/{job_id}/progress")
+@router.get("/{job_id}/progress", responses=problems.responses(NotFound))
 def get_progress(job_id: str, session: ReadSession) -> ProgressView | None:
     """Iteration, throughput and newest metrics; null until the training has started."""
     return ProgressView.of(records.find_job(session, job_id))
@@ -177,7 +184,7 @@ def get_progress(job_id: str, session: ReadSession) -> ProgressView | None:
 @router.get(
     "/{job_id}/metrics",
     response_model=MetricsView,
-    responses={HTTPStatus.OK.value: {"content": {"text/csv": {}}}},
+    responses={HTTPStatus.OK: {"content": {"text/csv": {}}}, **problems.responses(NotFound)},
 )
 def get_metrics(
     job_id: str,
@@ -195,7 +202,11 @@ def get_metrics(
     )
 
 
-@router.get("/{job_id}/events", response_model=EventList)
+@router.get(
+    "/{job_id}/events",
+    response_model=EventList,
+    responses={**event_streams.RESPONSES, **problems.responses(NotFound)},
+)
 def list_events(
     job_id: str, session: ReadSession, services: ServicesDep, query: EventQuery
 ) -> EventList | Response:
@@ -206,7 +217,7 @@ def list_events(
     return EventList.of(events.list_events_after(session, job, query.after, limit=query.limit))
 
 
-@router.get("/{job_id}/logs")
+@router.get("/{job_id}/logs", responses=problems.responses(NotFound))
 def list_logs(
     job_id: str,
     session: ReadSession,
@@ -219,7 +230,7 @@ def list_logs(
     return LogList(lines=[LogLineView.of(line) for line in found])
 
 
-@router.get("/{job_id}/attempts")
+@router.get("/{job_id}/attempts", responses=problems.responses(NotFound))
 def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
     """Attempts of the job, oldest first."""
     records.find_job(session, job_id)

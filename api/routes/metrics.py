@@ -6,10 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
+from api import problems
 from api.dependencies import ReadSession, authenticate_user
 from api.queries import FilterText
 from api.views import View
-from service.errors import FieldError, InvalidInput
+from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import metric_axes, metric_buckets, records
 from service.jobs.metric_axes import MetricAxis
 from service.storage.database import Session
@@ -54,7 +55,7 @@ class BucketedMetricsView(View):
     next: Annotated[str, Field(description="as `after`, continues at the last bucket of each job")]
 
 
-@router.get("")
+@router.get("", responses=problems.responses(NotFound))
 def read_metrics(
     session: ReadSession,
     job: Annotated[list[FilterText], Query(min_length=1, max_length=_MAX_JOBS)],

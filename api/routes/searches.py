@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, BackgroundTasks, Body, Depends, Query, Response
 from pydantic import Field
 
-from api import event_streams
+from api import event_streams, problems
 from api.dependencies import (
     IdempotencyKey,
     Now,
@@ -20,6 +20,7 @@ from api.dependencies import (
 from api.queries import EventQuery, PageQuery
 from api.search_views import ImportanceList, SearchPage, SearchView, TrialList
 from api.views import EventList
+from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
 from service.jobs import checkpoints
 from service.searches import commands, importance, ranking, records, submission
 from service.searches import export as trial_export
@@ -37,7 +38,9 @@ class SearchUpdate(LabelUpdate):
     priority: Annotated[Priority | None, Field(description="of its trials")] = None
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post(
+    "", status_code=HTTPStatus.CREATED, responses=problems.responses(CannotFit, IdempotencyMismatch)
+)
 def submit_search(
     spec: SearchSpec,
     session: WriteSession,
@@ -83,14 +86,14 @@ def list_searches(
     return SearchPage(searches=views, next_page_token=found.next_token)
 
 
-@router.get("/{search_id}")
+@router.get("/{search_id}", responses=problems.responses(NotFound))
 def get_search(search_id: str, session: ReadSession, now: Now) -> SearchView:
     """A search with its best trial so far and the budget used."""
     search = records.find_search(session, search_id)
     return SearchView.of(search, ranking.read_progress(session, search, now=now))
 
 
-@router.patch("/{search_id}")
+@router.patch("/{search_id}", responses=problems.responses(NotFound, IllegalTransition))
 def update_search(
     search_id: str, update: SearchUpdate, session: WriteSession, now: Now
 ) -> SearchView:
@@ -101,7 +104,11 @@ def update_search(
     return SearchView.of(search)
 
 
-@router.delete("/{search_id}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete(
+    "/{search_id}",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=problems.responses(NotFound, Conflict),
+)
 def delete_search(
     search_id: str, session: WriteSession, services: ServicesDep, background: BackgroundTasks
 ) -> None:
@@ -111,14 +118,14 @@ def delete_search(
     background.add_task(checkpoints.delete_artifacts, services.artifacts, attempt_ids)
 
 
-@router.get("/{search_id}/trials")
+@router.get("/{search_id}/trials", responses=problems.responses(NotFound))
 def list_trials(search_id: str, session: ReadSession) -> TrialList:
     """Trials of the search, the best first."""
     search = records.find_search(session, search_id)
     return TrialList.of(ranking.rank_trials(session, search))
 
 
-@router.get("/{search_id}/importance")
+@router.get("/{search_id}/importance", responses=problems.responses(NotFound))
 def get_importance(search_id: str, session: ReadSession) -> ImportanceList:
     """Each field's share of each metric's variance over the succeeded trials (fANOVA)."""
     search = records.find_search(session, search_id)
@@ -129,7 +136,10 @@ def get_importance(search_id: str, session: ReadSession) -> ImportanceList:
 @router.get(
     "/{search_id}/export",
     response_model=TrialList,
-    responses={HTTPStatus.OK.value: {"content": {"text/csv": {}, "application/zip": {}}}},
+    responses={
+        HTTPStatus.OK: {"content": {"text/csv": {}, "application/zip": {}}},
+        **problems.responses(NotFound),
+    },
 )
 def export_trials(
     search_id: str,
@@ -148,7 +158,11 @@ def export_trials(
     return TrialList.of(trials)
 
 
-@router.get("/{search_id}/events", response_model=EventList)
+@router.get(
+    "/{search_id}/events",
+    response_model=EventList,
+    responses={**event_streams.RESPONSES, **problems.responses(NotFound)},
+)
 def list_events(
     search_id: str, session: ReadSession, services: ServicesDep, query: EventQuery
 ) -> EventList | Response:
@@ -159,25 +173,33 @@ def list_events(
     return EventList.of(events.list_events_after(session, search, query.after, limit=query.limit))
 
 
-@router.post("/{search_id}/pause", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/{search_id}/pause",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.responses(NotFound, IllegalTransition),
+)
 def pause_search(search_id: str, session: WriteSession, now: Now) -> SearchView:
     """No trial starts; running trials save a checkpoint and free their workers."""
     return SearchView.of(commands.pause(session, search_id, now=now))
 
 
-@router.post("/{search_id}/resume")
+@router.post("/{search_id}/resume", responses=problems.responses(NotFound, IllegalTransition))
 def resume_search(search_id: str, session: WriteSession, now: Now) -> SearchView:
     """Its trials continue from their checkpoints."""
     return SearchView.of(commands.resume(session, search_id, now=now))
 
 
-@router.post("/{search_id}/cancel", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/{search_id}/cancel",
+    status_code=HTTPStatus.ACCEPTED,
+    responses=problems.responses(NotFound, IllegalTransition),
+)
 def cancel_search(search_id: str, session: WriteSession, now: Now) -> SearchView:
     """Cancels waiting trials at once; running ones save a checkpoint and stop."""
     return SearchView.of(commands.cancel(session, search_id, now=now))
 
 
-@router.post("/{search_id}/extend")
+@router.post("/{search_id}/extend", responses=problems.responses(NotFound, IllegalTransition))
 def extend_search(
     search_id: str,
     session: WriteSession,

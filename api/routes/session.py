@@ -6,9 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api import problems
 from api.auth import SIGN_IN_COOKIE, read_sign_in_cookie, require_own_page
 from api.dependencies import Now, User, WriteSession
 from service.access import sign_ins
+from service.errors import Forbidden, Unauthorized
 
 router = APIRouter(prefix="/v1/session", tags=["session"])
 
@@ -23,7 +25,11 @@ class SessionView(BaseModel):
     user: Annotated[str, Field(description="name of the token")]
 
 
-@router.post("", dependencies=[Depends(require_own_page)])
+@router.post(
+    "",
+    dependencies=[Depends(require_own_page)],
+    responses=problems.responses(Unauthorized, Forbidden),
+)
 def sign_in(
     body: SignIn, request: Request, response: Response, session: WriteSession, now: Now
 ) -> SessionView:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from api import problems
 from api.dependencies import Now, ReadSession, ServicesDep, User, WriteSession, authenticate_user
+from service.errors import NotFound, UrlNotAllowed
 from service.notifications import url_guard, webhooks
 from service.states import DeliveryState, JobState
 
@@ -68,7 +70,7 @@ class DeliveryList(BaseModel):
     deliveries: list[DeliveryView]
 
 
-@router.post("", status_code=HTTPStatus.CREATED)
+@router.post("", status_code=HTTPStatus.CREATED, responses=problems.responses(UrlNotAllowed))
 def add_webhook(
     spec: WebhookSpec, session: WriteSession, services: ServicesDep, now: Now, user: User
 ) -> NewWebhookView:
@@ -85,19 +87,23 @@ def list_webhooks(session: ReadSession) -> WebhookList:
     return WebhookList(webhooks=[WebhookView.model_validate(row) for row in found])
 
 
-@router.delete("/{webhook_id}", status_code=HTTPStatus.NO_CONTENT)
+@router.delete(
+    "/{webhook_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.responses(NotFound)
+)
 def delete_webhook(webhook_id: str, session: WriteSession) -> None:
     """Deletes a webhook and the log of its deliveries."""
     webhooks.delete_webhook(session, webhook_id)
 
 
-@router.post("/{webhook_id}/ping", status_code=HTTPStatus.ACCEPTED)
+@router.post(
+    "/{webhook_id}/ping", status_code=HTTPStatus.ACCEPTED, responses=problems.responses(NotFound)
+)
 def ping_webhook(webhook_id: str, session: WriteSession, now: Now) -> DeliveryView:
     """Sends a test delivery."""
     return DeliveryView.model_validate(webhooks.enqueue_ping(session, webhook_id, now=now))
 
 
-@router.get("/{webhook_id}/deliveries")
+@router.get("/{webhook_id}/deliveries", responses=problems.responses(NotFound))
 def list_deliveries(
     webhook_id: str, session: ReadSession, limit: Annotated[int, Query(ge=1, le=1000)] = 50
 ) -> DeliveryList:

@@ -29,6 +29,11 @@ def test_this_client_is_not_too_old(client: resnetd.Client) -> None:
     assert list(client.jobs.list()) == []
 
 
+def test_a_version_without_an_end_is_no_version(api: Api) -> None:
+    headers = {"User-Agent": f"resnetd-client/{'9' * 5000}.1"}
+    assert api.get("/v1/health", headers=headers).status_code == 200
+
+
 def test_a_client_that_is_too_old_is_asked_to_upgrade(
     client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,6 +206,31 @@ def test_a_client_that_goes_away_is_no_error_of_the_server(
     assert event["path"] == target.partition("?")[0]
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_that_is_too_large_is_refused(api: Api, is_chunked: bool) -> None:
+    body = b" " * (16 * 2**20 + 1)
+    answer = api.call(
+        "POST",
+        "/v1/jobs",
+        content=iter([body]) if is_chunked else body,
+        # The server does not read the rest, and so closes the connection.
+        headers={"Connection": "close"},
+    )
+    _problem(answer, 413, "body-too-large")
+
+
+def test_an_unexpected_error_is_a_problem_with_a_request_id(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("service.jobs.records.find_job", fail)
+    with structlog.testing.capture_logs() as logged:
+        _problem(api.get("/v1/jobs/0"), 500, "internal")
+    assert "request failed" in [event["event"] for event in logged]
+
+
 FIELDS = [
     *("dataset", "family", "depth", "shortcut", "recipe", "resources", "seed", "priority"),
     *("max_restarts", "time_limit_minutes", "name", "tags", "iterations", "milestones"),

@@ -21,6 +21,7 @@ from service.states import CheckpointPart
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base, RunnerRow, TokenRow
+from tests.support import contract
 from tests.support.core import START, Clock, Core, Taken, content
 from tests.support.fake_api import eventually
 
@@ -35,7 +36,12 @@ class Api:
         self.url = url
         self.settings = settings
         self.core = core
-        self.http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
+        self.http = httpx.Client(
+            base_url=url,
+            timeout=30.0,
+            trust_env=False,
+            event_hooks={"response": [contract.check]},
+        )
 
     def empty(self) -> None:
         """Deletes all rows except the users' tokens, and resets the clock, for the next test."""

@@ -24,7 +24,9 @@ export class ApiError extends Error {
 }
 
 // The header shows the service that the request comes from this page and no other site's.
-const client = createClient<paths>({ headers: { "X-Requested-With": "resnetd-dashboard" } });
+const client = createClient<paths, "application/json">({
+  headers: { "X-Requested-With": "resnetd-dashboard" },
+});
 client.use({
   onError: () => new ApiError(0, "The service does not respond."),
   onResponse: async ({ response }) => {

@@ -1576,6 +1576,16 @@ export interface components {
          * @enum {string}
          */
         Family: "cifar" | "imagenet" | "vgg" | "vgg-bn";
+        /** FieldProblem */
+        FieldProblem: {
+            /**
+             * Pointer
+             * @description JSON pointer (RFC 6901) into the request
+             */
+            pointer: string;
+            /** Message */
+            message: string;
+        };
         /**
          * FinishAttemptRequest
          * @description Why the attempt ended; its last call.
@@ -2122,6 +2132,45 @@ export interface components {
          * @enum {string}
          */
         Precision: "auto" | "fp32" | "tf32" | "bf16" | "fp16";
+        /**
+         * Problem
+         * @description An error (RFC 9457).
+         */
+        Problem: {
+            /**
+             * Type
+             * @constant
+             */
+            type: "about:blank";
+            /**
+             * Title
+             * @description of the status
+             */
+            title: string;
+            /** Status */
+            status: number;
+            /**
+             * Code
+             * @description stable name of the error
+             */
+            code: string;
+            /**
+             * Detail
+             * @description what is wrong, for a reader
+             */
+            detail: string;
+            /**
+             * Request Id
+             * @description `X-Request-Id`, which the server's log has too
+             */
+            request_id: string;
+            /**
+             * Errors
+             * @description invalid fields
+             * @default []
+             */
+            errors: components["schemas"]["FieldProblem"][];
+        };
         /**
          * Progress
          * @description `iteration` steps are done of `iterations`; images_per_second counts all workers.
@@ -3098,6 +3147,92 @@ export interface components {
             };
         };
     };
+    responses: {
+        /** @description `bad-request` */
+        BadRequest: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "bad-request";
+                };
+            };
+        };
+        /** @description `body-too-large` */
+        BodyTooLarge: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "body-too-large";
+                };
+            };
+        };
+        /** @description `client-too-old` */
+        ClientTooOld: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "client-too-old";
+                };
+            };
+        };
+        /** @description `forbidden` */
+        Forbidden: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "forbidden";
+                };
+            };
+        };
+        /** @description `internal` */
+        Internal: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "internal";
+                };
+            };
+        };
+        /** @description `unauthorized` */
+        Unauthorized: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "unauthorized";
+                };
+            };
+        };
+        /** @description `database-unavailable`, `unavailable` */
+        Unavailable: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "database-unavailable" | "unavailable";
+                };
+            };
+        };
+    };
     parameters: never;
     requestBodies: never;
     headers: never;
@@ -3141,11 +3276,22 @@ export interface operations {
                     "application/json": components["schemas"]["JobPage"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     submit_job_v1_jobs_post: {
@@ -3172,14 +3318,25 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     submit_batch_v1_jobs_batch_post: {
@@ -3206,14 +3363,25 @@ export interface operations {
                     "application/json": components["schemas"]["JobList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     plan_job_v1_jobs_plan_post: {
@@ -3238,14 +3406,25 @@ export interface operations {
                     "application/json": components["schemas"]["PlanView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_job_v1_jobs__job_id__get: {
@@ -3268,11 +3447,22 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     delete_job_v1_jobs__job_id__delete: {
@@ -3293,13 +3483,35 @@ export interface operations {
                 };
                 content?: never;
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     update_job_v1_jobs__job_id__patch: {
@@ -3326,14 +3538,49 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_progress_v1_jobs__job_id__progress_get: {
@@ -3356,11 +3603,22 @@ export interface operations {
                     "application/json": components["schemas"]["ProgressView"] | null;
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_metrics_v1_jobs__job_id__metrics_get: {
@@ -3387,11 +3645,34 @@ export interface operations {
                     "text/csv": unknown;
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_events_v1_jobs__job_id__events_get: {
@@ -3418,13 +3699,44 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["EventList"];
+                    "text/event-stream": string;
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            /** @description a stream would have no further event */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_logs_v1_jobs__job_id__logs_get: {
@@ -3451,11 +3763,34 @@ export interface operations {
                     "application/json": components["schemas"]["LogList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_attempts_v1_jobs__job_id__attempts_get: {
@@ -3478,11 +3813,22 @@ export interface operations {
                     "application/json": components["schemas"]["AttemptList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     hold_job_v1_jobs__job_id__hold_post: {
@@ -3505,14 +3851,35 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     release_job_v1_jobs__job_id__release_post: {
@@ -3535,14 +3902,35 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     pause_job_v1_jobs__job_id__pause_post: {
@@ -3565,14 +3953,35 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     resume_job_v1_jobs__job_id__resume_post: {
@@ -3595,14 +4004,35 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     cancel_job_v1_jobs__job_id__cancel_post: {
@@ -3625,14 +4055,35 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     kill_job_v1_jobs__job_id__kill_post: {
@@ -3655,14 +4106,35 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     clone_job_v1_jobs__job_id__clone_post: {
@@ -3693,14 +4165,37 @@ export interface operations {
                     "application/json": components["schemas"]["JobView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     read_metrics_v1_metrics_get: {
@@ -3733,11 +4228,34 @@ export interface operations {
                     "application/json": components["schemas"]["BucketedMetricsView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_checkpoints_v1_jobs__job_id__checkpoints_get: {
@@ -3760,11 +4278,22 @@ export interface operations {
                     "application/json": components["schemas"]["CheckpointList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     download_weights_v1_jobs__job_id__checkpoints__checkpoint__weights_get: {
@@ -3788,13 +4317,54 @@ export interface operations {
                 headers: {
                     [name: string]: unknown;
                 };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description the bytes that `Range` names */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description the file has none of the bytes that `Range` names */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
                 content?: never;
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     head_weights: {
@@ -3818,13 +4388,54 @@ export interface operations {
                 headers: {
                     [name: string]: unknown;
                 };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description the bytes that `Range` names */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description the file has none of the bytes that `Range` names */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
                 content?: never;
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_config_v1_attempts__attempt_id__get: {
@@ -3847,11 +4458,22 @@ export interface operations {
                     "application/json": components["schemas"]["AttemptConfig"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "stale-attempt";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     add_report_v1_attempts__attempt_id__reports_post: {
@@ -3878,14 +4500,36 @@ export interface operations {
                     "application/json": components["schemas"]["ReportResponse"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `sequence-gap`, `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "sequence-gap" | "stale-attempt";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `corrupt-artifact`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "corrupt-artifact" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     upload_part_v1_attempts__attempt_id__checkpoints__iteration___part__put: {
@@ -3901,7 +4545,11 @@ export interface operations {
             };
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
         responses: {
             /** @description Successful Response */
             201: {
@@ -3912,14 +4560,34 @@ export interface operations {
                     "application/json": components["schemas"]["PartDigest"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "stale-attempt";
+                    };
+                };
+            };
+            /** @description `corrupt-artifact`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "corrupt-artifact" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     download_resume_part_v1_attempts__attempt_id__resume__part__get: {
@@ -3939,13 +4607,66 @@ export interface operations {
                 headers: {
                     [name: string]: unknown;
                 };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description the bytes that `Range` names */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "stale-attempt";
+                    };
+                };
+            };
+            /** @description the file has none of the bytes that `Range` names */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
                 content?: never;
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     finish_v1_attempts__attempt_id__finish_post: {
@@ -3972,14 +4693,36 @@ export interface operations {
                     "application/json": components["schemas"]["FinishAttemptResponse"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "stale-attempt";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     next_attempt_v1_runners__runner_id__next_post: {
@@ -4006,14 +4749,24 @@ export interface operations {
                     "application/json": components["schemas"]["NextAttemptResponse"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_searches_v1_searches_get: {
@@ -4041,11 +4794,22 @@ export interface operations {
                     "application/json": components["schemas"]["SearchPage"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     submit_search_v1_searches_post: {
@@ -4072,14 +4836,25 @@ export interface operations {
                     "application/json": components["schemas"]["SearchView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_search_v1_searches__search_id__get: {
@@ -4102,11 +4877,22 @@ export interface operations {
                     "application/json": components["schemas"]["SearchView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     delete_search_v1_searches__search_id__delete: {
@@ -4127,13 +4913,35 @@ export interface operations {
                 };
                 content?: never;
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     update_search_v1_searches__search_id__patch: {
@@ -4160,14 +4968,49 @@ export interface operations {
                     "application/json": components["schemas"]["SearchView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_trials_v1_searches__search_id__trials_get: {
@@ -4190,11 +5033,22 @@ export interface operations {
                     "application/json": components["schemas"]["TrialList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_importance_v1_searches__search_id__importance_get: {
@@ -4217,11 +5071,22 @@ export interface operations {
                     "application/json": components["schemas"]["ImportanceList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     export_trials_v1_searches__search_id__export_get: {
@@ -4248,11 +5113,34 @@ export interface operations {
                     "application/zip": unknown;
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_events_v1_searches__search_id__events_get: {
@@ -4279,13 +5167,44 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["EventList"];
+                    "text/event-stream": string;
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            /** @description a stream would have no further event */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     pause_search_v1_searches__search_id__pause_post: {
@@ -4308,14 +5227,35 @@ export interface operations {
                     "application/json": components["schemas"]["SearchView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     resume_search_v1_searches__search_id__resume_post: {
@@ -4338,14 +5278,35 @@ export interface operations {
                     "application/json": components["schemas"]["SearchView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     cancel_search_v1_searches__search_id__cancel_post: {
@@ -4368,14 +5329,35 @@ export interface operations {
                     "application/json": components["schemas"]["SearchView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     extend_search_v1_searches__search_id__extend_post: {
@@ -4404,14 +5386,49 @@ export interface operations {
                     "application/json": components["schemas"]["SearchView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `illegal-transition` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "illegal-transition";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     begin_v1_drivers__driver_id__begin_post: {
@@ -4434,14 +5451,22 @@ export interface operations {
                     "application/json": components["schemas"]["SearchDriverConfig"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     assign_trial_v1_drivers__driver_id__trials_post: {
@@ -4468,14 +5493,36 @@ export interface operations {
                     "application/json": components["schemas"]["AssignedTrial"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     next_evaluation_v1_drivers__driver_id__trials_next_post: {
@@ -4502,14 +5549,36 @@ export interface operations {
                     "application/json": components["schemas"]["NextEvaluationResponse"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     stop_trial_v1_drivers__driver_id__trials_stop_post: {
@@ -4536,14 +5605,36 @@ export interface operations {
                     "application/json": components["schemas"]["DriverResponse"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     heartbeat_v1_drivers__driver_id__heartbeat_post: {
@@ -4570,14 +5661,24 @@ export interface operations {
                     "application/json": components["schemas"]["DriverResponse"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     finish_v1_drivers__driver_id__finish_post: {
@@ -4604,14 +5705,36 @@ export interface operations {
                     "application/json": components["schemas"]["DriverResponse"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_datasets_v1_datasets_get: {
@@ -4632,9 +5755,10 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     upload_dataset_v1_datasets_post: {
@@ -4648,7 +5772,11 @@ export interface operations {
             path?: never;
             cookie?: never;
         };
-        requestBody?: never;
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
         responses: {
             /** @description Successful Response */
             201: {
@@ -4659,14 +5787,35 @@ export interface operations {
                     "application/json": components["schemas"]["DatasetView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            /** @description `corrupt-artifact`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "corrupt-artifact" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     check_health_v1_health_get: {
@@ -4687,8 +5836,9 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_webhooks_v1_webhooks_get: {
@@ -4709,9 +5859,10 @@ export interface operations {
                     "application/json": components["schemas"]["WebhookList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     add_webhook_v1_webhooks_post: {
@@ -4736,14 +5887,25 @@ export interface operations {
                     "application/json": components["schemas"]["NewWebhookView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input`, `url-not-allowed` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input" | "url-not-allowed";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     delete_webhook_v1_webhooks__webhook_id__delete: {
@@ -4764,13 +5926,23 @@ export interface operations {
                 };
                 content?: never;
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     ping_webhook_v1_webhooks__webhook_id__ping_post: {
@@ -4793,14 +5965,23 @@ export interface operations {
                     "application/json": components["schemas"]["DeliveryView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_deliveries_v1_webhooks__webhook_id__deliveries_get: {
@@ -4825,11 +6006,34 @@ export interface operations {
                     "application/json": components["schemas"]["DeliveryList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_session_v1_session_get: {
@@ -4850,9 +6054,10 @@ export interface operations {
                     "application/json": components["schemas"]["SessionView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     sign_in_v1_session_post: {
@@ -4877,14 +6082,47 @@ export interface operations {
                     "application/json": components["schemas"]["SessionView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            400: components["responses"]["BadRequest"];
+            /** @description `unauthorized` */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "unauthorized";
+                    };
+                };
+            };
+            /** @description `forbidden` */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "forbidden";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     sign_out_v1_session_delete: {
@@ -4903,12 +6141,11 @@ export interface operations {
                 };
                 content?: never;
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            403: components["responses"]["FORBIDDEN"];
-            404: components["responses"]["NOT_FOUND"];
-            409: components["responses"]["CONFLICT"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_recipes_v1_recipes_get: {
@@ -4929,9 +6166,10 @@ export interface operations {
                     "application/json": components["schemas"]["RecipeList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_cluster_v1_cluster_get: {
@@ -4952,9 +6190,10 @@ export interface operations {
                     "application/json": components["schemas"]["ClusterView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     list_runners_v1_runners_get: {
@@ -4975,9 +6214,10 @@ export interface operations {
                     "application/json": components["schemas"]["RunnerList"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
     get_queue_v1_queue_get: {
@@ -5000,11 +6240,22 @@ export interface operations {
                     "application/json": components["schemas"]["QueueView"];
                 };
             };
-            401: components["responses"]["UNAUTHORIZED"];
-            404: components["responses"]["NOT_FOUND"];
-            422: components["responses"]["UNPROCESSABLE_ENTITY"];
-            426: components["responses"]["UPGRADE_REQUIRED"];
-            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            401: components["responses"]["Unauthorized"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
         };
     };
 }
