@@ -113,7 +113,6 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         app.include_router(router)
     app.include_router(system.authenticated_router)
     browser_docs.install(app)
-    openapi.install(app)
     dashboard.install(app)
     return app
 

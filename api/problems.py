@@ -1,7 +1,6 @@
 """Errors as application/problem+json (RFC 9457), each with a stable code and the request's id."""
 
 import json
-from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
