@@ -62,12 +62,14 @@ fast: setup ## run the tests that need neither PostgreSQL nor Ray and take secon
 
 check: lint types imports web fast ## run all quick checks before a push
 
+# A browser keeps an event loop running in its process, in which no other test can start one.
 test: setup ## run all tests that need no GPU
-	$(BIN)/pytest -m "not gpu and not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not gpu and not ray" --ignore tests/web --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not gpu and not ray" tests/web --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS)
 	@$(BIN)/python -m tools.web check
 
-# Importing all other test modules takes half a minute.
+# Importing all test modules for those with Ray takes half a minute.
 RAY_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark\.ray' tests)
 
 test-gpu: setup ## run the tests that need a GPU

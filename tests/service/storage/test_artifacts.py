@@ -94,8 +94,10 @@ def test_a_repeated_write_replaces_the_earlier_one(store: ArtifactStore) -> None
     assert b"".join(store.read("a/b")) == CONTENT
 
 
-def test_an_empty_artifact_is_written(store: ArtifactStore) -> None:
-    assert _write(store, b"", sha256=hashlib.sha256(b"").hexdigest()).size_bytes == 0
+def test_an_artifact_without_bytes_is_refused(store: ArtifactStore) -> None:
+    with pytest.raises(InvalidInput, match="no bytes"):
+        _write(store, b"", sha256=hashlib.sha256(b"").hexdigest())
+    assert store.size("a/b") is None
 
 
 def test_a_missing_key_is_not_found(store: ArtifactStore) -> None:
