@@ -20,6 +20,9 @@ class PageParameters:
     limit: Annotated[int, Query(ge=1, le=1000)] = 50
     page_token: Annotated[str | None, Query(description="`next_page_token` of a page")] = None
     id_prefix: Annotated[str | None, Query(max_length=16)] = None
+    archived: Annotated[
+        bool | None, Query(description="default: false, and both with `id_prefix`")
+    ] = None
 
 
 PageQuery = Annotated[PageParameters, Depends()]

@@ -52,6 +52,12 @@ class InvalidInput(Refused):
         self.field_errors = field_errors
 
 
+def invalid_parameter(pointer: str, message: str) -> InvalidInput:
+    """Of a request, one parameter of which is wrong."""
+    field_error = FieldError(pointer=pointer, message=message)
+    return InvalidInput("the request is not valid", field_errors=(field_error,))
+
+
 class CannotFit(InvalidInput):
     code = "cannot-fit"
 

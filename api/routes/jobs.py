@@ -142,9 +142,6 @@ def list_jobs(
     sort: Annotated[
         FilterText | None, Query(description="FIELD or -FIELD; default: newest first")
     ] = None,
-    archived: Annotated[
-        bool | None, Query(description="default: false, and both with `id_prefix`")
-    ] = None,
 ) -> JobPage:
     """Jobs that match all filters.
 
@@ -158,7 +155,7 @@ def list_jobs(
         name=name,
         text=text,
         where=where or (),
-        archived=archived,
+        archived=page.archived,
         id_prefix=page.id_prefix,
     )
     found = records.list_page(session, wanted, limit=page.limit, token=page.page_token, sort=sort)

@@ -10,9 +10,9 @@ from api import problems
 from api.dependencies import ReadSession, authenticate_user
 from api.queries import FilterText
 from api.views import View
-from service.errors import FieldError, InvalidInput, NotFound
-from service.jobs import metric_axes, metric_buckets, records
-from service.jobs.metric_axes import MetricAxis
+from service.errors import NotFound, invalid_parameter
+from service.jobs import metric_buckets, records
+from service.jobs.metric_axes import JobAxis, MetricAxis
 from service.storage.database import Session
 from service.storage.tables import JobRow
 
@@ -82,16 +82,17 @@ def read_metrics(
     cursor: list[str] = []
     for job_id in dict.fromkeys(job):
         row = records.find_job(session, job_id)
-        start = metric_axes.find_iteration(session, row, x, from_)
-        stop = metric_axes.newest_iteration(session, row) + 1
+        axis = JobAxis(session, row, x)
+        start = axis.find_iteration(from_)
+        stop = axis.newest_iteration + 1
         if to is not None:
-            stop = min(stop, metric_axes.find_iteration(session, row, x, to) + 1)
+            stop = min(stop, axis.find_iteration(to) + 1)
         width = metric_buckets.width_for(max(1, stop - start), buckets)
         known_width, known_start = known.get(row.id, (0, 0))
         # As wide as before, until there would be twice as many.
         if known_width >= width or 2 * known_width == width:
             width, start = known_width, max(start, known_start)
-        view = _read_job(session, row, series, x, start=start, stop=stop, width=width)
+        view = _read_job(session, row, series, axis, start=start, stop=stop, width=width)
         views.append(view)
         last = max((column.start[-1] for column in view.series.values()), default=start)
         cursor.append(f"{row.id}.{width}.{last}")
@@ -102,7 +103,7 @@ def _read_job(
     session: Session,
     job: JobRow,
     series: Sequence[str] | None,
-    axis: MetricAxis,
+    axis: JobAxis,
     *,
     start: int,
     stop: int,
@@ -116,7 +117,7 @@ def _read_job(
         width=width,
         series={
             name: BucketsView(
-                x=metric_axes.positions(job, axis, column),
+                x=axis.positions(column),
                 **{key: getattr(column, key) for key in BucketsView.model_fields if key != "x"},
             )
             for name, column in found.items()
@@ -130,7 +131,6 @@ def _parse_cursor(text: str) -> dict[str, tuple[int, int]]:
     for entry in text.split("~"):
         job_id, width, start = entry.split(".")
         if int(width).bit_count() != 1 or int(start) > metric_buckets.MAX_ITERATION:
-            error = FieldError(pointer="/after", message="is not the `next` of a response")
-            raise InvalidInput("the request is not valid", field_errors=(error,))
+            raise invalid_parameter("/after", "is not the `next` of a response")
         known[job_id] = int(width), int(start)
     return known

@@ -70,9 +70,6 @@ def submit_search(
 def list_searches(
     session: ReadSession,
     page: PageQuery,
-    archived: Annotated[
-        bool | None, Query(description="default: false, and both with `id_prefix`")
-    ] = None,
 ) -> SearchPage:
     """Searches, newest first."""
     found = records.list_page(
@@ -80,7 +77,7 @@ def list_searches(
         limit=page.limit,
         token=page.page_token,
         id_prefix=page.id_prefix,
-        archived=archived,
+        archived=page.archived,
     )
     views = [SearchView.of(search) for search in found.rows]
     return SearchPage(searches=views, next_page_token=found.next_token)

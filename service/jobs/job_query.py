@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import ColumnElement, and_, func, not_, or_, select
 
-from service.errors import FieldError, InvalidInput
+from service.errors import invalid_parameter
 from service.specs.fields import list_field_types
 from service.specs.job_spec import JobSpec
 from service.specs.protocol import TrainingResult
@@ -57,7 +57,9 @@ def parse_condition(text: str) -> ColumnElement[bool]:
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise _invalid("/where", f"must look like depth:20,56 or recipe.batch_size>=128: {text!r}")
+        raise invalid_parameter(
+            "/where", f"must look like depth:20,56 or recipe.batch_size>=128: {text!r}"
+        )
     name, operator = match["field"], match["operator"]
     field = _find_field(name, "/where")
     if operator in _COMPARISONS:
@@ -100,7 +102,7 @@ def _find_field(name: str, pointer: str) -> _Field:
     )
     kind = _kind_of(model, path)
     if kind is None:
-        raise _invalid(pointer, f"jobs have no field {name!r} to compare")
+        raise invalid_parameter(pointer, f"jobs have no field {name!r} to compare")
     value = column[tuple(path.split("."))]
     expression = {
         _Kind.TEXT: value.as_string,
@@ -130,11 +132,7 @@ def _parse_value(name: str, kind: _Kind, text: str) -> Any:
         if kind is _Kind.BOOLEAN:
             return {"true": True, "false": False}[text]
     except (ValueError, KeyError):
-        raise _invalid("/where", f"{name} must be {kind.value}; received {text!r}") from None
+        raise invalid_parameter(
+            "/where", f"{name} must be {kind.value}; received {text!r}"
+        ) from None
     return text
-
-
-def _invalid(pointer: str, message: str) -> InvalidInput:
-    return InvalidInput(
-        "the request is not valid", field_errors=(FieldError(pointer=pointer, message=message),)
-    )

@@ -2,11 +2,12 @@
 
 from bisect import bisect_left
 from enum import StrEnum
+from functools import cached_property
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.errors import FieldError, InvalidInput
+from service.errors import invalid_parameter
 from service.jobs import metric_buckets, records
 from service.jobs.metric_buckets import Buckets
 from service.storage.tables import JobRow, MetricRow
@@ -25,7 +26,48 @@ class MetricAxis(StrEnum):
     MULTIPLY_ADDS = "multiply-adds"
 
 
-def newest_iteration(session: Session, job: JobRow) -> int:
+_TIMES = (MetricAxis.SECONDS, MetricAxis.TIME)
+
+
+class JobAxis:
+    """The axis for the metrics of one job. InvalidInput where its unit is not known yet."""
+
+    def __init__(self, session: Session, job: JobRow, axis: MetricAxis) -> None:
+        self._session = session
+        self._job = job
+        self._axis = axis
+        self._per_iteration = None if axis in _TIMES else _find_scale(job, axis)
+        self.newest_iteration = _find_newest_iteration(session, job)
+
+    def find_iteration(self, position: float) -> int:
+        """The iteration at that position; a time is found to a thousandth of the run."""
+        if self._per_iteration is not None:
+            return int(min(position / self._per_iteration, metric_buckets.MAX_ITERATION))
+        if self._lookup is None:
+            return 0
+        times = self.positions(self._lookup)
+        index = bisect_left(times, position)
+        return self._lookup.start[index] if index < len(times) else self.newest_iteration + 1
+
+    def positions(self, buckets: Buckets) -> list[float]:
+        """The last point of each bucket."""
+        if self._per_iteration is not None:
+            return [iteration * self._per_iteration for iteration in buckets.iteration]
+        return buckets.seconds if self._axis is MetricAxis.SECONDS else buckets.time
+
+    @cached_property
+    def _lookup(self) -> Buckets | None:
+        """One series, in which a time is looked up."""
+        stop = self.newest_iteration + 1
+        width = metric_buckets.width_for(stop, _LOOKUP_BUCKETS)
+        series = list(self._job.latest_metrics)[:1]
+        found = metric_buckets.read(
+            self._session, self._job, series=series, start=0, stop=stop, width=width
+        )
+        return next(iter(found.values()), None)
+
+
+def _find_newest_iteration(session: Session, job: JobRow) -> int:
     """Of all points of the job; 0 without one."""
     # One query for each series, since each finds its answer at the end of the primary key.
     newest = [
@@ -39,39 +81,14 @@ def newest_iteration(session: Session, job: JobRow) -> int:
     return max((iteration for iteration in newest if iteration is not None), default=0)
 
 
-def find_iteration(session: Session, job: JobRow, axis: MetricAxis, position: float) -> int:
-    """The iteration at that position of the axis; a time is found to a thousandth of the run."""
-    if axis not in {MetricAxis.SECONDS, MetricAxis.TIME}:
-        return int(min(position / _per_iteration(job, axis), metric_buckets.MAX_ITERATION))
-    newest = newest_iteration(session, job)
-    width = metric_buckets.width_for(newest + 1, _LOOKUP_BUCKETS)
-    series = list(job.latest_metrics)[:1]
-    found = metric_buckets.read(session, job, series=series, start=0, stop=newest + 1, width=width)
-    if not found:
-        return 0
-    (buckets,) = found.values()
-    times = buckets.seconds if axis is MetricAxis.SECONDS else buckets.time
-    index = bisect_left(times, position)
-    return buckets.start[index] if index < len(times) else newest + 1
-
-
-def positions(job: JobRow, axis: MetricAxis, buckets: Buckets) -> list[float]:
-    """The last point of each bucket on that axis."""
-    if axis is MetricAxis.SECONDS:
-        return buckets.seconds
-    if axis is MetricAxis.TIME:
-        return buckets.time
-    per_iteration = _per_iteration(job, axis)
-    return [iteration * per_iteration for iteration in buckets.iteration]
-
-
-def _per_iteration(job: JobRow, axis: MetricAxis) -> float:
+def _find_scale(job: JobRow, axis: MetricAxis) -> float:
+    """Units of the axis in an iteration."""
+    if axis is MetricAxis.ITERATION:
+        return 1
+    if axis is MetricAxis.MULTIPLY_ADDS and job.macs_per_iteration is not None:
+        return job.macs_per_iteration
     environment = records.environment_of(job)
     if axis is MetricAxis.EPOCH and environment is not None:
         return records.batch_size_of(job) / environment.train_images
-    if axis is MetricAxis.MULTIPLY_ADDS and job.macs_per_iteration is not None:
-        return job.macs_per_iteration
-    if axis is MetricAxis.ITERATION:
-        return 1
     message = f"is not known for job {job.id} before its training starts: {axis}"
-    raise InvalidInput("the request is not valid", field_errors=(FieldError("/x", message),))
+    raise invalid_parameter("/x", message)

@@ -32,8 +32,7 @@ def find_job(session: Session, job_id: str) -> JobRow:
 class JobFilter:
     """`name`: a part of the name. `text`: words of name, note or tags.
 
-    `where`: conditions of service.jobs.job_query. `archived` None: only jobs that are not, unless
-    `id_prefix` says which.
+    `where`: conditions of service.jobs.job_query. `archived`: as in paging.read_page.
     """
 
     states: Sequence[JobState] = ()
@@ -58,8 +57,6 @@ class JobFilter:
             found.append(JobRow.name.contains(self.name, autoescape=True))
         if self.text is not None:
             found.append(job_query.contains_words(self.text))
-        if self.archived is not None or self.id_prefix is None:
-            found.append(JobRow.archived.is_(self.archived or False))
         return found
 
 
@@ -79,6 +76,7 @@ def list_page(
         limit=limit,
         token=token,
         id_prefix=wanted.id_prefix,
+        archived=wanted.archived,
         order=job_query.parse_order(sort) if sort is not None else (),
     )
 

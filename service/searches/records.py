@@ -27,12 +27,9 @@ def list_page(
     id_prefix: str | None = None,
     archived: bool | None = None,
 ) -> Page[SearchRow]:
-    """Newest first. `archived` None: only those that are not, unless `id_prefix` says which."""
-    conditions = []
-    if archived is not None or id_prefix is None:
-        conditions.append(SearchRow.archived.is_(archived or False))
+    """Newest first. `archived`: as in paging.read_page."""
     return paging.read_page(
-        session, SearchRow, *conditions, limit=limit, token=token, id_prefix=id_prefix
+        session, SearchRow, limit=limit, token=token, id_prefix=id_prefix, archived=archived
     )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from service import ids
-from service.errors import FieldError, InvalidInput
+from service.errors import invalid_parameter
 from service.storage.tables import SubmittedRow
 
 _OFFSET = re.compile(r"[0-9]{1,9}")
@@ -32,23 +32,26 @@ def read_page(
     limit: int,
     token: str | None = None,
     id_prefix: str | None = None,
+    archived: bool | None = None,
     order: Sequence[ColumnElement[Any]] = (),
 ) -> Page[RowT]:
     """The rows that meet all conditions. InvalidInput where `token` is not the token of a page.
 
+    `archived` None: only rows that are not, unless `id_prefix` says which.
     `order`: instead of newest first. Then the token is the number of rows before the page: rows
     that change meanwhile may be missed or come twice.
     """
     is_token = ids.is_id if not order else _OFFSET.fullmatch
     if token is not None and not is_token(token):
-        error = FieldError(pointer="/page_token", message=f"is not a valid page token: {token!r}")
-        raise InvalidInput("the request is not valid", field_errors=(error,))
+        raise invalid_parameter("/page_token", f"is not a valid page token: {token!r}")
     if id_prefix is not None and not ids.is_id(id_prefix):
         return Page(rows=[], next_token=None)
     statement = select(row_type).where(*conditions).limit(limit + 1)
     statement = statement.order_by(*order, row_type.id.desc())
     if token is not None:
         statement = statement.offset(int(token)) if order else statement.where(row_type.id < token)
+    if archived is not None or id_prefix is None:
+        statement = statement.where(row_type.archived.is_(archived or False))
     if id_prefix is not None:
         statement = statement.where(row_type.id.startswith(id_prefix, autoescape=True))
     rows = list(session.scalars(statement))

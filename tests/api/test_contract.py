@@ -8,15 +8,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from api.app import create_app
-from service.settings import Settings
 from tests.support.api import Api
+from tests.support.contract import DOCUMENT
 from tests.support.rows import Rows
 
-DOCUMENT = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
 OPERATIONS = {
     operation.label: operation
-    for operation in (result.ok() for result in DOCUMENT.get_all_operations())  # type: ignore[union-attr]
+    for operation in (result.ok() for result in SCHEMA.get_all_operations())  # type: ignore[union-attr]
 }
 # What a schema cannot say decides here: one field depends on others, on a checksum, on a row.
 DEPEND_ON_MORE = {

@@ -11,9 +11,8 @@ from urllib.parse import quote
 
 import httpx
 
-from api.app import create_app
-from service.settings import Settings
 from tests.support.api import Api
+from tests.support.contract import DOCUMENT
 from tests.support.rows import Rows, upload_for
 
 TEXTS = {
@@ -31,7 +30,6 @@ TEXTS = {
 # Headers that a client may send with any request; their values cannot contain all texts.
 HEADERS = ("Accept", "Authorization", "Content-Type", "If-Range", "Range", "User-Agent")
 PREFIXES = {"User-Agent": "resnetd-client/", "Range": "bytes=", "Authorization": "Bearer "}
-DOCUMENT = create_app(Settings()).openapi()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 

@@ -7,20 +7,7 @@ import {
   picked,
   smoothed,
 } from "../src/lib/curves";
-
-function buckets(starts: number[], values: number[]): Buckets {
-  return {
-    x: starts,
-    start: starts,
-    iteration: starts,
-    count: starts.map(() => 1),
-    mean: values,
-    first: values,
-    min: values,
-    max: values,
-    last: values,
-  };
-}
+import { buckets } from "./buckets";
 
 function metrics(width: number, found: Buckets): Metrics {
   return {

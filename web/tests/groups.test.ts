@@ -1,25 +1,11 @@
 import { describe, expect, it } from "vitest";
 import type { Job } from "../src/api/client";
-import type { Buckets } from "../src/lib/curves";
 import { groupJobs, meanOf, statistics } from "../src/lib/groups";
+import { buckets } from "./buckets";
 
 function job(id: string, network: string, spec: object): Job {
   const shortcut = network.startsWith("plain") ? "none" : "A";
   return { id, network, spec: { seed: 0, shortcut, name: id, ...spec } } as unknown as Job;
-}
-
-function buckets(starts: number[], values: (number | null)[]): Buckets {
-  return {
-    x: starts,
-    start: starts,
-    iteration: starts,
-    count: starts.map(() => 1),
-    mean: values,
-    first: values,
-    min: values,
-    max: values,
-    last: values,
-  };
 }
 
 describe("groups", () => {

@@ -3137,12 +3137,12 @@ export interface operations {
                 where?: string[] | null;
                 /** @description FIELD or -FIELD; default: newest first */
                 sort?: string | null;
-                /** @description default: false, and both with `id_prefix` */
-                archived?: boolean | null;
                 limit?: number;
                 /** @description `next_page_token` of a page */
                 page_token?: string | null;
                 id_prefix?: string | null;
+                /** @description default: false, and both with `id_prefix` */
+                archived?: boolean | null;
             };
             header?: never;
             path?: never;
@@ -4655,12 +4655,12 @@ export interface operations {
     list_searches_v1_searches_get: {
         parameters: {
             query?: {
-                /** @description default: false, and both with `id_prefix` */
-                archived?: boolean | null;
                 limit?: number;
                 /** @description `next_page_token` of a page */
                 page_token?: string | null;
                 id_prefix?: string | null;
+                /** @description default: false, and both with `id_prefix` */
+                archived?: boolean | null;
             };
             header?: never;
             path?: never;
