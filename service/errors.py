@@ -5,7 +5,7 @@ ResnetdError
 │   ├── InvalidInput                the input is wrong; `field_errors` says where
 │   │   ├── CannotFit                   the job needs more than the cluster has in total
 │   │   └── UrlNotAllowed               a webhook's address is not public and not allowed
-│   ├── NotFound                    no such job, attempt, checkpoint or data set
+│   ├── NotFound                    no such job, attempt, checkpoint or dataset
 │   ├── Unauthorized                the token is missing or unknown
 │   ├── Forbidden                   the token does not permit this request
 │   └── Conflict                    the request is valid, but not in the current state

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     Credentials are read as obstore reads them (`AWS_ACCESS_KEY_ID`, ...).
     """
     data_dir: AbsolutePath = Field(default_factory=lambda data: data["var_dir"] / "data")
-    """Data sets, on the machine of the API and on the nodes that train."""
+    """Datasets, on the machine of the API and on the nodes that train."""
     work_dir: AbsolutePath = Field(default_factory=lambda data: data["var_dir"] / "work")
     """On each node: spooled reports, checkpoints before upload, files of Ray. Local disk."""
     token_file: AbsolutePath = Field(default_factory=lambda data: data["var_dir"] / "token")

@@ -44,6 +44,8 @@ PROSE = {
     "for ever": "without limit",
     "photograph": "image, JPEG file",
     "photographs": "images, JPEG files",
+    "data set": "dataset",
+    "data sets": "datasets",
 }
 # Complete names only: `one_hot` is fine.
 NAMES = {"one": "row, job, item, ...", "each": "row, job, item, ..."}

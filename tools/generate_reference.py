@@ -53,7 +53,7 @@ def make_pages() -> dict[str, str]:
         "job-spec.md": ["# Job spec", *_describe_job_spec()],
         "search-spec.md": ["# Search spec", *_describe_search_spec()],
         "recipes.md": ["# Recipes", *_describe_recipes()],
-        "datasets.md": ["# Data sets", *_list_datasets()],
+        "datasets.md": ["# Datasets", *_list_datasets()],
         "settings.md": ["# Settings", *_list_settings()],
         "cli.md": ["# Commands", *_list_commands()],
     }
@@ -220,7 +220,7 @@ def _field_docs(model: type[BaseModel]) -> dict[str, str]:
     return docs
 
 
-# ---- recipes and data sets ----
+# ---- recipes and datasets ----
 
 
 def _describe_recipes() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`resnetd-worker`: run the dispatcher, a runner or a search's driver; download a data set."""
+"""`resnetd-worker`: run the dispatcher, a runner or a search's driver; download a dataset."""
 
 import argparse
 import signal
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("dispatcher", help="start queued jobs on the cluster until interrupted")
     commands.add_parser("runner", help="run attempts of jobs (started by the dispatcher)")
     commands.add_parser("search", help="drive a search (started by the dispatcher)")
-    fetch = commands.add_parser("fetch", help="download a data set to where attempts read it")
+    fetch = commands.add_parser("fetch", help="download a dataset to where attempts read it")
     downloads = [
         dataset.name
         for dataset in catalog_datasets.DATASETS.values()

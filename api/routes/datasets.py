@@ -1,4 +1,4 @@
-"""Data sets: built-in ones, image folders, and uploads."""
+"""Datasets: built-in ones, image folders, and uploads."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -53,7 +53,7 @@ class DatasetList(BaseModel):
 
 @router.get("")
 def list_datasets(services: ServicesDep) -> DatasetList:
-    """Built-in data sets, then the image folders in the data directory."""
+    """Built-in datasets, then the image folders in the data directory."""
     data_dir = services.settings.data_dir
     folders = [
         found
@@ -79,7 +79,7 @@ async def upload_dataset(
     services: ServicesDep,
     x_content_sha256: Annotated[Sha256 | None, Header()] = None,
 ) -> DatasetView:
-    """Stores a tar or zip archive of class folders as data set `folder:NAME`."""
+    """Stores a tar or zip archive of class folders as dataset `folder:NAME`."""
     max_bytes = services.settings.max_upload_bytes
     data_dir = services.settings.data_dir
     with uploads.spool_archive(data_dir) as archive:

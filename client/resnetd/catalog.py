@@ -5,12 +5,12 @@ from resnetd.resources import Resource
 
 
 class Datasets(Resource):
-    """Data sets."""
+    """Datasets."""
 
     PATH = "/v1/datasets"
 
     def list(self) -> tuple[Dataset, ...]:
-        """Return the built-in data sets and the image folders under the data directory.
+        """Return the built-in datasets and the image folders under the data directory.
 
         >>> [dataset.classes for dataset in client.datasets.list() if dataset.name == "digits"]
         [10]

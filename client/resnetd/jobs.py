@@ -118,7 +118,7 @@ class Jobs(RunResource[Job]):
 
         Args:
             state: one or several; a job is in any of them. Default: all.
-            dataset: the name of the data set.
+            dataset: the name of the dataset.
             tag: one or several; a job has all of them.
             name: a part of the job's name.
             text: words of its name, note or tags.

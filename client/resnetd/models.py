@@ -380,7 +380,7 @@ class Dataset(Record, frozen=True):
     """`height` and `width` are pixels, None where the images decide.
 
     `class_names` in the order of the logits. `skipped`: files of an upload that are not part of
-    the data set, by what they are.
+    the dataset, by what they are.
     `available`: whether the images are under the data directory of the service.
     """
 

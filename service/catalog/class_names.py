@@ -1,4 +1,4 @@
-"""Class names of published data sets, in the order of their labels."""
+"""Class names of published datasets, in the order of their labels."""
 
 DIGITS = tuple("0123456789")
 

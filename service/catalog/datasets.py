@@ -7,7 +7,7 @@ from service.catalog import class_names
 from service.catalog.architectures import Family
 
 FOLDER_PREFIX = "folder:"
-# Of published weights, in the data directory; no data set has this name.
+# Of published weights, in the data directory; no dataset has this name.
 WEIGHTS_FOLDER = "weights"
 # Height and width in pixels of the crops that ImageNet networks are trained on (section 3.4).
 CROP_SIZE = 224

@@ -388,7 +388,7 @@ def quick(family: Family, depth: int) -> dict[str, Any]:
 
 
 def fine_tune(family: Family, _depth: int) -> dict[str, Any]:
-    """Adapts trained weights to a small data set: 500 iterations, batch size 64, lr 0.01.
+    """Adapts trained weights to a small dataset: 500 iterations, batch size 64, lr 0.01.
 
     Cosine decay after a linear warm-up. The length is that of Kolesnikov et al. 2020
     (arXiv:1912.11370, section 3.3) for less than 20,000 images; the rates are our choice. Use it

@@ -160,5 +160,5 @@ _FIND_MISMATCHES: dict[StartMode, Callable[[JobSpec, JobSpec, int], Iterable[Fie
     StartMode.FINE_TUNE: _find_network_mismatches,
     StartMode.DEEPEN: _find_deepen_mismatches,
 }
-# A continued run has the same data set.
+# A continued run has the same dataset.
 _KEEPS_CLASSES = frozenset({StartMode.WEIGHTS, StartMode.DEEPEN})

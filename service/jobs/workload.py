@@ -30,7 +30,7 @@ def macs_per_iteration(spec: JobSpec) -> float:
 
 
 def model_stats_of(spec: JobSpec, dataset: Dataset) -> ModelStats | None:
-    """None where the data set's classes are not counted."""
+    """None where the dataset's classes are not counted."""
     if dataset.classes is None:
         return None
     return _compute_model_stats(spec, dataset, classes=dataset.classes)

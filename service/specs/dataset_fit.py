@@ -1,4 +1,4 @@
-"""Whether a recipe and a network can be trained on the images of a data set."""
+"""Whether a recipe and a network can be trained on the images of a dataset."""
 
 from service.catalog.architectures import Architecture
 from service.catalog.datasets import CROP_SIZE, MAX_DECODED_BYTES, Dataset, DatasetOrigin

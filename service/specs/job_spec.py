@@ -145,7 +145,7 @@ class JobSpec(Spec):
     dataset: Annotated[str, Field(max_length=120)]
     """A name of `resnetd datasets`, or `folder:NAME`."""
     family: Family
-    """Default: follows from the data set and depth."""
+    """Default: follows from the dataset and depth."""
     block: Block
     """Default: follows from the family and depth."""
     depth: Annotated[int, Field(strict=True)]
@@ -188,7 +188,7 @@ class JobSpec(Spec):
     time_limit_minutes: Annotated[float, Field(gt=0, le=60 * 24 * 90)] = 60 * 24
     """Training time over all attempts after which the job is stopped."""
     name: Annotated[Name, Field(default_factory=lambda data: _default_name(data))]  # noqa: PLW0108
-    """Display name. Default: network and data set."""
+    """Display name. Default: network and dataset."""
     tags: Tags = ()
     """Words to filter by: letters, digits and `_.:/-`, at most 63 characters each."""
 

@@ -54,10 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--family",
         choices=[str(family) for family in Family],
-        help="default: by data set and depth",
+        help="default: by dataset and depth",
     )
     parser.add_argument(
-        "--recipe", choices=sorted(recipes.RECIPES), help="default: that of the data set"
+        "--recipe", choices=sorted(recipes.RECIPES), help="default: that of the dataset"
     )
     parser.add_argument("--iterations", type=int, help="milestones are scaled accordingly")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")

@@ -78,9 +78,9 @@ def train(
     """Trains the spec's network; with several ranks, in the default process group.
 
     Args:
-        spec: the network, data set and recipe.
+        spec: the network, dataset and recipe.
         context: this rank's place among the ranks, and its device.
-        data_dir: where data sets are stored.
+        data_dir: where datasets are stored.
         work_dir: where checkpoints are written.
         observer: receives reports; used on rank 0 only.
         resume: files of the checkpoint to start from, the same on every rank.

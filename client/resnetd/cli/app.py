@@ -115,7 +115,7 @@ def cluster(context: typer.Context, *, output: OutputOption = Output.TEXT) -> No
 
 @app.command(epilog="Example: resnetd datasets")
 def datasets(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
-    """List the data sets."""
+    """List the datasets."""
     session: Session = context.obj
     found = session.client.datasets.list()
     session.show(output, found, render.datasets(found))

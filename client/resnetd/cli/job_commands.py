@@ -151,7 +151,7 @@ def ps(
     context: typer.Context,
     *,
     state: Annotated[list[str] | None, typer.Option(help="In any of these; repeatable.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Trained on this data set.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Trained on this dataset.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="With all of these; repeatable.")] = None,
     name: Annotated[str | None, typer.Option(help="Part of the name.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,

@@ -1,4 +1,4 @@
-"""Routes of data sets."""
+"""Routes of datasets."""
 
 import errno
 import hashlib

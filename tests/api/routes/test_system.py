@@ -1,4 +1,4 @@
-"""Health, the cluster, data sets and recipes."""
+"""Health, the cluster, datasets and recipes."""
 
 import os
 import shutil
@@ -65,7 +65,7 @@ def _datasets(api: Api) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture
 def data(api: Api) -> Iterator[Path]:
-    """The folder in which the API finds data sets."""
+    """The folder in which the API finds datasets."""
     api.settings.data_dir.mkdir(exist_ok=True)
     yield api.settings.data_dir
     shutil.rmtree(api.settings.data_dir)

@@ -868,13 +868,13 @@ export interface paths {
         };
         /**
          * List Datasets
-         * @description Built-in data sets, then the image folders in the data directory.
+         * @description Built-in datasets, then the image folders in the data directory.
          */
         get: operations["list_datasets_v1_datasets_get"];
         put?: never;
         /**
          * Upload Dataset
-         * @description Stores a tar or zip archive of class folders as data set `folder:NAME`.
+         * @description Stores a tar or zip archive of class folders as dataset `folder:NAME`.
          */
         post: operations["upload_dataset_v1_datasets_post"];
         delete?: never;

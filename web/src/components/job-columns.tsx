@@ -54,7 +54,7 @@ export const OPTIONAL_COLUMNS: JobColumn[] = [
   {
     id: "dataset",
     wide: true,
-    title: "Data set",
+    title: "Dataset",
     value: (job) => job.spec.dataset,
     cell: (job) => job.spec.dataset,
   },

@@ -208,7 +208,7 @@ function Summary({ job }: { job: Job }) {
           <Fact name="Duration">{duration(secondsBetween(job.started_at, job.finished_at))}</Fact>
         )}
         <Fact name="Network">{job.network}</Fact>
-        <Fact name="Data set">{spec.dataset}</Fact>
+        <Fact name="Dataset">{spec.dataset}</Fact>
         <Fact name="Seed">{spec.seed}</Fact>
         <Fact name="Parameters">{count(job.parameters)}</Fact>
         <Fact name="Device">

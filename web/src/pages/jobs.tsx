@@ -162,7 +162,7 @@ function Filters({ filters, chosen }: { filters: Record<string, string>; chosen:
     <search class="row">
       {[
         ["name", "Name contains"],
-        ["dataset", "Data set"],
+        ["dataset", "Dataset"],
         ["tag", "Tag"],
       ].map(([field = "", label]) => (
         <input

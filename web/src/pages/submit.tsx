@@ -120,11 +120,11 @@ export function SubmitPage() {
         <div class="section">
           <h2>Network and data</h2>
           <div class="fields">
-            {choice("dataset", "Data set", withCurrent(datasets, form.value.dataset))}
+            {choice("dataset", "Dataset", withCurrent(datasets, form.value.dataset))}
             {text("depth", "Depth")}
             {choice("shortcut", "Shortcut", SHORTCUTS)}
             {choice("recipe", "Recipe", [
-              ["", "default of the data set"],
+              ["", "default of the dataset"],
               ...withCurrent(options.data.value?.recipes ?? [], form.value.recipe),
             ])}
             {text("iterations", "Iterations", "empty: as the recipe")}
@@ -143,7 +143,7 @@ export function SubmitPage() {
           </div>
           <h2>Label</h2>
           <div class="fields">
-            {text("name", "Name", "empty: network and data set")}
+            {text("name", "Name", "empty: network and dataset")}
             {text("tags", "Tags", "separated by spaces")}
           </div>
           <details open={Boolean(form.value.other || byField.other)}>

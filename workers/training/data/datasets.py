@@ -1,4 +1,4 @@
-"""Data sets in memory: reading, and downloading those that are published.
+"""Datasets in memory: reading, and downloading those that are published.
 
 Gray images are repeated on three channels, so every network is the paper's to the last weight.
 
@@ -52,7 +52,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in memory.
+    """A dataset in memory.
 
     `class_names` in the order of their labels. `flip`: a mirrored image is of the same class.
     `padding`: zeros on each side before the random crop, in pixels. `validation` is None unless
@@ -74,7 +74,7 @@ class Images:
 def read_images(
     name: str, data_dir: Path, *, family: Family, log: LogFunction = ignore_log
 ) -> Images:
-    """The images of a data set.
+    """The images of a dataset.
 
     DatasetMissing says how to fetch it, DatasetUnusable what is wrong with it.
     """
@@ -83,7 +83,7 @@ def read_images(
         return _read_folder(dataset, data_dir, family, log)
     if not is_available(name, data_dir):
         raise DatasetMissing(
-            f"data set {name} not found at {data_dir / name}; fetch it with: "
+            f"dataset {name} not found at {data_dir / name}; fetch it with: "
             f"resnetd-worker fetch {name} --data-dir {data_dir}"
         )
     train, test = _read_published(name, data_dir / name)
@@ -106,7 +106,7 @@ def _read_published(name: str, path: Path) -> tuple[Split, Split]:
         }
 
     files = [path / file for file in _FILES.get(name, ())]
-    # The kind must change when the parsing changes: the bundled data sets have no files to compare.
+    # The kind must change when the parsing changes: the bundled datasets have no files to compare.
     arrays = image_folders.load_cached(path, "arrays", files, parse)
     train, test = (
         _make_split(arrays[f"{split}_images"], arrays[f"{split}_labels"])
@@ -127,7 +127,7 @@ def fetch_dataset(name: str, data_dir: Path, on_progress: DownloadProgress) -> N
     """Downloads to `data_dir/name`; complete files are kept.
 
     OSError if the network fails, RuntimeError if a file does not have its published checksum,
-    ValueError if the data set is not one that is downloaded.
+    ValueError if the dataset is not one that is downloaded.
     """
     if _find_dataset(name).origin is not DatasetOrigin.DOWNLOAD:
         raise ValueError(f"{name} is not downloaded: it is bundled or an image folder")
@@ -160,7 +160,7 @@ def _find_dataset(name: str) -> Dataset:
     dataset = datasets.find_dataset(name)
     if dataset is None:
         known = ", ".join(sorted(datasets.DATASETS))
-        raise NotFound(f"no data set {name!r}; known data sets: {known}")
+        raise NotFound(f"no dataset {name!r}; known datasets: {known}")
     return dataset
 
 
@@ -204,7 +204,7 @@ def _select_stratified(labels: np.ndarray, *, count: int) -> np.ndarray:
 
 
 def _read_torchvision(name: str, path: Path) -> tuple[Split, Split]:
-    from torchvision import datasets as published  # noqa: PLC0415 - seconds, not for all data sets
+    from torchvision import datasets as published  # noqa: PLC0415 - seconds, not for all datasets
 
     if name in {"svhn", "stl10"}:
         kind = getattr(published, name.upper())

@@ -1,4 +1,4 @@
-"""Small data sets: all bytes on the device, cropped and flipped there with one gather.
+"""Small datasets: all bytes on the device, cropped and flipped there with one gather.
 
 Shapes: N batch, H height, W width, C channels; P pixels of all padded images.
 """
@@ -102,7 +102,7 @@ def _hold_out(images: Images, validation_images: int) -> Images:
         return images
     if validation_images >= len(images.train):
         raise DatasetUnusable(
-            f"recipe.validation_images is {validation_images}, but the data set has only "
+            f"recipe.validation_images is {validation_images}, but the dataset has only "
             f"{count_of(len(images.train), 'training image')}"
         )
     kept, held_out = sampling.split_held_out(len(images.train), validation_images)

@@ -1,4 +1,4 @@
-"""Large data sets: images are read from their files and cropped anew in each epoch.
+"""Large datasets: images are read from their files and cropped anew in each epoch.
 
 Reader processes read files and, beside a CPU, decode and crop them. They receive positions of the
 training sequence and derive everything else, so any number of readers and ranks makes the same

@@ -39,7 +39,7 @@ _SIZES = {"imagenet": 224, "cifar10": 32, "cifar100": 32}
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """A network on the data set that its numbers are published for."""
+    """A network on the dataset that its numbers are published for."""
 
     images: str
     architecture: Architecture

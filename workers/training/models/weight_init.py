@@ -71,7 +71,7 @@ def init_from_file(model: nn.Module, path: Path, spec: JobSpec) -> None:
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        message = f"{path} does not fit {spec.network} and the data set's classes: {error}"
+        message = f"{path} does not fit {spec.network} and the dataset's classes: {error}"
         raise WeightsMismatch(message) from error
 
 
