@@ -36,7 +36,7 @@ class ClientVersionCheck:
         client = _CLIENT.match(Headers(scope=scope).get("User-Agent", ""))
         response: ASGIApp = self._app
         if client is not None and (int(client[1]), int(client[2])) < OLDEST_CLIENT:
-            response = problems.problem(
+            response = problems.make_problem(
                 Request(scope),
                 HTTPStatus.UPGRADE_REQUIRED,
                 code=CODE,

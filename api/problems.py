@@ -109,7 +109,9 @@ class LargeBodyProblems:
                 await send(message)
                 return
             code = _CODES[status]
-            response = problem(Request(scope), status, code=code, detail="the body is too large")
+            response = make_problem(
+                Request(scope), status, code=code, detail="the body is too large"
+            )
             await response(scope, receive, send)
 
         await self._app(scope, receive, send_problem)
@@ -123,7 +125,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _handle_unexpected_error)
 
 
-def problem(
+def make_problem(
     request: Request,
     status: HTTPStatus,
     *,
@@ -164,7 +166,7 @@ def _handle_resnetd_error(request: Request, error: Exception) -> Response:
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return _handle_unexpected_error(request, error)
     field_errors = error.field_errors if isinstance(error, InvalidInput) else ()
-    return problem(request, status, code=error.code, detail=detail, field_errors=field_errors)
+    return make_problem(request, status, code=error.code, detail=detail, field_errors=field_errors)
 
 
 def _find_status(error: type[ResnetdError]) -> HTTPStatus:
@@ -175,15 +177,15 @@ def _find_status(error: type[ResnetdError]) -> HTTPStatus:
 
 def _handle_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    if any(finding["type"] == "json_invalid" for finding in error.errors()):
-        return problem(
+    if any(entry["type"] == "json_invalid" for entry in error.errors()):
+        return make_problem(
             request,
             HTTPStatus.UNPROCESSABLE_ENTITY,
             code=InvalidInput.code,
             detail=f"the body is not JSON: {error.errors()[0]['ctx']['error']}",
         )
     field_errors = validation.to_field_errors(error.errors(), skip=1)
-    return problem(
+    return make_problem(
         request,
         HTTPStatus.UNPROCESSABLE_ENTITY,
         code=InvalidInput.code,
@@ -196,7 +198,7 @@ def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = _CODES.get(status, f"http-{status.value}")
-    response = problem(request, status, code=code, detail=str(error.detail))
+    response = make_problem(request, status, code=code, detail=str(error.detail))
     response.headers.update(error.headers or {})
     return response
 
@@ -210,7 +212,7 @@ def _handle_disconnect(request: Request, error: Exception) -> Response:
 
 def _handle_unexpected_error(request: Request, error: Exception) -> Response:
     log.error("request failed", path=request.url.path, exc_info=error)
-    return problem(
+    return make_problem(
         request,
         HTTPStatus.INTERNAL_SERVER_ERROR,
         code="internal",

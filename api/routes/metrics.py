@@ -87,7 +87,7 @@ def read_metrics(
         stop = axis.newest_iteration + 1
         if to is not None:
             stop = min(stop, axis.find_iteration(to) + 1)
-        width = metric_buckets.width_for(max(1, stop - start), buckets)
+        width = metric_buckets.choose_width(max(1, stop - start), buckets)
         known_width, known_start = known.get(row.id, (0, 0))
         # As wide as before, until there would be twice as many.
         if known_width >= width or 2 * known_width == width:

@@ -12,7 +12,7 @@ from service.text import count_of, plural
 def require_fit(session: Session, resources: Resources) -> None:
     """CannotFit where the cluster is too small; no check before its size is known."""
     cluster = session.get(ClusterRow, 1)
-    message = None if cluster is None else _misfit(cluster, resources)
+    message = None if cluster is None else _describe_misfit(cluster, resources)
     if message is not None:
         raise CannotFit(
             "the cluster can never run this job",
@@ -20,7 +20,7 @@ def require_fit(session: Session, resources: Resources) -> None:
         )
 
 
-def _misfit(cluster: ClusterRow, resources: Resources) -> str | None:
+def _describe_misfit(cluster: ClusterRow, resources: Resources) -> str | None:
     """What the cluster lacks; None: nothing."""
     workers = resources.num_workers
     worker = ResourceBundle(cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker or 0)

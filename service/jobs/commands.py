@@ -118,7 +118,7 @@ def stop_early(session: Session, job_id: str, *, message: str, now: datetime) ->
 def _requeue(session: Session, job_id: str, expected: JobState, *, now: datetime) -> JobRow:
     job = lifecycle.lock_job(session, job_id)
     if job.state is expected:
-        lifecycle.transition(session, job, lifecycle.state_when_requeued(session, job), now=now)
+        lifecycle.transition(session, job, lifecycle.choose_requeued_state(session, job), now=now)
     elif job.state not in {JobState.QUEUED, JobState.BLOCKED}:
         raise IllegalTransition(f"job {job.id} is {job.state}, not {expected}")
     return job

@@ -116,7 +116,7 @@ def find_active_attempt(session: Session, job: JobRow) -> AttemptRow:
     return found
 
 
-def state_when_requeued(session: Session, job: JobRow) -> JobState:
+def choose_requeued_state(session: Session, job: JobRow) -> JobState:
     return JobState.BLOCKED if list_unmet_dependencies(session, job.id) else JobState.QUEUED
 
 

@@ -59,7 +59,7 @@ class JobAxis:
     def _lookup(self) -> Buckets | None:
         """One series, in which a time is looked up."""
         stop = self.newest_iteration + 1
-        width = metric_buckets.width_for(stop, _LOOKUP_BUCKETS)
+        width = metric_buckets.choose_width(stop, _LOOKUP_BUCKETS)
         series = list(self._job.latest_metrics)[:1]
         found = metric_buckets.read(
             self._session, self._job, series=series, start=0, stop=stop, width=width

@@ -61,7 +61,7 @@ class _Bucket(NamedTuple):
     time: float
 
 
-def width_for(iterations: int, buckets: int) -> int:
+def choose_width(iterations: int, buckets: int) -> int:
     """The smallest power of two with which at most `buckets` buckets cover as many iterations."""
     needed = max(1, -(-iterations // buckets))
     return 1 << (needed - 1).bit_length()
@@ -94,8 +94,8 @@ def read(
     stop = min(stop + -stop % width, MAX_ITERATION)
     complete: list[_Bucket] = []
     partial: list[_Bucket] = []
-    for level, level_width in reversed(list(_levels(job, max_width=width))):
-        end = min(stop, _complete(job.bucketed_iterations, level_width))
+    for level, level_width in reversed(list(_list_levels(job, max_width=width))):
+        end = min(stop, _floor_to(job.bucketed_iterations, level_width))
         if end > position:
             found = _read_level(session, job, series, level, begin=position, end=end)
             (complete if level_width == width else partial).extend(found)
@@ -116,7 +116,7 @@ def _make_columns(buckets: Sequence[_Bucket]) -> Buckets:
     return Buckets(starts, counts, means, *others)
 
 
-def _levels(job: JobRow, *, max_width: int) -> Iterator[tuple[int, int]]:
+def _list_levels(job: JobRow, *, max_width: int) -> Iterator[tuple[int, int]]:
     """Stored levels of at most that many iterations a bucket, as (level, width), ascending."""
     level, width = 1, 2 * job.bucket_width
     while 0 < width <= max_width:
@@ -124,7 +124,7 @@ def _levels(job: JobRow, *, max_width: int) -> Iterator[tuple[int, int]]:
         level, width = level + 1, 2 * width
 
 
-def _complete(iterations: int, width: int) -> int:
+def _floor_to(iterations: int, width: int) -> int:
     return iterations - iterations % width
 
 
@@ -133,10 +133,10 @@ def _store_until(session: Session, job: JobRow, newest: int) -> None:
         # So that a bucket of level 1 holds about two points.
         spacing = max(1, newest // (job.unbucketed_points - 1))
         job.bucket_width = 1 << (spacing.bit_length() - 1)
-    before, after = job.bucketed_iterations, _complete(newest, job.bucket_width)
+    before, after = job.bucketed_iterations, _floor_to(newest, job.bucket_width)
     series = list(job.latest_metrics)
-    for level, width in _levels(job, max_width=after):
-        start, stop = _complete(before, width), _complete(after, width)
+    for level, width in _list_levels(job, max_width=after):
+        start, stop = _floor_to(before, width), _floor_to(after, width)
         if start == stop:
             break
         buckets = _merge(_read_level(session, job, series, level - 1, begin=start, end=stop), width)
@@ -149,14 +149,14 @@ def _store_until(session: Session, job: JobRow, newest: int) -> None:
 
 def _remove_from(session: Session, job: JobRow, iteration: int) -> None:
     """Removes the buckets that contain the iteration or a later one."""
-    remaining = _complete(iteration, job.bucket_width)
-    for level, width in _levels(job, max_width=job.bucketed_iterations):
+    remaining = _floor_to(iteration, job.bucket_width)
+    for level, width in _list_levels(job, max_width=job.bucketed_iterations):
         session.execute(
             delete(MetricBucketRow).where(
                 MetricBucketRow.job_id == job.id,
                 MetricBucketRow.series.in_(list(job.latest_metrics)),
                 MetricBucketRow.level == level,
-                MetricBucketRow.start >= _complete(remaining, width),
+                MetricBucketRow.start >= _floor_to(remaining, width),
             )
         )
     job.bucketed_iterations = remaining

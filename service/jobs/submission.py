@@ -95,7 +95,7 @@ def clone(
     """
     original = records.spec_of(records.find_job(session, job_id))
     document = original.model_dump(mode="json", exclude={"after", "hold", "recipe"})
-    document["recipe"] = _shortest_recipe(original)
+    document["recipe"] = _shorten_recipe(original)
     if original.name == original.default_name:
         del document["name"]
     if {"dataset", "depth"} & changes.keys():
@@ -141,7 +141,7 @@ def _create(session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: 
         name=spec.name,
         dataset=spec.dataset,
         spec=_pin_source(spec, source).model_dump(mode="json"),
-        state=_initial_state(spec, needed),
+        state=_choose_initial_state(spec, needed),
         user=user,
         priority=spec.priority,
         queue_sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
@@ -149,8 +149,8 @@ def _create(session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: 
         num_workers=resources.num_workers,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
-        timing_key=workload.timing_key(spec),
-        macs_per_iteration=workload.macs_per_iteration(spec),
+        timing_key=workload.make_timing_key(spec),
+        macs_per_iteration=workload.count_macs_per_iteration(spec),
         iterations=spec.recipe.iterations,
         checkpointed_iteration=0,
         source_checkpoint_id=source.id if source is not None else None,
@@ -250,14 +250,14 @@ def _pin_source(spec: JobSpec, source: CheckpointRow | None) -> JobSpec:
     return spec.model_copy(update={"start_from": start})
 
 
-def _initial_state(spec: JobSpec, needed: Sequence[JobRow]) -> JobState:
+def _choose_initial_state(spec: JobSpec, needed: Sequence[JobRow]) -> JobState:
     if spec.hold:
         return JobState.HELD
     is_blocked = any(not job.state.is_final for job in needed)
     return JobState.BLOCKED if is_blocked else JobState.QUEUED
 
 
-def _shortest_recipe(spec: JobSpec) -> dict[str, Any]:
+def _shorten_recipe(spec: JobSpec) -> dict[str, Any]:
     """The recipe's name and what differs from it; for another depth the rest is resolved anew."""
     recipe = spec.recipe.model_dump(mode="json")
     short = {"name": recipe["name"], "iterations": recipe["iterations"]}

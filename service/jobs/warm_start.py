@@ -97,16 +97,18 @@ def _find_continue_mismatches(
     for name in ("dataset", "seed", *(field.name for field in fields(Architecture))):
         theirs, ours = getattr(source, name), getattr(spec, name)
         if theirs != ours:
-            yield _differs(f"/{name}", theirs, ours)
+            yield _describe_difference(f"/{name}", theirs, ours)
     recipe, former = spec.recipe, source.recipe
     for name in Recipe.model_fields.keys() - _MAY_DIFFER:
         if getattr(recipe, name) != getattr(former, name):
-            yield _differs(f"/recipe/{name}", getattr(former, name), getattr(recipe, name))
-    if _passed_milestones(recipe, iteration) != _passed_milestones(former, iteration):
-        yield _differs("/recipe/milestones", former.milestones, recipe.milestones)
+            yield _describe_difference(
+                f"/recipe/{name}", getattr(former, name), getattr(recipe, name)
+            )
+    if _list_passed_milestones(recipe, iteration) != _list_passed_milestones(former, iteration):
+        yield _describe_difference("/recipe/milestones", former.milestones, recipe.milestones)
     depends_on_length = recipe.schedule in {LrSchedule.LINEAR, LrSchedule.COSINE}
     if depends_on_length and recipe.iterations != former.iterations:
-        yield _differs("/recipe/iterations", former.iterations, recipe.iterations)
+        yield _describe_difference("/recipe/iterations", former.iterations, recipe.iterations)
     if recipe.iterations <= iteration:
         message = (
             f"must be greater than {iteration}, the checkpoint's iteration; "
@@ -115,7 +117,7 @@ def _find_continue_mismatches(
         yield FieldError(pointer="/recipe/iterations", message=message)
 
 
-def _passed_milestones(recipe: Recipe, iteration: int) -> list[int]:
+def _list_passed_milestones(recipe: Recipe, iteration: int) -> list[int]:
     return [milestone for milestone in recipe.milestones if milestone < iteration]
 
 
@@ -126,7 +128,7 @@ def _find_network_mismatches(
         theirs, ours = getattr(source, field.name), getattr(spec, field.name)
         # zero_init_residual matters only where weights are initialized.
         if theirs != ours and field.name != "zero_init_residual":
-            yield _differs(f"/{field.name}", theirs, ours)
+            yield _describe_difference(f"/{field.name}", theirs, ours)
 
 
 def _find_deepen_mismatches(
@@ -149,7 +151,7 @@ def _find_class_mismatch(source: JobSpec, spec: JobSpec, data_dir: Path) -> Iter
         yield FieldError(pointer="/dataset", message=message)
 
 
-def _differs(pointer: str, theirs: object, ours: object) -> FieldError:
+def _describe_difference(pointer: str, theirs: object, ours: object) -> FieldError:
     message = f"the job that it starts from has {theirs}; received {ours}"
     return FieldError(pointer=pointer, message=message)
 

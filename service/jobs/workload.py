@@ -11,7 +11,7 @@ from service.specs.job_spec import JobSpec
 _ASSUMED_CLASSES = 1_000
 
 
-def timing_key(spec: JobSpec) -> str:
+def make_timing_key(spec: JobSpec) -> str:
     """Jobs with the same key take equally long per iteration on the same machines."""
     resources = spec.resources
     gpus = "any" if resources.gpus_per_worker is None else f"{resources.gpus_per_worker:g}"
@@ -21,7 +21,7 @@ def timing_key(spec: JobSpec) -> str:
     )
 
 
-def macs_per_iteration(spec: JobSpec) -> float:
+def count_macs_per_iteration(spec: JobSpec) -> float:
     """Multiply-adds of one iteration's forward pass."""
     dataset = find_dataset(spec.dataset)
     assert dataset is not None, "validated"

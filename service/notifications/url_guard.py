@@ -61,7 +61,7 @@ def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
 
     For an IPv6 address that embeds an IPv4 address, the latter decides.
     """
-    target = _embedded_ipv4(address)
+    target = _extract_ipv4(address)
     if any(network.version == target.version and target in network for network in allowed):
         return True
     if isinstance(target, IPv6Address) and target not in _IPV6_INTERNET:
@@ -84,7 +84,7 @@ def _check_host(host: str, *, is_bracketed: bool, allowed: Sequence[Network]) ->
         raise UrlNotAllowed(f"{literal} {_NOT_ALLOWED}")
 
 
-def _embedded_ipv4(address: Address) -> Address:
+def _extract_ipv4(address: Address) -> Address:
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:

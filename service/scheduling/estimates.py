@@ -51,8 +51,8 @@ class TimingProfile:
     @classmethod
     def from_spec(cls, spec: JobSpec) -> "TimingProfile":
         return cls(
-            timing_key=workload.timing_key(spec),
-            macs_per_iteration=workload.macs_per_iteration(spec),
+            timing_key=workload.make_timing_key(spec),
+            macs_per_iteration=workload.count_macs_per_iteration(spec),
             num_workers=spec.resources.num_workers,
             cpus_per_worker=spec.resources.cpus_per_worker,
             gpus_per_worker=spec.resources.gpus_per_worker,

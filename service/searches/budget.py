@@ -68,7 +68,7 @@ def _find_end(session: Session, search: SearchRow, *, now: datetime) -> _End | N
         return None
     spec = records.spec_of(search)
     budget = spec.budget
-    seconds = lifecycle.active_seconds(search, now=now)
+    seconds = lifecycle.count_active_seconds(search, now=now)
     if budget.wall_seconds is not None and seconds >= budget.wall_seconds:
         message = f"the wall time of {budget.wall_seconds:g} s is used up"
         return _End(SearchEndReason.WALL_TIME, message)

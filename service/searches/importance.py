@@ -44,13 +44,15 @@ def compute_importance(spec: SearchSpec, trials: Sequence[Trial]) -> list[Import
         Importance(
             metric=metric,
             trials=len(complete),
-            shares=_shares(spec.space, params, [trial.values[metric] for trial in complete]),
+            shares=_compute_shares(
+                spec.space, params, [trial.values[metric] for trial in complete]
+            ),
         )
         for metric in spec.metric
     ]
 
 
-def _shares(
+def _compute_shares(
     space: Mapping[str, Dimension], params: Sequence[dict[str, Any]], values: Sequence[float]
 ) -> dict[str, float]:
     if len(params) < MIN_TRIALS:
@@ -60,7 +62,7 @@ def _shares(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
-    distributions = {path: _distribution(dimension) for path, dimension in space.items()}
+    distributions = {path: _make_distribution(dimension) for path, dimension in space.items()}
     study.add_trials(
         [
             optuna.trial.create_trial(
@@ -83,7 +85,7 @@ def _clamp(dimension: Dimension, value: Any) -> Any:
     return min(max(value, low), high)
 
 
-def _distribution(dimension: Dimension) -> "BaseDistribution":
+def _make_distribution(dimension: Dimension) -> "BaseDistribution":
     from optuna import distributions  # noqa: PLC0415 - as above
 
     if dimension.is_categorical:

@@ -47,7 +47,7 @@ def transition(
         raise IllegalTransition(f"search {search.id} is {search.state} and cannot become {state}")
     data = {"from": search.state, "to": state, "end_reason": end_reason, "message": message}
     if search.active_since is not None:
-        search.active_seconds = active_seconds(search, now=now)
+        search.active_seconds = count_active_seconds(search, now=now)
         search.active_since = None
     if state is SearchState.RUNNING:
         search.active_since = now
@@ -63,7 +63,7 @@ def transition(
     events.append_event(session, search, EventKind.STATE, data, now=now)
 
 
-def active_seconds(search: SearchRow, *, now: datetime) -> float:
+def count_active_seconds(search: SearchRow, *, now: datetime) -> float:
     """The total time in which it was running."""
     since = search.active_since
     return search.active_seconds + ((now - since).total_seconds() if since is not None else 0.0)

@@ -61,7 +61,7 @@ class SearchProgress:
 def read_progress(session: Session, search: SearchRow, *, now: datetime | None) -> SearchProgress:
     """`now` None: without `wall_seconds`, so that equal progress compares equal."""
     trials = rank_trials(session, search)
-    wall_seconds = None if now is None else lifecycle.active_seconds(search, now=now)
+    wall_seconds = None if now is None else lifecycle.count_active_seconds(search, now=now)
     return SearchProgress(
         trials=trials, iterations=sum_iterations(trials), wall_seconds=wall_seconds
     )
@@ -72,8 +72,8 @@ def rank_trials(session: Session, search: SearchRow) -> list[Trial]:
     metrics = records.spec_of(search).metric
     pairs = records.list_trials(session, search.id)
     jobs = [job for _, job in pairs]
-    seconds = _training_seconds(session, jobs) if Metric.SECONDS in metrics else {}
-    values = {job.id: _newest_values(job, metrics, seconds) for job in jobs}
+    seconds = _read_training_seconds(session, jobs) if Metric.SECONDS in metrics else {}
+    values = {job.id: _select_newest_values(job, metrics, seconds) for job in jobs}
     points = {
         job.id: tuple(values[job.id][metric] for metric in metrics)
         for job in jobs
@@ -122,7 +122,7 @@ def sum_iterations(trials: Sequence[Trial]) -> int:
     return sum(trial.iteration for trial in trials)
 
 
-def values_at(
+def read_values_at(
     session: Session, job: JobRow, metrics: Sequence[Metric], iteration: int
 ) -> dict[Metric, float]:
     """The values at that iteration, without those that are missing or were not finite."""
@@ -135,11 +135,11 @@ def values_at(
     )
     found = {Metric(series): value for series, value in rows if value is not None}
     others = [metric for metric in metrics if not metric.is_series]
-    seconds = _training_seconds(session, [job]) if Metric.SECONDS in others else {}
-    return found | _newest_values(job, others, seconds)
+    seconds = _read_training_seconds(session, [job]) if Metric.SECONDS in others else {}
+    return found | _select_newest_values(job, others, seconds)
 
 
-def _newest_values(
+def _select_newest_values(
     job: JobRow, metrics: Sequence[Metric], seconds: Mapping[str, float]
 ) -> dict[Metric, float]:
     found: dict[Metric, float | None] = {}
@@ -154,7 +154,7 @@ def _newest_values(
     return {metric: float(value) for metric, value in found.items() if value is not None}
 
 
-def _training_seconds(session: Session, jobs: Sequence[JobRow]) -> dict[str, float]:
+def _read_training_seconds(session: Session, jobs: Sequence[JobRow]) -> dict[str, float]:
     """By job id: from the job's result, before its end from the times of its attempts."""
     results = {job.id: job_records.result_of(job) for job in jobs}
     final = {job_id: result.training_seconds for job_id, result in results.items() if result}

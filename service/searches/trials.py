@@ -42,7 +42,7 @@ def assign_trial(
     So a new driver finds the trials of the one before it, and no trial runs twice. Conflict where
     the search has all its trials, InvalidInput where the parameters make no valid job.
     """
-    driver_trial_id = _driver_trial_id(search, tune_id)
+    driver_trial_id = _make_driver_trial_id(search, tune_id)
     trial = _find_assigned(session, search, tune_id) or _find_adoptable(session, search, params)
     if trial is not None:
         trial.driver_trial_id = driver_trial_id
@@ -53,7 +53,7 @@ def assign_trial(
     number = (last or 0) + 1
     if number > spec.trials:
         raise Conflict(f"search {search.id} already has its {count_of(spec.trials, 'trial')}")
-    job_spec = _job_spec(search, spec, params, number)
+    job_spec = _make_job_spec(search, spec, params, number)
     submitted = job_submission.submit(
         session, job_spec, user=search.user, data_dir=data_dir, now=now
     )
@@ -94,7 +94,7 @@ def find_next_evaluation(
     if is_last and job.state is JobState.FAILED:
         return NextEvaluationResponse(failure=f"job {job.id} has failed: {job.message}"[:2000])
     if is_last and not evaluations:
-        values = ranking.values_at(session, job, metrics, after)
+        values = ranking.read_values_at(session, job, metrics, after)
         if len(values) < len(metrics):
             failure = f"job {job.id} {job.state.past_phrase} before its first evaluation"
             return NextEvaluationResponse(failure=failure)
@@ -121,7 +121,7 @@ def stop_trial(
     trial = _require_assigned(session, search, tune_id)
     spec = records.spec_of(search)
     job = job_records.find_job(session, trial.job_id)
-    values = ranking.values_at(session, job, spec.metric, iteration)
+    values = ranking.read_values_at(session, job, spec.metric, iteration)
     listed = ", ".join(f"{metric} {value:g}" for metric, value in values.items())
     message = f"stopped by {spec.scheduler.name} at iteration {iteration}: {listed or 'no value'}"
     return stop(session, search, trial, message=message, now=now)
@@ -143,14 +143,14 @@ def _find_assigned(session: Session, search: SearchRow, tune_id: str) -> TrialRo
     return session.scalar(
         select(TrialRow).where(
             TrialRow.search_id == search.id,
-            TrialRow.driver_trial_id == _driver_trial_id(search, tune_id),
+            TrialRow.driver_trial_id == _make_driver_trial_id(search, tune_id),
         )
     )
 
 
 def _find_adoptable(session: Session, search: SearchRow, params: dict[str, Any]) -> TrialRow | None:
     """The first trial with these parameters that only an earlier driver has followed."""
-    own_prefix = _driver_trial_id(search, "")
+    own_prefix = _make_driver_trial_id(search, "")
     earlier = session.scalars(
         select(TrialRow)
         .where(
@@ -169,11 +169,11 @@ def _require_assigned(session: Session, search: SearchRow, tune_id: str) -> Tria
     return trial
 
 
-def _driver_trial_id(search: SearchRow, tune_id: str) -> str:
+def _make_driver_trial_id(search: SearchRow, tune_id: str) -> str:
     return f"{search.driver_number}/{tune_id}"
 
 
-def _job_spec(
+def _make_job_spec(
     search: SearchRow, spec: SearchSpec, params: Mapping[str, Any], number: int
 ) -> JobSpec:
     """Named after the search, and tagged with its id."""
@@ -196,6 +196,6 @@ def _list_evaluations(
         .order_by(MetricRow.iteration)
     ).all()
     for iteration in iterations:
-        values = ranking.values_at(session, job, metrics, iteration)
+        values = ranking.read_values_at(session, job, metrics, iteration)
         if len(values) == len(metrics):
             yield iteration, values

@@ -208,7 +208,7 @@ class SearchSpec(Spec):
     @property
     def max_iterations(self) -> int:
         """Iterations of the longest trial."""
-        first = _first_params(self.space)
+        first = _choose_first_params(self.space)
         longest = self.make_example().recipe.iterations
         for path, dimension in self.space.items():
             for value in dimension.list_extremes() if path.startswith("recipe") else ():
@@ -218,7 +218,7 @@ class SearchSpec(Spec):
 
     def make_example(self) -> JobSpec:
         """The spec of a trial with the first value of each field."""
-        return search_space.make_trial_spec(self.job, _first_params(self.space))
+        return search_space.make_trial_spec(self.job, _choose_first_params(self.space))
 
 
 def parse_search_spec(written: Any) -> SearchSpec:
@@ -259,7 +259,7 @@ def _is_grid(dimension: Dimension) -> bool:
     return dimension.distribution is Distribution.GRID
 
 
-def _first_params(space: dict[str, Dimension]) -> dict[str, Any]:
+def _choose_first_params(space: dict[str, Dimension]) -> dict[str, Any]:
     return {path: dimension.list_extremes()[0] for path, dimension in space.items()}
 
 

@@ -91,7 +91,7 @@ def make_tuner(
         tune_config=tune.TuneConfig(
             metric=tune_name(spec.metric[0]) if is_compared else None,
             mode="min" if is_compared else None,
-            num_samples=num_samples(spec),
+            num_samples=count_samples(spec),
             # BasicVariantGenerator has its own limit.
             max_concurrent_trials=spec.budget.concurrent if is_tpe else None,
             reuse_actors=True,
@@ -164,7 +164,7 @@ class StopCallback(tune.Callback):  # type: ignore[misc] # as above
             )
 
 
-def num_samples(spec: SearchSpec) -> int:
+def count_samples(spec: SearchSpec) -> int:
     """Ray Tune multiplies this by the number of grid points."""
     return spec.trials // spec.grid_points
 

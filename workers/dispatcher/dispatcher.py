@@ -171,8 +171,8 @@ class Dispatcher:
     ) -> None:
         """What the nodes have, or less in total where the settings say so."""
         capacity = ResourceBundle(
-            cpus=_at_most(resources.num_cpus, self._settings.max_cpus),
-            gpus=_at_most(resources.num_gpus, self._settings.max_gpus),
+            cpus=_limit(resources.num_cpus, self._settings.max_cpus),
+            gpus=_limit(resources.num_gpus, self._settings.max_gpus),
         )
         nodes = [ResourceBundle(cpus=node.num_cpus, gpus=node.num_gpus) for node in resources.nodes]
         # A cluster that is starting has no node yet, which says nothing about its size.
@@ -256,5 +256,5 @@ class Dispatcher:
             log.warning("cannot release leases; they expire", error=str(error))
 
 
-def _at_most(number: int, limit: int | None) -> int:
+def _limit(number: int, limit: int | None) -> int:
     return number if limit is None else min(number, limit)

@@ -242,7 +242,7 @@ class Reporter:
             self._changed.wait_for(
                 lambda: self._closed.is_set() or not self._spool.is_empty, self._flush_seconds
             )
-        report = self._spool.oldest()
+        report = self._spool.read_oldest()
         if report is None or self._closed.is_set():
             return
         try:

@@ -58,7 +58,7 @@ class Spool:
             self._reduce()
             return self._newest
 
-    def oldest(self) -> Report | None:
+    def read_oldest(self) -> Report | None:
         """None if all reports are acknowledged."""
         with self._lock:
             if not self._sizes:

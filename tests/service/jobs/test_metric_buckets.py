@@ -140,4 +140,4 @@ def _count_buckets(core: Core) -> int:
 def test_the_width_is_the_smallest_power_of_two_that_suffices(
     iterations: int, buckets: int, width: int
 ) -> None:
-    assert metric_buckets.width_for(iterations, buckets) == width
+    assert metric_buckets.choose_width(iterations, buckets) == width

@@ -76,7 +76,7 @@ def test_known_points_are_proposed_first_in_order() -> None:
 def test_a_grid_is_a_grid_search() -> None:
     assert search_driver.make_domain(Dimension(grid=("A", "B"))) == tune.grid_search(["A", "B"])
     config = _config(space={"shortcut": {"grid": ["A", "B"]}}, budget={"trials": 6})
-    assert search_driver.num_samples(config.spec) == 3
+    assert search_driver.count_samples(config.spec) == 3
 
 
 @pytest.mark.parametrize(

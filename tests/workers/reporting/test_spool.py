@@ -22,7 +22,7 @@ def report(*, manifest: CheckpointManifest | None = None) -> Report:
 
 def all_reports(spool: Spool) -> list[Report]:
     reports = []
-    while (oldest := spool.oldest()) is not None:
+    while (oldest := spool.read_oldest()) is not None:
         reports.append(oldest)
         spool.acknowledge(oldest.sequence)
     return reports
@@ -57,7 +57,7 @@ def test_a_damaged_file_loses_its_content_but_keeps_its_number(tmp_path: Path) -
     spool.append(report())
     (tmp_path / "00000001.json").write_text("{")
 
-    assert spool.oldest() == Report(sequence=1)
+    assert spool.read_oldest() == Report(sequence=1)
 
 
 def test_beyond_the_limit_the_oldest_reports_lose_metrics_and_info_lines(tmp_path: Path) -> None:
