@@ -3,14 +3,14 @@ import { dimensionOf, isBrushed } from "../src/lib/parallel";
 
 describe("axes of parallel coordinates", () => {
   it("place numbers between the lowest and the highest, also by their logarithm", () => {
-    expect(dimensionOf("lr", [0.001, 0.1], true).place(0.01)).toBeCloseTo(0.5);
-    expect(dimensionOf("lr", [0, 10, null], false).place(5)).toBe(0.5);
-    expect(dimensionOf("lr", [3, 3], false).place(3)).toBe(0.5);
+    expect(dimensionOf("lr", [0.001, 0.1], true).locate(0.01)).toBeCloseTo(0.5);
+    expect(dimensionOf("lr", [0, 10, null], false).locate(5)).toBe(0.5);
+    expect(dimensionOf("lr", [3, 3], false).locate(3)).toBe(0.5);
   });
 
-  it("place words in equal distances, and nothing where there is no value", () => {
-    const { place, labels } = dimensionOf("shortcut", ["C", "A", "B", "A"], false);
-    expect(["A", "B", "C", null].map(place)).toEqual([0, 0.5, 1, null]);
+  it("place categories at equal distances, and nothing where there is no value", () => {
+    const { locate, labels } = dimensionOf("shortcut", ["C", "A", "B", "A"], false);
+    expect(["A", "B", "C", null].map(locate)).toEqual([0, 0.5, 1, null]);
     expect(labels.map(({ text }) => text)).toEqual(["A", "B", "C"]);
   });
 

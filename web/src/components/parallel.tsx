@@ -45,14 +45,14 @@ export function ParallelCoordinates({ rows, dimensions, brushes, pointed }: Prop
         aria-label={`Fields and ${metric?.name} of ${rows.length} trials; the ranking has the values`}
       >
         {rows.map(({ id, values }) => {
-          const points = dimensions.flatMap(({ name, place }, index) => {
-            const at = place(values[name]);
+          const points = dimensions.flatMap(({ name, locate }, index) => {
+            const at = locate(values[name]);
             return at === null ? [] : [`${left(index)} ${down(at)}`];
           });
           if (points.length < 2) return null;
           const isOn = isBrushed(values, dimensions, brushes.value);
           const kind = pointed.value === id ? "pointed" : isOn ? "" : "off";
-          const score = metric?.place(values[metric.name]) ?? 1;
+          const score = metric?.locate(values[metric.name]) ?? 1;
           return (
             <path
               key={id}
@@ -88,7 +88,7 @@ function AxisOf(properties: {
   const start = useRef<number | null>(null);
   const range = brushes.value[dimension.name];
 
-  const placeAt = (event: PointerEvent) => {
+  const positionAt = (event: PointerEvent) => {
     const box = (event.currentTarget as Element).getBoundingClientRect();
     const at = 1 - (event.clientY - box.top) / box.height;
     // The ends have values on them.
@@ -96,7 +96,7 @@ function AxisOf(properties: {
   };
   const drag = (event: PointerEvent) => {
     if (start.current === null) return;
-    const [a, b] = [start.current, placeAt(event)];
+    const [a, b] = [start.current, positionAt(event)];
     const { [dimension.name]: _, ...others } = brushes.value;
     // A click removes the range.
     brushes.value =
@@ -133,7 +133,7 @@ function AxisOf(properties: {
         height={down(0) - down(1)}
         onPointerDown={(event) => {
           event.currentTarget.setPointerCapture(event.pointerId);
-          start.current = placeAt(event);
+          start.current = positionAt(event);
         }}
         onPointerMove={drag}
         onPointerUp={(event) => {

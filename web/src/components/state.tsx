@@ -1,4 +1,4 @@
-/** The state of a job or search: a mark and its word. */
+/** The state of a job or search: a mark and its name. */
 const KIND: Record<string, string> = {
   running: "running",
   starting: "running",

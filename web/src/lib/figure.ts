@@ -166,9 +166,9 @@ export function ticks(from: number, to: number): number[] {
   return found;
 }
 
-type Place = (value: number) => number;
+type Scale = (value: number) => number;
 
-function pathOf(line: Line, left: Place, up: Place): string {
+function pathOf(line: Line, left: Scale, up: Scale): string {
   const points = line.x.flatMap((x, index) => {
     const y = line.y[index];
     return y === null || y === undefined ? [] : [`${left(x)} ${up(y)}`];
@@ -176,7 +176,7 @@ function pathOf(line: Line, left: Place, up: Place): string {
   return points.length ? `M${points.join("L")}` : "";
 }
 
-function bandOf(line: Line & { stroke: string }, left: Place, up: Place): string {
+function bandOf(line: Line & { stroke: string }, left: Scale, up: Scale): string {
   const upper = pathOf({ ...line, y: line.high ?? [] }, left, up);
   const lower = pathOf(
     { ...line, x: line.x.toReversed(), y: (line.low ?? []).toReversed() },

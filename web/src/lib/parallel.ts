@@ -6,10 +6,11 @@ export interface Dimension {
   name: string;
   /** Values at the ends of the axis, or all of them where they are no numbers. */
   labels: { at: number; text: string }[];
-  place: (value: Value | undefined) => number | null;
+  /** Position of a value on the axis; null where the row has none. */
+  locate: (value: Value | undefined) => number | null;
 }
 
-/** An axis for the values: of numbers, logarithmic on request, or of words in equal distances. */
+/** An axis for the values: of numbers, logarithmic on request, or of categories in equal distances. */
 export function dimensionOf(name: string, values: readonly Value[], isLog: boolean): Dimension {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.some((value) => typeof value !== "number")) return categories(name, known);
@@ -18,26 +19,26 @@ export function dimensionOf(name: string, values: readonly Value[], isLog: boole
   const low = Math.min(...numbers);
   const high = Math.max(...numbers);
   const width = scale(high) - scale(low);
-  const place = (value: Value | undefined) =>
+  const locate = (value: Value | undefined) =>
     typeof value !== "number" ? null : width > 0 ? (scale(value) - scale(low)) / width : 0.5;
   const ends = width > 0 ? [low, high] : numbers.slice(0, 1);
   return {
     name,
     labels: ends.map((value) => ({
-      at: place(value) ?? 0,
+      at: locate(value) ?? 0,
       text: String(Number(value.toPrecision(3))),
     })),
-    place,
+    locate,
   };
 }
 
 function categories(name: string, values: readonly Value[]): Dimension {
-  const words = [...new Set(values.map(String))].sort();
-  const place = (value: Value | undefined) => {
-    const index = words.indexOf(String(value));
-    return index < 0 ? null : words.length === 1 ? 0.5 : index / (words.length - 1);
+  const names = [...new Set(values.map(String))].sort();
+  const locate = (value: Value | undefined) => {
+    const index = names.indexOf(String(value));
+    return index < 0 ? null : names.length === 1 ? 0.5 : index / (names.length - 1);
   };
-  return { name, labels: words.map((text) => ({ at: place(text) ?? 0, text })), place };
+  return { name, labels: names.map((text) => ({ at: locate(text) ?? 0, text })), locate };
 }
 
 /** Ranges chosen on axes, by the name of the field. */
@@ -49,10 +50,10 @@ export function isBrushed(
   dimensions: readonly Dimension[],
   brushes: Brushes,
 ): boolean {
-  return dimensions.every(({ name, place }) => {
+  return dimensions.every(({ name, locate }) => {
     const range = brushes[name];
     if (!range) return true;
-    const at = place(row[name]);
+    const at = locate(row[name]);
     return at !== null && at >= range[0] && at <= range[1];
   });
 }

@@ -130,7 +130,7 @@ function parseOther(text: string): Record<string, unknown> {
   return parsed as Record<string, unknown>;
 }
 
-/** What is no number stays a text, which the service refuses with its own words. */
+/** Text that is not a number is sent as it is, for the error message of the service. */
 function numberOf(text: string): number | string {
   const value = Number(text);
   return text.trim() === "" || Number.isNaN(value) ? text : value;

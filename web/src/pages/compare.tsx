@@ -275,8 +275,8 @@ function meanText(values: (number | null)[]): string {
 }
 
 function remove(group: Group) {
-  const gone = new Set(group.jobs.map((job) => job.id));
-  setQuery({ job: query.value.getAll("job").filter((id) => !gone.has(id)) });
+  const removed = new Set(group.jobs.map((job) => job.id));
+  setQuery({ job: query.value.getAll("job").filter((id) => !removed.has(id)) });
 }
 
 function Differences({ groups }: { groups: Group[] }) {
