@@ -204,7 +204,7 @@ def _handle_http_error(request: Request, error: Exception) -> Response:
 
 
 def _handle_disconnect(request: Request, error: Exception) -> Response:
-    """The client went away before its body was complete, so that no one reads the response."""
+    """The client disconnected before its body was complete, so the response is not read."""
     del error
     log.info("client disconnected", path=request.url.path)
     return Response(status_code=HTTPStatus.BAD_REQUEST)

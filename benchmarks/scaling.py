@@ -62,7 +62,7 @@ class _Worker:
     def __init__(
         self, spec: JobSpec, data_dir: Path, context: DeviceContext, group: RankGroup | None
     ) -> None:
-        self._batch_size, self._place, self._group = spec.recipe.batch_size, context, group
+        self._batch_size, self._context, self._group = spec.recipe.batch_size, context, group
         self._source = data_source.open_data_source(
             spec, data_dir, device=context.device, threads=1
         )
@@ -92,8 +92,8 @@ class _Worker:
             start, stop = batch_range(
                 self._iteration,
                 self._batch_size,
-                rank=self._place.rank,
-                world_size=self._place.world_size,
+                rank=self._context.rank,
+                world_size=self._context.world_size,
             )
             self._train_step(*self._source.load_batch(start, stop), self._learning_rate)
             self._iteration += 1

@@ -1,4 +1,4 @@
-"""A Ray head on this machine, with its own ports, token and folder; stops without a trace."""
+"""A Ray head on this machine, with its own ports, token and folder; leaves nothing behind."""
 
 import secrets
 import shutil

@@ -198,7 +198,7 @@ def _range_of(field: dict[str, Any]) -> str:
         "exclusiveMaximum": "below",
     }
     return "".join(
-        f", {words} {_number(field[limit])}" for limit, words in limits.items() if limit in field
+        f", {phrase} {_number(field[limit])}" for limit, phrase in limits.items() if limit in field
     )
 
 

@@ -81,7 +81,7 @@ class _PartialDownload:
             os.fsync(file.fileno())
 
     def finish(self) -> Path:
-        """Moves the file to its place."""
+        """Moves the file to its target path."""
         assert self._part is not None
         assert self._etag is not None
         received = self._digest.hexdigest()

@@ -260,7 +260,7 @@ def _list_images(class_folder: Path, root: Path, skipped: Counter[str]) -> Itera
 
 
 def _check_other_entries(root: Path, splits: set[Path], skipped: Counter[str]) -> None:
-    """Beside train and test: nothing with images."""
+    """LayoutError where there are images outside train and test."""
     for entry in sorted(root.iterdir()):
         if entry in splits or _skip_leaving(entry, skipped):
             continue

@@ -32,7 +32,7 @@ _ID = re.compile(r"[0-9a-z-]{1,32}")
 def authenticate(session: Session, kind: CallerKind, caller_id: str, secret: str) -> None:
     """Unauthorized unless `secret` is the present token of that caller.
 
-    The answer is the same, and takes the same time, where there is no such caller.
+    The error is the same, and takes the same time, where there is no such caller.
     """
     table = _TABLES[kind]
     known = None

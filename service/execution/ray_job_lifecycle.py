@@ -21,7 +21,7 @@ from service.storage.tables import RayJobRow
 
 Row = TypeVar("Row", bound=RayJobRow)
 
-# The dispatcher that submitted it has died, or got no answer.
+# The dispatcher that submitted it has died, or got no response.
 _SUBMISSION_TIMEOUT = timedelta(seconds=60)
 # Ray may have a job in these states.
 _ACTIVE = (RayJobState.STARTING, RayJobState.READY, RayJobState.DRAINING)

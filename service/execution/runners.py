@@ -168,7 +168,7 @@ def next_attempt(
 
 
 def has_next_attempt(session: Session, runner_id: str) -> bool:
-    """Whether `next_attempt` may have an answer; without a lock."""
+    """Whether `next_attempt` may return a response; without a lock."""
     runner = session.execute(
         select(RunnerRow.state, RunnerRow.attempt_id).where(RunnerRow.id == runner_id)
     ).one_or_none()

@@ -34,7 +34,7 @@ _EXPECTED_URL = (
     "must look like sqlite:////PATH, postgresql://USER:PASSWORD@HOST/NAME or "
     "postgresql://USER:PASSWORD@HOST1,HOST2/NAME?target_session_attrs=read-write"
 )
-# Of libpq, for each connection, unless the URL has them. A server that disappears without a word is
+# Of libpq, for each connection, unless the URL has them. A server that no longer responds is
 # noticed after 30 seconds.
 CONNECTION_OPTIONS = {
     "connect_timeout": "10",

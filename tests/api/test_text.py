@@ -22,9 +22,9 @@ TEXTS = {
     "a C1 control character": "a\x9bb",
     "a line feed": "a\nb",
     "a lone surrogate": "a\ud800",
-    "letters of 4 bytes": "\U0001d49c\U0001f600",
-    "100 letters of 3 bytes": "\u6f22" * 100,
-    "10,000 letters": "a" * 10_000,
+    "characters of 4 bytes": "\U0001d49c\U0001f600",
+    "100 characters of 3 bytes": "\u6f22" * 100,
+    "10,000 characters": "a" * 10_000,
     "10,000 digits": "9" * 10_000,
 }
 # Headers that a client may send with any request; their values cannot contain all texts.

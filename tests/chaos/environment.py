@@ -59,8 +59,8 @@ class Environment:
         else:
             is_killed = random_numbers.random() < _SIGKILL_SHARE
             seconds = random_numbers.uniform(0.0, _MAX_OUTAGE_SECONDS)
-            verb = "kill" if is_killed else "stop"
-            self._log(f"{verb} the {target}, restart it after {seconds:.1f} s")
+            action = "kill" if is_killed else "stop"
+            self._log(f"{action} the {target}, restart it after {seconds:.1f} s")
             if target == "database":
                 self._postgres.kill() if is_killed else self._postgres.stop(mode="fast")
                 self._is_postgres_down = True

@@ -154,32 +154,32 @@ class QueueSteps(RuleBasedStateMachine):
         job.ready_at = row.not_before
         self._set_state(job_id, row.state)
 
-    @rule(data=st.data(), verb=st.sampled_from(["hold", "pause", "cancel", "kill"]))
-    def stop(self, data: st.DataObject, verb: str) -> None:
+    @rule(data=st.data(), command=st.sampled_from(["hold", "pause", "cancel", "kill"]))
+    def stop(self, data: st.DataObject, command: str) -> None:
         job_id = self._pick(data, JobState.QUEUED, JobState.BLOCKED)
         if job_id is None:
             return
-        self.core.command(verb, job_id)
+        self.core.command(command, job_id)
         after = {"hold": JobState.HELD, "pause": JobState.PAUSED}
-        self._set_state(job_id, after.get(verb, JobState.CANCELLED))
+        self._set_state(job_id, after.get(command, JobState.CANCELLED))
 
-    @rule(data=st.data(), verb=st.sampled_from(["pause", "cancel", "kill"]))
-    def stop_running(self, data: st.DataObject, verb: str) -> None:
+    @rule(data=st.data(), command=st.sampled_from(["pause", "cancel", "kill"]))
+    def stop_running(self, data: st.DataObject, command: str) -> None:
         job_id = self._pick(data, JobState.STARTING, JobState.RUNNING)
         if job_id is None:
             return
         job = self.jobs[job_id]
-        if verb == "kill":
-            self.core.command(verb, job_id)
+        if command == "kill":
+            self.core.command(command, job_id)
             next(
                 attempt for attempt in self.unreleased if attempt.claim is job.claim
             ).has_ended = True
             self._set_state(job_id, JobState.CANCELLED)
-        elif verb == "cancel":
-            self.core.command(verb, job_id)
+        elif command == "cancel":
+            self.core.command(command, job_id)
             job.is_cancelling = True
         elif not job.is_cancelling:
-            self.core.command(verb, job_id)
+            self.core.command(command, job_id)
             job.is_pausing = True
 
     @rule(data=st.data())

@@ -8,7 +8,7 @@ from service.errors import DatabaseUnavailable
 from service.supervision import start_supervised
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), DatabaseUnavailable("away")])
+@pytest.mark.parametrize("error", [ZeroDivisionError(), DatabaseUnavailable("down")])
 def test_an_exception_does_not_end_the_thread(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:

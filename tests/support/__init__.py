@@ -1,1 +1,1 @@
-"""What several tests need: servers that are real, and gone without a trace."""
+"""What several tests need: real servers, which leave nothing behind."""

@@ -168,7 +168,7 @@ class FakeApi:
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def go_away(self) -> None:
+    def refuse_connections(self) -> None:
         """Refuses connections and closes the open ones."""
         assert self._server is not None
         self._recovered.set()
@@ -263,7 +263,7 @@ def fake_api(config: AttemptConfig) -> Iterator[FakeApi]:
         yield api
     finally:
         if api._server is not None:
-            api.go_away()
+            api.refuse_connections()
 
 
 class _Server(ThreadingHTTPServer):

@@ -1,4 +1,4 @@
-"""The API goes away under a page, and comes back."""
+"""The API stops while a page is open, and starts again."""
 
 from pathlib import Path
 

@@ -57,7 +57,7 @@ class AttemptWatcher:
         self._clock_jumped_at: datetime | None = None
 
     def reset_silence(self) -> None:
-        """Counts silence anew: what keeps Ray or the database away may keep reports away too."""
+        """Counts silence anew: what made Ray or the database unavailable may also stop reports."""
         self._api_up_since = None
 
     def extend_deadlines(self) -> None:
@@ -70,7 +70,7 @@ class AttemptWatcher:
     ) -> None:
         """Ends attempts and stops runners where that is due.
 
-        `lost_runners`: by id, the runners that Ray has no longer, with what it last said of them.
+        `lost_runners`: by id, the runners that Ray no longer has, with the job that it last listed.
         """
         self._check_api(owned)
         with_log: list[tuple[AttemptRow, _End]] = []

@@ -43,7 +43,7 @@ class DriverKind:
         deadline = find_transition_deadline(row, self._settings, submitted_at=submitted_at)
         if deadline is not None or row.last_seen_at is None:
             return deadline
-        # It calls every few seconds. While the API is away, its successor would wait as well.
+        # It calls every few seconds. While the API is unavailable, its successor would also wait.
         return row.last_seen_at + timedelta(seconds=2 * self._settings.heartbeat_timeout_seconds)
 
     def is_busy(self, session: Session, row_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Reconciles the Ray jobs of one kind with their rows: submits, confirms, stops, clears away.
+"""Reconciles the Ray jobs of one kind with their rows: submits, confirms, stops, deletes.
 
 Every step may be repeated: by the same dispatcher after an error, or by another one.
 """
@@ -147,7 +147,7 @@ class RayJobReconciler(Generic[Row]):
             return ray_job_lifecycle.list_active(session, self._kind.table)
 
     def is_lost(self, row: Row, found: Mapping[str, ClusterJob]) -> bool:
-        """Whether Ray has the job no longer. `found`: Ray's jobs, read before the row."""
+        """Whether Ray no longer has the job. `found`: Ray's jobs, read before the row."""
         ray_job = found.get(row.id)
         if ray_job is not None:
             return ray_job.state.is_final
@@ -158,7 +158,7 @@ class RayJobReconciler(Generic[Row]):
         return is_draining and ray_job_lifecycle.is_submission_lost(row, now=self._now())
 
     def reconcile(self, rows: list[Row], found: Mapping[str, ClusterJob]) -> None:
-        """Confirms submissions, stops jobs that are late, clears away those that have ended."""
+        """Confirms submissions, stops jobs that are late, deletes those that have ended."""
         for row in rows:
             try:
                 self._reconcile_row(row, found)

@@ -29,7 +29,7 @@ _CONNECT_SECONDS = 5.0
 REPORT_SECONDS = 10.0
 _PART_SECONDS = 120.0
 
-# Responses with these statuses are no answer to the request: the same request may succeed later.
+# Responses with these statuses do not refuse the request: the same request may succeed later.
 _RETRIED_STATUSES = {408, 425, 429}
 
 

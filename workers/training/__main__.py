@@ -90,7 +90,7 @@ def _make_spec_fields(options: argparse.Namespace) -> dict[str, Any]:
 def _compare_stats(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m workers.training stats",
-        description="Parameters and multiply-adds of our networks, beside published ones.",
+        description="Parameters and multiply-adds of our networks, compared with published ones.",
     )
     parser.add_argument("--against", type=Path, metavar="FILE", help="published numbers as CSV")
     published = parser.parse_args(arguments).against

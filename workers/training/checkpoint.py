@@ -1,4 +1,4 @@
-"""Checkpoints: what a run resumes from, written to disk beside training.
+"""Checkpoints: what a run resumes from, written to disk during training.
 
     weights.safetensors   the state_dict; its metadata says what network it is and how it was made
     state.safetensors     optimizer momentum, metric sums, TrainState

@@ -1,7 +1,7 @@
 """Communication between the ranks of a run; in a single process every call is local.
 
 The default process group belongs to the caller. Small messages use a gloo group of their own,
-which works beside any backend and never waits for a GPU.
+which works with any backend and never waits for a GPU.
 
 Shapes: N batch, C channels, H height, W width; R ranks.
 """

@@ -79,7 +79,7 @@ def train(
 
     Args:
         spec: the network, dataset and recipe.
-        context: this rank's place among the ranks, and its device.
+        context: this rank, the number of ranks, and its device.
         data_dir: where datasets are stored.
         work_dir: where checkpoints are written.
         observer: receives reports; used on rank 0 only.
@@ -176,7 +176,7 @@ class Trainer:
                 self._start_evaluation()
             if self._is_due(self.recipe.checkpoint_every):
                 self._save_checkpoint()
-            # On a GPU the evaluation continues beside the next steps, unless they depend on it.
+            # On a GPU the evaluation continues during the next steps, unless they depend on it.
             is_plateau = self.recipe.schedule is LrSchedule.PLATEAU
             if self._is_last() or is_plateau or not self.evaluator.is_async:
                 self._finish_evaluation()

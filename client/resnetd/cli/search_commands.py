@@ -21,7 +21,7 @@ commands = typer.Typer(
 )
 
 SearchId = Annotated[
-    str, typer.Argument(metavar="ID", help="The id of a search, or its beginning.")
+    str, typer.Argument(metavar="ID", help="The id of a search, or a prefix of it.")
 ]
 _POLL_SECONDS = 1.0
 

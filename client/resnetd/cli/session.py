@@ -24,9 +24,9 @@ class Output(StrEnum):
     JSON = "json"
 
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The id of a job, or its beginning.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The id of a job, or a prefix of it.")]
 JobIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or their beginnings.")
+    list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or prefixes of them.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Text or JSON.")]
 SettingsOption = Annotated[

@@ -12,11 +12,11 @@ from tests.support.fake_api import eventually
 
 
 @pytest.mark.parametrize(
-    ("verb", "state"),
+    ("action", "state"),
     [("hold", "held"), ("pause", "paused"), ("cancel", "cancelled"), ("kill", "cancelled")],
 )
-def test_an_action_returns_the_changed_job(api: Api, verb: str, state: str) -> None:
-    answer = api.post(f"/v1/jobs/{api.core.submit()}/{verb}")
+def test_an_action_returns_the_changed_job(api: Api, action: str, state: str) -> None:
+    answer = api.post(f"/v1/jobs/{api.core.submit()}/{action}")
     assert answer.status_code in (200, 202)
     assert answer.json()["state"] == state
 

@@ -232,9 +232,9 @@ def test_an_invalid_poll_is_refused(api: Api, question: dict[str, Any], pointer:
 
 def test_users_see_all_runners_that_have_not_terminated(api: Api) -> None:
     api.core.record_cluster(cpus=4)
-    gone, busy = _warm_runner(api), _warm_runner(api, WorkerGroup(2, 1, 0))
+    terminated, busy = _warm_runner(api), _warm_runner(api, WorkerGroup(2, 1, 0))
     with api.core.database.transaction() as session:
-        runners.mark_terminated(session, gone.id, now=api.core.clock.now)
+        runners.mark_terminated(session, terminated.id, now=api.core.clock.now)
     claimed = _claim(api, resources=workers(2))
     planned = _claim(api)
     answer = api.get("/v1/runners")

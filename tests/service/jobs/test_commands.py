@@ -6,7 +6,7 @@ from service.errors import IllegalTransition
 from service.states import AttemptState, JobState, Reason, StopReason
 from tests.support.core import Core, job_id_of, note
 
-VERBS = ("hold", "release", "pause", "resume", "cancel", "kill")
+COMMANDS = ("hold", "release", "pause", "resume", "cancel", "kill")
 
 
 @pytest.mark.parametrize(("stop", "restart"), [("hold", "release"), ("pause", "resume")])
@@ -117,29 +117,29 @@ def test_a_waiting_job_can_be_killed(core: Core) -> None:
     assert core.command("kill", core.submit()).reason is Reason.KILLED
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_no_command_applies_to_a_succeeded_job(core: Core, verb: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_applies_to_a_succeeded_job(core: Core, command: str) -> None:
     claimed = core.run()
     core.finish(claimed.attempt_id)
     with pytest.raises(IllegalTransition):
-        core.command(verb, job_id_of(claimed))
+        core.command(command, job_id_of(claimed))
 
 
-@pytest.mark.parametrize("verb", ["hold", "release", "resume"])
-def test_a_running_job_cannot_be_held_released_or_resumed(core: Core, verb: str) -> None:
+@pytest.mark.parametrize("command", ["hold", "release", "resume"])
+def test_a_running_job_cannot_be_held_released_or_resumed(core: Core, command: str) -> None:
     with pytest.raises(IllegalTransition):
-        core.command(verb, job_id_of(core.run()))
+        core.command(command, job_id_of(core.run()))
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_repeated_command_changes_nothing(core: Core, verb: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_repeated_command_changes_nothing(core: Core, command: str) -> None:
     job_id = core.submit()
     before = {"release": "hold", "resume": "pause"}
-    if verb in before:
-        core.command(before[verb], job_id)
-    core.command(verb, job_id)
+    if command in before:
+        core.command(before[command], job_id)
+    core.command(command, job_id)
     count = len(core.events(job_id))
-    core.command(verb, job_id)
+    core.command(command, job_id)
     assert len(core.events(job_id)) == count
 
 

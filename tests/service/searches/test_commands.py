@@ -51,23 +51,23 @@ def test_a_trial_that_stops_late_is_resumed_with_the_next_heartbeat(searching: S
 
 
 @pytest.mark.parametrize(
-    ("verb", "arguments"), [("change_priority", (7,)), ("resume", ()), ("pause", ())]
+    ("name", "arguments"), [("change_priority", (7,)), ("resume", ()), ("pause", ())]
 )
 def test_a_command_succeeds_while_a_trial_ends(
-    searching: Searching, verb: str, arguments: tuple[int, ...]
+    searching: Searching, name: str, arguments: tuple[int, ...]
 ) -> None:
     core = searching.core
     if core.database.is_sqlite:
         pytest.skip("its transactions come one after the other")
     search_id = searching.run()
     job_id = searching.assign_trial(search_id, "a").job_id
-    if verb == "resume":
+    if name == "resume":
         searching.command("pause", search_id)
     with ThreadPoolExecutor() as pool:
         with core.database.transaction() as session:
             job_commands.cancel(session, job_id, now=core.clock.now)
             session.flush()
-            command = pool.submit(searching.command, verb, search_id, *arguments)
+            command = pool.submit(searching.command, name, search_id, *arguments)
             wait_for_blocked_transaction(core.database)
         command.result()
     assert core.job(job_id).state is JobState.CANCELLED

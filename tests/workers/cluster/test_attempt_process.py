@@ -157,7 +157,7 @@ def test_undelivered_reports_stay_on_disk(tmp_path: Path, monkeypatch: pytest.Mo
             Reason.WORKER_DIED,
         ),
         (torch.distributed.DistBackendError("NCCL error"), Reason.WORKER_DIED),
-        (ApiUnavailable("away"), Reason.DELIVERY_FAILED),
+        (ApiUnavailable("down"), Reason.DELIVERY_FAILED),
         (ZeroDivisionError("oops"), Reason.TRAINING_ERROR),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_job_runs_until_it_is_stopped_and_is_unknown_once_deleted(either: RayJ
 
     assert either.stop("life-a1")
     eventually(lambda: state_of(either, "life-a1") is ClusterJobState.STOPPED, within_seconds=60)
-    # Its supervisor outlives it by a moment, and takes the word until then.
+    # Its supervisor outlives it by a moment, and accepts stops until then.
     eventually(lambda: not either.stop("life-a1"), within_seconds=60)
 
     assert either.delete("life-a1")

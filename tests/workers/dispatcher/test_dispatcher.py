@@ -245,7 +245,7 @@ def test_resources_are_assigned_again_only_once_the_runner_has_terminated(
     assert response is not None
     assert response.should_exit
     later_round(core, dispatcher)
-    assert attempts_started(core, cluster) == [first], "its processes are not gone yet"
+    assert attempts_started(core, cluster) == [first], "its processes have not exited yet"
     cluster.end(core.runner_of(first), ClusterJobState.SUCCEEDED)
     later_round(core, dispatcher)
     assert attempts_started(core, cluster) == [first, second]
@@ -338,7 +338,7 @@ def test_a_dispatcher_retries_while_ray_is_unavailable(
 def test_silence_counts_from_when_ray_is_available_again(
     core: Core, cluster: FakeCluster, make: Make, settings: Settings
 ) -> None:
-    """What made Ray unavailable may have kept reports away as well."""
+    """What made Ray unavailable may have stopped reports, too."""
     dispatcher = make(poll_interval_seconds=0.02)
     attempt_id = run(core, dispatcher)
     cluster.is_away = True

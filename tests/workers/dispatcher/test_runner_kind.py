@@ -1,4 +1,4 @@
-"""Runners in Ray: submitted once, stopped when they are late, and cleared away."""
+"""Runners in Ray: submitted once, stopped when they are late, and deleted."""
 
 import threading
 

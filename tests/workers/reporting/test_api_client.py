@@ -110,7 +110,7 @@ def test_a_failing_api_is_unavailable(fault: Fault, api: FakeApi, client: Attemp
 
 
 def test_an_unreachable_api_is_unavailable(api: FakeApi, client: AttemptClient) -> None:
-    api.go_away()
+    api.refuse_connections()
     with pytest.raises(ApiUnavailable):
         client.fetch_config()
 

@@ -70,7 +70,7 @@ def test_an_outage_loses_and_duplicates_nothing(
 
         before = api.requests
         if fault is None:
-            api.go_away()
+            api.refuse_connections()
         else:
             api.inject_fault(fault)
         for iteration in range(2, 12):

@@ -1,4 +1,4 @@
-"""Evaluation beside training; on a CPU, with a stream that computes at once."""
+"""Evaluation during training; on a CPU, with a stream that computes at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ RECIPE = {
 
 
 class ImmediateStream:
-    """Takes the place of a CUDA stream: work in it is of a copy, so it may be done at once."""
+    """Replaces a CUDA stream: the work in it is on a copy, so it may be done at once."""
 
     def __init__(self) -> None:
         self.num_uses = 0
@@ -75,7 +75,7 @@ def test_an_evaluation_is_reported_at_the_next_report(
     assert streams[0].num_uses == 2 * 4  # starts and waits
 
 
-def test_a_run_is_the_same_with_evaluation_beside_it(
+def test_a_run_with_async_evaluation_equals_a_run_that_waits(
     tmp_path: Path, streams: list[ImmediateStream]
 ) -> None:
     expected = run_sync(tmp_path)
@@ -132,13 +132,13 @@ def test_an_async_evaluation_is_of_the_weights_at_its_start() -> None:
     source = ResidentSource(images, spec.recipe, seed=0, device=CPU)
     ranks = RankGroup(0, 1, None)
     stream: Any = ImmediateStream()
-    beside = evaluation.Evaluator(model, source, spec.recipe, ranks, CPU, stream=stream)
+    concurrent = evaluation.Evaluator(model, source, spec.recipe, ranks, CPU, stream=stream)
     waiting = evaluation.Evaluator(model, source, spec.recipe, ranks, CPU, stream=None)
     for _ in range(2):
         with torch.no_grad():
             model.get_parameter("fc.bias")[0] += 1
         expected = waiting.start().wait()
-        pending = beside.start()
+        pending = concurrent.start()
         with torch.no_grad():
             model.get_parameter("fc.bias")[1] += 5  # a step during the evaluation
         assert pending.wait() == expected

@@ -10,7 +10,7 @@ export interface Dimension {
   locate: (value: Value | undefined) => number | null;
 }
 
-/** An axis for the values: of numbers, logarithmic on request, or of categories in equal distances. */
+/** An axis of numbers, logarithmic on request, or of categories at equal distances. */
 export function dimensionOf(name: string, values: readonly Value[], isLog: boolean): Dimension {
   const known = values.filter((value) => value !== null && value !== undefined);
   if (known.some((value) => typeof value !== "number")) return categories(name, known);

@@ -81,7 +81,7 @@ def open_data_source(
         spec.recipe,
         seed=spec.seed,
         device=device,
-        # Beside a GPU all threads can read images; on a CPU half of them train.
+        # With a GPU all threads can read images; on a CPU half of them train.
         num_processes=threads if is_gpu else threads // 2,
         decodes_on_device=is_gpu and image_decoding.supports_jpeg_decoding(device),
         log=log,

@@ -27,7 +27,7 @@ class ResidentSource:
     """A DataSource over images in memory (He et al. 2015, section 4.2).
 
     Subtracts the mean image, pads with zeros, crops to the image's own size, flips. Bytes are
-    stored padded, and the mean image padded beside them: in the border, zero minus zero is the
+    stored padded, and so is the mean image: in the border, zero minus zero is the
     paper's zero, and float images would take four times the memory.
     """
 
@@ -41,7 +41,7 @@ class ResidentSource:
         self.validation_images = 0 if images.validation is None else len(images.validation)
         self.normalizer = Normalizer.measure(images.train.images_NHWC, recipe.normalization, device)
         self._recipe = recipe
-        # On the device, so that an evaluation beside training copies nothing.
+        # On the device, so that an evaluation during training copies nothing.
         self._splits = {"test": images.test.to(device)}
         if images.validation is not None:
             self._splits["validation"] = images.validation.to(device)

@@ -1,7 +1,7 @@
 """Large datasets: images are read from their files and cropped anew in each epoch.
 
-Reader processes read files and, beside a CPU, decode and crop them. They receive positions of the
-training sequence and derive everything else, so any number of readers and ranks makes the same
+Reader processes read files and, unless a GPU does, decode and crop them. They receive positions of
+the training sequence and derive everything else, so any number of readers and ranks makes the same
 batches.
 
 Shapes: N batch, C channels, H height, W width.

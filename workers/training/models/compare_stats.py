@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of our networks beside published ones (`workers.training stats`)."""
+"""Parameters and multiply-adds of our networks and of published ones (`workers.training stats`)."""
 
 import csv
 import re

@@ -126,7 +126,7 @@ def test_every_parameter_of_an_added_block_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("few", "many", "words"),
+    ("few", "many", "message"),
     [
         ((8, "A", {}), (8, "A", {}), "is not deeper"),
         ((14, "A", {}), (8, "A", {}), "is not deeper"),
@@ -136,12 +136,12 @@ def test_every_parameter_of_an_added_block_gets_a_gradient() -> None:
         ((8, "C", PREACTIVATED), (14, "C", PREACTIVATED), "projections see"),
     ],
 )
-def test_architectures_that_cannot_be_deepened_say_why(few: Any, many: Any, words: str) -> None:
+def test_architectures_that_cannot_be_deepened_say_why(few: Any, many: Any, message: str) -> None:
     shallow, deep = (
         architectures.make_architecture(Family.CIFAR, depth, Shortcut(shortcut), **choices)
         for depth, shortcut, choices in (few, many)
     )
-    assert words in (architectures.find_deepening_mismatch(shallow, deep) or "")
+    assert message in (architectures.find_deepening_mismatch(shallow, deep) or "")
 
 
 @pytest.mark.parametrize("shortcut", ["A", "none"])

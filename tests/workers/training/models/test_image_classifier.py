@@ -1,4 +1,4 @@
-"""The preprocessing inside a network, beside that of the evaluation."""
+"""The preprocessing inside a network, compared with that of the evaluation."""
 
 from pathlib import Path
 
