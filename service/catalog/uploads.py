@@ -29,8 +29,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from PIL import Image, UnidentifiedImageError
-
 from service.catalog import datasets, image_folder_layout
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.catalog.image_folder_layout import TEST, TRAIN, ImageFile, LayoutError
@@ -358,6 +356,9 @@ def _copy(name: str, content: IO[bytes], file: IO[bytes], *, budget: int) -> int
 
 def _check_image(name: str, path: Path) -> None:
     """Decodes all of the image: a truncated one has a valid header."""
+    # Imported here: the dispatcher reads uploads, too, and is installed without Pillow.
+    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415
+
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:

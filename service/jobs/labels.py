@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from service.jobs import lifecycle
+from service.jobs import lifecycle, records
 from service.specs.labels import JobLabelUpdate, LabelUpdate
 from service.storage import events
 from service.storage.events import EventKind
@@ -17,8 +17,9 @@ def update_job(session: Session, job_id: str, update: JobLabelUpdate, *, now: da
     """In any state of the job."""
     job = lifecycle.lock_job(session, job_id)
     changes = set_labels(job, update)
-    if update.tags is not None and list(update.tags) != job.spec["tags"]:
-        changes["tags"] = {"from": job.spec["tags"], "to": list(update.tags)}
+    before = records.tags_of(job)
+    if update.tags is not None and update.tags != before:
+        changes["tags"] = {"from": list(before), "to": list(update.tags)}
         job.spec = job.spec | {"tags": list(update.tags)}
         session.execute(delete(TagRow).where(TagRow.job_id == job.id))
         session.add_all(TagRow(job_id=job.id, tag=tag) for tag in update.tags)

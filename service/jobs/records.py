@@ -98,6 +98,10 @@ def retention_of(job: JobRow) -> Retention:
     return Retention.model_validate(job.spec["retention"])
 
 
+def tags_of(job: JobRow) -> tuple[str, ...]:
+    return tuple(job.spec["tags"])
+
+
 def time_limit_of(job: JobRow) -> timedelta:
     return timedelta(minutes=job.spec["time_limit_minutes"])
 

@@ -133,7 +133,8 @@ class JobRow(SubmittedRow):
     bucket_width: iterations of the smallest metric bucket; 0: too few points for buckets.
     bucketed_iterations: metrics of lower iterations are in buckets (service.jobs.metric_buckets).
     unbucketed_points: points of the longest series that are not in buckets.
-    source_checkpoint_id: checkpoint of another job, kept until this job has ended.
+    source_checkpoint_id: checkpoint of another job, kept until this job has ended. No foreign key:
+        a job fails where that checkpoint no longer exists, so its id must remain.
     not_before: end of the backoff after a failed attempt.
     stop_requested: why the current attempt is asked to stop.
     reason, message: why the last attempt ended.
@@ -211,6 +212,7 @@ class AttemptRow(Base):
     owner, lease_expires_at: the dispatcher that watches the attempt, and until when.
     fencing_token: incremented when another dispatcher takes over; writes with an older value fail.
     token_sha256: digest of the processes' API token; empty before a runner has the attempt.
+    runner_id, resume_checkpoint_id: no foreign keys, since they outlive those rows.
     first_iteration: where the attempt started; iteration: newest with a reported metric.
     backfill_deadline: when an attempt that was started by backfill must have ended.
     released_at: when its resources became free: its runner was idle again or had terminated.
