@@ -67,11 +67,11 @@ def run_in_process(settings: AttemptSettings) -> AttemptOutcome:
 
 
 def fetch_config(api: AttemptClient, settings: AttemptSettings) -> AttemptConfig | None:
-    """None if the attempt is over."""
+    """None if the attempt has ended."""
     try:
         return retry_until(api.fetch_config, deadline_seconds=settings.delivery_seconds)
     except FENCED_ERRORS as error:
-        log.warning("attempt is over", attempt_id=settings.attempt_id, error=str(error))
+        log.warning("attempt has ended", attempt_id=settings.attempt_id, error=str(error))
         return None
 
 
@@ -281,7 +281,7 @@ def _finish(
     try:
         job_state = retry_until(lambda: api.finish(finish), deadline_seconds=deadline_seconds)
     except Refused as error:
-        log.warning("attempt is over", reason=finish.reason, error=str(error))
+        log.warning("attempt has ended", reason=finish.reason, error=str(error))
         return AttemptOutcome.FENCED
     except Unavailable as error:
         log.warning("finish not delivered", reason=finish.reason, error=str(error))

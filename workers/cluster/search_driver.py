@@ -54,7 +54,7 @@ def main() -> int:
         log.critical("driver cannot start", error=str(error))
         return 2
     except (Conflict, Unauthorized) as error:
-        log.warning("driver is over", error=str(error))
+        log.warning("search no longer needs this driver", error=str(error))
         return 0
     except Unavailable as error:
         log.critical("API unavailable", error=str(error))

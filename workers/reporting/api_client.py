@@ -42,7 +42,7 @@ class AttemptClient:
 
     Each call raises ApiUnavailable if the same call may succeed later: no response, a 5xx, or a
     response without a problem code, which a proxy sent. It raises StaleAttempt or Unauthorized
-    if the attempt is over, and for any other problem code the error of service.errors.
+    if the attempt has ended, and for any other problem code the error of service.errors.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from service.states import CheckpointPart
 from service.supervision import start_supervised
 from workers.reporting.api_client import AttemptClient
 
-# The attempt is over; the API answers no later call otherwise.
+# The attempt has ended; the API responds to all later calls with these errors.
 FENCED_ERRORS = (StaleAttempt, Unauthorized, Forbidden, NotFound)
 
 _MAX_CORRUPT_UPLOADS = 3
@@ -49,7 +49,7 @@ class CheckpointOutbox:
         on_uploaded: called when all parts are uploaded; saves the manifest before it returns,
             since the outbox deletes the checkpoint then.
         on_rejected: called when the API rejects a checkpoint or its files cannot be read.
-        on_fenced: called when the attempt is over.
+        on_fenced: called when the attempt has ended.
     """
 
     def __init__(

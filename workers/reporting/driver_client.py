@@ -17,7 +17,7 @@ from workers.reporting.api_client import LongPollClient
 
 
 class DriverClient(LongPollClient):
-    """Each call raises Unauthorized if the driver is over, and otherwise as AttemptClient does."""
+    """Each call raises Unauthorized if the driver has ended, otherwise as AttemptClient does."""
 
     def __init__(self, *, api_url: str, driver_id: str, token: str) -> None:
         super().__init__(f"{api_url}/v1/drivers/{driver_id}", token=token)
