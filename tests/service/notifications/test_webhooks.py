@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+from datetime import UTC, datetime
 
 import pytest
 
@@ -73,6 +74,17 @@ def test_a_signature_follows_standard_webhooks(core: Core) -> None:
     expected = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
     assert delivery.headers["webhook-signature"] == f"v1,{expected}"
     assert int(stamp) == int(core.clock.now.timestamp())
+
+
+def test_a_signature_equals_that_of_the_reference_libraries() -> None:
+    """The example in the tests of Standard Webhooks' libraries."""
+    headers = webhooks.sign(
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        b'{"test": 2432232314}',
+        now=datetime.fromtimestamp(1614265330, UTC),
+    )
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_a_claimed_delivery_is_not_claimed_again_for_a_minute(core: Core) -> None:

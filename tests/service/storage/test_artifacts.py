@@ -44,6 +44,23 @@ def test_written_bytes_are_read(store: ArtifactStore) -> None:
     assert b"".join(store.read("a/b")) == CONTENT
 
 
+def test_a_bucket_stores_lists_and_deletes() -> None:
+    """obstore's store in memory behaves as its buckets do: a path is a key, without folders."""
+    bucket = ArtifactStore("memory:///")
+    _write(bucket)
+    assert b"".join(bucket.read("a/b", range(7, 14))) == CONTENT[7:14]
+    assert [(found.key, found.size_bytes) for found in bucket.list_prefix("a/")] == [
+        ("a/b", len(CONTENT))
+    ]
+    with pytest.raises(CorruptArtifact):
+        _write(bucket, b"other")
+    assert b"".join(bucket.read("a/b")) == CONTENT
+    bucket.delete(["no/such", "a/b"])
+    assert bucket.size("a/b") is None
+    with pytest.raises(NotFound):
+        bucket.read("a/b")
+
+
 def test_a_large_artifact_is_read_in_several_chunks(store: ArtifactStore) -> None:
     content = bytes(9 * 2**20)
     _write(store, content, sha256=hashlib.sha256(content).hexdigest(), chunk=2**20)

@@ -1,5 +1,7 @@
 """The dispatcher claims jobs, watches attempts, and survives outages and its own restart."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -31,6 +33,8 @@ from tests.support.core import Core, job_id_of, workers
 from tests.support.fake_api import eventually
 from workers.cluster.ray_jobs import ClusterJobState
 from workers.dispatcher.dispatcher import Dispatcher
+
+_OTHER_EXTRAS = ("PIL", "fastapi", "numpy", "optuna", "ray", "sklearn", "tenacity", "torch")
 
 
 @contextmanager
@@ -374,3 +378,13 @@ def test_an_unreadable_row_stops_no_other_job(core: Core, cluster: FakeCluster, 
     with running(dispatcher):
         eventually(lambda: core.attempt(second).state is AttemptState.ENDED)
         eventually(lambda: f"{third}-a1" in attempts_started(core, cluster))
+
+
+def test_the_dispatcher_imports_no_package_of_another_extra() -> None:
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({_OTHER_EXTRAS}))
+from workers.cluster import ray_jobs
+from workers.dispatcher import dispatcher, webhook_sender
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

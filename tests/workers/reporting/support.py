@@ -25,12 +25,12 @@ ENVIRONMENT = RunEnvironment(
 )
 
 
-def client_of(api: FakeApi) -> AttemptClient:
+def client_of(api: FakeApi, *, report_seconds: float = 0.5) -> AttemptClient:
     return AttemptClient(
         api_url=api.url,
         attempt_id=api.attempt.attempt_id,
         token=TOKEN,
-        report_seconds=0.5,
+        report_seconds=report_seconds,
         part_seconds=0.5,
     )
 
@@ -43,8 +43,9 @@ def started(
     flush_seconds: float = 0.02,
     heartbeat_seconds: float = 60.0,
     limit_bytes: int = 1 << 30,
+    report_seconds: float = 0.5,
 ) -> Iterator[Reporter]:
-    with client_of(api) as client:
+    with client_of(api, report_seconds=report_seconds) as client:
         reporter = Reporter(
             client,
             work_dir=work_dir,

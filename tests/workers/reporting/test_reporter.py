@@ -59,6 +59,17 @@ def test_heartbeats_do_not_pile_up_during_an_outage(api: FakeApi, tmp_path: Path
         assert len(files_below(tmp_path / "spool")) <= 1
 
 
+def _report_to_disk(reporter: Reporter, iteration: int, work_dir: Path) -> None:
+    """Returns when the spool has a report of the iteration; none is acknowledged meanwhile."""
+
+    def newest() -> str:
+        return max((file.stem for file in (work_dir / "spool").glob("*.json")), default="")
+
+    before = newest()
+    report_loss(reporter, iteration)
+    eventually(lambda: newest() > before)
+
+
 @pytest.mark.parametrize("fault", [None, Fault.UNAVAILABLE, Fault.HANGING, Fault.LOSING_RESPONSES])
 def test_an_outage_loses_and_duplicates_nothing(
     fault: Fault | None, api: FakeApi, tmp_path: Path
@@ -74,8 +85,7 @@ def test_an_outage_loses_and_duplicates_nothing(
         else:
             api.inject_fault(fault)
         for iteration in range(2, 12):
-            report_loss(reporter, iteration)
-            eventually(lambda: not reporter._pending.metrics)
+            _report_to_disk(reporter, iteration, tmp_path)
         reporter.on_checkpoint(save(tmp_path, 11))
         if fault is None:
             eventually(lambda: reporter.last_error)
@@ -93,7 +103,7 @@ def test_an_outage_loses_and_duplicates_nothing(
 
 def test_an_api_that_hangs_does_not_block_training(api: FakeApi, tmp_path: Path) -> None:
     api.inject_fault(Fault.HANGING)
-    with started(api, tmp_path) as reporter:
+    with started(api, tmp_path, report_seconds=60.0) as reporter:
         reporter.on_start(ENVIRONMENT)
         eventually(lambda: api.requests >= 1)
         saved = save(tmp_path, 1)
@@ -103,7 +113,7 @@ def test_an_api_that_hangs_does_not_block_training(api: FakeApi, tmp_path: Path)
         reporter.on_progress(Progress(iteration=1, iterations=4, images_per_second=None))
         reporter.on_checkpoint(saved)
         assert reporter.stop_requested is None
-        assert time.monotonic() - before < 0.2
+        assert time.monotonic() - before < 30.0, "less than the request may take"
         api.recover()
 
 
