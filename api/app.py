@@ -18,6 +18,7 @@ from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
+from api.shared_reads import SharedReads
 from api.routes import (
     attempts,
     checkpoints,
@@ -25,10 +26,12 @@ from api.routes import (
     drivers,
     job_actions,
     jobs,
+    groups,
     metrics,
     runners,
     searches,
     session,
+    stream,
     system,
     webhooks,
 )
@@ -76,6 +79,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
             now=clock,
         )
+        app.state.shared_reads = SharedReads(app)
         yield
         stopping.set()
         collector.close()
@@ -99,6 +103,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     for router in (
         jobs.router,
         job_actions.router,
+        groups.router,
         metrics.router,
         checkpoints.router,
         attempts.router,
@@ -109,6 +114,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         system.router,
         webhooks.router,
         session.router,
+        stream.router,
     ):
         app.include_router(router)
     app.include_router(system.authenticated_router)

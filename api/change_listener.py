@@ -14,7 +14,10 @@ LISTEN_SECONDS = 1.0
 
 
 class Subscription:
-    """The changes that one request waits for, by the ids of what it is about."""
+    """The changes that one request waits for, by the ids of what it is about.
+
+    ANYTHING as an id: it waits for every change.
+    """
 
     def __init__(self) -> None:
         self.subject_ids: frozenset[str] = frozenset()
@@ -100,7 +103,7 @@ class ChangeHub:
                         self._loop.call_soon_threadsafe(self._wake, changed)
 
     def _wake(self, changed: Iterable[str]) -> None:
-        ids = self._subscriptions.keys() if ANYTHING in changed else changed
+        ids = self._subscriptions.keys() if ANYTHING in changed else (*changed, ANYTHING)
         for subject_id in tuple(ids):
             for subscription in self._subscriptions.get(subject_id, ()):
                 subscription.wake()

@@ -25,7 +25,7 @@ from service.storage.database import Session
 from service.storage.tables import JobRow, SearchRow
 
 # A compressed stream arrives in blocks; a 204 is cached unless it says otherwise (RFC 9110).
-_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 # Of the OpenAPI document, for routes that may answer with a stream.
 RESPONSES: dict[int | str, dict[str, Any]] = {
     HTTPStatus.OK: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
@@ -78,11 +78,11 @@ def _follow(
 ) -> Response:
     # Not the number of the last event: events expire before their job.
     if subject.state.is_final and not events.list_events_after(session, subject, after, limit=1):
-        return Response(status_code=HTTPStatus.NO_CONTENT, headers=_HEADERS)
+        return Response(status_code=HTTPStatus.NO_CONTENT, headers=HEADERS)
     return StreamingResponse(
         _event_stream(services, subject.id, read, after=after, min_seconds=min_seconds),
         media_type="text/event-stream",
-        headers=_HEADERS,
+        headers=HEADERS,
     )
 
 

@@ -5,7 +5,9 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
+from service.jobs.records import JobFilter
 from service.specs.base import MAX_NAME_LENGTH, Line
+from service.states import JobState
 
 _MAX_NUMBER = 2**31 - 1
 
@@ -26,6 +28,39 @@ class PageParameters:
 
 
 PageQuery = Annotated[PageParameters, Depends()]
+
+
+@dataclass(frozen=True)
+class JobFilterParameters:
+    state: Annotated[list[JobState] | None, Query()] = None
+    dataset: FilterText | None = None
+    tag: Annotated[list[FilterText] | None, Query()] = None
+    name: Annotated[FilterText | None, Query(description="a part of the name")] = None
+    text: Annotated[FilterText | None, Query(description="words of name, note or tags")] = None
+    where: Annotated[
+        list[FilterText] | None,
+        Query(max_length=20, description="FIELD:VALUE,VALUE or with !=, <, <=, >, >="),
+    ] = None
+
+    def make_filter(
+        self,
+        *,
+        archived: bool | None = None,
+        id_prefix: str | None = None,
+    ) -> JobFilter:
+        return JobFilter(
+            states=self.state or (),
+            dataset=self.dataset,
+            tags=self.tag or (),
+            name=self.name,
+            text=self.text,
+            where=self.where or (),
+            archived=archived,
+            id_prefix=id_prefix,
+        )
+
+
+JobFilterQuery = Annotated[JobFilterParameters, Depends()]
 
 
 @dataclass(frozen=True)

@@ -205,10 +205,12 @@ class EventView(View):
 
 class EventList(View):
     events: list[EventView]
+    next: Annotated[int, Field(description="as `after`, continues")]
 
     @classmethod
-    def of(cls, events: Sequence[EventRow]) -> "EventList":
-        return cls(events=[EventView.of(event) for event in events])
+    def of(cls, events: Sequence[EventRow], *, after: int) -> "EventList":
+        views = [EventView.of(event) for event in events]
+        return cls(events=views, next=views[-1].number if views else after)
 
 
 class LogLineView(View):
@@ -225,6 +227,7 @@ class LogLineView(View):
 
 class LogList(View):
     lines: list[LogLineView]
+    next: Annotated[int, Field(description="as `after`, continues")]
 
 
 class AttemptView(View):

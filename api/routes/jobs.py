@@ -20,7 +20,7 @@ from api.dependencies import (
     authenticate_user,
     set_submission_headers,
 )
-from api.queries import AfterNumber, EventQuery, FilterText, PageQuery
+from api.queries import AfterNumber, EventQuery, FilterText, JobFilterQuery, PageQuery
 from api.views import (
     AttemptList,
     AttemptView,
@@ -38,11 +38,9 @@ from api.views import (
 from service.errors import CannotFit, IdempotencyMismatch, NotFound
 from service.execution import attempts
 from service.jobs import logs, metrics, records, submission
-from service.jobs.records import JobFilter
 from service.scheduling import queue_status
 from service.scheduling.queue_status import QueueStatus
 from service.specs.job_spec import JobSpec
-from service.states import JobState
 from service.storage import events
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(authenticate_user)])
@@ -130,15 +128,7 @@ def plan_job(
 def list_jobs(
     session: ReadSession,
     page: PageQuery,
-    state: Annotated[list[JobState] | None, Query()] = None,
-    dataset: FilterText | None = None,
-    tag: Annotated[list[FilterText] | None, Query()] = None,
-    name: Annotated[FilterText | None, Query(description="a part of the name")] = None,
-    text: Annotated[FilterText | None, Query(description="words of name, note or tags")] = None,
-    where: Annotated[
-        list[FilterText] | None,
-        Query(max_length=20, description="FIELD:VALUE,VALUE or with !=, <, <=, >, >="),
-    ] = None,
+    filters: JobFilterQuery,
     sort: Annotated[
         FilterText | None, Query(description="FIELD or -FIELD; default: newest first")
     ] = None,
@@ -148,16 +138,7 @@ def list_jobs(
     A FIELD of `where` and `sort` is one of the spec, such as `recipe.batch_size`, of the job, such
     as `created_at`, `result.test_error`, or a newest metric, such as `metrics.train/loss`.
     """
-    wanted = JobFilter(
-        states=state or (),
-        dataset=dataset,
-        tags=tag or (),
-        name=name,
-        text=text,
-        where=where or (),
-        archived=page.archived,
-        id_prefix=page.id_prefix,
-    )
+    wanted = filters.make_filter(archived=page.archived, id_prefix=page.id_prefix)
     found = records.list_page(session, wanted, limit=page.limit, token=page.page_token, sort=sort)
     return JobPage(jobs=[JobView.of(job) for job in found.rows], next_page_token=found.next_token)
 
@@ -211,7 +192,8 @@ def list_events(
     job = records.find_job(session, job_id)
     if query.is_stream:
         return event_streams.follow_job(services, session, job, after=query.stream_after)
-    return EventList.of(events.list_events_after(session, job, query.after, limit=query.limit))
+    found = events.list_events_after(session, job, query.after, limit=query.limit)
+    return EventList.of(found, after=query.after)
 
 
 @router.get("/{job_id}/logs", responses=problems.responses(NotFound))
@@ -220,11 +202,17 @@ def list_logs(
     session: ReadSession,
     after: AfterNumber = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    tail: Annotated[
+        int | None, Query(ge=0, le=10_000, description="only as many of the newest lines")
+    ] = None,
 ) -> LogList:
     """Log lines of all attempts, oldest first."""
-    records.find_job(session, job_id)
+    job = records.find_job(session, job_id)
+    if tail is not None:
+        after = max(after, job.log_line_count - tail)
     found = logs.list_lines_after(session, job_id, after, limit=limit)
-    return LogList(lines=[LogLineView.of(line) for line in found])
+    lines = [LogLineView.of(line) for line in found]
+    return LogList(lines=lines, next=lines[-1].number if lines else after)
 
 
 @router.get("/{job_id}/attempts", responses=problems.responses(NotFound))

@@ -167,7 +167,8 @@ def list_events(
     search = records.find_search(session, search_id)
     if query.is_stream:
         return event_streams.follow_search(services, session, search, after=query.stream_after)
-    return EventList.of(events.list_events_after(session, search, query.after, limit=query.limit))
+    found = events.list_events_after(session, search, query.after, limit=query.limit)
+    return EventList.of(found, after=query.after)
 
 
 @router.post(

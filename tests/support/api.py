@@ -117,10 +117,11 @@ class Api:
         }
         with self.http.stream("GET", f"/v1/{of}/{name}/events", headers=sent) as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
-            yield _events(response.iter_lines())
+            yield read_events(response.iter_lines())
 
 
-def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+def read_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """Server-sent events that have data: `id`, `event`, decoded `data`."""
     fields: dict[str, Any] = {}
     for line in lines:
         if line:

@@ -1,0 +1,150 @@
+"""Jobs that are alike in everything but some fields, with statistics over each group."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field
+
+from api import problems
+from api.dependencies import ReadSession, authenticate_user
+from api.queries import FilterText, JobFilterQuery
+from api.views import View
+from service.errors import NotFound, invalid_parameter
+from service.jobs import groups, records
+from service.jobs.groups import GroupKey, GroupSeries, JobGroup
+from service.jobs.metric_axes import MetricAxis
+from service.states import JobState
+from service.text import count_of
+from service.storage.tables import JobRow
+
+router = APIRouter(prefix="/v1/groups", tags=["metrics"], dependencies=[Depends(authenticate_user)])
+
+_MAX_JOBS = 1000
+# The metrics of each are read.
+_MAX_JOBS_WITH_SERIES = 100
+
+Values = list[float | None]
+
+
+class SampleStatisticsView(View):
+    """Of `n` values, one for each job. `std` and the interval are null with one value.
+
+    `ci_low`, `ci_high`: 95 % confidence interval of the mean by Student's t distribution.
+    """
+
+    n: int
+    mean: float
+    std: float | None
+    ci_low: float | None
+    ci_high: float | None
+    min: float
+    max: float
+
+
+class GroupSeriesView(View):
+    """Columns of equal length, one row for each bucket that any job of the group has points in.
+
+    `n` to `ci_high` are over the jobs' means of the bucket, `min` and `max` over all points.
+    """
+
+    x: Annotated[list[float], Field(description="mean position of the jobs' last points")]
+    start: Annotated[list[int], Field(description="first iteration of the bucket")]
+    n: list[int]
+    mean: list[float]
+    std: Values
+    ci_low: Values
+    ci_high: Values
+    min: list[float]
+    max: list[float]
+
+
+class GroupMemberView(View):
+    id: str
+    name: str
+    state: JobState
+    seed: int
+
+    @classmethod
+    def of(cls, job: JobRow) -> "GroupMemberView":
+        return cls(id=job.id, name=job.name, state=job.state, seed=job.spec["seed"])
+
+
+class GroupView(View):
+    fields: Annotated[
+        dict[str, Any], Field(description="values of the fields in which the groups differ")
+    ]
+    jobs: list[GroupMemberView]
+    results: Annotated[
+        dict[str, SampleStatisticsView], Field(description="`test_error` and others of a result")
+    ]
+    series: dict[str, GroupSeriesView]
+
+
+class GroupsView(View):
+    by: list[str]
+    x: MetricAxis
+    groups: list[GroupView]
+
+
+@router.get("", responses=problems.responses(NotFound))
+def list_groups(
+    session: ReadSession,
+    filters: JobFilterQuery,
+    job: Annotated[
+        list[FilterText] | None,
+        Query(max_length=_MAX_JOBS_WITH_SERIES, description="ids, instead of filters"),
+    ] = None,
+    archived: bool = False,
+    by: Annotated[
+        list[FilterText] | None,
+        Query(
+            max_length=20,
+            description="`-FIELD`s of the spec in which a group may differ (default: `-seed`), "
+            "FIELDs in which it is alike, or `id`: each job is a group",
+        ),
+    ] = None,
+    series: Annotated[list[FilterText] | None, Query(max_length=100)] = None,
+    x: MetricAxis = MetricAxis.ITERATION,
+    from_: Annotated[float, Query(alias="from", ge=0, description="in units of x")] = 0,
+    to: Annotated[float | None, Query(ge=0, description="in units of x")] = None,
+    buckets: Annotated[int, Query(ge=1, le=5000, description="at most, per series")] = 500,
+) -> GroupsView:
+    """Groups of the jobs that match all filters, with mean, deviation and 95 % interval.
+
+    Over all points of `series`, in buckets. Fields that do not change what is trained, such as
+    name and priority, count only if `by` names them.
+    """
+    key = GroupKey(by or ["-seed"])
+    if job is not None:
+        jobs = [records.find_job(session, job_id) for job_id in dict.fromkeys(job)]
+    else:
+        limit = _MAX_JOBS if series is None else _MAX_JOBS_WITH_SERIES
+        page = records.list_page(session, filters.make_filter(archived=archived), limit=limit)
+        if page.next_token is not None:
+            raise invalid_parameter("/where", f"must leave at most {count_of(limit, 'job')}; or name each `job`")
+        jobs = page.rows
+    return GroupsView(
+        by=by or ["-seed"],
+        x=x,
+        groups=[
+            _make_view(
+                group,
+                groups.read_series(
+                    session, group, series or (), axis=x, start=from_, stop=to, buckets=buckets
+                ),
+            )
+            for group in key.group(jobs)
+        ],
+    )
+
+
+def _make_view(group: JobGroup, series: dict[str, GroupSeries]) -> GroupView:
+    return GroupView(
+        fields=group.fields,
+        jobs=[GroupMemberView.of(job) for job in group.jobs],
+        results={
+            name: SampleStatisticsView.model_validate(found)
+            for name, found in groups.read_results(group).items()
+        },
+        series={name: GroupSeriesView.model_validate(found) for name, found in series.items()},
+    )

@@ -1,0 +1,135 @@
+"""One stream with everything that a page shows: responses of GET routes, again when they change.
+
+A browser opens six connections to a host at most, over all of its tabs.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from starlette.concurrency import run_in_threadpool
+
+from api import event_streams, problems
+from api.dependencies import Services, ServicesDep, authenticate_user
+from api.event_streams import KEEPALIVE_SECONDS
+from api.shared_reads import JsonResponse, SharedReads
+from service.errors import InvalidInput, Refused, Unavailable, invalid_parameter
+from service.storage.changes import ANYTHING
+
+router = APIRouter(prefix="/v1/stream", tags=["stream"])
+
+_MAX_READS = 20
+# Of these, all users get the same response, in JSON and at once.
+_PATH = re.compile(
+    r"/v1/(jobs(/[^/]+(/(attempts|checkpoints|events|logs))?)?"
+    r"|searches(/[^/]+(/(trials|events))?)?|metrics|groups|queue|cluster|runners)"
+)
+_JOB_PATH = re.compile(r"/v1/jobs/([^/]+)(/.*)?")
+
+
+@dataclass
+class _Read:
+    """`after`: where the next response continues; `sent`: the last response that was sent."""
+
+    path: str
+    query: list[tuple[str, str]]
+    after: str | None = None
+    sent: JsonResponse | None = None
+
+    @property
+    def url(self) -> str:
+        query = [
+            (name, value) for name, value in self.query if name != "after" or self.after is None
+        ]
+        if self.after is not None:
+            query.append(("after", self.after))
+        return f"{self.path}?{urlencode(query)}"
+
+    @property
+    def subject_ids(self) -> list[str]:
+        """With what the response changes."""
+        match = _JOB_PATH.fullmatch(self.path)
+        if match is not None:
+            return [match[1]]
+        return [value for name, value in self.query if name == "job"] or [ANYTHING]
+
+
+@router.get(
+    "",
+    response_class=Response,
+    responses={**event_streams.RESPONSES, **problems.responses(InvalidInput)},
+    dependencies=[Depends(authenticate_user)],
+)
+def follow(
+    request: Request,
+    services: ServicesDep,
+    read: Annotated[
+        list[Annotated[str, Query(max_length=8000)]],
+        Query(
+            min_length=1,
+            max_length=_MAX_READS,
+            description="path and query of a GET request: jobs, searches and what is below them, "
+            "metrics, groups, queue, cluster or runners",
+        ),
+    ],
+) -> Response:
+    """The responses to several GET requests, at once and again whenever one has changed.
+
+    Each message has as `data` a JSON object: the index of the `read`, its `status` and its `body`.
+    After a body with `next`, the following ones continue there, as with `after`.
+    """
+    reads = [_parse(index, url) for index, url in enumerate(read)]
+    return StreamingResponse(
+        _follow(request, services, request.app.state.shared_reads, reads),
+        media_type="text/event-stream",
+        headers=event_streams.HEADERS,
+    )
+
+
+def _parse(index: int, url: str) -> _Read:
+    parts = urlsplit(url)
+    if parts.scheme or parts.netloc or not _PATH.fullmatch(parts.path):
+        raise invalid_parameter(f"/read/{index}", f"cannot be followed: {url!r}")
+    return _Read(parts.path, parse_qsl(parts.query, keep_blank_values=True))
+
+
+async def _follow(
+    request: Request, services: Services, shared: SharedReads, reads: list[_Read]
+) -> AsyncIterator[bytes]:
+    headers: Any = request.headers.raw
+    subject_ids = {subject_id for read in reads for subject_id in read.subject_ids}
+    with services.changes.subscribe(*subject_ids) as changes:
+        changes.clear()
+        responses = [await shared.read_alone(read.url, headers) for read in reads]
+        while True:
+            for index, (read, response) in enumerate(zip(reads, responses, strict=True)):
+                if response != read.sent:
+                    read.sent = response
+                    yield _format_message(index, response)
+                if response.status == HTTPStatus.OK and response.next is not None:
+                    read.after = response.next
+            if not await changes.wait(KEEPALIVE_SECONDS):
+                # Estimates of waiting times change without a change in the database.
+                yield format_sse_event(comment="keep-alive")
+                try:
+                    await run_in_threadpool(authenticate_user, request, services, None, None)
+                except (Refused, Unavailable):
+                    return
+            if services.changes.is_closing:
+                return
+            # Before the wait: what changes later is read at the tick after.
+            changes.clear()
+            await shared.wait_for_tick()
+            responses = await asyncio.gather(*(shared.read(read.url, headers) for read in reads))
+
+
+def _format_message(index: int, response: JsonResponse) -> bytes:
+    data = f'{{"read":{index},"status":{response.status},"body":{response.body}}}'
+    return format_sse_event(event="response", data_str=data)

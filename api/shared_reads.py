@@ -1,0 +1,86 @@
+"""GET requests that the process sends to itself, once for all streams that need the response."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message
+
+# Reads begin at multiples of this, so that what many streams wait for is read once.
+TICK_SECONDS = 0.5
+_CREDENTIALS = (b"authorization", b"cookie", b"user-agent")
+
+
+@dataclass(frozen=True)
+class JsonResponse:
+    """`next`: of the body, the `after` that continues it; None where it has none."""
+
+    status: int
+    body: str
+    next: str | None
+
+
+class SharedReads:
+    """Only for routes whose response is equal for all users, and is JSON."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._tick = 0
+        self._responses: dict[str, asyncio.Task[JsonResponse]] = {}
+
+    async def wait_for_tick(self) -> None:
+        """Waits for the next time at which reads begin."""
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(TICK_SECONDS - now % TICK_SECONDS)
+
+    async def read(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
+        """The response of this tick. `headers`: of a request whose credentials are valid."""
+        tick = int(asyncio.get_running_loop().time() / TICK_SECONDS)
+        if tick != self._tick:
+            self._tick, self._responses = tick, {}
+        if url not in self._responses:
+            self._responses[url] = asyncio.create_task(self.read_alone(url, headers))
+        # A stream that ends does not take the response from the others.
+        return await asyncio.shield(self._responses[url])
+
+    async def read_alone(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
+        """A response of now. Shares nothing."""
+        parts = urlsplit(url)
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": parts.path,
+            "raw_path": parts.path.encode(),
+            "query_string": parts.query.encode(),
+            "root_path": "",
+            "headers": [header for header in headers if header[0] in _CREDENTIALS],
+            "client": None,
+            "server": None,
+        }
+        status = 0
+        chunks: list[bytes] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                chunks.append(message.get("body", b""))
+
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            # It was logged, and the response is a problem that says so.
+            if status == 0:
+                raise
+        body = b"".join(chunks)
+        following = json.loads(body).get("next")
+        return JsonResponse(status, body.decode(), None if following is None else str(following))

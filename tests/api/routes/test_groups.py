@@ -1,0 +1,73 @@
+"""`GET /v1/groups`."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.api import Api
+from tests.support.core import job_id_of, make_point
+
+
+def _train(api: Api, value: float, **fields: Any) -> str:
+    claimed = api.core.run(**fields)
+    points = [make_point("test/error", n, value).model_dump(mode="json") for n in (1, 2)]
+    api.report(claimed, 2, metrics=points)
+    result = {"train_error": 1.0, "test_error": value, "training_seconds": 2.0}
+    body = {"reason": "completed", "result": result}
+    assert api.attempt(claimed, "POST", "/finish", json=body).status_code == 200
+    return job_id_of(claimed)
+
+
+def test_seeds_are_grouped_with_statistics_of_results_and_series(api: Api) -> None:
+    ids = [_train(api, 4.0, seed=1), _train(api, 6.0, seed=2)]
+    (group,) = api.get("/v1/groups?series=test/error").json()["groups"]
+    assert [job["id"] for job in group["jobs"]] == ids[::-1]
+    assert [job["seed"] for job in group["jobs"]] == [2, 1]
+    assert group["results"]["test_error"]["mean"] == 5.0
+    assert group["series"]["test/error"]["n"] == [2, 2]
+    assert group["series"]["test/error"]["x"] == [1, 2]
+
+
+def test_groups_are_of_the_jobs_that_match_the_filters(api: Api) -> None:
+    kept = _train(api, 4.0, seed=1, tags=["course"])
+    _train(api, 6.0, seed=2)
+    (group,) = api.get("/v1/groups?tag=course").json()["groups"]
+    assert [job["id"] for job in group["jobs"]] == [kept]
+    assert group["series"] == {}
+
+
+def test_jobs_may_be_named_instead_and_keep_their_order(api: Api) -> None:
+    ids = [api.core.submit(seed=seed) for seed in (1, 2, 3)]
+    query = "&".join(f"job={job_id}" for job_id in ids)
+    found = api.get(f"/v1/groups?by=id&{query}").json()
+    assert [[job["id"] for job in group["jobs"]] for group in found["groups"]] == [
+        [job_id] for job_id in ids
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "pointer"),
+    [
+        ("by=nonsense", 422, "/by"),
+        ("where=nonsense", 422, "/where"),
+        ("job=nonsense", 404, None),
+    ],
+)
+def test_wrong_parameters_are_named(
+    api: Api, query: str, status: int, pointer: str | None
+) -> None:
+    answer = api.get(f"/v1/groups?{query}")
+    errors = answer.json().get("errors", [{"pointer": None}])
+    assert (answer.status_code, errors[0]["pointer"]) == (status, pointer)
+
+
+def test_more_jobs_than_one_response_holds_are_refused(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.groups._MAX_JOBS", 1)
+    api.core.submit()
+    assert api.get("/v1/groups").status_code == 200
+    api.core.submit()
+    answer = api.get("/v1/groups")
+    assert answer.status_code == 422
+    assert "at most 1 job;" in answer.json()["errors"][0]["message"]

@@ -1,0 +1,179 @@
+"""`GET /v1/stream`: one connection for everything that a page shows."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from api import shared_reads
+from service.access import tokens
+from service.jobs import records
+from service.states import Reason
+from service.storage.tables import JobRow, TokenRow
+from tests.support.api import TOKEN, Api, read_events
+from tests.support.core import job_id_of, make_point
+
+
+@pytest.fixture(autouse=True)
+def _short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_reads, "TICK_SECONDS", 0.05)
+
+
+@contextmanager
+def _follow(api: Api, *reads: str, token: str = TOKEN) -> Iterator[Iterator[dict[str, Any]]]:
+    """The `data` of each message."""
+    headers = {"Authorization": f"Bearer {token}"}
+    request = {"params": {"read": reads}, "headers": headers}
+    with api.http.stream("GET", "/v1/stream", **request) as response:
+        assert response.status_code == 200
+        yield (event["data"] for event in read_events(response.iter_lines()))
+
+
+def _loss(*iterations: int) -> list[dict[str, Any]]:
+    points = [make_point("train/loss", n, float(n)) for n in iterations]
+    return [point.model_dump(mode="json") for point in points]
+
+
+def test_each_read_is_answered_at_once_as_its_route_answers(api: Api) -> None:
+    job_id = api.core.submit()
+    paths = [f"/v1/jobs/{job_id}", "/v1/jobs?state=queued", "/v1/cluster", "/v1/queue?limit=5"]
+    with _follow(api, *paths) as messages:
+        found = [next(messages) for _ in paths]
+    assert [message["read"] for message in found] == [0, 1, 2, 3]
+    assert [message["status"] for message in found] == [200] * 4
+    assert [message["body"] for message in found] == [api.get(path).json() for path in paths]
+
+
+def test_only_what_has_changed_comes_again(api: Api) -> None:
+    job_id = api.core.submit()
+    with _follow(api, "/v1/runners", f"/v1/jobs/{job_id}") as messages:
+        assert [next(messages)["read"] for _ in range(2)] == [0, 1]
+        api.core.cancel(job_id)
+        message = next(messages)
+    assert (message["read"], message["body"]["state"]) == (1, "cancelled")
+
+
+def test_a_list_changes_with_each_of_its_jobs(api: Api) -> None:
+    with _follow(api, "/v1/jobs") as messages:
+        assert next(messages)["body"]["jobs"] == []
+        job_id = api.core.submit()
+        assert [job["id"] for job in next(messages)["body"]["jobs"]] == [job_id]
+
+
+def test_metrics_continue_at_their_last_bucket(api: Api) -> None:
+    claimed = api.core.run()
+    api.report(claimed, 2, metrics=_loss(1, 2, 3))
+    with _follow(api, f"/v1/metrics?job={job_id_of(claimed)}&x=iteration") as messages:
+        first = next(messages)["body"]["jobs"][0]["series"]["train/loss"]
+        api.report(claimed, 3, metrics=_loss(4))
+        then = next(messages)["body"]["jobs"][0]["series"]["train/loss"]
+    assert (first["x"], then["x"]) == ([1, 2, 3], [3, 4])
+
+
+def test_events_and_log_lines_come_once(api: Api) -> None:
+    claimed = api.core.run()
+    job_id = job_id_of(claimed)
+    with _follow(api, f"/v1/jobs/{job_id}/events") as messages:
+        kinds = [event["kind"] for event in next(messages)["body"]["events"]]
+        api.core.end(claimed, Reason.COMPLETED)
+        later = []
+        while "succeeded" not in str(later):
+            later += [event for event in next(messages)["body"]["events"]]
+    everything = api.get(f"/v1/jobs/{job_id}/events").json()["events"]
+    assert [*kinds, *(event["kind"] for event in later)] == [event["kind"] for event in everything]
+
+
+def test_a_deleted_job_is_told_as_its_route_tells_it(api: Api) -> None:
+    job_id = api.core.submit()
+    api.core.cancel(job_id)
+    with _follow(api, f"/v1/jobs/{job_id}") as messages:
+        next(messages)
+        assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 204
+        message = next(messages)
+    assert (message["status"], message["body"]["code"]) == (404, "not-found")
+
+
+def test_streams_with_the_same_reads_share_them(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = api.core.submit()
+    reads = 0
+    find_job = records.find_job
+
+    def count(session: Session, name: str) -> JobRow:
+        nonlocal reads
+        reads += 1
+        return find_job(session, name)
+
+    with ExitStack() as streams:
+        followed = [streams.enter_context(_follow(api, f"/v1/jobs/{job_id}")) for _ in range(8)]
+        for messages in followed:
+            next(messages)
+        monkeypatch.setattr(records, "find_job", count)
+        api.core.cancel(job_id)
+        for messages in followed:
+            assert next(messages)["body"]["state"] == "cancelled"
+    assert 1 <= reads <= 4
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/v1/session",
+        "/v1/stream?read=/v1/jobs",
+        "/v1/jobs/abc/checkpoints/abc/weights",
+        "/v1/searches/abc/export",
+        "https://elsewhere/v1/jobs",
+        "//elsewhere/v1/jobs",
+        "/v1/jobs/../webhooks",
+        "jobs",
+        "",
+    ],
+)
+def test_other_requests_cannot_be_followed(api: Api, url: str) -> None:
+    answer = api.call("GET", "/v1/stream", params={"read": ["/v1/jobs", url]})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/read/1")
+
+
+def test_a_wrong_parameter_of_a_read_is_that_of_its_route(api: Api) -> None:
+    with _follow(api, "/v1/jobs?where=nonsense") as messages:
+        message = next(messages)
+    assert (message["status"], message["body"]["errors"][0]["pointer"]) == (422, "/where")
+
+
+def test_a_stream_needs_a_token(api: Api) -> None:
+    assert api.call("GET", "/v1/stream?read=/v1/jobs", token=None).status_code == 401
+
+
+def test_a_stream_ends_when_its_token_is_removed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.stream.KEEPALIVE_SECONDS", 0.05)
+    with api.core.database.transaction() as session:
+        tokens.set_token(session, "a-token-of-somebody-else", name="bob", now=api.core.clock())
+    with _follow(api, "/v1/queue", token="a-token-of-somebody-else") as messages:
+        next(messages)
+        with api.core.database.transaction() as session:
+            session.execute(delete(TokenRow).where(TokenRow.name == "bob"))
+        assert list(messages) == []
+
+
+def test_an_unexpected_error_of_a_read_does_not_end_the_stream(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = api.core.submit()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of order")
+
+    with monkeypatch.context() as broken, _follow(api, f"/v1/jobs/{job_id}") as messages:
+        next(messages)
+        broken.setattr(records, "find_job", fail)
+        api.core.command("hold", job_id)
+        assert next(messages)["status"] == 500
+        broken.undo()
+        api.core.cancel(job_id)
+        assert next(messages)["body"]["state"] == "cancelled"
