@@ -23,7 +23,7 @@ class PageParameters:
     page_token: Annotated[str | None, Query(description="`next_page_token` of a page")] = None
     id_prefix: Annotated[str | None, Query(max_length=16)] = None
     archived: Annotated[
-        bool | None, Query(description="default: false, and both with `id_prefix`")
+        bool | None, Query(description="default: false, and both where ids are given")
     ] = None
 
 
@@ -32,6 +32,7 @@ PageQuery = Annotated[PageParameters, Depends()]
 
 @dataclass(frozen=True)
 class JobFilterParameters:
+    job: Annotated[list[FilterText] | None, Query(max_length=100, description="ids")] = None
     state: Annotated[list[JobState] | None, Query()] = None
     dataset: FilterText | None = None
     tag: Annotated[list[FilterText] | None, Query()] = None
@@ -49,6 +50,7 @@ class JobFilterParameters:
         id_prefix: str | None = None,
     ) -> JobFilter:
         return JobFilter(
+            ids=self.job or (),
             states=self.state or (),
             dataset=self.dataset,
             tags=self.tag or (),

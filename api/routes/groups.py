@@ -5,11 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from api import problems
 from api.dependencies import ReadSession, authenticate_user
 from api.queries import FilterText, JobFilterQuery
 from api.views import View
-from service.errors import NotFound, invalid_parameter
+from service.errors import invalid_parameter
 from service.jobs import groups, records
 from service.jobs.groups import GroupKey, GroupSeries, JobGroup
 from service.jobs.metric_axes import MetricAxis
@@ -86,15 +85,13 @@ class GroupsView(View):
     groups: list[GroupView]
 
 
-@router.get("", responses=problems.responses(NotFound))
+@router.get("")
 def list_groups(
     session: ReadSession,
     filters: JobFilterQuery,
-    job: Annotated[
-        list[FilterText] | None,
-        Query(max_length=_MAX_JOBS_WITH_SERIES, description="ids, instead of filters"),
+    archived: Annotated[
+        bool | None, Query(description="default: false, and both where ids are given")
     ] = None,
-    archived: bool = False,
     by: Annotated[
         list[FilterText] | None,
         Query(
@@ -115,14 +112,10 @@ def list_groups(
     name and priority, count only if `by` names them.
     """
     key = GroupKey(by or ["-seed"])
-    if job is not None:
-        jobs = [records.find_job(session, job_id) for job_id in dict.fromkeys(job)]
-    else:
-        limit = _MAX_JOBS if series is None else _MAX_JOBS_WITH_SERIES
-        page = records.list_page(session, filters.make_filter(archived=archived), limit=limit)
-        if page.next_token is not None:
-            raise invalid_parameter("/where", f"must leave at most {count_of(limit, 'job')}; or name each `job`")
-        jobs = page.rows
+    limit = _MAX_JOBS if series is None else _MAX_JOBS_WITH_SERIES
+    page = records.list_page(session, filters.make_filter(archived=archived), limit=limit)
+    if page.next_token is not None:
+        raise invalid_parameter("/where", f"must leave at most {count_of(limit, 'job')}")
     return GroupsView(
         by=by or ["-seed"],
         x=x,
@@ -133,7 +126,7 @@ def list_groups(
                     session, group, series or (), axis=x, start=from_, stop=to, buckets=buckets
                 ),
             )
-            for group in key.group(jobs)
+            for group in key.group(page.rows)
         ],
     )
 

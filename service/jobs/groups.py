@@ -87,12 +87,13 @@ class GroupKey:
 
     def __init__(self, by: Sequence[str]) -> None:
         excluded = [field[1:] for field in by if field.startswith("-")]
-        self._only = [field for field in by if not field.startswith("-")]
-        self._excluded = {*_UNTRAINED, *excluded}
-        self._is_by_id = self._only == ["id"]
-        if excluded and self._only:
+        only = [field for field in by if not field.startswith("-")]
+        if excluded and only:
             raise invalid_parameter("/by", "must name either FIELDs or -FIELDs, not both")
-        for field in () if self._is_by_id else (*excluded, *self._only):
+        self._is_by_id = only == ["id"]
+        self._only = [] if self._is_by_id else only
+        self._excluded = {*_UNTRAINED, *excluded}
+        for field in (*excluded, *self._only):
             if not list_field_types(JobSpec, field):
                 raise invalid_parameter("/by", f"jobs have no field {field!r} in their spec")
 
@@ -101,7 +102,7 @@ class GroupKey:
         members: dict[str, list[JobRow]] = {}
         values: dict[str, dict[str, Any]] = {}
         for job in jobs:
-            found = {} if self._is_by_id else self._select(_flatten(job.spec))
+            found = self._select(_flatten(job.spec))
             key = job.id if self._is_by_id else json.dumps(found, sort_keys=True)
             members.setdefault(key, []).append(job)
             values[key] = found

@@ -35,6 +35,7 @@ class JobFilter:
     `where`: conditions of service.jobs.job_query. `archived`: as in paging.read_page.
     """
 
+    ids: Sequence[str] = ()
     states: Sequence[JobState] = ()
     dataset: str | None = None
     tags: Sequence[str] = ()
@@ -75,6 +76,7 @@ def list_page(
         *wanted.conditions(),
         limit=limit,
         token=token,
+        named=wanted.ids,
         id_prefix=wanted.id_prefix,
         archived=wanted.archived,
         order=job_query.parse_order(sort) if sort is not None else (),

@@ -31,13 +31,15 @@ def read_page(
     *conditions: ColumnElement[bool],
     limit: int,
     token: str | None = None,
+    named: Sequence[str] = (),
     id_prefix: str | None = None,
     archived: bool | None = None,
     order: Sequence[ColumnElement[Any]] = (),
 ) -> Page[RowT]:
     """The rows that meet all conditions. InvalidInput where `token` is not the token of a page.
 
-    `archived` None: only rows that are not, unless `id_prefix` says which.
+    `named`: only these ids. `archived` None: only rows that are not, unless `named` or `id_prefix`
+    says which.
     `order`: instead of newest first. Then the token is the number of rows before the page: rows
     that change meanwhile may be missed or come twice.
     """
@@ -50,7 +52,9 @@ def read_page(
     statement = statement.order_by(*order, row_type.id.desc())
     if token is not None:
         statement = statement.offset(int(token)) if order else statement.where(row_type.id < token)
-    if archived is not None or id_prefix is None:
+    if named:
+        statement = statement.where(row_type.id.in_(named))
+    if archived is not None or not (named or id_prefix is not None):
         statement = statement.where(row_type.archived.is_(archived or False))
     if id_prefix is not None:
         statement = statement.where(row_type.id.startswith(id_prefix, autoescape=True))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from service.specs.protocol import MetricPoint, Progress
+from service.specs.protocol import MetricPoint, Progress, TrainingResult
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
 from tests.support.core import job_id_of
@@ -31,7 +31,8 @@ def _train(api: Api, *, error: float, **spec: Any) -> str:
     ]
     progress = Progress(iteration=30, iterations=30, images_per_second=900.0)
     core.report(running.attempt_id, 2, metrics=points, progress=progress)
-    core.finish(running.attempt_id)
+    result = TrainingResult(train_error=error, test_error=error, training_seconds=30.0)
+    core.finish(running.attempt_id, result=result)
     core.release(running)
     return job_id_of(running)
 

@@ -1,35 +1,56 @@
 import { describe, expect, it } from "vitest";
-import type { Job } from "../src/api/client";
-import { groupJobs, meanOf, statistics } from "../src/lib/groups";
+import type { Job, Schemas } from "../src/api/client";
+import { drawGroups, meanOf } from "../src/lib/groups";
 import { buckets } from "./buckets";
 
-function job(id: string, network: string, spec: object): Job {
+function job(id: string, network: string, seed: number): Job {
   const shortcut = network.startsWith("plain") ? "none" : "A";
-  return { id, network, spec: { seed: 0, shortcut, name: id, ...spec } } as unknown as Job;
+  return { id, network, spec: { seed, shortcut } } as unknown as Job;
+}
+
+function group(ids: string[], fields: object) {
+  const jobs = ids.map((id) => ({ id }));
+  return { jobs, fields, results: {}, series: {} } as unknown as Schemas["GroupView"];
 }
 
 describe("groups", () => {
   const jobs = [
-    job("a", "plain-20", { depth: 20, seed: 0 }),
-    job("b", "plain-20", { depth: 20, seed: 1, tags: ["x"] }),
-    job("c", "resnet-20-A", { depth: 20, recipe: { lr: 0.2 } }),
+    job("a", "resnet-20-A", 0),
+    job("b", "plain-20", 1),
+    job("c", "plain-20", 0),
+    job("d", "resnet-20-A", 0),
   ];
+  const groups = drawGroups(
+    [
+      group(["a"], { shortcut: "A", "recipe.learning_rate": 0.2, depth: 20 }),
+      group(["b", "c"], { shortcut: "none", "recipe.learning_rate": null, depth: 20 }),
+      group(["d"], { shortcut: "A", "recipe.learning_rate": 0.1, depth: 20 }),
+    ],
+    jobs,
+    ["c", "a", "b", "d"],
+  );
 
-  it("join jobs that differ in the seed only, with their family's color", () => {
-    const groups = groupJobs(jobs, false);
-    expect(groups.map((group) => group.jobs.map(({ id }) => id))).toEqual([["a", "b"], ["c"]]);
-    expect(groups.map((group) => group.color)).toEqual(["--plain-1", "--residual-1"]);
-    expect(groups.map((group) => group.label)).toEqual([
-      "plain-20 (mean of 2)",
-      "resnet-20-A, lr 0.2",
+  it("are in the order of the ids, their jobs in that of the seeds", () => {
+    expect(groups.map((drawn) => drawn.jobs.map(({ id }) => id))).toEqual([
+      ["c", "b"],
+      ["a"],
+      ["d"],
     ]);
   });
 
-  it("are single jobs on request, whose labels have the seed", () => {
-    expect(groupJobs(jobs, true).map((group) => group.label)).toEqual([
-      "plain-20, seed 0",
-      "plain-20, seed 1",
-      "resnet-20-A, seed 0, lr 0.2",
+  it("have the colors of their kind of network", () => {
+    expect(groups.map((drawn) => drawn.color)).toEqual([
+      "--plain-1",
+      "--residual-1",
+      "--residual-2",
+    ]);
+  });
+
+  it("are named by what the network's name does not say", () => {
+    expect(groups.map((drawn) => drawn.label)).toEqual([
+      "plain-20 (mean of 2)",
+      "resnet-20-A, learning_rate 0.2",
+      "resnet-20-A, learning_rate 0.1",
     ]);
   });
 });
@@ -42,10 +63,5 @@ describe("the mean of a group", () => {
 
   it("leaves out what was not finite in one of them", () => {
     expect(meanOf([buckets([0, 4], [1, null]), buckets([0, 4], [3, 5])])?.mean).toEqual([2]);
-  });
-
-  it("has the deviation of a sample", () => {
-    expect(statistics([1, 3])).toEqual({ mean: 2, deviation: Math.SQRT2 });
-    expect(statistics([1]).deviation).toBeNull();
   });
 });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { differences, parseSeeds, sorted } from "../src/lib/jobs";
+import { parseSeeds, sorted } from "../src/lib/jobs";
 
 describe("seeds", () => {
   it("are numbers and ranges, each once", () => {
@@ -20,19 +20,5 @@ describe("sorted", () => {
 
   it("orders numbers in names as numbers", () => {
     expect(sorted(["net-110", "net-20"], (row) => row, false)).toEqual(["net-20", "net-110"]);
-  });
-});
-
-describe("differences", () => {
-  it("are the fields that are not equal in all specs, by their path", () => {
-    const specs = [
-      { depth: 20, recipe: { lr: 0.1, name: "quick" }, tags: ["a"] },
-      { depth: 20, recipe: { lr: 0.2, name: "quick" }, tags: ["a"] },
-      { depth: 20, recipe: { name: "quick" }, tags: ["b"] },
-    ];
-    expect(differences(specs)).toEqual([
-      { field: "recipe.lr", values: ["0.1", "0.2", ""] },
-      { field: "tags", values: ['["a"]', '["a"]', '["b"]'] },
-    ]);
   });
 });

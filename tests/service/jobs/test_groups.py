@@ -79,8 +79,10 @@ def test_a_field_with_fields_of_its_own_stands_for_all_of_them(core: Core) -> No
 
 
 def test_each_job_may_be_a_group_of_its_own(core: Core) -> None:
-    ids = [core.submit(), core.submit()]
-    assert _group(core, ids, "id") == [({}, [job_id]) for job_id in ids]
+    ids = [core.submit(seed=1), core.submit(seed=1), core.submit(seed=2)]
+    assert _group(core, ids, "id") == [
+        ({"seed": seed}, [job_id]) for seed, job_id in zip((1, 1, 2), ids, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("by", [["-sead"], ["depth", "-seed"], ["result.test_error"], [""]])

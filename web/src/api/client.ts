@@ -23,6 +23,13 @@ export class ApiError extends Error {
   }
 }
 
+/** The error of a response with a problem (RFC 9457) as its body. */
+export function toError(status: number, body: unknown): ApiError {
+  const problem = body as { detail?: string; errors?: FieldError[]; request_id?: string };
+  const message = problem.detail ?? `The service answered ${status}.`;
+  return new ApiError(status, message, problem.errors, problem.request_id);
+}
+
 // The header shows the service that the request comes from this page and no other site's.
 const client = createClient<paths, "application/json">({
   headers: { "X-Requested-With": "resnetd-dashboard" },
@@ -31,13 +38,7 @@ client.use({
   onError: () => new ApiError(0, "The service does not respond."),
   onResponse: async ({ response }) => {
     if (response.ok) return undefined;
-    const problem = await response.json().catch(() => ({}));
-    throw new ApiError(
-      response.status,
-      problem.detail ?? `The service answered ${response.status}.`,
-      problem.errors,
-      problem.request_id,
-    );
+    throw toError(response.status, await response.json().catch(() => ({})));
   },
 });
 

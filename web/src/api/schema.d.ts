@@ -341,6 +341,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/groups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Groups
+         * @description Groups of the jobs that match all filters, with mean, deviation and 95 % interval.
+         *
+         *     Over all points of `series`, in buckets. Fields that do not change what is trained, such as
+         *     name and priority, count only if `by` names them.
+         */
+        get: operations["list_groups_v1_groups_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/metrics": {
         parameters: {
             query?: never;
@@ -1015,6 +1038,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/stream": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Follow
+         * @description The responses to several GET requests, at once and again whenever one has changed.
+         *
+         *     Each message has as `data` a JSON object: the index of the `read`, its `status` and its `body`.
+         *     After a body with `next`, the following ones continue there, as with `after`.
+         */
+        get: operations["follow_v1_stream_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/recipes": {
         parameters: {
             query?: never;
@@ -1545,6 +1591,11 @@ export interface components {
         EventList: {
             /** Events */
             events: components["schemas"]["EventView"][];
+            /**
+             * Next
+             * @description as `after`, continues
+             */
+            next: number;
         };
         /** EventView */
         EventView: {
@@ -1620,6 +1671,79 @@ export interface components {
          * @enum {string}
          */
         Flip: "random" | "alternating";
+        /** GroupMemberView */
+        GroupMemberView: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            state: components["schemas"]["JobState"];
+            /** Seed */
+            seed: number;
+        };
+        /**
+         * GroupSeriesView
+         * @description Columns of equal length, one row for each bucket that any job of the group has points in.
+         *
+         *     `n` to `ci_high` are over the jobs' means of the bucket, `min` and `max` over all points.
+         */
+        GroupSeriesView: {
+            /**
+             * X
+             * @description mean position of the jobs' last points
+             */
+            x: number[];
+            /**
+             * Start
+             * @description first iteration of the bucket
+             */
+            start: number[];
+            /** N */
+            n: number[];
+            /** Mean */
+            mean: number[];
+            /** Std */
+            std: (number | null)[];
+            /** Ci Low */
+            ci_low: (number | null)[];
+            /** Ci High */
+            ci_high: (number | null)[];
+            /** Min */
+            min: number[];
+            /** Max */
+            max: number[];
+        };
+        /** GroupView */
+        GroupView: {
+            /**
+             * Fields
+             * @description values of the fields in which the groups differ
+             */
+            fields: {
+                [key: string]: unknown;
+            };
+            /** Jobs */
+            jobs: components["schemas"]["GroupMemberView"][];
+            /**
+             * Results
+             * @description `test_error` and others of a result
+             */
+            results: {
+                [key: string]: components["schemas"]["SampleStatisticsView"];
+            };
+            /** Series */
+            series: {
+                [key: string]: components["schemas"]["GroupSeriesView"];
+            };
+        };
+        /** GroupsView */
+        GroupsView: {
+            /** By */
+            by: string[];
+            x: components["schemas"]["MetricAxis"];
+            /** Groups */
+            groups: components["schemas"]["GroupView"][];
+        };
         /** Health */
         Health: {
             /** Status */
@@ -1920,6 +2044,11 @@ export interface components {
         LogList: {
             /** Lines */
             lines: components["schemas"]["LogLineView"][];
+            /**
+             * Next
+             * @description as `after`, continues
+             */
+            next: number;
         };
         /**
          * LrSchedule
@@ -2527,6 +2656,28 @@ export interface components {
             ready_at: string | null;
         };
         /**
+         * SampleStatisticsView
+         * @description Of `n` values, one for each job. `std` and the interval are null with one value.
+         *
+         *     `ci_low`, `ci_high`: 95 % confidence interval of the mean by Student's t distribution.
+         */
+        SampleStatisticsView: {
+            /** N */
+            n: number;
+            /** Mean */
+            mean: number;
+            /** Std */
+            std: number | null;
+            /** Ci Low */
+            ci_low: number | null;
+            /** Ci High */
+            ci_high: number | null;
+            /** Min */
+            min: number;
+            /** Max */
+            max: number;
+        };
+        /**
          * Scheduler
          * @description Which trials are stopped early.
          * @enum {string}
@@ -3126,6 +3277,16 @@ export interface operations {
     list_jobs_v1_jobs_get: {
         parameters: {
             query?: {
+                /** @description FIELD or -FIELD; default: newest first */
+                sort?: string | null;
+                limit?: number;
+                /** @description `next_page_token` of a page */
+                page_token?: string | null;
+                id_prefix?: string | null;
+                /** @description default: false, and both where ids are given */
+                archived?: boolean | null;
+                /** @description ids */
+                job?: string[] | null;
                 state?: components["schemas"]["JobState"][] | null;
                 dataset?: string | null;
                 tag?: string[] | null;
@@ -3135,14 +3296,6 @@ export interface operations {
                 text?: string | null;
                 /** @description FIELD:VALUE,VALUE or with !=, <, <=, >, >= */
                 where?: string[] | null;
-                /** @description FIELD or -FIELD; default: newest first */
-                sort?: string | null;
-                limit?: number;
-                /** @description `next_page_token` of a page */
-                page_token?: string | null;
-                id_prefix?: string | null;
-                /** @description default: false, and both with `id_prefix` */
-                archived?: boolean | null;
             };
             header?: never;
             path?: never;
@@ -3628,6 +3781,8 @@ export interface operations {
                 /** @description only entries with a higher number */
                 after?: number;
                 limit?: number;
+                /** @description only as many of the newest lines */
+                tail?: number | null;
             };
             header?: never;
             path: {
@@ -4073,6 +4228,66 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_groups_v1_groups_get: {
+        parameters: {
+            query?: {
+                /** @description default: false, and both where ids are given */
+                archived?: boolean | null;
+                /** @description `-FIELD`s of the spec in which a group may differ (default: `-seed`), FIELDs in which it is alike, or `id`: each job is a group */
+                by?: string[] | null;
+                series?: string[] | null;
+                x?: components["schemas"]["MetricAxis"];
+                /** @description in units of x */
+                from?: number;
+                /** @description in units of x */
+                to?: number | null;
+                /** @description at most, per series */
+                buckets?: number;
+                /** @description ids */
+                job?: string[] | null;
+                state?: components["schemas"]["JobState"][] | null;
+                dataset?: string | null;
+                tag?: string[] | null;
+                /** @description a part of the name */
+                name?: string | null;
+                /** @description words of name, note or tags */
+                text?: string | null;
+                /** @description FIELD:VALUE,VALUE or with !=, <, <=, >, >= */
+                where?: string[] | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["GroupsView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
                     };
                 };
             };
@@ -4659,7 +4874,7 @@ export interface operations {
                 /** @description `next_page_token` of a page */
                 page_token?: string | null;
                 id_prefix?: string | null;
-                /** @description default: false, and both with `id_prefix` */
+                /** @description default: false, and both where ids are given */
                 archived?: boolean | null;
             };
             header?: never;
@@ -6026,6 +6241,52 @@ export interface operations {
             };
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    follow_v1_stream_get: {
+        parameters: {
+            query: {
+                /** @description path and query of a GET request: jobs, searches and what is below them, metrics, groups, queue, cluster or runners */
+                read: string[];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            /** @description a stream would have no further event */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `invalid-input`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input" | "invalid-input";
+                    };
+                };
+            };
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];

@@ -1,11 +1,10 @@
 /** The curves of a job: a chart for each kind of series, with their controls in the address. */
 import { useMemo } from "preact/hooks";
 import type { Job } from "../api/client";
-import { api, read } from "../api/client";
 import { formatOf } from "../lib/axes";
 import { AXES, type Axis, continued, type Line, linesOf, type Metrics } from "../lib/curves";
 import { isFinished, isPlain } from "../lib/jobs";
-import { usePolled } from "../lib/poll";
+import { source, useLive } from "../lib/live";
 import { query, setQuery } from "../lib/route";
 import type { Range } from "../lib/zoom";
 import { Chart } from "./chart";
@@ -27,28 +26,8 @@ export function Curves({ job }: { job: Job }) {
   const isClipped = query.value.get("clip") === "20";
   const isLog = query.value.get("loss") === "log";
   const zoom = zoomOf(query.value);
-  const key = [job.id, axis, zoom?.from, zoom?.to].join();
-  const metrics = usePolled<Metrics>(
-    key,
-    async (latest) =>
-      continued(
-        latest(),
-        await read(
-          api.GET("/v1/metrics", {
-            params: {
-              query: {
-                job: [job.id],
-                x: axis,
-                buckets: BUCKETS,
-                after: latest()?.next,
-                ...zoom,
-              },
-            },
-          }),
-        ),
-      ),
-    isFinished(job) ? 0 : 2,
-  );
+  const params = { query: { job: [job.id], x: axis, buckets: BUCKETS, ...zoom } };
+  const metrics = useLive(source("/v1/metrics", params, continued));
   const data = metrics.data.value;
   const charts = useMemo(() => chartsOf(data, job, smoothing), [data, smoothing]);
   return (

@@ -5,22 +5,28 @@ import { testError, trainError } from "../lib/jobs";
 import { State } from "./state";
 import type { Column } from "./table";
 
-/** `value`: what rows are sorted by. */
-export type JobColumn = Column<Job> & { value?: (job: Job) => number | string | null };
+/** `value`: what rows are sorted by; `field`: the same as the API sorts by it, where it does. */
+export type JobColumn = Column<Job> & {
+  value?: (job: Job) => number | string | null;
+  field?: string;
+};
 
 export const NAME: JobColumn = {
   id: "name",
+  field: "name",
   title: "Name",
   clip: true,
   value: (job) => job.name,
   cell: (job) => (
     <a class="row" href={`/jobs/${job.id}`}>
+      {job.starred && <span title="starred">★ </span>}
       {job.name}
     </a>
   ),
 };
 export const STATE: JobColumn = {
   id: "state",
+  field: "state",
   title: "State",
   value: (job) => job.state,
   cell: (job) => <State state={job.state} />,
@@ -35,6 +41,7 @@ export const NETWORK: JobColumn = {
 export const ERRORS: JobColumn[] = [
   {
     id: "test",
+    field: "result.test_error",
     title: "Test error",
     number: true,
     value: testError,
@@ -42,6 +49,7 @@ export const ERRORS: JobColumn[] = [
   },
   {
     id: "train",
+    field: "result.train_error",
     title: "Train error",
     number: true,
     wide: true,
@@ -53,6 +61,7 @@ export const ERRORS: JobColumn[] = [
 export const OPTIONAL_COLUMNS: JobColumn[] = [
   {
     id: "dataset",
+    field: "dataset",
     wide: true,
     title: "Dataset",
     value: (job) => job.spec.dataset,
@@ -60,14 +69,15 @@ export const OPTIONAL_COLUMNS: JobColumn[] = [
   },
   {
     id: "seed",
+    field: "seed",
     wide: true,
     title: "Seed",
     number: true,
     value: (job) => job.spec.seed,
     cell: (job) => job.spec.seed,
   },
-  { id: "recipe", title: "Recipe", value: recipeOf, cell: recipeOf },
-  { id: "user", title: "User", value: (job) => job.user, cell: (job) => job.user },
+  { id: "recipe", field: "recipe.name", title: "Recipe", value: recipeOf, cell: recipeOf },
+  { id: "user", field: "user", title: "User", value: (job) => job.user, cell: (job) => job.user },
   {
     id: "tags",
     wide: true,
@@ -86,6 +96,7 @@ export const OPTIONAL_COLUMNS: JobColumn[] = [
   },
   {
     id: "submitted",
+    field: "created_at",
     wide: true,
     title: "Submitted",
     value: (job) => job.created_at,
@@ -134,6 +145,7 @@ export const FINISHED_COLUMNS: JobColumn[] = [
   },
   {
     id: "finished",
+    field: "finished_at",
     title: "Finished",
     wide: true,
     value: (job) => job.finished_at,

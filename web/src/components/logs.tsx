@@ -1,24 +1,24 @@
 /** The newest log lines of a job, with a search. */
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { api, read, type Schemas } from "../api/client";
-import { usePolled } from "../lib/poll";
+import type { Schemas } from "../api/client";
+import { source, useLive } from "../lib/live";
 import { ErrorNote } from "./notes";
 
-type Line = Schemas["LogLineView"];
+type LogList = Schemas["LogList"];
 
 const KEPT = 5000;
 const SHOWN = 1000;
-const PAGE = 10_000;
 
-export function Logs({ jobId, seconds }: { jobId: string; seconds: number }) {
-  const logs = usePolled<Line[]>(jobId, (latest) => readTail(jobId, latest() ?? []), seconds);
+export function Logs({ jobId }: { jobId: string }) {
+  const params = { path: { job_id: jobId }, query: { tail: KEPT, limit: KEPT } };
+  const logs = useLive(source("/v1/jobs/{job_id}/logs", params, continuedLog));
   const search = useSignal("");
   const onlyProblems = useSignal(false);
   const box = useRef<HTMLElement>(null);
   const isAtEnd = useRef(true);
   const wanted = search.value.toLowerCase();
-  const lines = (logs.data.value ?? []).filter(
+  const lines = (logs.data.value?.lines ?? []).filter(
     (line) =>
       (!onlyProblems.value || line.level === "warning" || line.level === "error") &&
       line.message.toLowerCase().includes(wanted),
@@ -76,18 +76,6 @@ export function Logs({ jobId, seconds }: { jobId: string; seconds: number }) {
   );
 }
 
-async function readTail(jobId: string, known: Line[]): Promise<Line[]> {
-  let lines = known;
-  for (;;) {
-    const { lines: more } = await read(
-      api.GET("/v1/jobs/{job_id}/logs", {
-        params: {
-          path: { job_id: jobId },
-          query: { after: lines.at(-1)?.number ?? 0, limit: PAGE },
-        },
-      }),
-    );
-    if (more.length > 0) lines = [...lines, ...more].slice(-KEPT);
-    if (more.length < PAGE) return lines;
-  }
+function continuedLog(before: LogList | undefined, next: LogList): LogList {
+  return { ...next, lines: [...(before?.lines ?? []), ...next.lines].slice(-KEPT) };
 }

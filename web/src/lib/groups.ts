@@ -1,20 +1,9 @@
-/** Jobs that differ in nothing but the seed, and the means over them. */
-import type { Job } from "../api/client";
+/** Groups of jobs that differ in nothing but the seed, and the means of their curves. */
+import type { Job, Schemas } from "../api/client";
 import type { Buckets, Line, Metrics } from "./curves";
 import { linesOf, smoothed } from "./curves";
-import { differences, flatten, isPlain } from "./jobs";
+import { flatten, isPlain } from "./jobs";
 
-/** Fields of a spec that do not change what is trained. */
-const LABELS = new Set([
-  "name",
-  "tags",
-  "priority",
-  "hold",
-  "preemptible",
-  "max_restarts",
-  "time_limit_minutes",
-  "after",
-]);
 /** Fields that the name of the network has. */
 const IN_NETWORK = /^(depth|shortcut|family|block|stem|preactivation)$/;
 
@@ -23,45 +12,44 @@ export interface Group {
   /** A CSS variable. */
   color: string;
   jobs: Job[];
-  spec: Record<string, string>;
+  /** Values of the fields in which the groups differ. */
+  fields: Record<string, string>;
+  results: ServerGroup["results"];
 }
 
-/** By everything but the seed, in the order of the jobs; or a group for each job. */
-export function groupJobs(jobs: readonly Job[], byJob: boolean): Group[] {
-  const groups = new Map<string, Job[]>();
-  for (const job of jobs) {
-    const key = byJob ? job.id : JSON.stringify(trainedSpec(job, false));
-    groups.set(key, [...(groups.get(key) ?? []), job]);
-  }
-  const members = [...groups.values()];
-  const specs = members.map(([first]) => (first ? trainedSpec(first, byJob) : {}));
-  const varying = differences(specs).filter(({ field }) => !IN_NETWORK.test(field));
+type ServerGroup = Schemas["GroupView"];
+
+/** The groups as the API makes them, in the order of the ids, with what a page draws them with. */
+export function drawGroups(
+  groups: readonly ServerGroup[],
+  jobs: readonly Job[],
+  ids: readonly string[],
+): Group[] {
+  const byId = new Map(jobs.map((job) => [job.id, job]));
+  const orderOf = (group: ServerGroup) => Math.min(...group.jobs.map(({ id }) => ids.indexOf(id)));
   const used = { plain: 0, residual: 0 };
-  return members.map((group, index) => {
-    const [first] = group;
-    const kind = first && isPlain(first) ? "plain" : "residual";
-    const fields = varying
-      .filter(({ values }) => values[index] !== "")
-      .map(({ field, values }) => `${field.split(".").at(-1)} ${values[index]}`);
-    return {
-      label: [first?.network ?? "", ...fields.slice(0, 3)].join(", ") + sizeOf(group),
-      color: `--${kind}-${(used[kind]++ % 4) + 1}`,
-      jobs: group.toSorted((left, right) => left.spec.seed - right.spec.seed),
-      spec: specs[index] ?? {},
-    };
-  });
+  return groups
+    .toSorted((left, right) => orderOf(left) - orderOf(right))
+    .map((group) => {
+      const members = group.jobs.flatMap(({ id }) => byId.get(id) ?? []);
+      const [first] = members;
+      const kind = first && isPlain(first) ? "plain" : "residual";
+      const fields = flatten(group.fields);
+      const varying = Object.entries(fields)
+        .filter(([field, value]) => !IN_NETWORK.test(field) && value !== "null")
+        .map(([field, value]) => `${field.split(".").at(-1)} ${value}`);
+      return {
+        label: [first?.network ?? "", ...varying.slice(0, 3)].join(", ") + sizeOf(members),
+        color: `--${kind}-${(used[kind]++ % 4) + 1}`,
+        jobs: members.toSorted((left, right) => left.spec.seed - right.spec.seed),
+        fields,
+        results: group.results,
+      };
+    });
 }
 
 function sizeOf(group: Job[]): string {
   return group.length > 1 ? ` (mean of ${group.length})` : "";
-}
-
-function trainedSpec(job: Job, withSeed: boolean): Record<string, string> {
-  const fields = Object.entries(flatten(job.spec)).filter(
-    ([field]) =>
-      !LABELS.has(field) && !field.startsWith("retention.") && (withSeed || field !== "seed"),
-  );
-  return Object.fromEntries(fields);
 }
 
 /** The lines of the series of a group: of its job, or the mean of several with their range. */
@@ -108,16 +96,12 @@ export function meanOf(members: readonly Buckets[]): Buckets | null {
     iteration: at(first.iteration),
     // More than one value, which gives the line its band.
     count: rows.map(() => members.length),
-    mean: rows.map(({ values }) => statistics(values).mean),
+    mean: rows.map(({ values }) => average(values)),
     min: rows.map(({ values }) => Math.min(...values)),
     max: rows.map(({ values }) => Math.max(...values)),
   };
 }
 
-/** `deviation`: of the sample; null for a single value. */
-export function statistics(values: readonly number[]): { mean: number; deviation: number | null } {
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  if (values.length < 2) return { mean, deviation: null };
-  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  return { mean, deviation: Math.sqrt(squares / (values.length - 1)) };
+export function average(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

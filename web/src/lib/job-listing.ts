@@ -1,102 +1,103 @@
-/** What the page of jobs reads: running and waiting jobs completely, finished ones page by page. */
-import type { Signal } from "@preact/signals";
+/** What the page of jobs shows: running and waiting jobs completely, finished ones page by page. */
+import { signal } from "@preact/signals";
+import { useEffect, useMemo } from "preact/hooks";
 import { ApiError, api, type Job, read, type Schemas } from "../api/client";
-import { FINISHED, isFinished, RUNNING, sorted, WAITING } from "./jobs";
+import { FINISHED, RUNNING, sorted, WAITING } from "./jobs";
+import { dataOf, errorOf, source, useLive } from "./live";
+
+export interface Filters {
+  text: string;
+  dataset: string;
+  tag: string;
+  where: string;
+  archived: boolean;
+}
 
 export interface Listing {
   running: Job[];
   waiting: Job[];
   reasons: Map<string, Schemas["QueueStatusView"]>;
   finished: Job[];
-  next: string | null;
+  /** Whether there are further finished jobs. */
+  hasMore: boolean;
 }
 
 const PAGE = 500;
+/** Finished jobs that are kept current: those that ended last. */
+const RECENT = 50;
 
-function listJobs(
-  filters: Record<string, string>,
-  states: readonly Job["state"][],
-  limit: number,
-  token?: string,
-) {
-  return read(
-    api.GET("/v1/jobs", {
-      params: {
-        query: {
-          state: [...states],
-          name: filters.name || undefined,
-          dataset: filters.dataset || undefined,
-          tag: filters.tag ? [filters.tag] : undefined,
-          page_token: token,
-          limit,
-        },
-      },
-    }),
-  );
-}
-
-export async function readListing(
-  filters: Record<string, string>,
-  latest: () => Listing | undefined,
-): Promise<Listing> {
-  const [running, waiting, queue] = await Promise.all([
-    listJobs(filters, RUNNING, 1000),
-    listJobs(filters, WAITING, 1000),
-    read(api.GET("/v1/queue", { params: { query: { limit: 500 } } })),
-  ]);
-  const reasons = new Map(queue.jobs.map((job) => [job.job_id, job.waiting]));
-  const order = new Map(queue.jobs.map((job, index) => [job.job_id, index]));
-  const active = {
-    running: running.jobs,
-    waiting: sorted(waiting.jobs, (job) => order.get(job.id) ?? null, false),
-    reasons,
-  };
-  // Finished jobs do not change. New ones were active until now, or came and went between two reads.
-  const isActive = new Set([...running.jobs, ...waiting.jobs].map((job) => job.id));
-  const before = latest();
-  const ended = [...(before?.running ?? []), ...(before?.waiting ?? [])].filter(
-    (job) => !isActive.has(job.id),
-  );
-  const [page, ...jobs] = await Promise.all([
-    listJobs(filters, FINISHED, before ? 20 : PAGE),
-    ...ended.map((job) =>
-      read(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: job.id } } })),
+/** `sort`: of finished jobs, as the API has it; null: in the order of submission. */
+export function useListing(filters: Filters, sort: string | null) {
+  const query = queryOf(filters);
+  const live = {
+    running: useLive(source("/v1/jobs", { query: { ...query, state: [...RUNNING], limit: 1000 } })),
+    waiting: useLive(source("/v1/jobs", { query: { ...query, state: [...WAITING], limit: 1000 } })),
+    queue: useLive(source("/v1/queue", { query: { limit: 500 } })),
+    recent: useLive(
+      source("/v1/jobs", {
+        query: { ...query, state: [...FINISHED], sort: "-finished_at", limit: RECENT },
+      }),
     ),
-  ]);
-  const fresh = [...page.jobs, ...jobs.filter(isFinished)];
-  // Further pages may have come in the meantime.
-  const previous = latest();
-  const finished = new Map([...fresh, ...(previous?.finished ?? [])].map((job) => [job.id, job]));
-  return {
-    ...active,
+  };
+  const key = JSON.stringify([query, sort]);
+  const pages = useMemo(() => new Pages({ ...query, sort: sort ?? undefined }), [key]);
+  useEffect(() => {
+    pages.readMore();
+  }, [pages]);
+  const data = dataOf(live);
+  const older = pages.jobs.value;
+  const listing = useMemo((): Listing | undefined => {
+    if (!data || !older) return undefined;
+    const order = new Map(data.queue.jobs.map((job, index) => [job.job_id, index]));
     // Ids are in the order of submission.
-    finished: [...finished.values()].sort((left, right) => (left.id < right.id ? 1 : -1)),
-    next: previous ? previous.next : page.next_page_token,
+    const finished = new Map([...older, ...data.recent.jobs].map((job) => [job.id, job]));
+    return {
+      running: data.running.jobs,
+      waiting: sorted(data.waiting.jobs, (job) => order.get(job.id) ?? null, false),
+      reasons: new Map(data.queue.jobs.map((job) => [job.job_id, job.waiting])),
+      finished: [...finished.values()].sort((left, right) => (left.id < right.id ? 1 : -1)),
+      hasMore: pages.hasMore,
+    };
+  }, [data?.running, data?.waiting, data?.queue, data?.recent, older]);
+  return { listing, error: errorOf(live) ?? pages.error.value, readMore: pages.readMore };
+}
+
+type Query = ReturnType<typeof queryOf>;
+
+function queryOf(filters: Filters) {
+  return {
+    text: filters.text || undefined,
+    dataset: filters.dataset || undefined,
+    tag: filters.tag ? [filters.tag] : undefined,
+    where: filters.where ? filters.where.split(/\s+/).filter(Boolean) : undefined,
+    archived: filters.archived || undefined,
   };
 }
 
-let isReadingMore = false;
+class Pages {
+  readonly jobs = signal<Job[] | undefined>(undefined);
+  readonly error = signal<ApiError | null>(null);
+  hasMore = true;
+  private token: string | undefined;
+  private isReading = false;
 
-export async function readMore(
-  filters: Record<string, string>,
-  listing: Signal<Listing | undefined>,
-): Promise<void> {
-  const before = listing.value;
-  if (!before?.next || isReadingMore) return;
-  isReadingMore = true;
-  try {
-    const page = await listJobs(filters, FINISHED, PAGE, before.next);
-    const now = listing.value;
-    if (now?.next === before.next)
-      listing.value = {
-        ...now,
-        finished: [...now.finished, ...page.jobs.filter(isFinished)],
-        next: page.next_page_token,
-      };
-  } catch (error) {
-    // The next look at the list shows it.
-    if (!(error instanceof ApiError)) throw error;
-  } finally {
-    isReadingMore = false;
-  }
+  constructor(private readonly query: Query & { sort: string | undefined }) {}
+
+  readonly readMore = async (): Promise<void> => {
+    if (!this.hasMore || this.isReading) return;
+    this.isReading = true;
+    try {
+      const query = { ...this.query, state: [...FINISHED], limit: PAGE, page_token: this.token };
+      const page = await read(api.GET("/v1/jobs", { params: { query } }));
+      this.token = page.next_page_token ?? undefined;
+      this.hasMore = this.token !== undefined;
+      this.jobs.value = [...(this.jobs.value ?? []), ...page.jobs];
+      this.error.value = null;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      this.error.value = error;
+    } finally {
+      this.isReading = false;
+    }
+  };
 }

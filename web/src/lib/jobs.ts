@@ -33,15 +33,6 @@ export function flatten(value: unknown, prefix = ""): Record<string, string> {
   return found;
 }
 
-/** The fields in which specs differ, with each spec's value ("" where it has none). */
-export function differences(specs: readonly unknown[]): { field: string; values: string[] }[] {
-  const flat = specs.map((spec) => flatten(spec));
-  const fields = [...new Set(flat.flatMap((spec) => Object.keys(spec)))];
-  return fields
-    .map((field) => ({ field, values: flat.map((spec) => spec[field] ?? "") }))
-    .filter(({ values }) => new Set(values).size > 1);
-}
-
 /** "0-3, 7" as [0, 1, 2, 3, 7]; null where it is not a list of seeds. */
 export function parseSeeds(text: string): number[] | null {
   const seeds = new Set<number>();

@@ -1,12 +1,12 @@
 /** The cluster: what is free, who holds what, its runners, and why the head of the queue waits. */
-import { api, type Job, read, type Schemas } from "../api/client";
+import type { Job, Schemas } from "../api/client";
 import { Fact } from "../components/facts";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { State } from "../components/state";
 import { type Column, Table } from "../components/table";
 import { number, time } from "../lib/format";
 import { RUNNING } from "../lib/jobs";
-import { usePolled } from "../lib/poll";
+import { dataOf, errorOf, source, useLive } from "../lib/live";
 import { useTitle } from "../lib/title";
 
 type Runner = Schemas["RunnerView"];
@@ -70,24 +70,17 @@ const RUNNERS: Column<Runner>[] = [
 
 export function ClusterPage() {
   useTitle("Cluster");
-  const polled = usePolled(
-    "cluster",
-    async () => {
-      const [cluster, runners, queue, running] = await Promise.all([
-        read(api.GET("/v1/cluster")),
-        read(api.GET("/v1/runners")),
-        read(api.GET("/v1/queue", { params: { query: { limit: 5 } } })),
-        read(api.GET("/v1/jobs", { params: { query: { state: [...RUNNING], limit: 1000 } } })),
-      ]);
-      return { cluster, ...runners, queue: queue.jobs, running: running.jobs };
-    },
-    3,
-  );
-  const data = polled.data.value;
+  const live = {
+    cluster: useLive(source("/v1/cluster", {})),
+    runners: useLive(source("/v1/runners", {})),
+    queue: useLive(source("/v1/queue", { query: { limit: 5 } })),
+    running: useLive(source("/v1/jobs", { query: { state: [...RUNNING], limit: 1000 } })),
+  };
+  const data = dataOf(live);
   return (
     <>
       <h1>Cluster</h1>
-      <ErrorNote error={polled.error.value} />
+      <ErrorNote error={errorOf(live)} />
       {data && (
         <>
           {data.cluster.seen_at === null ? (
@@ -103,20 +96,25 @@ export function ClusterPage() {
           )}
           <section class="section">
             <h2>Holders</h2>
-            {data.running.length === 0 ? (
+            {data.running.jobs.length === 0 ? (
               <EmptyNote title="No job holds resources." />
             ) : (
-              <Table label="Holders" rows={data.running} columns={HOLDERS} idOf={(job) => job.id} />
+              <Table
+                label="Holders"
+                rows={data.running.jobs}
+                columns={HOLDERS}
+                idOf={(job) => job.id}
+              />
             )}
           </section>
           <section class="section">
             <h2>Head of the queue</h2>
-            {data.queue.length === 0 ? (
+            {data.queue.jobs.length === 0 ? (
               <EmptyNote title="No job waits." />
             ) : (
               <Table
                 label="Head of the queue"
-                rows={data.queue}
+                rows={data.queue.jobs}
                 columns={[
                   {
                     id: "name",
@@ -137,14 +135,14 @@ export function ClusterPage() {
           </section>
           <section class="section">
             <h2>Runners</h2>
-            {data.runners.length === 0 ? (
+            {data.runners.runners.length === 0 ? (
               <EmptyNote title="No runners.">
                 The dispatcher starts them for jobs and keeps warm ones as its settings say.
               </EmptyNote>
             ) : (
               <Table
                 label="Runners"
-                rows={data.runners}
+                rows={data.runners.runners}
                 columns={RUNNERS}
                 idOf={(runner) => runner.id}
               />

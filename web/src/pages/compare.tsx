@@ -1,17 +1,17 @@
 /** Any jobs as the paper draws them, grouped over seeds, and the fields in which they differ. */
 import { type Signal, useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { api, type Job, read } from "../api/client";
+import type { Schemas } from "../api/client";
 import { Chart } from "../components/chart";
 import { Controls, setZoom, zoomOf } from "../components/curves";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { formatOf } from "../lib/axes";
-import { AXES, type Axis, continued, type Line, type Metrics } from "../lib/curves";
+import { AXES, type Axis, continued, type Line } from "../lib/curves";
 import { type Figure, toCsv, toLatex, toPng, toSvg } from "../lib/figure";
 import { count, duration, number, secondsBetween } from "../lib/format";
-import { type Group, groupJobs, groupLines, statistics } from "../lib/groups";
-import { differences, isFinished, testError, trainError } from "../lib/jobs";
-import { usePolled } from "../lib/poll";
+import { average, drawGroups, type Group, groupLines } from "../lib/groups";
+import { flatten, testError, trainError } from "../lib/jobs";
+import { dataOf, errorOf, source, useLive } from "../lib/live";
 import { query, setQuery } from "../lib/route";
 import { useTitle } from "../lib/title";
 
@@ -22,10 +22,7 @@ const CHARTS = [
   ["Loss", ["train/loss", "test/loss"]],
 ] as const;
 
-interface Comparison {
-  jobs: Job[];
-  metrics: Metrics;
-}
+const SERIES = CHARTS.flatMap(([, series]) => series);
 
 export function ComparePage() {
   useTitle("Compare");
@@ -49,24 +46,18 @@ function Compared({ ids }: { ids: string[] }) {
   const isLog = query.value.get("loss") === "log";
   const byJob = query.value.get("group") === "none";
   const zoom = zoomOf(query.value);
-  const active = useSignal(true);
   const pointed = useSignal<string | null>(null);
-  const polled = usePolled<Comparison>(
-    [...ids, axis, zoom?.from, zoom?.to].join(),
-    async (latest) => {
-      const [jobs, metrics] = await Promise.all([
-        Promise.all(
-          ids.map((id) => read(api.GET("/v1/jobs/{job_id}", { params: { path: { job_id: id } } }))),
-        ),
-        readMetrics(ids, axis, zoom, latest()?.metrics),
-      ]);
-      active.value = !jobs.every(isFinished);
-      return { jobs, metrics };
-    },
-    active.value ? 3 : 0,
+  const metricsQuery = { job: ids, series: SERIES, x: axis, buckets: BUCKETS, ...zoom };
+  const live = {
+    jobs: useLive(source("/v1/jobs", { query: { job: ids, limit: MAX_JOBS } })),
+    groups: useLive(source("/v1/groups", { query: { job: ids, by: [byJob ? "id" : "-seed"] } })),
+    metrics: useLive(source("/v1/metrics", { query: metricsQuery }, continued)),
+  };
+  const data = dataOf(live);
+  const groups = useMemo(
+    () => (data ? drawGroups(data.groups.groups, data.jobs.jobs, ids) : []),
+    [data?.groups, data?.jobs],
   );
-  const data = polled.data.value;
-  const groups = useMemo(() => groupJobs(data?.jobs ?? [], byJob), [data, byJob]);
   const charts = useMemo(
     () =>
       CHARTS.map(([title, series]) => ({
@@ -75,7 +66,7 @@ function Compared({ ids }: { ids: string[] }) {
           ? groups.flatMap((group) => groupLines(group, series, data.metrics, smoothing))
           : [],
       })),
-    [data, groups, smoothing],
+    [data?.metrics, groups, smoothing],
   );
 
   return (
@@ -94,7 +85,7 @@ function Compared({ ids }: { ids: string[] }) {
           </label>
         </div>
       </div>
-      <ErrorNote error={polled.error.value} />
+      <ErrorNote error={errorOf(live)} />
       {data && (
         <>
           <section class="section" aria-label="Curves">
@@ -129,10 +120,10 @@ function Compared({ ids }: { ids: string[] }) {
                           stroke: PRINTED[line.color] ?? "#000000",
                         })),
                         top,
-                        source: groups.map(({ label, jobs, spec }) => ({
+                        source: groups.map(({ label, jobs }) => ({
                           label,
                           jobs: jobs.map((job) => job.id),
-                          spec,
+                          spec: flatten(jobs[0]?.spec ?? {}),
                         })),
                       }}
                     />
@@ -167,29 +158,6 @@ const PRINTED: Record<string, string> = {
   "--residual-4": "#3b7a2a",
 };
 
-async function readMetrics(
-  ids: string[],
-  axis: Axis,
-  zoom: { from: number; to: number } | null,
-  before: Metrics | undefined,
-): Promise<Metrics> {
-  const found = await read(
-    api.GET("/v1/metrics", {
-      params: {
-        query: {
-          job: ids,
-          series: CHARTS.flatMap(([, series]) => series),
-          x: axis,
-          buckets: BUCKETS,
-          after: before?.next,
-          ...zoom,
-        },
-      },
-    }),
-  );
-  return continued(before, found);
-}
-
 /** The lines of the group under the pointer come forward. */
 function emphasized(lines: Line[], groups: Group[], pointed: string | null): Line[] {
   const label = groups.find((group) => group.label === pointed)?.label;
@@ -210,6 +178,7 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
             <tr>
               <th>Group</th>
               <th class="number">Test error, %</th>
+              <th class="number wide">95 % interval</th>
               <th class="number">Train error, %</th>
               <th>Jobs</th>
               <th class="number wide">Parameters</th>
@@ -237,8 +206,13 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
                   <th scope="row">
                     <span class="key" style={{ background: `var(${group.color})` }} /> {group.label}
                   </th>
-                  <td class="number">{meanText(group.jobs.map(testError))}</td>
-                  <td class="number">{meanText(group.jobs.map(trainError))}</td>
+                  <td class="number">
+                    {meanText(group.results.test_error) ?? currentText(group.jobs.map(testError))}
+                  </td>
+                  <td class="number wide">{intervalText(group.results.test_error)}</td>
+                  <td class="number">
+                    {meanText(group.results.train_error) ?? currentText(group.jobs.map(trainError))}
+                  </td>
                   <td class="clip">
                     {group.jobs.map((job) => (
                       <a href={`/jobs/${job.id}`} title={job.name}>
@@ -247,9 +221,7 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
                     ))}
                   </td>
                   <td class="number wide">{count(first?.parameters)}</td>
-                  <td class="number wide">
-                    {seconds.length ? duration(statistics(seconds).mean) : "–"}
-                  </td>
+                  <td class="number wide">{seconds.length ? duration(average(seconds)) : "–"}</td>
                   <td>
                     <button type="button" class="quiet" onClick={() => remove(group)}>
                       Remove<span class="hidden-visually"> {group.label}</span>
@@ -265,13 +237,24 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
   );
 }
 
-function meanText(values: (number | null)[]): string {
+type Statistics = Schemas["SampleStatisticsView"];
+
+/** Of finished jobs; null without one. */
+function meanText(found: Statistics | undefined): string | null {
+  if (!found) return null;
+  const { mean, std, n } = found;
+  return std === null ? number(mean, 2) : `${number(mean, 2)} ± ${number(std, 2)} (n ${n})`;
+}
+
+function currentText(values: (number | null)[]): string {
   const found = values.filter((value) => value !== null);
-  if (found.length === 0) return "–";
-  const { mean, deviation } = statistics(found);
-  return deviation === null
-    ? number(mean, 2)
-    : `${number(mean, 2)} ± ${number(deviation, 2)} (n ${found.length})`;
+  return found.length > 0 ? `${number(average(found), 2)} so far` : "–";
+}
+
+/** Of the mean. */
+function intervalText(found: Statistics | undefined): string {
+  if (!found || found.ci_low === null || found.ci_high === null) return "–";
+  return `${number(found.ci_low, 2)} to ${number(found.ci_high, 2)}`;
 }
 
 function remove(group: Group) {
@@ -280,7 +263,7 @@ function remove(group: Group) {
 }
 
 function Differences({ groups }: { groups: Group[] }) {
-  const found = differences(groups.map((group) => group.spec));
+  const found = Object.keys(groups[0]?.fields ?? {});
   if (groups.length < 2) return null;
   return (
     <section class="section">
@@ -305,13 +288,13 @@ function Differences({ groups }: { groups: Group[] }) {
               </tr>
             </thead>
             <tbody>
-              {found.map(({ field, values }) => (
+              {found.map((field) => (
                 <tr>
                   <th scope="row" class="mono">
                     {field}
                   </th>
-                  {values.map((value) => (
-                    <td class="mono clip">{value || "–"}</td>
+                  {groups.map(({ fields }) => (
+                    <td class="mono clip">{fields[field] === "null" ? "–" : fields[field]}</td>
                   ))}
                 </tr>
               ))}

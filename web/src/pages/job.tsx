@@ -3,13 +3,14 @@ import { useSignal } from "@preact/signals";
 import { ApiError, api, type Job, read, type Schemas } from "../api/client";
 import { Curves } from "../components/curves";
 import { Fact } from "../components/facts";
+import { Labels } from "../components/labels";
 import { Logs } from "../components/logs";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { State } from "../components/state";
 import { Timeline } from "../components/timeline";
 import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
 import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
-import { usePolled } from "../lib/poll";
+import { source, useLive } from "../lib/live";
 import { navigate } from "../lib/route";
 import { useTitle } from "../lib/title";
 
@@ -27,67 +28,58 @@ const FORMATS: Record<string, [string, string] | undefined> = {
   card: ["card", "model card"],
 };
 
-interface Loaded {
-  job: Job;
-  attempts: Schemas["AttemptView"][];
-  events: Schemas["EventView"][];
-  checkpoints: Checkpoint[];
-}
-
 export function JobPage({ id }: { id: string }) {
-  const polled = usePolled<Loaded>(id, (latest) => load(id, latest()), 2);
-  const data = polled.data.value;
-  useTitle(data?.job.name ?? "Job");
-  if (!data)
+  const params = { path: { job_id: id } };
+  const live = useLive(source("/v1/jobs/{job_id}", params));
+  const attempts = useLive(source("/v1/jobs/{job_id}/attempts", params));
+  const events = useLive(source("/v1/jobs/{job_id}/events", params, continuedEvents));
+  const checkpoints = useLive(source("/v1/jobs/{job_id}/checkpoints", params));
+  const job = live.data.value;
+  useTitle(job?.name ?? "Job");
+  if (!job)
     return (
       <>
         <h1>Job</h1>
-        <ErrorNote error={polled.error.value} />
-        {polled.error.value?.status === 404 && (
+        <ErrorNote error={live.error.value} />
+        {live.error.value?.status === 404 && (
           <EmptyNote title="It may have been deleted.">
             <a href="/">Go to the jobs</a>
           </EmptyNote>
         )}
       </>
     );
-  const { job } = data;
   return (
     <>
       <div class="head">
         <h1>{job.name}</h1>
         <State state={job.state} />
-        <Commands job={job} onDone={polled.refresh} />
+        <Commands job={job} />
       </div>
-      <ErrorNote error={polled.error.value} />
+      <ErrorNote error={live.error.value} />
       <Summary job={job} />
+      <Labels job={job} />
       <Curves job={job} />
-      <Timeline {...data} />
-      <Checkpoints job={job} checkpoints={data.checkpoints} />
-      <Logs jobId={job.id} seconds={isFinished(job) ? 0 : 3} />
+      <Timeline
+        job={job}
+        attempts={attempts.data.value?.attempts ?? []}
+        events={events.data.value?.events ?? []}
+        checkpoints={checkpoints.data.value?.checkpoints ?? []}
+      />
+      <Checkpoints job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
+      <Logs jobId={job.id} />
       <Spec job={job} />
     </>
   );
 }
 
-/** Attempts and checkpoints change together with events, but for the times of a start. */
-async function load(id: string, known: Loaded | undefined): Promise<Loaded> {
-  const path = { job_id: id };
-  const after = known?.events.at(-1)?.number ?? 0;
-  const [job, { events }] = await Promise.all([
-    read(api.GET("/v1/jobs/{job_id}", { params: { path } })),
-    read(api.GET("/v1/jobs/{job_id}/events", { params: { path, query: { after } } })),
-  ]);
-  const attempt = known?.attempts.at(-1);
-  const isStarting = attempt && !attempt.ended_at && !attempt.first_step_at;
-  if (known && events.length === 0 && !isStarting) return { ...known, job };
-  const [attempts, checkpoints] = await Promise.all([
-    read(api.GET("/v1/jobs/{job_id}/attempts", { params: { path } })),
-    read(api.GET("/v1/jobs/{job_id}/checkpoints", { params: { path } })),
-  ]);
-  return { job, ...attempts, ...checkpoints, events: [...(known?.events ?? []), ...events] };
+function continuedEvents(
+  before: Schemas["EventList"] | undefined,
+  next: Schemas["EventList"],
+): Schemas["EventList"] {
+  return { ...next, events: [...(before?.events ?? []), ...next.events] };
 }
 
-function Commands({ job, onDone }: { job: Job; onDone: () => void }) {
+function Commands({ job }: { job: Job }) {
   const failure = useSignal<ApiError | null>(null);
 
   async function send(command: Command) {
@@ -101,7 +93,6 @@ function Commands({ job, onDone }: { job: Job; onDone: () => void }) {
       if (!(error instanceof ApiError)) throw error;
       failure.value = error;
     }
-    onDone();
   }
 
   async function remove() {

@@ -1,5 +1,5 @@
 /** The list of jobs: what runs, what waits and why, what has finished. */
-import { type Signal, useComputed, useSignal } from "@preact/signals";
+import { type Signal, useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { ApiError, api, type Job, read } from "../api/client";
 import {
@@ -14,26 +14,31 @@ import {
   STATE,
   waitingColumns,
 } from "../components/job-columns";
+import { changeLabels, tagsOf } from "../components/labels";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { type Sorting, Table } from "../components/table";
-import { type Listing, readListing, readMore } from "../lib/job-listing";
-import { sorted } from "../lib/jobs";
+import { type Filters, type Listing, useListing } from "../lib/job-listing";
+import { isFinished, sorted } from "../lib/jobs";
 import { handleListKeys } from "../lib/keys";
-import { usePolled } from "../lib/poll";
 import { navigate, query, setQuery } from "../lib/route";
 import { useTitle } from "../lib/title";
+
+const ALL_COLUMNS = [NAME, STATE, NETWORK, ...OPTIONAL_COLUMNS, ...ERRORS, ...FINISHED_COLUMNS];
 
 export function JobsPage() {
   useTitle("Jobs");
   const selected = useSignal<ReadonlySet<string>>(new Set());
-  const filters = {
-    name: query.value.get("name") ?? "",
+  const filters: Filters = {
+    text: query.value.get("text") ?? "",
     dataset: query.value.get("dataset") ?? "",
     tag: query.value.get("tag") ?? "",
+    where: query.value.get("where") ?? "",
+    archived: query.value.has("archived"),
   };
-  const key = JSON.stringify(filters);
-  const listing = usePolled<Listing>(key, (latest) => readListing(filters, latest), 2);
-  const { data, error } = { data: listing.data.value, error: listing.error.value };
+  const { column, descending } = sortingOf(query.value);
+  const field = ALL_COLUMNS.find(({ id }) => id === column)?.field;
+  const sort = field ? `${descending ? "-" : ""}${field}` : null;
+  const { listing: data, error, readMore } = useListing(filters, sort);
   const chosen = query.value.has("columns")
     ? (query.value.get("columns") ?? "").split(",")
     : DEFAULT_COLUMNS;
@@ -62,9 +67,9 @@ export function JobsPage() {
           </a>
         </div>
       </div>
-      <Filters filters={filters} chosen={chosen} />
+      <FilterFields filters={filters} chosen={chosen} />
       <ErrorNote error={error} />
-      <Selection selected={selected} listing={data} onCompare={compare} onDone={listing.refresh} />
+      <Selection selected={selected} listing={data} onCompare={compare} />
       {data && total === 0 && (
         <EmptyNote title={isFiltered ? "No job matches the filters." : "No jobs yet."}>
           {isFiltered ? (
@@ -102,7 +107,7 @@ export function JobsPage() {
           listing={data}
           columns={[NAME, STATE, NETWORK, ...optional, ...ERRORS, ...FINISHED_COLUMNS]}
           shared={shared}
-          onEnd={() => readMore(filters, listing.data as Signal<Listing | undefined>)}
+          onEnd={readMore}
         />
       )}
     </>
@@ -132,47 +137,64 @@ function Finished(properties: {
   onEnd: () => void;
 }) {
   const { listing, columns, onEnd } = properties;
-  const [column = "", order] = (query.value.get("sort") ?? "").split(":");
-  const sorting: Sorting = { column, descending: order === "desc" };
-  const keyOf = columns.find((candidate) => candidate.id === column)?.value;
+  const sorting = sortingOf(query.value);
+  const chosen = columns.find((candidate) => candidate.id === sorting.column);
+  const keyOf = chosen?.value;
   const rows = keyOf ? sorted(listing.finished, keyOf, sorting.descending) : listing.finished;
-  // A sorted list needs all its rows.
+  // What the API cannot sort needs all its rows.
   useEffect(() => {
-    if (keyOf && listing.next) onEnd();
-  }, [keyOf, listing.next]);
+    if (keyOf && !chosen.field && listing.hasMore) onEnd();
+  }, [keyOf, listing]);
   return (
-    <Section title="Finished" rows={`${rows.length}${listing.next ? " or more" : ""}`}>
+    <Section title="Finished" rows={`${rows.length}${listing.hasMore ? " or more" : ""}`}>
       <Table
         label="Finished jobs"
         rows={rows}
         columns={columns.map((item) => ({ ...item, sortable: item.value !== undefined }))}
         sorting={sorting}
         onSort={(next) => setQuery({ sort: `${next.column}:${next.descending ? "desc" : "asc"}` })}
-        onEnd={listing.next ? onEnd : undefined}
+        onEnd={listing.hasMore ? onEnd : undefined}
         {...(properties.shared as { idOf: (job: Job) => string })}
       />
     </Section>
   );
 }
 
-function Filters({ filters, chosen }: { filters: Record<string, string>; chosen: string[] }) {
+function sortingOf(from: URLSearchParams): Sorting {
+  const [column = "", order] = (from.get("sort") ?? "").split(":");
+  return { column, descending: order === "desc" };
+}
+
+const FILTERS: [Exclude<keyof Filters, "archived">, string, string][] = [
+  ["text", "Name, note or tag contains", "Name, note or tag"],
+  ["dataset", "Dataset", "Dataset"],
+  ["tag", "Tag", "Tag"],
+  ["where", "Fields, such as depth:20,56 recipe.batch_size>=128", "depth:20,56 user:ann"],
+];
+
+function FilterFields({ filters, chosen }: { filters: Filters; chosen: string[] }) {
   const set = (field: string) => (event: Event) =>
-    setQuery({ [field]: (event.currentTarget as HTMLInputElement).value });
+    setQuery({ [field]: (event.currentTarget as HTMLInputElement).value || null });
   return (
     <search class="row">
-      {[
-        ["name", "Name contains"],
-        ["dataset", "Dataset"],
-        ["tag", "Tag"],
-      ].map(([field = "", label]) => (
+      {FILTERS.map(([field, label, placeholder]) => (
         <input
           type="search"
           aria-label={label}
-          placeholder={label}
+          title={label}
+          placeholder={placeholder}
           value={filters[field]}
           onInput={set(field)}
         />
       ))}
+      <label class="check">
+        <input
+          type="checkbox"
+          checked={filters.archived}
+          onChange={(event) => setQuery({ archived: event.currentTarget.checked ? "" : null })}
+        />
+        Archived
+      </label>
       <details class="menu">
         <summary class="button">Columns</summary>
         <fieldset>
@@ -202,31 +224,44 @@ function Selection(properties: {
   selected: Signal<ReadonlySet<string>>;
   listing: Listing | undefined;
   onCompare: () => void;
-  onDone: () => void;
 }) {
   const { selected, listing } = properties;
   const failure = useSignal<ApiError | null>(null);
-  const active = useComputed(() => selected.value);
-  const jobs = listing
-    ? [...listing.running, ...listing.waiting].filter((job) => active.value.has(job.id))
-    : [];
+  const chosen = [
+    ...(listing?.running ?? []),
+    ...(listing?.waiting ?? []),
+    ...(listing?.finished ?? []),
+  ].filter((job) => selected.value.has(job.id));
+  const active = chosen.filter((job) => !isFinished(job));
   if (selected.value.size === 0) return <ErrorNote error={failure.value} />;
 
-  async function cancel() {
-    if (!confirm(`Cancel ${jobs.length} ${jobs.length === 1 ? "job" : "jobs"}?`)) return;
+  async function change(jobs: Job[], command: (job: Job) => Promise<unknown>) {
     failure.value = null;
     for (const job of jobs) {
       try {
-        await read(api.POST("/v1/jobs/{job_id}/cancel", { params: { path: { job_id: job.id } } }));
+        await command(job);
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;
         failure.value = error;
       }
     }
     selected.value = new Set();
-    properties.onDone();
   }
 
+  function cancel() {
+    if (!confirm(`Cancel ${active.length} ${active.length === 1 ? "job" : "jobs"}?`)) return;
+    change(active, (job) =>
+      read(api.POST("/v1/jobs/{job_id}/cancel", { params: { path: { job_id: job.id } } })),
+    );
+  }
+
+  function tag() {
+    const tags = tagsOf(prompt("Tags to add, separated by spaces") ?? "");
+    if (tags.length > 0)
+      change(chosen, (job) => changeLabels(job.id, { tags: [...job.spec.tags, ...tags] }));
+  }
+
+  const isArchived = chosen.some((job) => job.archived);
   return (
     <>
       <ErrorNote error={failure.value} />
@@ -235,7 +270,16 @@ function Selection(properties: {
         <button type="button" class="primary" onClick={properties.onCompare}>
           Compare
         </button>
-        <button type="button" class="danger" disabled={jobs.length === 0} onClick={cancel}>
+        <button type="button" onClick={tag}>
+          Tag
+        </button>
+        <button
+          type="button"
+          onClick={() => change(chosen, (job) => changeLabels(job.id, { archived: !isArchived }))}
+        >
+          {isArchived ? "Take out of the archive" : "Archive"}
+        </button>
+        <button type="button" class="danger" disabled={active.length === 0} onClick={cancel}>
           Cancel
         </button>
         <button

@@ -8,8 +8,9 @@ import { EmptyNote, ErrorNote } from "../components/notes";
 import { ParallelCoordinates } from "../components/parallel";
 import { State } from "../components/state";
 import { type Column, Table } from "../components/table";
-import { continued, type Line, type Metrics } from "../lib/curves";
+import { continued, type Line } from "../lib/curves";
 import { duration, number, precise, time } from "../lib/format";
+import { dataOf, errorOf, source, useLive } from "../lib/live";
 import { type Brushes, type Dimension, dimensionOf, isBrushed, type Value } from "../lib/parallel";
 import { usePolled } from "../lib/poll";
 import { useTitle } from "../lib/title";
@@ -25,36 +26,33 @@ export function SearchPage({ id }: { id: string }) {
   const path = { path: { search_id: id } };
   const brushes = useSignal<Brushes>({});
   const pointed = useSignal<string | null>(null);
-  const polled = usePolled(
-    id,
-    async () => {
-      const [search, { trials }] = await Promise.all([
-        read(api.GET("/v1/searches/{search_id}", { params: path })),
-        read(api.GET("/v1/searches/{search_id}/trials", { params: path })),
-      ]);
-      return { search, trials };
-    },
-    3,
-  );
-  const data = polled.data.value;
+  const live = {
+    search: useLive(source("/v1/searches/{search_id}", path)),
+    trials: useLive(source("/v1/searches/{search_id}/trials", path)),
+  };
+  const data = dataOf(live);
   useTitle(data?.search.name ?? "Search");
   const rows = useMemo(
     () =>
-      data?.trials.map((trial) => ({
+      data?.trials.trials.map((trial) => ({
         id: trial.job_id,
         values: { ...trial.params, ...trial.values } as Record<string, Value>,
       })) ?? [],
-    [data],
+    [data?.trials],
   );
-  const dimensions = useMemo(() => (data ? dimensionsOf(data.search, rows) : []), [data, rows]);
+  const dimensions = useMemo(
+    () => (data ? dimensionsOf(data.search, rows) : []),
+    [data?.search, rows],
+  );
   if (!data)
     return (
       <>
         <h1>Search</h1>
-        <ErrorNote error={polled.error.value} />
+        <ErrorNote error={errorOf(live)} />
       </>
     );
-  const { search, trials } = data;
+  const { search } = data;
+  const { trials } = data.trials;
   const chosen = new Set(
     rows.filter(({ values }) => isBrushed(values, dimensions, brushes.value)).map((row) => row.id),
   );
@@ -64,9 +62,9 @@ export function SearchPage({ id }: { id: string }) {
       <div class="head">
         <h1>{search.name}</h1>
         <State state={search.state} />
-        <Commands search={search} onDone={polled.refresh} />
+        <Commands search={search} />
       </div>
-      <ErrorNote error={polled.error.value} />
+      <ErrorNote error={errorOf(live)} />
       <Summary search={search} />
       {trials.length === 0 ? (
         <EmptyNote title="No trials yet.">
@@ -122,7 +120,7 @@ function dimensionsOf(search: Search, rows: { values: Record<string, Value> }[])
   );
 }
 
-function Commands({ search, onDone }: { search: Search; onDone: () => void }) {
+function Commands({ search }: { search: Search }) {
   const failure = useSignal<ApiError | null>(null);
   const isFinal = ["succeeded", "failed", "cancelled"].includes(search.state);
   const commands: [Command, string][] = isFinal
@@ -139,7 +137,6 @@ function Commands({ search, onDone }: { search: Search; onDone: () => void }) {
       if (!(error instanceof ApiError)) throw error;
       failure.value = error;
     }
-    onDone();
   }
 
   return (
@@ -243,20 +240,9 @@ function Curves(properties: { search: Search; trials: Trial[]; pointed: string |
   const { search, trials, pointed } = properties;
   const series = search.spec.metric.find((metric) => metric.includes("/")) ?? "test/error";
   const ids = trials.map((trial) => trial.job_id).sort();
-  const polled = usePolled<Metrics>(
-    [search.id, ...ids].join(),
-    async (latest) =>
-      continued(
-        latest(),
-        await read(
-          api.GET("/v1/metrics", {
-            params: { query: { job: ids, series: [series], buckets: 200, after: latest()?.next } },
-          }),
-        ),
-      ),
-    search.finished_at ? 0 : 4,
-  );
-  const metrics = polled.data.value;
+  const query = { job: ids, series: [series], buckets: 200 };
+  const live = useLive(source("/v1/metrics", { query }, continued));
+  const metrics = live.data.value;
   const lines = useMemo(() => {
     const numbers = new Map(trials.map((trial) => [trial.job_id, trial]));
     return (metrics?.jobs ?? []).flatMap((job): Line[] => {
@@ -279,7 +265,7 @@ function Curves(properties: { search: Search; trials: Trial[]; pointed: string |
   return (
     <section class="section" aria-label="Learning curves">
       <h2>Learning curves</h2>
-      <ErrorNote error={polled.error.value} />
+      <ErrorNote error={live.error.value} />
       {lines.length === 0 ? (
         <EmptyNote title="No evaluations yet." />
       ) : (

@@ -1,10 +1,10 @@
 /** The list of searches. */
-import { api, read, type Schemas } from "../api/client";
+import type { Schemas } from "../api/client";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { State } from "../components/state";
 import { type Column, Table } from "../components/table";
 import { duration, secondsBetween, time } from "../lib/format";
-import { usePolled } from "../lib/poll";
+import { source, useLive } from "../lib/live";
 import { useTitle } from "../lib/title";
 
 type Search = Schemas["SearchView"];
@@ -41,16 +41,12 @@ const COLUMNS: Column<Search>[] = [
 
 export function SearchesPage() {
   useTitle("Searches");
-  const polled = usePolled(
-    "searches",
-    () => read(api.GET("/v1/searches", { params: { query: { limit: 500 } } })),
-    5,
-  );
-  const searches = polled.data.value?.searches;
+  const live = useLive(source("/v1/searches", { query: { limit: 500 } }));
+  const searches = live.data.value?.searches;
   return (
     <>
       <h1>Searches</h1>
-      <ErrorNote error={polled.error.value} />
+      <ErrorNote error={live.error.value} />
       {searches?.length === 0 && (
         <EmptyNote title="No searches yet.">
           A search trains many variants of a job and ranks them. Submit one with{" "}
