@@ -18,15 +18,14 @@ from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
-from api.shared_reads import SharedReads
 from api.routes import (
     attempts,
     checkpoints,
     datasets,
     drivers,
+    groups,
     job_actions,
     jobs,
-    groups,
     metrics,
     runners,
     searches,
@@ -35,6 +34,7 @@ from api.routes import (
     system,
     webhooks,
 )
+from api.shared_reads import SharedReads
 from service.access import tokens
 from service.settings import Settings
 from service.storage import schema

@@ -13,8 +13,8 @@ from service.jobs import groups, records
 from service.jobs.groups import GroupKey, GroupSeries, JobGroup
 from service.jobs.metric_axes import MetricAxis
 from service.states import JobState
-from service.text import count_of
 from service.storage.tables import JobRow
+from service.text import count_of
 
 router = APIRouter(prefix="/v1/groups", tags=["metrics"], dependencies=[Depends(authenticate_user)])
 

@@ -159,17 +159,17 @@ def read_series(
 
     InvalidInput where the unit of the axis is not known for one of the jobs.
     """
+    if not names:
+        return {}
     axes = [JobAxis(session, job, axis) for job in group.jobs]
     first = min(job_axis.find_iteration(start) for job_axis in axes)
     end = max(job_axis.newest_iteration for job_axis in axes) + 1
     if stop is not None:
         end = min(end, max(job_axis.find_iteration(stop) for job_axis in axes) + 1)
-    width = metric_buckets.width_for(max(1, end - first), buckets)
+    width = metric_buckets.choose_width(max(1, end - first), buckets)
     found: dict[str, list[tuple[JobAxis, Buckets]]] = {}
     for job, job_axis in zip(group.jobs, axes, strict=True):
-        read = metric_buckets.read(
-            session, job, series=names, start=first, stop=end, width=width
-        )
+        read = metric_buckets.read(session, job, series=names, start=first, stop=end, width=width)
         for name, columns in read.items():
             found.setdefault(name, []).append((job_axis, columns))
     return {name: _describe_buckets(found[name]) for name in names if name in found}

@@ -75,7 +75,7 @@ def test_filters_sorting_and_columns_are_in_the_address(signed_in: Page, api: Ap
     names = _table(signed_in, "Finished jobs").locator("a.row")
     expect(names).to_have_text(["a net", "b net"])
     expect(signed_in.get_by_role("columnheader", name="Tags")).to_be_visible()
-    expect(signed_in).to_have_url(re.compile("name=net"))
+    expect(signed_in).to_have_url(re.compile("text=net"))
 
 
 def test_selected_jobs_are_cancelled_after_a_question(signed_in: Page, api: Api) -> None:

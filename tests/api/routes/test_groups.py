@@ -46,9 +46,7 @@ def test_jobs_may_be_named_archived_ones_too(api: Api) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "parameter", ["by", "where"]
-)
+@pytest.mark.parametrize("parameter", ["by", "where"])
 def test_wrong_parameters_are_named(api: Api, parameter: str) -> None:
     answer = api.get(f"/v1/groups?{parameter}=nonsense")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"/{parameter}")

@@ -25,9 +25,8 @@ def _short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def _follow(api: Api, *reads: str, token: str = TOKEN) -> Iterator[Iterator[dict[str, Any]]]:
     """The `data` of each message."""
-    headers = {"Authorization": f"Bearer {token}"}
-    request = {"params": {"read": reads}, "headers": headers}
-    with api.http.stream("GET", "/v1/stream", **request) as response:
+    query, headers = {"read": list(reads)}, {"Authorization": f"Bearer {token}"}
+    with api.http.stream("GET", "/v1/stream", params=query, headers=headers) as response:
         assert response.status_code == 200
         yield (event["data"] for event in read_events(response.iter_lines()))
 
@@ -79,14 +78,14 @@ def test_events_and_log_lines_come_once(api: Api) -> None:
     with _follow(api, f"/v1/jobs/{job_id}/events") as messages:
         kinds = [event["kind"] for event in next(messages)["body"]["events"]]
         api.core.end(claimed, Reason.COMPLETED)
-        later = []
+        later: list[dict[str, Any]] = []
         while "succeeded" not in str(later):
-            later += [event for event in next(messages)["body"]["events"]]
+            later += next(messages)["body"]["events"]
     everything = api.get(f"/v1/jobs/{job_id}/events").json()["events"]
     assert [*kinds, *(event["kind"] for event in later)] == [event["kind"] for event in everything]
 
 
-def test_a_deleted_job_is_told_as_its_route_tells_it(api: Api) -> None:
+def test_a_deleted_job_is_the_problem_of_its_route(api: Api) -> None:
     job_id = api.core.submit()
     api.core.cancel(job_id)
     with _follow(api, f"/v1/jobs/{job_id}") as messages:
@@ -96,9 +95,7 @@ def test_a_deleted_job_is_told_as_its_route_tells_it(api: Api) -> None:
     assert (message["status"], message["body"]["code"]) == (404, "not-found")
 
 
-def test_streams_with_the_same_reads_share_them(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streams_with_the_same_reads_share_them(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = api.core.submit()
     reads = 0
     find_job = records.find_job
@@ -148,13 +145,11 @@ def test_a_stream_needs_a_token(api: Api) -> None:
     assert api.call("GET", "/v1/stream?read=/v1/jobs", token=None).status_code == 401
 
 
-def test_a_stream_ends_when_its_token_is_removed(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_ends_when_its_token_is_removed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.routes.stream.KEEPALIVE_SECONDS", 0.05)
     with api.core.database.transaction() as session:
-        tokens.set_token(session, "a-token-of-somebody-else", name="bob", now=api.core.clock())
-    with _follow(api, "/v1/queue", token="a-token-of-somebody-else") as messages:
+        tokens.set_token(session, "the-token-of-another-user", name="bob", now=api.core.clock())
+    with _follow(api, "/v1/queue", token="the-token-of-another-user") as messages:
         next(messages)
         with api.core.database.transaction() as session:
             session.execute(delete(TokenRow).where(TokenRow.name == "bob"))

@@ -34,11 +34,21 @@ def _finish(core: Core, claimed: Taken, *, test_error: float | None) -> None:
     core.finish(claimed.attempt_id, result=result)
 
 
-def _read(core: Core, ids: list[str], **query: Any) -> groups.GroupSeries:
+def _read(
+    core: Core, ids: list[str], *, buckets: int = 1000, start: float = 0, stop: float | None = None
+) -> groups.GroupSeries:
     with core.database.reading() as session:
         group = JobGroup({}, [records.find_job(session, job_id) for job_id in ids])
-        query = {"axis": MetricAxis.ITERATION, "buckets": 1000} | query
-        return groups.read_series(session, group, ["train/loss"], **query)["train/loss"]
+        found = groups.read_series(
+            session,
+            group,
+            ["train/loss"],
+            axis=MetricAxis.ITERATION,
+            start=start,
+            stop=stop,
+            buckets=buckets,
+        )
+    return found["train/loss"]
 
 
 def test_jobs_that_differ_in_the_seed_only_are_a_group(core: Core) -> None:
@@ -72,7 +82,7 @@ def test_groups_may_be_by_any_field_of_the_spec(core: Core) -> None:
     ]
 
 
-def test_a_field_with_fields_of_its_own_stands_for_all_of_them(core: Core) -> None:
+def test_a_field_with_fields_of_its_own_includes_all_of_them(core: Core) -> None:
     first = core.submit()
     second = core.submit(recipe={"name": "quick", "batch_size": 64, "learning_rate": 0.05})
     assert _group(core, [first, second], "-recipe") == [({}, [first, second])]

@@ -120,20 +120,20 @@ class Stream {
 
   constructor() {
     // A hidden tab needs no connection, and other tabs need those that are left.
-    document.addEventListener("visibilitychange", () => this.openIn(0));
+    document.addEventListener("visibilitychange", () => this.openAfter(0));
   }
 
   follow(entry: Entry<unknown>): () => void {
     this.entries.add(entry);
-    this.openIn(0);
+    this.openAfter(0);
     return () => {
       this.entries.delete(entry);
-      this.openIn(0);
+      this.openAfter(0);
     };
   }
 
   /** Once for all the changes of one rendering. */
-  private openIn(milliseconds: number): void {
+  private openAfter(milliseconds: number): void {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.open(), milliseconds);
   }
@@ -164,7 +164,7 @@ class Stream {
       if (error.status === 401) user.value = null;
       for (const entry of this.entries) entry.error.value = error;
     }
-    if (this.connection === connection) this.openIn(RETRY_MILLISECONDS);
+    if (this.connection === connection) this.openAfter(RETRY_MILLISECONDS);
   }
 }
 
