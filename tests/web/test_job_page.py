@@ -128,3 +128,53 @@ def test_a_job_that_does_not_exist_says_so(signed_in: Page, api: Api, errors: li
     assert_accessible(signed_in)
     # Chromium reports the 404 of each read.
     errors.clear()
+
+
+def test_name_tags_note_and_star_are_edited(
+    signed_in: Page, api: Api, errors: list[str]
+) -> None:
+    job_id = cancelled(api.core, name="old name")
+    signed_in.goto(f"{api.url}/jobs/{job_id}")
+    signed_in.get_by_role("button", name="Star").click()
+    expect(signed_in.get_by_role("button", name="Starred")).to_be_visible()
+    signed_in.get_by_role("button", name="Edit name, tags and note").click()
+    signed_in.get_by_label("Tags").fill("not!a!tag")
+    signed_in.get_by_role("button", name="Save").click()
+    expect(signed_in.get_by_label("Tags")).to_have_attribute("aria-invalid", "true")
+    # Chromium logs each response that is an error.
+    errors.clear()
+    signed_in.get_by_label("Name").fill("new name")
+    signed_in.get_by_label("Tags").fill("course, week-1")
+    signed_in.get_by_label("Note").fill("for the report")
+    assert_accessible(signed_in)
+    signed_in.get_by_role("button", name="Save").click()
+    expect(signed_in.get_by_role("heading", level=1)).to_have_text("new name")
+    expect(signed_in.get_by_text("for the report")).to_be_visible()
+    expect(signed_in.get_by_text("course, week-1")).to_be_visible()
+    job = api.core.job(job_id)
+    assert (job.starred, job.note) == (True, "for the report")
+
+
+def test_a_page_reads_over_one_connection_that_a_hidden_tab_closes(
+    signed_in: Page, api: Api
+) -> None:
+    running = api.core.run(name="followed")
+    opened: list[str] = []
+    ended: list[str] = []
+    signed_in.on("request", lambda request: opened.append(request.url))
+    signed_in.on("requestfailed", lambda request: ended.append(request.url))
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
+    expect(signed_in.get_by_role("heading", level=1)).to_have_text("followed")
+    expect(signed_in.get_by_role("region", name="Log lines")).to_be_visible()
+    opened.clear()
+    _report(api, running.attempt_id, 2, iterations=range(5, 55, 5))
+    expect(signed_in.get_by_role("figure", name="Error, %")).to_be_visible()
+    assert [url for url in opened if "/v1/" in url] == []
+    signed_in.evaluate(
+        """() => {
+            Object.defineProperty(document, "hidden", { value: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    signed_in.wait_for_event("requestfailed") if not ended else None
+    assert "/v1/stream" in ended[-1]

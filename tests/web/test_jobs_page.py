@@ -115,3 +115,33 @@ def test_ten_thousand_jobs_scroll_with_few_rows_in_the_document(signed_in: Page,
     signed_in.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
     expect(signed_in.locator("tr[aria-rowindex='10001']")).to_be_visible()
     assert rows.count() < 150
+
+
+def test_selected_jobs_are_tagged_and_archived(signed_in: Page, api: Api) -> None:
+    cancelled(api.core, name="kept", tags=["old"])
+    cancelled(api.core, name="done")
+    signed_in.on("dialog", lambda dialog: dialog.accept("course"))
+    signed_in.get_by_label("Select kept").check()
+    signed_in.get_by_role("button", name="Tag", exact=True).click()
+    signed_in.get_by_label("Tag", exact=True).fill("course")
+    table = _table(signed_in, "Finished jobs")
+    expect(table.locator("a.row")).to_have_text(["kept"])
+    signed_in.get_by_label("Tag", exact=True).fill("")
+    signed_in.get_by_label("Select done").check()
+    signed_in.get_by_role("button", name="Archive", exact=True).click()
+    signed_in.get_by_label("Archived").check()
+    expect(table.locator("a.row")).to_have_text(["done"])
+
+
+def test_any_field_filters_and_a_wrong_one_is_named(
+    signed_in: Page, api: Api, errors: list[str]
+) -> None:
+    cancelled(api.core, name="shallow", depth=8)
+    cancelled(api.core, name="deep", depth=14)
+    fields = signed_in.get_by_label("Fields, such as")
+    fields.fill("depth>=10 user:ann")
+    expect(_table(signed_in, "Finished jobs").locator("a.row")).to_have_text(["deep"])
+    fields.fill("dept:8")
+    expect(signed_in.get_by_role("alert")).to_contain_text("jobs have no field 'dept'")
+    # Chromium logs each response that is an error.
+    errors.clear()

@@ -7,6 +7,11 @@ export function ErrorNote({ error }: { error: ApiError | null }) {
   return (
     <div class="note error" role="alert">
       <p>{error.message}</p>
+      {error.errors.map(({ pointer, message }) => (
+        <p>
+          <code>{pointer}</code> {message}
+        </p>
+      ))}
       <p class="muted">
         {error.status === 0
           ? "The page tries again by itself. Check that the API runs and that the network is up."

@@ -27,9 +27,11 @@ export function Timeline({ job, attempts, events, checkpoints }: Properties) {
       <div
         class="timeline"
         role="img"
-        aria-label={spans
-          .map((span) => `${span.label} ${duration((span.to - span.from) / 1000)}`)
-          .join("; ")}
+        aria-label={
+          spans
+            .map((span) => `${span.label} ${duration((span.to - span.from) / 1000)}`)
+            .join("; ") || "No time has passed."
+        }
       >
         {spans.map((span) => (
           <span

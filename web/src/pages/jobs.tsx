@@ -191,7 +191,7 @@ function FilterFields({ filters, chosen }: { filters: Filters; chosen: string[] 
         <input
           type="checkbox"
           checked={filters.archived}
-          onChange={(event) => setQuery({ archived: event.currentTarget.checked ? "" : null })}
+          onChange={(event) => setQuery({ archived: event.currentTarget.checked ? "true" : null })}
         />
         Archived
       </label>
