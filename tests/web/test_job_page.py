@@ -130,9 +130,7 @@ def test_a_job_that_does_not_exist_says_so(signed_in: Page, api: Api, errors: li
     errors.clear()
 
 
-def test_name_tags_note_and_star_are_edited(
-    signed_in: Page, api: Api, errors: list[str]
-) -> None:
+def test_name_tags_note_and_star_are_edited(signed_in: Page, api: Api, errors: list[str]) -> None:
     job_id = cancelled(api.core, name="old name")
     signed_in.goto(f"{api.url}/jobs/{job_id}")
     signed_in.get_by_role("button", name="Star").click()
