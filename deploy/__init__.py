@@ -1,1 +1,1 @@
-"""How the service is run: on one machine without Docker, in containers, on Kubernetes."""
+"""How the service is run: on one machine without Docker, in containers, on several machines."""
