@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.jobs import checkpoints, plan_notes, records
+from service.jobs import bottleneck, checkpoints, plan_notes, records
+from service.jobs.bottleneck import BottleneckCode
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, WaitReason
 from service.specs.job_spec import JobSpec
 from service.specs.protocol import RunEnvironment, TrainingResult
+from service.specs.series import is_diagnostic
 from service.states import (
     AttemptState,
     Blame,
@@ -28,7 +30,10 @@ class View(BaseModel):
 
 
 class ProgressView(View):
-    """Errors in `metrics` are percent; `eta_seconds` is training time, without evaluations."""
+    """Errors in `metrics` are percent; `eta_seconds` is training time, without evaluations.
+
+    `metrics` has the newest of each series, but not of the diagnostic ones (`step/`, `machine/`).
+    """
 
     iteration: int
     iterations: int
@@ -52,7 +57,11 @@ class ProgressView(View):
             percent=round(100.0 * progress.iteration / progress.iterations, 2),
             images_per_second=progress.images_per_second,
             eta_seconds=eta_seconds,
-            metrics=job.latest_metrics,
+            metrics={
+                series: value
+                for series, value in job.latest_metrics.items()
+                if not is_diagnostic(series)
+            },
         )
 
 
@@ -67,6 +76,13 @@ class QueueStatusView(View):
     ]
     starts_p50: datetime | None
     starts_p90: datetime | None
+
+
+class BottleneckView(View):
+    """What training waits for, as a code and a sentence that says what to do."""
+
+    code: BottleneckCode
+    message: str
 
 
 class JobView(View):
@@ -93,6 +109,9 @@ class JobView(View):
     restarts: Annotated[int, Field(description="attempts that ended by the user's fault")]
     preemptions: Annotated[int, Field(description="how often another job preempted it")]
     progress: ProgressView | None
+    bottleneck: Annotated[
+        BottleneckView | None, Field(description="null where computation dominates, or not known")
+    ]
     parameters: int | None
     environment: RunEnvironment | None
     result: TrainingResult | None
@@ -101,6 +120,7 @@ class JobView(View):
     def of(cls, job: JobRow, waiting: JobQueueStatus | None = None) -> "JobView":
         spec = records.spec_of(job)
         environment = records.environment_of(job)
+        found = bottleneck.find_bottleneck(job.latest_metrics)
         return cls(
             id=job.id,
             name=job.name,
@@ -123,6 +143,7 @@ class JobView(View):
             restarts=job.restarts,
             preemptions=job.preemptions,
             progress=ProgressView.of(job),
+            bottleneck=None if found is None else BottleneckView.model_validate(found),
             parameters=None if environment is None else environment.parameters,
             environment=environment,
             result=records.result_of(job),

@@ -40,6 +40,8 @@ from resnetd.models import (
     Attempt as Attempt,
     AttemptState as AttemptState,
     Blame as Blame,
+    Bottleneck as Bottleneck,
+    BottleneckCode as BottleneckCode,
     BudgetUsed as BudgetUsed,
     Checkpoint as Checkpoint,
     Cluster as Cluster,

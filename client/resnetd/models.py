@@ -88,6 +88,13 @@ class WaitReason(OpenEnum):
     NEXT = "next"
 
 
+class BottleneckCode(OpenEnum):
+    """What training waits for."""
+
+    DATA_LOADING = "data-loading"
+    SYNCHRONIZATION = "synchronization"
+
+
 class EventKind(OpenEnum):
     SUBMITTED = "submitted"
     STATE = "state"
@@ -142,7 +149,10 @@ class DeliveryState(OpenEnum):
 
 
 class Progress(Record, frozen=True):
-    """`metrics` has the newest value of each series, None where it was not finite."""
+    """`metrics` has the newest value of each series, None where it was not finite.
+
+    Series of `step/` and `machine/` are not in it.
+    """
 
     iteration: int
     iterations: int
@@ -167,6 +177,13 @@ class QueueStatus(Record, frozen=True):
     effective_priority: float | None = None
     starts_p50: Time | None = None
     starts_p90: Time | None = None
+
+
+class Bottleneck(Record, frozen=True):
+    """What training waits for, and in a sentence what to do."""
+
+    code: BottleneckCode
+    message: str
 
 
 class WaitingJob(Record, frozen=True):
@@ -228,6 +245,7 @@ class Job(Record, frozen=True):
     restarts: int = 0
     preemptions: int = 0
     progress: Progress | None = None
+    bottleneck: Bottleneck | None = None
     parameters: int | None = None
     environment: dict[str, Any] | None = None
     result: TrainingResult | None = None

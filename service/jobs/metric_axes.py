@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from service.errors import invalid_parameter
 from service.jobs import metric_buckets, records
 from service.jobs.metric_buckets import Buckets
+from service.specs.series import is_diagnostic
 from service.storage.tables import JobRow, MetricRow
 
 # Buckets of a job in which a time is looked up.
@@ -60,7 +61,7 @@ class JobAxis:
         """One series, in which a time is looked up."""
         stop = self.newest_iteration + 1
         width = metric_buckets.choose_width(stop, _LOOKUP_BUCKETS)
-        series = list(self._job.latest_metrics)[:1]
+        series = _list_training_series(self._job)[:1]
         found = metric_buckets.read(
             self._session, self._job, series=series, start=0, stop=stop, width=width
         )
@@ -76,9 +77,14 @@ def _find_newest_iteration(session: Session, job: JobRow) -> int:
                 MetricRow.job_id == job.id, MetricRow.series == series
             )
         )
-        for series in job.latest_metrics
+        for series in _list_training_series(job)
     ]
     return max((iteration for iteration in newest if iteration is not None), default=0)
+
+
+def _list_training_series(job: JobRow) -> list[str]:
+    """Without the diagnostic ones, which have no point where these have none."""
+    return [series for series in job.latest_metrics if not is_diagnostic(series)]
 
 
 def _find_scale(job: JobRow, axis: MetricAxis) -> float:

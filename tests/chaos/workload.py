@@ -10,6 +10,7 @@ from typing import Any
 import safetensors.torch
 
 from service.specs.job_spec import JobSpec, parse_job_spec
+from service.specs.series import is_diagnostic
 from service.states import CheckpointPart
 from workers.training import checkpoint, spawn, trainer
 from workers.training.device_context import DeviceContext
@@ -138,10 +139,10 @@ def run_reference(case: JobCase, folder: Path) -> ReferenceRun:
 
 
 def comparable_points(rows: list[tuple[str, int, float | None]]) -> Points:
-    """The points of (series, iteration, value) without the throughput, which differs by run."""
+    """The points of (series, iteration, value) without speed and machine, which differ by run."""
     points: Points = {}
     for series, iteration, value in rows:
-        if series != "images_per_second":
+        if series != "images_per_second" and not is_diagnostic(series):
             points.setdefault(series, {})[iteration] = value
     return points
 

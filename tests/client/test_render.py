@@ -3,12 +3,15 @@
 import io
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
 from deploy import demo
 from resnetd import (
     Attempt,
+    Bottleneck,
+    BottleneckCode,
     Checkpoint,
     Dataset,
     DatasetOrigin,
@@ -149,6 +152,16 @@ def test_a_narrow_terminal_has_a_line_per_row_and_complete_ids(name: str) -> Non
     has_id = any(column in header.split() for column in ("ID", "JOB", "CHECKPOINT"))
     assert (ID in row) == has_id
     assert (DATASET in row) == (name == "datasets")
+
+
+def test_a_job_is_shown_with_its_bottleneck_in_complete_words() -> None:
+    found = Bottleneck(BottleneckCode.DATA_LOADING, f"Data loading takes 62 % of each step: {LONG}")
+    shown = msgspec.structs.replace(JOB, bottleneck=found)
+    (sheet,) = render.job(shown, attempts=[], checkpoints=[], now=NOW)
+    lines = [line.strip() for line in _lines(sheet, width=100)]
+    text = " ".join(lines)
+    assert "bottleneck" in text
+    assert found.message in text
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

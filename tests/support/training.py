@@ -7,6 +7,7 @@ import resnetd
 from service.catalog.recipes import Recipe
 from service.specs.job_spec import JobSpec
 from service.specs.protocol import MetricPoint
+from service.specs.series import StepSeries
 from tests.support.fake_api import eventually
 from workers.training import trainer
 from workers.training.observers import StepTime
@@ -17,7 +18,10 @@ def make_step(iteration: int) -> StepTime:
 
 
 def expected_points(spec: JobSpec) -> dict[str, list[int]]:
-    """The iterations at which each series has a point, for an uninterrupted run."""
+    """The iterations at which each series has a point, for an uninterrupted run.
+
+    Without those of the machine, which follow the time.
+    """
     recipe = spec.recipe
     evaluated = _marks(recipe, recipe.evaluate_every)
     reported = sorted({*_marks(recipe, trainer.report_every(recipe)), *evaluated})
@@ -26,22 +30,29 @@ def expected_points(spec: JobSpec) -> dict[str, list[int]]:
         "train/error": reported,
         "learning_rate": reported,
         "images_per_second": reported,
+        **dict.fromkeys(StepSeries, reported),
         "test/loss": evaluated,
         "test/error": evaluated,
     }
 
 
 def points_of_job(client: resnetd.Client, job_id: str) -> dict[str, list[int]]:
-    """The iterations at which each series of the job has a point."""
-    return {name: list(series.iterations) for name, series in client.jobs.metrics(job_id).items()}
+    """The iterations at which each series of the job has a point, without the machine's."""
+    found = client.jobs.metrics(job_id)
+    return without_machine({name: list(series.iterations) for name, series in found.items()})
 
 
 def points_by_series(points: Iterable[MetricPoint]) -> dict[str, list[int]]:
-    """The iterations of `points` in their order, by series."""
+    """The iterations of `points` in their order, by series, without the machine's."""
     iterations: dict[str, list[int]] = {}
     for point in points:
         iterations.setdefault(point.series, []).append(point.iteration)
-    return iterations
+    return without_machine(iterations)
+
+
+def without_machine(iterations: dict[str, list[int]]) -> dict[str, list[int]]:
+    """How often the machine is sampled depends on the time."""
+    return {name: at for name, at in iterations.items() if not name.startswith("machine/")}
 
 
 def wait_for_job(

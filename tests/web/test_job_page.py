@@ -47,6 +47,42 @@ def test_curves_grow_while_the_job_trains(signed_in: Page, api: Api) -> None:
     assert_accessible(signed_in)
 
 
+def test_the_bottleneck_is_noted_and_drawn(signed_in: Page, api: Api) -> None:
+    running = api.core.run()
+    values = {
+        "train/loss": 1.0,
+        "step/load_seconds": 0.3,
+        "step/compute_seconds": 0.1,
+        "step/synchronize_seconds": 0.0,
+        "machine/cpu_percent": 180.0,
+        "machine/memory_bytes": 3.0 * 2**30,
+    }
+    points = [
+        MetricPoint(
+            series=series, iteration=iteration, value=value, seconds=1.0, at=api.core.clock.now
+        )
+        for series, value in values.items()
+        for iteration in (5, 10)
+    ]
+    api.core.report(running.attempt_id, 2, metrics=points)
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
+    expect(signed_in.get_by_text("Data loading takes 75 % of each step")).to_be_visible()
+    section = signed_in.get_by_role("region", name="Speed and machine")
+    expect(section.get_by_role("figure")).to_have_count(3)
+    for title, newest in (
+        ("Time of a step, ms", "computation 100, data loading 300"),
+        ("CPU, %", "all workers 180"),
+        ("Memory, GiB", "all workers 3"),
+    ):
+        plot = section.get_by_role("figure", name=title).get_by_role("img")
+        expect(plot).to_have_attribute("aria-label", re.compile(f"{re.escape(newest)}$"))
+    curves = signed_in.get_by_role("region", name="Curves")
+    expect(curves.get_by_role("figure")).to_have_count(1)
+    section.get_by_text("Values").first.click()
+    expect(section.get_by_role("row")).to_have_count(3)
+    assert_accessible(signed_in)
+
+
 def test_a_range_is_zoomed_and_stays_in_the_address(signed_in: Page, api: Api) -> None:
     running = api.core.run()
     _report(api, running.attempt_id, 2, iterations=range(5, 505, 5))

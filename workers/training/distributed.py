@@ -6,7 +6,7 @@ which works with any backend and never waits for a GPU.
 Shapes: N batch, C channels, H height, W width; R ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -63,6 +63,15 @@ class RankGroup:
         numbers_R = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         dist.all_gather(numbers_R, torch.tensor([number]), group=self._control)
         return [int(value) for value in numbers_R]
+
+    def all_gather_floats(self, values: Sequence[float]) -> list[list[float]]:
+        """All ranks' values, which must be of one number; no GPU is waited for."""
+        if self._control is None:
+            return [list(values)]
+        mine = torch.tensor(values, dtype=torch.float64)
+        rows_R = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(rows_R, mine, group=self._control)
+        return [row.tolist() for row in rows_R]
 
     def wrap_ddp(self, model: nn.Module, images_NCHW: Tensor) -> nn.Module:
         """The model in DDP, with rank 0's weights on all ranks.

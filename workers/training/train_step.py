@@ -6,7 +6,7 @@ a step waits for the device: metric sums stay there until they are reported.
 Shapes: N batch, C channels, H height, W width, K classes, S sums.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -30,6 +30,7 @@ class TrainStep:
         model: whose parameters the optimizer updates.
         parallel: the model, or DDP around it.
         recorder: records steps as CUDA graphs; None computes each step kernel by kernel.
+        on_backward_end: called after each backward pass, but not when a graph is replayed.
         log: receives what became of the recording.
     """
 
@@ -43,10 +44,11 @@ class TrainStep:
         resolved_precision: Precision,
         device: torch.device,
         recorder: GraphRecorder | None = None,
+        on_backward_end: Callable[[], None] = lambda: None,
         log: LogFunction = ignore_log,
     ) -> None:
         self._model, self._parallel, self._optimizer = model, parallel, optimizer
-        self._recipe = recipe
+        self._recipe, self._on_backward_end = recipe, on_backward_end
         self._precision, self._device = resolved_precision, device
         self.scaler = LossScaler(resolved_precision, device)
         if self.scaler.is_enabled:
@@ -101,4 +103,5 @@ class TrainStep:
                 )
             scaled = self.scaler.scale(loss if weight == 1.0 else loss * weight)
             scaled.backward()  # type: ignore[no-untyped-call]
+        self._on_backward_end()
         return metric_sums.sum_batch(logits_NK.detach(), labels_N, loss.detach() * len(labels_N))

@@ -36,6 +36,7 @@ from workers.training.checkpoint import AsyncCheckpointWriter, Checkpoint, Expor
 from workers.training.data import sampling
 from workers.training.data.data_source import DataSource, EvaluationSplit, open_data_source
 from workers.training.device_context import DeviceContext
+from workers.training.diagnostics import Diagnostics
 from workers.training.distributed import RankGroup
 from workers.training.errors import TrainingDiverged
 from workers.training.evaluation import Evaluator, PendingEvaluation
@@ -148,6 +149,9 @@ class Trainer:
             normalizer=self.source.normalizer,
         )
         self.metrics = TrainingMetrics(context.device)
+        self.diagnostics = Diagnostics(
+            self.model, context, ranks, is_resident=self.source.is_resident
+        )
         self.state = TrainState()
         self.precision = precision.resolve_precision(self.recipe.precision, context.device)
         self._pending: _PendingEvaluation | None = None
@@ -164,7 +168,8 @@ class Trainer:
                 self._save_checkpoint()
                 break
 
-            images_NCHW, labels_N = self._load_batch()
+            with self.diagnostics.loading():
+                images_NCHW, labels_N = self._load_batch()
             learning_rate = self._learning_rate()
             self.metrics.add(step(images_NCHW, labels_N, learning_rate))
             self._advance(learning_rate)
@@ -234,6 +239,7 @@ class Trainer:
             resolved_precision=self.precision,
             device=self.context.device,
             recorder=cuda_graphs.make_recorder(self.context),
+            on_backward_end=self.diagnostics.end_backward,
             log=self.observer.on_log,
         )
         if self.state.loss_scale is not None:
@@ -285,12 +291,14 @@ class Trainer:
         iteration, learning_rate = self.state.iteration, self.state.learning_rate
         assert learning_rate is not None, "a step was taken"
         loss, error = self.metrics.take_means(Window.SINCE_REPORT, self.ranks)
+        images_per_second = self._throughput.measure(iteration)
         values = {
             "train/loss": loss,
             "train/error": error,
             "learning_rate": learning_rate,
-            "images_per_second": self._throughput.measure(iteration),
+            "images_per_second": images_per_second,
         }
+        values |= self.diagnostics.measure(self.recipe.batch_size / images_per_second)
         self.observer.on_metrics(self._step_time, values)
         if not math.isfinite(loss):
             raise TrainingDiverged(

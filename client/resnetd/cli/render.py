@@ -354,6 +354,8 @@ def _fields_of_job(shown: Job, now: datetime) -> Iterator[tuple[str, object]]:
         done = shown.progress
         yield "progress", f"{done.iteration}/{done.iterations} ({done.percent:.0f} %)"
         yield "", progress(done)
+    if shown.bottleneck is not None:
+        yield "bottleneck", _wrap(shown.bottleneck.message)
     yield "dataset", shown.spec.get("dataset")
     yield "recipe", _wrap(_plain(recipe)) if isinstance(recipe, Mapping) else recipe
     yield "parameters", shown.parameters

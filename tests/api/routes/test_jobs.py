@@ -294,6 +294,37 @@ def test_progress_has_the_iteration_and_the_remaining_time(api: Api) -> None:
     assert job["started_at"] == api.core.clock.now.strftime(RFC_3339)
 
 
+def test_a_job_that_waits_for_its_data_says_so_until_it_computes(api: Api) -> None:
+    claimed = api.core.run()
+    path = f"/v1/jobs/{job_id_of(claimed)}"
+    assert api.get(path).json()["bottleneck"] is None
+    for sequence, load in ((2, 0.09), (3, 0.001)):
+        parts = _points("step/load_seconds", {10 * sequence: load})
+        parts += _points("step/compute_seconds", {10 * sequence: 0.01})
+        api.report(claimed, sequence, metrics=parts)
+        found = api.get(path).json()["bottleneck"]
+        (listed,) = api.get("/v1/jobs").json()["jobs"]
+        assert listed["bottleneck"] == found
+        if load > 0.01:
+            assert found["code"] == "data-loading"
+            assert found["message"].startswith("Data loading takes 90 % of each step: ")
+        else:
+            assert found is None
+
+
+def test_progress_has_no_diagnostic_series_and_the_metrics_have_them(api: Api) -> None:
+    claimed = api.core.run()
+    progress = {"iteration": 9, "iterations": 9, "images_per_second": 5.0}
+    names = ["train/loss", "step/load_seconds", "machine/cpu_percent"]
+    points = [point for name in names for point in _points(name, {9: 1.0})]
+    api.report(claimed, 2, progress=progress, metrics=points)
+    job_id = job_id_of(claimed)
+    assert api.get(f"/v1/jobs/{job_id}/progress").json()["metrics"] == {"train/loss": 1.0}
+    assert _series(api, job_id).keys() == set(names)
+    bucketed = api.get(f"/v1/metrics?job={job_id}").json()["jobs"][0]["series"]
+    assert bucketed.keys() == set(names)
+
+
 def test_a_finished_job_has_a_reason_and_a_result(api: Api) -> None:
     claimed = api.core.run()
     api.report(claimed, 2, progress={"iteration": 9, "iterations": 9, "images_per_second": 5.0})

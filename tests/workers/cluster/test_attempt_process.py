@@ -9,6 +9,7 @@ import torch
 from service.errors import ApiUnavailable, InvalidInput
 from service.resources import WorkerGroup
 from service.specs.protocol import AttemptConfig
+from service.specs.series import MachineSeries, StepSeries
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
 from tests.support.fake_api import Fault, digits_config, fake_api, settings_of
 from tests.support.training import make_step
@@ -18,7 +19,7 @@ from workers.cluster.attempt_process import classify_failure, run_in_process
 from workers.cluster.process_settings import RunnerSettings
 from workers.cluster.ray_jobs import runner_env
 from workers.reporting.reporter import Reporter
-from workers.training import trainer
+from workers.training import machine_meter, trainer
 from workers.training.errors import DatasetMissing, TrainingDiverged
 
 
@@ -63,6 +64,19 @@ def test_an_attempt_without_a_cluster_trains_delivers_and_finishes(tmp_path: Pat
         assert next(report.environment for report in api.reports if report.environment) is not None
         assert api.violations == []
     assert files_below(tmp_path / "work") == []
+
+
+def test_an_attempt_reports_its_machine_and_the_parts_of_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_meter, "SAMPLE_SECONDS", 0.0)
+    with fake_api(digits_config(iterations=20)) as api:
+        assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
+        newest = {point.series: point.value or 0.0 for point in api.points}
+    assert newest.keys() >= {*StepSeries, MachineSeries.CPU_PERCENT, MachineSeries.MEMORY_BYTES}
+    assert newest[StepSeries.COMPUTE] > newest[StepSeries.LOAD] > 0
+    assert newest[MachineSeries.CPU_PERCENT] > 0
+    assert newest[MachineSeries.MEMORY_BYTES] > 50e6  # torch alone needs more
 
 
 def test_an_attempt_resumes_from_the_checkpoint_of_its_config(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from service.catalog.recipes import Recipe
 from service.specs import job_spec
 from service.specs.job_spec import JobSpec, StartMode
+from service.specs.series import is_diagnostic
 from service.states import CheckpointPart, LogLevel, StopReason
 from workers.training import checkpoint, distributed, precision, trainer
 from workers.training.device_context import DeviceContext
@@ -96,8 +97,16 @@ class RecordingObserver:
         return {saved.iteration: saved.files for saved in self.saved}
 
     def values(self) -> dict[tuple[str, int], float]:
-        """All points but those of speed, which differ between any two runs."""
-        return {key: value for key, value in self.points.items() if key[0] != "images_per_second"}
+        """All points but those of speed and machine, which differ between any two runs."""
+        return {
+            (series, iteration): value
+            for (series, iteration), value in self.points.items()
+            if series != "images_per_second" and not is_diagnostic(series)
+        }
+
+    def newest(self) -> dict[str, float]:
+        """The last value of each series."""
+        return {series: value for (series, _), value in sorted(self.points.items())}
 
 
 def small_spec(recipe: dict[str, Any] | None = None, **fields: Any) -> JobSpec:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from service.specs.series import MachineSeries, StepSeries
 from service.states import Reason, StopReason
 from tests.workers.training.support import (
     ProcessRuns,
@@ -16,7 +17,7 @@ from tests.workers.training.support import (
     run,
     small_spec,
 )
-from workers.training import checkpoint, trainer
+from workers.training import checkpoint, machine_meter, trainer
 from workers.training.errors import CheckpointMismatch, DatasetMissing, TrainingDiverged
 from workers.training.models import resnet
 from workers.training.models.resnet import ResNet
@@ -40,7 +41,10 @@ def test_a_resnet_8_learns_digits(tmp_path: Path) -> None:
     assert outcome.test_error < 15
 
 
-def test_every_series_has_each_of_its_points_once(tmp_path: Path) -> None:
+def test_every_series_has_each_of_its_points_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_meter, "SAMPLE_SECONDS", 0.0)
     _, observer = run(small_spec(), tmp_path)
     expected = {
         (series, iteration)
@@ -51,6 +55,9 @@ def test_every_series_has_each_of_its_points_once(tmp_path: Path) -> None:
             "images_per_second",
             "test/loss",
             "test/error",
+            *StepSeries,
+            MachineSeries.CPU_PERCENT,
+            MachineSeries.MEMORY_BYTES,
         )
         for iteration in (4, 8, 12)
     }

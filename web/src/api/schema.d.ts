@@ -1271,6 +1271,20 @@ export interface components {
          * @enum {string}
          */
         BnStatistics: "running" | "precise";
+        /**
+         * BottleneckCode
+         * @enum {string}
+         */
+        BottleneckCode: "data-loading" | "synchronization";
+        /**
+         * BottleneckView
+         * @description What training waits for, as a code and a sentence that says what to do.
+         */
+        BottleneckView: {
+            code: components["schemas"]["BottleneckCode"];
+            /** Message */
+            message: string;
+        };
         /** BucketedMetricsView */
         BucketedMetricsView: {
             x: components["schemas"]["MetricAxis"];
@@ -1985,6 +1999,8 @@ export interface components {
              */
             preemptions: number;
             progress: components["schemas"]["ProgressView"] | null;
+            /** @description null where computation dominates, or not known */
+            bottleneck: components["schemas"]["BottleneckView"] | null;
             /** Parameters */
             parameters: number | null;
             environment: components["schemas"]["RunEnvironment"] | null;
@@ -2315,6 +2331,8 @@ export interface components {
         /**
          * ProgressView
          * @description Errors in `metrics` are percent; `eta_seconds` is training time, without evaluations.
+         *
+         *     `metrics` has the newest of each series, but not of the diagnostic ones (`step/`, `machine/`).
          */
         ProgressView: {
             /** Iteration */

@@ -1,8 +1,12 @@
-/** The curves of a job: a chart for each kind of series, with their controls in the address. */
+/**
+ * The curves of a job: a chart for each kind of series, with their controls in the address, and
+ * smaller ones of its speed and machine.
+ */
 import { useMemo } from "preact/hooks";
 import type { Job } from "../api/client";
 import { formatOf } from "../lib/axes";
 import { AXES, type Axis, continued, type Line, linesOf, type Metrics } from "../lib/curves";
+import { DIAGNOSTIC_SERIES, diagnosticCharts } from "../lib/diagnostics";
 import { isFinished, isPlain } from "../lib/jobs";
 import { source, useLive } from "../lib/live";
 import { query, setQuery } from "../lib/route";
@@ -30,39 +34,57 @@ export function Curves({ job }: { job: Job }) {
   const metrics = useLive(source("/v1/metrics", params, continued));
   const data = metrics.data.value;
   const charts = useMemo(() => chartsOf(data, job, smoothing), [data, smoothing]);
+  const diagnostics = useMemo(() => diagnosticCharts(data?.jobs[0]?.series ?? {}), [data]);
+  const shared = {
+    xLabel: AXES[axis],
+    formatX: formatOf(axis),
+    sync: "job",
+    zoom,
+    onZoom: setZoom,
+  };
   return (
-    <section class="section" aria-label="Curves">
-      <header>
-        <h2>Curves</h2>
-        {charts.length > 0 && <Controls {...{ axis, smoothing, isClipped, isLog, zoom }} />}
-      </header>
-      <ErrorNote error={metrics.error.value} />
-      {data &&
-        charts.length === 0 &&
-        (isFinished(job) ? (
-          <EmptyNote title="No metrics.">The job ended before its first report.</EmptyNote>
-        ) : (
-          <EmptyNote title="No metrics yet.">
-            They appear with the first report of the training.
-          </EmptyNote>
-        ))}
-      <div class="charts">
-        {charts.map(([title, lines]) => (
-          <Chart
-            key={title}
-            title={title}
-            lines={lines}
-            xLabel={AXES[axis]}
-            formatX={formatOf(axis)}
-            sync="job"
-            zoom={zoom}
-            onZoom={setZoom}
-            isLog={title === "Loss" && isLog}
-            top={title.startsWith("Error") && isClipped ? 20 : undefined}
-          />
-        ))}
-      </div>
-    </section>
+    <>
+      <section class="section" aria-label="Curves">
+        <header>
+          <h2>Curves</h2>
+          {charts.length > 0 && <Controls {...{ axis, smoothing, isClipped, isLog, zoom }} />}
+        </header>
+        <ErrorNote error={metrics.error.value} />
+        {data &&
+          charts.length === 0 &&
+          (isFinished(job) ? (
+            <EmptyNote title="No metrics.">The job ended before its first report.</EmptyNote>
+          ) : (
+            <EmptyNote title="No metrics yet.">
+              They appear with the first report of the training.
+            </EmptyNote>
+          ))}
+        <div class="charts">
+          {charts.map(([title, lines]) => (
+            <Chart
+              key={title}
+              title={title}
+              lines={lines}
+              {...shared}
+              isLog={title === "Loss" && isLog}
+              top={title.startsWith("Error") && isClipped ? 20 : undefined}
+            />
+          ))}
+        </div>
+      </section>
+      {diagnostics.length > 0 && (
+        <section class="section" aria-label="Speed and machine">
+          <header>
+            <h2>Speed and machine</h2>
+          </header>
+          <div class="charts small">
+            {diagnostics.map(([title, lines]) => (
+              <Chart key={title} title={title} lines={lines} {...shared} height={150} />
+            ))}
+          </div>
+        </section>
+      )}
+    </>
   );
 }
 
@@ -70,7 +92,7 @@ function chartsOf(data: Metrics | undefined, job: Job, smoothing: number): [stri
   const found = data?.jobs[0]?.series ?? {};
   const named = new Set(CHARTS.flatMap(([, series]) => series));
   const others = Map.groupBy(
-    Object.keys(found).filter((series) => !named.has(series)),
+    Object.keys(found).filter((series) => !named.has(series) && !DIAGNOSTIC_SERIES.has(series)),
     (series) => series.split("/")[0] ?? series,
   );
   const color = isPlain(job) ? "--plain" : "--residual";

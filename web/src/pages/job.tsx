@@ -175,6 +175,12 @@ function Summary({ job }: { job: Job }) {
           <p class="muted">The end of the log may say more.</p>
         </div>
       )}
+      {job.bottleneck && (
+        <div class="note">
+          <p>{job.bottleneck.message}</p>
+          <p class="muted">The chart “Time of a step” shows how this changes.</p>
+        </div>
+      )}
       <dl class="facts">
         {progress && !isFinished(job) && (
           <>
