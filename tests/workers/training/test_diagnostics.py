@@ -22,7 +22,7 @@ from workers.training.device_context import DeviceContext
 from workers.training.models import resnet
 from workers.training.train_step import TrainStep
 
-RECIPE = {"iterations": 5, "evaluate_every": 5, "checkpoint_every": 5}
+RECIPE = {"iterations": 5, "evaluate_every": 5, "checkpoint_every": 5, "exports": []}
 # Of the slow worker: several times as long as a step of the network takes.
 DELAY_SECONDS = 0.3
 
