@@ -6,8 +6,8 @@ from enum import StrEnum
 
 from service.specs.series import MachineSeries, StepSeries
 
-# Without its wait a training would be at least a third faster: 1 / (1 - 0.25). Smaller shares
-# are usual: two workers on one machine wait up to 15 % of a step for each other.
+# Without the wait a training would be at least a third faster: 1 / (1 - 0.25). Less is not worth
+# changing a job for.
 BINDING_SHARE = 0.25
 # A GPU that computes nearly all the time gains nothing from earlier batches: the process that
 # launches its kernels waits for them in advance.

@@ -1,8 +1,7 @@
 """The diagnostic series of a report, over all ranks: where a step's time goes, and the machine."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from statistics import fmean
 
 from torch import nn
@@ -36,11 +35,9 @@ class Diagnostics:
         if context.world_size > 1 and not is_gpu:
             self._timer.watch_gradients(model)
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
+    def loading(self) -> AbstractContextManager[None]:
         """The batch of a step is loaded inside."""
-        with self._timer.loading():
-            yield
+        return self._timer.loading()
 
     def end_backward(self) -> None:
         """Called when a backward pass has returned."""
