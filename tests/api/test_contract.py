@@ -19,11 +19,13 @@ OPERATIONS = {
 }
 # What a schema cannot say decides here: one field depends on others, on a checksum, on a row.
 DEPEND_ON_MORE = {
+    "GET /v1/groups",  # fields of `where` and `by`
     "GET /v1/jobs",  # fields of `where` and `sort`
     "GET /v1/jobs/{job_id}/events",  # an empty Last-Event-ID matches null
     "GET /v1/searches",  # page tokens
     "GET /v1/searches/{search_id}/events",
     "GET /v1/metrics",
+    "GET /v1/stream",  # paths of other requests; a valid one has no end
     "PATCH /v1/jobs/{job_id}",  # 50.0 is an integer in JSON Schema
     "PATCH /v1/searches/{search_id}",
     "POST /v1/attempts/{attempt_id}/reports",
