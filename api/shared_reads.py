@@ -4,13 +4,14 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message
 
 # Reads begin at multiples of this, so that what many streams wait for is read once.
 TICK_SECONDS = 0.5
-_CREDENTIALS = (b"authorization", b"cookie", b"user-agent")
+_CREDENTIALS = (b"authorization", b"cookie")
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,18 @@ class SharedReads:
         await asyncio.sleep(TICK_SECONDS - now % TICK_SECONDS)
 
     async def read(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
-        """The response of this tick. `headers`: of a request whose credentials are valid."""
+        """The response of this tick. `headers`: of the stream, with its credentials."""
         tick = int(asyncio.get_running_loop().time() / TICK_SECONDS)
         if tick != self._tick:
             self._tick, self._responses = tick, {}
         if url not in self._responses:
             self._responses[url] = asyncio.create_task(self.read_alone(url, headers))
         # A stream that ends does not take the response from the others.
-        return await asyncio.shield(self._responses[url])
+        response = await asyncio.shield(self._responses[url])
+        # The stream that began the read may have lost its token, which says nothing about this one.
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            return await self.read_alone(url, headers)
+        return response
 
     async def read_alone(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
         """A response of now. Shares nothing."""

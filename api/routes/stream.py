@@ -105,6 +105,8 @@ async def _follow(
 ) -> AsyncIterator[bytes]:
     headers: Any = request.headers.raw
     subject_ids = {subject_id for read in reads for subject_id in read.subject_ids}
+    get_time = asyncio.get_running_loop().time
+    authenticated_at = get_time()
     with services.changes.subscribe(*subject_ids) as changes:
         changes.clear()
         responses = [await shared.read_alone(read.url, headers) for read in reads]
@@ -118,9 +120,9 @@ async def _follow(
             if not await changes.wait(KEEPALIVE_SECONDS):
                 # Estimates of waiting times change without a change in the database.
                 yield format_sse_event(comment="keep-alive")
-                try:
-                    await run_in_threadpool(authenticate_user, request, services, None, None)
-                except (Refused, Unavailable):
+            if get_time() - authenticated_at >= KEEPALIVE_SECONDS:
+                authenticated_at = get_time()
+                if not await _is_authenticated(request, services):
                     return
             if services.changes.is_closing:
                 return
@@ -128,6 +130,14 @@ async def _follow(
             changes.clear()
             await shared.wait_for_tick()
             responses = await asyncio.gather(*(shared.read(read.url, headers) for read in reads))
+
+
+async def _is_authenticated(request: Request, services: Services) -> bool:
+    try:
+        await run_in_threadpool(authenticate_user, request, services, None, None)
+    except (Refused, Unavailable):
+        return False
+    return True
 
 
 def _format_message(index: int, response: JsonResponse) -> bytes:

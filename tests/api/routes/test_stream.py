@@ -1,5 +1,6 @@
 """`GET /v1/stream`: one connection for everything that a page shows."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -154,6 +155,35 @@ def test_a_stream_ends_when_its_token_is_removed(api: Api, monkeypatch: pytest.M
         with api.core.database.transaction() as session:
             session.execute(delete(TokenRow).where(TokenRow.name == "bob"))
         assert list(messages) == []
+
+
+def test_a_stream_with_many_changes_ends_too_when_its_token_is_removed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.stream.KEEPALIVE_SECONDS", 0.3)
+    claimed = api.core.run()
+    with api.core.database.transaction() as session:
+        tokens.set_token(session, "the-token-of-another-user", name="bob", now=api.core.clock())
+    path = f"/v1/metrics?job={job_id_of(claimed)}"
+    with _follow(api, path, token="the-token-of-another-user") as messages:
+        next(messages)
+        with api.core.database.transaction() as session:
+            session.execute(delete(TokenRow).where(TokenRow.name == "bob"))
+        ended = threading.Event()
+
+        def report() -> None:
+            sequence = 1
+            while not ended.wait(0.02):
+                sequence += 1
+                api.report(claimed, sequence, metrics=_loss(sequence))
+
+        reporter = threading.Thread(target=report)
+        reporter.start()
+        try:
+            list(messages)
+        finally:
+            ended.set()
+            reporter.join()
 
 
 def test_an_unexpected_error_of_a_read_does_not_end_the_stream(
