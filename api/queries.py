@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
+from service.jobs.metric_axes import MetricAxis
 from service.jobs.records import JobFilter
 from service.specs.base import MAX_NAME_LENGTH, Line
 from service.states import JobState
@@ -12,6 +13,9 @@ from service.states import JobState
 _MAX_NUMBER = 2**31 - 1
 
 FilterText = Annotated[Line, Query(max_length=MAX_NAME_LENGTH)]
+ArchivedFilter = Annotated[
+    bool | None, Query(description="default: false, and both where ids are given")
+]
 AfterNumber = Annotated[
     int, Query(ge=0, le=_MAX_NUMBER, description="only entries with a higher number")
 ]
@@ -22,9 +26,7 @@ class PageParameters:
     limit: Annotated[int, Query(ge=1, le=1000)] = 50
     page_token: Annotated[str | None, Query(description="`next_page_token` of a page")] = None
     id_prefix: Annotated[str | None, Query(max_length=16)] = None
-    archived: Annotated[
-        bool | None, Query(description="default: false, and both where ids are given")
-    ] = None
+    archived: ArchivedFilter = None
 
 
 PageQuery = Annotated[PageParameters, Depends()]
@@ -44,10 +46,7 @@ class JobFilterParameters:
     ] = None
 
     def make_filter(
-        self,
-        *,
-        archived: bool | None = None,
-        id_prefix: str | None = None,
+        self, *, archived: bool | None = None, id_prefix: str | None = None
     ) -> JobFilter:
         return JobFilter(
             ids=self.job or (),
@@ -63,6 +62,16 @@ class JobFilterParameters:
 
 
 JobFilterQuery = Annotated[JobFilterParameters, Depends()]
+
+
+@dataclass(frozen=True)
+class RangeParameters:
+    x: MetricAxis = MetricAxis.ITERATION
+    from_: Annotated[float, Query(alias="from", ge=0, description="in units of x")] = 0
+    to: Annotated[float | None, Query(ge=0, description="in units of x")] = None
+
+
+RangeQuery = Annotated[RangeParameters, Depends()]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from api.dependencies import ReadSession, authenticate_user
-from api.queries import FilterText, JobFilterQuery
+from api.queries import ArchivedFilter, FilterText, JobFilterQuery, RangeQuery
 from api.views import View
 from service.errors import invalid_parameter
 from service.jobs import groups, records
@@ -89,9 +89,8 @@ class GroupsView(View):
 def list_groups(
     session: ReadSession,
     filters: JobFilterQuery,
-    archived: Annotated[
-        bool | None, Query(description="default: false, and both where ids are given")
-    ] = None,
+    range_: RangeQuery,
+    archived: ArchivedFilter = None,
     by: Annotated[
         list[FilterText] | None,
         Query(
@@ -101,9 +100,6 @@ def list_groups(
         ),
     ] = None,
     series: Annotated[list[FilterText] | None, Query(max_length=100)] = None,
-    x: MetricAxis = MetricAxis.ITERATION,
-    from_: Annotated[float, Query(alias="from", ge=0, description="in units of x")] = 0,
-    to: Annotated[float | None, Query(ge=0, description="in units of x")] = None,
     buckets: Annotated[int, Query(ge=1, le=5000, description="at most, per series")] = 500,
 ) -> GroupsView:
     """Groups of the jobs that match all filters, with mean, deviation and 95 % interval.
@@ -111,19 +107,26 @@ def list_groups(
     Over all points of `series`, in buckets. Fields that do not change what is trained, such as
     name and priority, count only if `by` names them.
     """
-    key = GroupKey(by or ["-seed"])
+    by = by or ["-seed"]
+    key = GroupKey(by)
     limit = _MAX_JOBS if series is None else _MAX_JOBS_WITH_SERIES
     page = records.list_page(session, filters.make_filter(archived=archived), limit=limit)
     if page.next_token is not None:
         raise invalid_parameter("/where", f"must leave at most {count_of(limit, 'job')}")
     return GroupsView(
-        by=by or ["-seed"],
-        x=x,
+        by=by,
+        x=range_.x,
         groups=[
             _make_view(
                 group,
                 groups.read_series(
-                    session, group, series or (), axis=x, start=from_, stop=to, buckets=buckets
+                    session,
+                    group,
+                    series or (),
+                    axis=range_.x,
+                    start=range_.from_,
+                    stop=range_.to,
+                    buckets=buckets,
                 ),
             )
             for group in key.group(page.rows)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from api import problems
 from api.dependencies import ReadSession, authenticate_user
-from api.queries import FilterText
+from api.queries import FilterText, RangeQuery
 from api.views import View
 from service.errors import NotFound, invalid_parameter
 from service.jobs import metric_buckets, records
@@ -58,11 +58,9 @@ class BucketedMetricsView(View):
 @router.get("", responses=problems.responses(NotFound))
 def read_metrics(
     session: ReadSession,
+    range_: RangeQuery,
     job: Annotated[list[FilterText], Query(min_length=1, max_length=_MAX_JOBS)],
     series: Annotated[list[FilterText] | None, Query(max_length=_MAX_JOBS)] = None,
-    x: MetricAxis = MetricAxis.ITERATION,
-    from_: Annotated[float, Query(alias="from", ge=0, description="in units of x")] = 0,
-    to: Annotated[float | None, Query(ge=0, description="in units of x")] = None,
     buckets: Annotated[int, Query(ge=1, le=5000, description="at most, per series")] = 1000,
     after: Annotated[
         str | None,
@@ -82,11 +80,11 @@ def read_metrics(
     cursor: list[str] = []
     for job_id in dict.fromkeys(job):
         row = records.find_job(session, job_id)
-        axis = JobAxis(session, row, x)
-        start = axis.find_iteration(from_)
+        axis = JobAxis(session, row, range_.x)
+        start = axis.find_iteration(range_.from_)
         stop = axis.newest_iteration + 1
-        if to is not None:
-            stop = min(stop, axis.find_iteration(to) + 1)
+        if range_.to is not None:
+            stop = min(stop, axis.find_iteration(range_.to) + 1)
         width = metric_buckets.choose_width(max(1, stop - start), buckets)
         known_width, known_start = known.get(row.id, (0, 0))
         # As wide as before, until there would be twice as many.
@@ -96,7 +94,7 @@ def read_metrics(
         views.append(view)
         last = max((column.start[-1] for column in view.series.values()), default=start)
         cursor.append(f"{row.id}.{width}.{last}")
-    return BucketedMetricsView(x=x, jobs=views, next="~".join(cursor))
+    return BucketedMetricsView(x=range_.x, jobs=views, next="~".join(cursor))
 
 
 def _read_job(

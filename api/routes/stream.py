@@ -28,18 +28,21 @@ router = APIRouter(prefix="/v1/stream", tags=["stream"])
 _MAX_READS = 20
 # Of these, all users get the same response, in JSON and at once.
 _PATH = re.compile(
-    r"/v1/(jobs(/[^/]+(/(attempts|checkpoints|events|logs))?)?"
+    r"/v1/(jobs(/(?P<job_id>[^/]+)(/(attempts|checkpoints|events|logs))?)?"
     r"|searches(/[^/]+(/(trials|events))?)?|metrics|groups|queue|cluster|runners)"
 )
-_JOB_PATH = re.compile(r"/v1/jobs/([^/]+)(/.*)?")
 
 
 @dataclass
 class _Read:
-    """`after`: where the next response continues; `sent`: the last response that was sent."""
+    """`subject_ids`: with what the response changes. `after`: where the next one continues.
+
+    `sent`: the last response that was sent.
+    """
 
     path: str
     query: list[tuple[str, str]]
+    subject_ids: list[str]
     after: str | None = None
     sent: JsonResponse | None = None
 
@@ -51,14 +54,6 @@ class _Read:
         if self.after is not None:
             query.append(("after", self.after))
         return f"{self.path}?{urlencode(query)}"
-
-    @property
-    def subject_ids(self) -> list[str]:
-        """With what the response changes."""
-        match = _JOB_PATH.fullmatch(self.path)
-        if match is not None:
-            return [match[1]]
-        return [value for name, value in self.query if name == "job"] or [ANYTHING]
 
 
 @router.get(
@@ -95,9 +90,13 @@ def follow(
 
 def _parse(index: int, url: str) -> _Read:
     parts = urlsplit(url)
-    if parts.scheme or parts.netloc or not _PATH.fullmatch(parts.path):
+    match = _PATH.fullmatch(parts.path)
+    if parts.scheme or parts.netloc or match is None:
         raise invalid_parameter(f"/read/{index}", f"cannot be followed: {url!r}")
-    return _Read(parts.path, parse_qsl(parts.query, keep_blank_values=True))
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    in_query = [value for name, value in query if name == "job"]
+    subject_ids = [match["job_id"]] if match["job_id"] is not None else in_query or [ANYTHING]
+    return _Read(parts.path, query, subject_ids)
 
 
 async def _follow(

@@ -4262,11 +4262,6 @@ export interface operations {
                 /** @description `-FIELD`s of the spec in which a group may differ (default: `-seed`), FIELDs in which it is alike, or `id`: each job is a group */
                 by?: string[] | null;
                 series?: string[] | null;
-                x?: components["schemas"]["MetricAxis"];
-                /** @description in units of x */
-                from?: number;
-                /** @description in units of x */
-                to?: number | null;
                 /** @description at most, per series */
                 buckets?: number;
                 /** @description ids */
@@ -4280,6 +4275,11 @@ export interface operations {
                 text?: string | null;
                 /** @description FIELD:VALUE,VALUE or with !=, <, <=, >, >= */
                 where?: string[] | null;
+                x?: components["schemas"]["MetricAxis"];
+                /** @description in units of x */
+                from?: number;
+                /** @description in units of x */
+                to?: number | null;
             };
             header?: never;
             path?: never;
@@ -4319,15 +4319,15 @@ export interface operations {
             query: {
                 job: string[];
                 series?: string[] | null;
+                /** @description at most, per series */
+                buckets?: number;
+                /** @description `next` of a response */
+                after?: string | null;
                 x?: components["schemas"]["MetricAxis"];
                 /** @description in units of x */
                 from?: number;
                 /** @description in units of x */
                 to?: number | null;
-                /** @description at most, per series */
-                buckets?: number;
-                /** @description `next` of a response */
-                after?: string | null;
             };
             header?: never;
             path?: never;

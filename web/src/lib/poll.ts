@@ -13,13 +13,8 @@ export interface Polled<T> {
 
 /**
  * `key` names what is read: another key reads anew. `seconds`: between two reads; 0 reads once.
- * `latest` are the data at the time of its call.
  */
-export function usePolled<T>(
-  key: string,
-  read: (latest: () => T | undefined) => Promise<T>,
-  seconds: number,
-): Polled<T> {
+export function usePolled<T>(key: string, read: () => Promise<T>, seconds: number): Polled<T> {
   // The key names what `read` reads.
   const poll = useMemo(() => new Poll(read), [key]);
   useEffect(() => poll.run(seconds), [poll, seconds]);
@@ -31,7 +26,7 @@ class Poll<T> {
   error = signal<ApiError | null>(null);
   refresh = (): void => {};
 
-  constructor(private readonly read: (latest: () => T | undefined) => Promise<T>) {}
+  constructor(private readonly read: () => Promise<T>) {}
 
   run(seconds: number): () => void {
     let timer: ReturnType<typeof setTimeout> | undefined;
@@ -42,7 +37,7 @@ class Poll<T> {
       if (document.hidden || isReading || isStopped) return;
       isReading = true;
       try {
-        const data = await this.read(() => this.data.value);
+        const data = await this.read();
         if (!isStopped) {
           this.data.value = data;
           this.error.value = null;
