@@ -192,14 +192,18 @@ def _finish_or_requeue(
     message: str | None,
     now: datetime,
 ) -> None:
-    if reason is Reason.EARLY_STOPPED:
-        # The search has set the job's message when it requested the stop.
-        message = job.message or message
     if reason.blame is Blame.USER:
         job.restarts += 1
     elif reason.blame is not None:
         job.infra_restarts += 1
     state = _next_state(job, reason)
+    if reason.blame is not None and state in {JobState.CANCELLED, JobState.PAUSED}:
+        # Its processes failed before they stopped; the attempt says how.
+        assert job.stop_requested is not None
+        reason, message = job.stop_requested.reason, None
+    if reason is Reason.EARLY_STOPPED:
+        # The search has set the job's message when it requested the stop.
+        message = job.message or message
     if state is JobState.QUEUED and reason is Reason.PREEMPTED:
         job.preemptions += 1
     elif state is JobState.QUEUED:

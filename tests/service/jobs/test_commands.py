@@ -48,7 +48,7 @@ def test_a_pausing_job_whose_worker_dies_is_paused(core: Core) -> None:
     core.command("pause", job_id_of(claimed))
     core.end(claimed, Reason.WORKER_DIED)
     job = core.job(job_id_of(claimed))
-    assert (job.state, job.infra_restarts) == (JobState.PAUSED, 1)
+    assert (job.state, job.reason, job.infra_restarts) == (JobState.PAUSED, Reason.PAUSED, 1)
 
 
 def test_a_pausing_job_that_diverges_fails(core: Core) -> None:
@@ -156,6 +156,7 @@ def test_a_job_that_is_stopped_early_is_not_retried(core: Core) -> None:
     claimed = core.run()
     core.stop_early(job_id_of(claimed))
     assert core.finish(claimed.attempt_id, Reason.WORKER_DIED) is JobState.CANCELLED
+    assert core.job(job_id_of(claimed)).reason is Reason.EARLY_STOPPED
 
 
 def test_a_job_that_has_ended_is_not_stopped_early(core: Core) -> None:

@@ -225,7 +225,9 @@ def test_a_job_that_is_being_cancelled_is_not_retried(core: Core, reason: Reason
     claimed = core.run()
     core.cancel(job_id_of(claimed))
     core.end(claimed, reason)
-    assert core.job(job_id_of(claimed)).state is JobState.CANCELLED
+    job = core.job(job_id_of(claimed))
+    assert (job.state, job.reason) == (JobState.CANCELLED, Reason.CANCELLED)
+    assert core.attempt(claimed.attempt_id).reason is reason
 
 
 def test_a_job_that_completes_before_it_stops_has_succeeded(core: Core) -> None:
