@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psycopg
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 import resnetd
 from service.errors import ClusterUnavailable
@@ -141,12 +141,10 @@ def check_nothing_is_left(environment: Environment, database: Database) -> None:
     """
     var_path = environment.service.var_path
 
-    def settle(is_settled: Callable[[], bool]) -> None:
-        eventually(is_settled, within_seconds=_SETTLE_SECONDS, poll_seconds=_POLL_SECONDS)
-
-    settle(lambda: _count_unreleased_attempts(database) == 0)
-    settle(lambda: _is_cluster_consistent(environment, database))
-    settle(lambda: not _leftover_folders(database, var_path / "work" / "attempts"))
+    _settle("unreleased attempts", lambda: _list_unreleased_attempts(database))
+    _settle("Ray jobs or processes", lambda: _list_cluster_differences(environment, database))
+    folder = var_path / "work" / "attempts"
+    _settle("folders of attempts", lambda: _list_leftover_folders(database, folder))
     # By then no upload can be under way: an artifact that no row names is an orphan.
     later = datetime.now(UTC) + timedelta(hours=2)
     artifacts = ArtifactStore(f"file://{var_path}/artifacts")
@@ -157,13 +155,30 @@ def check_nothing_is_left(environment: Environment, database: Database) -> None:
     assert not list((var_path / "artifacts").rglob("*#*")), "a partial upload is left"
 
 
-def _count_unreleased_attempts(database: Database) -> int:
+def _settle(what: str, list_left: Callable[[], list[str]]) -> None:
+    """Waits until nothing is left; the failure names what is."""
+    left: list[str] = []
+
+    def is_settled() -> bool:
+        left[:] = list_left()
+        return not left
+
+    try:
+        eventually(is_settled, within_seconds=_SETTLE_SECONDS, poll_seconds=_POLL_SECONDS)
+    except AssertionError as error:
+        raise AssertionError(f"{what} are left: {left}") from error
+
+
+def _list_unreleased_attempts(database: Database) -> list[str]:
     with database.reading() as session:
-        statement = select(func.count()).where(AttemptRow.released_at.is_(None))
-        return session.scalar(statement) or 0
+        statement = select(AttemptRow).where(AttemptRow.released_at.is_(None))
+        return [
+            f"{attempt.id} {attempt.state} ({attempt.reason}) of {attempt.runner_id}"
+            for attempt in session.scalars(statement)
+        ]
 
 
-def _is_cluster_consistent(environment: Environment, database: Database) -> bool:
+def _list_cluster_differences(environment: Environment, database: Database) -> list[str]:
     """Ray's jobs are the runners of the database, and each rank of theirs has its process."""
     with database.reading() as session:
         runners = session.scalars(
@@ -177,17 +192,24 @@ def _is_cluster_consistent(environment: Environment, database: Database) -> bool
         with RayJobClient(url=head.url, token=head.token) as cluster:
             jobs = {job.submission_id for job in cluster.list_jobs() if not job.state.is_final}
     except ClusterUnavailable:
-        return False
-    ready = all(runner.state is RayJobState.READY for runner in runners)
-    if not ready or jobs != {runner.id for runner in runners}:
-        return False
+        return ["the cluster does not respond"]
+    states = {runner.id: runner.state for runner in runners}
+    differences = [
+        f"{id_} is {state}" for id_, state in states.items() if state is not RayJobState.READY
+    ]
+    if jobs != states.keys():
+        differences.append(f"Ray has {sorted(jobs)}, the database {sorted(states)}")
     ranks = sum(runner.num_workers for runner in runners)
     drivers = environment.processes("python -m workers runner")
     workers = environment.processes("ray::RayTrainWorker")
-    return len(workers) == ranks and bool(drivers) == bool(runners)
+    if len(workers) != ranks or bool(drivers) != bool(runners):
+        differences.append(
+            f"{len(workers)} processes of {ranks} ranks, {len(drivers)} of {len(runners)} runners"
+        )
+    return differences
 
 
-def _leftover_folders(database: Database, attempts_path: Path) -> list[str]:
+def _list_leftover_folders(database: Database, attempts_path: Path) -> list[str]:
     """Folders that a later attempt of their job should have deleted.
 
     After a last attempt that did not complete no other deletes its folder; it expires in an hour.
