@@ -16,6 +16,13 @@ FilterText = Annotated[Line, Query(max_length=MAX_NAME_LENGTH)]
 ArchivedFilter = Annotated[
     bool | None, Query(description="default: false, and both where ids are given")
 ]
+FieldsQuery = Annotated[
+    Line | None,
+    Query(
+        max_length=4000,
+        description="only these members of each, by dotted paths: `id,name,result.test_error`",
+    ),
+]
 AfterNumber = Annotated[
     int, Query(ge=0, le=_MAX_NUMBER, description="only entries with a higher number")
 ]

@@ -20,7 +20,8 @@ from api.dependencies import (
     authenticate_user,
     set_submission_headers,
 )
-from api.queries import AfterNumber, EventQuery, FilterText, JobFilterQuery, PageQuery
+from api.field_selection import FieldSelection
+from api.queries import AfterNumber, EventQuery, FieldsQuery, FilterText, JobFilterQuery, PageQuery
 from api.views import (
     AttemptList,
     AttemptView,
@@ -28,16 +29,19 @@ from api.views import (
     JobList,
     JobPage,
     JobView,
+    LineageJobView,
+    LineageView,
     LogLineView,
     LogList,
     MetricsView,
     PlanView,
     ProgressView,
+    SelectedJobPage,
     SeriesView,
 )
 from service.errors import CannotFit, IdempotencyMismatch, NotFound
 from service.execution import attempts
-from service.jobs import logs, metrics, records, submission
+from service.jobs import lineage, logs, metrics, records, submission
 from service.scheduling import queue_status
 from service.scheduling.queue_status import QueueStatus
 from service.specs.job_spec import JobSpec
@@ -132,14 +136,19 @@ def list_jobs(
     sort: Annotated[
         FilterText | None, Query(description="FIELD or -FIELD; default: newest first")
     ] = None,
-) -> JobPage:
+    fields: FieldsQuery = None,
+) -> JobPage | SelectedJobPage:
     """Jobs that match all filters.
 
     A FIELD of `where` and `sort` is one of the spec, such as `recipe.batch_size`, of the job, such
     as `created_at`, `result.test_error`, or a newest metric, such as `metrics.train/loss`.
     """
+    selection = FieldSelection(JobView, fields, "jobs") if fields is not None else None
     wanted = filters.make_filter(archived=page.archived, id_prefix=page.id_prefix)
     found = records.list_page(session, wanted, limit=page.limit, token=page.page_token, sort=sort)
+    if selection is not None:
+        jobs = [selection.pick(JobView.dump(job)) for job in found.rows]
+        return SelectedJobPage(jobs=jobs, next_page_token=found.next_token)
     return JobPage(jobs=[JobView.of(job) for job in found.rows], next_page_token=found.next_token)
 
 
@@ -151,6 +160,14 @@ def get_job(job_id: str, session: ReadSession, services: ServicesDep, now: Now) 
         return JobView.of(job)
     limits = services.settings.concurrency_limits
     return JobView.of(job, QueueStatus(session, limits=limits, now=now).explain(job))
+
+
+@router.get("/{job_id}/lineage", responses=problems.responses(NotFound))
+def get_lineage(job_id: str, session: ReadSession) -> LineageView:
+    """The jobs whose checkpoints it started from, and those that started from its own."""
+    records.find_job(session, job_id)
+    found = lineage.read_lineage(session, job_id)
+    return LineageView(jobs=[LineageJobView.of(job) for job in found])
 
 
 @router.get("/{job_id}/progress", responses=problems.responses(NotFound))

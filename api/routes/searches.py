@@ -17,8 +17,9 @@ from api.dependencies import (
     authenticate_user,
     set_submission_headers,
 )
-from api.queries import EventQuery, PageQuery
-from api.search_views import ImportanceList, SearchPage, SearchView, TrialList
+from api.field_selection import FieldSelection
+from api.queries import EventQuery, FieldsQuery, PageQuery
+from api.search_views import ImportanceList, SearchPage, SearchView, SelectedSearchPage, TrialList
 from api.views import EventList
 from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
 from service.jobs import checkpoints
@@ -70,8 +71,10 @@ def submit_search(
 def list_searches(
     session: ReadSession,
     page: PageQuery,
-) -> SearchPage:
+    fields: FieldsQuery = None,
+) -> SearchPage | SelectedSearchPage:
     """Searches, newest first."""
+    selection = FieldSelection(SearchView, fields, "searches") if fields is not None else None
     found = records.list_page(
         session,
         limit=page.limit,
@@ -79,6 +82,9 @@ def list_searches(
         id_prefix=page.id_prefix,
         archived=page.archived,
     )
+    if selection is not None:
+        selected = [selection.pick(SearchView.dump(search)) for search in found.rows]
+        return SelectedSearchPage(searches=selected, next_page_token=found.next_token)
     views = [SearchView.of(search) for search in found.rows]
     return SearchPage(searches=views, next_page_token=found.next_token)
 

@@ -34,13 +34,22 @@ class RecipeList(BaseModel):
     recipes: list[RecipeView]
 
 
+class NodeView(BaseModel):
+    cpus: int
+    gpus: int
+
+
 class ClusterView(BaseModel):
-    """CPUs and GPUs in total, and what attempts occupy; null until a dispatcher saw it."""
+    """CPUs and GPUs in total, and what attempts occupy; null until a dispatcher saw it.
+
+    `nodes`: the smallest first, also where the settings allow less than they have in total.
+    """
 
     cpus: int | None
     gpus: int | None
     reserved_cpus: int
     reserved_gpus: float
+    nodes: list[NodeView]
     seen_at: datetime | None
 
 
@@ -68,7 +77,7 @@ def list_recipes() -> RecipeList:
 
 @authenticated_router.get("/cluster")
 def get_cluster(session: ReadSession) -> ClusterView:
-    """CPUs and GPUs of the cluster, in total and reserved."""
+    """CPUs and GPUs of the cluster, in total, by node and reserved."""
     found = cluster_state.find_cluster(session)
     reserved = cluster_state.sum_reserved(session)
     return ClusterView(
@@ -76,6 +85,10 @@ def get_cluster(session: ReadSession) -> ClusterView:
         gpus=int(found.capacity.gpus) if found is not None else None,
         reserved_cpus=reserved.cpus,
         reserved_gpus=reserved.gpus,
+        nodes=[
+            NodeView(cpus=node.cpus, gpus=int(node.gpus))
+            for node in (found.nodes if found is not None else ())
+        ],
         seen_at=found.seen_at if found is not None else None,
     )
 

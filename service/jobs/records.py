@@ -1,13 +1,15 @@
 """Rows of jobs: finding them, and their JSON columns as types."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 
+from pydantic import TypeAdapter
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from service import ids
+from service.catalog.architectures import Architecture
 from service.errors import NotFound
 from service.jobs import job_query
 from service.specs.job_spec import JobSpec, Retention
@@ -16,6 +18,9 @@ from service.states import JobState
 from service.storage import paging
 from service.storage.paging import Page
 from service.storage.tables import JobRow, TagRow
+
+_ARCHITECTURE = TypeAdapter(Architecture)
+_ARCHITECTURE_FIELDS = [field.name for field in fields(Architecture)]
 
 # `find_job`, or `lifecycle.lock_job`.
 FindJob = Callable[[Session, str], JobRow]
@@ -86,6 +91,11 @@ def list_page(
 def spec_of(job: JobRow) -> JobSpec:
     """The complete spec. Its validation takes about a millisecond: not for what is polled."""
     return JobSpec.model_validate(job.spec)
+
+
+def architecture_of(job: JobRow) -> Architecture:
+    """Without the validation of the complete spec."""
+    return _ARCHITECTURE.validate_python({name: job.spec[name] for name in _ARCHITECTURE_FIELDS})
 
 
 def batch_size_of(job: JobRow) -> int:

@@ -154,6 +154,8 @@ def _create(session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: 
         iterations=spec.recipe.iterations,
         checkpointed_iteration=0,
         source_checkpoint_id=source.id if source is not None else None,
+        source_job_id=source.job_id if source is not None else None,
+        source_iteration=source.iteration if source is not None else None,
         created_at=now,
         attempts=0,
         restarts=0,

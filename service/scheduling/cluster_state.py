@@ -45,9 +45,13 @@ def record_cluster(
 
 @dataclass(frozen=True)
 class ClusterState:
-    """`seen_at`: when a dispatcher last recorded it, at most ten seconds late."""
+    """`seen_at`: when a dispatcher last recorded it, at most ten seconds late.
+
+    `nodes`: the smallest first; empty where only the total is known.
+    """
 
     capacity: ResourceBundle
+    nodes: list[ResourceBundle]
     seen_at: datetime
 
 
@@ -56,7 +60,11 @@ def find_cluster(session: Session) -> ClusterState | None:
     row = session.get(ClusterRow, _CLUSTER_ID)
     if row is None:
         return None
-    return ClusterState(capacity=ResourceBundle(cpus=row.cpus, gpus=row.gpus), seen_at=row.seen_at)
+    return ClusterState(
+        capacity=ResourceBundle(cpus=row.cpus, gpus=row.gpus),
+        nodes=[ResourceBundle(cpus=cpus, gpus=gpus) for cpus, gpus in row.nodes],
+        seen_at=row.seen_at,
+    )
 
 
 def lock_cluster(session: Session) -> ResourceBundle | None:

@@ -135,6 +135,7 @@ class JobRow(SubmittedRow):
     unbucketed_points: points of the longest series that are not in buckets.
     source_checkpoint_id: checkpoint of another job, kept until this job has ended. No foreign key:
         a job fails where that checkpoint no longer exists, so its id must remain.
+    source_job_id, source_iteration: of that checkpoint, also after either was deleted.
     not_before: end of the backoff after a failed attempt.
     stop_requested: why the current attempt is asked to stop.
     reason, message: why the last attempt ended.
@@ -149,6 +150,7 @@ class JobRow(SubmittedRow):
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_timing_key", "timing_key"),
         Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
+        Index("ix_jobs_source_job_id", "source_job_id"),
         _partial_index("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
         _partial_index("ix_jobs_not_before", "not_before", where="not_before IS NOT NULL"),
     )
@@ -166,6 +168,8 @@ class JobRow(SubmittedRow):
     iterations: Mapped[int]
     checkpointed_iteration: Mapped[int] = mapped_column(default=0)
     source_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
+    source_job_id: Mapped[str | None] = mapped_column(String(16))
+    source_iteration: Mapped[int | None]
     not_before: Mapped[datetime | None]
     stop_requested: Mapped[StopReason | None]
     stop_requested_at: Mapped[datetime | None]

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from service.catalog import datasets, recipes
+from service.resources import ResourceBundle
 from tests.support.api import Api, serving_new
 from tests.support.core import START, workers, written
 from tests.support.postgres import PostgresServer, postgres_server
@@ -42,12 +43,14 @@ def test_a_cluster_that_no_dispatcher_has_seen_is_unknown(api: Api) -> None:
         "gpus": None,
         "reserved_cpus": 0,
         "reserved_gpus": 0,
+        "nodes": [],
         "seen_at": None,
     }
 
 
 def test_the_cluster_is_returned_with_what_attempts_occupy(api: Api) -> None:
-    api.core.record_cluster(cpus=8, gpus=2)
+    nodes = [ResourceBundle(cpus=6, gpus=2), ResourceBundle(cpus=4, gpus=0)]
+    api.core.record_cluster(cpus=8, gpus=2, nodes=nodes)
     api.core.submit(resources=workers(2, cpus_per_worker=3))
     api.core.claim()
     assert api.get("/v1/cluster").json() == {
@@ -55,6 +58,7 @@ def test_the_cluster_is_returned_with_what_attempts_occupy(api: Api) -> None:
         "gpus": 2,
         "reserved_cpus": 6,
         "reserved_gpus": 2,
+        "nodes": [{"cpus": 4, "gpus": 0}, {"cpus": 6, "gpus": 2}],
         "seen_at": START.strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 

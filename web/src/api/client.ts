@@ -44,7 +44,18 @@ client.use({
 
 export const api = client;
 
+/** The body of a request without `fields`. */
+export type Complete<T> = T extends { jobs: (infer J)[] }
+  ? string extends keyof J
+    ? never
+    : T
+  : T extends { searches: (infer S)[] }
+    ? string extends keyof S
+      ? never
+      : T
+    : T;
+
 /** The body of a successful response. */
-export async function read<T>(response: Promise<{ data?: T }>): Promise<T> {
-  return (await response).data as T;
+export async function read<T>(response: Promise<{ data?: T }>): Promise<Complete<T>> {
+  return (await response).data as Complete<T>;
 }

@@ -101,6 +101,26 @@ export interface paths {
         patch: operations["update_job_v1_jobs__job_id__patch"];
         trace?: never;
     };
+    "/v1/jobs/{job_id}/lineage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Lineage
+         * @description The jobs whose checkpoints it started from, and those that started from its own.
+         */
+        get: operations["get_lineage_v1_jobs__job_id__lineage_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/jobs/{job_id}/progress": {
         parameters: {
             query?: never;
@@ -1090,7 +1110,7 @@ export interface paths {
         };
         /**
          * Get Cluster
-         * @description CPUs and GPUs of the cluster, in total and reserved.
+         * @description CPUs and GPUs of the cluster, in total, by node and reserved.
          */
         get: operations["get_cluster_v1_cluster_get"];
         put?: never;
@@ -1409,6 +1429,8 @@ export interface components {
         /**
          * ClusterView
          * @description CPUs and GPUs in total, and what attempts occupy; null until a dispatcher saw it.
+         *
+         *     `nodes`: the smallest first, also where the settings allow less than they have in total.
          */
         ClusterView: {
             /** Cpus */
@@ -1419,6 +1441,8 @@ export interface components {
             reserved_cpus: number;
             /** Reserved Gpus */
             reserved_gpus: number;
+            /** Nodes */
+            nodes: components["schemas"]["NodeView"][];
             /** Seen At */
             seen_at: string | null;
         };
@@ -2024,6 +2048,34 @@ export interface components {
              */
             first_step_at: string;
         };
+        /** LineageJobView */
+        LineageJobView: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            state: components["schemas"]["JobState"];
+            source: components["schemas"]["LineageSourceView"] | null;
+        };
+        /**
+         * LineageSourceView
+         * @description The checkpoint that a job started from; its job may have been deleted since.
+         */
+        LineageSourceView: {
+            /** Job Id */
+            job_id: string;
+            /** Iteration */
+            iteration: number;
+            mode: components["schemas"]["StartMode"];
+        };
+        /**
+         * LineageView
+         * @description In the order of their submission: every job comes after the one that it started from.
+         */
+        LineageView: {
+            /** Jobs */
+            jobs: components["schemas"]["LineageJobView"][];
+        };
         /**
          * LogLevel
          * @enum {string}
@@ -2210,6 +2262,13 @@ export interface components {
              * @default false
              */
             should_exit: boolean;
+        };
+        /** NodeView */
+        NodeView: {
+            /** Cpus */
+            cpus: number;
+            /** Gpus */
+            gpus: number;
         };
         /**
          * Normalization
@@ -2947,6 +3006,30 @@ export interface components {
             } | null;
             used: components["schemas"]["BudgetUsedView"] | null;
         };
+        /**
+         * SelectedJobPage
+         * @description Of a request with `fields`: each job has only the members that they name.
+         */
+        SelectedJobPage: {
+            /** Jobs */
+            jobs: {
+                [key: string]: unknown;
+            }[];
+            /** Next Page Token */
+            next_page_token: string | null;
+        };
+        /**
+         * SelectedSearchPage
+         * @description Of a request with `fields`: each search has only the members that they name.
+         */
+        SelectedSearchPage: {
+            /** Searches */
+            searches: {
+                [key: string]: unknown;
+            }[];
+            /** Next Page Token */
+            next_page_token: string | null;
+        };
         /** SeriesView */
         SeriesView: {
             /** Iterations */
@@ -3297,6 +3380,8 @@ export interface operations {
             query?: {
                 /** @description FIELD or -FIELD; default: newest first */
                 sort?: string | null;
+                /** @description only these members of each, by dotted paths: `id,name,result.test_error` */
+                fields?: string | null;
                 limit?: number;
                 /** @description `next_page_token` of a page */
                 page_token?: string | null;
@@ -3327,7 +3412,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["JobPage"];
+                    "application/json": components["schemas"]["JobPage"] | components["schemas"]["SelectedJobPage"];
                 };
             };
             401: components["responses"]["Unauthorized"];
@@ -3629,6 +3714,44 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_lineage_v1_jobs__job_id__lineage_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LineageView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
                     };
                 };
             };
@@ -4888,6 +5011,8 @@ export interface operations {
     list_searches_v1_searches_get: {
         parameters: {
             query?: {
+                /** @description only these members of each, by dotted paths: `id,name,result.test_error` */
+                fields?: string | null;
                 limit?: number;
                 /** @description `next_page_token` of a page */
                 page_token?: string | null;
@@ -4907,7 +5032,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["SearchPage"];
+                    "application/json": components["schemas"]["SearchPage"] | components["schemas"]["SelectedSearchPage"];
                 };
             };
             401: components["responses"]["Unauthorized"];

@@ -64,6 +64,8 @@ def upgrade() -> None:
         sa.Column("iterations", sa.Integer(), nullable=False),
         sa.Column("checkpointed_iteration", sa.Integer(), nullable=False),
         sa.Column("source_checkpoint_id", sa.String(length=16), nullable=True),
+        sa.Column("source_job_id", sa.String(length=16), nullable=True),
+        sa.Column("source_iteration", sa.Integer(), nullable=True),
         sa.Column("not_before", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "stop_requested",
@@ -150,6 +152,7 @@ def upgrade() -> None:
     _create_partial_index("ix_jobs_not_before", "jobs", "not_before", "not_before IS NOT NULL")
     op.create_index("ix_jobs_queue", "jobs", ["state", "queue_sort_key", "id"])
     op.create_index("ix_jobs_source_checkpoint_id", "jobs", ["source_checkpoint_id"])
+    op.create_index("ix_jobs_source_job_id", "jobs", ["source_job_id"])
     op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
     op.create_index("ix_jobs_timing_key", "jobs", ["timing_key"])
     op.create_table(
@@ -666,6 +669,7 @@ def downgrade() -> None:
     op.drop_table("searches")
     op.drop_index("ix_jobs_timing_key", table_name="jobs")
     op.drop_index("ix_jobs_state_id", table_name="jobs")
+    op.drop_index("ix_jobs_source_job_id", table_name="jobs")
     op.drop_index("ix_jobs_source_checkpoint_id", table_name="jobs")
     op.drop_index("ix_jobs_queue", table_name="jobs")
     op.drop_index("ix_jobs_not_before", table_name="jobs")
