@@ -3,6 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
+from service.resources import ResourceBundle
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
 
@@ -13,12 +14,15 @@ def test_the_cluster_shows_who_holds_what_and_why_the_next_job_waits(
     signed_in: Page, api: Api
 ) -> None:
     api.core.run(name="holder")
-    api.core.record_cluster(cpus=1)
+    nodes = [ResourceBundle(cpus=cpus, gpus=0) for cpus in (4, 2)]
+    api.core.record_cluster(cpus=1, nodes=nodes)
     api.core.submit(name="waits")
     signed_in.get_by_role("link", name="Cluster").click()
     expect(signed_in.get_by_text("1 of 1")).to_be_visible()
     holders = signed_in.get_by_role("region", name="Holders")
     expect(holders.get_by_role("row", name="holder")).to_contain_text("ann")
+    nodes_table = signed_in.get_by_role("region", name="Nodes")
+    expect(nodes_table.get_by_role("row")).to_have_text(["NodeCPUsGPUs", "120", "240"])
     head = signed_in.get_by_role("region", name="Head of the queue")
     expect(head.get_by_role("row", name="waits queued")).to_contain_text("CPU")
     expect(signed_in.get_by_role("region", name="Runners").get_by_role("link")).to_have_count(1)

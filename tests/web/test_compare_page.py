@@ -72,6 +72,12 @@ def test_seeds_are_one_line_with_their_mean(compared: Page) -> None:
 def test_only_fields_that_differ_are_listed(compared: Page) -> None:
     fields = compared.get_by_role("region", name="Differences").get_by_role("rowheader")
     expect(fields).to_have_text(["shortcut"])
+    # The curves of the group under the pointer come forward: the others leave the legend.
+    legend = compared.get_by_role("figure", name="Error, %").get_by_role("listitem")
+    expect(legend.filter(has_text="resnet-8-A")).to_have_count(2)
+    compared.get_by_role("region", name="Differences").get_by_role("cell", name="none").hover()
+    expect(legend.filter(has_text="resnet-8-A")).to_have_count(0)
+    expect(legend.filter(has_text="plain-8")).to_have_count(2)
 
 
 def test_a_removed_group_is_gone_from_the_address(compared: Page, ids: list[str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from service.specs.protocol import LogLine, MetricPoint, Progress
-from service.states import LogLevel
+from service.states import LogLevel, Reason
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
 from tests.support.core import cancelled, job_id_of, note
@@ -103,6 +103,59 @@ def test_a_range_is_zoomed_and_stays_in_the_address(signed_in: Page, api: Api) -
     expect(signed_in).to_have_url(re.compile(r"from=1\d\d.*to=3\d\d"))
     signed_in.get_by_role("figure", name="Loss").get_by_role("img").press("0")
     expect(signed_in).not_to_have_url(re.compile("from="))
+
+
+def test_a_continued_run_has_the_curve_of_its_source_up_to_the_checkpoint(
+    signed_in: Page, api: Api
+) -> None:
+    recipe = {"name": "quick", "iterations": 600}
+    source = api.core.run(name="source", recipe=recipe)
+    _report(api, source.attempt_id, 2, iterations=range(5, 55, 5))
+    api.checkpoint(source, 3, note(30, test_error=7.5))
+    api.core.finish(source.attempt_id)
+    api.core.release(source)
+    start = {"job": job_id_of(source)}
+    running = api.core.run(name="continued", recipe=recipe, start_from=start)
+    _report(api, running.attempt_id, 2, iterations=range(35, 105, 5))
+    api.checkpoint(running, 3, note(100, test_error=1.0))
+    child = api.core.submit(
+        name="adapted", start_from={"job": job_id_of(running), "mode": "weights"}
+    )
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
+    error = signed_in.get_by_role("figure", name="Error, %")
+    inherited = "test of source to 30"
+    # The source went on to 2 %: after the checkpoint its curve is not that of this job.
+    plot = error.get_by_role("img")
+    expect(plot).to_have_attribute("aria-label", re.compile(rf"{inherited} 3\.33.*test 1$"))
+    expect(error.get_by_role("listitem").filter(has_text=inherited)).to_be_visible()
+    error.get_by_text("Values").click()
+    expect(error.get_by_role("columnheader", name=inherited)).to_be_visible()
+    expect(error.get_by_role("row")).to_have_count(21)
+    tree = signed_in.get_by_role("region", name="Tree of jobs")
+    expect(tree.get_by_role("listitem")).to_contain_text(
+        ["source", "continuedrunningcontinues, from iteration 30", "adapted"]
+    )
+    expect(tree.locator("[aria-current]")).to_contain_text("continued")
+    assert_accessible(signed_in)
+    tree.get_by_role("link", name="adapted").click()
+    expect(signed_in).to_have_url(f"{api.url}/jobs/{child}")
+    expect(signed_in.get_by_role("heading", level=1)).to_have_text("adapted")
+    expect(tree.get_by_role("listitem")).to_have_count(3)
+
+
+def test_attempts_and_classes_are_listed(signed_in: Page, api: Api) -> None:
+    first = api.core.run()
+    api.core.end(first, Reason.WORKER_DIED)
+    api.core.release(first)
+    api.core.retry()
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(first)}")
+    signed_in.get_by_text("2 attempts").click()
+    attempts = signed_in.get_by_role("region", name="Attempts")
+    expect(attempts.get_by_role("row", name="1 ended")).to_contain_text("worker-died")
+    signed_in.get_by_role("heading", name="Classes").click()
+    classes = signed_in.get_by_role("list", name="Classes").get_by_role("listitem")
+    expect(classes).to_have_text([str(digit) for digit in range(10)])
+    assert_accessible(signed_in)
 
 
 def test_the_log_is_searched(signed_in: Page, api: Api) -> None:

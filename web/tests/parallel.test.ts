@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { dimensionOf, isBrushed } from "../src/lib/parallel";
+import { dimensionOf, isBrushed, movedByKey } from "../src/lib/parallel";
 
 describe("axes of parallel coordinates", () => {
   it("place numbers between the lowest and the highest, also by their logarithm", () => {
@@ -20,5 +20,38 @@ describe("axes of parallel coordinates", () => {
     expect(isBrushed({ a: 5, b: "x" }, dimensions, brushes)).toBe(true);
     expect(isBrushed({ a: 5, b: "y" }, dimensions, brushes)).toBe(false);
     expect(isBrushed({ a: null, b: "x" }, dimensions, brushes)).toBe(false);
+  });
+});
+
+describe("ends of a range that keys move", () => {
+  it("go to the next step, and to where they can go at most", () => {
+    expect(movedByKey("ArrowUp", [0, 1], 0, 20)).toEqual([0.05, 1]);
+    expect(movedByKey("ArrowDown", [0, 0.33], 1, 10)).toEqual([0, 0.3]);
+    expect(movedByKey("ArrowRight", [0.5, 0.5], 0, 20)).toEqual([0.5, 0.5]);
+    expect(movedByKey("End", [0, 0.4], 0, 20)).toEqual([0.4, 0.4]);
+    expect(movedByKey("Home", [0.2, 0.4], 1, 20)).toEqual([0.2, 0.2]);
+  });
+
+  it("leave no range where it has the complete axis, or with Escape", () => {
+    expect(movedByKey("Home", [0.4, 1], 0, 20)).toBeNull();
+    expect(movedByKey("Escape", [0.2, 0.4], 1, 20)).toBeNull();
+    expect(movedByKey("a", [0.2, 0.4], 1, 20)).toBeUndefined();
+  });
+
+  it("meet each category exactly", () => {
+    const names = ["2", "4", "8", "16", "32", "64", "128"];
+    const { locate, steps, textAt } = dimensionOf("size", names, false);
+    let range: readonly [number, number] = [0, 1];
+    for (const name of names.slice(1, -1)) {
+      range = movedByKey("ArrowUp", range, 0, steps) ?? range;
+      expect(range[0]).toBe(locate(name));
+      expect(textAt(range[0])).toBe(name);
+    }
+  });
+
+  it("say the value there", () => {
+    expect(dimensionOf("lr", [0.001, 0.1], true).textAt(0.5)).toBe("0.01");
+    expect(dimensionOf("depth", [8, 20], false).textAt(0.5)).toBe("14");
+    expect(dimensionOf("depth", [8], false).textAt(0.7)).toBe("8");
   });
 });

@@ -34,12 +34,14 @@ export function Chart(properties: Properties) {
   latest.current = properties;
   const data = useMemo(() => joinLines(lines), [lines]);
   const shape = JSON.stringify([
-    lines.map(({ label, color, dash, width, faint, low }) => [
+    lines.map(({ label, color, dash, width, faint, pale, hasEnd, low }) => [
       label,
       color,
       dash,
       width,
       faint,
+      pale,
+      hasEnd,
       !low,
     ]),
     properties.isLog,
@@ -107,6 +109,15 @@ function joinLines(lines: readonly Line[]): uPlot.AlignedData {
   );
 }
 
+const PALE = 0.5;
+const END: uPlot.Series.Points = {
+  show: true,
+  size: 7,
+  filter: (plot, series) => [
+    (plot.data[series] ?? []).findLastIndex((value) => value !== null && value !== undefined),
+  ],
+};
+
 function optionsOf(
   latest: { current: Properties },
   width: number,
@@ -119,11 +130,11 @@ function optionsOf(
   for (const line of lines) {
     const stroke = colorOf(line.color);
     series.push({
-      stroke: line.faint ? withAlpha(stroke, 0.35) : stroke,
+      stroke: line.faint ? withAlpha(stroke, 0.35) : line.pale ? withAlpha(stroke, PALE) : stroke,
       width: line.width ?? 1.5,
       dash: line.dash,
       spanGaps: true,
-      points: { show: line.x.length === 1 },
+      points: line.hasEnd ? END : { show: line.x.length === 1 },
     });
     if (line.low && line.high) {
       bands.push({ series: [series.length, series.length + 1], fill: withAlpha(stroke, 0.12) });
@@ -247,6 +258,7 @@ function Sample({ line }: { line: Line }) {
         style={{ stroke: `var(${line.color})` }}
         stroke-width={line.width ?? 1.5}
         stroke-dasharray={line.dash?.join(" ")}
+        stroke-opacity={line.pale ? PALE : undefined}
       />
     </svg>
   );

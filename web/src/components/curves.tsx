@@ -7,7 +7,9 @@ import type { Job } from "../api/client";
 import { formatOf } from "../lib/axes";
 import { AXES, type Axis, continued, type Line, linesOf, type Metrics } from "../lib/curves";
 import { DIAGNOSTIC_SERIES, diagnosticCharts } from "../lib/diagnostics";
+import { number } from "../lib/format";
 import { isFinished, isPlain } from "../lib/jobs";
+import { cutAfter, type Inherited } from "../lib/lineage";
 import { source, useLive } from "../lib/live";
 import { query, setQuery } from "../lib/route";
 import type { Range } from "../lib/zoom";
@@ -24,16 +26,18 @@ const CHARTS: [string, string[]][] = [
   ["Images/s", ["images_per_second"]],
 ];
 
-export function Curves({ job }: { job: Job }) {
+/** `inherited`: the jobs whose run this one continues, drawn up to their checkpoints. */
+export function Curves({ job, inherited }: { job: Job; inherited: readonly Inherited[] }) {
   const axis = (query.value.get("x") ?? "iteration") as Axis;
   const smoothing = Number(query.value.get("smooth") ?? "0.6");
   const isClipped = query.value.get("clip") === "20";
   const isLog = query.value.get("loss") === "log";
   const zoom = zoomOf(query.value);
-  const params = { query: { job: [job.id], x: axis, buckets: BUCKETS, ...zoom } };
+  const ids = [job.id, ...inherited.map((source) => source.job.id)];
+  const params = { query: { job: ids, x: axis, buckets: BUCKETS, ...zoom } };
   const metrics = useLive(source("/v1/metrics", params, continued));
   const data = metrics.data.value;
-  const charts = useMemo(() => chartsOf(data, job, smoothing), [data, smoothing]);
+  const charts = useMemo(() => chartsOf(data, job, inherited, smoothing), [data, smoothing]);
   const diagnostics = useMemo(() => diagnosticCharts(data?.jobs[0]?.series ?? {}), [data]);
   const shared = {
     xLabel: AXES[axis],
@@ -88,11 +92,18 @@ export function Curves({ job }: { job: Job }) {
   );
 }
 
-function chartsOf(data: Metrics | undefined, job: Job, smoothing: number): [string, Line[]][] {
-  const found = data?.jobs[0]?.series ?? {};
+function chartsOf(
+  data: Metrics | undefined,
+  job: Job,
+  inherited: readonly Inherited[],
+  smoothing: number,
+): [string, Line[]][] {
+  const [own, ...sources] = data?.jobs.map(({ series }) => series) ?? [];
+  const found = own ?? {};
+  const all = Object.assign({}, ...sources, found) as typeof found;
   const named = new Set(CHARTS.flatMap(([, series]) => series));
   const others = Map.groupBy(
-    Object.keys(found).filter((series) => !named.has(series) && !DIAGNOSTIC_SERIES.has(series)),
+    Object.keys(all).filter((series) => !named.has(series) && !DIAGNOSTIC_SERIES.has(series)),
     (series) => series.split("/")[0] ?? series,
   );
   const color = isPlain(job) ? "--plain" : "--residual";
@@ -100,12 +111,17 @@ function chartsOf(data: Metrics | undefined, job: Job, smoothing: number): [stri
     .map(([title, series]): [string, Line[]] => [
       title,
       series.flatMap((name) => {
+        const isComplete = others.has(title) || title.includes("/s") || series.length === 1;
+        const label = isComplete ? name : (name.split("/")[0] ?? "");
+        const past = inherited.flatMap(({ job: source, until }, index): Line[] => {
+          const buckets = sources[index]?.[name];
+          const line =
+            buckets && linesOf(label, name, cutAfter(buckets, until), { color, smoothing }).at(-1);
+          if (!line || line.x.length === 0) return [];
+          return [{ ...line, label: `${label} of ${source.name} to ${number(until)}`, pale: true }];
+        });
         const buckets = found[name];
-        const label =
-          title.includes("/s") || series.length === 1 ? name : (name.split("/")[0] ?? "");
-        return buckets
-          ? linesOf(others.has(title) ? name : label, name, buckets, { color, smoothing })
-          : [];
+        return [...past, ...(buckets ? linesOf(label, name, buckets, { color, smoothing }) : [])];
       }),
     ])
     .filter(([, lines]) => lines.length > 0);

@@ -1,8 +1,14 @@
-/** Parallel coordinates: a line for each trial; dragging along an axis chooses a range of it. */
+/** Parallel coordinates: a line for each trial; dragging, or keys, choose a range of an axis. */
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import type { Brushes, Dimension, Value } from "../lib/parallel";
-import { isBrushed } from "../lib/parallel";
+import {
+  type Brushes,
+  type Dimension,
+  type End,
+  isBrushed,
+  movedByKey,
+  type Value,
+} from "../lib/parallel";
 
 const HEIGHT = 280;
 const TOP = 36;
@@ -38,38 +44,39 @@ export function ParallelCoordinates({ rows, dimensions, brushes, pointed }: Prop
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
     <section class="scroll parallel" tabIndex={0} aria-label="Parallel coordinates" ref={box}>
-      <svg
-        width={width.value}
-        height={HEIGHT}
-        role="img"
-        aria-label={`Fields and ${metric?.name} of ${rows.length} trials; the ranking has the values`}
-      >
-        {rows.map(({ id, values }) => {
-          const points = dimensions.flatMap(({ name, locate }, index) => {
-            const at = locate(values[name]);
-            return at === null ? [] : [`${left(index)} ${down(at)}`];
-          });
-          if (points.length < 2) return null;
-          const isOn = isBrushed(values, dimensions, brushes.value);
-          const kind = pointed.value === id ? "pointed" : isOn ? "" : "off";
-          const score = metric?.locate(values[metric.name]) ?? 1;
-          return (
-            <path
-              key={id}
-              class={`trial ${kind}`}
-              d={`M${points.join("L")}`}
-              style={{
-                stroke: `color-mix(in oklab, var(--plain) ${Math.round(100 * score)}%, var(--residual))`,
-              }}
-              onPointerEnter={() => {
-                pointed.value = id;
-              }}
-              onPointerLeave={() => {
-                pointed.value = null;
-              }}
-            />
-          );
-        })}
+      {/* biome-ignore lint/a11y/useSemanticElements: SVG has no fieldset */}
+      <svg width={width.value} height={HEIGHT} aria-label="Axes" role="group">
+        <svg
+          role="img"
+          aria-label={`Fields and ${metric?.name} of ${rows.length} trials; the ranking has the values`}
+        >
+          {rows.map(({ id, values }) => {
+            const points = dimensions.flatMap(({ name, locate }, index) => {
+              const at = locate(values[name]);
+              return at === null ? [] : [`${left(index)} ${down(at)}`];
+            });
+            if (points.length < 2) return null;
+            const isOn = isBrushed(values, dimensions, brushes.value);
+            const kind = pointed.value === id ? "pointed" : isOn ? "" : "off";
+            const score = metric?.locate(values[metric.name]) ?? 1;
+            return (
+              <path
+                key={id}
+                class={`trial ${kind}`}
+                d={`M${points.join("L")}`}
+                style={{
+                  stroke: `color-mix(in oklab, var(--plain) ${Math.round(100 * score)}%, var(--residual))`,
+                }}
+                onPointerEnter={() => {
+                  pointed.value = id;
+                }}
+                onPointerLeave={() => {
+                  pointed.value = null;
+                }}
+              />
+            );
+          })}
+        </svg>
         {dimensions.map((dimension, index) => (
           <AxisOf key={dimension.name} {...{ dimension, brushes, down }} x={left(index)} />
         ))}
@@ -88,6 +95,11 @@ function AxisOf(properties: {
   const start = useRef<number | null>(null);
   const range = brushes.value[dimension.name];
 
+  const choose = (next: readonly [number, number] | null) => {
+    const { [dimension.name]: _, ...others } = brushes.value;
+    brushes.value = next ? { ...others, [dimension.name]: next } : others;
+  };
+
   const positionAt = (event: PointerEvent) => {
     const box = (event.currentTarget as Element).getBoundingClientRect();
     const at = 1 - (event.clientY - box.top) / box.height;
@@ -97,12 +109,8 @@ function AxisOf(properties: {
   const drag = (event: PointerEvent) => {
     if (start.current === null) return;
     const [a, b] = [start.current, positionAt(event)];
-    const { [dimension.name]: _, ...others } = brushes.value;
     // A click removes the range.
-    brushes.value =
-      Math.abs(a - b) < 0.01
-        ? others
-        : { ...others, [dimension.name]: [Math.min(a, b), Math.max(a, b)] };
+    choose(Math.abs(a - b) < 0.01 ? null : [Math.min(a, b), Math.max(a, b)]);
   };
   return (
     <g>
@@ -141,7 +149,54 @@ function AxisOf(properties: {
           start.current = null;
         }}
       />
+      {ENDS.map(([end, name]) => (
+        <EndOf key={name} {...{ dimension, range, end, name, x, down, choose }} />
+      ))}
     </g>
+  );
+}
+
+const ENDS: [End, string][] = [
+  [0, "lowest"],
+  [1, "highest"],
+];
+
+/** One end of the range of an axis, for the keyboard; the pointer drags along the axis. */
+function EndOf(properties: {
+  dimension: Dimension;
+  range: readonly [number, number] | undefined;
+  end: End;
+  name: string;
+  x: number;
+  down: (at: number) => number;
+  choose: (range: readonly [number, number] | null) => void;
+}) {
+  const { dimension, end, name, x, down, choose } = properties;
+  const range = properties.range ?? [0, 1];
+  const y = down(range[end]);
+  // Outside of the range, so that the ends never cover each other.
+  const tip = end === 0 ? y + 8 : y - 8;
+  const percent = (at: number) => Math.round(100 * at);
+  return (
+    <path
+      class={`end ${properties.range ? "" : "unset"}`}
+      d={`M${x - 7} ${y}h14L${x} ${tip}Z`}
+      role="slider"
+      // In SVG, names of attributes are not in capitals.
+      tabindex={0}
+      aria-label={`${dimension.name}: ${name}`}
+      aria-orientation="vertical"
+      aria-valuemin={end === 0 ? 0 : percent(range[0])}
+      aria-valuemax={end === 0 ? percent(range[1]) : 100}
+      aria-valuenow={percent(range[end])}
+      aria-valuetext={dimension.textAt(range[end])}
+      onKeyDown={(event) => {
+        const next = movedByKey(event.key, range, end, dimension.steps);
+        if (next === undefined) return;
+        event.preventDefault();
+        choose(next);
+      }}
+    />
   );
 }
 

@@ -65,6 +65,7 @@ export function Timeline({ job, attempts, events, checkpoints }: Properties) {
           <span class="swatch mark" /> checkpoint
         </li>
       </ul>
+      <Attempts attempts={attempts} />
       <details>
         <summary>{events.length} events</summary>
         <ol class="events">
@@ -77,5 +78,45 @@ export function Timeline({ job, attempts, events, checkpoints }: Properties) {
         </ol>
       </details>
     </section>
+  );
+}
+
+function Attempts({ attempts }: { attempts: Properties["attempts"] }) {
+  if (attempts.length === 0) return null;
+  return (
+    <details>
+      <summary>{attempts.length === 1 ? "1 attempt" : `${attempts.length} attempts`}</summary>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll values" tabIndex={0} aria-label="Attempts">
+        <table>
+          <thead>
+            <tr>
+              <th>Attempt</th>
+              <th>State</th>
+              <th>Created</th>
+              <th>First step</th>
+              <th>Ended</th>
+              <th>Reason</th>
+              <th>Message</th>
+            </tr>
+          </thead>
+          <tbody>
+            {attempts.map((attempt) => (
+              <tr>
+                <th scope="row">{attempt.number}</th>
+                <td>{attempt.state}</td>
+                <td>{time(attempt.created_at)}</td>
+                <td>{time(attempt.first_step_at)}</td>
+                <td>{time(attempt.ended_at)}</td>
+                <td>{attempt.reason ?? "–"}</td>
+                <td class="clip" title={attempt.message ?? ""}>
+                  {attempt.message}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </section>
+    </details>
   );
 }

@@ -24,6 +24,10 @@ export interface Line {
   width?: number;
   /** Drawn behind, and not in the legend. */
   faint?: boolean;
+  /** Drawn pale, and in the legend. */
+  pale?: boolean;
+  /** A circle at the last point. */
+  hasEnd?: boolean;
   /** Lowest and highest value of each bucket. */
   low?: (number | null)[] | undefined;
   high?: (number | null)[] | undefined;

@@ -2,7 +2,7 @@
 import { type ReadonlySignal, type Signal, signal } from "@preact/signals";
 import { createFinalURL, createQuerySerializer, defaultPathSerializer } from "openapi-fetch";
 import { useEffect, useMemo } from "preact/hooks";
-import { ApiError, api, read, toError } from "../api/client";
+import { ApiError, api, type Complete, read, toError } from "../api/client";
 import type { paths } from "../api/schema";
 import { user } from "../session";
 
@@ -14,6 +14,7 @@ type Path =
   | "/v1/jobs/{job_id}/attempts"
   | "/v1/jobs/{job_id}/checkpoints"
   | "/v1/jobs/{job_id}/events"
+  | "/v1/jobs/{job_id}/lineage"
   | "/v1/jobs/{job_id}/logs"
   | "/v1/metrics"
   | "/v1/queue"
@@ -22,7 +23,7 @@ type Path =
   | "/v1/searches/{search_id}"
   | "/v1/searches/{search_id}/trials";
 type Get<P extends Path> = paths[P]["get"];
-type Body<P extends Path> = Get<P>["responses"][200]["content"]["application/json"];
+type Body<P extends Path> = Complete<Get<P>["responses"][200]["content"]["application/json"]>;
 type Parameters<P extends Path> = Pick<Get<P>["parameters"], "path" | "query">;
 
 export interface Source<T> {

@@ -11,7 +11,12 @@ import { useTitle } from "../lib/title";
 
 type Runner = Schemas["RunnerView"];
 
-const HOLDERS: Column<Job>[] = [
+type Holder = Pick<Job, "id" | "name" | "user" | "started_at"> & {
+  spec: Pick<Job["spec"], "resources">;
+};
+const HOLDER_FIELDS = "id,name,user,started_at,spec.resources";
+
+const HOLDERS: Column<Holder>[] = [
   {
     id: "name",
     title: "Job",
@@ -74,7 +79,9 @@ export function ClusterPage() {
     cluster: useLive(source("/v1/cluster", {})),
     runners: useLive(source("/v1/runners", {})),
     queue: useLive(source("/v1/queue", { query: { limit: 5 } })),
-    running: useLive(source("/v1/jobs", { query: { state: [...RUNNING], limit: 1000 } })),
+    running: useLive(
+      source("/v1/jobs", { query: { state: [...RUNNING], limit: 1000, fields: HOLDER_FIELDS } }),
+    ),
   };
   const data = dataOf(live);
   return (
@@ -94,6 +101,7 @@ export function ClusterPage() {
               <Fact name="Seen">{time(data.cluster.seen_at)}</Fact>
             </dl>
           )}
+          {data.cluster.nodes.length > 0 && <Nodes nodes={data.cluster.nodes} />}
           <section class="section">
             <h2>Holders</h2>
             {data.running.jobs.length === 0 ? (
@@ -101,7 +109,7 @@ export function ClusterPage() {
             ) : (
               <Table
                 label="Holders"
-                rows={data.running.jobs}
+                rows={data.running.jobs as Holder[]}
                 columns={HOLDERS}
                 idOf={(job) => job.id}
               />
@@ -151,6 +159,38 @@ export function ClusterPage() {
         </>
       )}
     </>
+  );
+}
+
+function Nodes({ nodes }: { nodes: Schemas["NodeView"][] }) {
+  return (
+    <section class="section">
+      <header>
+        <h2>Nodes</h2>
+        <span class="muted">{nodes.length}</span>
+      </header>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll" tabIndex={0} aria-label="Nodes">
+        <table>
+          <thead>
+            <tr>
+              <th>Node</th>
+              <th class="number">CPUs</th>
+              <th class="number">GPUs</th>
+            </tr>
+          </thead>
+          <tbody>
+            {nodes.map(({ cpus, gpus }, index) => (
+              <tr>
+                <th scope="row">{index + 1}</th>
+                <td class="number">{cpus}</td>
+                <td class="number">{gpus}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </section>
+    </section>
   );
 }
 

@@ -139,7 +139,7 @@ function Compared({ ids }: { ids: string[] }) {
             )}
           </section>
           <Results groups={groups} pointed={pointed} />
-          <Differences groups={groups} />
+          <Differences groups={groups} pointed={pointed} />
         </>
       )}
     </>
@@ -262,7 +262,15 @@ function remove(group: Group) {
   setQuery({ job: query.value.getAll("job").filter((id) => !removed.has(id)) });
 }
 
-function Differences({ groups }: { groups: Group[] }) {
+function Differences({ groups, pointed }: { groups: Group[]; pointed: Signal<string | null> }) {
+  const pointing = (group: Group) => ({
+    onMouseEnter: () => {
+      pointed.value = group.label;
+    },
+    onMouseLeave: () => {
+      pointed.value = null;
+    },
+  });
   const found = Object.keys(groups[0]?.fields ?? {});
   if (groups.length < 2) return null;
   return (
@@ -281,7 +289,7 @@ function Differences({ groups }: { groups: Group[] }) {
               <tr>
                 <th>Field</th>
                 {groups.map((group) => (
-                  <th>
+                  <th {...pointing(group)}>
                     <span class="key" style={{ background: `var(${group.color})` }} /> {group.label}
                   </th>
                 ))}
@@ -293,8 +301,10 @@ function Differences({ groups }: { groups: Group[] }) {
                   <th scope="row" class="mono">
                     {field}
                   </th>
-                  {groups.map(({ fields }) => (
-                    <td class="mono clip">{fields[field] === "null" ? "–" : fields[field]}</td>
+                  {groups.map((group) => (
+                    <td class="mono clip" {...pointing(group)}>
+                      {group.fields[field] === "null" ? "–" : group.fields[field]}
+                    </td>
                   ))}
                 </tr>
               ))}

@@ -1,15 +1,18 @@
 /** One job: its curves, what happened, its log, its checkpoints and its spec. */
 import { useSignal } from "@preact/signals";
 import { ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { ClassNames } from "../components/class-names";
 import { Curves } from "../components/curves";
 import { Fact } from "../components/facts";
 import { Labels } from "../components/labels";
+import { Lineage } from "../components/lineage";
 import { Logs } from "../components/logs";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { State } from "../components/state";
 import { Timeline } from "../components/timeline";
 import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
 import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
+import { inheritedOf } from "../lib/lineage";
 import { source, useLive } from "../lib/live";
 import { navigate } from "../lib/route";
 import { useTitle } from "../lib/title";
@@ -34,6 +37,7 @@ export function JobPage({ id }: { id: string }) {
   const attempts = useLive(source("/v1/jobs/{job_id}/attempts", params));
   const events = useLive(source("/v1/jobs/{job_id}/events", params, continuedEvents));
   const checkpoints = useLive(source("/v1/jobs/{job_id}/checkpoints", params));
+  const lineage = useLive(source("/v1/jobs/{job_id}/lineage", params));
   const job = live.data.value;
   useTitle(job?.name ?? "Job");
   if (!job)
@@ -48,6 +52,8 @@ export function JobPage({ id }: { id: string }) {
         )}
       </>
     );
+  const family = lineage.data.value?.jobs ?? [];
+  const isContinued = job.spec.start_from?.mode === "continue";
   return (
     <>
       <div class="head">
@@ -58,15 +64,19 @@ export function JobPage({ id }: { id: string }) {
       <ErrorNote error={live.error.value} />
       <Summary job={job} />
       <Labels job={job} />
-      <Curves job={job} />
+      {(!isContinued || lineage.data.value || lineage.error.value) && (
+        <Curves job={job} inherited={inheritedOf(family, job.id)} />
+      )}
       <Timeline
         job={job}
         attempts={attempts.data.value?.attempts ?? []}
         events={events.data.value?.events ?? []}
         checkpoints={checkpoints.data.value?.checkpoints ?? []}
       />
+      <Lineage jobs={family} jobId={job.id} />
       <Checkpoints job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
       <Logs jobId={job.id} />
+      <ClassNames dataset={job.spec.dataset} />
       <Spec job={job} />
     </>
   );
@@ -149,7 +159,6 @@ function commandsOf(job: Job): [Command, string][] {
 
 function Summary({ job }: { job: Job }) {
   const { progress, waiting, spec } = job;
-  const source = spec.start_from?.job;
   return (
     <>
       {waiting && (
@@ -214,11 +223,7 @@ function Summary({ job }: { job: Job }) {
         <Fact name="Attempts">{job.attempts}</Fact>
         <Fact name="User">{job.user}</Fact>
         <Fact name="Submitted">{time(job.created_at)}</Fact>
-        {source && (
-          <Fact name={`Started from (${spec.start_from?.mode})`}>
-            <a href={`/jobs/${source}`}>{source}</a>
-          </Fact>
-        )}
+        {spec.start_from?.weights && <Fact name="Weights from">{spec.start_from.weights}</Fact>}
         {spec.tags.length > 0 && <Fact name="Tags">{spec.tags.join(", ")}</Fact>}
         <Fact name="Id">
           <code>{job.id}</code>

@@ -6,6 +6,7 @@ import { Chart } from "../components/chart";
 import { Fact } from "../components/facts";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { ParallelCoordinates } from "../components/parallel";
+import { Slices } from "../components/slices";
 import { State } from "../components/state";
 import { type Column, Table } from "../components/table";
 import { continued, type Line } from "../lib/curves";
@@ -19,8 +20,8 @@ type Search = Schemas["SearchView"];
 type Trial = Schemas["TrialView"];
 type Command = "pause" | "resume" | "cancel";
 
-/** Trials whose curves are drawn, the best first. */
-const DRAWN = 50;
+/** Trials whose curves are drawn, the best first; a request reads no more. */
+const DRAWN = 100;
 
 export function SearchPage({ id }: { id: string }) {
   const path = { path: { search_id: id } };
@@ -75,7 +76,10 @@ export function SearchPage({ id }: { id: string }) {
           <section class="section" aria-label="Fields and metric">
             <header>
               <h2>Fields and metric</h2>
-              <span class="muted">Drag along an axis to choose trials.</span>
+              <span class="muted">
+                Drag along an axis, or move the ends of its range with the arrow keys, to choose
+                trials.
+              </span>
               {Object.keys(brushes.value).length > 0 && (
                 <button
                   type="button"
@@ -94,6 +98,7 @@ export function SearchPage({ id }: { id: string }) {
             <EmptyNote title="No trial is in the chosen ranges." />
           ) : (
             <>
+              <Slices search={search} trials={shown} pointed={pointed} />
               <Curves search={search} trials={shown.slice(0, DRAWN)} pointed={pointed.value} />
               <Ranking search={search} trials={shown} pointed={pointed} />
             </>
@@ -257,6 +262,7 @@ function Curves(properties: { search: Search; trials: Trial[]; pointed: string |
           x: buckets.x,
           y: buckets.last,
           width: trial.rank === 0 ? 2.5 : 1.2,
+          hasEnd: trial.stop_reason !== null,
           faint: isFaint,
         },
       ];
@@ -272,12 +278,46 @@ function Curves(properties: { search: Search; trials: Trial[]; pointed: string |
         <>
           <Chart title={series} lines={lines} xLabel="Iterations" formatX={number} isBrief />
           <p class="muted">
-            Blue: the best trial; gray: stopped early; red: others. At most {DRAWN} trials, the best
-            first. A row of the ranking brings its curve forward.
+            Blue: the best trial; gray, with a circle at the end: stopped early; red: others. At
+            most {DRAWN} trials, the best first. A row of the ranking brings its curve forward.
           </p>
+          <EarlyStops trials={trials} />
         </>
       )}
     </section>
+  );
+}
+
+function EarlyStops({ trials }: { trials: Trial[] }) {
+  const stopped = trials.filter((trial) => trial.stop_reason !== null);
+  if (stopped.length === 0) return null;
+  return (
+    <details>
+      <summary>{stopped.length === 1 ? "1 early stop" : `${stopped.length} early stops`}</summary>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll values" tabIndex={0} aria-label="Early stops">
+        <table>
+          <thead>
+            <tr>
+              <th>Trial</th>
+              <th class="number">Iteration</th>
+              <th>Reason</th>
+            </tr>
+          </thead>
+          <tbody>
+            {stopped.map((trial) => (
+              <tr>
+                <th scope="row">
+                  <a href={`/jobs/${trial.job_id}`}>trial {trial.number}</a>
+                </th>
+                <td class="number">{number(trial.iteration)}</td>
+                <td>{trial.stop_reason}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </section>
+    </details>
   );
 }
 
@@ -294,7 +334,16 @@ function Ranking(properties: { search: Search; trials: Trial[]; pointed: Signal<
       id: "trial",
       title: "Trial",
       cell: (trial) => (
-        <a class="row" href={`/jobs/${trial.job_id}`}>
+        <a
+          class={`row ${pointed.value === trial.job_id ? "pointed" : ""}`}
+          href={`/jobs/${trial.job_id}`}
+          onFocus={() => {
+            pointed.value = trial.job_id;
+          }}
+          onBlur={() => {
+            pointed.value = null;
+          }}
+        >
           trial {trial.number}
         </a>
       ),
