@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import resnetd
 from deploy.local import LocalService
 from service.specs.job_spec import JobSpec
-from tests.support.training import expected_points, has_reached, points_of_job, wait_for_job
+from tests.support.training import expected_points, points_of_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -100,26 +100,6 @@ def test_weights_trained_on_an_image_folder_load_into_torchvision(
 
     network = torchvision.models.resnet18(num_classes=2)
     network.load_state_dict(load_file(client.jobs.download(job.id, path=tmp_path)), strict=True)
-
-
-def test_a_cancelled_job_stops_and_keeps_its_last_checkpoint(
-    client: resnetd.Client,
-) -> None:
-    job = client.submit(
-        depth=20,
-        shortcut="A",
-        dataset="digits",
-        recipe={"name": "paper-cifar"},
-        resources=TWO_WORKERS,
-    )
-    wait_for_job(client, job.id, has_reached(5), within_seconds=JOB_SECONDS)
-
-    client.jobs.cancel(job.id)
-    job = client.jobs.wait(job.id, timeout_seconds=30.0, check=False)
-
-    assert (job.state, job.reason) == ("cancelled", "cancelled")
-    newest, *_ = client.jobs.checkpoints(job.id)
-    assert newest.iteration >= 5
 
 
 def test_a_deepened_network_starts_with_the_error_of_the_shallower_one(
