@@ -1,10 +1,12 @@
 """The networks of the two papers: families, depths, blocks and stages.
 
 He et al. 2015 (arXiv:1512.03385), sections 3.3 and 4.2; He et al. 2016 (arXiv:1603.05027) for
-pre-activation and CIFAR bottlenecks; VGG (Simonyan and Zisserman 2014), the baseline of Table 3.
+shortcut forms, activation orders and CIFAR bottlenecks; Huang et al. 2016 (arXiv:1603.09382) for
+stochastic depth; VGG (Simonyan and Zisserman 2014), the baseline of Table 3.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 
@@ -32,6 +34,73 @@ class Shortcut(StrEnum):
     A = "A"
     B = "B"
     C = "C"
+
+
+class ShortcutForm(StrEnum):
+    """What a block does with its shortcut before the addition (He et al. 2016, Fig. 2, Table 1).
+
+    For an input x with shortcut h(x), the residual branch F(x) and the gate
+    g(x) = sigmoid(W x + b), a 1x1 convolution:
+
+    identity: h(x) + F(x). constant-scaling: shortcut_scale h(x) + residual_scale F(x).
+    exclusive-gating: (1 - g(x)) h(x) + g(x) F(x). shortcut-only-gating: (1 - g(x)) h(x) + F(x).
+    dropout: dropout(h(x)) + F(x). The paper's 1x1 convolution on each shortcut is option C.
+    """
+
+    IDENTITY = "identity"
+    CONSTANT_SCALING = "constant-scaling"
+    EXCLUSIVE_GATING = "exclusive-gating"
+    SHORTCUT_ONLY_GATING = "shortcut-only-gating"
+    DROPOUT = "dropout"
+
+    @property
+    def is_gated(self) -> bool:
+        return self in {ShortcutForm.EXCLUSIVE_GATING, ShortcutForm.SHORTCUT_ONLY_GATING}
+
+
+# The parameters of each form with their defaults: the values of Table 1 that converge best.
+FORM_PARAMETERS: dict[ShortcutForm, Mapping[str, float]] = {
+    ShortcutForm.IDENTITY: {},
+    ShortcutForm.CONSTANT_SCALING: {"shortcut_scale": 0.5, "residual_scale": 0.5},
+    ShortcutForm.EXCLUSIVE_GATING: {"gate_bias": -6.0},
+    ShortcutForm.SHORTCUT_ONLY_GATING: {"gate_bias": -6.0},
+    ShortcutForm.DROPOUT: {"dropout_rate": 0.5},
+}
+
+
+class ActivationOrder(StrEnum):
+    """Where a block normalizes and activates (He et al. 2016, Fig. 4, Table 2)."""
+
+    ORIGINAL = "original"  # each convolution, then batch norm; ReLU after the addition
+    BN_AFTER_ADDITION = "bn-after-addition"  # the last batch norm follows the addition, then ReLU
+    RELU_BEFORE_ADDITION = "relu-before-addition"  # the last ReLU ends the residual branch
+    RELU_ONLY_PREACTIVATION = "relu-only-preactivation"  # the ReLU begins the residual branch
+    FULL_PREACTIVATION = "full-preactivation"  # batch norm and ReLU before each convolution
+
+    @property
+    def is_preactivation(self) -> bool:
+        return self in {
+            ActivationOrder.RELU_ONLY_PREACTIVATION,
+            ActivationOrder.FULL_PREACTIVATION,
+        }
+
+    @property
+    def normalizes_projections(self) -> bool:
+        """Whether batch norm follows a shortcut's 1x1 convolution, as it does each convolution.
+
+        In the other orders batch norm follows the addition, or precedes the next convolution.
+        """
+        return self not in {
+            ActivationOrder.BN_AFTER_ADDITION,
+            ActivationOrder.FULL_PREACTIVATION,
+        }
+
+
+# In a plain network the ReLU has no addition to precede or follow: the other orders compute what
+# the original does.
+PLAIN_ORDERS = (ActivationOrder.ORIGINAL, ActivationOrder.FULL_PREACTIVATION)
+# The residual branch ends in batch norm; where a ReLU follows it, a scale of 0 gets no gradient.
+ZERO_INIT_ORDERS = (ActivationOrder.ORIGINAL, ActivationOrder.RELU_ONLY_PREACTIVATION)
 
 
 class Block(StrEnum):
@@ -151,14 +220,24 @@ def _list_alternatives(family: Family, depth: int, block: Block) -> list[int]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network without its number of classes. Defaults are the paper's."""
+    """A network without its number of classes. Defaults are the first paper's.
+
+    The parameters of other shortcut forms are None. `survival`: probability that a training step
+    keeps the last residual branch; 1 keeps all of them.
+    """
 
     family: Family
     depth: int
     shortcut: Shortcut
     block: Block
     stem: Stem
-    preactivation: bool = False
+    shortcut_form: ShortcutForm = ShortcutForm.IDENTITY
+    shortcut_scale: float | None = None
+    residual_scale: float | None = None
+    gate_bias: float | None = None
+    dropout_rate: float | None = None
+    activation_order: ActivationOrder = ActivationOrder.ORIGINAL
+    survival: float = 1.0
     stride_at: StrideAt = StrideAt.CONV_1X1
     zero_padding: ZeroPadding = ZeroPadding.END
     zero_init_residual: bool = False
@@ -169,13 +248,17 @@ class Architecture:
 
     @property
     def label(self) -> str:
-        """The papers' name of the network and its deviations from them: resnet-50-B-v1.5."""
+        """The papers' name of the network and its deviations from them: resnet-50-B-v1.5.
+
+        Networks that compute different functions of the same weights have different labels.
+        """
         if self.is_vgg:
             return f"vgg-{self.depth}{'-bn' if self.family is Family.VGG_BN else ''}"
         is_plain = self.shortcut is Shortcut.NONE
-        kind = "preact" if self.preactivation else "plain" if is_plain else "resnet"
+        is_preact = self.activation_order is ActivationOrder.FULL_PREACTIVATION
+        kind = "preact" if is_preact else "plain" if is_plain else "resnet"
         parts = [kind, str(self.depth)]
-        if kind == "preact" and is_plain:
+        if is_preact and is_plain:
             parts.insert(0, "plain")
         is_bottleneck = self.block is Block.BOTTLENECK
         if is_bottleneck and self.family is Family.CIFAR:
@@ -188,7 +271,37 @@ class Architecture:
             parts.append("padded-both")
         if self.family is Family.IMAGENET and self.stem is Stem.CIFAR:
             parts.append("cifar-stem")
-        return "-".join(parts)
+        return "-".join([*parts, *self._list_variants()])
+
+    def _list_variants(self) -> list[str]:
+        """Differences to the first paper's network, but full pre-activation."""
+        parts: list[str] = []
+        if self.shortcut_form is ShortcutForm.CONSTANT_SCALING:
+            parts.append(f"scaled-{self.shortcut_scale:g}-{self.residual_scale:g}")
+        elif self.shortcut_form.is_gated:
+            parts.append(f"{self.shortcut_form}-b{self.gate_bias:g}")
+        elif self.shortcut_form is ShortcutForm.DROPOUT:
+            parts.append(f"dropout-{self.dropout_rate:g}")
+        if self.activation_order not in PLAIN_ORDERS:
+            parts.append(self.activation_order)
+        if self.survival < 1:
+            parts.append(f"survival-{self.survival:g}")
+        return parts
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Every choice as text; parameters that do not belong to the shortcut form are left out."""
+        return {name: str(choice) for name, choice in asdict(self).items() if choice is not None}
+
+    @property
+    def survival_probabilities(self) -> list[float]:
+        """Of each residual block's branch, in the order of the blocks.
+
+        Linear decay from 1 for the input to `survival` for the last block (Huang et al. 2016,
+        equation 4).
+        """
+        blocks = sum(stage.blocks for stage in self.stages)
+        return [1 - index / blocks * (1 - self.survival) for index in range(1, blocks + 1)]
 
     @property
     def stem_width(self) -> int:
@@ -249,12 +362,15 @@ def make_architecture(
     *,
     block: Block | None = None,
     stem: Stem | None = None,
-    preactivation: bool = False,
+    shortcut_form: ShortcutForm = ShortcutForm.IDENTITY,
+    activation_order: ActivationOrder = ActivationOrder.ORIGINAL,
+    survival: float = 1.0,
     stride_at: StrideAt = StrideAt.CONV_1X1,
     zero_padding: ZeroPadding = ZeroPadding.END,
     zero_init_residual: bool = False,
+    **form_parameters: float,
 ) -> Architecture:
-    """An architecture with the papers' block and stem by default.
+    """An architecture with the papers' block, stem and form parameters by default.
 
     Raises ValueError if the family has no such depth.
     """
@@ -267,7 +383,10 @@ def make_architecture(
         shortcut=shortcut,
         block=block,
         stem=stem or get_default_stem(family),
-        preactivation=preactivation,
+        shortcut_form=shortcut_form,
+        **dict(FORM_PARAMETERS[shortcut_form]) | form_parameters,
+        activation_order=activation_order,
+        survival=survival,
         stride_at=stride_at,
         zero_padding=zero_padding,
         zero_init_residual=zero_init_residual,
@@ -290,20 +409,25 @@ def find_deepening_mismatch(shallow: Architecture, deep: Architecture) -> str | 
     """
     if shallow.is_vgg or deep.is_vgg:
         return "a VGG network cannot be deepened"
+    may_differ = {"depth", "zero_padding", "zero_init_residual"}
     differing = [
-        name
-        for name in ("family", "block", "shortcut", "stem", "preactivation", "stride_at")
-        if getattr(shallow, name) != getattr(deep, name)
+        field.name
+        for field in fields(Architecture)
+        if field.name not in may_differ
+        and getattr(shallow, field.name) != getattr(deep, field.name)
     ]
     if shallow.shortcut is Shortcut.A and shallow.zero_padding is not deep.zero_padding:
         differing.append("zero_padding")
     if differing:
         return f"{shallow.label} and {deep.label} differ in {', '.join(differing)}"
-    is_plain = deep.shortcut is Shortcut.NONE
-    if is_plain and (deep.preactivation or deep.block is Block.BOTTLENECK):
-        return f"no added block of {deep.label} can be the identity"
-    if deep.preactivation and deep.shortcut is Shortcut.C:
-        return f"no added block of {deep.label} can be the identity: its projections see ReLU(x)"
+    if deep.survival < 1:
+        return (
+            f"{deep.label} scales the copied branches otherwise than {shallow.label}: survival "
+            "probabilities depend on the number of blocks"
+        )
+    obstacle = _find_identity_obstacle(deep)
+    if obstacle is not None:
+        return f"no added block of {deep.label} can be the identity: {obstacle}"
     counts = [
         (before.blocks, after.blocks)
         for before, after in zip(shallow.stages, deep.stages, strict=True)
@@ -311,3 +435,25 @@ def find_deepening_mismatch(shallow: Architecture, deep: Architecture) -> str | 
     if deep.depth <= shallow.depth or any(before > after for before, after in counts):
         return f"{deep.label} is not deeper than {shallow.label}, or has fewer blocks in a stage"
     return None
+
+
+def _find_identity_obstacle(network: Architecture) -> str | None:
+    """Why no block of the network can be the identity and be trained; None: it can."""
+    is_plain, order = network.shortcut is Shortcut.NONE, network.activation_order
+    obstacles = {
+        "its ReLU changes the negative values of the block's input": (
+            is_plain and order is not ActivationOrder.ORIGINAL
+        ),
+        "its first convolution has fewer channels than its input": (
+            is_plain and network.block is Block.BOTTLENECK
+        ),
+        f"its shortcut has the form {network.shortcut_form}": (
+            network.shortcut_form is not ShortcutForm.IDENTITY
+        ),
+        "batch norm follows its addition": order is ActivationOrder.BN_AFTER_ADDITION,
+        "its branch ends in ReLU, which passes no gradient where the branch is 0": (
+            order is ActivationOrder.RELU_BEFORE_ADDITION
+        ),
+        "its projections see ReLU(x)": (order.is_preactivation and network.shortcut is Shortcut.C),
+    }
+    return next((obstacle for obstacle, applies in obstacles.items() if applies), None)

@@ -1,10 +1,18 @@
 """Exact counts of a network's parameters, multiply-adds and activations, without building it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.catalog import architectures
-from service.catalog.architectures import Architecture, Block, Family, Stage, Stem, StrideAt
+from service.catalog.architectures import (
+    ActivationOrder,
+    Architecture,
+    Block,
+    Family,
+    Stage,
+    Stem,
+    StrideAt,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,8 @@ def _resnet(network: Architecture, images: _InputImages, classes: int) -> _Layer
     else:
         scale = 4  # the 7x7 convolution and the max-pool have stride 2
         yield _conv(7, images.channels, in_channels, images.positions(2))
-    if not network.preactivation or network.stem is Stem.IMAGENET:
+    is_preact = network.activation_order is ActivationOrder.FULL_PREACTIVATION
+    if not is_preact or network.stem is Stem.IMAGENET:
         yield _BatchNorm(in_channels)
     for number, stage in enumerate(network.stages):
         for block in range(stage.blocks):
@@ -110,7 +119,7 @@ def _resnet(network: Architecture, images: _InputImages, classes: int) -> _Layer
             )
             scale *= stride
             in_channels = stage.out_channels
-    if network.preactivation:
+    if is_preact:
         yield _BatchNorm(in_channels)
     yield _linear(in_channels, classes)
 
@@ -138,7 +147,8 @@ def _block(
         between = [stage.width, stage.width]
     for channels in between:
         yield _BatchNorm(channels)
-    if not network.preactivation:
+    order = network.activation_order
+    if order is not ActivationOrder.FULL_PREACTIVATION:
         yield _BatchNorm(stage.out_channels)
     elif not is_first:
         yield _BatchNorm(in_channels)
@@ -146,8 +156,11 @@ def _block(
         network.shortcut, in_channels=in_channels, out_channels=stage.out_channels, stride=stride
     ):
         yield _conv(1, in_channels, stage.out_channels, after)
-        if not network.preactivation:
+        if order.normalizes_projections:
             yield _BatchNorm(stage.out_channels)
+    if network.shortcut_form.is_gated:
+        gate = _conv(1, in_channels, stage.out_channels, after)
+        yield replace(gate, biases=stage.out_channels)
 
 
 def _vgg(network: Architecture, images: _InputImages, classes: int) -> _Layers:

@@ -20,6 +20,9 @@ from service.storage.tables import CheckpointRow, JobRow
 # Recipe fields that may differ in a continued run: they do not change the steps before it.
 _MAY_DIFFER = frozenset({"name", "iterations", "milestones", "checkpoint_every", "exports"})
 
+# Fields of a network that matter only where weights are initialized.
+_INITIAL_ONLY = frozenset({"zero_init_residual", "gate_bias"})
+
 
 def resolve_source(
     session: Session, spec: JobSpec, find_job: FindJob, *, data_dir: Path
@@ -126,8 +129,7 @@ def _find_network_mismatches(
 ) -> Iterable[FieldError]:
     for field in fields(Architecture):
         theirs, ours = getattr(source, field.name), getattr(spec, field.name)
-        # zero_init_residual matters only where weights are initialized.
-        if theirs != ours and field.name != "zero_init_residual":
+        if theirs != ours and field.name not in _INITIAL_ONLY:
             yield _describe_difference(f"/{field.name}", theirs, ours)
 
 

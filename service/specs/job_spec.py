@@ -10,10 +10,15 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from service import ids
 from service.catalog import architectures, datasets, recipes
 from service.catalog.architectures import (
+    FORM_PARAMETERS,
+    PLAIN_ORDERS,
+    ZERO_INIT_ORDERS,
+    ActivationOrder,
     Architecture,
     Block,
     Family,
     Shortcut,
+    ShortcutForm,
     Stem,
     StrideAt,
     ZeroPadding,
@@ -154,8 +159,35 @@ class JobSpec(Spec):
     """`A`, `B` or `C` of the paper; `none`: a plain network."""
     stem: Stem
     """First layers; write `cifar` for ImageNet depths on small images. Default: by family."""
-    preactivation: Annotated[bool, Field(strict=True)] = False
-    """Batch norm and ReLU before each convolution (He et al. 2016)."""
+    shortcut_form: ShortcutForm = ShortcutForm.IDENTITY
+    """What a block does with its shortcut before the addition (He et al. 2016, Table 1)."""
+    shortcut_scale: Annotated[
+        float | None,
+        Field(ge=0, le=10, default_factory=lambda data: _default_parameter(data, "shortcut_scale")),
+    ]
+    """Form `constant-scaling`: factor of the shortcut, 0.5 by default."""
+    residual_scale: Annotated[
+        float | None,
+        Field(gt=0, le=10, default_factory=lambda data: _default_parameter(data, "residual_scale")),
+    ]
+    """Form `constant-scaling`: factor of the residual branch, 0.5 by default."""
+    gate_bias: Annotated[
+        float | None,
+        Field(ge=-100, le=100, default_factory=lambda data: _default_parameter(data, "gate_bias")),
+    ]
+    """Forms with gating: initial bias of the gate, -6 by default; it starts near sigmoid(bias)."""
+    dropout_rate: Annotated[
+        float | None,
+        Field(gt=0, lt=1, default_factory=lambda data: _default_parameter(data, "dropout_rate")),
+    ]
+    """Form `dropout`: share of the shortcut's values that a step sets to 0; 0.5 by default."""
+    activation_order: ActivationOrder = ActivationOrder.ORIGINAL
+    """Where a block normalizes and activates (He et al. 2016, Table 2)."""
+    survival: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Stochastic depth (Huang et al. 2016): probability that a step keeps the last residual branch.
+
+    It falls linearly from 1 with the depth. 1: all branches are kept.
+    """
     stride_at: StrideAt = StrideAt.CONV_1X1
     """Convolution of a bottleneck that halves the map: `1x1` (paper), `3x3` (torchvision)."""
     zero_padding: ZeroPadding = ZeroPadding.END
@@ -248,21 +280,54 @@ class JobSpec(Spec):
             raise ValueError(f"must be {default} in family {family}")
         return stem
 
-    @field_validator("preactivation")
+    @field_validator("shortcut_form")
     @classmethod
-    def _check_preactivation(cls, preactivation: bool, info: ValidationInfo) -> bool:
-        if preactivation and _is_vgg(info):
-            raise ValueError("must be false for a VGG network")
-        return preactivation
+    def _check_shortcut_form(cls, form: ShortcutForm, info: ValidationInfo) -> ShortcutForm:
+        if form is not ShortcutForm.IDENTITY and info.data.get("shortcut") is Shortcut.NONE:
+            raise ValueError(f"must be {ShortcutForm.IDENTITY} for a network without shortcuts")
+        return form
+
+    @field_validator("shortcut_scale", "residual_scale", "gate_bias", "dropout_rate")
+    @classmethod
+    def _check_form_parameter(cls, value: float | None, info: ValidationInfo) -> float | None:
+        form = info.data.get("shortcut_form")
+        if value is None or form is None or info.field_name in FORM_PARAMETERS[form]:
+            return value
+        forms = [other for other, names in FORM_PARAMETERS.items() if info.field_name in names]
+        raise ValueError(
+            f"must be null with shortcut_form {form}: only {' and '.join(forms)} use it"
+        )
+
+    @field_validator("activation_order")
+    @classmethod
+    def _check_activation_order(
+        cls, order: ActivationOrder, info: ValidationInfo
+    ) -> ActivationOrder:
+        if order is not ActivationOrder.ORIGINAL and _is_vgg(info):
+            raise ValueError(f"must be {ActivationOrder.ORIGINAL} for a VGG network")
+        if order not in PLAIN_ORDERS and info.data.get("shortcut") is Shortcut.NONE:
+            raise ValueError(
+                f"must be {' or '.join(PLAIN_ORDERS)} for a plain network: without an addition "
+                f"{order} computes the same as {ActivationOrder.ORIGINAL}"
+            )
+        return order
+
+    @field_validator("survival")
+    @classmethod
+    def _check_survival(cls, survival: float, info: ValidationInfo) -> float:
+        if survival < 1 and info.data.get("shortcut") is Shortcut.NONE:
+            raise ValueError("must be 1 for a network without shortcuts: each layer is needed")
+        return survival
 
     @field_validator("zero_init_residual")
     @classmethod
     def _check_zero_init_residual(cls, zero_init_residual: bool, info: ValidationInfo) -> bool:
         is_plain = info.data.get("shortcut") is Shortcut.NONE
-        if zero_init_residual and (is_plain or info.data.get("preactivation", False)):
+        order = info.data.get("activation_order", ActivationOrder.ORIGINAL)
+        if zero_init_residual and (is_plain or order not in ZERO_INIT_ORDERS):
             raise ValueError(
-                "must be false for a plain or pre-activated network: "
-                "no residual branch ends in batch norm"
+                "must be false unless residual branches end in batch norm: with a shortcut and "
+                f"activation_order {' or '.join(ZERO_INIT_ORDERS)}"
             )
         return zero_init_residual
 
@@ -368,6 +433,12 @@ def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:
 def _is_vgg(info: ValidationInfo) -> bool:
     family: Family | None = info.data.get("family")
     return family is not None and family.is_vgg
+
+
+def _default_parameter(validated: dict[str, Any], parameter: str) -> float | None:
+    """The default of a parameter of the shortcut's form; None where the form has none such."""
+    form = validated.get("shortcut_form", ShortcutForm.IDENTITY)
+    return FORM_PARAMETERS[form].get(parameter)
 
 
 def _default_recipe(validated: dict[str, Any]) -> Recipe:

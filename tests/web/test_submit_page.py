@@ -52,7 +52,7 @@ def test_several_seeds_are_a_batch(form: Page, api: Api) -> None:
 def test_a_clone_has_all_fields_of_its_source(form: Page, api: Api) -> None:
     recipe = {"learning_rate": 0.07, "iterations": 70}
     source = api.core.submit(
-        seed=5, name="source", preactivation=True, recipe=recipe, tags=["a", "b"]
+        seed=5, name="source", activation_order="full-preactivation", recipe=recipe, tags=["a", "b"]
     )
     form.goto(f"{api.url}/submit?from={source}")
     expect(form.get_by_label("Iterations")).to_have_value("70")

@@ -25,7 +25,7 @@ describe("the form of a job", () => {
       priority: 50,
       tags: ["x"],
       seed: 3,
-      preactivation: true,
+      activation_order: "full-preactivation",
     };
     const form = formOf({ ...spec, seed } as unknown as Spec);
     expect(form.seeds).toBe("3");

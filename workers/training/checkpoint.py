@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from service.specs.job_spec import JobSpec
 from service.states import CheckpointPart, LogLevel
 from workers.training.data.normalization import Normalizer
 from workers.training.errors import CheckpointMismatch, CheckpointWriteError
-from workers.training.models import torchvision_marker
+from workers.training.models import weight_markers
 from workers.training.observers import Observer, SavedCheckpoint
 from workers.training.train_state import TrainState
 
@@ -166,7 +166,7 @@ def save(
         partial = Path(tempfile.mkdtemp(dir=directory.parent, prefix="partial-"))
     try:
         with _convert_write_errors(directory):
-            weights = torchvision_marker.add_marker(checkpoint.weights, spec.architecture)
+            weights = weight_markers.add_markers(checkpoint.weights, spec.architecture)
             _write_safetensors(
                 partial / FILE_NAMES[CheckpointPart.WEIGHTS],
                 {name: _to_plain(tensor) for name, tensor in weights.items()},
@@ -219,7 +219,7 @@ def load(
     weights = safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])
     return Checkpoint(
         state=TrainState.from_json(metadata["state"]),
-        weights=torchvision_marker.remove_marker(weights),
+        weights=weight_markers.remove_markers(weights),
         momentum={
             name.removeprefix("momentum."): tensor
             for name, tensor in tensors.items()
@@ -261,7 +261,7 @@ def describe_weights(
     return {
         "format": "pt",  # safetensors' name for torch's layout
         "network": spec.network,
-        **{name: str(choice) for name, choice in asdict(spec.architecture).items()},
+        **spec.architecture.metadata,
         "dataset": spec.dataset,
         "classes": str(len(class_names)),
         "class_names": json.dumps(class_names, ensure_ascii=False),

@@ -33,7 +33,7 @@ from service.states import CheckpointPart, LogLevel
 from service.text import count_of
 from workers.training.checkpoint import Exporter
 from workers.training.data.normalization import Normalizer
-from workers.training.models import torchvision_marker
+from workers.training.models import weight_markers
 from workers.training.models.image_classifier import ImageClassifier
 from workers.training.observers import LogFunction, RunEnvironment, ignore_log
 from workers.training.train_state import TrainState
@@ -97,7 +97,7 @@ def write_exports(
     differ; `log` receives why.
     """
     files = {CheckpointPart.PT: directory / FILE_NAMES[CheckpointPart.PT]}
-    weights = torchvision_marker.add_marker(model.state_dict(), run.spec.architecture)
+    weights = weight_markers.add_markers(model.state_dict(), run.spec.architecture)
     torch.save(weights, files[CheckpointPart.PT])
     results: dict[CheckpointPart, str] = {}
     for part in (_PARTS[export] for export in run.spec.recipe.exports):

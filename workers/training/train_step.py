@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from service.catalog.recipes import Precision, Recipe
 from workers.training import metric_sums, precision
 from workers.training.cuda_graphs import GraphedStep, GraphRecorder
+from workers.training.models import step_randomness
 from workers.training.observers import LogFunction, ignore_log
 from workers.training.optimizer import Optimizer
 from workers.training.precision import LossScaler
@@ -54,10 +55,9 @@ class TrainStep:
         if self.scaler.is_enabled:
             optimizer.init_momentum()
         precision.set_tf32(resolved_precision, device)
-        # A replayed dropout would drop the same features each time.
-        has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
         self._graphed = None
-        if recorder is not None and not has_dropout:
+        # A replayed step would drop the same features and branches each time.
+        if recorder is not None and not step_randomness.is_random(model):
             self._graphed = GraphedStep(recorder, log)
 
     def __call__(self, images_NCHW: Tensor, labels_N: Tensor, learning_rate: float) -> Tensor:

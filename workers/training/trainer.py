@@ -42,6 +42,7 @@ from workers.training.errors import TrainingDiverged
 from workers.training.evaluation import Evaluator, PendingEvaluation
 from workers.training.metric_sums import TrainingMetrics, Window
 from workers.training.models import resnet, weight_init
+from workers.training.models.step_randomness import StepRandomness
 from workers.training.observers import LaunchTimes, NullObserver, Observer, Progress, StepTime
 from workers.training.optimizer import Optimizer
 from workers.training.sync_batch_norm import convert_sync_batch_norm
@@ -131,6 +132,7 @@ class Trainer:
         if self.recipe.sync_batch_norm and context.world_size > 1:
             self.model = convert_sync_batch_norm(self.model)
         self.model.to(memory_format=torch.channels_last)
+        self.randomness = StepRandomness(self.model, seed=spec.seed, rank=context.rank)
         self.optimizer = Optimizer(self.model, self.recipe)
         self.evaluator = Evaluator(
             self.model,
@@ -171,7 +173,8 @@ class Trainer:
             with self.diagnostics.loading():
                 images_NCHW, labels_N = self._load_batch()
             learning_rate = self._learning_rate()
-            self.metrics.add(step(images_NCHW, labels_N, learning_rate))
+            with self.randomness.step(self.state.iteration):
+                self.metrics.add(step(images_NCHW, labels_N, learning_rate))
             self._advance(learning_rate)
 
             if self._is_due(self.recipe.evaluate_every) or self._is_due(report_every(self.recipe)):

@@ -91,6 +91,11 @@ def test_a_retried_job_resumes_from_its_own_checkpoint(core: Core) -> None:
         ({"recipe": RECIPE | {"milestones": [150, 300]}}, "/recipe/milestones"),
         ({"start": {"mode": "weights"}, "depth": 14}, "/depth"),
         ({"start": {"mode": "weights"}, "dataset": "cifar100"}, "/dataset"),
+        (
+            {"start": {"mode": "weights"}, "activation_order": "bn-after-addition"},
+            "/activation_order",
+        ),
+        ({"start": {"mode": "weights"}, "survival": 0.5}, "/survival"),
         ({"start": {"mode": "deepen"}}, "/depth"),
         ({"start": {"mode": "deepen"}, "depth": 14, "shortcut": "B"}, "/depth"),
         ({"start": {"mode": "deepen"}, "depth": 14, "dataset": "cifar100"}, "/dataset"),

@@ -12,6 +12,8 @@ from service.errors import FieldError, InvalidInput
 from service.specs.job_spec import JobSpec, parse_job_spec
 from tests.support.core import written
 
+_PREACT = "full-preactivation"
+
 
 def _errors(**fields: Any) -> list[FieldError]:
     with pytest.raises(InvalidInput) as caught:
@@ -106,7 +108,7 @@ def test_bottlenecks_have_their_own_depths() -> None:
 def test_depths_164_and_1001_default_to_bottlenecks() -> None:
     assert parse_job_spec(written(depth=164, shortcut="B")).network == "resnet-164-bottleneck-B"
     assert parse_job_spec(written(depth=164, block="basic")).network == "resnet-164-A"
-    spec = parse_job_spec(written(depth=1001, shortcut="B", preactivation=True))
+    spec = parse_job_spec(written(depth=1001, shortcut="B", activation_order=_PREACT))
     assert spec.network == "preact-1001-bottleneck-B"
 
 
@@ -119,16 +121,115 @@ def test_variants_default_to_the_paper() -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "network", "parameters"),
+    [
+        ({"shortcut_form": "identity"}, "resnet-110-A", {}),
+        (
+            {"shortcut_form": "constant-scaling"},
+            "resnet-110-A-scaled-0.5-0.5",
+            {"shortcut_scale": 0.5, "residual_scale": 0.5},
+        ),
+        (
+            {"shortcut_form": "constant-scaling", "residual_scale": 1},
+            "resnet-110-A-scaled-0.5-1",
+            {"shortcut_scale": 0.5, "residual_scale": 1.0},
+        ),
+        (
+            {"shortcut_form": "constant-scaling", "shortcut_scale": 0, "residual_scale": 1},
+            "resnet-110-A-scaled-0-1",
+            {"shortcut_scale": 0.0, "residual_scale": 1.0},
+        ),
+        (
+            {"shortcut_form": "exclusive-gating", "gate_bias": -7},
+            "resnet-110-A-exclusive-gating-b-7",
+            {"gate_bias": -7.0},
+        ),
+        (
+            {"shortcut_form": "exclusive-gating", "gate_bias": None},
+            "resnet-110-A-exclusive-gating-b-6",
+            {"gate_bias": -6.0},
+        ),
+        (
+            {"shortcut_form": "shortcut-only-gating", "gate_bias": 0},
+            "resnet-110-A-shortcut-only-gating-b0",
+            {"gate_bias": 0.0},
+        ),
+        ({"shortcut": "C"}, "resnet-110-C", {}),
+        ({"shortcut_form": "dropout"}, "resnet-110-A-dropout-0.5", {"dropout_rate": 0.5}),
+    ],
+)
+def test_each_row_of_table_1_is_a_spec(
+    form: dict[str, Any], network: str, parameters: dict[str, float]
+) -> None:
+    spec = parse_job_spec(written(depth=110, **form))
+    assert spec.network == network
+    names = ("shortcut_scale", "residual_scale", "gate_bias", "dropout_rate")
+    assert spec.model_dump(include=set(names)) == dict.fromkeys(names) | parameters
+    assert JobSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("order", "network"),
+    [
+        ("original", "resnet-110-A"),
+        ("bn-after-addition", "resnet-110-A-bn-after-addition"),
+        ("relu-before-addition", "resnet-110-A-relu-before-addition"),
+        ("relu-only-preactivation", "resnet-110-A-relu-only-preactivation"),
+        ("full-preactivation", "preact-110-A"),
+    ],
+)
+def test_each_row_of_table_2_is_a_spec(order: str, network: str) -> None:
+    spec = parse_job_spec(written(depth=110, activation_order=order, survival=0.5))
+    assert spec.network == f"{network}-survival-0.5"
+
+
+def test_a_parameter_of_another_form_is_refused_with_the_forms_that_have_it() -> None:
+    message = _error(shortcut_form="dropout", gate_bias=-6).message
+    assert message == (
+        "must be null with shortcut_form dropout: only exclusive-gating and shortcut-only-gating "
+        "use it; received -6"
+    )
+
+
+def test_an_order_that_changes_nothing_in_a_plain_network_is_refused() -> None:
+    message = _error(shortcut="none", activation_order="relu-before-addition").message
+    assert "without an addition relu-before-addition computes the same as original" in message
+
+
+@pytest.mark.parametrize(
     ("fields", "pointer"),
     [
         ({"family": "vgg-bn", "depth": 16}, "/shortcut"),
         (
-            {"family": "vgg", "depth": 16, "shortcut": "none", "preactivation": True},
-            "/preactivation",
+            {
+                "family": "vgg",
+                "depth": 16,
+                "shortcut": "none",
+                "activation_order": _PREACT,
+            },
+            "/activation_order",
         ),
         ({"stem": "imagenet"}, "/stem"),
         ({"shortcut": "none", "zero_init_residual": True}, "/zero_init_residual"),
-        ({"preactivation": True, "zero_init_residual": True}, "/zero_init_residual"),
+        (
+            {"activation_order": _PREACT, "zero_init_residual": True},
+            "/zero_init_residual",
+        ),
+        (
+            {"activation_order": "relu-before-addition", "zero_init_residual": True},
+            "/zero_init_residual",
+        ),
+        ({"shortcut": "none", "shortcut_form": "dropout"}, "/shortcut_form"),
+        ({"shortcut_form": "conv-1x1"}, "/shortcut_form"),
+        ({"shortcut_form": "constant-scaling", "gate_bias": 0}, "/gate_bias"),
+        ({"shortcut_form": "exclusive-gating", "shortcut_scale": 0.5}, "/shortcut_scale"),
+        ({"residual_scale": 0.5}, "/residual_scale"),
+        ({"shortcut_form": "constant-scaling", "residual_scale": 0}, "/residual_scale"),
+        ({"shortcut_form": "dropout", "dropout_rate": 1}, "/dropout_rate"),
+        ({"shortcut": "none", "activation_order": "bn-after-addition"}, "/activation_order"),
+        ({"shortcut": "none", "survival": 0.5}, "/survival"),
+        ({"family": "vgg", "depth": 16, "shortcut": "none", "survival": 0.5}, "/survival"),
+        ({"survival": 0}, "/survival"),
         ({"recipe": {"micro_batch_size": 48}}, "/recipe"),
         ({"recipe": "paper-imagenet"}, "/recipe"),
         ({"recipe": {"test_time_augmentation": "ten_crop"}}, "/recipe"),
@@ -247,7 +348,12 @@ def test_a_start_has_one_source_and_a_mode_that_it_permits(
 
 def test_a_default_name_is_cut_to_its_limit() -> None:
     spec = parse_job_spec(
-        {"depth": 18, "shortcut": "A", "dataset": "folder:" + 99 * "x", "preactivation": True}
+        {
+            "depth": 18,
+            "shortcut": "A",
+            "dataset": "folder:" + 99 * "x",
+            "activation_order": _PREACT,
+        }
     )
     assert spec.name == f"preact-18-A on folder:{99 * 'x'}"[:120]
 

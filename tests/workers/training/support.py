@@ -183,6 +183,19 @@ BATCH_NORM_RECIPE = {
 }
 
 
+# Six steps with small changes: a difference of the ranks shows, rounding does not grow.
+STOCHASTIC_RECIPE = BATCH_NORM_RECIPE | {
+    "iterations": 6,
+    "evaluate_every": 6,
+    "checkpoint_every": 3,
+}
+STOCHASTIC: dict[str, Any] = {
+    "survival": 0.3,
+    "shortcut_form": "shortcut-only-gating",
+    "gate_bias": -2,
+}
+
+
 def run_in_processes(directory: Path, context: DeviceContext) -> None:
     """All runs of the tests with several processes, in one go since processes start slowly.
 
@@ -190,8 +203,14 @@ def run_in_processes(directory: Path, context: DeviceContext) -> None:
     """
     runs: dict[str, Any] = {}
 
-    def add(name: str, recipe: dict[str, Any] | None = None, **options: Any) -> None:
-        spec = small_spec(recipe, resources={"num_workers": context.world_size})
+    def add(
+        name: str,
+        recipe: dict[str, Any] | None = None,
+        fields: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        resources = {"num_workers": context.world_size}
+        spec = small_spec(recipe, resources=resources, **fields or {})
         outcome, observer = run(spec, directory / name, context=context, **options)
         runs[name] = {
             "outcome": asdict(outcome),
@@ -207,6 +226,11 @@ def run_in_processes(directory: Path, context: DeviceContext) -> None:
     add("stopped late", stop_at=11)
     add("sync_batch_norm", BATCH_NORM_RECIPE | {"sync_batch_norm": True})
     add("local_batch_norm", BATCH_NORM_RECIPE)
+    for name, fields in (("stochastic", STOCHASTIC), ("dropout", {"shortcut_form": "dropout"})):
+        add(name, STOCHASTIC_RECIPE, fields)
+        saved = directory / name / "00000003"
+        files = {part: saved / file for part, file in checkpoint.FILE_NAMES.items()}
+        add(f"{name} resumed", STOCHASTIC_RECIPE, fields, resume=files)
     with distributed.join_ranks(rank=context.rank, world_size=context.world_size) as ranks:
         runs["gathered"] = ranks.all_gather(torch.tensor(context.rank)).tolist()
     (directory / f"rank-{context.rank}.json").write_text(json.dumps(runs))

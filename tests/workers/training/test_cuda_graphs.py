@@ -166,6 +166,14 @@ def test_a_network_with_dropout_is_not_recorded() -> None:
     assert recorder.num_recorded == 0
 
 
+def test_a_network_that_drops_branches_is_not_recorded() -> None:
+    recorder, spec = CpuGraphRecorder(), small_spec(survival=0.5)
+    step = make_step(spec.recipe, resnet.build_network(spec, 10), recorder=recorder)
+    for number in range(WARMUP_STEPS + 2):
+        step(*make_batch(number), 0.1)
+    assert recorder.num_recorded == 0
+
+
 def test_a_graph_is_freed_with_its_step() -> None:
     recorder, spec = CpuGraphRecorder(), make_spec()
     step = make_step(spec.recipe, make_network(spec), recorder=recorder)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -117,6 +118,26 @@ def test_exported_networks_compute_the_same_logits(tmp_path: Path) -> None:
     torch.export.load(files[CheckpointPart.PROGRAM], extra_files=extra)
     assert json.loads(extra["class_names"]) == list("0123456789")
     assert "| largest difference of a logit, model.onnx |" in files[CheckpointPart.CARD].read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"shortcut_form": "exclusive-gating", "activation_order": "full-preactivation"},
+        {"shortcut_form": "dropout", "activation_order": "relu-only-preactivation"},
+        {"shortcut_form": "constant-scaling", "activation_order": "bn-after-addition"},
+        {"survival": 0.5, "activation_order": "relu-before-addition", "shortcut": "B"},
+    ],
+    ids=str,
+)
+def test_every_variant_of_the_second_paper_is_exported(
+    tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """With logits that are equal to those of the network: else the files are withheld."""
+    recipe = {"iterations": 2, "exports": ["onnx", "pt2"]}
+    _, observer = support.run(small_spec(recipe, **fields), tmp_path)
+    assert {CheckpointPart.ONNX, CheckpointPart.PROGRAM} <= set(observer.files[2])
 
 
 @pytest.mark.slow

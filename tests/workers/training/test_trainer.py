@@ -11,6 +11,8 @@ from torch import nn
 from service.specs.series import MachineSeries, StepSeries
 from service.states import Reason, StopReason
 from tests.workers.training.support import (
+    STOCHASTIC,
+    STOCHASTIC_RECIPE,
     ProcessRuns,
     RecordingObserver,
     digests,
@@ -228,6 +230,63 @@ def test_every_kind_of_run_is_resumed_bit_for_bit(tmp_path: Path, recipe: dict[s
     assert resumed.values().items() <= uninterrupted.values().items()
 
 
+@pytest.mark.parametrize(
+    ("fields", "recipe"),
+    [
+        ({"shortcut_form": "dropout"}, {}),
+        ({"survival": 0.5}, {"micro_batch_size": 12, "precision": "bf16"}),
+        (
+            {"shortcut_form": "dropout", "survival": 0.5},
+            {"bn_statistics": "precise", "micro_batch_size": 24},
+        ),
+        ({"shortcut_form": "exclusive-gating", "survival": 0.8}, {"precision": "fp16"}),
+    ],
+    ids=["dropout", "stochastic depth", "both, with precise batch norm", "gates"],
+)
+def test_what_a_network_drops_is_resumed_bit_for_bit(
+    tmp_path: Path, fields: dict[str, Any], recipe: dict[str, Any]
+) -> None:
+    spec = small_spec(recipe, **fields)
+    _, uninterrupted = run(spec, tmp_path / "uninterrupted")
+    torch.rand(7)  # another process has another state of torch's generator
+    _, resumed = run(spec, tmp_path / "resumed", resume=uninterrupted.files[6])
+    assert digests(resumed.files[12]) == digests(uninterrupted.files[12])
+    assert resumed.values().items() <= uninterrupted.values().items()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"activation_order": "bn-after-addition"},
+        {"activation_order": "relu-before-addition"},
+        {"activation_order": "relu-only-preactivation"},
+        {"activation_order": "full-preactivation"},
+        {"shortcut_form": "constant-scaling"},
+        {"shortcut_form": "exclusive-gating"},
+        {"shortcut_form": "shortcut-only-gating", "precision": "bf16"},
+        {"shortcut_form": "dropout", "activation_order": "full-preactivation"},
+        {"survival": 0.5},
+        {"survival": 0.5, "shortcut": "B", "activation_order": "full-preactivation"},
+    ],
+    ids=str,
+)
+def test_every_variant_of_the_second_paper_learns(tmp_path: Path, fields: dict[str, Any]) -> None:
+    recipe = {
+        "iterations": 40,
+        "evaluate_every": 40,
+        "checkpoint_every": 40,
+        "milestones": (),
+        "warmup_learning_rate": None,
+        "warmup_until_error": None,
+        "precision": fields.pop("precision", "fp32"),
+    }
+    outcome, observer = run(small_spec(recipe, **fields), tmp_path)
+    losses = [loss for (series, _), loss in observer.points.items() if series == "train/loss"]
+    assert losses[-1] < 0.7 * losses[0]
+    assert outcome.test_error is not None
+    assert outcome.test_error < 80
+
+
 def test_a_plateau_drops_the_learning_rate(tmp_path: Path) -> None:
     recipe = {
         "schedule": "plateau",
@@ -329,3 +388,27 @@ def test_only_rank_0_reports(process_runs: ProcessRuns) -> None:
 def test_gathered_tensors_are_in_the_order_of_the_ranks(process_runs: ProcessRuns) -> None:
     _, ranks = process_runs
     assert [rank["gathered"] for rank in ranks] == [[0, 1, 2]] * 3
+
+
+@pytest.mark.slow
+def test_processes_drop_the_same_branches(process_runs: ProcessRuns, tmp_path: Path) -> None:
+    """Their mean gradient is that of one process with their micro-batches."""
+    directory, ranks = process_runs
+    spec = small_spec(STOCHASTIC_RECIPE | {"micro_batch_size": 16}, **STOCHASTIC)
+    _, single = run(spec, tmp_path)
+    weights = checkpoint.load(single.files[6], spec=spec)
+    files = checkpoint.find_newest(directory / "stochastic")
+    assert files is not None
+    theirs = checkpoint.load(files, spec=spec, is_same_job=False)
+    for name, weight in weights.weights.items():
+        if "running" not in name:
+            torch.testing.assert_close(theirs.weights[name], weight, rtol=1e-3, atol=1e-4)
+    assert ranks[0]["stochastic"]["checkpoints"] == [3, 6]
+
+
+@pytest.mark.slow
+def test_dropping_processes_are_resumed_bit_for_bit(process_runs: ProcessRuns) -> None:
+    directory, _ = process_runs
+    for kind in ("stochastic", "dropout"):
+        resumed = _newest_digests(directory / f"{kind} resumed")
+        assert resumed == _newest_digests(directory / kind)

@@ -5,7 +5,8 @@ import { linesOf, smoothed } from "./curves";
 import { flatten, isPlain } from "./jobs";
 
 /** Fields that the name of the network has. */
-const IN_NETWORK = /^(depth|shortcut|family|block|stem|preactivation)$/;
+const IN_NETWORK =
+  /^(depth|family|block|stem|shortcut(_form|_scale)?|residual_scale|gate_bias|dropout_rate|activation_order|survival)$/;
 
 export interface Group {
   label: string;

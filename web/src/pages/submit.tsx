@@ -151,7 +151,7 @@ export function SubmitPage() {
             <Field
               label="JSON object"
               error={byField.other}
-              hint={`As in the job spec: {"preactivation": true, "recipe": {"learning_rate": 0.05}}`}
+              hint={`As in the job spec: {"activation_order": "full-preactivation", "recipe": {"learning_rate": 0.05}}`}
             >
               {(attributes) => (
                 <textarea

@@ -28,12 +28,14 @@ class Purpose(IntEnum):
     FLIP = 3
     HELD_OUT = 4
     IMAGE = 5
+    SURVIVAL = 6
+    DROPOUT = 7
 
 
 def random_words(
     seed: int, purpose: Purpose, count: int, *, epoch: int = 0, image: int = 0
 ) -> NDArray[np.uint64]:
-    """`count` uniform 64-bit words.
+    """`count` uniform 64-bit words. What a step draws has its iteration and rank for the two.
 
     Philox is counter-based, so each (epoch, image) has a stream of its own. Only its raw output is
     used: NumPy guarantees that it never changes, which it does not for distributions (NEP 19).

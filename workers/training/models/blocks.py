@@ -1,4 +1,4 @@
-"""Building blocks of residual networks (He et al. 2015, Fig. 5; He et al. 2016, Fig. 4e).
+"""Building blocks of residual networks (He et al. 2015, Fig. 5; He et al. 2016, Figs. 2 and 4).
 
 Shapes: N batch, C channels, H height, W width.
 """
@@ -8,64 +8,201 @@ from torch.nn import functional
 
 from service.catalog import architectures
 from service.catalog.architectures import (
+    ActivationOrder,
     Architecture,
     Block,
     Shortcut,
+    ShortcutForm,
     Stage,
     Stem,
     StrideAt,
     ZeroPadding,
 )
+from workers.training.models.random_layers import ShortcutDropout, drop_branch
 
 
 def make_stage(
     network: Architecture, stage: Stage, inputs: int, *, is_first: bool
 ) -> nn.Sequential:
     """The blocks of a stage; `is_first`: it follows the stem."""
+    block_class: type[BasicBlock | Bottleneck | PreactivatedBlock] = PreactivatedBlock
+    if network.activation_order is not ActivationOrder.FULL_PREACTIVATION:
+        block_class = BasicBlock if network.block is Block.BASIC else Bottleneck
     blocks = nn.Sequential()
     for index in range(stage.blocks):
         stride = stage.stride if index == 0 else 1
-        if network.preactivation:
-            block: nn.Module = PreactivatedBlock(
-                network, stage, inputs, stride, is_first=is_first and index == 0
-            )
-        elif network.block is Block.BASIC:
-            block = BasicBlock(network, stage, inputs, stride)
-        else:
-            block = Bottleneck(network, stage, inputs, stride)
+        block = block_class(network, stage, inputs, stride, is_first=is_first and index == 0)
         blocks.append(block)
         inputs = stage.out_channels
     return blocks
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (Fig. 5 left); without a shortcut, two layers of a plain network."""
+class ResidualBlock(nn.Module):
+    """What all blocks share: the shortcut, its form, and what a training step does at random.
 
-    def __init__(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
+    Without a shortcut a block is two or three layers of a plain network.
+
+    `survival`: probability that a training step keeps the residual branch (Huang et al. 2016).
+    `is_dropped`: whether this step drops it; None outside of a step: the branch is then scaled by
+    `survival`, its expectation.
+    """
+
+    survival: float = 1.0
+    is_dropped: bool | None = None
+
+    def __init__(self, network: Architecture) -> None:
         super().__init__()
-        self.is_residual = network.shortcut is not Shortcut.NONE
+        self.network, self.order = network, network.activation_order
+        self.shares_activation = False
+
+    def make_shortcut(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
+        """Called last: torchvision's blocks have the shortcut's weights at their end."""
+        self.downsample = _make_shortcut(network, stage, inputs, stride)
+        self.gate: nn.Conv2d | None = None
+        if network.shortcut_form.is_gated:
+            self.gate = nn.Conv2d(inputs, stage.out_channels, 1, stride)
+        self.dropout: ShortcutDropout | None = None
+        if network.dropout_rate is not None:
+            self.dropout = ShortcutDropout(network.dropout_rate)
+
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
+        activated_NCHW = self.activate_input(maps_NCHW)
+        if self.network.shortcut is Shortcut.NONE:
+            sum_NCHW = self.compute_branch(activated_NCHW)
+        elif self.shares_activation:
+            sum_NCHW = self._add(activated_NCHW, activated_NCHW)
+        else:
+            sum_NCHW = self._add(maps_NCHW, activated_NCHW)
+        return self.activate_sum(sum_NCHW)
+
+    def activate_input(self, maps_NCHW: Tensor) -> Tensor:
+        """The input of the residual branch; must not change `maps_NCHW`."""
+        raise NotImplementedError
+
+    def compute_branch(self, activated_NCHW: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def activate_sum(self, sum_NCHW: Tensor) -> Tensor:
+        """The output of the block."""
+        return sum_NCHW
+
+    def _add(self, maps_NCHW: Tensor, activated_NCHW: Tensor) -> Tensor:
+        """The shortcut of `maps_NCHW` plus the branch of `activated_NCHW`."""
+        network, gate_NCHW = self.network, None
+        shortcut_NCHW = maps_NCHW if self.downsample is None else self.downsample(maps_NCHW)
+        if network.shortcut_scale is not None:
+            shortcut_NCHW = shortcut_NCHW * network.shortcut_scale
+        if self.dropout is not None:
+            shortcut_NCHW = self.dropout(shortcut_NCHW)
+        if self.gate is not None:
+            # float32: below 1, bf16 has steps of 1/256, and sigmoid(-6) is 1/404.
+            gate_NCHW = self.gate(maps_NCHW).float().sigmoid()
+            shortcut_NCHW = shortcut_NCHW * (1 - gate_NCHW)
+        if self.is_dropped:
+            return drop_branch(shortcut_NCHW, self)
+        branch_NCHW = self.compute_branch(activated_NCHW)
+        if gate_NCHW is not None and network.shortcut_form is ShortcutForm.EXCLUSIVE_GATING:
+            branch_NCHW = branch_NCHW * gate_NCHW
+        if network.residual_scale is not None:
+            branch_NCHW = branch_NCHW * network.residual_scale
+        if self.is_dropped is None and self.survival < 1:
+            branch_NCHW = branch_NCHW * self.survival
+        if (
+            branch_NCHW.dtype is not shortcut_NCHW.dtype
+            or self.order is ActivationOrder.RELU_BEFORE_ADDITION  # its gradient needs its output
+        ):
+            return branch_NCHW + shortcut_NCHW
+        branch_NCHW += shortcut_NCHW
+        return branch_NCHW
+
+
+class _ConvFirstBlock(ResidualBlock):
+    """Each convolution is followed by batch normalization, as in the first paper.
+
+    The orders differ in where the last batch normalization and the last ReLU are.
+    """
+
+    relu: nn.ReLU
+
+    def __init__(self, network: Architecture, *, is_first: bool) -> None:
+        super().__init__(network)
+        self.is_first = is_first
+
+    @property
+    def last_norm(self) -> nn.Module:
+        raise NotImplementedError
+
+    def make_shortcut(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
+        super().make_shortcut(network, stage, inputs, stride)
+        is_relu_first = self.order is ActivationOrder.RELU_ONLY_PREACTIVATION
+        self.shares_activation = is_relu_first and self.downsample is not None
+
+    def activate_input(self, maps_NCHW: Tensor) -> Tensor:
+        # The ReLU of the stem has activated the first block's input on both paths.
+        if self.order is ActivationOrder.RELU_ONLY_PREACTIVATION and not self.is_first:
+            return functional.relu(maps_NCHW)
+        return maps_NCHW
+
+    def end_branch(self, out_NCHW: Tensor) -> Tensor:
+        """What follows the last convolution of the residual branch."""
+        if self.order is ActivationOrder.BN_AFTER_ADDITION:
+            return out_NCHW
+        normal_NCHW: Tensor = self.last_norm(out_NCHW)
+        if self.order is ActivationOrder.RELU_BEFORE_ADDITION:
+            return functional.relu(normal_NCHW, inplace=True)
+        return normal_NCHW
+
+    def activate_sum(self, sum_NCHW: Tensor) -> Tensor:
+        if self.order is ActivationOrder.BN_AFTER_ADDITION:
+            sum_NCHW = self.last_norm(sum_NCHW)
+        elif self.order is not ActivationOrder.ORIGINAL:
+            return sum_NCHW
+        activated_NCHW: Tensor = self.relu(sum_NCHW)
+        return activated_NCHW
+
+
+class BasicBlock(_ConvFirstBlock):
+    """Two 3x3 convolutions (Fig. 5 left)."""
+
+    def __init__(
+        self,
+        network: Architecture,
+        stage: Stage,
+        inputs: int,
+        stride: int,
+        *,
+        is_first: bool = False,
+    ) -> None:
+        super().__init__(network, is_first=is_first)
         self.conv1 = make_conv(3, inputs, stage.width, stride=stride)
         self.bn1 = nn.BatchNorm2d(stage.width)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = make_conv(3, stage.width, stage.width)
         self.bn2 = nn.BatchNorm2d(stage.width)
-        self.downsample = _make_shortcut(network, stage, inputs, stride)
+        self.make_shortcut(network, stage, inputs, stride)
 
-    def forward(self, maps_NCHW: Tensor) -> Tensor:
-        out_NCHW = self.relu(self.bn1(self.conv1(maps_NCHW)))
-        out_NCHW = self.bn2(self.conv2(out_NCHW))
-        if self.is_residual:
-            out_NCHW += maps_NCHW if self.downsample is None else self.downsample(maps_NCHW)
-        activated_NCHW: Tensor = self.relu(out_NCHW)
-        return activated_NCHW
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn2
+
+    def compute_branch(self, activated_NCHW: Tensor) -> Tensor:
+        out_NCHW = self.relu(self.bn1(self.conv1(activated_NCHW)))
+        return self.end_branch(self.conv2(out_NCHW))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(_ConvFirstBlock):
     """1x1, 3x3 and 1x1 convolutions (Fig. 5 right); the last has four times the filters."""
 
-    def __init__(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
-        super().__init__()
-        self.is_residual = network.shortcut is not Shortcut.NONE
+    def __init__(
+        self,
+        network: Architecture,
+        stage: Stage,
+        inputs: int,
+        stride: int,
+        *,
+        is_first: bool = False,
+    ) -> None:
+        super().__init__(network, is_first=is_first)
         first, second = _split_stride(network, stride)
         self.conv1 = make_conv(1, inputs, stage.width, stride=first)
         self.bn1 = nn.BatchNorm2d(stage.width)
@@ -74,19 +211,19 @@ class Bottleneck(nn.Module):
         self.conv3 = make_conv(1, stage.width, stage.out_channels)
         self.bn3 = nn.BatchNorm2d(stage.out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _make_shortcut(network, stage, inputs, stride)
+        self.make_shortcut(network, stage, inputs, stride)
 
-    def forward(self, maps_NCHW: Tensor) -> Tensor:
-        out_NCHW = self.relu(self.bn1(self.conv1(maps_NCHW)))
+    @property
+    def last_norm(self) -> nn.Module:
+        return self.bn3
+
+    def compute_branch(self, activated_NCHW: Tensor) -> Tensor:
+        out_NCHW = self.relu(self.bn1(self.conv1(activated_NCHW)))
         out_NCHW = self.relu(self.bn2(self.conv2(out_NCHW)))
-        out_NCHW = self.bn3(self.conv3(out_NCHW))
-        if self.is_residual:
-            out_NCHW += maps_NCHW if self.downsample is None else self.downsample(maps_NCHW)
-        activated_NCHW: Tensor = self.relu(out_NCHW)
-        return activated_NCHW
+        return self.end_branch(self.conv3(out_NCHW))
 
 
-class PreactivatedBlock(nn.Module):
+class PreactivatedBlock(ResidualBlock):
     """Batch normalization and ReLU before each convolution, nothing after the addition.
 
     Where the shape changes, and in the first block, the shortcut takes the activated input, too
@@ -95,10 +232,15 @@ class PreactivatedBlock(nn.Module):
     """
 
     def __init__(
-        self, network: Architecture, stage: Stage, inputs: int, stride: int, *, is_first: bool
+        self,
+        network: Architecture,
+        stage: Stage,
+        inputs: int,
+        stride: int,
+        *,
+        is_first: bool = False,
     ) -> None:
-        super().__init__()
-        self.is_residual = network.shortcut is not Shortcut.NONE
+        super().__init__(network)
         is_activated = is_first and network.stem is Stem.IMAGENET
         self.bn1 = nn.Identity() if is_activated else nn.BatchNorm2d(inputs)
         self.relu = nn.ReLU(inplace=not is_activated)
@@ -113,20 +255,18 @@ class PreactivatedBlock(nn.Module):
             self.conv2 = make_conv(3, stage.width, stage.width, stride=second)
             self.bn3 = nn.BatchNorm2d(stage.width)
             self.conv3 = make_conv(1, stage.width, stage.out_channels)
-        self.downsample = _make_shortcut(network, stage, inputs, stride)
+        self.make_shortcut(network, stage, inputs, stride)
         self.shares_activation = is_first or self.downsample is not None
 
-    def forward(self, maps_NCHW: Tensor) -> Tensor:
-        activated_NCHW = self.relu(self.bn1(maps_NCHW))
+    def activate_input(self, maps_NCHW: Tensor) -> Tensor:
+        activated_NCHW: Tensor = self.relu(self.bn1(maps_NCHW))
+        return activated_NCHW
+
+    def compute_branch(self, activated_NCHW: Tensor) -> Tensor:
         out_NCHW: Tensor = self.conv2(self.relu(self.bn2(self.conv1(activated_NCHW))))
         if self.conv3 is not None:
             out_NCHW = self.conv3(self.relu(self.bn3(out_NCHW)))
-        if not self.is_residual:
-            return out_NCHW
-        shortcut_NCHW = activated_NCHW if self.shares_activation else maps_NCHW
-        if self.downsample is not None:
-            shortcut_NCHW = self.downsample(shortcut_NCHW)
-        return out_NCHW + shortcut_NCHW
+        return out_NCHW
 
 
 class PaddedShortcut(nn.Module):
@@ -163,9 +303,9 @@ def _make_shortcut(
         network.shortcut, in_channels=inputs, out_channels=outputs, stride=stride
     ):
         projection = make_conv(1, inputs, outputs, stride=stride)
-        if network.preactivation:
-            return projection
-        return nn.Sequential(projection, nn.BatchNorm2d(outputs))
+        if network.activation_order.normalizes_projections:
+            return nn.Sequential(projection, nn.BatchNorm2d(outputs))
+        return projection
     if network.shortcut is Shortcut.A and (stride != 1 or inputs != outputs):
         return PaddedShortcut(outputs - inputs, stride, network.zero_padding)
     return None

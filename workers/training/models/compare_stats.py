@@ -8,10 +8,12 @@ from pathlib import Path
 from service.catalog import architectures, model_stats
 from service.catalog.architectures import (
     BOTTLENECK_DEPTHS,
+    ActivationOrder,
     Architecture,
     Block,
     Family,
     Shortcut,
+    ShortcutForm,
     StrideAt,
     make_architecture,
 )
@@ -73,13 +75,27 @@ def list_networks() -> list[NamedNetwork]:
         ),
         *(
             NamedNetwork(
-                images,
-                make_architecture(Family.CIFAR, depth, shortcut, preactivation=preactivation),
+                images, make_architecture(Family.CIFAR, depth, shortcut, activation_order=order)
             )
             for images in ("cifar10", "cifar100")
-            for preactivation in (False, True)
+            for order in (ActivationOrder.ORIGINAL, ActivationOrder.FULL_PREACTIVATION)
             for depth in (20, 32, 44, 56, 110, 164, 1001, 1202)
             for shortcut in Shortcut
+        ),
+        *(
+            NamedNetwork(
+                "cifar10", make_architecture(Family.CIFAR, 110, Shortcut.A, shortcut_form=form)
+            )
+            for form in ShortcutForm
+            if form is not ShortcutForm.IDENTITY
+        ),
+        *(
+            NamedNetwork(
+                "cifar10", make_architecture(Family.CIFAR, depth, shortcut, activation_order=order)
+            )
+            for depth, shortcut in ((110, Shortcut.A), (164, Shortcut.B))
+            for order in ActivationOrder
+            if order not in architectures.PLAIN_ORDERS
         ),
     ]
 
@@ -108,7 +124,11 @@ def parse_published_name(name: str) -> list[NamedNetwork]:
                 int(match["depth"]),
                 shortcut,
                 block=Block.BOTTLENECK if is_bottleneck else None,
-                preactivation=match["kinds"] == "preact",
+                activation_order=(
+                    ActivationOrder.FULL_PREACTIVATION
+                    if match["kinds"] == "preact"
+                    else ActivationOrder.ORIGINAL
+                ),
                 stride_at=StrideAt.CONV_3X3 if match["variant"] == "v1.5" else StrideAt.CONV_1X1,
             ),
         )

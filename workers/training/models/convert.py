@@ -7,7 +7,6 @@ the original network computes.
 
 import re
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors.torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from service.catalog import architectures
 from service.catalog.architectures import (
+    ActivationOrder,
     Architecture,
     Block,
     Family,
@@ -23,7 +23,7 @@ from service.catalog.architectures import (
     StrideAt,
     ZeroPadding,
 )
-from workers.training.models import resnet, torchvision_marker
+from workers.training.models import resnet, weight_markers
 
 StateDict = dict[str, Tensor]
 
@@ -33,10 +33,9 @@ _FIRST_CONV_OF_BLOCK = re.compile(r"(layer\d)\.\d+\.conv1\.weight")
 def convert_file(path: Path, target: Path) -> Architecture:
     """Writes the file's weights as safetensors with our names and the network in the metadata."""
     architecture, network = load_network(path)
-    metadata = {name: str(choice) for name, choice in asdict(architecture).items()}
-    state = torchvision_marker.add_marker(network.state_dict(), architecture)
+    state = weight_markers.add_markers(network.state_dict(), architecture)
     weights = {name: tensor.contiguous() for name, tensor in state.items()}
-    safetensors.torch.save_file(weights, target, {"format": "pt"} | metadata)
+    safetensors.torch.save_file(weights, target, {"format": "pt"} | architecture.metadata)
     return architecture
 
 
@@ -59,10 +58,16 @@ def recognize(published: StateDict) -> tuple[Architecture, StateDict]:
 
     ValueError if they do not identify a network.
     """
+    variant = _find_variant(published)
+    if variant is not None:
+        raise ValueError(
+            f"a network with {variant}, which its tensors do not define completely; "
+            "the safetensors file of its job does, in its metadata"
+        )
     stride_at = (
-        StrideAt.CONV_1X1 if torchvision_marker.MARKER_KEY in published else StrideAt.CONV_3X3
+        StrideAt.CONV_1X1 if weight_markers.STRIDE_MARKER in published else StrideAt.CONV_3X3
     )
-    names = {name: _to_our_name(name) for name in torchvision_marker.remove_marker(published)}
+    names = {name: _to_our_name(name) for name in weight_markers.remove_markers(published)}
     state = {ours: published[theirs] for theirs, ours in names.items()}
     if "conv1.weight" not in state or "fc.bias" not in state:
         raise ValueError("not a residual network: no conv1.weight and fc.bias (or linear.bias)")
@@ -84,6 +89,16 @@ def recognize(published: StateDict) -> tuple[Architecture, StateDict]:
         zero_padding=ZeroPadding.BOTH if is_akamaster else ZeroPadding.END,
     )
     return architecture, _add_batch_counters(state)
+
+
+def _find_variant(published: StateDict) -> str | None:
+    """What distinguishes the tensors from those of the first paper's networks; None: nothing."""
+    if "bn2.weight" in published:
+        return f"activation order {ActivationOrder.FULL_PREACTIVATION}"
+    if any(".gate." in name for name in published):
+        return "gated shortcuts"
+    markers = weight_markers.VARIANT_MARKERS & published.keys()
+    return f"the marker {', '.join(sorted(markers))}" if markers else None
 
 
 def _to_our_name(name: str) -> str:

@@ -4,7 +4,7 @@ He et al. 2015, section 1: "the added layers are identity mapping, and the other
 from the learned shallower model". The blocks of a stage are copied to its front, and new blocks
 follow. New blocks see activated maps, which another ReLU does not change, so they are identities:
 
-    residual        the last batch normalization scales by 0: ReLU(x + 0) = x
+    residual        the last batch normalization scales by 0: ReLU(x + 0) = x, or x + 0 = x
     pre-activated   the last convolution is 0: x + 0 = x
     plain           each convolution is the identity, each batch normalization is undone
 
@@ -68,8 +68,9 @@ def _make_identity(block: nn.Module, mean_C: Tensor | None, variance_C: Tensor |
         nn.init.zeros_(last.weight)
         return
     assert isinstance(block, BasicBlock | Bottleneck)
-    if block.is_residual:
-        last_norm = block.bn2 if isinstance(block, BasicBlock) else block.bn3
+    if block.network.shortcut is not Shortcut.NONE:
+        last_norm = block.last_norm
+        assert isinstance(last_norm, _BatchNorm)
         nn.init.zeros_(last_norm.weight)
         nn.init.zeros_(last_norm.bias)
         layers = [] if block.downsample is None else [tuple(block.downsample.children())]

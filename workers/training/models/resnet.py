@@ -10,9 +10,10 @@ Shapes: N batch, C channels, H height, W width, K classes.
 import torch
 from torch import Tensor, nn
 
-from service.catalog.architectures import Architecture, Family, Stem
+from service.catalog.architectures import ActivationOrder, Architecture, Family, Stem
 from service.specs.job_spec import JobSpec
 from workers.training.models import blocks
+from workers.training.models.blocks import ResidualBlock
 
 
 def build_network(spec: JobSpec, classes: int) -> nn.Module:
@@ -61,13 +62,19 @@ class ResNet(nn.Module):
                 name, blocks.make_stage(network, stage, self.inplanes, is_first=is_first)
             )
             self.inplanes = stage.out_channels
-        if network.preactivation:
+        if network.activation_order is ActivationOrder.FULL_PREACTIVATION:
             self.bn2 = nn.BatchNorm2d(self.inplanes)
             if network.stem is Stem.CIFAR:
                 self.bn1 = self.relu = nn.Identity()  # the first block activates both its paths
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(self.inplanes, classes)
         self.apply(_init_weights)
+        residual = [module for module in self.modules() if isinstance(module, ResidualBlock)]
+        for block, survival in zip(residual, network.survival_probabilities, strict=True):
+            block.survival = survival
+            if block.gate is not None and network.gate_bias is not None:
+                assert block.gate.bias is not None
+                nn.init.constant_(block.gate.bias, network.gate_bias)
         if network.zero_init_residual:
             self.apply(_zero_init_residual)
 
@@ -80,8 +87,11 @@ class ResNet(nn.Module):
         maps_NCHW: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images_NCHW))))
         for name in self.stages:
             maps_NCHW = self.get_submodule(name)(maps_NCHW)
-        if self.network.preactivation:
-            return nn.functional.relu(self.bn2(maps_NCHW), inplace=True)
+        # The activation of a next block, which the appendix of the second paper keeps here.
+        if self.network.activation_order is ActivationOrder.FULL_PREACTIVATION:
+            maps_NCHW = self.bn2(maps_NCHW)
+        if self.network.activation_order.is_preactivation:
+            return nn.functional.relu(maps_NCHW, inplace=True)
         return maps_NCHW
 
 
@@ -95,7 +105,6 @@ def _init_weights(module: nn.Module) -> None:
 
 def _zero_init_residual(module: nn.Module) -> None:
     """Makes each residual block start as its shortcut (Goyal et al. 2017, section 5.1)."""
-    if isinstance(module, blocks.BasicBlock):
-        nn.init.zeros_(module.bn2.weight)
-    elif isinstance(module, blocks.Bottleneck):
-        nn.init.zeros_(module.bn3.weight)
+    if isinstance(module, blocks.BasicBlock | blocks.Bottleneck):
+        assert isinstance(module.last_norm, nn.BatchNorm2d)
+        nn.init.zeros_(module.last_norm.weight)

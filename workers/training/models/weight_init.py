@@ -18,7 +18,7 @@ from workers.training.data import sampling
 from workers.training.data.data_source import DataSource
 from workers.training.distributed import RankGroup
 from workers.training.errors import WeightsMismatch
-from workers.training.models import convert, deepen, torchvision_marker
+from workers.training.models import convert, deepen, weight_markers
 from workers.training.models.resnet import ResNet
 
 # Batches that the statistics of a deepened network's identities are measured on.
@@ -36,7 +36,7 @@ def init_from_checkpoint(
     assert spec.start_from is not None
     with safetensors.safe_open(weights_path, framework="pt") as file:
         metadata = file.metadata()
-    weights = torchvision_marker.remove_marker(safetensors.torch.load_file(weights_path))
+    weights = weight_markers.remove_markers(safetensors.torch.load_file(weights_path))
     try:
         if spec.start_from.mode is StartMode.DEEPEN:
             assert isinstance(model, ResNet), "checked at submission"
@@ -80,7 +80,7 @@ def _read_weights(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if "spec" in metadata:
-            weights = torchvision_marker.remove_marker(safetensors.torch.load_file(path))
+            weights = weight_markers.remove_markers(safetensors.torch.load_file(path))
             return checkpoint.architecture_of(metadata), weights
     architecture, network = convert.load_network(path)
     return architecture, dict(network.state_dict())

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.catalog import architectures
-from service.catalog.architectures import Architecture, Block, Family, Shortcut
+from service.catalog.architectures import (
+    ActivationOrder,
+    Architecture,
+    Block,
+    Family,
+    Shortcut,
+    ShortcutForm,
+)
 from service.specs.job_spec import StartMode
 from service.states import CheckpointPart
 from tests.workers.training.support import run, small_spec
@@ -30,13 +37,20 @@ Pair = tuple[nn.Module, nn.Module]
 Case = tuple[Family, int, int, Shortcut, dict[str, Any]]
 
 BOTTLENECK: dict[str, Any] = {"block": Block.BOTTLENECK}
-PREACTIVATED: dict[str, Any] = {"preactivation": True}
+PREACTIVATED: dict[str, Any] = {"activation_order": ActivationOrder.FULL_PREACTIVATION}
+RELU_ONLY: dict[str, Any] = {"activation_order": ActivationOrder.RELU_ONLY_PREACTIVATION}
+BN_AFTER: dict[str, Any] = {"activation_order": ActivationOrder.BN_AFTER_ADDITION}
+RELU_BEFORE: dict[str, Any] = {"activation_order": ActivationOrder.RELU_BEFORE_ADDITION}
+GATED: dict[str, Any] = {"shortcut_form": ShortcutForm.SHORTCUT_ONLY_GATING}
+SURVIVAL: dict[str, Any] = {"survival": 0.5}
 IDENTITY: list[Case] = [  # added blocks add exactly zero
     (Family.CIFAR, 8, 20, Shortcut.A, {}),
     (Family.CIFAR, 8, 14, Shortcut.B, {}),
     (Family.CIFAR, 11, 20, Shortcut.A, BOTTLENECK),
     (Family.CIFAR, 8, 14, Shortcut.A, PREACTIVATED),
     (Family.CIFAR, 11, 20, Shortcut.B, BOTTLENECK | PREACTIVATED),
+    (Family.CIFAR, 8, 14, Shortcut.A, RELU_ONLY),
+    (Family.CIFAR, 11, 20, Shortcut.B, BOTTLENECK | RELU_ONLY),
     (Family.IMAGENET, 18, 34, Shortcut.B, {}),
 ]
 INVERTED: list[Case] = [  # added blocks invert batch normalization
@@ -134,6 +148,13 @@ def test_every_parameter_of_an_added_block_gets_a_gradient() -> None:
         ((8, "none", PREACTIVATED), (14, "none", PREACTIVATED), "can be the identity"),
         ((11, "none", BOTTLENECK), (20, "none", BOTTLENECK), "can be the identity"),
         ((8, "C", PREACTIVATED), (14, "C", PREACTIVATED), "projections see"),
+        ((8, "C", RELU_ONLY), (14, "C", RELU_ONLY), "projections see"),
+        ((8, "A", BN_AFTER), (14, "A", BN_AFTER), "batch norm follows its addition"),
+        ((8, "A", RELU_BEFORE), (14, "A", RELU_BEFORE), "its branch ends in ReLU"),
+        ((8, "A", GATED), (14, "A", GATED), "its shortcut has the form shortcut-only-gating"),
+        ((8, "A", {}), (14, "A", GATED), "differ in shortcut_form, gate_bias"),
+        ((8, "A", SURVIVAL), (14, "A", SURVIVAL), "depend on the number of blocks"),
+        ((8, "A", {}), (14, "A", RELU_ONLY), "differ in activation_order"),
     ],
 )
 def test_architectures_that_cannot_be_deepened_say_why(few: Any, many: Any, message: str) -> None:

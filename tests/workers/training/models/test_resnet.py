@@ -9,10 +9,12 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
 from service.catalog import architectures, model_stats
 from service.catalog.architectures import (
+    ActivationOrder,
     Architecture,
     Block,
     Family,
     Shortcut,
+    ShortcutForm,
     Stem,
     StrideAt,
     ZeroPadding,
@@ -24,6 +26,7 @@ from workers.training.models.blocks import PaddedShortcut
 from workers.training.models.resnet import ResNet
 
 CIFAR, IMAGENET = Family.CIFAR, Family.IMAGENET
+PREACT = ActivationOrder.FULL_PREACTIVATION
 
 
 def network(
@@ -33,9 +36,9 @@ def network(
 
 
 SHALLOW = [
-    network(family, depth, shortcut, preactivation=preactivation, **choices)
+    network(family, depth, shortcut, activation_order=order, **choices)
     for shortcut in Shortcut
-    for preactivation in (False, True)
+    for order in architectures.PLAIN_ORDERS
     for family, depth, choices in (
         (CIFAR, 8, {}),
         (CIFAR, 20, {}),
@@ -45,6 +48,21 @@ SHALLOW = [
         (IMAGENET, 34, {}),
         (IMAGENET, 50, {}),
         (IMAGENET, 50, {"stride_at": StrideAt.CONV_3X3}),
+    )
+]
+VARIANTS = [
+    network(family, depth, shortcut, shortcut_form=form, activation_order=order, **choices)
+    for shortcut in (Shortcut.A, Shortcut.B, Shortcut.C)
+    for form, order in (
+        *((ShortcutForm.IDENTITY, order) for order in ActivationOrder),
+        *((form, ActivationOrder.ORIGINAL) for form in ShortcutForm),
+        (ShortcutForm.EXCLUSIVE_GATING, PREACT),
+    )
+    if form is not ShortcutForm.IDENTITY or order not in architectures.PLAIN_ORDERS
+    for family, depth, choices in (
+        (CIFAR, 8, {}),
+        (CIFAR, 11, {"block": Block.BOTTLENECK}),
+        (IMAGENET, 18, {}),
     )
 ]
 
@@ -129,11 +147,32 @@ def check_counts(architecture: Architecture, *, height: int, width: int) -> None
 
 
 @pytest.mark.parametrize(
-    "architecture", SHALLOW, ids=lambda network: f"{network.family}-{network.label}"
+    "architecture", SHALLOW + VARIANTS, ids=lambda network: f"{network.family}-{network.label}"
 )
 def test_stats_equal_those_of_the_built_network(architecture: Architecture) -> None:
     size = 75 if architecture.family is IMAGENET else 27  # odd sizes: every halving rounds
     check_counts(architecture, height=size, width=size + 2)
+
+
+@pytest.mark.parametrize("depth", [110, 164])
+def test_gates_add_a_1x1_convolution_with_biases_to_each_block(depth: int) -> None:
+    """54 blocks: one for each gate, as many channels out of it as out of its block."""
+    plain, gated = (
+        model_stats.compute_model_stats(
+            network(CIFAR, depth, Shortcut.A, shortcut_form=form), classes=10, height=32, width=32
+        )
+        for form in (ShortcutForm.IDENTITY, ShortcutForm.EXCLUSIVE_GATING)
+    )
+    e = 1 if depth == 110 else 4
+    inputs = [16, *[16 * e] * 17, 16 * e, *[32 * e] * 17, 32 * e, *[64 * e] * 17]
+    outputs = [*[16 * e] * 18, *[32 * e] * 18, *[64 * e] * 18]
+    pairs = list(zip(inputs, outputs, strict=True))
+    assert gated.layers - plain.layers == 54
+    assert gated.parameters - plain.parameters == sum(i * o + o for i, o in pairs)
+    positions = [*[32**2] * 18, *[16**2] * 18, *[8**2] * 18]
+    assert gated.multiply_adds - plain.multiply_adds == sum(
+        i * o * p for (i, o), p in zip(pairs, positions, strict=True)
+    )
 
 
 @pytest.mark.parametrize("family", [Family.VGG, Family.VGG_BN])
@@ -217,30 +256,11 @@ def test_zero_init_residual_zeroes_the_last_batch_norm_of_each_branch(
     assert zeroed == {name for name, _ in built.named_modules() if name.endswith(f".{last}")}
 
 
-@pytest.mark.parametrize("shortcut", [Shortcut.A, Shortcut.B])
-@torch.no_grad()
-def test_a_preactivated_network_computes_what_the_second_paper_defines(shortcut: Shortcut) -> None:
-    built = ResNet(network(CIFAR, 14, shortcut, preactivation=True), classes=10)
-    images_NCHW = images(size=16)
-    maps_NCHW = built.conv1(images_NCHW)
-    for stage in (1, 2, 3):
-        for number in (0, 1):
-            block = built.get_submodule(f"layer{stage}.{number}")
-            assert isinstance(block, blocks.PreactivatedBlock)
-            activated_NCHW = block.bn1(maps_NCHW).relu()
-            branch_NCHW = block.conv2(block.bn2(block.conv1(activated_NCHW)).relu())
-            # The first block, and those with a projection, share the activation with the shortcut.
-            shortcut_NCHW = activated_NCHW if number == 0 else maps_NCHW
-            if block.downsample is not None:
-                shortcut_NCHW = block.downsample(shortcut_NCHW)
-            maps_NCHW = shortcut_NCHW + branch_NCHW
-    expected_NK = built.fc(built.bn2(maps_NCHW).relu().mean(dim=(2, 3)))
-    assert torch.allclose(built(images_NCHW), expected_NK, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_gradients_of_1001_layers_reach_the_first() -> None:
-    architecture = network(CIFAR, 1001, Shortcut.B, preactivation=True)
+    architecture = network(
+        CIFAR, 1001, Shortcut.B, activation_order=ActivationOrder.FULL_PREACTIVATION
+    )
     built = resnet.create_network(architecture, classes=10)
     built(images(size=8)).logsumexp(dim=1).sum().backward()
     gradient = built.get_parameter("conv1.weight").grad
