@@ -160,7 +160,10 @@ class JobSpec(Spec):
     stem: Stem
     """First layers; write `cifar` for ImageNet depths on small images. Default: by family."""
     shortcut_form: ShortcutForm = ShortcutForm.IDENTITY
-    """What a block does with its shortcut before the addition (He et al. 2016, Table 1)."""
+    """What a block does with its shortcut before the addition (He et al. 2016, Table 1).
+
+    Table 1's 1x1 convolution is shortcut `C`.
+    """
     shortcut_scale: Annotated[
         float | None,
         Field(ge=0, le=10, default_factory=lambda data: _default_parameter(data, "shortcut_scale")),

@@ -1166,6 +1166,12 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * ActivationOrder
+         * @description Where a block normalizes and activates (He et al. 2016, Fig. 4, Table 2).
+         * @enum {string}
+         */
+        ActivationOrder: "original" | "bn-after-addition" | "relu-before-addition" | "relu-only-preactivation" | "full-preactivation";
+        /**
          * Algorithm
          * @enum {string}
          */
@@ -1865,11 +1871,23 @@ export interface components {
             depth: number;
             shortcut: components["schemas"]["Shortcut"];
             stem: components["schemas"]["Stem"];
+            /** @default identity */
+            shortcut_form: components["schemas"]["ShortcutForm"];
+            /** Shortcut Scale */
+            shortcut_scale?: number | null;
+            /** Residual Scale */
+            residual_scale?: number | null;
+            /** Gate Bias */
+            gate_bias?: number | null;
+            /** Dropout Rate */
+            dropout_rate?: number | null;
+            /** @default original */
+            activation_order: components["schemas"]["ActivationOrder"];
             /**
-             * Preactivation
-             * @default false
+             * Survival
+             * @default 1
              */
-            preactivation: boolean;
+            survival: number;
             /** @default 1x1 */
             stride_at: components["schemas"]["StrideAt"];
             /** @default end */
@@ -3058,6 +3076,19 @@ export interface components {
          * @enum {string}
          */
         Shortcut: "none" | "A" | "B" | "C";
+        /**
+         * ShortcutForm
+         * @description What a block does with its shortcut before the addition (He et al. 2016, Fig. 2, Table 1).
+         *
+         *     For an input x with shortcut h(x), the residual branch F(x) and the gate
+         *     g(x) = sigmoid(W x + b), a 1x1 convolution:
+         *
+         *     identity: h(x) + F(x). constant-scaling: shortcut_scale h(x) + residual_scale F(x).
+         *     exclusive-gating: (1 - g(x)) h(x) + g(x) F(x). shortcut-only-gating: (1 - g(x)) h(x) + F(x).
+         *     dropout: dropout(h(x)) + F(x). The paper's 1x1 convolution on each shortcut is option C.
+         * @enum {string}
+         */
+        ShortcutForm: "identity" | "constant-scaling" | "exclusive-gating" | "shortcut-only-gating" | "dropout";
         /** SignIn */
         SignIn: {
             /** Token */
