@@ -7,6 +7,7 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel
 
+from api.stored_json import StoredAs
 from service.errors import invalid_parameter
 from service.specs.fields import list_field_types
 
@@ -65,8 +66,9 @@ def _find_members(view: type[BaseModel]) -> dict[str, bool]:
 
 
 def _walk(view: type[BaseModel], prefix: str) -> Iterator[tuple[str, bool]]:
-    for name in view.model_fields:
-        types = list_field_types(view, name)
+    for name, field in view.model_fields.items():
+        stored = {known.model for known in field.metadata if isinstance(known, StoredAs)}
+        types = stored or list_field_types(view, name)
         yield f"{prefix}{name}", any(get_origin(kind) in {dict, Mapping} for kind in types)
         for kind in types:
             if isinstance(kind, type) and issubclass(kind, BaseModel):

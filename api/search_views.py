@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from api.stored_json import StoredAs
 from api.views import View
-from service.searches import records
 from service.searches.importance import Importance
 from service.searches.ranking import SearchProgress, Trial
 from service.specs.search_spec import Metric, SearchSpec
@@ -67,7 +67,7 @@ class SearchView(View):
     id: str
     name: str
     state: SearchState
-    spec: SearchSpec
+    spec: Annotated[dict[str, Any], StoredAs(SearchSpec)]
     end_reason: Annotated[SearchEndReason | None, Field(description="why it ended")]
     message: str | None
     user: str
@@ -87,40 +87,30 @@ class SearchView(View):
 
     @classmethod
     def of(cls, search: SearchRow, progress: SearchProgress | None = None) -> "SearchView":
-        return cls(spec=records.spec_of(search), **cls._make_members(search, progress))
-
-    @classmethod
-    def dump(cls, search: SearchRow) -> dict[str, Any]:
-        """The view as JSON. The spec is as it is stored: its validation takes milliseconds."""
-        members = cls.model_construct(**cls._make_members(search, None))
-        return members.model_dump(mode="json") | {"spec": search.spec}
-
-    @staticmethod
-    def _make_members(search: SearchRow, progress: SearchProgress | None) -> dict[str, Any]:
-        """All but the spec."""
         used = progress and BudgetUsedView(
             trials=len(progress.trials),
             iterations=progress.iterations,
             wall_seconds=progress.wall_seconds,
         )
-        return {
-            "id": search.id,
-            "name": search.name,
-            "state": search.state,
-            "end_reason": search.end_reason,
-            "message": search.message,
-            "user": search.user,
-            "note": search.note,
-            "starred": search.starred,
-            "archived": search.archived,
-            "created_at": search.created_at,
-            "started_at": search.started_at,
-            "finished_at": search.finished_at,
-            "drivers": search.driver_number,
-            "best": [TrialView.of(trial) for trial in progress.best] if progress else None,
-            "counts": progress.counts if progress else None,
-            "used": used,
-        }
+        return cls(
+            id=search.id,
+            name=search.name,
+            state=search.state,
+            spec=search.spec,
+            end_reason=search.end_reason,
+            message=search.message,
+            user=search.user,
+            note=search.note,
+            starred=search.starred,
+            archived=search.archived,
+            created_at=search.created_at,
+            started_at=search.started_at,
+            finished_at=search.finished_at,
+            drivers=search.driver_number,
+            best=[TrialView.of(trial) for trial in progress.best] if progress else None,
+            counts=progress.counts if progress else None,
+            used=used,
+        )
 
 
 class SearchPage(View):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.stored_json import StoredAs
 from service.jobs import bottleneck, checkpoints, plan_notes, records
 from service.jobs.bottleneck import BottleneckCode
 from service.jobs.lineage import LineageJob
@@ -91,7 +92,7 @@ class JobView(View):
     name: str
     network: str
     state: JobState
-    spec: JobSpec
+    spec: Annotated[dict[str, Any], StoredAs(JobSpec)]
     reason: Annotated[Reason | None, Field(description="why the last attempt ended")]
     message: str | None
     user: Annotated[str, Field(description="name of the token that submitted it")]
@@ -119,46 +120,35 @@ class JobView(View):
 
     @classmethod
     def of(cls, job: JobRow, waiting: JobQueueStatus | None = None) -> "JobView":
-        view = QueueStatusView.model_validate(waiting) if waiting is not None else None
-        return cls(spec=records.spec_of(job), **cls._make_members(job) | {"waiting": view})
-
-    @classmethod
-    def dump(cls, job: JobRow) -> dict[str, Any]:
-        """The view as JSON. The spec is as it is stored: its validation takes a millisecond."""
-        members = cls.model_construct(**cls._make_members(job))
-        return members.model_dump(mode="json") | {"spec": job.spec}
-
-    @staticmethod
-    def _make_members(job: JobRow) -> dict[str, Any]:
-        """All but the spec."""
         environment = records.environment_of(job)
         found = bottleneck.find_bottleneck(job.latest_metrics)
-        return {
-            "id": job.id,
-            "name": job.name,
-            "network": records.architecture_of(job).label,
-            "state": job.state,
-            "reason": job.reason,
-            "message": job.message,
-            "user": job.user,
-            "note": job.note,
-            "starred": job.starred,
-            "archived": job.archived,
-            "priority": job.priority,
-            "waiting": None,
-            "stop_requested": job.stop_requested,
-            "created_at": job.created_at,
-            "started_at": job.started_at,
-            "finished_at": job.finished_at,
-            "attempts": job.attempts,
-            "restarts": job.restarts,
-            "preemptions": job.preemptions,
-            "progress": ProgressView.of(job),
-            "bottleneck": None if found is None else BottleneckView.model_validate(found),
-            "parameters": None if environment is None else environment.parameters,
-            "environment": environment,
-            "result": records.result_of(job),
-        }
+        return cls(
+            id=job.id,
+            name=job.name,
+            network=records.architecture_of(job).label,
+            state=job.state,
+            spec=job.spec,
+            reason=job.reason,
+            message=job.message,
+            user=job.user,
+            note=job.note,
+            starred=job.starred,
+            archived=job.archived,
+            priority=job.priority,
+            waiting=None if waiting is None else QueueStatusView.model_validate(waiting),
+            stop_requested=job.stop_requested,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            finished_at=job.finished_at,
+            attempts=job.attempts,
+            restarts=job.restarts,
+            preemptions=job.preemptions,
+            progress=ProgressView.of(job),
+            bottleneck=None if found is None else BottleneckView.model_validate(found),
+            parameters=None if environment is None else environment.parameters,
+            environment=environment,
+            result=records.result_of(job),
+        )
 
 
 class WaitingJobView(View):

@@ -83,7 +83,7 @@ def download_weights(
     job = records.find_job(session, job_id)
     found = checkpoints.find_checkpoint(session, job_id, checkpoint)
     file = checkpoints.find_file(session, found, format.part)
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{records.spec_of(job).network}-{job.dataset}")
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{records.architecture_of(job).label}-{job.dataset}")
     filename = f"{stem}-{job.id}-{found.iteration}.{format.suffix}"
     return ArtifactResponse(
         services.artifacts,

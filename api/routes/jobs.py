@@ -147,7 +147,7 @@ def list_jobs(
     wanted = filters.make_filter(archived=page.archived, id_prefix=page.id_prefix)
     found = records.list_page(session, wanted, limit=page.limit, token=page.page_token, sort=sort)
     if selection is not None:
-        jobs = [selection.pick(JobView.dump(job)) for job in found.rows]
+        jobs = [selection.pick(JobView.of(job).model_dump(mode="json")) for job in found.rows]
         return SelectedJobPage(jobs=jobs, next_page_token=found.next_token)
     return JobPage(jobs=[JobView.of(job) for job in found.rows], next_page_token=found.next_token)
 

@@ -82,10 +82,10 @@ def list_searches(
         id_prefix=page.id_prefix,
         archived=page.archived,
     )
-    if selection is not None:
-        selected = [selection.pick(SearchView.dump(search)) for search in found.rows]
-        return SelectedSearchPage(searches=selected, next_page_token=found.next_token)
     views = [SearchView.of(search) for search in found.rows]
+    if selection is not None:
+        selected = [selection.pick(view.model_dump(mode="json")) for view in views]
+        return SelectedSearchPage(searches=selected, next_page_token=found.next_token)
     return SearchPage(searches=views, next_page_token=found.next_token)
 
 

@@ -1,7 +1,7 @@
 """Rows of jobs: finding them, and their JSON columns as types."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 
 from pydantic import TypeAdapter
@@ -18,9 +18,6 @@ from service.states import JobState
 from service.storage import paging
 from service.storage.paging import Page
 from service.storage.tables import JobRow, TagRow
-
-_ARCHITECTURE = TypeAdapter(Architecture)
-_ARCHITECTURE_FIELDS = [field.name for field in fields(Architecture)]
 
 # `find_job`, or `lifecycle.lock_job`.
 FindJob = Callable[[Session, str], JobRow]
@@ -89,13 +86,15 @@ def list_page(
 
 
 def spec_of(job: JobRow) -> JobSpec:
-    """The complete spec. Its validation takes about a millisecond: not for what is polled."""
+    """The complete spec. Its validation takes a tenth of a millisecond: not for what is polled."""
     return JobSpec.model_validate(job.spec)
 
 
+_ARCHITECTURE = TypeAdapter(Architecture)
+
+
 def architecture_of(job: JobRow) -> Architecture:
-    """Without the validation of the complete spec."""
-    return _ARCHITECTURE.validate_python({name: job.spec[name] for name in _ARCHITECTURE_FIELDS})
+    return _ARCHITECTURE.validate_python(job.spec)
 
 
 def batch_size_of(job: JobRow) -> int:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.jobs import lifecycle
+from service.specs.job_spec import JobSpec
 from service.states import Reason
 from tests.support.api import RFC_3339, Api
 from tests.support.core import START, cancelled, job_id_of, make_point, note, workers, written
@@ -160,6 +161,17 @@ def _pages(api: Api, **query: Any) -> Iterator[list[str]]:
         token = answer.json()["next_page_token"]
         if token is None:
             return
+
+
+def test_a_list_has_the_stored_specs_without_validating_them_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = api.post("/v1/jobs", written(depth=20, shortcut="none", tags=["mine"])).json()["spec"]
+    assert JobSpec.model_validate(spec).model_dump(mode="json") == spec
+    monkeypatch.setattr(JobSpec, "model_validate", None)
+    (job,) = api.get("/v1/jobs").json()["jobs"]
+    assert job["spec"] == spec
+    assert job["network"] == "plain-20"
 
 
 def test_pages_contain_every_job_once(any_api: Api) -> None:
