@@ -211,14 +211,6 @@ def test_a_finished_job_is_deleted_after_a_question(signed_in: Page, api: Api) -
     expect(signed_in.get_by_text("No jobs yet.")).to_be_visible()
 
 
-def test_a_job_that_does_not_exist_says_so(signed_in: Page, api: Api, errors: list[str]) -> None:
-    signed_in.goto(f"{api.url}/jobs/0000000000000000")
-    expect(signed_in.get_by_text("It may have been deleted.")).to_be_visible()
-    assert_accessible(signed_in)
-    # Chromium reports the 404 of each read.
-    errors.clear()
-
-
 def test_name_tags_note_and_star_are_edited(signed_in: Page, api: Api, errors: list[str]) -> None:
     job_id = cancelled(api.core, name="old name")
     signed_in.goto(f"{api.url}/jobs/{job_id}")

@@ -8,8 +8,8 @@ from sqlalchemy import insert, select
 
 from service.specs.protocol import Progress
 from service.storage.tables import JobRow
-from tests.support.api import Api
-from tests.support.browser import assert_accessible
+from tests.support.api import TOKEN, Api
+from tests.support.browser import assert_accessible, sign_in
 from tests.support.core import cancelled, job_id_of
 
 pytestmark = pytest.mark.browser
@@ -22,15 +22,18 @@ def test_a_wrong_token_is_refused_with_the_reason_at_its_field(page: Page, api: 
     expect(page.get_by_role("alert")).to_have_text("The service does not know this token.")
 
 
-def test_the_list_appears_after_the_sign_in_and_survives_a_reload(
-    signed_in: Page, api: Api
-) -> None:
-    expect(signed_in.get_by_text("No jobs yet.")).to_be_visible()
+@pytest.mark.usefixtures("errors")
+def test_the_list_appears_after_the_sign_in_and_survives_a_reload(page: Page, api: Api) -> None:
+    page.goto(api.url)
+    expect(page.get_by_label("Token")).to_be_visible()
+    assert_accessible(page)
+    sign_in(page, api.url, TOKEN)
+    expect(page.get_by_text("No jobs yet.")).to_be_visible()
     api.core.submit(name="first job")
-    expect(signed_in.get_by_role("link", name="first job")).to_be_visible()
-    signed_in.reload()
-    expect(signed_in.get_by_role("link", name="first job")).to_be_visible()
-    assert_accessible(signed_in)
+    expect(page.get_by_role("link", name="first job")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("link", name="first job")).to_be_visible()
+    assert_accessible(page)
 
 
 def test_signing_out_leads_back_to_the_form(signed_in: Page) -> None:

@@ -1,7 +1,7 @@
 /** The frame of all pages, and which page an address shows. */
 import type { ComponentChild } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { EmptyNote } from "./components/notes";
+import { EmptyNote, ErrorNote } from "./components/notes";
 import { path } from "./lib/route";
 import { theme, toggleTheme } from "./lib/theme";
 import { useTitle } from "./lib/title";
@@ -14,7 +14,7 @@ import { SearchesPage } from "./pages/searches";
 import { SettingsPage } from "./pages/settings";
 import { SignInPage } from "./pages/sign-in";
 import { SubmitPage } from "./pages/submit";
-import { signOut, user } from "./session";
+import { loadSession, sessionError, signOut, user } from "./session";
 
 const NAVIGATION = [
   ["/", "Jobs"],
@@ -37,7 +37,7 @@ const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
 
 export function App() {
   useFocusOnNavigation();
-  if (user.value === undefined) return null;
+  if (user.value === undefined) return sessionError.value && <Unavailable />;
   if (user.value === null) return <SignInPage />;
   return (
     <>
@@ -69,6 +69,19 @@ export function App() {
         <Page />
       </main>
     </>
+  );
+}
+
+function Unavailable() {
+  useTitle("Not available");
+  return (
+    <main class="sign-in">
+      <h1>resnetd does not answer</h1>
+      <ErrorNote error={sessionError.value} />
+      <button type="button" class="primary" onClick={loadSession}>
+        Try again
+      </button>
+    </main>
   );
 }
 

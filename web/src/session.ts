@@ -1,15 +1,21 @@
 /** Who is signed in. The cookie itself is out of reach of scripts. */
 import { signal } from "@preact/signals";
-import { api, read } from "./api/client";
+import { ApiError, api, read } from "./api/client";
 
 /** The name of the token; null: signed out; undefined: not known yet. */
 export const user = signal<string | null | undefined>(undefined);
 
+/** Why it cannot be known. */
+export const sessionError = signal<ApiError | null>(null);
+
 export async function loadSession(): Promise<void> {
   try {
     user.value = (await read(api.GET("/v1/session"))).user;
-  } catch {
-    user.value = null;
+    sessionError.value = null;
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.status === 401) user.value = null;
+    else sessionError.value = error;
   }
 }
 

@@ -50,6 +50,11 @@ export function SearchPage({ id }: { id: string }) {
       <>
         <h1>Search</h1>
         <ErrorNote error={errorOf(live)} />
+        {errorOf(live)?.status === 404 && (
+          <EmptyNote title="It may have been deleted.">
+            <a href="/searches">Go to the searches</a>
+          </EmptyNote>
+        )}
       </>
     );
   const { search } = data;
