@@ -2,6 +2,7 @@
 import { type Signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
+import { memo } from "../lib/memo";
 import { ROW_HEIGHT, visibleRows } from "../lib/virtual";
 
 export interface Column<T> {
@@ -86,30 +87,18 @@ export function Table<T>(properties: Properties<T>) {
           <Spacer rows={shown.first} width={width} />
           {rows.slice(shown.first, shown.end).map((row, index) => {
             const id = idOf(row);
-            const isSelected = selected?.value.has(id);
             return (
-              <tr
+              <Row
                 key={id}
-                aria-rowindex={shown.first + index + 2}
-                aria-selected={isSelected}
-                onMouseEnter={() => properties.onPoint?.(id)}
-                onMouseLeave={() => properties.onPoint?.(null)}
-              >
-                {selected && (
-                  <td class="pick">
-                    <Pick
-                      label={`Select ${properties.nameOf?.(row) ?? id}`}
-                      isOn={isSelected ?? false}
-                      onChange={(isOn) => {
-                        selected.value = toggled(selected.value, [id], isOn);
-                      }}
-                    />
-                  </td>
-                )}
-                {columns.map((column) => (
-                  <td class={classOf(column)}>{column.cell(row)}</td>
-                ))}
-              </tr>
+                id={id}
+                row={row}
+                index={shown.first + index}
+                columns={columns}
+                nameOf={properties.nameOf}
+                selected={selected}
+                isSelected={selected?.value.has(id)}
+                onPoint={properties.onPoint}
+              />
             );
           })}
           <Spacer rows={rows.length - shown.end} width={width} />
@@ -118,6 +107,46 @@ export function Table<T>(properties: Properties<T>) {
     </section>
   );
 }
+
+interface RowProperties<T> {
+  id: string;
+  row: T;
+  /** From 0. */
+  index: number;
+  columns: readonly Column<T>[];
+  nameOf: ((row: T) => string) | undefined;
+  selected: Signal<ReadonlySet<string>> | undefined;
+  isSelected: boolean | undefined;
+  onPoint: ((id: string | null) => void) | undefined;
+}
+
+/** While the table scrolls, only rows that enter the document are rendered. */
+const Row = memo(function Row<T>(properties: RowProperties<T>) {
+  const { id, row, index, columns, nameOf, selected, isSelected, onPoint } = properties;
+  return (
+    <tr
+      aria-rowindex={index + 2}
+      aria-selected={isSelected}
+      onMouseEnter={() => onPoint?.(id)}
+      onMouseLeave={() => onPoint?.(null)}
+    >
+      {selected && (
+        <td class="pick">
+          <Pick
+            label={`Select ${nameOf?.(row) ?? id}`}
+            isOn={isSelected ?? false}
+            onChange={(isOn) => {
+              selected.value = toggled(selected.value, [id], isOn);
+            }}
+          />
+        </td>
+      )}
+      {columns.map((column) => (
+        <td class={classOf(column)}>{column.cell(row)}</td>
+      ))}
+    </tr>
+  );
+});
 
 function Heading<T>({
   column,

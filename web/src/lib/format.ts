@@ -2,12 +2,22 @@
 
 const NONE = "–";
 
-export function number(value: number | null | undefined, digits = 0): string {
+// Made once: a format takes much longer to make than to use, and a list has thousands of values.
+const NUMBERS = [0, 1, 2].map(
+  (digits) =>
+    new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }),
+);
+const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+const DAY_AND_YEAR = new Intl.DateTimeFormat("en-GB", {
+  day: "numeric",
+  month: "short",
+  year: "numeric",
+});
+
+export function number(value: number | null | undefined, digits: 0 | 1 | 2 = 0): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
-  return value.toLocaleString("en", {
-    minimumFractionDigits: digits,
-    maximumFractionDigits: digits,
-  });
+  return NUMBERS[digits]?.format(value) ?? NONE;
 }
 
 /** With about three significant digits: a loss, a learning rate. */
@@ -60,14 +70,11 @@ export function duration(seconds: number | null | undefined): string {
 export function time(iso: string | null | undefined, now = new Date()): string {
   if (!iso) return NONE;
   const at = new Date(iso);
-  const clock = at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
-  if (at.toDateString() === now.toDateString()) return clock;
-  const day = at.toLocaleDateString("en-GB", {
-    day: "numeric",
-    month: "short",
-    year: at.getFullYear() === now.getFullYear() ? undefined : "numeric",
-  });
-  return `${day}, ${clock}`;
+  const clock = CLOCK.format(at);
+  const isThisYear = at.getFullYear() === now.getFullYear();
+  if (isThisYear && at.getMonth() === now.getMonth() && at.getDate() === now.getDate())
+    return clock;
+  return `${(isThisYear ? DAY : DAY_AND_YEAR).format(at)}, ${clock}`;
 }
 
 export function secondsBetween(from: string | null, to: string | null): number | null {

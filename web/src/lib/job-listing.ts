@@ -22,6 +22,8 @@ export interface Listing {
   hasMore: boolean;
 }
 
+/** The first page is small, so that it is shown soon; the list is longer than most windows. */
+const FIRST_PAGE = 100;
 const PAGE = 500;
 /** Finished jobs that are kept current: those that ended last. */
 const RECENT = 50;
@@ -87,7 +89,8 @@ class Pages {
     if (!this.hasMore || this.isReading) return;
     this.isReading = true;
     try {
-      const query = { ...this.query, state: [...FINISHED], limit: PAGE, page_token: this.token };
+      const limit = this.token ? PAGE : FIRST_PAGE;
+      const query = { ...this.query, state: [...FINISHED], limit, page_token: this.token };
       const page = await read(api.GET("/v1/jobs", { params: { query } }));
       this.token = page.next_page_token ?? undefined;
       this.hasMore = this.token !== undefined;

@@ -47,6 +47,9 @@ export function parseSeeds(text: string): number[] | null {
   return [...seeds];
 }
 
+// Made once: `localeCompare` would make it for each pair of rows.
+const COLLATOR = new Intl.Collator("en", { numeric: true });
+
 /** Sorted by a value of each row; rows without a value come last, in both directions. */
 export function sorted<T>(
   rows: readonly T[],
@@ -57,7 +60,7 @@ export function sorted<T>(
   return [...rows].sort((left, right) => {
     const [a, b] = [keyOf(left), keyOf(right)];
     if (a === null || b === null) return Number(a === null) - Number(b === null);
-    if (typeof a === "string") return sign * a.localeCompare(String(b), "en", { numeric: true });
+    if (typeof a === "string") return sign * COLLATOR.compare(a, String(b));
     return sign * (a - Number(b));
   });
 }

@@ -1,6 +1,6 @@
 /** The list of jobs: what runs, what waits and why, what has finished. */
 import { type Signal, useSignal } from "@preact/signals";
-import { useEffect } from "preact/hooks";
+import { useEffect, useMemo } from "preact/hooks";
 import { ApiError, api, type Job, read } from "../api/client";
 import {
   DEFAULT_COLUMNS,
@@ -54,7 +54,7 @@ export function JobsPage() {
     return () => removeEventListener("keydown", handle);
   }, []);
 
-  const shared = { idOf: (job: Job) => job.id, nameOf: (job: Job) => job.name, selected };
+  const shared = { idOf, nameOf, selected };
   const isFiltered = Object.values(filters).some(Boolean);
   const total = data ? data.running.length + data.waiting.length + data.finished.length : 0;
   return (
@@ -114,6 +114,10 @@ export function JobsPage() {
   );
 }
 
+// Functions of their own, so that a row whose job is the same is not rendered again.
+const idOf = (job: Job) => job.id;
+const nameOf = (job: Job) => job.name;
+
 function Section(properties: {
   title: string;
   rows: string | number;
@@ -140,7 +144,14 @@ function Finished(properties: {
   const sorting = sortingOf(query.value);
   const chosen = columns.find((candidate) => candidate.id === sorting.column);
   const keyOf = chosen?.value;
-  const rows = keyOf ? sorted(listing.finished, keyOf, sorting.descending) : listing.finished;
+  const rows = useMemo(
+    () => (keyOf ? sorted(listing.finished, keyOf, sorting.descending) : listing.finished),
+    [listing.finished, keyOf, sorting.descending],
+  );
+  const shown = useMemo(
+    () => columns.map((item) => ({ ...item, sortable: item.value !== undefined })),
+    [columns.map(({ id }) => id).join()],
+  );
   // What the API cannot sort needs all its rows.
   useEffect(() => {
     if (keyOf && !chosen.field && listing.hasMore) onEnd();
@@ -150,7 +161,7 @@ function Finished(properties: {
       <Table
         label="Finished jobs"
         rows={rows}
-        columns={columns.map((item) => ({ ...item, sortable: item.value !== undefined }))}
+        columns={shown}
         sorting={sorting}
         onSort={(next) => setQuery({ sort: `${next.column}:${next.descending ? "desc" : "asc"}` })}
         onEnd={listing.hasMore ? onEnd : undefined}
@@ -227,13 +238,13 @@ function Selection(properties: {
 }) {
   const { selected, listing } = properties;
   const failure = useSignal<ApiError | null>(null);
+  if (selected.value.size === 0) return <ErrorNote error={failure.value} />;
   const chosen = [
     ...(listing?.running ?? []),
     ...(listing?.waiting ?? []),
     ...(listing?.finished ?? []),
   ].filter((job) => selected.value.has(job.id));
   const active = chosen.filter((job) => !isFinished(job));
-  if (selected.value.size === 0) return <ErrorNote error={failure.value} />;
 
   async function change(jobs: Job[], command: (job: Job) => Promise<unknown>) {
     failure.value = null;
