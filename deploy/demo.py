@@ -1,10 +1,13 @@
 """`make demo`: trains a plain and a residual network of the same depth through the service."""
 
+import argparse
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +25,14 @@ NUM_WORKERS = 2
 BUILD_PATH = Path("build/demo")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="run the service with its dashboard until Ctrl-C (make demo OPEN=1)",
+    )
+    stays_open: bool = parser.parse_args(arguments).open
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, interrupt)
     started = time.monotonic()
@@ -38,13 +48,15 @@ def main() -> int:
         with service, resnetd.Client(url=service.url, token=service.token) as client:
             seconds = time.monotonic() - started
             _print(console, f"The service runs at {service.url} ({seconds:.0f} s)")
-            jobs = _train(client, console)
+            jobs = _train(client, console, service)
             if jobs is None:
                 return 1
             console.print(_table(jobs))
             for job in jobs:
                 path = client.jobs.download(job.id, path=BUILD_PATH / f"{job.name}.safetensors")
                 _print(console, f"Weights of {job.name}: {path}")
+            if stays_open and not _stay_open(console, service, jobs):
+                return 1
     except KeyboardInterrupt:
         _print(console, "Interrupted. All processes have been stopped.")
         return 130
@@ -57,7 +69,9 @@ def main() -> int:
     return 0
 
 
-def _train(client: resnetd.Client, console: Console) -> list[resnetd.Job] | None:
+def _train(
+    client: resnetd.Client, console: Console, service: LocalService
+) -> list[resnetd.Job] | None:
     """Both jobs once they have succeeded. None when one has not, after printing the reason."""
     jobs = [
         client.submit(
@@ -72,12 +86,31 @@ def _train(client: resnetd.Client, console: Console) -> list[resnetd.Job] | None
     ]
     _print(console, f"Submitted two jobs, each for {NUM_WORKERS} DDP workers.")
     _print(console, "Dataset: digits, 1,797 images of 8x8 pixels.")
+    _print_addresses(console, service, jobs)
     jobs = watch(client.jobs, jobs, screen_for(console))
     for job in jobs:
         if job.state is not resnetd.JobState.SUCCEEDED:
             _print(console, f"{job.name}: {job.state} ({job.reason}) {job.message}")
             return None
     return jobs
+
+
+def _stay_open(console: Console, service: LocalService, jobs: Sequence[resnetd.Job]) -> bool:
+    """Returns at Ctrl-C; False once a process has exited by itself."""
+    _print_addresses(console, service, jobs)
+    _print(console, "Press Ctrl-C to stop.")
+    try:
+        exited = service.wait_for_exit()
+    except KeyboardInterrupt:
+        return True
+    _print(console, f"demo: {exited} exited unexpectedly", style="red")
+    return False
+
+
+def _print_addresses(console: Console, service: LocalService, jobs: Sequence[resnetd.Job]) -> None:
+    query = urlencode([("job", job.id) for job in jobs])
+    _print(console, f"Curves of both in a browser: {service.url}/compare?{query}")
+    _print(console, f"Sign in with the token in {service.token_path}")
 
 
 def _table(jobs: list[resnetd.Job]) -> Table:

@@ -170,6 +170,12 @@ class LocalService:
             time.sleep(_POLL_SECONDS)
         raise StartError(f"the API does not respond at {self.url}{self._log_tail('api')}")
 
+    def wait_for_exit(self) -> str:
+        """The name of the process that has exited by itself, once one has."""
+        while (exited := self.find_exited()) is None:
+            time.sleep(0.5)
+        return exited
+
     def find_exited(self) -> str | None:
         """The name of a process that has exited by itself, or None."""
         if self.ray is not None and self.ray.process.poll() is not None:
@@ -276,12 +282,9 @@ def main() -> int:
             print(f"\nresnetd runs at {service.url} (documentation: {service.url}/v1/docs)")
             print(f"the token is in {service.token_path}")
             print("press Ctrl-C to stop\n", flush=True)
-            while True:
-                time.sleep(0.5)
-                exited = service.find_exited()
-                if exited is not None:
-                    print(f"resnetd: {exited} exited unexpectedly; stopping", file=sys.stderr)
-                    return 1
+            exited = service.wait_for_exit()
+            print(f"resnetd: {exited} exited unexpectedly; stopping", file=sys.stderr)
+            return 1
     except KeyboardInterrupt:
         print("stopped")
     except StartError as error:
