@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu chaos cover up demo docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu chaos cover up demo screenshots docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -85,10 +85,13 @@ cover: setup ## run all tests that need no GPU, with coverage
 up: setup ## run the service in the foreground until Ctrl-C; PORT=8000
 	@$(BIN)/python -m deploy.local --port $(PORT)
 
-demo: setup ## train a plain and a residual network through the service
-	@$(BIN)/python -m deploy.demo
+demo: setup ## train a plain and a residual network through the service; OPEN=1 keeps it up
+	@$(BIN)/python -m deploy.demo $(if $(OPEN),--open)
 
-bench-%: setup ## run a benchmark: control demo gpu launch loading metrics search throughput train
+screenshots: setup ## train some jobs and write the pictures of the documentation
+	@$(BIN)/python -m tools.screenshots
+
+bench-%: setup ## run a benchmark: control demo gpu launch loading metrics search throughput train wakeups web
 	@$(BIN)/python -m benchmarks.$*
 
 docs: setup ## write the reference pages that follow from the code

@@ -9,13 +9,11 @@ import logging
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,8 +25,8 @@ import structlog
 from sqlalchemy import insert, select, update
 
 from benchmarks import control_peers
+from benchmarks.api_process import TOKEN, ApiProcess, running_api, wait_until
 from benchmarks.results_table import Result, write_results
-from deploy.ray_head import free_ports
 from service import ids
 from service.execution import runners
 from service.jobs import lifecycle
@@ -45,7 +43,6 @@ from tests.support.cluster import FakeCluster
 from tests.support.postgres import postgres_server
 from workers.dispatcher.dispatcher import Dispatcher
 
-TOKEN = "benchmark-token"  # noqa: S105 - valid for this run's API only
 SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
 POSTS = 300
 LISTS = 200
@@ -99,7 +96,7 @@ def _measure(kind: str, url: str, folder: Path, parts: frozenset[str]) -> list[R
     with database.transaction() as session:
         cluster_state.record_cluster(session, ResourceBundle(cpus=10**6, gpus=0), now=_now())
     results: list[Result] = []
-    with _running_api(url, folder / kind) as api:
+    with running_api(url, folder / kind) as api:
         posts = [_time(lambda: api.post("/v1/jobs", SPEC)) for _ in range(POSTS)]
         if "post" in parts:
             results += _percentiles(f"POST {{}} ms, {kind}", posts)
@@ -128,7 +125,7 @@ def _measure(kind: str, url: str, folder: Path, parts: frozenset[str]) -> list[R
     return results
 
 
-def _measure_lists(database: Database, api: "_Api", kind: str) -> list[Result]:
+def _measure_lists(database: Database, api: ApiProcess, kind: str) -> list[Result]:
     _insert_jobs(database, FINISHED_JOBS, JobState.SUCCEEDED)
     _insert_jobs(database, QUEUED_JOBS, JobState.QUEUED)
     lists = [_time(lambda: api.get("/v1/jobs?limit=50")) for _ in range(LISTS)]
@@ -147,48 +144,6 @@ def _percentiles(name: str, seconds: list[float]) -> list[Result]:
     ]
 
 
-@dataclass(frozen=True)
-class _Api:
-    http: httpx.Client
-    pid: int
-
-    def post(self, path: str, body: Any, *, token: str = TOKEN) -> Any:
-        headers = {"Authorization": f"Bearer {token}"}
-        return self.http.post(path, json=body, headers=headers).raise_for_status().json()
-
-    def get(self, path: str) -> Any:
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        return self.http.get(path, headers=headers).raise_for_status().json()
-
-
-@contextmanager
-def _running_api(url: str, folder: Path) -> Iterator[_Api]:
-    """The API as its own process, as in production."""
-    folder.mkdir()
-    (folder / "token").write_text(TOKEN)
-    (port,) = free_ports(1)
-    settings = {"VAR_DIR": folder, "DATABASE_URL": url, "API_PORT": port, "LOG_FORMAT": "json"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api"],
-        env=os.environ | {f"RESNETD_{name}": str(value) for name, value in settings.items()},
-        stdout=subprocess.DEVNULL,
-    )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as http:
-        try:
-            _wait_until(lambda: _is_up(http))
-            yield _Api(http, process.pid)
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _is_up(http: httpx.Client) -> bool:
-    try:
-        return http.get("/v1/health").is_success
-    except httpx.TransportError:
-        return False
-
-
 _claim_times: list[float] = []
 
 
@@ -199,7 +154,7 @@ def _record_claim(_logger: object, _method: str, event: MutableMapping[str, Any]
     raise structlog.DropEvent
 
 
-def _measure_claim_latency(database: Database, api: _Api) -> list[float]:
+def _measure_claim_latency(database: Database, api: ApiProcess) -> list[float]:
     """Seconds from the POST to the claim of each job, on an idle service."""
     cluster, stopping = FakeCluster(cpus=10**6), threading.Event()
     # No process reports for these attempts, and they must not time out.
@@ -209,11 +164,11 @@ def _measure_claim_latency(database: Database, api: _Api) -> list[float]:
     thread.start()
     latencies = []
     try:
-        _wait_until(lambda: cluster.list_requests > 0)
+        wait_until(lambda: cluster.list_requests > 0)
         for _ in range(100):
             started, claims = time.monotonic(), len(_claim_times)
             api.post("/v1/jobs", SPEC)
-            _wait_until(lambda claims=claims: len(_claim_times) > claims)  # type: ignore[misc]
+            wait_until(lambda claims=claims: len(_claim_times) > claims)  # type: ignore[misc]
             latencies.append(_claim_times[-1] - started)
     finally:
         stopping.set()
@@ -221,7 +176,7 @@ def _measure_claim_latency(database: Database, api: _Api) -> list[float]:
     return latencies
 
 
-def _measure_reports(database: Database, api: _Api) -> tuple[float, list[float]]:
+def _measure_reports(database: Database, api: ApiProcess) -> tuple[float, list[float]]:
     """Points stored per second from concurrent attempts; seconds from a report to the stream."""
     attempts = [_begin_attempt(database, api) for _ in range(ATTEMPTS)]
     reports = [_make_report(number) for number in range(1, REPORTS + 1)]
@@ -244,7 +199,7 @@ class _Attempt:
     token: str
 
 
-def _begin_attempt(database: Database, api: _Api) -> _Attempt:
+def _begin_attempt(database: Database, api: ApiProcess) -> _Attempt:
     job_id = api.post("/v1/jobs", SPEC)["id"]
     with database.transaction() as session:
         claimed = admission.claim_next_job(
@@ -274,7 +229,7 @@ def _make_report(number: int) -> str:
     return Report(sequence=number, metrics=points).model_dump_json()
 
 
-def _send_reports(api: _Api, attempt: _Attempt, reports: list[str]) -> None:
+def _send_reports(api: ApiProcess, attempt: _Attempt, reports: list[str]) -> None:
     """One after the other, on one connection."""
     headers = {"Authorization": f"Bearer {attempt.token}", "Content-Type": "application/json"}
     with httpx.Client(base_url=api.http.base_url, timeout=60, trust_env=False) as http:
@@ -282,7 +237,7 @@ def _send_reports(api: _Api, attempt: _Attempt, reports: list[str]) -> None:
             http.post(attempt.path, content=report, headers=headers).raise_for_status()
 
 
-def _measure_stream(api: _Api, attempt: _Attempt) -> list[float]:
+def _measure_stream(api: ApiProcess, attempt: _Attempt) -> list[float]:
     """Seconds from each POST of a report to its event in the job's stream."""
     event_times: list[float] = []
     headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
@@ -298,7 +253,7 @@ def _measure_stream(api: _Api, attempt: _Attempt) -> list[float]:
             progress = {"iteration": number, "iterations": 600, "images_per_second": 1.0}
             report = {"sequence": REPORTS + number, "progress": progress}
             api.post(attempt.path, report, token=attempt.token)
-            _wait_until(lambda count=num_events: len(event_times) > count)  # type: ignore[misc]
+            wait_until(lambda count=num_events: len(event_times) > count)  # type: ignore[misc]
             latencies.append(event_times[-1] - started)
         api.post(f"/v1/jobs/{attempt.job_id}/kill", None)
         reader.join()
@@ -391,14 +346,6 @@ def _time(call: Callable[[], object]) -> float:
     started = time.monotonic()
     call()
     return time.monotonic() - started
-
-
-def _wait_until(condition: Callable[[], bool], *, within_seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + within_seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the condition does not hold within {within_seconds:g} s")
-        time.sleep(0.0005)
 
 
 def _percentile(seconds: list[float], percent: int) -> float:

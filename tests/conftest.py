@@ -1,10 +1,8 @@
 """Shared fixtures: databases, a clock, a Ray head, a browser."""
 
 import fcntl
-import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,6 +16,7 @@ from playwright.sync_api import ConsoleMessage, Page
 from deploy.ray_head import RayHead
 from service.storage import schema
 from service.storage.database import Database
+from tests.support.browser import NO_CHROMIUM, find_chromium, launch_options
 from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
@@ -119,18 +118,12 @@ def searching(core: Core) -> Searching:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of the machine's Chromium; installed where it is missing and root may do so."""
     # Of all processes of this run: apt-get permits one at a time.
     with (tmp_path_factory.getbasetemp().parent / "chromium.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = shutil.which("chromium")
-        if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-            packages = ("chromium", "fonts-dejavu-core")
-            for command in (("apt-get", "update"), ("apt-get", "install", "--yes", *packages)):
-                subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-            found = shutil.which("chromium")
+        found = find_chromium()
     if found is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium fonts-dejavu-core")
+        pytest.skip(NO_CHROMIUM)
     return found
 
 
@@ -141,11 +134,7 @@ def base_url() -> None:
 
 @pytest.fixture(scope="session")
 def browser_type_launch_args(chromium: str) -> dict[str, Any]:
-    return {
-        "executable_path": chromium,
-        # Chromium's sandbox refuses to run as root, as which containers run the tests.
-        "args": ["--no-sandbox", "--disable-dev-shm-usage"],
-    }
+    return launch_options(chromium)
 
 
 @pytest.fixture

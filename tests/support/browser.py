@@ -1,13 +1,50 @@
-"""Steps that tests of the dashboard share."""
+"""Chromium, and steps in the dashboard that tests, benchmarks and pictures share."""
 
-from typing import Literal
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.fake_api import eventually
 
 _SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+_PACKAGES = ("chromium", "fonts-dejavu-core")
+NO_CHROMIUM = f"Chromium is not installed: apt-get install {' '.join(_PACKAGES)}"
+
+
+def find_chromium() -> str | None:
+    """The path of the machine's Chromium; installed where it is missing and root may do so."""
+    if shutil.which("chromium") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        for command in (("apt-get", "update"), ("apt-get", "install", "--yes", *_PACKAGES)):
+            subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    return shutil.which("chromium")
+
+
+def launch_options(chromium: str) -> dict[str, Any]:
+    return {
+        "executable_path": chromium,
+        # Chromium's sandbox refuses to run as root, as which containers run the tests.
+        "args": ["--no-sandbox", "--disable-dev-shm-usage"],
+    }
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Headless, outside of pytest. RuntimeError without Chromium."""
+    chromium = find_chromium()
+    if chromium is None:
+        raise RuntimeError(NO_CHROMIUM)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**launch_options(chromium))
+        try:
+            yield browser
+        finally:
+            browser.close()
 
 
 def sign_in(page: Page, url: str, token: str) -> None:
