@@ -21,6 +21,7 @@ from playwright.sync_api import Page, expect
 
 import resnetd
 from deploy.local import LocalService, interrupt
+from service.text import count_of
 from tests.support.browser import open_browser, sign_in
 
 BUILD_PATH = Path("build/screenshots")
@@ -103,7 +104,7 @@ def _train(client: resnetd.Client) -> None:
         for seed in SEEDS
         for name, shortcut in NETWORKS.items()
     ]
-    print(f"training {len(jobs)} jobs ...", flush=True)
+    print(f"training {count_of(len(jobs), 'job')} ...", flush=True)
     for job in jobs:
         client.jobs.wait(job.id, timeout_seconds=60 * MINUTES)
     print("searching ...", flush=True)
