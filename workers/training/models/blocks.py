@@ -25,13 +25,17 @@ def make_stage(
     network: Architecture, stage: Stage, inputs: int, *, is_first: bool
 ) -> nn.Sequential:
     """The blocks of a stage; `is_first`: it follows the stem."""
-    block_class: type[BasicBlock | Bottleneck | PreactivatedBlock] = PreactivatedBlock
-    if network.activation_order is not ActivationOrder.FULL_PREACTIVATION:
-        block_class = BasicBlock if network.block is Block.BASIC else Bottleneck
     blocks = nn.Sequential()
     for index in range(stage.blocks):
         stride = stage.stride if index == 0 else 1
-        block = block_class(network, stage, inputs, stride, is_first=is_first and index == 0)
+        if network.activation_order is ActivationOrder.FULL_PREACTIVATION:
+            block: ResidualBlock = PreactivatedBlock(
+                network, stage, inputs, stride, is_first=is_first and index == 0
+            )
+        elif network.block is Block.BASIC:
+            block = BasicBlock(network, stage, inputs, stride)
+        else:
+            block = Bottleneck(network, stage, inputs, stride)
         blocks.append(block)
         inputs = stage.out_channels
     return blocks
@@ -55,8 +59,9 @@ class ResidualBlock(nn.Module):
         self.network, self.order = network, network.activation_order
         self.shares_activation = False
 
-    def make_shortcut(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
+    def build_shortcut(self, stage: Stage, inputs: int, stride: int) -> None:
         """Called last: torchvision's blocks have the shortcut's weights at their end."""
+        network = self.network
         self.downsample = _make_shortcut(network, stage, inputs, stride)
         self.gate: nn.Conv2d | None = None
         if network.shortcut_form.is_gated:
@@ -66,7 +71,9 @@ class ResidualBlock(nn.Module):
             self.dropout = ShortcutDropout(network.dropout_rate)
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
-        activated_NCHW = self.activate_input(maps_NCHW)
+        # Of a dropped branch, only what the shortcut shares is computed.
+        is_skipped = self.is_dropped and not self.shares_activation
+        activated_NCHW = maps_NCHW if is_skipped else self.activate_input(maps_NCHW)
         if self.network.shortcut is Shortcut.NONE:
             sum_NCHW = self.compute_branch(activated_NCHW)
         elif self.shares_activation:
@@ -124,22 +131,18 @@ class _ConvFirstBlock(ResidualBlock):
 
     relu: nn.ReLU
 
-    def __init__(self, network: Architecture, *, is_first: bool) -> None:
-        super().__init__(network)
-        self.is_first = is_first
-
     @property
     def last_norm(self) -> nn.Module:
         raise NotImplementedError
 
-    def make_shortcut(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
-        super().make_shortcut(network, stage, inputs, stride)
+    def build_shortcut(self, stage: Stage, inputs: int, stride: int) -> None:
+        super().build_shortcut(stage, inputs, stride)
         is_relu_first = self.order is ActivationOrder.RELU_ONLY_PREACTIVATION
         self.shares_activation = is_relu_first and self.downsample is not None
 
     def activate_input(self, maps_NCHW: Tensor) -> Tensor:
-        # The ReLU of the stem has activated the first block's input on both paths.
-        if self.order is ActivationOrder.RELU_ONLY_PREACTIVATION and not self.is_first:
+        # The stem has activated the first block's input for both paths; ReLU leaves it as it is.
+        if self.order is ActivationOrder.RELU_ONLY_PREACTIVATION:
             return functional.relu(maps_NCHW)
         return maps_NCHW
 
@@ -164,22 +167,14 @@ class _ConvFirstBlock(ResidualBlock):
 class BasicBlock(_ConvFirstBlock):
     """Two 3x3 convolutions (Fig. 5 left)."""
 
-    def __init__(
-        self,
-        network: Architecture,
-        stage: Stage,
-        inputs: int,
-        stride: int,
-        *,
-        is_first: bool = False,
-    ) -> None:
-        super().__init__(network, is_first=is_first)
+    def __init__(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
+        super().__init__(network)
         self.conv1 = make_conv(3, inputs, stage.width, stride=stride)
         self.bn1 = nn.BatchNorm2d(stage.width)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = make_conv(3, stage.width, stage.width)
         self.bn2 = nn.BatchNorm2d(stage.width)
-        self.make_shortcut(network, stage, inputs, stride)
+        self.build_shortcut(stage, inputs, stride)
 
     @property
     def last_norm(self) -> nn.Module:
@@ -193,16 +188,8 @@ class BasicBlock(_ConvFirstBlock):
 class Bottleneck(_ConvFirstBlock):
     """1x1, 3x3 and 1x1 convolutions (Fig. 5 right); the last has four times the filters."""
 
-    def __init__(
-        self,
-        network: Architecture,
-        stage: Stage,
-        inputs: int,
-        stride: int,
-        *,
-        is_first: bool = False,
-    ) -> None:
-        super().__init__(network, is_first=is_first)
+    def __init__(self, network: Architecture, stage: Stage, inputs: int, stride: int) -> None:
+        super().__init__(network)
         first, second = _split_stride(network, stride)
         self.conv1 = make_conv(1, inputs, stage.width, stride=first)
         self.bn1 = nn.BatchNorm2d(stage.width)
@@ -211,7 +198,7 @@ class Bottleneck(_ConvFirstBlock):
         self.conv3 = make_conv(1, stage.width, stage.out_channels)
         self.bn3 = nn.BatchNorm2d(stage.out_channels)
         self.relu = nn.ReLU(inplace=True)
-        self.make_shortcut(network, stage, inputs, stride)
+        self.build_shortcut(stage, inputs, stride)
 
     @property
     def last_norm(self) -> nn.Module:
@@ -238,7 +225,7 @@ class PreactivatedBlock(ResidualBlock):
         inputs: int,
         stride: int,
         *,
-        is_first: bool = False,
+        is_first: bool,
     ) -> None:
         super().__init__(network)
         is_activated = is_first and network.stem is Stem.IMAGENET
@@ -255,7 +242,7 @@ class PreactivatedBlock(ResidualBlock):
             self.conv2 = make_conv(3, stage.width, stage.width, stride=second)
             self.bn3 = nn.BatchNorm2d(stage.width)
             self.conv3 = make_conv(1, stage.width, stage.out_channels)
-        self.make_shortcut(network, stage, inputs, stride)
+        self.build_shortcut(stage, inputs, stride)
         self.shares_activation = is_first or self.downsample is not None
 
     def activate_input(self, maps_NCHW: Tensor) -> Tensor:

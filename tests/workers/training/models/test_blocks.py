@@ -233,12 +233,14 @@ def test_a_dropped_branch_counts_as_0_and_a_kept_one_as_it_is(choices: dict[str,
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-4 * scale + 1e-6)
 
 
-def test_a_dropped_branch_is_not_computed() -> None:
-    model = build(make_network(Shortcut.B, survival=0.5)).train()
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_dropped_branch_does_not_count_in_its_batch_norm(order: ActivationOrder) -> None:
+    model = build(make_network(Shortcut.B, survival=0.5, activation_order=order)).train()
     drop(model, DROPPED)
     before = copy.deepcopy(model.state_dict())
     model(images())
-    statistics = "layer1.0.bn1.running_mean", "layer1.1.bn1.running_mean"
+    # The second block of stage 2 is dropped, the first of stage 3 is not.
+    statistics = "layer2.1.bn1.running_mean", "layer3.0.bn1.running_mean"
     changed = [not torch.equal(before[name], model.state_dict()[name]) for name in statistics]
     assert changed == [False, True]
 
