@@ -143,3 +143,11 @@ def test_a_parameter_can_modify_a_recipe_that_is_a_name() -> None:
         {"recipe.learning_rate": 0.25},
     )
     assert (spec.recipe.name, spec.recipe.learning_rate) == ("quick", 0.25)
+
+
+def test_each_shortcut_form_of_a_search_has_its_own_parameters() -> None:
+    job = {"depth": 8, "shortcut": "A", "dataset": "digits", "shortcut_form": "dropout"}
+    forms = ("identity", "constant-scaling", "exclusive-gating", "dropout")
+    specs = [search_space.make_trial_spec(job, {"shortcut_form": form}) for form in forms]
+    assert [spec.gate_bias for spec in specs] == [None, None, -6.0, None]
+    assert [spec.dropout_rate for spec in specs] == [None, None, None, 0.5]

@@ -103,6 +103,7 @@ def test_a_slow_worker_makes_synchronization_the_bottleneck(tmp_path: Path) -> N
         {"depth": 8, "shortcut": "A"},
         {"depth": 8, "shortcut": "none"},
         {"depth": 8, "shortcut": "B", "activation_order": "full-preactivation"},
+        {"depth": 8, "shortcut": "A", "shortcut_form": "exclusive-gating"},
         {"depth": 18, "shortcut": "B", "family": "imagenet"},
         {"depth": 50, "shortcut": "B", "family": "imagenet"},
     ],
