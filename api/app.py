@@ -21,6 +21,7 @@ from api.dependencies import SESSION_SLOTS, Services
 from api.routes import (
     attempts,
     checkpoints,
+    comparisons,
     datasets,
     drivers,
     groups,
@@ -31,6 +32,7 @@ from api.routes import (
     searches,
     session,
     stream,
+    studies,
     system,
     webhooks,
 )
@@ -108,7 +110,9 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         checkpoints.router,
         attempts.router,
         runners.router,
+        comparisons.router,
         searches.router,
+        studies.router,
         drivers.router,
         datasets.router,
         system.router,

@@ -355,12 +355,15 @@ class PartView(View):
 
 
 class CheckpointView(View):
+    """Errors in percent. `selection_error`: the one by which `best` is found; null if by none."""
+
     id: str
     job_id: str
     attempt: int
     iteration: int
     created_at: datetime
     test_error: float | None
+    selection_error: float | None
     train_error: float | None
     size_bytes: int
     parts: dict[CheckpointPart, PartView]
@@ -378,6 +381,7 @@ class CheckpointView(View):
             iteration=checkpoint.iteration,
             created_at=checkpoint.created_at,
             test_error=checkpoint.test_error,
+            selection_error=checkpoint.selection_error,
             train_error=checkpoint.train_error,
             size_bytes=sum(part.size_bytes for part in parts.values()),
             parts=parts,

@@ -301,3 +301,4 @@ class CheckpointPart(StrEnum):
     PROGRAM = "pt2"  # a torch.export program
     PROGRAM_IMAGE = "pt2-image"  # with its preprocessing
     CARD = "card"  # a model card in Markdown
+    PREDICTIONS = "predictions"  # the logits of the test images, as safetensors

@@ -32,6 +32,7 @@ class WeightsFormat(StrEnum):
     PT2 = CheckpointPart.PROGRAM
     PT2_IMAGE = CheckpointPart.PROGRAM_IMAGE
     CARD = CheckpointPart.CARD
+    PREDICTIONS = CheckpointPart.PREDICTIONS
 
     @property
     def part(self) -> CheckpointPart:
@@ -43,6 +44,8 @@ class WeightsFormat(StrEnum):
         """Of a file name: "onnx", "image.onnx", "md"."""
         if self is WeightsFormat.CARD:
             return "md"
+        if self is WeightsFormat.PREDICTIONS:
+            return "predictions.safetensors"
         return ".".join(reversed(self.split("-")))
 
 

@@ -420,7 +420,8 @@ class Jobs(RunResource[Job]):
                 of a finished job has.
             format: `safetensors` (default), `pt` for `torch.load(weights_only=True)`, `onnx`,
                 `pt2` (a torch.export program), `onnx-image` and `pt2-image` (with the
-                preprocessing inside), or `card`, the model card.
+                preprocessing inside), `card` (the model card), or `predictions` (the logits
+                of the test images, as safetensors).
             path: a file, which is replaced, or a folder. Default: the working directory.
             on_progress: called with the bytes received so far and in total, None if unknown.
 

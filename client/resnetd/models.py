@@ -163,8 +163,12 @@ class Progress(Record, frozen=True):
 
 
 class TrainingResult(Record, frozen=True):
+    """Errors in percent: top-5 with more than five classes, validation with held-out images."""
+
     train_error: float | None = None
     test_error: float | None = None
+    test_top5_error: float | None = None
+    validation_error: float | None = None
     training_seconds: float | None = None
 
 
@@ -317,6 +321,8 @@ class Part(Record, frozen=True):
 
 
 class Checkpoint(Record, frozen=True):
+    """Errors in percent. `selection_error`: the one by which `best` is found, None: by none."""
+
     id: str
     job_id: str
     attempt: int
@@ -324,6 +330,7 @@ class Checkpoint(Record, frozen=True):
     created_at: Time
     size_bytes: int
     test_error: float | None = None
+    selection_error: float | None = None
     train_error: float | None = None
     parts: dict[str, Part] = {}
 

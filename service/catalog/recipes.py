@@ -22,7 +22,7 @@ class LrSchedule(StrEnum):
     """The learning rate after the warm-up."""
 
     STEPS = "steps"  # multiplied by `lr_gamma` at each milestone
-    PLATEAU = "plateau"  # multiplied by `lr_gamma` when the test error stops falling
+    PLATEAU = "plateau"  # multiplied by `lr_gamma` when the error of `select_by` stops falling
     LINEAR = "linear"  # linear decay to zero
     COSINE = "cosine"  # cosine decay to zero (Loshchilov and Hutter 2016)
 
@@ -93,6 +93,14 @@ class TtaMode(StrEnum):
     MULTI_SCALE = "multi_scale"  # fully convolutional at five scales (section 3.4)
 
 
+class Selection(StrEnum):
+    """What the best checkpoint of a run, and a plateau of its schedule, are found by."""
+
+    VALIDATION = "validation"  # lowest error on the held-out training images
+    LAST = "last"  # no error: the last checkpoint is the best, as in the paper
+    TEST = "test"  # lowest test error, which is then too low an estimate of the error
+
+
 class BnStatistics(StrEnum):
     """Batch norm statistics for evaluation: running averages, or computed from training images.
 
@@ -155,7 +163,7 @@ class Recipe(BaseModel):
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Factor of the learning rate at a milestone or plateau."""
     patience: Annotated[int, Field(ge=1, le=1_000)] = 5
-    """Schedule `plateau`: evaluations without a lower test error before the rate drops."""
+    """Schedule `plateau`: evaluations without a lower error before the rate drops."""
     warmup_learning_rate: Rate | None = None
     """Learning rate of the warm-up. Null: no warm-up."""
     warmup_until_error: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -191,6 +199,12 @@ class Recipe(BaseModel):
     """`pixel_mean`: subtract the mean image. `channel`: mean and deviation per channel."""
     validation_images: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Training images to hold out; evaluated as `validation/error` and `/loss`."""
+    select_by: Annotated[
+        Selection, Field(default_factory=lambda data: _default_selection(data))  # noqa: PLW0108
+    ]
+    """What the best checkpoint and plateaus are found by: the error on held-out images
+    (`validation`) or on the `test` set, or nothing: the `last` checkpoint is the best. Default:
+    `validation` with held-out images, else `last`."""
 
     sync_batch_norm: bool = False
     """Batch norm normalizes the micro-batches of all workers together."""
@@ -240,6 +254,13 @@ class Recipe(BaseModel):
                 f"test_time_augmentation {self.test_time_augmentation} needs crop "
                 f"{Crop.SCALE_JITTER} or {Crop.RANDOM_RESIZED_CROP}, received {self.crop}"
             )
+        if self.select_by is Selection.VALIDATION and self.validation_images == 0:
+            raise ValueError("select_by validation needs held-out images: validation_images is 0")
+        if self.schedule is LrSchedule.PLATEAU and self.select_by is Selection.LAST:
+            raise ValueError(
+                'schedule "plateau" needs an error to watch: hold out validation_images, or set '
+                "select_by to test"
+            )
         if self.nesterov and (self.momentum == 0 or self.momentum_form is MomentumForm.CAFFE):
             raise ValueError(
                 f"nesterov needs momentum above 0 and momentum_form {MomentumForm.TORCH}, "
@@ -263,6 +284,13 @@ class Recipe(BaseModel):
             return warmup + (self.learning_rate - warmup) * iteration / self.warmup_iterations
         return self.learning_rate * self._decay(iteration, drops)
 
+    def selection_error(
+        self, *, test_error: float | None, validation_error: float | None
+    ) -> float | None:
+        """The error that `select_by` names; None if it names none."""
+        errors = {Selection.VALIDATION: validation_error, Selection.TEST: test_error}
+        return errors.get(self.select_by)
+
     def _decay(self, iteration: int, drops: int) -> float:
         if self.schedule is LrSchedule.STEPS:
             return self.lr_gamma ** sum(milestone <= iteration for milestone in self.milestones)
@@ -274,6 +302,10 @@ class Recipe(BaseModel):
         """Share of the run after its warm-up that is done, in [0, 1]."""
         start = self.warmup_iterations or 0
         return min(1.0, (iteration - start) / (self.iterations - start))
+
+
+def _default_selection(validated: dict[str, Any]) -> Selection:
+    return Selection.VALIDATION if validated.get("validation_images") else Selection.LAST
 
 
 def paper_cifar(family: Family, depth: int) -> dict[str, Any]:
@@ -300,7 +332,9 @@ def paper_imagenet(_family: Family, _depth: int) -> dict[str, Any]:
 
     Shorter side in [256, 480], crop of 224, PCA lighting. Batch norm over 32 images, as on the
     authors' eight GPUs (KaimingHe/deep-residual-networks). The paper does not define a plateau;
-    `patience` is our choice. For a fixed schedule set `schedule` to steps and `milestones`.
+    `patience` is our choice, and the error is the one that the paper reports: that of the test
+    images, unless `validation_images` are held out. For a fixed schedule set `schedule` to steps
+    and `milestones`.
     """
     return {
         "iterations": 600_000,
@@ -308,6 +342,7 @@ def paper_imagenet(_family: Family, _depth: int) -> dict[str, Any]:
         "micro_batch_size": 32,
         "learning_rate": 0.1,
         "schedule": LrSchedule.PLATEAU,
+        "select_by": Selection.TEST,
         "crop": Crop.SCALE_JITTER,
         "pca_lighting": True,
         "bn_statistics": BnStatistics.PRECISE,
@@ -446,6 +481,9 @@ def resolve_recipe(
     if isinstance(iterations, int) and 1 <= iterations <= MAX_ITERATIONS:
         base |= _rescale(base, iterations)
     base |= _adapt_micro_batch(base, fields, num_workers) | _adapt_warmup(base, fields)
+    if fields.get("validation_images") or fields.get("schedule", LrSchedule.PLATEAU) != "plateau":
+        # The recipe's own choice is for a plateau without held-out images.
+        base.pop("select_by", None)
     return base | fields
 
 

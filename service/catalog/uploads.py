@@ -214,6 +214,15 @@ def describe_dataset(name: str, data_dir: Path) -> Dataset:
     return dataset
 
 
+def find_sha256(name: str, data_dir: Path) -> str | None:
+    """Of the archive that created the dataset's folder; None if no upload did."""
+    dataset = datasets.find_dataset(name)
+    if dataset is None or dataset.origin is not DatasetOrigin.FOLDER:
+        return None
+    upload = find_upload(data_dir / name.removeprefix(datasets.FOLDER_PREFIX))
+    return None if upload is None else upload.sha256
+
+
 def find_upload(folder: Path) -> Upload | None:
     """The upload that created the folder; None if an upload did not create it."""
     with suppress(OSError, ValueError, TypeError):

@@ -81,6 +81,7 @@ def record_checkpoint(
         iteration=manifest.iteration,
         created_at=now,
         test_error=manifest.test_error,
+        selection_error=manifest.selection_error,
         train_error=manifest.train_error,
         parts={part.value: asdict(file) for part, file in files.items()},
     )
@@ -147,7 +148,7 @@ def find_newest(session: Session, job_id: str) -> CheckpointRow | None:
 
 
 def find_checkpoint(session: Session, job_id: str, selector: str) -> CheckpointRow:
-    """`newest`, `best` (least test error, the earliest of equals) or an id. NotFound."""
+    """`newest`, `best` (least selection error, the earliest of equals) or an id. NotFound."""
     checkpoints = list_checkpoints(session, job_id)
     if selector == "newest" and checkpoints:
         return checkpoints[0]
@@ -160,9 +161,11 @@ def find_checkpoint(session: Session, job_id: str, selector: str) -> CheckpointR
 
 
 def pick_best(newest_first: list[CheckpointRow]) -> CheckpointRow:
-    """Of a list that is not empty. The newest where no test error was measured."""
+    """Of a list that is not empty. The newest where the recipe selects by no error."""
     measured = [
-        (row.test_error, row.iteration, row) for row in newest_first if row.test_error is not None
+        (row.selection_error, row.iteration, row)
+        for row in newest_first
+        if row.selection_error is not None
     ]
     if not measured:
         return newest_first[0]

@@ -17,22 +17,11 @@ from service.errors import invalid_parameter
 from service.jobs import metric_buckets
 from service.jobs.metric_axes import JobAxis, MetricAxis
 from service.jobs.metric_buckets import Buckets
+from service.jobs.training_key import UNTRAINED_FIELDS, flatten_spec, is_in
 from service.specs.fields import list_field_types
 from service.specs.job_spec import JobSpec
 from service.storage.tables import JobRow
 
-# Fields that do not change what is trained: no group differs in them, unless it is by them.
-_UNTRAINED = (
-    "after",
-    "hold",
-    "max_restarts",
-    "name",
-    "preemptible",
-    "priority",
-    "retention",
-    "tags",
-    "time_limit_minutes",
-)
 _CONFIDENCE = 0.95
 
 
@@ -93,7 +82,7 @@ class GroupKey:
             raise invalid_parameter("/by", "must name either FIELDs or -FIELDs, not both")
         self._is_by_id = only == ["id"]
         self._only = [] if self._is_by_id else only
-        self._excluded = {*_UNTRAINED, *excluded}
+        self._excluded = {*UNTRAINED_FIELDS, *excluded}
         for field in (*excluded, *self._only):
             if not list_field_types(JobSpec, field):
                 raise invalid_parameter("/by", f"jobs have no field {field!r} in their spec")
@@ -103,7 +92,7 @@ class GroupKey:
         members: dict[str, list[JobRow]] = {}
         values: dict[str, dict[str, Any]] = {}
         for job in jobs:
-            found = self._select(_flatten(job.spec))
+            found = self._select(flatten_spec(job.spec))
             key = job.id if self._is_by_id else json.dumps(found, sort_keys=True)
             members.setdefault(key, []).append(job)
             values[key] = found
@@ -115,8 +104,8 @@ class GroupKey:
 
     def _select(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         if self._only:
-            return {field: value for field, value in spec.items() if _is_in(field, self._only)}
-        return {field: value for field, value in spec.items() if not _is_in(field, self._excluded)}
+            return {field: value for field, value in spec.items() if is_in(field, self._only)}
+        return {field: value for field, value in spec.items() if not is_in(field, self._excluded)}
 
 
 def describe_values(values: Iterable[float | None]) -> SampleStatistics | None:
@@ -206,20 +195,6 @@ def _t_quantile(degrees_of_freedom: int) -> float:
     from scipy.special import stdtrit  # noqa: PLC0415
 
     return float(stdtrit(degrees_of_freedom, (1 + _CONFIDENCE) / 2))
-
-
-def _flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values that are not objects, by dotted path."""
-    found: dict[str, Any] = {}
-    for name, value in document.items():
-        path = f"{prefix}{name}"
-        found |= _flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return found
-
-
-def _is_in(path: str, fields: Iterable[str]) -> bool:
-    """Whether the path is one of the fields or below it."""
-    return any(path == field or path.startswith(f"{field}.") for field in fields)
 
 
 def _differing_fields(specs: Sequence[Mapping[str, Any]]) -> list[str]:

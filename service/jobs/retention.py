@@ -52,11 +52,11 @@ def delete_superseded(session: Session, job: JobRow) -> list[str]:
 
 
 def select_kept(newest_first: list[CheckpointRow], retention: Retention) -> set[str]:
-    """Ids of the checkpoints to keep. A checkpoint without a test error is never among the best."""
+    """Ids of the checkpoints to keep. Without a selection error none is among the best."""
     measured = [
-        (row.test_error, row.iteration, row.id)
+        (row.selection_error, row.iteration, row.id)
         for row in newest_first
-        if row.test_error is not None
+        if row.selection_error is not None
     ]
     kept = [row.id for row in newest_first[: retention.keep_newest]]
     kept += [row_id for *_, row_id in sorted(measured)[: retention.keep_best]]

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.catalog import recipes, uploads
 from service.errors import FieldError, InvalidInput, NotFound
-from service.jobs import cluster_fit, lifecycle, records, warm_start, workload
+from service.jobs import cluster_fit, lifecycle, records, training_key, warm_start, workload
 from service.jobs.records import FindJob
 from service.specs import dataset_fit
 from service.specs.job_spec import Dependency, JobSpec, parse_job_spec
@@ -135,12 +135,13 @@ def _submit(
 def _create(session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: datetime) -> JobRow:
     _lock_referenced_jobs(session, [spec])
     needed, source = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
+    spec = _pin_source(spec, source)
     resources = spec.resources
     job = JobRow(
         id=ids.new_id(now),
         name=spec.name,
         dataset=spec.dataset,
-        spec=_pin_source(spec, source).model_dump(mode="json"),
+        spec=spec.model_dump(mode="json"),
         state=_choose_initial_state(spec, needed),
         user=user,
         priority=spec.priority,
@@ -150,6 +151,7 @@ def _create(session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: 
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         timing_key=workload.make_timing_key(spec),
+        training_key=training_key.training_key(spec, data_dir),
         macs_per_iteration=workload.count_macs_per_iteration(spec),
         iterations=spec.recipe.iterations,
         checkpointed_iteration=0,

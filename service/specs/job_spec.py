@@ -108,7 +108,7 @@ class StartFrom(Spec):
     """Name of a file in the directory `weights` of the data directory: torchvision's, a CIFAR
     checkpoint like akamaster's, or weights of this service."""
     checkpoint: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] = "newest"
-    """`newest`, `best`, or the id of a checkpoint of the job."""
+    """`newest`, `best` (by `recipe.select_by` of the job), or the id of a checkpoint."""
     mode: Annotated[StartMode, Field(default_factory=lambda data: _default_start_mode(data))]  # noqa: PLW0108
     """What is taken: the run, the weights, the weights without the classifier's, or a shallower
     network's weights. By default the run; of a file, the weights without the classifier's."""
@@ -129,7 +129,7 @@ class Retention(Spec):
     """A checkpoint is deleted if no rule keeps it; the newest is never deleted."""
 
     keep_best: Annotated[int, Field(strict=True, ge=0, le=100)] = 1
-    """Number of checkpoints with the lowest test error to keep."""
+    """Number of checkpoints with the lowest error of `recipe.select_by` to keep."""
     keep_newest: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
     """Number of newest checkpoints to keep."""
     keep_every: Annotated[int, Field(strict=True, ge=1)] | None = None

@@ -160,12 +160,15 @@ class LaunchTimes(ProtocolModel):
 class CheckpointManifest(ProtocolModel):
     """Lists the parts of a checkpoint, all of them uploaded; the checkpoint counts from now on.
 
-    Errors in percent: on the test set, and over the training images since the epoch began.
+    Errors in percent: on the test set, over the training images since the last evaluation, and the
+    one by which the recipe selects; None if these weights were not evaluated, or it selects by
+    none.
     """
 
     iteration: Count
     test_error: Percent | None
     train_error: Percent | None
+    selection_error: Percent | None = None
     parts: list[PartDigest]
 
 
@@ -192,11 +195,16 @@ class ReportResponse(ProtocolModel):
 
 
 class TrainingResult(ProtocolModel):
-    """What a finished training attained; errors in percent."""
+    """What a finished training attained; errors in percent.
+
+    `test_top5_error`: with more than five classes. `validation_error`: with held-out images.
+    """
 
     train_error: Percent | None
     test_error: Percent | None
     training_seconds: Annotated[float, Field(ge=0)]
+    test_top5_error: Percent | None = None
+    validation_error: Percent | None = None
 
 
 class FinishAttemptRequest(ProtocolModel):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from service.catalog import datasets
 from service.errors import FieldError, InvalidInput
 from service.specs import search_space
 from service.specs.base import Name, Seed, Spec
@@ -19,6 +20,8 @@ _DEFAULT_TRIALS = 10
 # A job has up to 20 tags; the search adds one to its trials.
 _MAX_TAGS = 19
 _MAX_METRICS = 3
+# One of this number of training images is held out by default.
+_HELD_OUT_SHARE = 10
 
 
 class Metric(StrEnum):
@@ -108,8 +111,9 @@ class SearchSpec(Spec):
     """Spec of the trials, as for `POST /v1/jobs`, without `after` and `hold`."""
     space: Space
     """Fields that vary, as `recipe.learning_rate`, each with a distribution."""
-    metric: tuple[Metric, ...] = (Metric.TEST_ERROR,)
-    """One metric, or a list of up to three; all are minimized."""
+    metric: tuple[Metric, ...]
+    """One metric, or a list of up to three; all are minimized. Default: `validation/error`; if the
+    job holds out no images, a tenth of its training images are then held out."""
     algorithm: Annotated[Algorithm, Field(default_factory=lambda data: _default_algorithm(data))]  # noqa: PLW0108
     """Default: `tpe`; `random` if the space has a grid."""
     scheduler: SchedulerSpec = SchedulerSpec()
@@ -121,6 +125,15 @@ class SearchSpec(Spec):
     # The names of its trials have a number, too.
     name: Annotated[Name, Field(max_length=100)] = "search"
     """Display name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_metric(cls, written: Any) -> Any:
+        """A search that selects on the test images must say so."""
+        if not isinstance(written, dict) or written.get("metric") is not None:
+            return written
+        job = _hold_out_images(written.get("job"))
+        return written | {"metric": Metric.VALIDATION_ERROR, "job": job}
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -154,7 +167,7 @@ class SearchSpec(Spec):
     @field_validator("scheduler")
     @classmethod
     def _check_scheduler(cls, scheduler: SchedulerSpec, info: ValidationInfo) -> SchedulerSpec:
-        metric: tuple[Metric, ...] = info.data.get("metric", (Metric.TEST_ERROR,))
+        metric: tuple[Metric, ...] = info.data.get("metric", (Metric.VALIDATION_ERROR,))
         if scheduler.name is Scheduler.FIFO:
             return scheduler
         if len(metric) > 1:
@@ -188,7 +201,7 @@ class SearchSpec(Spec):
             )
         if trials > MAX_TRIALS:
             raise ValueError(f"the grid has {counted}; at most {MAX_TRIALS:,} trials are allowed")
-        metric: tuple[Metric, ...] = info.data.get("metric", (Metric.TEST_ERROR,))
+        metric: tuple[Metric, ...] = info.data.get("metric", (Metric.VALIDATION_ERROR,))
         if budget.target_error is not None and not metric[0].is_error:
             raise ValueError(
                 f"target_error needs an error as the first metric, received {metric[0]}"
@@ -238,7 +251,10 @@ def check_search_spec(
     field_errors = []
     needs_validation = any(metric.startswith("validation/") for metric in spec.metric)
     if needs_validation and not example.recipe.validation_images:
-        message = "needs held-out images: recipe.validation_images is 0"
+        message = (
+            "needs held-out images: recipe.validation_images is 0; test/error would select on the "
+            "images that the result is measured on"
+        )
         field_errors.append(FieldError(pointer="/metric", message=message))
     if example.after or example.hold:
         message = "after and hold are not allowed in the trials of a search"
@@ -253,6 +269,22 @@ def check_search_spec(
 
 def count_grid_points(space: dict[str, Dimension]) -> int:
     return math.prod(len(grid.arguments) for grid in space.values() if _is_grid(grid))
+
+
+def _hold_out_images(job: Any) -> Any:
+    """The job with a tenth of the training images held out, unless it says how many.
+
+    As the paper's 45k/5k split (section 4.2). Unchanged where the number of images is not known.
+    """
+    if not isinstance(job, dict):
+        return job
+    dataset = datasets.find_dataset(str(job.get("dataset")))
+    recipe = job.get("recipe") or {}
+    recipe = {"name": recipe} if isinstance(recipe, str) else recipe
+    if dataset is None or dataset.train_images is None or not isinstance(recipe, dict):
+        return job
+    held_out = {"validation_images": dataset.train_images // _HELD_OUT_SHARE}
+    return job | {"recipe": held_out | recipe}
 
 
 def _is_grid(dimension: Dimension) -> bool:

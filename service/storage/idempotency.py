@@ -11,9 +11,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.errors import IdempotencyMismatch
-from service.storage.tables import IdempotencyKeyRow, JobRow, SearchRow
+from service.storage.tables import IdempotencyKeyRow, JobRow, SearchRow, StudyRow
 
-RowT = TypeVar("RowT", JobRow, SearchRow)
+RowT = TypeVar("RowT", JobRow, SearchRow, StudyRow)
 
 
 class Operation(StrEnum):
@@ -21,6 +21,7 @@ class Operation(StrEnum):
     CLONE_JOB = "clone-job"
     SUBMIT_BATCH = "submit-batch"
     SUBMIT_SEARCH = "submit-search"
+    SUBMIT_STUDY = "submit-study"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _find_earlier(session: Session, row_type: type[RowT], key: IdempotencyKey) -
     used = session.get(IdempotencyKeyRow, (key.user, key.operation, key.value, key.item))
     if used is None:
         return None
-    noun, row_id = ("job", used.job_id) if used.job_id is not None else ("search", used.search_id)
+    created = {"job": used.job_id, "search": used.search_id, "study": used.study_id}
+    noun, row_id = next((noun, row_id) for noun, row_id in created.items() if row_id is not None)
     if used.request_sha256 != key.request_sha256:
         raise IdempotencyMismatch(
             f"the idempotency key {key.value!r} was used with a different body; "
@@ -94,7 +96,7 @@ def _find_earlier(session: Session, row_type: type[RowT], key: IdempotencyKey) -
     return session.get(row_type, row_id)
 
 
-def _key_row(key: IdempotencyKey, row: JobRow | SearchRow) -> IdempotencyKeyRow:
+def _key_row(key: IdempotencyKey, row: JobRow | SearchRow | StudyRow) -> IdempotencyKeyRow:
     return IdempotencyKeyRow(
         user=key.user,
         operation=key.operation,
@@ -103,4 +105,5 @@ def _key_row(key: IdempotencyKey, row: JobRow | SearchRow) -> IdempotencyKeyRow:
         request_sha256=key.request_sha256,
         job_id=row.id if isinstance(row, JobRow) else None,
         search_id=row.id if isinstance(row, SearchRow) else None,
+        study_id=row.id if isinstance(row, StudyRow) else None,
     )

@@ -102,7 +102,7 @@ class Base(DeclarativeBase):
 
 
 class SubmittedRow(Base):
-    """What jobs and searches have in common. event_count: number of the newest event.
+    """What jobs, searches and studies have in common. event_count: number of the newest event.
 
     note, starred, archived: of the users; archived rows are left out of lists.
     """
@@ -128,6 +128,7 @@ class JobRow(SubmittedRow):
 
     queue_sort_key: order of the queue, ascending (service.jobs.lifecycle).
     timing_key: equal for jobs that take the same time per iteration.
+    training_key: equal for jobs that train the same (service.jobs.training_key).
     macs_per_iteration: multiply-adds per iteration; None if the number of images is not known.
     checkpointed_iteration: iteration of the newest checkpoint.
     bucket_width: iterations of the smallest metric bucket; 0: too few points for buckets.
@@ -149,6 +150,7 @@ class JobRow(SubmittedRow):
         Index("ix_jobs_dataset_id", "dataset", "id"),
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_timing_key", "timing_key"),
+        Index("ix_jobs_training_key", "training_key"),
         Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
         Index("ix_jobs_source_job_id", "source_job_id"),
         _partial_index("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
@@ -164,6 +166,7 @@ class JobRow(SubmittedRow):
     cpus_per_worker: Mapped[int]
     gpus_per_worker: Mapped[float | None]
     timing_key: Mapped[str] = mapped_column(Text)
+    training_key: Mapped[str] = mapped_column(String(64))
     macs_per_iteration: Mapped[float | None]
     iterations: Mapped[int]
     checkpointed_iteration: Mapped[int] = mapped_column(default=0)
@@ -375,6 +378,7 @@ class LogRow(Base):
 class CheckpointRow(Base):
     """A checkpoint, written after all of its parts are in the artifact store; errors in percent.
 
+    selection_error: the error by which the recipe finds the best checkpoint.
     parts: `{"key", "sha256", "size_bytes"}` by name of the part.
     """
 
@@ -387,6 +391,7 @@ class CheckpointRow(Base):
     iteration: Mapped[int]
     created_at: Mapped[datetime]
     test_error: Mapped[float | None]
+    selection_error: Mapped[float | None]
     train_error: Mapped[float | None]
     parts: Mapped[dict[str, Any]]
 
@@ -507,6 +512,27 @@ class TrialRow(Base):
     is_paused: Mapped[bool] = mapped_column(default=False)
 
 
+class StudyRow(SubmittedRow):
+    """A study (service.specs.study_spec); its state is that of its members' jobs."""
+
+    __tablename__ = "studies"
+
+
+class StudyMemberRow(Base):
+    """A job of a study; several studies may share it. job_id: None once the job is deleted."""
+
+    __tablename__ = "study_members"
+
+    study_id: Mapped[str] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True
+    )
+    label: Mapped[str] = mapped_column(String(60), primary_key=True)
+    seed: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[str | None] = mapped_column(
+        ForeignKey("jobs.id", ondelete="SET NULL"), index=True
+    )
+
+
 class EventRow(Base):
     """An event of its subject, a job or a search; numbered per subject from 1."""
 
@@ -549,7 +575,7 @@ class ChangeRow(Base):
 
 
 class IdempotencyKeyRow(Base):
-    """A client's key, and the job or search that the request with this key created.
+    """A client's key, and the job, search or study that the request with this key created.
 
     user, operation: keys of different users and kinds of requests are independent.
     item: index in a batch, 0 for a single submission.
@@ -568,4 +594,7 @@ class IdempotencyKeyRow(Base):
     )
     search_id: Mapped[str | None] = mapped_column(
         ForeignKey("searches.id", ondelete="CASCADE"), index=True
+    )
+    study_id: Mapped[str | None] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), index=True
     )

@@ -32,11 +32,13 @@ DEPEND_ON_MORE = {
     "POST /v1/datasets",
     "POST /v1/drivers/{driver_id}/trials",
     "POST /v1/jobs",
+    "POST /v1/comparisons",
     "POST /v1/jobs/{job_id}/clone",
     "POST /v1/jobs:batch",
     "POST /v1/jobs:plan",
     "POST /v1/searches",
     "POST /v1/searches/{search_id}/extend",
+    "POST /v1/studies",
     "POST /v1/webhooks",  # names that no DNS server knows
     "PUT /v1/attempts/{attempt_id}/checkpoints/{iteration}/{part}",
 }

@@ -79,11 +79,13 @@ def note(
     iteration: int,
     *,
     test_error: float | None = None,
+    selection_error: float | None = None,
     parts: Sequence[CheckpointPart] = (CheckpointPart.WEIGHTS, CheckpointPart.STATE),
 ) -> CheckpointManifest:
     return CheckpointManifest(
         iteration=iteration,
         test_error=test_error,
+        selection_error=test_error if selection_error is None else selection_error,
         train_error=None,
         parts=[
             PartDigest(

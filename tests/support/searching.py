@@ -33,6 +33,7 @@ def search_body(**fields: Any) -> dict[str, Any]:
     return {
         "job": written(recipe=TINY),
         "space": {"recipe.learning_rate": {"loguniform": [0.001, 1.0]}},
+        "metric": "test/error",
         "algorithm": "random",
         "budget": {"trials": 4, "concurrent": 2},
     } | fields

@@ -226,6 +226,8 @@ def deliver_outcome(
         result=TrainingResult(
             train_error=outcome.train_error,
             test_error=outcome.test_error,
+            test_top5_error=outcome.test_top5_error,
+            validation_error=outcome.validation_error,
             training_seconds=outcome.training_seconds,
         ),
     )

@@ -132,7 +132,7 @@ class CheckpointOutbox:
         else:
             self.is_newest_lost = False
             self._on_uploaded(manifest)
-            self._best_uploaded = _min(self._best_uploaded, manifest.test_error)
+            self._best_uploaded = _min(self._best_uploaded, manifest.selection_error)
         self._num_corrupt = 0
         self._delete(checkpoint)
 
@@ -183,13 +183,13 @@ class CheckpointOutbox:
 def _find_superseded(
     queue: list[QueuedCheckpoint], *, best_uploaded: float | None
 ) -> list[QueuedCheckpoint]:
-    """All but the newest and the best by test error, if it is better than all uploaded ones."""
+    """All but the newest and the best, if that is better than all uploaded ones."""
     if len(queue) < 2:  # noqa: PLR2004
         return []
     newest = queue[-1]
-    evaluated = [item for item in queue if item.manifest.test_error is not None]
-    best = min(evaluated, key=lambda item: item.manifest.test_error or 0.0, default=newest)
-    if best_uploaded is not None and (best.manifest.test_error or 0.0) >= best_uploaded:
+    evaluated = [item for item in queue if item.manifest.selection_error is not None]
+    best = min(evaluated, key=lambda item: item.manifest.selection_error or 0.0, default=newest)
+    if best_uploaded is not None and (best.manifest.selection_error or 0.0) >= best_uploaded:
         best = newest
     return [item for item in queue if item is not newest and item is not best]
 

@@ -49,6 +49,7 @@ def make_manifest(saved: SavedCheckpoint) -> CheckpointManifest:
     return CheckpointManifest(
         iteration=saved.iteration,
         test_error=saved.test_error,
+        selection_error=saved.selection_error,
         train_error=saved.train_error,
         parts=[_make_digest(part, path) for part, path in saved.files.items()],
     )

@@ -95,17 +95,23 @@ class AsyncCheckpointWriter:
         checkpoint: Checkpoint,
         *,
         test_error: float | None,
+        selection_error: float | None,
         is_last: bool = False,
         exporter: Exporter | None = None,
     ) -> None:
         """Returns at once; the checkpoint's tensors must not change any more.
 
-        `test_error`: of exactly these weights. If the last checkpoint cannot be written, its
-        future fails; any other is skipped with a warning.
+        `test_error`, `selection_error`: of exactly these weights. If the last checkpoint cannot be
+        written, its future fails; any other is skipped with a warning.
         """
         self.wait()
         self._pending = self._thread.submit(
-            self._write, checkpoint, test_error, is_last=is_last, exporter=exporter
+            self._write,
+            checkpoint,
+            test_error,
+            selection_error,
+            is_last=is_last,
+            exporter=exporter,
         )
         self._observer.on_checkpoint_pending(self._pending)
 
@@ -122,6 +128,7 @@ class AsyncCheckpointWriter:
         self,
         checkpoint: Checkpoint,
         test_error: float | None,
+        selection_error: float | None,
         *,
         is_last: bool,
         exporter: Exporter | None,
@@ -145,7 +152,9 @@ class AsyncCheckpointWriter:
             self._observer.on_log(LogLevel.WARNING, str(error))
             return
         self._observer.on_checkpoint(
-            SavedCheckpoint(iteration, test_error, checkpoint.state.train_error, files)
+            SavedCheckpoint(
+                iteration, test_error, selection_error, checkpoint.state.train_error, files
+            )
         )
 
 
@@ -271,6 +280,8 @@ def describe_weights(
         "spec": spec.model_dump_json(),
         "iteration": str(state.iteration),
         "test_error": json.dumps(state.test_error),
+        "test_top5_error": json.dumps(state.test_top5_error),
+        "validation_error": json.dumps(state.validation_error),
         "train_error": json.dumps(state.train_error),
         "precision": json.dumps(state.precision),
         "versions": json.dumps(list_versions()),

@@ -7,7 +7,7 @@ Shapes: N batch, C channels, H height, W width, K classes, S sums, V views.
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -21,6 +21,8 @@ from workers.training.data import sampling
 from workers.training.data.data_source import DataSource, EvaluationBatches, EvaluationSplit
 from workers.training.device_context import DeviceContext
 from workers.training.distributed import RankGroup
+from workers.training.metric_sums import Means
+from workers.training.predictions import PredictionRecorder
 
 # Training images that precise batch normalization statistics are computed over; the authors do
 # not give their number.
@@ -52,18 +54,27 @@ class PendingEvaluation:
     def __init__(
         self,
         sums: Mapping[EvaluationSplit, Tensor],
+        recorder: PredictionRecorder | None,
         stream: EvaluationStream | None,
         ranks: RankGroup,
     ) -> None:
-        self._sums, self._stream, self._ranks = sums, stream, ranks
+        self._sums, self._recorder = sums, recorder
+        self._stream, self._ranks = stream, ranks
 
-    def wait(self) -> dict[EvaluationSplit, tuple[float, float]]:
-        """Loss, and error in percent, of each split. Called by all ranks."""
+    def wait(self) -> dict[EvaluationSplit, Means]:
+        """The means of each split. Called by all ranks."""
         with nullcontext() if self._stream is None else self._stream.use():
             return {
                 split: metric_sums.compute_means(self._ranks.all_reduce_sum(sums_S))
                 for split, sums_S in self._sums.items()
             }
+
+    def gather_predictions(self) -> dict[str, Tensor] | None:
+        """For all test images, if they were kept. Called by all ranks."""
+        if self._recorder is None:
+            return None
+        with nullcontext() if self._stream is None else self._stream.use():
+            return self._recorder.gather(self._ranks)
 
 
 class Evaluator:
@@ -91,17 +102,21 @@ class Evaluator:
     def is_async(self) -> bool:
         return self._stream is not None
 
-    def start(self) -> PendingEvaluation:
+    def start(self, *, keeps_predictions: bool = False) -> PendingEvaluation:
         """Of the network as it is now. The previous evaluation must be complete."""
+        source = self._source
+        recorder = (
+            PredictionRecorder(source.test_images, source.classes) if keeps_predictions else None
+        )
         self._update_batch_norm_stats()
         if self._stream is None:
-            return self._evaluate(self._model)
+            return self._evaluate(self._model, recorder)
         model = self._copy_model()
         self._stream.wait_for_training()
         with self._stream.use():
-            return self._evaluate(model)
+            return self._evaluate(model, recorder)
 
-    def _evaluate(self, model: nn.Module) -> PendingEvaluation:
+    def _evaluate(self, model: nn.Module, recorder: PredictionRecorder | None) -> PendingEvaluation:
         splits = list(EvaluationSplit) if self._source.validation_images else [EvaluationSplit.TEST]
         sums = {}
         for split in splits:
@@ -109,8 +124,9 @@ class Evaluator:
                 split, rank=self._ranks.rank, world_size=self._ranks.world_size
             )
             mode = self._recipe.test_time_augmentation
-            sums[split] = evaluate(model, batches, mode, device=self._device)
-        return PendingEvaluation(sums, self._stream, self._ranks)
+            record = recorder.add if recorder and split is EvaluationSplit.TEST else None
+            sums[split] = evaluate(model, batches, mode, device=self._device, record=record)
+        return PendingEvaluation(sums, recorder, self._stream, self._ranks)
 
     @torch.no_grad()
     def _copy_model(self) -> nn.Module:
@@ -145,9 +161,17 @@ class Evaluator:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: EvaluationBatches, mode: TtaMode, *, device: torch.device
+    model: nn.Module,
+    batches: EvaluationBatches,
+    mode: TtaMode,
+    *,
+    device: torch.device,
+    record: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """sums_S over the batches. The model is in training mode afterwards."""
+    """sums_S over the batches. The model is in training mode afterwards.
+
+    `record` receives scores_NK and labels_N of each batch.
+    """
     model.eval()
     sums_S = metric_sums.zero_sums(device)
     for views_NCHW, labels_N in batches:
@@ -155,6 +179,8 @@ def evaluate(
             scores_NK = combine_scores(model, views_NCHW, mode)
         total_loss = functional.cross_entropy(scores_NK, labels_N, reduction="sum")
         sums_S += metric_sums.sum_batch(scores_NK, labels_N, total_loss)
+        if record is not None:
+            record(scores_NK, labels_N)
     model.train()
     return sums_S
 

@@ -1,11 +1,12 @@
 """What a finished run leaves for other programs, each compared with the network itself.
 
-weights.pt          the state_dict, for torch.load(weights_only=True)
-model.onnx          for ONNX Runtime and others: normalized images_NCHW float32 -> logits_NK
-model.pt2           the same as a torch.export program, which needs none of our code
-model.image.onnx    with the preprocessing inside: image_HWC uint8 of any size -> logits_K
-model.image.pt2     the same as a torch.export program
-card.md             what the network is, how it was trained, what it attains, how to use it
+weights.pt               the state_dict, for torch.load(weights_only=True)
+model.onnx               for ONNX Runtime and others: normalized images_NCHW float32 -> logits_NK
+model.pt2                the same as a torch.export program, which needs none of our code
+model.image.onnx         with the preprocessing inside: image_HWC uint8 of any size -> logits_K
+model.image.pt2          the same as a torch.export program
+card.md                  what the network is, how it was trained, what it attains, how to use it
+predictions.safetensors  the logits of the test images
 
 Class names are in the metadata of the models, under `class_names`, in the order of the logits.
 
@@ -36,6 +37,7 @@ from workers.training.data.normalization import Normalizer
 from workers.training.models import weight_markers
 from workers.training.models.image_classifier import ImageClassifier
 from workers.training.observers import LogFunction, RunEnvironment, ignore_log
+from workers.training.predictions import write_predictions
 from workers.training.train_state import TrainState
 
 FILE_NAMES = {
@@ -45,6 +47,7 @@ FILE_NAMES = {
     CheckpointPart.ONNX_IMAGE: "model.image.onnx",
     CheckpointPart.PROGRAM_IMAGE: "model.image.pt2",
     CheckpointPart.CARD: "card.md",
+    CheckpointPart.PREDICTIONS: "predictions.safetensors",
 }
 
 # Largest accepted difference of a logit. Summing float32 in another order gives a hundredth of it.
@@ -65,13 +68,14 @@ _IMAGE_PARTS = frozenset({CheckpointPart.ONNX_IMAGE, CheckpointPart.PROGRAM_IMAG
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """`class_names` in the order of the logits; `normalizer` on the CPU."""
+    """`class_names` in the order of the logits; `normalizer` and `predictions` on the CPU."""
 
     spec: JobSpec
     environment: RunEnvironment
     state: TrainState
     class_names: list[str]
     normalizer: Normalizer
+    predictions: dict[str, Tensor] | None = None
 
 
 def make_exporter(
@@ -99,6 +103,15 @@ def write_exports(
     files = {CheckpointPart.PT: directory / FILE_NAMES[CheckpointPart.PT]}
     weights = weight_markers.add_markers(model.state_dict(), run.spec.architecture)
     torch.save(weights, files[CheckpointPart.PT])
+    if run.predictions is not None:
+        files[CheckpointPart.PREDICTIONS] = directory / FILE_NAMES[CheckpointPart.PREDICTIONS]
+        write_predictions(
+            files[CheckpointPart.PREDICTIONS],
+            run.predictions,
+            spec=run.spec,
+            class_names=run.class_names,
+            iteration=run.state.iteration,
+        )
     results: dict[CheckpointPart, str] = {}
     for part in (_PARTS[export] for export in run.spec.recipe.exports):
         path = directory / FILE_NAMES[part]
@@ -167,6 +180,8 @@ def format_card(
     augmentation = spec.recipe.test_time_augmentation
     rows = {
         f"test error (test-time augmentation: {augmentation})": _percent(state.test_error),
+        "top-5 test error": _percent(state.test_top5_error),
+        "validation error": _percent(state.validation_error),
         "training error": _percent(state.train_error),
         "parameters": f"{environment.parameters:,}",
         "multiply-adds per image": f"{stats.multiply_adds:,} ({height}x{width})",

@@ -3,6 +3,7 @@
 Shapes: N batch, K classes, S sums, R ranks, W windows.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
@@ -10,7 +11,17 @@ from torch import Tensor
 
 from workers.training.distributed import RankGroup
 
-NUM_SUMS = 3
+NUM_SUMS = 4
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Means:
+    """Loss per image; errors in percent. `top5_error` means nothing with up to five classes."""
+
+    loss: float
+    error: float
+    top5_error: float
 
 
 def zero_sums(device: torch.device) -> Tensor:
@@ -19,16 +30,20 @@ def zero_sums(device: torch.device) -> Tensor:
 
 
 def sum_batch(scores_NK: Tensor, labels_N: Tensor, total_loss: Tensor) -> Tensor:
-    """sums_S: the loss summed over the images, the number of errors, the number of images."""
+    """sums_S: the loss summed over the images, top-1 and top-5 errors, the number of images."""
     errors = (scores_NK.argmax(dim=1) != labels_N).sum()
+    top_N5 = scores_NK.topk(min(TOP, scores_NK.shape[1]), dim=1).indices
+    top5_errors = len(labels_N) - (top_N5 == labels_N[:, None]).sum()
     images = torch.full_like(errors, len(labels_N))
-    return torch.stack([total_loss.double(), errors.double(), images.double()])
+    return torch.stack(
+        [total_loss.double(), errors.double(), top5_errors.double(), images.double()]
+    )
 
 
-def compute_means(sums_S: Tensor) -> tuple[float, float]:
-    """Loss per image, and error in percent. Waits for the device."""
-    loss, errors, images = sums_S.tolist()
-    return loss / images, 100 * errors / images
+def compute_means(sums_S: Tensor) -> Means:
+    """Waits for the device."""
+    loss, errors, top5_errors, images = sums_S.tolist()
+    return Means(loss / images, 100 * errors / images, 100 * top5_errors / images)
 
 
 class Window(IntEnum):
@@ -54,8 +69,8 @@ class TrainingMetrics:
         elif ranks.rank == 0:
             self.sums_WS.copy_(sums_RWS.sum(dim=0))
 
-    def take_means(self, window: Window, ranks: RankGroup) -> tuple[float, float]:
-        """Loss and error of all ranks over the window, which starts anew."""
+    def take_means(self, window: Window, ranks: RankGroup) -> Means:
+        """Of all ranks over the window, which starts anew."""
         sums_S = ranks.all_reduce_sum(self.sums_WS[window].clone())
         self.sums_WS[window] = 0
         return compute_means(sums_S)

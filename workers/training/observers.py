@@ -66,11 +66,13 @@ class Progress:
 class SavedCheckpoint:
     """A checkpoint whose files are complete, in a directory of their own.
 
-    Errors in percent. `test_error` is None if the weights of this iteration were not evaluated.
+    Errors in percent. `test_error` is None if the weights of this iteration were not evaluated,
+    `selection_error` also if the recipe selects the last checkpoint.
     """
 
     iteration: int
     test_error: float | None
+    selection_error: float | None
     train_error: float | None
     files: Mapping[CheckpointPart, Path]
 

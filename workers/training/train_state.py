@@ -15,9 +15,10 @@ class TrainState:
         precision: resolved precision of the run; None before it started.
         loss_scale: the loss scale of fp16 and the steps since it changed; None: it is constant.
         train_error: over the training images since the previous evaluation.
-        test_error: of the last evaluation.
-        best_error: lowest test error so far, if the schedule watches for a plateau.
-        evaluations_since_best: evaluations without a lower test error.
+        test_error, test_top5_error: of the last evaluation; top-5 with more than five classes.
+        validation_error: of the last evaluation; None if no images are held out.
+        best_error: lowest error by which the recipe selects, if the schedule watches for a plateau.
+        evaluations_since_best: evaluations without a lower one.
         lr_drops: how often a plateau has dropped the learning rate.
         training_seconds: of all attempts together.
         error_curve: (iteration, test error) of each evaluation.
@@ -30,6 +31,8 @@ class TrainState:
     loss_scale: tuple[float, int] | None = None
     train_error: float | None = None
     test_error: float | None = None
+    test_top5_error: float | None = None
+    validation_error: float | None = None
     best_error: float | None = None
     evaluations_since_best: int = 0
     lr_drops: int = 0
@@ -37,17 +40,27 @@ class TrainState:
     error_curve: tuple[tuple[int, float], ...] = ()
 
     def with_evaluation(
-        self, iteration: int, *, train_error: float, test_error: float, patience: int | None
+        self,
+        iteration: int,
+        *,
+        train_error: float,
+        test_error: float,
+        test_top5_error: float | None,
+        validation_error: float | None,
+        selection_error: float | None,
+        patience: int | None,
     ) -> "TrainState":
         """The state after the evaluation of `iteration`, which may lie before this one.
 
-        `patience`: evaluations without a lower error after which the learning rate drops; None if
-        the schedule does not watch for a plateau.
+        `selection_error`: the one by which the recipe selects. `patience`: evaluations without a
+        lower one after which the learning rate drops; None if the schedule does not watch for a
+        plateau.
         """
         best, since_best, drops = self.best_error, self.evaluations_since_best, self.lr_drops
         if patience is not None:
-            is_better = best is None or test_error < best
-            best = test_error if is_better else best
+            assert selection_error is not None, "validated with the recipe"
+            is_better = best is None or selection_error < best
+            best = selection_error if is_better else best
             since_best = 0 if is_better else since_best + 1
             if since_best >= patience:
                 since_best, drops = 0, drops + 1
@@ -55,6 +68,8 @@ class TrainState:
             self,
             train_error=train_error,
             test_error=test_error,
+            test_top5_error=test_top5_error,
+            validation_error=validation_error,
             best_error=best,
             evaluations_since_best=since_best,
             lr_drops=drops,

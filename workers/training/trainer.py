@@ -40,7 +40,7 @@ from workers.training.diagnostics import Diagnostics
 from workers.training.distributed import RankGroup
 from workers.training.errors import TrainingDiverged
 from workers.training.evaluation import Evaluator, PendingEvaluation
-from workers.training.metric_sums import TrainingMetrics, Window
+from workers.training.metric_sums import TOP, Means, TrainingMetrics, Window
 from workers.training.models import resnet, weight_init
 from workers.training.models.step_randomness import StepRandomness
 from workers.training.observers import LaunchTimes, NullObserver, Observer, Progress, StepTime
@@ -57,7 +57,8 @@ PROGRESS_SECONDS = 1.0
 class Outcome:
     """`stopped` is None if the run is complete. Errors in percent, of the last evaluation.
 
-    The last checkpoint may still be pending: see Observer.on_checkpoint_pending.
+    `test_top5_error`: with more than five classes. `validation_error`: with held-out images. The
+    last checkpoint may still be pending: see Observer.on_checkpoint_pending.
     """
 
     stopped: StopReason | None
@@ -65,6 +66,8 @@ class Outcome:
     train_error: float | None
     test_error: float | None
     training_seconds: float
+    test_top5_error: float | None = None
+    validation_error: float | None = None
 
 
 def train(
@@ -128,6 +131,7 @@ class Trainer:
             log=observer.on_log,
         )
         self.data_ready_at = datetime.now(UTC)
+        self._has_top5 = self.source.classes > TOP
         self.model = resnet.build_network(spec, self.source.classes).to(context.device)
         if self.recipe.sync_batch_norm and context.world_size > 1:
             self.model = convert_sync_batch_norm(self.model)
@@ -196,6 +200,8 @@ class Trainer:
             self.state.train_error,
             self.state.test_error,
             self.state.training_seconds,
+            test_top5_error=self.state.test_top5_error,
+            validation_error=self.state.validation_error,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -293,11 +299,10 @@ class Trainer:
         """Means since the last report, over all ranks. Their error may end the warm-up."""
         iteration, learning_rate = self.state.iteration, self.state.learning_rate
         assert learning_rate is not None, "a step was taken"
-        loss, error = self.metrics.take_means(Window.SINCE_REPORT, self.ranks)
+        means = self.metrics.take_means(Window.SINCE_REPORT, self.ranks)
+        loss, error = means.loss, means.error
         images_per_second = self._throughput.measure(iteration)
-        values = {
-            "train/loss": loss,
-            "train/error": error,
+        values = self._name_means("train", means) | {
             "learning_rate": learning_rate,
             "images_per_second": images_per_second,
         }
@@ -317,10 +322,10 @@ class Trainer:
             )
 
     def _start_evaluation(self) -> None:
-        _, train_error = self.metrics.take_means(Window.SINCE_EVALUATION, self.ranks)
+        train = self.metrics.take_means(Window.SINCE_EVALUATION, self.ranks)
         with self._pause_throughput():
-            started = self.evaluator.start()
-        self._pending = _PendingEvaluation(started, self._step_time, train_error)
+            started = self.evaluator.start(keeps_predictions=self._is_last())
+        self._pending = _PendingEvaluation(started, self._step_time, train.error)
 
     def _finish_evaluation(self) -> None:
         """Waits for the pending evaluation, if any, and writes the checkpoint of its weights."""
@@ -331,17 +336,25 @@ class Trainer:
         # An asynchronous evaluation costs training time only where it is waited for.
         with nullcontext() if self.evaluator.is_async else self._pause_throughput():
             results = pending.evaluation.wait()
-        for split, (loss, error) in results.items():
-            self.observer.on_metrics(pending.step, {f"{split}/loss": loss, f"{split}/error": error})
-        loss, error = results[EvaluationSplit.TEST]
-        if math.isnan(loss):
-            raise TrainingDiverged(f"test loss is {loss} at iteration {iteration}")
+            predictions = pending.evaluation.gather_predictions()
+        for split, means in results.items():
+            self.observer.on_metrics(pending.step, self._name_means(split, means))
+        test, validation = results[EvaluationSplit.TEST], results.get(EvaluationSplit.VALIDATION)
+        if math.isnan(test.loss):
+            raise TrainingDiverged(f"test loss is {test.loss} at iteration {iteration}")
+        validation_error = None if validation is None else validation.error
+        selection_error = self.recipe.selection_error(
+            test_error=test.error, validation_error=validation_error
+        )
         is_plateau = self.recipe.schedule is LrSchedule.PLATEAU
         record = partial(
             TrainState.with_evaluation,
             iteration=iteration,
             train_error=pending.train_error,
-            test_error=error,
+            test_error=test.error,
+            test_top5_error=test.top5_error if self._has_top5 else None,
+            validation_error=validation_error,
+            selection_error=selection_error,
             patience=self.recipe.patience if is_plateau else None,
         )
         drops, self.state = self.state.lr_drops, record(self.state)
@@ -350,7 +363,7 @@ class Trainer:
             self.observer.on_log(LogLevel.INFO, message)
         if pending.checkpoint is not None:
             evaluated = replace(pending.checkpoint, state=record(pending.checkpoint.state))
-            self._write_checkpoint(evaluated, error)
+            self._write_checkpoint(evaluated, test.error, selection_error, predictions)
 
     def _save_checkpoint(self) -> None:
         """Copies the state; writes it once its evaluation, if any, is complete."""
@@ -371,9 +384,14 @@ class Trainer:
                 self.state, self.model.state_dict(), self.optimizer.momentum(), sums_RWS
             ).copy_to_cpu()
         if self._pending is None:
-            self._write_checkpoint(copied, test_error=None)
+            self._write_checkpoint(copied, test_error=None, selection_error=None)
         else:
             self._pending.checkpoint = copied
+
+    def _name_means(self, split: str, means: Means) -> dict[str, float]:
+        """By the names of their series."""
+        named = {f"{split}/loss": means.loss, f"{split}/error": means.error}
+        return named | ({f"{split}/top5_error": means.top5_error} if self._has_top5 else {})
 
     def _check_finite(self, sums_RWS: Tensor) -> None:
         """TrainingDiverged before a checkpoint replaces the last good one. Equal on all ranks."""
@@ -385,7 +403,13 @@ class Trainer:
                 "try a smaller one"
             )
 
-    def _write_checkpoint(self, copied: Checkpoint, test_error: float | None) -> None:
+    def _write_checkpoint(
+        self,
+        copied: Checkpoint,
+        test_error: float | None,
+        selection_error: float | None,
+        predictions: dict[str, Tensor] | None = None,
+    ) -> None:
         iteration = copied.state.iteration
         is_complete = iteration == self.recipe.iterations
         is_final = is_complete or (self._stopped is not None and iteration == self.state.iteration)
@@ -393,11 +417,12 @@ class Trainer:
             self.writer.write(
                 copied,
                 test_error=test_error,
+                selection_error=selection_error,
                 is_last=is_final,
-                exporter=self._make_exporter(copied.state) if is_complete else None,
+                exporter=self._make_exporter(copied.state, predictions) if is_complete else None,
             )
 
-    def _make_exporter(self, state: TrainState) -> Exporter:
+    def _make_exporter(self, state: TrainState, predictions: dict[str, Tensor] | None) -> Exporter:
         """Exports the network as it is now, without using the device."""
         batches = self.source.load_evaluation_batches(EvaluationSplit.TEST, rank=0, world_size=1)
         (images_NCHW, *_), _ = next(iter(batches))
@@ -407,6 +432,7 @@ class Trainer:
             state,
             class_names=self.source.class_names,
             normalizer=self.source.normalizer.to(torch.device("cpu")),
+            predictions=predictions,
         )
         return export.make_exporter(self.model, images_NCHW, run, self.observer.on_log)
 

@@ -267,7 +267,8 @@ def download(
         str,
         typer.Option(
             "--format",
-            help="safetensors; of a finished job also pt, onnx, pt2, onnx-image, pt2-image, card.",
+            help="safetensors; of a finished job also pt, onnx, pt2, onnx-image, pt2-image, card, "
+            "predictions.",
         ),
     ] = "safetensors",
     path: Annotated[

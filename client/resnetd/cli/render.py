@@ -330,6 +330,8 @@ def outcome(ended: Job) -> str:
     seconds = ended.result.training_seconds
     values = (
         ("test error ", percent(ended.result.test_error)),
+        ("top-5 ", percent(ended.result.test_top5_error)),
+        ("validation error ", percent(ended.result.validation_error)),
         ("train error ", percent(ended.result.train_error)),
         ("training time ", "" if seconds is None else duration(seconds)),
     )

@@ -161,7 +161,7 @@ def test_the_micro_batch_of_a_recipe_follows_the_batch_size(
         ({"schedule": "linear", "iterations": 20}, (None, None, None)),
         ({"warmup_iterations": 9}, (0.01, None, 9)),
         ({"schedule": "cosine", "warmup_iterations": 9}, (0.01, None, 9)),
-        ({"schedule": "plateau"}, (0.01, 80.0, None)),
+        ({"schedule": "plateau", "select_by": "test"}, (0.01, 80.0, None)),
     ],
 )
 def test_the_end_of_a_warm_up_follows_the_written_fields(
@@ -197,3 +197,33 @@ def test_the_end_of_a_warm_up_follows_the_written_fields(
 def test_an_inconsistent_recipe_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         _recipe(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("paper-cifar", "last"),
+        ({"name": "paper-cifar", "validation_images": 5000}, "validation"),
+        ({"name": "paper-cifar", "select_by": "test"}, "test"),
+        ("paper-imagenet", "test"),
+        ({"name": "paper-imagenet", "validation_images": 50_000}, "validation"),
+        ({"name": "paper-imagenet", "schedule": "cosine"}, "last"),
+    ],
+)
+def test_a_recipe_selects_on_test_images_only_where_it_says_so(fields: Any, expected: str) -> None:
+    recipe = recipes.build_recipe(fields, family=Family.IMAGENET, depth=18)
+    assert recipe.select_by == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schedule": "plateau"}, "needs an error to watch"),
+        ({"select_by": "validation"}, "needs held-out images"),
+    ],
+)
+def test_a_recipe_cannot_select_by_an_error_that_is_not_measured(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        recipes.build_recipe({"name": "quick"} | fields, family=Family.CIFAR, depth=20)

@@ -19,8 +19,8 @@ from service.storage.tables import CheckpointRow, JobEventRow
 from tests.support.core import START, Core, Taken, job_id_of, make_point, note
 
 
-def _row(iteration: int, test_error: float | None = None) -> CheckpointRow:
-    return CheckpointRow(id=str(iteration), iteration=iteration, test_error=test_error)
+def _row(iteration: int, error: float | None = None) -> CheckpointRow:
+    return CheckpointRow(id=str(iteration), iteration=iteration, selection_error=error)
 
 
 def _kept(rows: list[CheckpointRow], **rule: Any) -> set[int]:

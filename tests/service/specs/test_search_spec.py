@@ -6,10 +6,11 @@ import pytest
 
 from service.errors import InvalidInput
 from service.specs import search_spec
-from service.specs.search_spec import Algorithm, Scheduler
+from service.specs.search_spec import Algorithm, Metric, Scheduler
 from tests.support.core import written
 from tests.support.searching import search_body
 
+LEARNING_RATE = {"recipe.learning_rate": {"loguniform": [0.001, 1.0]}}
 GRID = {"shortcut": {"grid": ["A", "B", "C"]}}
 
 
@@ -36,6 +37,33 @@ def test_job_and_space_are_sufficient() -> None:
     assert spec.algorithm is Algorithm.TPE
     assert spec.scheduler.name is Scheduler.FIFO
     assert spec.trials == 10
+
+
+@pytest.mark.parametrize("recipe", [None, "quick", {"name": "quick", "iterations": 50}])
+def test_a_search_without_a_metric_holds_out_a_tenth_of_the_training_images(
+    recipe: Any,
+) -> None:
+    spec = search_spec.parse_search_spec({"job": written(recipe=recipe), "space": LEARNING_RATE})
+    assert spec.metric == (Metric.VALIDATION_ERROR,)
+    assert spec.make_example().recipe.validation_images == 143
+    assert spec.make_example().recipe.name == "quick"
+
+
+def test_a_search_without_a_metric_keeps_the_number_of_held_out_images() -> None:
+    job = written(recipe={"name": "quick", "validation_images": 37})
+    spec = search_spec.parse_search_spec({"job": job, "space": LEARNING_RATE})
+    assert spec.make_example().recipe.validation_images == 37
+
+
+def test_a_search_that_selects_on_test_images_says_so() -> None:
+    job = written(dataset="folder:photos", family="imagenet", depth=18)
+    error = _error(job=job, metric=None)
+    assert error[0] == "/metric"
+    assert "test/error would select on the images" in error[1]
+    spec = search_spec.parse_search_spec(
+        {"job": written(), "space": LEARNING_RATE, "metric": "test/error"}
+    )
+    assert spec.make_example().recipe.validation_images == 0
 
 
 def test_a_grid_defaults_to_algorithm_random() -> None:

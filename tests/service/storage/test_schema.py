@@ -24,6 +24,7 @@ from tests.support.core import Core, job_id_of, make_point, note
 from tests.support.fake_api import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.searching import Searching
+from tests.support.studies import submit_study
 
 
 def _tables(database: Database) -> set[str]:
@@ -109,6 +110,7 @@ def _fill(core: Core) -> None:
     core.report(claimed.attempt_id, 2, metrics=points, logs=[line], checkpoints=[note(20)])
     core.submit(after=[job_id_of(claimed)], key="once")
     core.finish(claimed.attempt_id)
+    submit_study(core)
     searching = Searching(core)
     searching.assign_trial(searching.run(), "a")
 

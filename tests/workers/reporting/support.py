@@ -76,7 +76,9 @@ def save(work_dir: Path, iteration: int, *, test_error: float | None = 50.0) -> 
     files = {part: folder / part for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)}
     for part, path in files.items():
         path.write_bytes(f"{part} of {iteration}".encode() * 1000)
-    return SavedCheckpoint(iteration, test_error, train_error=None, files=files)
+    return SavedCheckpoint(
+        iteration, test_error, selection_error=test_error, train_error=None, files=files
+    )
 
 
 def files_below(path: Path) -> list[Path]:

@@ -72,7 +72,7 @@ def test_an_evaluation_is_reported_at_the_next_report(
     assert trainer.report_every(small_spec(RECIPE).recipe) == 4
     assert order.index(("train/loss", 8)) < order.index(("test/error", 8))
     assert order.index(("test/error", 8)) < order.index(("train/loss", 12))
-    assert streams[0].num_uses == 2 * 4  # starts and waits
+    assert streams[0].num_uses == 2 * 4 + 1  # starts, waits, and the last one's predictions
 
 
 def test_a_run_with_async_evaluation_equals_a_run_that_waits(
@@ -113,6 +113,7 @@ def test_a_stopped_run_waits_for_its_pending_evaluation(
 def test_a_plateau_takes_effect_at_the_evaluation_that_shows_it(tmp_path: Path) -> None:
     recipe = {
         "schedule": "plateau",
+        "select_by": "test",
         "patience": 1,
         "learning_rate": 3.0,  # too large to learn anything for a while
         "milestones": (),

@@ -178,7 +178,13 @@ def test_training_continues_while_a_checkpoint_is_exported(
         path.write_text("done")
         return {CheckpointPart.CARD: path}
 
-    writer.write(make_checkpoint(small_spec()), test_error=12.5, is_last=True, exporter=export)
+    writer.write(
+        make_checkpoint(small_spec()),
+        test_error=12.5,
+        selection_error=None,
+        is_last=True,
+        exporter=export,
+    )
     assert observer.saved == [], "write() returned before the checkpoint was complete"
     may_export.set()
     writer.wait()
@@ -192,11 +198,11 @@ def test_only_the_last_checkpoint_must_be_writable(
     writer: AsyncCheckpointWriter, observer: DeferringObserver, tmp_path: Path
 ) -> None:
     (tmp_path / "work").write_text("a file where the directory should be")
-    writer.write(make_checkpoint(small_spec()), test_error=None)
+    writer.write(make_checkpoint(small_spec()), test_error=None, selection_error=None)
     writer.wait()
     assert len(observer.lines) == 1
     assert "checkpoint 00000007 cannot be written" in observer.lines[0]
-    writer.write(make_checkpoint(small_spec()), test_error=None, is_last=True)
+    writer.write(make_checkpoint(small_spec()), test_error=None, selection_error=None, is_last=True)
     with pytest.raises(CheckpointWriteError):
         writer.wait()
     assert observer.saved == []

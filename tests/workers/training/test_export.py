@@ -31,7 +31,8 @@ def test_only_a_finished_run_leaves_pt_weights_and_a_card(tmp_path: Path) -> Non
     _, observer = support.run(small_spec(), tmp_path)
     assert set(observer.files[6]) == set(checkpoint.FILE_NAMES)
     files = observer.files[12]
-    assert set(files) == {*checkpoint.FILE_NAMES, CheckpointPart.PT, CheckpointPart.CARD}
+    at_the_end = {CheckpointPart.PT, CheckpointPart.CARD, CheckpointPart.PREDICTIONS}
+    assert set(files) == {*checkpoint.FILE_NAMES, *at_the_end}
     pt = torch.load(files[CheckpointPart.PT], weights_only=True)
     assert weights_sha256(pt) == weights_sha256(
         safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])

@@ -53,10 +53,12 @@ def test_every_series_has_each_of_its_points_once(
         for series in (
             "train/loss",
             "train/error",
+            "train/top5_error",
             "learning_rate",
             "images_per_second",
             "test/loss",
             "test/error",
+            "test/top5_error",
             *StepSeries,
             MachineSeries.CPU_PERCENT,
             MachineSeries.MEMORY_BYTES,
@@ -208,7 +210,7 @@ def test_a_missing_data_set_is_reported_with_the_command_that_fetches_it(tmp_pat
     [
         {"micro_batch_size": 12, "precision": "bf16"},
         {"precision": "fp16", "learning_rate": 0.3},
-        {"schedule": "plateau", "patience": 1, "evaluate_every": 2},
+        {"schedule": "plateau", "select_by": "test", "patience": 1, "evaluate_every": 2},
         {"bn_statistics": "precise", "test_time_augmentation": "hflip", "validation_images": 200},
         {
             "schedule": "cosine",
@@ -291,6 +293,7 @@ def test_every_variant_of_the_second_paper_learns(tmp_path: Path, fields: dict[s
 def test_a_plateau_drops_the_learning_rate(tmp_path: Path) -> None:
     recipe = {
         "schedule": "plateau",
+        "select_by": "test",
         "patience": 1,
         "evaluate_every": 2,
         "learning_rate": 1e-9,  # too small to lower an error
@@ -378,7 +381,7 @@ def test_a_stop_requested_before_the_last_step_takes_no_effect(process_runs: Pro
 @pytest.mark.slow
 def test_only_rank_0_reports(process_runs: ProcessRuns) -> None:
     _, (first, *others) = process_runs
-    assert len(first["uninterrupted"]["points"]) == 15
+    assert len(first["uninterrupted"]["points"]) == 21
     assert len(first["uninterrupted"]["pids"][0]) == 1 + len(others)
     for other in others:
         assert other["uninterrupted"]["points"] == other["uninterrupted"]["pids"] == []

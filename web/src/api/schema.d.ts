@@ -570,6 +570,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/comparisons": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Submit Comparison
+         * @description Compares two specs over seeds. Only seeds that no job has trained yet are submitted.
+         */
+        post: operations["submit_comparison_v1_comparisons_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/comparisons/{comparison_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Comparison
+         * @description The comparison with its difference so far.
+         */
+        get: operations["get_comparison_v1_comparisons__comparison_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/searches": {
         parameters: {
             query?: never;
@@ -776,6 +816,94 @@ export interface paths {
          * @description Enlarges the budget; a search that has succeeded is queued again.
          */
         post: operations["extend_search_v1_searches__search_id__extend_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/study-definitions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Study Definitions
+         * @description Definitions that `POST /v1/studies` takes by name.
+         */
+        get: operations["list_study_definitions_v1_study_definitions_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/studies": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Studies
+         * @description Studies and comparisons, newest first.
+         */
+        get: operations["list_studies_v1_studies_get"];
+        put?: never;
+        /**
+         * Submit Study
+         * @description Submits the jobs of a study. Jobs that have trained the same already are reused.
+         */
+        post: operations["submit_study_v1_studies_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/studies/{study_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Study
+         * @description A study with its results so far.
+         */
+        get: operations["get_study_v1_studies__study_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete Study
+         * @description Deletes the study; its jobs stay.
+         */
+        delete: operations["delete_study_v1_studies__study_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/studies/{study_id}/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Study Report
+         * @description The results so far as a file; equal results give equal bytes.
+         */
+        get: operations["get_study_report_v1_studies__study_id__report_get"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1379,6 +1507,37 @@ export interface components {
             /** Wall Seconds */
             wall_seconds: number | null;
         };
+        /**
+         * CellStatisticsView
+         * @description Over the finished jobs, percent. `std` and the interval are null with one seed.
+         */
+        CellStatisticsView: {
+            /** N */
+            n: number;
+            /** Mean */
+            mean: number;
+            /** Std */
+            std: number | null;
+            /** Ci Low */
+            ci_low: number | null;
+            /** Ci High */
+            ci_high: number | null;
+            /** Min */
+            min: number;
+            /** Max */
+            max: number;
+        };
+        /**
+         * CellView
+         * @description `difference`: ours minus the paper's; null where they cannot be compared.
+         */
+        CellView: {
+            statistics: components["schemas"]["CellStatisticsView"] | null;
+            paper: components["schemas"]["PaperValue"] | null;
+            /** Difference */
+            difference: number | null;
+            verdict: components["schemas"]["Verdict"] | null;
+        };
         /** CheckpointList */
         CheckpointList: {
             /** Checkpoints */
@@ -1388,7 +1547,9 @@ export interface components {
          * CheckpointManifest
          * @description Lists the parts of a checkpoint, all of them uploaded; the checkpoint counts from now on.
          *
-         *     Errors in percent: on the test set, and over the training images since the epoch began.
+         *     Errors in percent: on the test set, over the training images since the last evaluation, and the
+         *     one by which the recipe selects; None if these weights were not evaluated, or it selects by
+         *     none.
          */
         CheckpointManifest: {
             /** Iteration */
@@ -1397,6 +1558,8 @@ export interface components {
             test_error: number | null;
             /** Train Error */
             train_error: number | null;
+            /** Selection Error */
+            selection_error?: number | null;
             /** Parts */
             parts: components["schemas"]["PartDigest"][];
         };
@@ -1405,8 +1568,11 @@ export interface components {
          * @description The files of a checkpoint; all but the first two exist for a finished training only.
          * @enum {string}
          */
-        CheckpointPart: "weights" | "state" | "pt" | "onnx" | "onnx-image" | "pt2" | "pt2-image" | "card";
-        /** CheckpointView */
+        CheckpointPart: "weights" | "state" | "pt" | "onnx" | "onnx-image" | "pt2" | "pt2-image" | "card" | "predictions";
+        /**
+         * CheckpointView
+         * @description Errors in percent. `selection_error`: the one by which `best` is found; null if by none.
+         */
         CheckpointView: {
             /** Id */
             id: string;
@@ -1423,6 +1589,8 @@ export interface components {
             created_at: string;
             /** Test Error */
             test_error: number | null;
+            /** Selection Error */
+            selection_error: number | null;
             /** Train Error */
             train_error: number | null;
             /** Size Bytes */
@@ -1451,6 +1619,51 @@ export interface components {
             nodes: components["schemas"]["NodeView"][];
             /** Seen At */
             seen_at: string | null;
+        };
+        /** ComparisonRequest */
+        ComparisonRequest: {
+            /**
+             * A
+             * @description fields of a job's spec, without seed and name
+             */
+            a: {
+                [key: string]: unknown;
+            };
+            /**
+             * B
+             * @description the other spec, of the same dataset
+             */
+            b: {
+                [key: string]: unknown;
+            };
+            /** @default test/error */
+            metric: components["schemas"]["StudyMetric"];
+            /**
+             * Seeds
+             * @description pairs; fewer than 6 cannot show a difference
+             * @default 6
+             */
+            seeds: number;
+        };
+        /**
+         * ComparisonView
+         * @description Two specs over paired seeds, with their difference so far.
+         */
+        ComparisonView: {
+            /** Id */
+            id: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Finished */
+            finished: number;
+            /** Total */
+            total: number;
+            /** Members */
+            members: components["schemas"]["MemberView"][];
+            difference: components["schemas"]["DifferenceView"];
         };
         /**
          * Crop
@@ -1507,6 +1720,14 @@ export interface components {
             skipped: {
                 [key: string]: number;
             } | null;
+        };
+        /**
+         * DefinitionList
+         * @description Definitions that the service has.
+         */
+        DefinitionList: {
+            /** Definitions */
+            definitions: components["schemas"]["StudyDefinition"][];
         };
         /** DeliveryList */
         DeliveryList: {
@@ -1565,6 +1786,39 @@ export interface components {
          * @enum {string}
          */
         DependencyCondition: "ok" | "any";
+        /**
+         * DifferenceView
+         * @description Of the pairs of equal seeds. `mean`: a minus b, in points.
+         *
+         *     `ci_low`, `ci_high`: 95 % interval by the BCa bootstrap. `p`: two-sided, by sign flips. All are
+         *     null before there is a pair, and all but `mean` with one. `agrees`: with the paper's claim;
+         *     null without a claim or a significant difference.
+         */
+        DifferenceView: {
+            /** A */
+            a: string;
+            /** B */
+            b: string;
+            metric: components["schemas"]["StudyMetric"];
+            /** N */
+            n: number;
+            /** Mean */
+            mean: number | null;
+            /** Std */
+            std: number | null;
+            /** Ci Low */
+            ci_low: number | null;
+            /** Ci High */
+            ci_high: number | null;
+            /** P */
+            p: number | null;
+            /** Is Significant */
+            is_significant: boolean;
+            /** Agrees */
+            agrees: boolean | null;
+            /** Text */
+            text: string;
+        };
         /**
          * Dimension
          * @description The distribution of a field: `{"loguniform": [0.001, 1]}`, `{"choice": ["A", "B"]}`.
@@ -1656,6 +1910,20 @@ export interface components {
             data: {
                 [key: string]: unknown;
             };
+        };
+        /**
+         * ExpectedDifference
+         * @description Two members, paired by seed, and which of them the paper finds to have the lower value.
+         */
+        ExpectedDifference: {
+            /** A */
+            a: string;
+            /** B */
+            b: string;
+            /** @default test/error */
+            metric: components["schemas"]["StudyMetric"];
+            /** Lower */
+            lower?: string | null;
         };
         /**
          * Export
@@ -2143,6 +2411,37 @@ export interface components {
          */
         LrSchedule: "steps" | "plateau" | "linear" | "cosine";
         /**
+         * MemberJobView
+         * @description `job_id`, `state`: null once the job is deleted.
+         */
+        MemberJobView: {
+            /** Seed */
+            seed: number;
+            /** Job Id */
+            job_id: string | null;
+            state: components["schemas"]["JobState"] | null;
+        };
+        /** MemberView */
+        MemberView: {
+            /** Label */
+            label: string;
+            /** Network */
+            network: string;
+            /** Parameters */
+            parameters: number | null;
+            /** Jobs */
+            jobs: components["schemas"]["MemberJobView"][];
+            /** Results */
+            results: {
+                [key: string]: components["schemas"]["CellView"];
+            };
+            /**
+             * Gap
+             * @description which jobs have no result; empty if none
+             */
+            gap: string;
+        };
+        /**
          * Metric
          * @description What a search minimizes: a trial's last evaluation, its parameters or training seconds.
          * @enum {string}
@@ -2294,6 +2593,28 @@ export interface components {
          * @enum {string}
          */
         Normalization: "pixel_mean" | "channel";
+        /**
+         * Panel
+         * @description A chart of learning curves: dashed training error, bold test error, as the paper draws.
+         */
+        Panel: {
+            /** Title */
+            title: string;
+            /** Members */
+            members: string[];
+        };
+        /**
+         * PaperValue
+         * @description What the paper prints: `std` and `n` where it has several runs.
+         */
+        PaperValue: {
+            /** Value */
+            value: number;
+            /** Std */
+            std?: number | null;
+            /** N */
+            n?: number | null;
+        };
         /** PartDigest */
         PartDigest: {
             part: components["schemas"]["CheckpointPart"];
@@ -2552,6 +2873,7 @@ export interface components {
              * @default 0
              */
             validation_images: number;
+            select_by?: components["schemas"]["Selection"];
             /**
              * Sync Batch Norm
              * @default false
@@ -2620,6 +2942,11 @@ export interface components {
              */
             checkpoints: components["schemas"]["CheckpointManifest"][];
         };
+        /**
+         * ReportFormat
+         * @enum {string}
+         */
+        ReportFormat: "md" | "tex" | "csv" | "svg" | "png";
         /**
          * ReportResponse
          * @description The newest sequence that is stored; why training should stop, None: it should not.
@@ -2773,6 +3100,28 @@ export interface components {
             max: number;
         };
         /**
+         * Scale
+         * @description How long the trainings of a study are.
+         * @enum {string}
+         */
+        Scale: "smoke" | "short" | "paper" | "own";
+        /**
+         * ScaleSpec
+         * @description What a study trains at a scale.
+         */
+        ScaleSpec: {
+            /** Dataset */
+            dataset: string;
+            /** Seeds */
+            seeds: number;
+            /** Job */
+            job?: {
+                [key: string]: unknown;
+            };
+            /** Members */
+            members?: string[] | null;
+        };
+        /**
          * Scheduler
          * @description Which trials are stopped early.
          * @enum {string}
@@ -2854,12 +3203,7 @@ export interface components {
             space: {
                 [key: string]: components["schemas"]["Dimension-Input"];
             };
-            /**
-             * Metric
-             * @default [
-             *       "test/error"
-             *     ]
-             */
+            /** Metric */
             metric: components["schemas"]["Metric"][];
             algorithm?: components["schemas"]["Algorithm"];
             /**
@@ -2914,12 +3258,7 @@ export interface components {
             space: {
                 [key: string]: components["schemas"]["Dimension-Output"];
             };
-            /**
-             * Metric
-             * @default [
-             *       "test/error"
-             *     ]
-             */
+            /** Metric */
             metric: components["schemas"]["Metric"][];
             algorithm?: components["schemas"]["Algorithm"];
             /**
@@ -3048,6 +3387,12 @@ export interface components {
             /** Next Page Token */
             next_page_token: string | null;
         };
+        /**
+         * Selection
+         * @description What the best checkpoint of a run, and a plateau of its schedule, are found by.
+         * @enum {string}
+         */
+        Selection: "validation" | "last" | "test";
         /** SeriesView */
         SeriesView: {
             /** Iterations */
@@ -3151,8 +3496,206 @@ export interface components {
          */
         StrideAt: "1x1" | "3x3";
         /**
+         * StudyDefinition
+         * @description Members, scales, panels and the paper's numbers.
+         * @example {
+         *       "comparisons": [
+         *         {
+         *           "a": "resnet-20",
+         *           "b": "plain-20",
+         *           "lower": "resnet-20"
+         *         }
+         *       ],
+         *       "members": {
+         *         "plain-20": {
+         *           "depth": 20,
+         *           "shortcut": "none"
+         *         },
+         *         "resnet-20": {
+         *           "depth": 20,
+         *           "shortcut": "A"
+         *         }
+         *       },
+         *       "name": "plain-or-residual",
+         *       "scales": {
+         *         "smoke": {
+         *           "dataset": "digits",
+         *           "seeds": 2
+         *         }
+         *       },
+         *       "title": "Do shortcuts help at 20 layers?"
+         *     }
+         */
+        StudyDefinition: {
+            /** Name */
+            name: string;
+            /** Title */
+            title: string;
+            /**
+             * Notes
+             * @default
+             */
+            notes: string;
+            /** Members */
+            members: {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            };
+            /** Scales */
+            scales: {
+                [key: string]: components["schemas"]["ScaleSpec"];
+            };
+            /**
+             * Metrics
+             * @default [
+             *       "test/error"
+             *     ]
+             */
+            metrics: components["schemas"]["StudyMetric"][];
+            /**
+             * Panels
+             * @default []
+             */
+            panels: components["schemas"]["Panel"][];
+            /**
+             * Comparisons
+             * @default []
+             */
+            comparisons: components["schemas"]["ExpectedDifference"][];
+            /** Paper */
+            paper?: {
+                [key: string]: {
+                    [key: string]: components["schemas"]["PaperValue"];
+                };
+            };
+            /** Paper Dataset */
+            paper_dataset?: string | null;
+            /**
+             * Source
+             * @default
+             */
+            source: string;
+        };
+        /**
+         * StudyMetric
+         * @description The last evaluation of a finished job, by the name of its series; percent.
+         * @enum {string}
+         */
+        StudyMetric: "test/error" | "test/top5_error" | "validation/error" | "train/error";
+        /**
+         * StudyPage
+         * @description `next_page_token`: null on the last page.
+         */
+        StudyPage: {
+            /** Studies */
+            studies: components["schemas"]["StudyView"][];
+            /** Next Page Token */
+            next_page_token: string | null;
+        };
+        /**
+         * StudyReportView
+         * @description A study with its results so far. `finished` of `total` jobs have ended.
+         */
+        StudyReportView: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            scale: components["schemas"]["Scale"];
+            /** Dataset */
+            dataset: string;
+            /** Seeds */
+            seeds: number;
+            /** User */
+            user: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Title */
+            title: string;
+            /** Notes */
+            notes: string;
+            /** Source */
+            source: string;
+            /**
+             * Origin
+             * @description scale, data and seeds, in words
+             */
+            origin: string;
+            /** Finished */
+            finished: number;
+            /** Total */
+            total: number;
+            /** Metrics */
+            metrics: components["schemas"]["StudyMetric"][];
+            /** Members */
+            members: components["schemas"]["MemberView"][];
+            /**
+             * Paper Only
+             * @description the paper's numbers of networks that this study does not train
+             */
+            paper_only: {
+                [key: string]: {
+                    [key: string]: components["schemas"]["PaperValue"];
+                };
+            };
+            /** Differences */
+            differences: components["schemas"]["DifferenceView"][];
+        };
+        /**
+         * StudyRequest
+         * @description What `POST /v1/studies` takes.
+         * @example {
+         *       "scale": "smoke",
+         *       "seeds": 2,
+         *       "study": "fig6"
+         *     }
+         */
+        StudyRequest: {
+            /** Study */
+            study?: string | null;
+            definition?: components["schemas"]["StudyDefinition"] | null;
+            /** @default smoke */
+            scale: components["schemas"]["Scale"];
+            /** Seeds */
+            seeds?: number | null;
+            /** Dataset */
+            dataset?: string | null;
+            /** Job */
+            job?: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * StudyView
+         * @description A study without its results.
+         */
+        StudyView: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            scale: components["schemas"]["Scale"];
+            /** Dataset */
+            dataset: string;
+            /** Seeds */
+            seeds: number;
+            /** User */
+            user: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
+        /**
          * TrainingResult
          * @description What a finished training attained; errors in percent.
+         *
+         *     `test_top5_error`: with more than five classes. `validation_error`: with held-out images.
          */
         TrainingResult: {
             /** Train Error */
@@ -3161,6 +3704,10 @@ export interface components {
             test_error: number | null;
             /** Training Seconds */
             training_seconds: number;
+            /** Test Top5 Error */
+            test_top5_error?: number | null;
+            /** Validation Error */
+            validation_error?: number | null;
         };
         /**
          * TrialEvaluation
@@ -3240,6 +3787,12 @@ export interface components {
          */
         TtaMode: "none" | "hflip" | "ten_crop" | "multi_scale";
         /**
+         * Verdict
+         * @description How a mean over seeds compares with the paper's number.
+         * @enum {string}
+         */
+        Verdict: "reproduced" | "lower" | "higher" | "too-few-seeds" | "not-comparable" | "missing";
+        /**
          * WaitReason
          * @description Why a waiting job does not run.
          * @enum {string}
@@ -3302,7 +3855,7 @@ export interface components {
          * @description The name of a part, but for the weights: their format is safetensors.
          * @enum {string}
          */
-        WeightsFormat: "safetensors" | "pt" | "onnx" | "onnx-image" | "pt2" | "pt2-image" | "card";
+        WeightsFormat: "safetensors" | "pt" | "onnx" | "onnx-image" | "pt2" | "pt2-image" | "card" | "predictions";
         /**
          * ZeroPadding
          * @description Where option A adds the zero channels; the paper does not specify it.
@@ -5039,6 +5592,89 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    submit_comparison_v1_comparisons_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ComparisonRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ComparisonView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_comparison_v1_comparisons__comparison_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                comparison_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ComparisonView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     list_searches_v1_searches_get: {
         parameters: {
             query?: {
@@ -5686,6 +6322,262 @@ export interface operations {
                 };
             };
             413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_study_definitions_v1_study_definitions_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DefinitionList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_studies_v1_studies_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                /** @description `next_page_token` of a page */
+                page_token?: string | null;
+                id_prefix?: string | null;
+                /** @description default: false, and both where ids are given */
+                archived?: boolean | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StudyPage"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    submit_study_v1_studies_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StudyRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StudyReportView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_study_v1_studies__study_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                study_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StudyReportView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    delete_study_v1_studies__study_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                study_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_study_report_v1_studies__study_id__report_get: {
+        parameters: {
+            query?: {
+                /** @description a table (`md`, `tex`, `csv`), or the curves */
+                format?: components["schemas"]["ReportFormat"];
+            };
+            header?: never;
+            path: {
+                study_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/markdown": unknown;
+                    "application/x-tex": unknown;
+                    "text/csv": unknown;
+                    "image/svg+xml": unknown;
+                    "image/png": unknown;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
             /** @description `invalid-input` */
             422: {
                 headers: {

@@ -21,6 +21,7 @@ const BUCKETS = 500;
 /** The charts in their order; series that none of them names get charts of their own. */
 const CHARTS: [string, string[]][] = [
   ["Error, %", ["train/error", "test/error", "validation/error"]],
+  ["Top-5 error, %", ["train/top5_error", "test/top5_error", "validation/top5_error"]],
   ["Loss", ["train/loss", "test/loss", "validation/loss"]],
   ["Learning rate", ["learning_rate"]],
   ["Images/s", ["images_per_second"]],

@@ -29,6 +29,7 @@ const FORMATS: Record<string, [string, string] | undefined> = {
   pt2: ["pt2", "pt2"],
   "pt2-image": ["pt2-image", "pt2 for images"],
   card: ["card", "model card"],
+  predictions: ["predictions", "predictions"],
 };
 
 export function JobPage({ id }: { id: string }) {
@@ -234,7 +235,8 @@ function Summary({ job }: { job: Job }) {
 }
 
 function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[] }) {
-  const [best] = sorted(checkpoints, (checkpoint) => checkpoint.test_error, false);
+  const [best] = sorted(checkpoints, (checkpoint) => checkpoint.selection_error, false);
+  const selectBy = job.spec.recipe?.select_by;
   return (
     <section class="section">
       <header>
@@ -265,8 +267,8 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
                 <tr key={checkpoint.id}>
                   <td class="number">{number(checkpoint.iteration)}</td>
                   <td class="number">
-                    {checkpoint === best && best.test_error !== null && (
-                      <span class="good">best </span>
+                    {checkpoint === best && best.selection_error !== null && (
+                      <span class="good">best by {selectBy} error </span>
                     )}
                     {percent(checkpoint.test_error)}
                   </td>

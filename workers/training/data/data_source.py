@@ -50,7 +50,7 @@ class DataSource(Protocol):
     def load_evaluation_batches(
         self, split: EvaluationSplit, *, rank: int, world_size: int
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """The rank's share of the split."""
+        """The rank's share of the split (sampling.evaluation_range), in the images' order."""
 
     def close(self) -> None:
         """Stops reading ahead."""

@@ -3,7 +3,6 @@
 Shapes: N batch, H height, W width, C channels; P pixels of all padded images.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -82,8 +81,7 @@ class ResidentSource:
         self, split: str, *, rank: int, world_size: int
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         images = self._splits[split]
-        share = math.ceil(len(images) / world_size)
-        begin, end = rank * share, min((rank + 1) * share, len(images))
+        begin, end = sampling.evaluation_range(len(images), rank=rank, world_size=world_size)
         step = max(1, _EVALUATION_BATCH_FACTOR * self._recipe.batch_size // world_size)
         for start in range(begin, end, step):
             rows = slice(start, min(start + step, end))

@@ -134,6 +134,12 @@ def split_held_out(images: int, count: int) -> tuple[NDArray[np.int64], NDArray[
     return np.sort(order[count:]), np.sort(order[:count])
 
 
+def evaluation_range(images: int, *, rank: int, world_size: int) -> tuple[int, int]:
+    """Start and end of the rank's consecutive share; the last ranks may have fewer images."""
+    share = -(-images // world_size)
+    return min(rank * share, images), min((rank + 1) * share, images)
+
+
 def batch_range(iteration: int, batch_size: int, *, rank: int, world_size: int) -> tuple[int, int]:
     """First and last (exclusive) position of a rank's share of the global batch."""
     share = batch_size // world_size

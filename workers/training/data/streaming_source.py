@@ -119,7 +119,8 @@ class StreamingSource:
         self, split: str, *, rank: int, world_size: int
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         listing, mode = self._splits[split], self._recipe.test_time_augmentation
-        share = listing.select(np.arange(rank, len(listing), world_size))
+        begin, end = sampling.evaluation_range(len(listing), rank=rank, world_size=world_size)
+        share = listing.select(np.arange(begin, end))
         loader = DataLoader(
             _EvaluationImages(share, mode),
             # At several scales each image keeps its own shape.

@@ -60,6 +60,7 @@ def upgrade() -> None:
         sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
         sa.Column("gpus_per_worker", sa.Double(), nullable=True),
         sa.Column("timing_key", sa.Text(), nullable=False),
+        sa.Column("training_key", sa.String(length=64), nullable=False),
         sa.Column("macs_per_iteration", sa.Double(), nullable=True),
         sa.Column("iterations", sa.Integer(), nullable=False),
         sa.Column("checkpointed_iteration", sa.Integer(), nullable=False),
@@ -155,6 +156,7 @@ def upgrade() -> None:
     op.create_index("ix_jobs_source_job_id", "jobs", ["source_job_id"])
     op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
     op.create_index("ix_jobs_timing_key", "jobs", ["timing_key"])
+    op.create_index("ix_jobs_training_key", "jobs", ["training_key"])
     op.create_table(
         "searches",
         sa.Column("id", sa.String(length=16), nullable=False),
@@ -211,6 +213,43 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_searches")),
     )
     op.create_index("ix_searches_state", "searches", ["state"])
+    op.create_table(
+        "studies",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("spec", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("starred", sa.Boolean(), nullable=False),
+        sa.Column("archived", sa.Boolean(), nullable=False),
+        sa.Column("event_count", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_studies")),
+    )
+    op.create_table(
+        "study_members",
+        sa.Column("study_id", sa.String(length=16), nullable=False),
+        sa.Column("label", sa.String(length=60), nullable=False),
+        sa.Column("seed", sa.Integer(), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["job_id"],
+            ["jobs.id"],
+            name=op.f("fk_study_members_job_id"),
+            ondelete="SET NULL",
+        ),
+        sa.ForeignKeyConstraint(
+            ["study_id"],
+            ["studies.id"],
+            name=op.f("fk_study_members_study_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("study_id", "label", "seed", name=op.f("pk_study_members")),
+    )
+    op.create_index("ix_study_members_job_id", "study_members", ["job_id"])
     op.create_table(
         "tokens",
         sa.Column("token_sha256", sa.String(length=64), nullable=False),
@@ -332,6 +371,7 @@ def upgrade() -> None:
         sa.Column("iteration", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("test_error", sa.Double(), nullable=True),
+        sa.Column("selection_error", sa.Double(), nullable=True),
         sa.Column("train_error", sa.Double(), nullable=True),
         sa.Column(
             "parts", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
@@ -425,8 +465,15 @@ def upgrade() -> None:
         sa.Column("request_sha256", sa.String(length=64), nullable=False),
         sa.Column("job_id", sa.String(length=16), nullable=True),
         sa.Column("search_id", sa.String(length=16), nullable=True),
+        sa.Column("study_id", sa.String(length=16), nullable=True),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["study_id"],
+            ["studies.id"],
+            name=op.f("fk_idempotency_keys_study_id"),
+            ondelete="CASCADE",
         ),
         sa.ForeignKeyConstraint(
             ["search_id"],
@@ -440,6 +487,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_idempotency_keys_job_id", "idempotency_keys", ["job_id"])
     op.create_index("ix_idempotency_keys_search_id", "idempotency_keys", ["search_id"])
+    op.create_index("ix_idempotency_keys_study_id", "idempotency_keys", ["study_id"])
     op.create_table(
         "job_dependencies",
         sa.Column("job_id", sa.String(length=16), nullable=False),
@@ -647,6 +695,7 @@ def downgrade() -> None:
     op.drop_table("job_events")
     op.drop_index("ix_job_dependencies_needed_id", table_name="job_dependencies")
     op.drop_table("job_dependencies")
+    op.drop_index("ix_idempotency_keys_study_id", table_name="idempotency_keys")
     op.drop_index("ix_idempotency_keys_search_id", table_name="idempotency_keys")
     op.drop_index("ix_idempotency_keys_job_id", table_name="idempotency_keys")
     op.drop_table("idempotency_keys")
@@ -665,8 +714,12 @@ def downgrade() -> None:
     op.drop_table("webhooks")
     op.drop_table("sign_ins")
     op.drop_table("tokens")
+    op.drop_index("ix_study_members_job_id", table_name="study_members")
+    op.drop_table("study_members")
+    op.drop_table("studies")
     op.drop_index("ix_searches_state", table_name="searches")
     op.drop_table("searches")
+    op.drop_index("ix_jobs_training_key", table_name="jobs")
     op.drop_index("ix_jobs_timing_key", table_name="jobs")
     op.drop_index("ix_jobs_state_id", table_name="jobs")
     op.drop_index("ix_jobs_source_job_id", table_name="jobs")

@@ -1,0 +1,313 @@
+"""A study: networks that are compared over seeds, and what of a paper stands beside them.
+
+A definition is data, so that a teacher writes one. A request names a definition, or has its own,
+and chooses scale, dataset and seeds.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from service.errors import FieldError, InvalidInput
+from service.specs.base import MAX_NAME_LENGTH, Spec
+from service.specs.job_spec import JobSpec, parse_job_spec
+from service.specs.validation import validate
+
+MAX_MEMBERS = 50
+MAX_SEEDS = 100
+_COMPARED = 2
+# Fields that the study itself decides.
+_STUDY_FIELDS = frozenset({"seed", "name", "dataset"})
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+ -]{0,59}$")]
+Text = Annotated[str, Field(max_length=2_000)]
+Seeds = Annotated[int, Field(strict=True, ge=1, le=MAX_SEEDS)]
+
+
+class Scale(StrEnum):
+    """How long the trainings of a study are."""
+
+    SMOKE = "smoke"  # minutes on two cores: shows that everything works
+    SHORT = "short"  # shows the effect, not the paper's numbers
+    PAPER = "paper"  # the paper's recipe
+    OWN = "own"  # as the members themselves say
+
+
+class StudyMetric(StrEnum):
+    """The last evaluation of a finished job, by the name of its series; percent."""
+
+    TEST_ERROR = "test/error"
+    TEST_TOP5_ERROR = "test/top5_error"
+    VALIDATION_ERROR = "validation/error"
+    TRAIN_ERROR = "train/error"
+
+    @property
+    def result_field(self) -> str:
+        """Its name in the result of a job."""
+        return self.replace("/", "_")
+
+    @property
+    def words(self) -> str:
+        """In words: "top-5 test error"."""
+        return _METRIC_TITLES[self]
+
+
+_METRIC_TITLES = {
+    StudyMetric.TEST_ERROR: "test error",
+    StudyMetric.TEST_TOP5_ERROR: "top-5 test error",
+    StudyMetric.VALIDATION_ERROR: "validation error",
+    StudyMetric.TRAIN_ERROR: "training error",
+}
+
+
+class ScaleSpec(Spec):
+    """What a study trains at a scale."""
+
+    dataset: Annotated[str, Field(max_length=120)]
+    """Dataset of all members, unless the request names another."""
+    seeds: Seeds
+    """Number of seeds, from 0 on, unless the request says how many."""
+    job: dict[str, Any] = Field(default_factory=dict)
+    """Fields of all members' specs, such as `recipe`."""
+    members: tuple[Label, ...] | None = None
+    """Labels of the members that are trained; null: all."""
+
+
+class Panel(Spec):
+    """A chart of learning curves: dashed training error, bold test error, as the paper draws."""
+
+    title: Text
+    members: Annotated[tuple[Label, ...], Field(min_length=1)]
+
+
+class PaperValue(Spec):
+    """What the paper prints: `std` and `n` where it has several runs."""
+
+    value: float
+    std: float | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+
+
+class ExpectedDifference(Spec):
+    """Two members, paired by seed, and which of them the paper finds to have the lower value."""
+
+    a: Label
+    b: Label
+    metric: StudyMetric = StudyMetric.TEST_ERROR
+    lower: Label | None = None
+    """`a` or `b`; null: the paper makes no claim."""
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "ExpectedDifference":
+        if self.a == self.b:
+            raise ValueError("a and b must differ")
+        if self.lower is not None and self.lower not in {self.a, self.b}:
+            raise ValueError(f"lower must be {self.a!r} or {self.b!r}, received {self.lower!r}")
+        return self
+
+
+class StudyDefinition(Spec):
+    """Members, scales, panels and the paper's numbers."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "plain-or-residual",
+                    "title": "Do shortcuts help at 20 layers?",
+                    "members": {
+                        "plain-20": {"depth": 20, "shortcut": "none"},
+                        "resnet-20": {"depth": 20, "shortcut": "A"},
+                    },
+                    "scales": {"smoke": {"dataset": "digits", "seeds": 2}},
+                    "comparisons": [{"a": "resnet-20", "b": "plain-20", "lower": "resnet-20"}],
+                }
+            ]
+        }
+    )
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+    """Short name: lower-case letters, digits and hyphens."""
+    title: Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
+    """What the study shows."""
+    notes: Text = ""
+    """What a reader of the report must know."""
+    members: Annotated[dict[Label, dict[str, Any]], Field(min_length=1, max_length=MAX_MEMBERS)]
+    """Fields of a job's spec by label; seed, name and dataset are the study's."""
+    scales: Annotated[dict[Scale, ScaleSpec], Field(min_length=1)]
+    """What is trained at each scale that the study has."""
+    metrics: Annotated[tuple[StudyMetric, ...], Field(min_length=1)] = (StudyMetric.TEST_ERROR,)
+    """Columns of the report's table."""
+    panels: tuple[Panel, ...] = ()
+    """Charts. Null: one with all members."""
+    comparisons: tuple[ExpectedDifference, ...] = ()
+    """Pairs of members whose difference is tested."""
+    paper: dict[Label, dict[StudyMetric, PaperValue]] = Field(default_factory=dict)
+    """What the paper prints, by label; a number is short for `{"value": number}`."""
+    paper_dataset: str | None = None
+    """Dataset of the paper's numbers; they are compared with results on no other."""
+    source: Text = ""
+    """Where the paper's numbers stand."""
+
+    @field_validator("paper", mode="before")
+    @classmethod
+    def _accept_numbers(cls, written: Any) -> Any:
+        if not isinstance(written, dict):
+            return written
+        return {
+            label: {
+                metric: {"value": value} if isinstance(value, int | float) else value
+                for metric, value in values.items()
+            }
+            if isinstance(values, dict)
+            else values
+            for label, values in written.items()
+        }
+
+    @field_validator("members")
+    @classmethod
+    def _check_members(cls, members: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for label, fields in members.items():
+            if given := sorted(_STUDY_FIELDS & fields.keys()):
+                raise ValueError(
+                    f"{label}: {', '.join(given)} belong to the study, not to a member"
+                )
+        return members
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> "StudyDefinition":
+        named = {
+            "panels": [label for panel in self.panels for label in panel.members],
+            "comparisons": [label for pair in self.comparisons for label in (pair.a, pair.b)],
+            "paper": list(self.paper),
+            "scales": [label for scale in self.scales.values() for label in scale.members or ()],
+        }
+        for field, labels in named.items():
+            # The paper's table also has networks that the study does not train.
+            unknown = sorted(set(labels) - self.members.keys()) if field != "paper" else []
+            if unknown:
+                raise ValueError(f"{field}: no member is called {', '.join(unknown)}")
+        return self
+
+
+class StudyRequest(Spec):
+    """What `POST /v1/studies` takes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"study": "fig6", "scale": "smoke", "seeds": 2}]}
+    )
+
+    study: Annotated[str, Field(max_length=40)] | None = None
+    """Name of a definition of the service, as `GET /v1/study-definitions` lists them."""
+    definition: StudyDefinition | None = None
+    """A definition of one's own."""
+    scale: Scale = Scale.SMOKE
+    """`smoke`, `short` or `paper`."""
+    seeds: Seeds | None = None
+    """Number of seeds, from 0 on. Null: the scale's."""
+    dataset: Annotated[str, Field(max_length=120)] | None = None
+    """Dataset of all members. Null: the scale's."""
+    job: dict[str, Any] = Field(default_factory=dict)
+    """Fields of all members' specs, such as `priority` or `resources`."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> "StudyRequest":
+        if (self.study is None) == (self.definition is None):
+            raise ValueError("needs either study, a name, or definition")
+        return self
+
+
+class StudySpec(Spec):
+    """A study as it is stored: a definition at a scale, with dataset and number of seeds."""
+
+    definition: StudyDefinition
+    scale: Scale
+    dataset: str
+    seeds: int
+    job: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the members that are trained, in the order of the definition."""
+        chosen = self.definition.scales[self.scale].members
+        return tuple(
+            label for label in self.definition.members if chosen is None or label in chosen
+        )
+
+    @property
+    def is_paper_comparable(self) -> bool:
+        """Whether results may stand beside the paper's: its recipe and its dataset."""
+        return self.scale is Scale.PAPER and self.dataset == self.definition.paper_dataset
+
+    def make_member(self, label: str, seed: int) -> JobSpec:
+        """The spec of a member's job. InvalidInput names the member."""
+        document: dict[str, Any] = {}
+        for fields in (
+            self.definition.scales[self.scale].job,
+            self.definition.members[label],
+            self.job,
+        ):
+            document = merge_fields(document, fields)
+        name = f"{self.definition.name} {label} seed {seed}"[:MAX_NAME_LENGTH]
+        document |= {"dataset": self.dataset, "seed": seed, "name": name}
+        try:
+            return parse_job_spec(document)
+        except InvalidInput as error:
+            field_errors = tuple(
+                FieldError(pointer=f"/members/{label}{field.pointer}", message=field.message)
+                for field in error.field_errors
+            )
+            message = f"member {label} is not a valid job"
+            raise InvalidInput(message, field_errors=field_errors) from error
+
+
+def resolve_study(request: StudyRequest, definition: StudyDefinition) -> StudySpec:
+    """The study to store. InvalidInput where a member's spec is not valid."""
+    scale = definition.scales.get(request.scale)
+    if scale is None:
+        known = ", ".join(sorted(definition.scales))
+        message = f"study {definition.name} has no scale {request.scale}; it has {known}"
+        raise InvalidInput(message, field_errors=(FieldError(pointer="/scale", message=message),))
+    study = StudySpec(
+        definition=definition,
+        scale=request.scale,
+        dataset=request.dataset or scale.dataset,
+        seeds=request.seeds or scale.seeds,
+        job=request.job,
+    )
+    for label in study.labels:
+        study.make_member(label, seed=0)
+    return study
+
+
+def parse_study_request(written: Any) -> StudyRequest:
+    """InvalidInput with one field error per invalid field."""
+    return validate(StudyRequest, written, message="the study is not valid")
+
+
+def parse_study_definition(written: Any) -> StudyDefinition:
+    """InvalidInput with one field error per invalid field."""
+    return validate(StudyDefinition, written, message="the definition of the study is not valid")
+
+
+def merge_fields(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """`second` over `first`; objects are merged. A recipe that is only a name is one."""
+    merged = dict(first)
+    for name, value in second.items():
+        if name == "recipe":
+            merged[name] = _merge_recipes(merged.get(name), value)
+        elif isinstance(value, dict) and isinstance(merged.get(name), dict):
+            merged[name] = merge_fields(merged[name], value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _merge_recipes(first: Any, second: Any) -> Any:
+    """A name in `second` begins a recipe anew; fields without one change the first."""
+    if isinstance(first, str):
+        first = {"name": first}
+    if not isinstance(second, dict) or "name" in second or not isinstance(first, dict):
+        return second
+    return first | second

@@ -1,0 +1,1 @@
+"""Studies: networks compared over seeds, their statistics, and reports beside the paper."""

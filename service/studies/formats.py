@@ -1,0 +1,222 @@
+"""A report as Markdown, LaTeX and CSV. Equal reports give equal bytes: no time, no random order."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from service.jobs.groups import SampleStatistics
+from service.specs.study_spec import PaperValue, StudyMetric
+from service.studies.report import Cell, MemberReport, StudyReport, Verdict
+from service.text import count_of
+
+_LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+    }
+)
+
+
+def to_markdown(report: StudyReport) -> str:
+    definition = report.spec.definition
+    lines = [f"# {definition.title}", "", describe_origin(report), ""]
+    if definition.notes:
+        lines += [definition.notes.strip(), ""]
+    lines += _markdown_table(*_make_table(report, _escape_markdown))
+    if report.differences:
+        lines += ["", "Differences over pairs of equal seeds:", ""]
+        lines += [
+            f"- {_escape_markdown(one.text)}{_describe_claim(one.agrees)}"
+            for one in report.differences
+        ]
+    gaps = [f"- {member.label}: {member.gap}" for member in report.members if member.gap]
+    if gaps:
+        lines += ["", "Missing results:", "", *gaps]
+    if definition.source:
+        lines += ["", f"Numbers of the paper: {definition.source.strip()}"]
+    jobs = [
+        f"- {member.label}: "
+        + ", ".join(f"seed {seed}: {job_id or 'deleted'}" for seed, job_id, _ in member.jobs)
+        for member in report.members
+    ]
+    lines += ["", "Jobs:", "", *jobs, ""]
+    return "\n".join(lines)
+
+
+def to_latex(report: StudyReport) -> str:
+    """A table for the package booktabs."""
+    header, rows = _make_table(report, _escape_latex)
+    definition = report.spec.definition
+    columns = "ll" + "r" * (len(header) - 2)
+    lines = [
+        f"% {_escape_latex(definition.title)}; study {report.id}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"% {_escape_latex(describe_origin(report))}",
+        *(f"% {_escape_latex(one.text)}" for one in report.differences),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def to_csv(report: StudyReport) -> str:
+    """One row for each job and metric, with what it is compared with: for other programs."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        [
+            "study",
+            "scale",
+            "dataset",
+            "member",
+            "network",
+            "metric",
+            "n",
+            "mean",
+            "std",
+            "ci_low",
+            "ci_high",
+            "min",
+            "max",
+            "paper",
+            "difference",
+            "verdict",
+            "jobs",
+        ]
+    )
+    for member in report.members:
+        for metric, cell in member.cells.items():
+            found = cell.statistics
+            values = (
+                [""] * 7
+                if found is None
+                else [found.n, *(_plain(getattr(found, name)) for name in _STATISTICS)]
+            )
+            writer.writerow(
+                [
+                    report.spec.definition.name,
+                    report.spec.scale,
+                    report.spec.dataset,
+                    member.label,
+                    member.network,
+                    metric,
+                    *values,
+                    "" if cell.paper is None else _plain(cell.paper.value),
+                    _plain(cell.difference),
+                    cell.verdict or "",
+                    " ".join(job_id for _, job_id, _ in member.jobs if job_id),
+                ]
+            )
+    return text.getvalue()
+
+
+_STATISTICS = ("mean", "std", "ci_low", "ci_high", "min", "max")
+
+
+def describe_origin(report: StudyReport) -> str:
+    """Scale, data and seeds, which stand on every output."""
+    spec = report.spec
+    text = (
+        f"Scale {spec.scale}, dataset {spec.dataset}, {count_of(spec.seeds, 'seed')}; "
+        f"{report.finished} of {count_of(report.total, 'job')} finished."
+    )
+    if spec.definition.paper and not spec.is_paper_comparable:
+        text += (
+            " The paper's numbers are of its full recipe"
+            + (f" on {spec.definition.paper_dataset}" if spec.definition.paper_dataset else "")
+            + " and are not comparable with these."
+        )
+    return text
+
+
+def format_statistics(found: SampleStatistics | None) -> str:
+    """The mean and, over several seeds, the standard deviation: "8.75 ± 0.16"."""
+    if found is None:
+        return "-"
+    return f"{found.mean:.2f}" if found.std is None else f"{found.mean:.2f} ± {found.std:.2f}"
+
+
+def format_paper(value: PaperValue | None) -> str:
+    if value is None:
+        return ""
+    return f"{value.value:.2f}" if value.std is None else f"{value.value:.2f} ± {value.std:.2f}"
+
+
+def _make_table(
+    report: StudyReport, escape: Callable[[str], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; the first two columns are text."""
+    spec = report.spec
+    has_paper = bool(spec.definition.paper)
+    header = ["network", "of", "parameters", "n"]
+    for metric in spec.definition.metrics:
+        header.append(f"{metric.words}, %")
+        if has_paper:
+            header += ["paper", "difference", "verdict"]
+    rows = [_make_row(member, spec.definition.metrics, has_paper) for member in report.members]
+    for label, values in report.paper_only.items():
+        row = [label, "the paper only", "", ""]
+        for metric in spec.definition.metrics:
+            row += ["", format_paper(values.get(metric)), "", ""]
+        rows.append(row)
+    return [escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows]
+
+
+def _make_row(member: MemberReport, metrics: Sequence[StudyMetric], has_paper: bool) -> list[str]:
+    counted = next((cell.statistics.n for cell in member.cells.values() if cell.statistics), 0)
+    parameters = "" if member.parameters is None else f"{member.parameters:,}"
+    row = [member.label, member.network, parameters, f"{counted}"]
+    for metric in metrics:
+        cell = member.cells[metric]
+        row.append(format_statistics(cell.statistics))
+        if has_paper:
+            row += [format_paper(cell.paper), _signed(cell), _describe_verdict(cell.verdict)]
+    return row
+
+
+def _signed(cell: Cell) -> str:
+    return "" if cell.difference is None else f"{cell.difference:+.2f}"
+
+
+def _describe_verdict(verdict: Verdict | None) -> str:
+    return "" if verdict is None else verdict.replace("-", " ")
+
+
+def _describe_claim(agrees: bool | None) -> str:
+    if agrees is None:
+        return ""
+    return "; as in the paper" if agrees else "; the opposite of the paper"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = "|" + "|".join("---" if index < 2 else "---:" for index in range(len(header))) + "|"  # noqa: PLR2004
+    return [f"| {' | '.join(cells)} |" for cells in (header,)] + [
+        rule,
+        *(f"| {' | '.join(cells)} |" for cells in rows),
+    ]
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _escape_markdown(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", "&lt;")
+
+
+def _escape_latex(text: str) -> str:
+    return text.translate(_LATEX_ESCAPES)

@@ -1,0 +1,152 @@
+"""Rows of studies: creating them with their jobs, finding and deleting them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import case, select
+from sqlalchemy.orm import Session
+
+from service import ids
+from service.errors import FieldError, InvalidInput, NotFound
+from service.jobs import submission, training_key
+from service.specs.job_spec import JobSpec
+from service.specs.study_spec import StudySpec
+from service.states import JobState
+from service.storage import idempotency, paging
+from service.storage.idempotency import IdempotencyKey, Operation, Submission
+from service.storage.paging import Page
+from service.storage.tables import JobRow, StudyMemberRow, StudyRow
+
+MAX_JOBS = 500
+# A job in another state may never have a result.
+_REUSED = (
+    JobState.SUCCEEDED,
+    JobState.RUNNING,
+    JobState.STARTING,
+    JobState.QUEUED,
+    JobState.BLOCKED,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """`job`: None once it is deleted."""
+
+    label: str
+    seed: int
+    job: JobRow | None
+
+
+def submit(
+    session: Session,
+    study: StudySpec,
+    *,
+    user: str,
+    data_dir: Path,
+    now: datetime,
+    idempotency_key: str | None = None,
+) -> Submission[StudyRow]:
+    """Creates the study. Jobs that train the same are reused, whoever has submitted them.
+
+    Raises what `service.jobs.submission.submit` raises.
+    """
+    key = IdempotencyKey.of(Operation.SUBMIT_STUDY, idempotency_key, user=user, body=[study])
+
+    def create() -> StudyRow:
+        return _create(session, study, user=user, data_dir=data_dir, now=now)
+
+    return idempotency.submit_once(session, StudyRow, create, key=key)
+
+
+def find_study(session: Session, study_id: str) -> StudyRow:
+    row = session.get(StudyRow, study_id) if ids.is_id(study_id) else None
+    if row is None:
+        raise NotFound(f"no study {study_id!r}")
+    return row
+
+
+def spec_of(row: StudyRow) -> StudySpec:
+    return StudySpec.model_validate(row.spec)
+
+
+def list_page(
+    session: Session,
+    *,
+    limit: int,
+    token: str | None = None,
+    id_prefix: str | None = None,
+    archived: bool | None = None,
+) -> Page[StudyRow]:
+    """Newest first."""
+    return paging.read_page(
+        session, StudyRow, limit=limit, token=token, id_prefix=id_prefix, archived=archived
+    )
+
+
+def list_members(session: Session, study_id: str) -> list[Member]:
+    """By label and seed."""
+    rows = session.execute(
+        select(StudyMemberRow, JobRow)
+        .outerjoin(JobRow, JobRow.id == StudyMemberRow.job_id)
+        .where(StudyMemberRow.study_id == study_id)
+        .order_by(StudyMemberRow.label, StudyMemberRow.seed)
+    )
+    return [Member(member.label, member.seed, job) for member, job in rows]
+
+
+def delete_study(session: Session, study_id: str) -> None:
+    """Its jobs stay: others may use them."""
+    session.delete(find_study(session, study_id))
+
+
+def _create(
+    session: Session, study: StudySpec, *, user: str, data_dir: Path, now: datetime
+) -> StudyRow:
+    count = len(study.labels) * study.seeds
+    if count > MAX_JOBS:
+        message = f"a study has at most {MAX_JOBS} jobs; this one would have {count}"
+        raise InvalidInput(message, field_errors=(FieldError(pointer="/seeds", message=message),))
+    row = StudyRow(
+        id=ids.new_id(now),
+        name=study.definition.title,
+        spec=study.model_dump(mode="json"),
+        user=user,
+        created_at=now,
+        event_count=0,
+    )
+    session.add(row)
+    session.flush()
+    specs = {
+        (label, seed): study.make_member(label, seed)
+        for seed in range(study.seeds)
+        for label in study.labels
+    }
+    keys = {place: training_key.training_key(spec, data_dir) for place, spec in specs.items()}
+    known = _find_reusable(session, keys.values())
+    new: dict[str, JobSpec] = {key: specs[place] for place, key in keys.items() if key not in known}
+    submitted = submission.submit_batch(
+        session, list(new.values()), user=user, data_dir=data_dir, now=now
+    )
+    known |= dict(zip(new, (one.row.id for one in submitted), strict=True))
+    session.add_all(
+        StudyMemberRow(study_id=row.id, label=label, seed=seed, job_id=known[key])
+        for (label, seed), key in keys.items()
+    )
+    session.flush()
+    return row
+
+
+def _find_reusable(session: Session, keys: Iterable[str]) -> dict[str, str]:
+    """The id of a job for each key: a finished one rather than a running one, the oldest of all."""
+    rank = case({state: number for number, state in enumerate(_REUSED)}, value=JobRow.state)
+    rows = session.execute(
+        select(JobRow.training_key, JobRow.id)
+        .where(JobRow.training_key.in_(set(keys)), JobRow.state.in_(_REUSED))
+        .order_by(rank, JobRow.id)
+    )
+    found: dict[str, str] = {}
+    for key, job_id in rows:
+        found.setdefault(key, job_id)
+    return found

@@ -1,0 +1,251 @@
+"""What a study shows so far: results over seeds beside the paper's, and tested differences.
+
+A report follows from the study and its jobs alone, so that equal results give equal bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy.orm import Session
+
+from service.jobs import groups
+from service.jobs.groups import GroupSeries, JobGroup, SampleStatistics
+from service.jobs.metric_axes import MetricAxis
+from service.specs.study_spec import (
+    ExpectedDifference,
+    Panel,
+    PaperValue,
+    StudyMetric,
+    StudySpec,
+)
+from service.states import JobState
+from service.storage.tables import JobRow, StudyRow
+from service.studies import paired_statistics, records
+from service.studies.paired_statistics import PairedComparison
+from service.studies.records import Member
+from service.text import count_of
+
+# Points of a curve: as many as a printed figure can show.
+_BUCKETS = 200
+_SERIES = {"train/error", "test/error"}
+# A mean over seeds this near to the paper's number counts as reproduced: what the public
+# reproductions with several seeds of 2026 use.
+TOLERANCE = 0.5
+
+
+class Verdict(StrEnum):
+    """How a mean over seeds compares with the paper's number."""
+
+    REPRODUCED = "reproduced"  # within 0.5 points
+    LOWER = "lower"  # by more than that
+    HIGHER = "higher"
+    TOO_FEW_SEEDS = "too-few-seeds"  # fewer than three
+    NOT_COMPARABLE = "not-comparable"  # another scale or dataset than the paper's
+    MISSING = "missing"  # no result yet
+
+
+MIN_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric of a member, over its finished jobs; percent. `difference`: ours minus the paper's.
+
+    `paper` stands beside every result; `difference` only where both can be compared.
+    """
+
+    statistics: SampleStatistics | None
+    paper: PaperValue | None
+    difference: float | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class MemberReport:
+    """`network`, `parameters`: as its jobs report. `gap`: what is missing, in words, or empty."""
+
+    label: str
+    network: str
+    parameters: int | None
+    jobs: list[tuple[int, str | None, JobState | None]]
+    cells: dict[StudyMetric, Cell]
+    gap: str
+
+
+@dataclass(frozen=True)
+class DifferenceReport:
+    """`found`: None without a pair of finished jobs of equal seeds. `agrees`: with the paper."""
+
+    expected: ExpectedDifference
+    found: PairedComparison | None
+    text: str
+    agrees: bool | None
+
+
+@dataclass(frozen=True)
+class PanelReport:
+    """`curves`: by label and series."""
+
+    title: str
+    curves: dict[str, dict[str, GroupSeries]]
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """`finished` of `total` jobs have ended."""
+
+    id: str
+    spec: StudySpec
+    finished: int
+    total: int
+    members: list[MemberReport]
+    paper_only: dict[str, dict[StudyMetric, PaperValue]]
+    differences: list[DifferenceReport]
+    panels: list[PanelReport]
+
+
+def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> StudyReport:
+    """Of the jobs as they are now. Without curves `panels` is empty."""
+    spec = records.spec_of(row)
+    by_label: dict[str, list[Member]] = {label: [] for label in spec.labels}
+    for member in records.list_members(session, row.id):
+        by_label[member.label].append(member)
+    jobs = [member.job for members in by_label.values() for member in members]
+    definition = spec.definition
+    return StudyReport(
+        id=row.id,
+        spec=spec,
+        finished=sum(job is None or job.state.is_final for job in jobs),
+        total=len(jobs),
+        members=[_report_member(spec, label, members) for label, members in by_label.items()],
+        paper_only={
+            label: values for label, values in definition.paper.items() if label not in by_label
+        },
+        differences=[
+            _report_difference(expected, by_label)
+            for expected in definition.comparisons
+            if {expected.a, expected.b} <= by_label.keys()
+        ],
+        panels=_report_panels(session, spec, by_label) if has_curves else [],
+    )
+
+
+def read_paired_values(
+    a: Sequence[Member], b: Sequence[Member], metric: StudyMetric
+) -> tuple[list[float], list[float]]:
+    """Of the seeds for which both have the result, in the order of the seeds."""
+    others = {member.seed: _value_of(member.job, metric) for member in b}
+    pairs = [
+        (value, other)
+        for member in sorted(a, key=lambda one: one.seed)
+        if (value := _value_of(member.job, metric)) is not None
+        and (other := others.get(member.seed)) is not None
+    ]
+    return [value for value, _ in pairs], [other for _, other in pairs]
+
+
+def describe_difference(expected: ExpectedDifference, found: PairedComparison | None) -> str:
+    """A sentence: "test error of resnet-56 against plain-56: smaller by 5.10 ± 0.90 points ..."."""
+    title = expected.metric.words
+    if found is None:
+        return f"{title} of {expected.a} against {expected.b}: no seed has both results yet"
+    text = paired_statistics.describe(found)
+    return f"{title} of {expected.a} against {expected.b}: {text}"
+
+
+def _report_member(spec: StudySpec, label: str, members: Sequence[Member]) -> MemberReport:
+    jobs = [member.job for member in members if member.job is not None]
+    network = spec.make_member(label, 0).network
+    environments = [job.environment for job in jobs if job.environment is not None]
+    return MemberReport(
+        label=label,
+        network=network,
+        parameters=environments[0]["parameters"] if environments else None,
+        jobs=[
+            (member.seed, None, None)
+            if member.job is None
+            else (member.seed, member.job.id, member.job.state)
+            for member in members
+        ],
+        cells={metric: _make_cell(spec, label, metric, jobs) for metric in spec.definition.metrics},
+        gap=_describe_gap(members),
+    )
+
+
+def _make_cell(spec: StudySpec, label: str, metric: StudyMetric, jobs: Sequence[JobRow]) -> Cell:
+    found = groups.describe_values(_value_of(job, metric) for job in jobs)
+    paper = spec.definition.paper.get(label, {}).get(metric)
+    if paper is None:
+        return Cell(found, None, None, None)
+    if found is None:
+        return Cell(None, paper, None, Verdict.MISSING)
+    if not spec.is_paper_comparable:
+        return Cell(found, paper, None, Verdict.NOT_COMPARABLE)
+    difference = found.mean - paper.value
+    if found.n < MIN_SEEDS:
+        verdict = Verdict.TOO_FEW_SEEDS
+    elif abs(difference) <= TOLERANCE:
+        verdict = Verdict.REPRODUCED
+    else:
+        verdict = Verdict.LOWER if difference < 0 else Verdict.HIGHER
+    return Cell(found, paper, difference, verdict)
+
+
+def _describe_gap(members: Sequence[Member]) -> str:
+    """Which jobs have no result: "1 running, 1 failed"."""
+    counts: dict[str, int] = {}
+    for member in members:
+        if member.job is None:
+            counts["deleted"] = counts.get("deleted", 0) + 1
+        elif member.job.state is not JobState.SUCCEEDED:
+            counts[member.job.state] = counts.get(member.job.state, 0) + 1
+    if not counts:
+        return ""
+    parts = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+    return f"of {count_of(len(members), 'seed')}: {parts}"
+
+
+def _report_difference(
+    expected: ExpectedDifference, by_label: dict[str, list[Member]]
+) -> DifferenceReport:
+    a, b = read_paired_values(by_label[expected.a], by_label[expected.b], expected.metric)
+    found = paired_statistics.compare_pairs(a, b) if a else None
+    agrees = None
+    if expected.lower is not None and found is not None and found.is_significant:
+        agrees = (found.mean < 0) == (expected.lower == expected.a)
+    return DifferenceReport(expected, found, describe_difference(expected, found), agrees)
+
+
+def _report_panels(
+    session: Session, spec: StudySpec, by_label: dict[str, list[Member]]
+) -> list[PanelReport]:
+    definition = spec.definition
+    panels = definition.panels or (Panel(title=definition.title, members=spec.labels),)
+    found = []
+    for panel in panels:
+        curves: dict[str, dict[str, GroupSeries]] = {}
+        for label in panel.members:
+            jobs = [member.job for member in by_label.get(label, []) if member.job is not None]
+            started = [job for job in jobs if job.latest_metrics]
+            if not started:
+                continue
+            series = groups.read_series(
+                session,
+                JobGroup({}, started),
+                sorted(_SERIES),
+                axis=MetricAxis.ITERATION,
+                buckets=_BUCKETS,
+            )
+            if series:
+                curves[label] = series
+        if any(label in by_label for label in panel.members):
+            found.append(PanelReport(panel.title, curves))
+    return found
+
+
+def _value_of(job: JobRow | None, metric: StudyMetric) -> float | None:
+    if job is None or job.state is not JobState.SUCCEEDED or job.result is None:
+        return None
+    value: float | None = job.result.get(metric.result_field)
+    return value

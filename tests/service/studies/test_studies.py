@@ -1,0 +1,225 @@
+"""Studies: their jobs, shared and found again, and what their reports say."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from service.errors import InvalidInput, NotFound
+from service.jobs import retention
+from service.specs.study_spec import Scale
+from service.states import Reason
+from service.studies import comparisons, definitions, figure, formats, records
+from service.studies.report import Verdict
+from tests.support.core import Core, job_id_of
+from tests.support.studies import (
+    definition,
+    finish_next,
+    members_of,
+    read_report,
+    study_spec,
+    submit_study,
+)
+
+
+def test_a_study_submits_a_job_for_each_member_and_seed(core: Core) -> None:
+    members = members_of(core, submit_study(core))
+    assert set(members) == {(label, seed) for label in ("plain-8", "resnet-8") for seed in (0, 1)}
+    job = core.job(members["resnet-8", 1] or "")
+    assert (job.spec["seed"], job.spec["shortcut"]) == (1, "A")
+    assert job.name == "tiny resnet-8 seed 1"
+
+
+def test_a_second_study_reuses_jobs_and_adds_missing_seeds_only(core: Core) -> None:
+    first = members_of(core, submit_study(core))
+    second = members_of(core, submit_study(core, seeds=3))
+    assert {place: second[place] for place in first} == first
+    assert len(set(second.values()) - set(first.values())) == 2
+
+
+def test_a_job_of_a_user_that_trains_the_same_is_reused(core: Core) -> None:
+    spec = study_spec().make_member("plain-8", 0)
+    job_id = core.submit(**spec.model_dump(mode="json") | {"name": "mine", "priority": 90})
+    assert members_of(core, submit_study(core))["plain-8", 0] == job_id
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_job_without_a_result_is_not_reused(core: Core, state: str) -> None:
+    first = members_of(core, submit_study(core, seeds=1))
+    job_id = first["plain-8", 0] or ""
+    if state == "cancelled":
+        core.cancel(job_id)
+    else:
+        core.record_cluster(cpus=8)
+        claimed = core.start_next()
+        assert job_id_of(claimed) == job_id
+        core.finish(claimed.attempt_id, Reason.DIVERGED)
+    second = members_of(core, submit_study(core, seeds=1))
+    assert second["plain-8", 0] != job_id
+    assert second["resnet-8", 0] == first["resnet-8", 0]
+
+
+def test_a_report_has_means_over_seeds_beside_the_paper(core: Core) -> None:
+    core.record_cluster(cpus=8)
+    study_id = submit_study(core, scale="paper")
+    for error in (9.0, 8.0, 9.5, 8.5, 10.0, 9.0):  # plain-8 and resnet-8 of each seed
+        finish_next(core, error)
+    report = read_report(core, study_id)
+    assert (report.finished, report.total) == (6, 6)
+    plain, residual = (member.cells for member in report.members)
+    (cell,) = plain.values()
+    assert cell.statistics is not None
+    assert (cell.statistics.n, cell.statistics.mean, cell.difference) == (3, 9.5, 0.5)
+    assert cell.verdict is Verdict.REPRODUCED
+    assert [cell.verdict for cell in residual.values()] == [Verdict.REPRODUCED]
+    (difference,) = report.differences
+    assert difference.found is not None
+    assert (difference.found.n, difference.found.mean) == (3, -1.0)
+    assert list(report.paper_only) == ["NIN"]
+
+
+def test_a_short_result_is_never_compared_with_the_paper(core: Core) -> None:
+    core.record_cluster(cpus=8)
+    study_id = submit_study(core, scale="smoke")
+    finish_next(core, 50.0)
+    report = read_report(core, study_id)
+    (cell,) = report.members[0].cells.values()
+    assert (cell.verdict, cell.difference) == (Verdict.NOT_COMPARABLE, None)
+    assert "are not comparable with these" in formats.to_markdown(report)
+    assert report.members[0].gap == "of 2 seeds: 1 queued"
+
+
+def test_a_deleted_job_is_a_gap(core: Core) -> None:
+    study_id = submit_study(core, seeds=1)
+    job_id = members_of(core, study_id)["plain-8", 0] or ""
+    core.cancel(job_id)
+    with core.database.transaction() as session:
+        retention.delete_job(session, job_id)
+    report = read_report(core, study_id)
+    assert report.members[0].jobs == [(0, None, None)]
+    assert report.members[0].gap == "of 1 seed: 1 deleted"
+
+
+def test_every_format_is_equal_for_equal_results(core: Core) -> None:
+    core.record_cluster(cpus=8)
+    study_id = submit_study(core)
+    for error in (9.0, 8.0, 9.5, 8.5):
+        finish_next(core, error)
+    report = read_report(core, study_id)
+    for write in (formats.to_markdown, formats.to_latex, formats.to_csv):
+        assert write(report) == write(read_report(core, study_id))
+    for kind in ("svg", "png"):
+        drawn = figure.draw(report, kind)
+        assert drawn == figure.draw(read_report(core, study_id), kind)
+    markdown = formats.to_markdown(report)
+    assert "| plain-8 | plain-8 |  | 2 | 9.25 ± 0.35 | 9.00 |  | not comparable |" in markdown
+    assert "test error of resnet-8 against plain-8: " in markdown
+    latex = formats.to_latex(report)
+    assert r"9.25 $\pm$ 0.35 & 9.00" in latex
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(report))))
+    assert [(row["member"], row["mean"]) for row in rows] == [
+        ("plain-8", "9.2500"),
+        ("resnet-8", "8.2500"),
+    ]
+    svg = figure.draw(report, "svg").decode()
+    assert "plain-8 (n = 2)" in svg
+    assert "dataset digits" in svg
+
+
+def test_a_figure_without_results_says_so(core: Core) -> None:
+    drawn = figure.draw(read_report(core, submit_study(core)), "svg")
+    assert "no results yet" in drawn.decode()
+
+
+def test_a_comparison_is_of_two_specs_over_seeds(core: Core) -> None:
+    core.record_cluster(cpus=8)
+    network = {"depth": 8, "dataset": "digits", "recipe": "quick"}
+    study = comparisons.make_study(
+        network | {"shortcut": "A", "seed": 5},
+        network | {"shortcut": "none"},
+        metric=definition_metric(),
+        seeds=2,
+    )
+    with core.database.transaction() as session:
+        row = records.submit(
+            session, study, user="ann", data_dir=core.data_dir, now=core.clock.now
+        ).row
+        study_id = row.id
+    for error in (8.0, 9.0, 8.5, 9.0):
+        finish_next(core, error)
+    (difference,) = read_report(core, study_id).differences
+    assert difference.text == (
+        "test error of a against b: within noise: smaller by 0.75 points, p = 0.5 (n = 2); "
+        "4 more seeds would tell a difference of 0.8 points"
+    )
+
+
+def test_specs_of_different_datasets_are_not_compared() -> None:
+    network = {"depth": 8, "shortcut": "A"}
+    with pytest.raises(InvalidInput) as caught:
+        comparisons.make_study(
+            network | {"dataset": "digits"},
+            network | {"dataset": "svhn"},
+            metric=definition_metric(),
+            seeds=2,
+        )
+    assert caught.value.field_errors[0].pointer == "/b/dataset"
+
+
+def definition_metric() -> Any:
+    return study_spec().definition.metrics[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"members": {"a": {"depth": 9, "shortcut": "A"}}, "comparisons": []}, "member a"),
+        ({"members": {"a": {"depth": 8, "shortcut": "A", "seed": 1}}}, "belong to the study"),
+        ({"panels": [{"title": "p", "members": ["b"]}]}, "no member is called b"),
+        ({"comparisons": [{"a": "plain-8", "b": "plain-8"}]}, "a and b must differ"),
+        ({"title": ""}, "at least 1 character"),
+    ],
+)
+def test_a_wrong_definition_is_refused_with_the_reason(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        study_spec(written=definition(**changes))
+    errors = [str(caught.value), *(error.message for error in caught.value.field_errors)]
+    assert any(message in error for error in errors), errors
+
+
+def test_a_scale_that_a_study_does_not_have_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="has no scale short; it has paper, smoke"):
+        study_spec(scale="short")
+
+
+def test_every_definition_of_the_service_makes_valid_jobs_at_each_scale() -> None:
+    found = definitions.list_definitions()
+    assert {"fig1", "fig6", "table2", "table3"} <= found.keys()
+    for one in found.values():
+        for scale in one.scales:
+            study = study_spec(written=one.model_dump(mode="json"), scale=scale)
+            for label in study.labels:
+                study.make_member(label, 0)
+
+
+def test_the_paper_scale_of_figure_6_is_the_papers_recipe() -> None:
+    fig6 = definitions.find_definition("fig6")
+    study = study_spec(written=fig6.model_dump(mode="json"), scale="paper")
+    spec = study.make_member("resnet-110", 0)
+    assert (spec.recipe.name, spec.recipe.iterations, spec.dataset) == (
+        "paper-cifar",
+        64_000,
+        "cifar10",
+    )
+    assert study.is_paper_comparable
+    assert study.scale is Scale.PAPER
+
+
+def test_an_unknown_study_is_not_found(core: Core) -> None:
+    with pytest.raises(NotFound, match="known are"):
+        definitions.find_definition("fig99")
+    with core.database.reading() as session, pytest.raises(NotFound):
+        records.find_study(session, "0123456789abcdef")
