@@ -1,10 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu chaos cover up demo screenshots docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu chaos cover up demo study screenshots docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
 MINUTES ?= 60
+STUDY ?= fig6
+SCALE ?= smoke
 # Pinned, so that a later setup installs the same files.
 UV := 0.13.9
 
@@ -87,6 +89,10 @@ up: setup ## run the service in the foreground until Ctrl-C; PORT=8000
 
 demo: setup ## train a plain and a residual network through the service; OPEN=1 keeps it up
 	@$(BIN)/python -m deploy.demo $(if $(OPEN),--open)
+
+study: setup ## run a study of the paper and write its reports; STUDY=fig6 SCALE=smoke SEEDS= DATASET= DATA=
+	@$(BIN)/python -m deploy.study $(STUDY) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(DATASET),--dataset $(DATASET)) $(if $(DATA),--data $(DATA))
 
 screenshots: setup ## train some jobs and write the pictures of the documentation
 	@$(BIN)/python -m tools.screenshots

@@ -182,7 +182,7 @@ class StudyReportView(StudyView):
             metrics=list(definition.metrics),
             members=[MemberView.of(member) for member in report.members],
             paper_only=report.paper_only,
-            differences=[DifferenceView.of(one) for one in report.differences],
+            differences=[DifferenceView.of(tested) for tested in report.differences],
         )
 
 

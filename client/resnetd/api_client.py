@@ -113,6 +113,9 @@ class ApiClient:
     def get_text(self, path: str, params: Params) -> str:
         return self.retry.call(partial(self.request, "GET", path, params=params)).text
 
+    def get_bytes(self, path: str, params: Params) -> bytes:
+        return self.retry.call(partial(self.request, "GET", path, params=params)).content
+
     def post(self, path: str, kind: type[R], body: Any = None) -> R:
         """For requests that may be repeated as they are."""
         return _parse(kind, self._repeat("POST", path, body=body))

@@ -11,6 +11,7 @@ from resnetd.jobs import Jobs
 from resnetd.models import Cluster, WaitingJob
 from resnetd.retry import Retry
 from resnetd.searches import Searches
+from resnetd.studies import Comparisons, Studies
 from resnetd.webhooks import Webhooks
 
 
@@ -30,6 +31,8 @@ class Client:
         jobs: submit, find, follow jobs and act on them.
         submit: a shortcut for `jobs.submit`.
         searches: hyper-parameter searches.
+        studies: networks over seeds, with reports beside the paper's numbers.
+        comparisons: two specs over paired seeds.
         webhooks: URLs that are notified of job state changes.
         datasets, recipes: what a spec can name.
 
@@ -56,6 +59,8 @@ class Client:
         self.jobs = Jobs(self._api)
         self.submit = self.jobs.submit
         self.searches = Searches(self._api)
+        self.studies = Studies(self._api)
+        self.comparisons = Comparisons(self._api)
         self.webhooks = Webhooks(self._api)
         self.datasets = Datasets(self._api)
         self.recipes = Recipes(self._api)

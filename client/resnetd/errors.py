@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from resnetd.models import Job, JobState, Reason, Search, Trial
+from resnetd.models import Job, JobState, Reason, Search, Study, Trial
 
 
 class ResnetdError(Exception):
@@ -120,10 +120,10 @@ class Unavailable(ServerError):
 
 
 class AmbiguousId(ResnetdError):
-    """Several jobs or searches have an id with this prefix; `candidates` are some of them."""
+    """Several jobs, searches or studies have an id with this prefix; `candidates` are some."""
 
-    def __init__(self, prefix: str, candidates: Sequence[Job | Search]) -> None:
-        kind = "jobs" if isinstance(candidates[0], Job) else "searches"
+    def __init__(self, prefix: str, candidates: Sequence[Job | Search | Study]) -> None:
+        kind = {Job: "jobs", Search: "searches", Study: "studies"}[type(candidates[0])]
         super().__init__(f"several {kind} have an id that begins with {prefix!r}")
         self.candidates = candidates
 
@@ -174,10 +174,10 @@ class SearchHeld(ResnetdError):
 
 
 class NotFinished(ResnetdError, TimeoutError):
-    """The job or search did not end in time; `latest` is its last record."""
+    """The job, search or study did not end in time; `latest` is its last record."""
 
-    def __init__(self, latest: Job | Search, *, timeout_seconds: float) -> None:
-        kind = "job" if isinstance(latest, Job) else "search"
+    def __init__(self, latest: Job | Search | Study, *, timeout_seconds: float) -> None:
+        kind = type(latest).__name__.lower()
         super().__init__(f"{kind} {latest.id} is still {latest.state} after {timeout_seconds:g} s")
         self.latest = latest
 

@@ -72,6 +72,35 @@ class StopReason(OpenEnum):
     EARLY_STOP = "early-stop"
 
 
+class Scale(OpenEnum):
+    """How long the trainings of a study are."""
+
+    SMOKE = "smoke"
+    SHORT = "short"
+    PAPER = "paper"
+    OWN = "own"
+
+
+class StudyMetric(OpenEnum):
+    """What a study reports, by the name of its series."""
+
+    TEST_ERROR = "test/error"
+    TEST_TOP5_ERROR = "test/top5_error"
+    VALIDATION_ERROR = "validation/error"
+    TRAIN_ERROR = "train/error"
+
+
+class Verdict(OpenEnum):
+    """How a mean over seeds compares with the paper's number."""
+
+    REPRODUCED = "reproduced"
+    LOWER = "lower"
+    HIGHER = "higher"
+    TOO_FEW_SEEDS = "too-few-seeds"
+    NOT_COMPARABLE = "not-comparable"
+    MISSING = "missing"
+
+
 class WaitReason(OpenEnum):
     """Why a waiting job does not run."""
 
@@ -370,6 +399,111 @@ class BudgetUsed(Record, frozen=True):
     trials: int = 0
     iterations: int = 0
     wall_seconds: float | None = None
+
+
+class MemberJob(Record, frozen=True):
+    """A job of a study; None once it is deleted."""
+
+    seed: int
+    job_id: str | None = None
+    state: JobState | None = None
+
+
+class SampleStatistics(Record, frozen=True):
+    """Over the seeds, percent; the interval is the 95 % interval of the mean."""
+
+    n: int
+    mean: float
+    std: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    min: float | None = None
+    max: float | None = None
+
+
+class PaperValue(Record, frozen=True):
+    """What the paper prints."""
+
+    value: float
+    std: float | None = None
+    n: int | None = None
+
+
+class Cell(Record, frozen=True):
+    """A metric of a member. `difference`: ours minus the paper's, where they are comparable."""
+
+    statistics: SampleStatistics | None = None
+    paper: PaperValue | None = None
+    difference: float | None = None
+    verdict: Verdict | None = None
+
+
+class Member(Record, frozen=True):
+    """A network of a study. `gap`: which of its jobs have no result; empty if none."""
+
+    label: str
+    network: str
+    jobs: tuple[MemberJob, ...] = ()
+    results: dict[str, Cell] = {}
+    parameters: int | None = None
+    gap: str = ""
+
+
+class Difference(Record, frozen=True):
+    """Of `n` pairs of equal seeds: mean of a minus b in points, 95 % interval, p, and in words."""
+
+    a: str
+    b: str
+    metric: StudyMetric
+    n: int
+    text: str
+    mean: float | None = None
+    std: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p: float | None = None
+    is_significant: bool = False
+    agrees: bool | None = None
+
+
+class Study(Record, frozen=True):
+    """A study with its results so far. `finished` of `total` jobs have ended.
+
+    In a list without results.
+    """
+
+    id: str
+    name: str
+    scale: Scale
+    dataset: str
+    seeds: int
+    created_at: Time
+    user: str | None = None
+    origin: str = ""
+    finished: int | None = None
+    total: int | None = None
+    members: tuple[Member, ...] = ()
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether all jobs have ended."""
+        return self.finished is not None and self.finished == self.total
+
+    @property
+    def state(self) -> str:
+        return f"unfinished: {self.finished} of {self.total}"
+
+
+class Comparison(Record, frozen=True):
+    """Two specs over paired seeds, with their difference so far."""
+
+    id: str
+    created_at: Time
+    finished: int
+    total: int
+    difference: Difference
+    members: tuple[Member, ...] = ()
 
 
 class Search(Record, frozen=True):

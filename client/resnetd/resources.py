@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from resnetd.api_client import ApiClient
 from resnetd.errors import AmbiguousId, NotFinished, NotFound
-from resnetd.models import Job, Search
+from resnetd.models import Job, Search, Study
 
-Run = TypeVar("Run", Job, Search)
+Run = TypeVar("Run", Job, Search, Study)
 
 PAGE_SIZE = 100
 _MAX_CANDIDATES = 5
@@ -30,7 +30,7 @@ class Resource:
 
 
 class RunResource(Resource, Generic[Run]):
-    """Jobs or searches: what is submitted, runs, and ends."""
+    """Jobs, searches or studies: what is submitted, runs, and ends."""
 
     _name: ClassVar[str]
     _kind: type[Run]

@@ -26,7 +26,7 @@ UNTRAINED_FIELDS = (
 def training_key(spec: JobSpec, data_dir: Path) -> str:
     """Equal for jobs whose weights are equal, on the same hardware with the same packages.
 
-    Images are told apart by the checksum of their upload; other image folders by name only.
+    Images are identified by the checksum of their upload, other image folders by name only.
     """
     trained = {
         field: value

@@ -1,4 +1,4 @@
-"""A study: networks that are compared over seeds, and what of a paper stands beside them.
+"""A study: networks that are compared over seeds, beside what a paper reports.
 
 A definition is data, so that a teacher writes one. A request names a definition, or has its own,
 and chooses scale, dataset and seeds.

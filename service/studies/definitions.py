@@ -17,7 +17,7 @@ def list_definitions() -> dict[str, StudyDefinition]:
     files = resources.files("service.studies").joinpath(_FOLDER).iterdir()
     texts = [file.read_text("utf-8") for file in files if file.name.endswith(".yaml")]
     found = [parse_study_definition(yaml.safe_load(text)) for text in texts]
-    return {definition.name: definition for definition in sorted(found, key=lambda one: one.name)}
+    return {definition.name: definition for definition in sorted(found, key=lambda item: item.name)}
 
 
 def find_definition(name: str) -> StudyDefinition:

@@ -5,6 +5,7 @@ band of one standard deviation. Equal reports give equal bytes.
 """
 
 import io
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from service.jobs.groups import GroupSeries
@@ -12,7 +13,7 @@ from service.specs.job_spec import JobSpec
 from service.studies.formats import describe_origin
 from service.studies.report import PanelReport, StudyReport
 
-# Okabe and Ito 2008: also told apart without color vision. Plain networks are the warm ones.
+# Okabe and Ito 2008: also distinct without color vision. Plain networks are the warm ones.
 _PLAIN_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#8B4513", "#F0E442")
 _RESIDUAL_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#332288", "#000000")
 _LINES = {"train/error": ("--", 0.9), "test/error": ("-", 1.9)}
@@ -41,9 +42,12 @@ def draw(report: StudyReport, file_format: Literal["svg", "png"]) -> bytes:
     }
     with mpl.rc_context(settings):
         figure = Figure(figsize=(columns * width, rows * height + 0.4), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        # One scale for all panels: the paper's figure is about the difference between them.
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
         for panel, panel_axes in zip(panels, axes, strict=False):
             _draw_panel(panel_axes, panel, report)
+        axes[0].set_ylabel("error, %; dashed: training, bold: test")
+        axes[0].set_ylim(0, _choose_limit(panels))
         for unused in axes[len(panels) :]:
             unused.set_axis_off()
         figure.supxlabel(describe_origin(report), fontsize=7, color="#555555")
@@ -56,23 +60,18 @@ def draw(report: StudyReport, file_format: Literal["svg", "png"]) -> bytes:
 def _draw_panel(axes: Any, panel: PanelReport, report: StudyReport) -> None:
     axes.set_title(panel.title, fontsize=9)
     axes.set_xlabel("iteration")
-    axes.set_ylabel("error, %")
     if not panel.curves:
         axes.text(0.5, 0.5, "no results yet", ha="center", va="center", transform=axes.transAxes)
         return
     colors = _choose_colors(panel, report)
-    lowest_start = max(
-        _last(series) for curves in panel.curves.values() for series in curves.values()
-    )
     for label, curves in panel.curves.items():
         for name, (style, width) in _LINES.items():
             if name in curves:
                 line = {"linestyle": style, "linewidth": width, "color": colors[label]}
                 _draw_curve(axes, curves[name], line, label if name == "test/error" else None)
-    axes.set_ylim(0, max(_MAX_ERROR, 1.15 * lowest_start))
     axes.set_xlim(left=0)
     axes.grid(visible=True, color="#e5e5e5", linewidth=0.5)
-    axes.legend(fontsize=7, frameon=False, loc="upper right")
+    axes.legend(fontsize=7, framealpha=0.85, edgecolor="none", loc="upper right")
 
 
 def _draw_curve(axes: Any, series: GroupSeries, line: dict[str, Any], label: str | None) -> None:
@@ -99,5 +98,13 @@ def _choose_colors(panel: PanelReport, report: StudyReport) -> dict[str, str]:
     }
 
 
-def _last(series: GroupSeries) -> float:
-    return series.mean[-1] if series.mean else 0.0
+def _choose_limit(panels: Sequence[PanelReport]) -> float:
+    """Above the last value of each curve."""
+    last = [
+        series.mean[-1]
+        for panel in panels
+        for curves in panel.curves.values()
+        for series in curves.values()
+        if series.mean
+    ]
+    return max(_MAX_ERROR, 1.15 * max(last, default=0.0))

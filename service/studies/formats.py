@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from service.jobs.groups import SampleStatistics
 from service.specs.study_spec import PaperValue, StudyMetric
@@ -35,8 +35,8 @@ def to_markdown(report: StudyReport) -> str:
     if report.differences:
         lines += ["", "Differences over pairs of equal seeds:", ""]
         lines += [
-            f"- {_escape_markdown(one.text)}{_describe_claim(one.agrees)}"
-            for one in report.differences
+            f"- {_escape_markdown(tested.text)}{_describe_claim(tested.agrees)}"
+            for tested in report.differences
         ]
     gaps = [f"- {member.label}: {member.gap}" for member in report.members if member.gap]
     if gaps:
@@ -67,7 +67,7 @@ def to_latex(report: StudyReport) -> str:
         r"\bottomrule",
         r"\end{tabular}",
         rf"% {_escape_latex(describe_origin(report))}",
-        *(f"% {_escape_latex(one.text)}" for one in report.differences),
+        *(f"% {_escape_latex(tested.text)}" for tested in report.differences),
         "",
     ]
     return "\n".join(lines)
@@ -160,31 +160,40 @@ def _make_table(
     report: StudyReport, escape: Callable[[str], str]
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows; the first two columns are text."""
-    spec = report.spec
-    has_paper = bool(spec.definition.paper)
-    header = ["network", "of", "parameters", "n"]
-    for metric in spec.definition.metrics:
+    definition = report.spec.definition
+    beside = ["difference", "verdict"] if report.spec.is_paper_comparable else []
+    printed = {metric for values in definition.paper.values() for metric in values}
+    header = ["member", "network", "parameters", "n"]
+    for metric in definition.metrics:
         header.append(f"{metric.words}, %")
-        if has_paper:
-            header += ["paper", "difference", "verdict"]
-    rows = [_make_row(member, spec.definition.metrics, has_paper) for member in report.members]
+        if metric in printed:
+            header += [f"paper, {definition.paper_dataset or 'its own data'}", *beside]
+    rows = [_make_row(member, definition.metrics, printed, beside) for member in report.members]
     for label, values in report.paper_only.items():
         row = [label, "the paper only", "", ""]
-        for metric in spec.definition.metrics:
-            row += ["", format_paper(values.get(metric)), "", ""]
+        for metric in definition.metrics:
+            row.append("")
+            if metric in printed:
+                row += [format_paper(values.get(metric)), *([""] * len(beside))]
         rows.append(row)
     return [escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows]
 
 
-def _make_row(member: MemberReport, metrics: Sequence[StudyMetric], has_paper: bool) -> list[str]:
+def _make_row(
+    member: MemberReport,
+    metrics: Sequence[StudyMetric],
+    printed: Collection[StudyMetric],
+    beside: Sequence[str],
+) -> list[str]:
     counted = next((cell.statistics.n for cell in member.cells.values() if cell.statistics), 0)
     parameters = "" if member.parameters is None else f"{member.parameters:,}"
     row = [member.label, member.network, parameters, f"{counted}"]
     for metric in metrics:
         cell = member.cells[metric]
         row.append(format_statistics(cell.statistics))
-        if has_paper:
-            row += [format_paper(cell.paper), _signed(cell), _describe_verdict(cell.verdict)]
+        if metric in printed:
+            row.append(format_paper(cell.paper))
+            row += [_signed(cell), _describe_verdict(cell.verdict)] if beside else []
     return row
 
 

@@ -46,7 +46,7 @@ def compare_pairs(a: Sequence[float], b: Sequence[float]) -> PairedComparison:
     from scipy import stats  # noqa: PLC0415
 
     if not a or len(a) != len(b):
-        raise ValueError(f"needs pairs, received {len(a)} and {len(b)} values")
+        raise ValueError(f"needs pairs, received {len(a)} and {len(b)}")
     differences = np.array(a, dtype=float) - np.array(b, dtype=float)
     n, mean = len(differences), float(differences.mean())
     if n == 1:
@@ -125,4 +125,4 @@ def describe(found: PairedComparison, *, unit: str = "points") -> str:
     if more <= 0:
         return shown
     seeds = "1 more seed" if more == 1 else f"{more:,} more seeds"
-    return f"{shown}; {seeds} would tell a difference of {target:.1f} {unit}"
+    return f"{shown}; {seeds} would show a difference of {target:.1f} {unit}"

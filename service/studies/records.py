@@ -48,7 +48,7 @@ def submit(
     now: datetime,
     idempotency_key: str | None = None,
 ) -> Submission[StudyRow]:
-    """Creates the study. Jobs that train the same are reused, whoever has submitted them.
+    """Creates the study. Jobs that train the same are reused, also those of other users.
 
     Raises what `service.jobs.submission.submit` raises.
     """
@@ -129,7 +129,7 @@ def _create(
     submitted = submission.submit_batch(
         session, list(new.values()), user=user, data_dir=data_dir, now=now
     )
-    known |= dict(zip(new, (one.row.id for one in submitted), strict=True))
+    known |= dict(zip(new, (created.row.id for created in submitted), strict=True))
     session.add_all(
         StudyMemberRow(study_id=row.id, label=label, seed=seed, job_id=known[key])
         for (label, seed), key in keys.items()

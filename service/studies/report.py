@@ -52,7 +52,7 @@ MIN_SEEDS = 3
 class Cell:
     """A metric of a member, over its finished jobs; percent. `difference`: ours minus the paper's.
 
-    `paper` stands beside every result; `difference` only where both can be compared.
+    `paper` is given with every result; `difference` only where both can be compared.
     """
 
     statistics: SampleStatistics | None
@@ -138,7 +138,7 @@ def read_paired_values(
     others = {member.seed: _value_of(member.job, metric) for member in b}
     pairs = [
         (value, other)
-        for member in sorted(a, key=lambda one: one.seed)
+        for member in sorted(a, key=lambda member: member.seed)
         if (value := _value_of(member.job, metric)) is not None
         and (other := others.get(member.seed)) is not None
     ]

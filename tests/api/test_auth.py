@@ -36,6 +36,8 @@ def _filled(path: str) -> str:
         "part": "weights",
         "webhook_id": "0" * 16,
         "search_id": "0" * 16,
+        "study_id": "0" * 16,
+        "comparison_id": "0" * 16,
         "driver_id": "search-" + "0" * 16 + "-d1",
     }
     for name, value in values.items():

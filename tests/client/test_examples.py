@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 import resnetd
-from resnetd import catalog, jobs, models, searches, webhooks
+from resnetd import catalog, jobs, models, searches, studies, webhooks
 from resnetd import client as client_module
 from tests.client.service import Service
 from tests.support.api import TOKEN
 from tests.support.searching import Searching
 
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
-_MODULES = (resnetd, client_module, jobs, searches, webhooks, catalog)
+_MODULES = (resnetd, client_module, jobs, searches, studies, webhooks, catalog)
 _EXAMPLES = [
     test for module in _MODULES for test in doctest.DocTestFinder().find(module) if test.examples
 ]
@@ -41,6 +41,7 @@ def test_an_example_prints_what_it_says(
     objects: dict[str, Callable[[], Any]] = {
         "finished": lambda: _finished_job(service, client),
         "search": lambda: _search(service, client),
+        "study": lambda: client.studies.submit("fig1", seeds=1),
         "webhook": lambda: client.webhooks.create("https://203.0.114.5/hook"),
         "job": lambda: client.submit(_SPEC),
     }

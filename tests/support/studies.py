@@ -30,7 +30,7 @@ def definition(**fields: Any) -> dict[str, Any]:
         "paper": {
             "plain-8": {"test/error": 9.0},
             "resnet-8": {"test/error": 8.75},
-            "NIN": {"test/error": 8.81},
+            "Maxout": {"test/error": 9.38},
         },
         "paper_dataset": "digits",
         "source": "a table",
@@ -60,7 +60,10 @@ def members_of(core: Core, study_id: str) -> dict[tuple[str, int], str | None]:
     """The job of each label and seed."""
     with core.database.reading() as session:
         members = records.list_members(session, study_id)
-        return {(one.label, one.seed): None if one.job is None else one.job.id for one in members}
+        return {
+            (found.label, found.seed): None if found.job is None else found.job.id
+            for found in members
+        }
 
 
 def read_report(core: Core, study_id: str) -> StudyReport:

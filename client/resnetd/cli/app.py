@@ -16,6 +16,7 @@ from resnetd.cli import (
     messages,
     render,
     search_commands,
+    study_commands,
     webhook_commands,
 )
 from resnetd.cli.exit_codes import ExitCode
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(job_commands.commands)
 app.add_typer(search_commands.commands, name="search")
+app.add_typer(study_commands.commands, name="study")
 app.add_typer(webhook_commands.commands, name="webhook")
 
 

@@ -26,8 +26,10 @@ from resnetd.models import (
     Progress,
     Reason,
     Recipe,
+    SampleStatistics,
     Search,
     Series,
+    Study,
     Trial,
     WaitingJob,
     Webhook,
@@ -144,6 +146,43 @@ def searches(rows: Iterable[Search]) -> Table:
         ("id", "name", "state", "end reason"),
         ((row.id, row.name, row.state, row.end_reason) for row in rows),
     )
+
+
+def studies(rows: Iterable[Study]) -> Table:
+    return _table(
+        ("id", "name", "scale", "dataset", "seeds", "created"),
+        (
+            (row.id, row.name, row.scale, row.dataset, row.seeds, time(row.created_at))
+            for row in rows
+        ),
+    )
+
+
+def study(shown: Study) -> Table:
+    """A line for each member: its results over seeds, and the paper's where it has some."""
+    metrics = list(dict.fromkeys(name for member in shown.members for name in member.results))
+    has_paper = any(result.paper for member in shown.members for result in member.results.values())
+    columns = ["member", "network", "n"]
+    for metric in metrics:
+        columns += [metric, "paper"] if has_paper else [metric]
+    rows = []
+    for member in shown.members:
+        statistics = [member.results[metric].statistics for metric in metrics]
+        row: list[object] = [member.label, member.network]
+        row.append(max((found.n for found in statistics if found is not None), default=0))
+        for metric, found in zip(metrics, statistics, strict=True):
+            row.append(_mean(found))
+            if has_paper:
+                paper = member.results[metric].paper
+                row.append("" if paper is None else f"{paper.value:.2f}")
+        rows.append([*row, member.gap])
+    return _table([*columns, "missing"], rows)
+
+
+def _mean(found: SampleStatistics | None) -> str:
+    if found is None:
+        return ""
+    return f"{found.mean:.2f}" if found.std is None else f"{found.mean:.2f} ± {found.std:.2f}"
 
 
 def trials(rows: Sequence[Trial]) -> Table:

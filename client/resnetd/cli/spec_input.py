@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+import yaml
 
 
 @contextmanager
@@ -29,6 +30,26 @@ def read_json(name: str) -> Any:
         raise ValueError(f"{name} is not UTF-8 text") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{name} is not JSON: {error}") from error
+
+
+def read_definition(text: str) -> str | dict[str, Any]:
+    """The definition in that YAML or JSON file; a name of a study that is no file stays as it is.
+
+    ValueError if the file cannot be read.
+    """
+    path = Path(text)
+    if path.suffix not in {".yaml", ".yml", ".json"}:
+        return text
+    try:
+        # JSON is YAML, too.
+        definition = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read {text}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{text} is not YAML: {error}") from error
+    if not isinstance(definition, dict):
+        raise ValueError(f"{text} must have a mapping")  # noqa: TRY004 - wrong usage
+    return definition
 
 
 def read_spec(name: str | None, settings: Iterable[str] | None = None) -> dict[str, Any]:

@@ -340,7 +340,13 @@ def test_progress_has_no_diagnostic_series_and_the_metrics_have_them(api: Api) -
 def test_a_finished_job_has_a_reason_and_a_result(api: Api) -> None:
     claimed = api.core.run()
     api.report(claimed, 2, progress={"iteration": 9, "iterations": 9, "images_per_second": 5.0})
-    result = {"train_error": 0.1, "test_error": 2.2, "training_seconds": 40.1}
+    result = {
+        "train_error": 0.1,
+        "test_error": 2.2,
+        "training_seconds": 40.1,
+        "test_top5_error": 0.0,
+        "validation_error": 3.5,
+    }
     api.attempt(claimed, "POST", "/finish", json={"reason": "completed", "result": result})
     job = api.get(f"/v1/jobs/{job_id_of(claimed)}").json()
     assert (job["state"], job["reason"], job["result"]) == ("succeeded", "completed", result)

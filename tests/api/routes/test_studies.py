@@ -35,7 +35,7 @@ def test_a_study_of_the_service_is_submitted_by_its_name(api: Api) -> None:
         "Scale smoke, dataset digits, 1 seed; 0 of 4 jobs finished. The paper's numbers are of its "
         "full recipe on cifar10 and are not comparable with these."
     )
-    names = [one["name"] for one in api.get("/v1/study-definitions").json()["definitions"]]
+    names = [found["name"] for found in api.get("/v1/study-definitions").json()["definitions"]]
     assert "fig6" in names
     assert api.post("/v1/studies", {"study": "fig99"}).status_code == 404
 
@@ -50,7 +50,7 @@ def test_a_study_is_read_listed_reported_and_deleted_without_its_jobs(api: Api) 
     assert plain["results"]["test/error"]["statistics"]["mean"] == 12.0
     assert residual["gap"] == "of 1 seed: 1 queued"
     assert found["differences"][0]["n"] == 0
-    assert [one["id"] for one in api.get("/v1/studies").json()["studies"]] == [study["id"]]
+    assert [found["id"] for found in api.get("/v1/studies").json()["studies"]] == [study["id"]]
     for file_format, media_type in _FORMATS.items():
         response = api.get(f"{path}/report?format={file_format}")
         assert response.headers["content-type"].startswith(media_type)

@@ -69,7 +69,7 @@ def test_one_pair_and_no_pair() -> None:
             [8.0, 8.3, 7.9],
             [8.1, 8.0, 8.2],
             (
-                "within noise: smaller by 0.03 points, p = 1 (n = 3); 72 more seeds would tell a "
+                "within noise: smaller by 0.03 points, p = 1 (n = 3); 72 more seeds would show a "
                 "difference of 0.1 points"
             ),
         ),
