@@ -22,6 +22,12 @@ from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
 from tests.support.searching import Searching
 
+_LOG_PROCESSORS = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+]
+
 # A shell starts background jobs with SIGINT ignored, which child processes inherit; tests stop
 # some of them with SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,7 +41,11 @@ hypothesis.settings.load_profile("resnetd")
 
 @pytest.fixture(autouse=True)
 def _fresh_logs() -> Iterator[None]:
-    """Resets the log configuration of a command: its output is closed after the test."""
+    """Resets the log configuration of a command: its output is closed after the test.
+
+    Without tracebacks of Rich, which take seconds for one of a request.
+    """
+    structlog.configure(processors=_LOG_PROCESSORS)
     yield
     structlog.reset_defaults()
 

@@ -14,6 +14,7 @@ from service.errors import Conflict
 from service.jobs import checkpoints, lifecycle, records, warm_start
 from service.settings import RecordRetention
 from service.specs.job_spec import Retention
+from service.storage import changes
 from service.storage.tables import (
     IS_LEASED,
     AttemptRow,
@@ -86,6 +87,8 @@ def delete_job(session: Session, job_id: str) -> list[str]:
             f"job {dependents[0]} starts from a checkpoint of job {job.id} and has not ended"
         )
     session.execute(delete(JobRow).where(JobRow.id == job.id))
+    # No event is left to do so.
+    changes.notify(session, job.id)
     return [attempt.id for attempt in attempts]
 
 

@@ -20,7 +20,7 @@ from service.specs.labels import LabelUpdate
 from service.specs.search_spec import SearchSpec
 from service.specs.validation import validate
 from service.states import JobState, SearchEndReason, SearchState
-from service.storage import events
+from service.storage import changes, events
 from service.storage.events import EventKind
 from service.storage.tables import JobRow, SearchRow, TrialRow
 
@@ -160,6 +160,7 @@ def delete(session: Session, search_id: str) -> list[str]:
         session.flush()
         attempts += retention.delete_job(session, job.id)
     session.execute(delete_rows(SearchRow).where(SearchRow.id == search.id))
+    changes.notify(session, search.id)
     return attempts
 
 

@@ -10,17 +10,21 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from api import shared_reads
+from api.routes import stream
 from service.access import tokens
 from service.jobs import records
 from service.states import Reason
 from service.storage.tables import JobRow, TokenRow
 from tests.support.api import TOKEN, Api, read_events
 from tests.support.core import job_id_of, make_point
+from tests.support.searching import Searching
 
 
 @pytest.fixture(autouse=True)
 def _short_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_reads, "TICK_SECONDS", 0.05)
+    # Longer than a request may take: what is not heard of at once fails the test.
+    monkeypatch.setattr(stream, "KEEPALIVE_SECONDS", 60.0)
 
 
 @contextmanager
@@ -63,6 +67,19 @@ def test_a_list_changes_with_each_of_its_jobs(api: Api) -> None:
         assert [job["id"] for job in next(messages)["body"]["jobs"]] == [job_id]
 
 
+def test_a_list_with_fields_comes_again_only_when_one_of_them_changes(api: Api) -> None:
+    job_id = api.core.submit()
+    with _follow(api, "/v1/jobs?fields=id,state", "/v1/jobs?fields=note") as messages:
+        assert next(messages)["body"]["jobs"] == [{"id": job_id, "state": "queued"}]
+        assert next(messages)["body"]["jobs"] == [{"note": ""}]
+        api.call("PATCH", f"/v1/jobs/{job_id}", json={"note": "new"})
+        message = next(messages)
+        assert (message["read"], message["body"]["jobs"]) == (1, [{"note": "new"}])
+        api.core.cancel(job_id)
+        message = next(messages)
+    assert (message["read"], message["body"]["jobs"][0]["state"]) == (0, "cancelled")
+
+
 def test_metrics_continue_at_their_last_bucket(api: Api) -> None:
     claimed = api.core.run()
     api.report(claimed, 2, metrics=_loss(1, 2, 3))
@@ -94,6 +111,16 @@ def test_a_deleted_job_is_the_problem_of_its_route(api: Api) -> None:
         assert api.call("DELETE", f"/v1/jobs/{job_id}").status_code == 204
         message = next(messages)
     assert (message["status"], message["body"]["code"]) == (404, "not-found")
+
+
+def test_a_list_loses_a_search_that_is_deleted(api: Api) -> None:
+    searching = Searching(api.core)
+    search_id = searching.submit()
+    searching.command("cancel", search_id)
+    with _follow(api, "/v1/searches?fields=id") as messages:
+        assert next(messages)["body"]["searches"] == [{"id": search_id}]
+        assert api.call("DELETE", f"/v1/searches/{search_id}").status_code == 204
+        assert next(messages)["body"]["searches"] == []
 
 
 def test_streams_with_the_same_reads_share_them(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

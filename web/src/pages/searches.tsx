@@ -7,7 +7,13 @@ import { duration, secondsBetween, time } from "../lib/format";
 import { source, useLive } from "../lib/live";
 import { useTitle } from "../lib/title";
 
-type Search = Schemas["SearchView"];
+type Complete = Schemas["SearchView"];
+type Search = Pick<
+  Complete,
+  "id" | "name" | "state" | "user" | "created_at" | "started_at" | "finished_at"
+> & { spec: Pick<Complete["spec"], "metric" | "algorithm" | "scheduler"> };
+const FIELDS =
+  "id,name,state,user,created_at,started_at,finished_at,spec.metric,spec.algorithm,spec.scheduler";
 
 const COLUMNS: Column<Search>[] = [
   {
@@ -41,8 +47,8 @@ const COLUMNS: Column<Search>[] = [
 
 export function SearchesPage() {
   useTitle("Searches");
-  const live = useLive(source("/v1/searches", { query: { limit: 500 } }));
-  const searches = live.data.value?.searches;
+  const live = useLive(source("/v1/searches", { query: { limit: 500, fields: FIELDS } }));
+  const searches = live.data.value?.searches as Search[] | undefined;
   return (
     <>
       <h1>Searches</h1>
