@@ -22,7 +22,7 @@ from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
 from tests.support.searching import Searching
 
-_LOG_PROCESSORS = [
+_LOG_PROCESSORS: list[structlog.typing.Processor] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
