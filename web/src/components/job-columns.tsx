@@ -1,13 +1,13 @@
 /** The columns of the lists of jobs. */
-import type { Job, Schemas } from "../api/client";
+import type { Schemas } from "../api/client";
 import { count, duration, number, percent, secondsBetween, time } from "../lib/format";
-import { testError, trainError } from "../lib/jobs";
+import { type ListedJob, testError, trainError } from "../lib/jobs";
 import { State } from "./state";
 import type { Column } from "./table";
 
 /** `value`: what rows are sorted by; `field`: the same as the API sorts by it, where it does. */
-export type JobColumn = Column<Job> & {
-  value?: (job: Job) => number | string | null;
+export type JobColumn = Column<ListedJob> & {
+  value?: (job: ListedJob) => number | string | null;
   field?: string;
 };
 
@@ -153,8 +153,8 @@ export const FINISHED_COLUMNS: JobColumn[] = [
   },
 ];
 
-function recipeOf(job: Job): string {
-  return job.spec.recipe?.name ?? "";
+function recipeOf(job: ListedJob): string {
+  return job.spec.recipe.name;
 }
 
 export function waitingColumns(reasons: Map<string, Schemas["QueueStatusView"]>): JobColumn[] {

@@ -1,8 +1,8 @@
 /** What the page of jobs shows: running and waiting jobs completely, finished ones page by page. */
 import { signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import { ApiError, api, type Job, read, type Schemas } from "../api/client";
-import { FINISHED, RUNNING, sorted, WAITING } from "./jobs";
+import { ApiError, api, read, type Schemas } from "../api/client";
+import { FINISHED, LISTED_FIELDS, type ListedJob, RUNNING, sorted, WAITING } from "./jobs";
 import { dataOf, errorOf, source, useLive } from "./live";
 
 export interface Filters {
@@ -14,10 +14,10 @@ export interface Filters {
 }
 
 export interface Listing {
-  running: Job[];
-  waiting: Job[];
+  running: ListedJob[];
+  waiting: ListedJob[];
   reasons: Map<string, Schemas["QueueStatusView"]>;
-  finished: Job[];
+  finished: ListedJob[];
   /** Whether there are further finished jobs. */
   hasMore: boolean;
 }
@@ -52,10 +52,12 @@ export function useListing(filters: Filters, sort: string | null) {
     if (!data || !older) return undefined;
     const order = new Map(data.queue.jobs.map((job, index) => [job.job_id, index]));
     // Ids are in the order of submission.
-    const finished = new Map([...older, ...data.recent.jobs].map((job) => [job.id, job]));
+    const finished = new Map(
+      [...older, ...(data.recent.jobs as ListedJob[])].map((job) => [job.id, job]),
+    );
     return {
-      running: data.running.jobs,
-      waiting: sorted(data.waiting.jobs, (job) => order.get(job.id) ?? null, false),
+      running: data.running.jobs as ListedJob[],
+      waiting: sorted(data.waiting.jobs as ListedJob[], (job) => order.get(job.id) ?? null, false),
       reasons: new Map(data.queue.jobs.map((job) => [job.job_id, job.waiting])),
       finished: [...finished.values()].sort((left, right) => (left.id < right.id ? 1 : -1)),
       hasMore: pages.hasMore,
@@ -73,11 +75,12 @@ function queryOf(filters: Filters) {
     tag: filters.tag ? [filters.tag] : undefined,
     where: filters.where ? filters.where.split(/\s+/).filter(Boolean) : undefined,
     archived: filters.archived || undefined,
+    fields: LISTED_FIELDS,
   };
 }
 
 class Pages {
-  readonly jobs = signal<Job[] | undefined>(undefined);
+  readonly jobs = signal<ListedJob[] | undefined>(undefined);
   readonly error = signal<ApiError | null>(null);
   hasMore = true;
   private token: string | undefined;
@@ -94,7 +97,7 @@ class Pages {
       const page = await read(api.GET("/v1/jobs", { params: { query } }));
       this.token = page.next_page_token ?? undefined;
       this.hasMore = this.token !== undefined;
-      this.jobs.value = [...(this.jobs.value ?? []), ...page.jobs];
+      this.jobs.value = [...(this.jobs.value ?? []), ...(page.jobs as ListedJob[])];
       this.error.value = null;
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;

@@ -1,6 +1,34 @@
 /** Values of a job as lists and comparisons show and sort them. */
 import type { Job } from "../api/client";
 
+/** What the lists of jobs show, which is a quarter of the complete jobs. */
+export type ListedJob = Pick<
+  Job,
+  | "id"
+  | "name"
+  | "network"
+  | "state"
+  | "starred"
+  | "archived"
+  | "user"
+  | "created_at"
+  | "started_at"
+  | "finished_at"
+  | "parameters"
+  | "progress"
+> & {
+  result: Errors;
+  spec: Pick<Job["spec"], "dataset" | "seed" | "tags"> & { recipe: { name: string } };
+};
+type Errors = Pick<NonNullable<Job["result"]>, "test_error" | "train_error"> | null;
+
+export const LISTED_FIELDS = [
+  ...["id", "name", "network", "state", "starred", "archived", "user"],
+  ...["created_at", "started_at", "finished_at", "parameters", "progress"],
+  ...["result.test_error", "result.train_error"],
+  ...["spec.dataset", "spec.seed", "spec.tags", "spec.recipe.name"],
+].join();
+
 export const RUNNING = ["starting", "running"] as const;
 export const WAITING = ["queued", "blocked", "held", "paused"] as const;
 export const FINISHED = ["succeeded", "failed", "cancelled"] as const;
@@ -13,11 +41,16 @@ export function isPlain(job: Job): boolean {
   return job.spec.shortcut === "none";
 }
 
-export function testError(job: Job): number | null {
+interface Evaluated {
+  result: Errors;
+  progress: Job["progress"];
+}
+
+export function testError(job: Evaluated): number | null {
   return job.result?.test_error ?? job.progress?.metrics["test/error"] ?? null;
 }
 
-export function trainError(job: Job): number | null {
+export function trainError(job: Evaluated): number | null {
   return job.result?.train_error ?? job.progress?.metrics["train/error"] ?? null;
 }
 

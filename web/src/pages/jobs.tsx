@@ -1,7 +1,7 @@
 /** The list of jobs: what runs, what waits and why, what has finished. */
 import { type Signal, useSignal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import { ApiError, api, type Job, read } from "../api/client";
+import { ApiError, api, read } from "../api/client";
 import {
   DEFAULT_COLUMNS,
   ERRORS,
@@ -18,7 +18,7 @@ import { changeLabels, tagsOf } from "../components/labels";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { type Sorting, Table } from "../components/table";
 import { type Filters, type Listing, useListing } from "../lib/job-listing";
-import { isFinished, sorted } from "../lib/jobs";
+import { isFinished, type ListedJob, sorted } from "../lib/jobs";
 import { handleListKeys } from "../lib/keys";
 import { navigate, query, setQuery } from "../lib/route";
 import { useTitle } from "../lib/title";
@@ -115,8 +115,8 @@ export function JobsPage() {
 }
 
 // Functions of their own, so that a row whose job is the same is not rendered again.
-const idOf = (job: Job) => job.id;
-const nameOf = (job: Job) => job.name;
+const idOf = (job: ListedJob) => job.id;
+const nameOf = (job: ListedJob) => job.name;
 
 function Section(properties: {
   title: string;
@@ -165,7 +165,7 @@ function Finished(properties: {
         sorting={sorting}
         onSort={(next) => setQuery({ sort: `${next.column}:${next.descending ? "desc" : "asc"}` })}
         onEnd={listing.hasMore ? onEnd : undefined}
-        {...(properties.shared as { idOf: (job: Job) => string })}
+        {...(properties.shared as { idOf: (job: ListedJob) => string })}
       />
     </Section>
   );
@@ -246,7 +246,7 @@ function Selection(properties: {
   ].filter((job) => selected.value.has(job.id));
   const active = chosen.filter((job) => !isFinished(job));
 
-  async function change(jobs: Job[], command: (job: Job) => Promise<unknown>) {
+  async function change(jobs: ListedJob[], command: (job: ListedJob) => Promise<unknown>) {
     failure.value = null;
     for (const job of jobs) {
       try {
