@@ -10,6 +10,7 @@ from service.states import LogLevel, Reason
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
 from tests.support.core import cancelled, job_id_of, note
+from tests.support.predictions import finish_with_predictions
 
 pytestmark = pytest.mark.browser
 
@@ -257,3 +258,15 @@ def test_a_page_reads_over_one_connection_that_a_hidden_tab_closes(
     )
     signed_in.wait_for_event("requestfailed") if not ended else None
     assert "/v1/stream" in ended[-1]
+
+
+def test_a_finished_job_shows_which_classes_it_confuses(signed_in: Page, api: Api) -> None:
+    predicted = [0, 1, 2, 3, 4, 5, 6, 7, 8, 4]
+    job_id = finish_with_predictions(api, api.core.run(), predicted)
+    signed_in.goto(f"{api.url}/jobs/{job_id}")
+    signed_in.get_by_text("Errors by class").click()
+    row = signed_in.get_by_role("region", name="Confusion matrix").get_by_role("row").last
+    expect(row).to_have_text("91100.00 %")
+    signed_in.get_by_text("Most confused classes").click()
+    expect(signed_in.get_by_text("9 as 4: 1")).to_be_visible()
+    assert_accessible(signed_in)

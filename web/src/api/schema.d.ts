@@ -406,6 +406,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/jobs/{job_id}/confusion": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Confusion
+         * @description Which classes a finished job predicts as which, from the predictions that it keeps.
+         */
+        get: operations["get_confusion_v1_jobs__job_id__confusion_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/predictions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Compare Predictions
+         * @description Finished jobs of one dataset: their ensemble, and each pair image by image.
+         */
+        get: operations["compare_predictions_v1_predictions_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/jobs/{job_id}/checkpoints": {
         parameters: {
             query?: never;
@@ -1666,6 +1706,39 @@ export interface components {
             difference: components["schemas"]["DifferenceView"];
         };
         /**
+         * ConfusedPairView
+         * @description Test images of class `label` that the network predicts as class `predicted`.
+         */
+        ConfusedPairView: {
+            /** Label */
+            label: number;
+            /** Predicted */
+            predicted: number;
+            /** Images */
+            images: number;
+        };
+        /**
+         * ConfusionView
+         * @description Classes are numbered in the order of the logits; errors in percent.
+         */
+        ConfusionView: {
+            /** Images */
+            images: number;
+            /** Class Names */
+            class_names: string[];
+            /** Class Images */
+            class_images: number[];
+            /** Class Errors */
+            class_errors: (number | null)[];
+            /**
+             * Matrix
+             * @description images by class and predicted class; null above 100 classes
+             */
+            matrix: number[][] | null;
+            /** Most Confused */
+            most_confused: components["schemas"]["ConfusedPairView"][];
+        };
+        /**
          * Crop
          * @description Random crop of a training image.
          *
@@ -1884,6 +1957,16 @@ export interface components {
             p50: number;
             /** P90 */
             p90: number;
+        };
+        /**
+         * EnsembleView
+         * @description Of the mean probabilities; null where a job keeps only its highest logits.
+         */
+        EnsembleView: {
+            /** Error */
+            error: number | null;
+            /** Top5 Error */
+            top5_error: number | null;
         };
         /** EventList */
         EventList: {
@@ -2118,6 +2201,15 @@ export interface components {
             jobs: components["schemas"]["JobView"][];
             /** Next Page Token */
             next_page_token: string | null;
+        };
+        /** JobPredictionsView */
+        JobPredictionsView: {
+            /** Job Id */
+            job_id: string;
+            /** Error */
+            error: number;
+            /** Top5 Error */
+            top5_error: number;
         };
         /**
          * JobSpec
@@ -2594,6 +2686,26 @@ export interface components {
          */
         Normalization: "pixel_mean" | "channel";
         /**
+         * PairedPredictionsView
+         * @description `p`: of McNemar's exact test. `images`: the first that only one of both predicts.
+         */
+        PairedPredictionsView: {
+            /** A */
+            a: string;
+            /** B */
+            b: string;
+            /** Both Wrong */
+            both_wrong: number;
+            /** Only A Wrong */
+            only_a_wrong: number;
+            /** Only B Wrong */
+            only_b_wrong: number;
+            /** P */
+            p: number;
+            /** Images */
+            images: number[];
+        };
+        /**
          * Panel
          * @description A chart of learning curves: dashed training error, bold test error, as the paper draws.
          */
@@ -2675,6 +2787,16 @@ export interface components {
          * @enum {string}
          */
         Precision: "auto" | "fp32" | "tf32" | "bf16" | "fp16";
+        /** PredictionsView */
+        PredictionsView: {
+            /** Images */
+            images: number;
+            /** Jobs */
+            jobs: components["schemas"]["JobPredictionsView"][];
+            ensemble: components["schemas"]["EnsembleView"];
+            /** Pairs */
+            pairs: components["schemas"]["PairedPredictionsView"][];
+        };
         /**
          * Problem
          * @description An error (RFC 9457).
@@ -5049,6 +5171,95 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["BucketedMetricsView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_confusion_v1_jobs__job_id__confusion_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConfusionView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    compare_predictions_v1_predictions_get: {
+        parameters: {
+            query: {
+                /** @description ids */
+                job: string[];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PredictionsView"];
                 };
             };
             401: components["responses"]["Unauthorized"];

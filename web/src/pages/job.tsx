@@ -2,6 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { ApiError, api, type Job, read, type Schemas } from "../api/client";
 import { ClassNames } from "../components/class-names";
+import { Confusion } from "../components/confusion";
 import { Curves } from "../components/curves";
 import { Fact } from "../components/facts";
 import { Labels } from "../components/labels";
@@ -76,6 +77,9 @@ export function JobPage({ id }: { id: string }) {
       />
       <Lineage jobs={family} jobId={job.id} />
       <Checkpoints job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
+      {checkpoints.data.value?.checkpoints.some(({ parts }) => parts.predictions) && (
+        <Confusion jobId={job.id} />
+      )}
       <Logs jobId={job.id} />
       <ClassNames dataset={job.spec.dataset} />
       <Spec job={job} />
