@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -14,7 +15,7 @@ from tests.support.core import Taken, content, job_id_of
 
 def _predictions(predicted: list[int]) -> bytes:
     labels = np.arange(len(predicted), dtype=np.int32) % 10
-    tensors = {
+    tensors: dict[str, Any] = {
         "labels": labels,
         "predicted": np.array(predicted, dtype=np.int32),
         "logits": np.eye(10, dtype=np.float16)[predicted],

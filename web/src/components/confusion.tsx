@@ -54,15 +54,7 @@ function Counts({ jobId }: { jobId: string }) {
 
 type Found = Schemas["ConfusionView"];
 
-function Matrix({
-  found,
-  names,
-  matrix,
-}: {
-  found: Found;
-  names: string[];
-  matrix: number[][];
-}) {
+function Matrix({ found, names, matrix }: { found: Found; names: string[]; matrix: number[][] }) {
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
     <section class="scroll" tabIndex={0} aria-label="Confusion matrix">
@@ -99,7 +91,9 @@ function Matrix({
 
 function Pairs({ found, names }: { found: Found; names: string[] }) {
   if (found.most_confused.length === 0)
-    return <EmptyNote title="No test image has a wrong class.">There is nothing to list.</EmptyNote>;
+    return (
+      <EmptyNote title="No test image has a wrong class.">There is nothing to list.</EmptyNote>
+    );
   return (
     <details>
       <summary>Most confused classes</summary>
