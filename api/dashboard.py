@@ -18,6 +18,8 @@ PAGES = (
     "/compare",
     "/searches",
     "/searches/{search_id}",
+    "/studies",
+    "/studies/{study_id}",
     "/cluster",
     "/settings",
 )

@@ -29,7 +29,7 @@ _MAX_READS = 20
 # Of these, all users get the same response, in JSON and at once.
 _PATH = re.compile(
     r"/v1/(jobs(/(?P<job_id>[^/]+)(/(attempts|checkpoints|events|lineage|logs))?)?"
-    r"|searches(/[^/]+(/(trials|events))?)?|metrics|groups|queue|cluster|runners)"
+    r"|searches(/[^/]+(/(trials|events))?)?|studies(/[^/]+)?|metrics|groups|queue|cluster|runners)"
 )
 
 

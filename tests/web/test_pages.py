@@ -11,7 +11,7 @@ from tests.support.browser import assert_accessible
 pytestmark = pytest.mark.browser
 
 
-PATHS = ("/", "/submit", "/compare", "/searches", "/cluster", "/settings")
+PATHS = ("/", "/submit", "/compare", "/searches", "/studies", "/cluster", "/settings")
 
 
 def test_a_page_has_one_heading_and_loads_nothing_from_elsewhere(signed_in: Page, api: Api) -> None:
@@ -28,7 +28,7 @@ def test_a_page_has_one_heading_and_loads_nothing_from_elsewhere(signed_in: Page
     assert hosts == {urlsplit(api.url).netloc}
 
 
-@pytest.mark.parametrize("kind", ["jobs", "searches"])
+@pytest.mark.parametrize("kind", ["jobs", "searches", "studies"])
 def test_what_does_not_exist_says_so_and_leads_to_the_list(
     signed_in: Page, api: Api, errors: list[str], kind: str
 ) -> None:

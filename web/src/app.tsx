@@ -13,6 +13,8 @@ import { SearchPage } from "./pages/search";
 import { SearchesPage } from "./pages/searches";
 import { SettingsPage } from "./pages/settings";
 import { SignInPage } from "./pages/sign-in";
+import { StudiesPage } from "./pages/studies";
+import { StudyPage } from "./pages/study";
 import { SubmitPage } from "./pages/submit";
 import { loadSession, sessionError, signOut, user } from "./session";
 
@@ -20,6 +22,7 @@ const NAVIGATION = [
   ["/", "Jobs"],
   ["/compare", "Compare"],
   ["/searches", "Searches"],
+  ["/studies", "Studies"],
   ["/cluster", "Cluster"],
   ["/settings", "Settings"],
 ] as const;
@@ -30,6 +33,8 @@ const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
   [/^\/compare$/, () => <ComparePage />],
   [/^\/searches$/, () => <SearchesPage />],
   [/^\/searches\/([^/]+)$/, (id) => <SearchPage key={id} id={id} />],
+  [/^\/studies$/, () => <StudiesPage />],
+  [/^\/studies\/([^/]+)$/, (id) => <StudyPage key={id} id={id} />],
   [/^\/cluster$/, () => <ClusterPage />],
   [/^\/settings$/, () => <SettingsPage />],
   [/^\/submit$/, () => <SubmitPage />],

@@ -21,7 +21,9 @@ type Path =
   | "/v1/runners"
   | "/v1/searches"
   | "/v1/searches/{search_id}"
-  | "/v1/searches/{search_id}/trials";
+  | "/v1/searches/{search_id}/trials"
+  | "/v1/studies"
+  | "/v1/studies/{study_id}";
 type Get<P extends Path> = paths[P]["get"];
 type Body<P extends Path> = Complete<Get<P>["responses"][200]["content"]["application/json"]>;
 type Parameters<P extends Path> = Pick<Get<P>["parameters"], "path" | "query">;

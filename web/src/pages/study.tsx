@@ -1,0 +1,191 @@
+/** One study: results over seeds beside the paper's, tested differences, curves, and files. */
+import type { Schemas } from "../api/client";
+import { EmptyNote, ErrorNote } from "../components/notes";
+import { State } from "../components/state";
+import { count, number } from "../lib/format";
+import { source, useLive } from "../lib/live";
+import { METRICS, spread, verdictOf } from "../lib/study";
+import { useTitle } from "../lib/title";
+
+type Report = Schemas["StudyReportView"];
+type Member = Schemas["MemberView"];
+
+const FORMATS = [
+  ["md", "Markdown"],
+  ["tex", "LaTeX"],
+  ["csv", "CSV"],
+  ["svg", "SVG"],
+  ["png", "PNG"],
+] as const;
+
+export function StudyPage({ id }: { id: string }) {
+  const live = useLive(source("/v1/studies/{study_id}", { path: { study_id: id } }));
+  const study = live.data.value;
+  useTitle(study?.title ?? "Study");
+  if (!study)
+    return (
+      <>
+        <h1>Study</h1>
+        <ErrorNote error={live.error.value} />
+        {live.error.value?.status === 404 && (
+          <EmptyNote title="It may have been deleted.">
+            <a href="/studies">Go to the studies</a>
+          </EmptyNote>
+        )}
+      </>
+    );
+  const report = `/v1/studies/${study.id}/report`;
+  // Another number of finished jobs is another picture.
+  const figure = `${report}?format=svg&finished=${study.finished}`;
+  const jobs = study.members.flatMap((member) => member.jobs.map((job) => job.job_id));
+  const compared = new URLSearchParams(
+    jobs.filter((job): job is string => job !== null).map((job) => ["job", job]),
+  );
+  return (
+    <>
+      <div class="head">
+        <h1>{study.title}</h1>
+        <div class="end">
+          <a class="button" href={`/compare?${compared}`}>
+            Compare the jobs
+          </a>
+        </div>
+      </div>
+      <ErrorNote error={live.error.value} />
+      <p>
+        <progress
+          value={study.finished}
+          max={study.total}
+          aria-label="Finished jobs of the study"
+        />{" "}
+        {study.origin}
+      </p>
+      {study.notes && <p class="muted">{study.notes}</p>}
+      <Results study={study} />
+      <Differences study={study} />
+      <section class="section">
+        <h2>Curves</h2>
+        {study.finished === 0 ? (
+          <EmptyNote title="No job has finished yet.">
+            <a href={`/compare?${compared}`}>Compare</a> has the curves of running jobs.
+          </EmptyNote>
+        ) : (
+          <img
+            class="figure"
+            src={figure}
+            alt="Learning curves; their ends are in the table above"
+          />
+        )}
+        <p>
+          Report as{" "}
+          {FORMATS.map(([format, title], index) => (
+            <>
+              {index > 0 && ", "}
+              <a href={`${report}?format=${format}`} download>
+                {title}
+              </a>
+            </>
+          ))}
+          {study.source && <span class="muted">. The paper's numbers: {study.source}</span>}
+        </p>
+      </section>
+    </>
+  );
+}
+
+function Results({ study }: { study: Report }) {
+  return (
+    // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
+    <section class="scroll" tabIndex={0} aria-label="Results">
+      <table>
+        <thead>
+          <tr>
+            <th>Network</th>
+            <th class="number">Parameters</th>
+            {study.metrics.map((metric) => (
+              <>
+                <th class="number">{METRICS[metric]}, %</th>
+                <th class="number">Paper</th>
+              </>
+            ))}
+            <th>Jobs</th>
+          </tr>
+        </thead>
+        <tbody>
+          {study.members.map((member) => (
+            <Row key={member.label} member={member} study={study} />
+          ))}
+          {Object.entries(study.paper_only).map(([label, values]) => (
+            <tr class="muted">
+              <td>{label}</td>
+              <td />
+              {study.metrics.map((metric) => (
+                <>
+                  <td />
+                  <td class="number">{spread(values[metric])}</td>
+                </>
+              ))}
+              <td>the paper only</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}
+
+function Row({ member, study }: { member: Member; study: Report }) {
+  return (
+    <tr>
+      <td title={member.network}>{member.label}</td>
+      <td class="number">{count(member.parameters)}</td>
+      {study.metrics.map((metric) => {
+        const cell = member.results[metric];
+        return (
+          <>
+            <td class="number">
+              {spread(cell?.statistics)}
+              {cell?.statistics && <span class="muted"> (n = {number(cell.statistics.n)})</span>}
+            </td>
+            <td class="number" title={cell?.verdict ?? undefined}>
+              {spread(cell?.paper)}
+              {cell?.verdict && <span class="muted"> {verdictOf(cell)}</span>}
+            </td>
+          </>
+        );
+      })}
+      <td>
+        {member.jobs.map((job) =>
+          job.job_id && job.state ? (
+            <a href={`/jobs/${job.job_id}`} title={`seed ${job.seed}: ${job.state}`}>
+              <State state={job.state} />{" "}
+            </a>
+          ) : (
+            <span class="muted">deleted </span>
+          ),
+        )}
+      </td>
+    </tr>
+  );
+}
+
+function Differences({ study }: { study: Report }) {
+  if (study.differences.length === 0) return null;
+  return (
+    <section class="section">
+      <h2>Differences over pairs of equal seeds</h2>
+      <ul>
+        {study.differences.map((difference) => (
+          <li>
+            {difference.text}
+            {difference.agrees !== null && (
+              <strong class={difference.agrees ? "good" : "bad"}>
+                {difference.agrees ? " As in the paper." : " The opposite of the paper."}
+              </strong>
+            )}
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
