@@ -1,7 +1,7 @@
 /** Values of a job as lists and comparisons show and sort them. */
 import type { Job } from "../api/client";
 
-/** What the lists of jobs show, which is a quarter of the complete jobs. */
+/** What the lists of jobs show, which is a fifth of the bytes of complete jobs. */
 export type ListedJob = Pick<
   Job,
   | "id"
