@@ -45,7 +45,8 @@ SEARCH: dict[str, Any] = {
         "recipe.weight_decay": {"loguniform": [0.00001, 0.01]},
     },
     "algorithm": "tpe",
-    "scheduler": "asha",
+    # Stops some trials only: the importance of the fields is computed over those that succeed.
+    "scheduler": {"name": "asha", "grace_iterations": 40, "reduction_factor": 2},
     "budget": {"trials": 16, "concurrent": 2},
 }
 LONG_RECIPE = {"name": "quick", "iterations": 20_000}
@@ -118,13 +119,15 @@ def _train(client: resnetd.Client) -> None:
 
 
 def _find_shown(client: resnetd.Client) -> Shown:
-    """Once the running job has been evaluated and the machine's series have some points."""
+    """Once the longer job runs and has been evaluated."""
     (search,) = client.searches.list()
     (running,) = client.jobs.list(name="longer")
 
     def is_evaluated() -> bool:
-        progress = client.jobs.get(running.id).progress
-        return progress is not None and progress.metrics.get("test/error") is not None
+        job = client.jobs.get(running.id)
+        if job.state is not resnetd.JobState.RUNNING or job.progress is None:
+            return False
+        return job.progress.metrics.get("test/error") is not None
 
     _wait_until(is_evaluated)
     return Shown(
@@ -154,7 +157,7 @@ def _take_pictures(page: Page, url: str, shown: Shown) -> None:
     compared = "&".join(f"job={job.id}" for job in shown.compared)
     IMAGES_PATH.mkdir(exist_ok=True)
 
-    page.goto(url)
+    page.goto(f"{url}/?sort=test:asc")
     expect(page.get_by_role("region", name="Running jobs").locator("progress")).to_be_visible()
     _take(page, "jobs", height=760)
 
@@ -171,13 +174,15 @@ def _take_pictures(page: Page, url: str, shown: Shown) -> None:
     _take(page, "compare", height=860)
 
     page.goto(f"{url}/searches/{shown.search.id}")
-    expect(page.get_by_role("figure", name="test/error")).to_be_visible()
-    expect(page.get_by_role("heading", name="Importance")).to_be_visible()
-    _take(page, "search", height=1100)
+    curves = page.get_by_role("region", name="Learning curves")
+    expect(curves.get_by_role("figure")).to_be_visible()
+    # Its computation takes seconds.
+    expect(page.get_by_role("heading", name="Importance")).to_be_visible(timeout=60_000)
+    _take(page, "search", height=960)
 
     page.goto(f"{url}/cluster")
     expect(page.get_by_role("region", name="Holders")).to_be_visible()
-    _take(page, "cluster", height=560)
+    _take(page, "cluster", height=525)
 
 
 def _take(page: Page, name: str, *, height: int) -> None:
