@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resnetd.errors import raise_if_held
-from resnetd.models import Importance, JobState, Search, Trial
+from resnetd.models import Comparison, Importance, JobState, Search, Trial
 from resnetd.records import Record
 from resnetd.resources import RunResource
 
@@ -112,6 +112,23 @@ class Searches(RunResource[Search]):
         """
         path = self._path(search_id, "importance")
         return self._api.get(path, _Importances).importance
+
+    def confirm(self, search_id: str, *, seeds: int = 6, metric: str = "test/error") -> Comparison:
+        """Compare the best trial (a) with the search's own job (b) over new seeds.
+
+        Args:
+            seeds: number of pairs; fewer than 6 cannot show a difference.
+            metric: `test/error`, `test/top5_error`, `validation/error` or `train/error`.
+
+        >>> cancelled = client.searches.cancel(search.id)
+        >>> client.searches.confirm(search.id, seeds=3).total
+        6
+
+        Raises:
+            Conflict: the search has not ended, or has no best trial.
+        """
+        body = {"seeds": seeds, "metric": metric}
+        return self._api.post(self._path(search_id, "confirm"), Comparison, body)
 
     def pause(self, search_id: str) -> Search:
         """Pause a search: its trials save checkpoints and free their workers.

@@ -219,12 +219,13 @@ class StudyRequest(Spec):
 
 
 class StudySpec(Spec):
-    """A study as it is stored: a definition at a scale, with dataset and number of seeds."""
+    """A study as it is stored: a definition at a scale, with dataset and seeds."""
 
     definition: StudyDefinition
     scale: Scale
     dataset: str
     seeds: int
+    first_seed: int = 0
     job: dict[str, Any] = Field(default_factory=dict)
 
     @property

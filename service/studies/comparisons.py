@@ -17,12 +17,18 @@ from service.storage.tables import StudyRow
 from service.studies import records
 
 _NAME = "comparison"
-# The study decides them.
-_LEFT_OUT = {"seed", "name", "dataset"}
+# The study decides them; tags are those of another job.
+_LEFT_OUT = {"seed", "name", "dataset", "tags"}
 
 
 def make_study(
-    a: dict[str, Any], b: dict[str, Any], *, metric: StudyMetric, seeds: int
+    a: dict[str, Any],
+    b: dict[str, Any],
+    *,
+    metric: StudyMetric,
+    seeds: int,
+    first_seed: int = 0,
+    title: str = "Comparison of two specs",
 ) -> StudySpec:
     """InvalidInput where a spec is not valid, or the datasets differ."""
     dataset = a.get("dataset")
@@ -34,7 +40,7 @@ def make_study(
     study = StudySpec(
         definition=StudyDefinition(
             name=_NAME,
-            title="Comparison of two specs",
+            title=title,
             members={
                 label: {name: value for name, value in spec.items() if name not in _LEFT_OUT}
                 for label, spec in specs.items()
@@ -46,6 +52,7 @@ def make_study(
         scale=Scale.OWN,
         dataset=dataset,
         seeds=seeds,
+        first_seed=first_seed,
     )
     for label in specs:
         study.make_member(label, 0)

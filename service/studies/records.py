@@ -120,7 +120,7 @@ def _create(
     session.flush()
     specs = {
         (label, seed): study.make_member(label, seed)
-        for seed in range(study.seeds)
+        for seed in range(study.first_seed, study.first_seed + study.seeds)
         for label in study.labels
     }
     keys = {place: training_key.training_key(spec, data_dir) for place, spec in specs.items()}

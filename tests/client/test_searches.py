@@ -164,3 +164,26 @@ def test_a_search_is_paused_resumed_extended_cancelled_and_deleted(
     assert command("search", "delete", running) == 0
     assert command.out == f"{running} deleted\n"
     assert command("search", "trials", running) == 102
+
+
+def test_the_best_trial_is_confirmed_over_seeds_that_the_search_has_not_seen(
+    service: Service, command: Command
+) -> None:
+    search_id = service.search(4.5, 9.0)
+    assert command("search", "confirm", search_id) == 1
+    assert "has no best trial" in command.err
+    service.core.clock.advance(1.0)
+    assert command("search", "cancel", search_id) == 0
+    assert command("search", "confirm", search_id, "--seeds", "2") == 0
+    study_id = command.out.strip()
+    assert command("study", "show", study_id, "-o", "json") == 0
+    (best, default) = json.loads(command.out)["members"]
+    assert [job["seed"] for job in best["jobs"]] == [1, 2]
+    assert len({job["job_id"] for job in best["jobs"] + default["jobs"]}) == 4
+    rates = [
+        service.api.get(f"/v1/jobs/{member['jobs'][0]['job_id']}").json()["spec"]["recipe"][
+            "learning_rate"
+        ]
+        for member in (best, default)
+    ]
+    assert rates == [0.001, 0.1]

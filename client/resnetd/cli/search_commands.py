@@ -139,6 +139,21 @@ def extend(
     _act(context, search_id, lambda searches, found: searches.extend(found, trials=trials))
 
 
+@commands.command(epilog="Example: resnetd search confirm 0f3k --seeds 6")
+def confirm(
+    context: typer.Context,
+    search_id: SearchId,
+    *,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Pairs of jobs.")] = 6,
+) -> None:
+    """Compare the best trial with the search's own job over new seeds; print a study's id."""
+    session: Session = context.obj
+    search = session.client.searches.find(search_id)
+    comparison = session.client.searches.confirm(search.id, seeds=seeds)
+    session.show(Output.TEXT, None, comparison.id)
+    messages.print_note(f"Follow it with: resnetd study watch {comparison.id}")
+
+
 @commands.command(epilog="Example: resnetd search delete 0f3k")
 def delete(context: typer.Context, search_id: SearchId) -> None:
     """Delete a search that has ended, with all its trials."""
