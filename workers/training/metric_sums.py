@@ -11,17 +11,21 @@ from torch import Tensor
 
 from workers.training.distributed import RankGroup
 
-NUM_SUMS = 4
+NUM_SUMS = 5
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Means:
-    """Loss per image; errors in percent. `top5_error` means nothing with up to five classes."""
+    """Loss per image; errors in percent. `top5_error` means nothing with up to five classes.
+
+    `gradient_norm`: of the steps; 0 in evaluations.
+    """
 
     loss: float
     error: float
     top5_error: float
+    gradient_norm: float
 
 
 def zero_sums(device: torch.device) -> Tensor:
@@ -30,20 +34,28 @@ def zero_sums(device: torch.device) -> Tensor:
 
 
 def sum_batch(scores_NK: Tensor, labels_N: Tensor, total_loss: Tensor) -> Tensor:
-    """sums_S: the loss summed over the images, top-1 and top-5 errors, the number of images."""
+    """sums_S: the loss summed over the images, top-1 and top-5 errors, 0, the number of images."""
     errors = (scores_NK.argmax(dim=1) != labels_N).sum()
     top_N5 = scores_NK.topk(min(TOP, scores_NK.shape[1]), dim=1).indices
     top5_errors = len(labels_N) - (top_N5 == labels_N[:, None]).sum()
     images = torch.full_like(errors, len(labels_N))
-    return torch.stack(
-        [total_loss.double(), errors.double(), top5_errors.double(), images.double()]
-    )
+    sums = (total_loss, errors, top5_errors, torch.zeros_like(errors), images)
+    return torch.stack([value.double() for value in sums])
+
+
+def sum_gradient_norm(gradient_norm: Tensor, images: int) -> Tensor:
+    """sums_S of a step with that gradient: the norm counts once for each image."""
+    sums_S = zero_sums(gradient_norm.device)
+    sums_S[3] = gradient_norm.double() * images
+    return sums_S
 
 
 def compute_means(sums_S: Tensor) -> Means:
     """Waits for the device."""
-    loss, errors, top5_errors, images = sums_S.tolist()
-    return Means(loss / images, 100 * errors / images, 100 * top5_errors / images)
+    loss, errors, top5_errors, gradient_norms, images = sums_S.tolist()
+    return Means(
+        loss / images, 100 * errors / images, 100 * top5_errors / images, gradient_norms / images
+    )
 
 
 class Window(IntEnum):

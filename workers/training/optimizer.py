@@ -63,6 +63,11 @@ class Optimizer:
         scaler.step(self._sgd)
         self.zero_grad()
 
+    def gradient_norm(self) -> Tensor:
+        """The L2 norm of all gradients together, before a step drops them."""
+        gradients = [parameter.grad for parameter in self._names if parameter.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
     def init_momentum(self) -> None:
         """Zeros, unless it exists. Where torch's first step is skipped, it leaves it undefined."""
         for parameter in self._names:

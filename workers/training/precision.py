@@ -47,6 +47,13 @@ class LossScaler:
         scaled: Tensor = self._scaler.scale(loss)
         return scaled
 
+    def unscale_norm(self, norm: Tensor) -> Tensor:
+        """The norm of the gradients of the loss itself; 0 for a step that is skipped."""
+        if not self.is_enabled:
+            return norm
+        scale, _ = self.state_tensors()
+        return torch.where(norm.isfinite(), norm / scale, torch.zeros_like(norm))
+
     def step(self, optimizer: torch.optim.Optimizer) -> None:
         """Steps a fused optimizer, unless a gradient is not finite."""
         try:

@@ -77,6 +77,8 @@ class TrainStep:
             is_last = index == len(label_chunks) - 1
             weight = len(labels) / len(labels_N)
             sums_S += self._forward_backward(images, labels, weight=weight, is_last=is_last)
+        norm = self.scaler.unscale_norm(self._optimizer.gradient_norm())
+        sums_S += metric_sums.sum_gradient_norm(norm, len(labels_N))
         self._optimizer.step(self.scaler)
         return sums_S
 

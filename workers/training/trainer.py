@@ -303,6 +303,7 @@ class Trainer:
         loss, error = means.loss, means.error
         images_per_second = self._throughput.measure(iteration)
         values = self._name_means("train", means) | {
+            "gradient_norm": means.gradient_norm,
             "learning_rate": learning_rate,
             "images_per_second": images_per_second,
         }

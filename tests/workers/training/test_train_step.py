@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from service.catalog.recipes import Precision, Recipe
 from tests.workers.training.support import CPU, make_step, small_spec
-from workers.training import precision
+from workers.training import metric_sums, precision
 from workers.training.errors import TrainingError
 from workers.training.optimizer import Optimizer
 from workers.training.precision import LossScaler
@@ -126,6 +126,21 @@ def test_lower_precision_stays_close_to_float32(name: str, tolerance: float) -> 
     assert {parameter.dtype for parameter in rounded.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("fields", "tolerance"),
+    [({}, 1e-6), ({"micro_batch_size": 2}, 1e-6), ({"precision": "fp16"}, 2e-3)],
+)
+def test_a_step_measures_the_norm_of_its_gradient(fields: dict[str, Any], tolerance: float) -> None:
+    model = make_network()
+    images_NCHW, labels_N = make_batch()
+    torch.autograd.backward(nn.functional.cross_entropy(model(images_NCHW), labels_N))
+    gradients = [parameter.grad.flatten() for parameter in model.parameters()]  # type: ignore[union-attr]
+    model.zero_grad(set_to_none=True)
+    step = make_step(make_recipe(**fields), model)
+    means = metric_sums.compute_means(step(images_NCHW, labels_N, 0.1))
+    assert means.gradient_norm == pytest.approx(float(torch.cat(gradients).norm()), rel=tolerance)
+
+
 @pytest.mark.parametrize("steps_before", [0, 2])
 def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(steps_before: int) -> None:
     model = make_network()
@@ -134,7 +149,8 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped(steps_before: int)
         step(*make_batch(), 0.1)
     before = [tensor.clone() for tensor in step.state_tensors()]
     images_NCHW, labels_N = make_batch()
-    step(images_NCHW * math.inf, labels_N, 0.1)
+    skipped = metric_sums.compute_means(step(images_NCHW * math.inf, labels_N, 0.1))
+    assert skipped.gradient_norm == 0
     *state, scale, growth_tracker = step.state_tensors()
     *state_before, scale_before, _ = before
     for tensor, tensor_before in zip(state, state_before, strict=True):

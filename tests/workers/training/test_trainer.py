@@ -54,6 +54,7 @@ def test_every_series_has_each_of_its_points_once(
             "train/loss",
             "train/error",
             "train/top5_error",
+            "gradient_norm",
             "learning_rate",
             "images_per_second",
             "test/loss",
@@ -164,7 +165,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         run(small_spec(), tmp_path, observer=observer)
     assert raised.value.reason is Reason.DIVERGED
     not_finite = [key for key, value in observer.points.items() if not math.isfinite(value)]
-    assert not_finite == [("train/loss", 4)]
+    assert not_finite == [("train/loss", 4), ("gradient_norm", 4)]
 
 
 def test_a_checkpoint_that_is_not_finite_is_not_saved(
@@ -381,7 +382,7 @@ def test_a_stop_requested_before_the_last_step_takes_no_effect(process_runs: Pro
 @pytest.mark.slow
 def test_only_rank_0_reports(process_runs: ProcessRuns) -> None:
     _, (first, *others) = process_runs
-    assert len(first["uninterrupted"]["points"]) == 21
+    assert len(first["uninterrupted"]["points"]) == 24
     assert len(first["uninterrupted"]["pids"][0]) == 1 + len(others)
     for other in others:
         assert other["uninterrupted"]["points"] == other["uninterrupted"]["pids"] == []
