@@ -2,12 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message
+
+T = TypeVar("T")
 
 # Reads begin at multiples of this, so that what many streams wait for is read once.
 TICK_SECONDS = 0.5
@@ -29,7 +32,7 @@ class SharedReads:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._tick = 0
-        self._responses: dict[str, asyncio.Task[JsonResponse]] = {}
+        self._results: dict[str, asyncio.Task[Any]] = {}
 
     async def wait_for_tick(self) -> None:
         """Waits for the next time at which reads begin."""
@@ -38,17 +41,22 @@ class SharedReads:
 
     async def read(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
         """The response of this tick. `headers`: of the stream, with its credentials."""
-        tick = int(asyncio.get_running_loop().time() / TICK_SECONDS)
-        if tick != self._tick:
-            self._tick, self._responses = tick, {}
-        if url not in self._responses:
-            self._responses[url] = asyncio.create_task(self.read_alone(url, headers))
-        # A stream that ends does not take the response from the others.
-        response = await asyncio.shield(self._responses[url])
+        response = await self.share(url, lambda: self.read_alone(url, headers))
         # The stream that began the read may have lost its token, which says nothing about this one.
         if response.status == HTTPStatus.UNAUTHORIZED:
             return await self.read_alone(url, headers)
         return response
+
+    async def share(self, key: str, compute: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of this tick: the first that asks for the key computes it for the others."""
+        tick = int(asyncio.get_running_loop().time() / TICK_SECONDS)
+        if tick != self._tick:
+            self._tick, self._results = tick, {}
+        if key not in self._results:
+            self._results[key] = asyncio.create_task(compute())
+        # A stream that ends does not take the result from the others.
+        result: T = await asyncio.shield(self._results[key])
+        return result
 
     async def read_alone(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
         """A response of now. Shares nothing."""

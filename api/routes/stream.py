@@ -21,6 +21,7 @@ from api.dependencies import Services, ServicesDep, authenticate_user
 from api.event_streams import KEEPALIVE_SECONDS
 from api.shared_reads import JsonResponse, SharedReads
 from service.errors import InvalidInput, Refused, Unavailable, invalid_parameter
+from service.jobs import records
 from service.storage.changes import ANYTHING
 
 router = APIRouter(prefix="/v1/stream", tags=["stream"])
@@ -28,7 +29,7 @@ router = APIRouter(prefix="/v1/stream", tags=["stream"])
 _MAX_READS = 20
 # Of these, all users get the same response, in JSON and at once.
 _PATH = re.compile(
-    r"/v1/(jobs(/(?P<job_id>[^/]+)(/(attempts|checkpoints|events|lineage|logs))?)?"
+    r"/v1/(jobs(/(?P<job_id>[^/]+)(/(?P<part>attempts|checkpoints|events|lineage|logs))?)?"
     r"|searches(/[^/]+(/(trials|events))?)?|studies(/[^/]+)?|metrics|groups|queue|cluster|runners)"
 )
 
@@ -37,12 +38,15 @@ _PATH = re.compile(
 class _Read:
     """`subject_ids`: with what the response changes. `after`: where the next one continues.
 
-    `sent`: the last response that was sent.
+    `part`: of a job, which changes with the job's events or log lines and not with its progress.
+    `count`: their number before the last read. `sent`: the last response that was sent.
     """
 
     path: str
     query: list[tuple[str, str]]
     subject_ids: list[str]
+    part: str | None = None
+    count: int | None = None
     after: str | None = None
     sent: JsonResponse | None = None
 
@@ -96,7 +100,7 @@ def _parse(index: int, url: str) -> _Read:
     query = parse_qsl(parts.query, keep_blank_values=True)
     in_query = [value for name, value in query if name == "job"]
     subject_ids = [match["job_id"]] if match["job_id"] is not None else in_query or [ANYTHING]
-    return _Read(parts.path, query, subject_ids)
+    return _Read(parts.path, query, subject_ids, part=match["part"])
 
 
 async def _follow(
@@ -106,6 +110,7 @@ async def _follow(
     subject_ids = {subject_id for read in reads for subject_id in read.subject_ids}
     get_time = asyncio.get_running_loop().time
     authenticated_at = get_time()
+    complete_at = get_time()
     with services.changes.subscribe(*subject_ids) as changes:
         changes.clear()
         responses = [await shared.read_alone(read.url, headers) for read in reads]
@@ -114,8 +119,9 @@ async def _follow(
                 if response != read.sent:
                     read.sent = response
                     yield _format_message(index, response)
-                if response.status == HTTPStatus.OK and response.next is not None:
-                    read.after = response.next
+                if response.status == HTTPStatus.OK and response.next not in {None, read.after}:
+                    # There may be more.
+                    read.after, read.count = response.next, None
             if not await changes.wait(KEEPALIVE_SECONDS):
                 # Estimates of waiting times change without a change in the database.
                 yield format_sse_event(comment="keep-alive")
@@ -128,7 +134,45 @@ async def _follow(
             # Before the wait: what changes later is read at the tick after.
             changes.clear()
             await shared.wait_for_tick()
-            responses = await asyncio.gather(*(shared.read(read.url, headers) for read in reads))
+            # What is not written as an event, as a new child of a job, is read less often.
+            is_complete = get_time() - complete_at >= KEEPALIVE_SECONDS
+            if is_complete:
+                complete_at = get_time()
+            responses = await asyncio.gather(
+                *(_read(read, services, shared, headers, is_complete=is_complete) for read in reads)
+            )
+
+
+async def _read(
+    read: _Read, services: Services, shared: SharedReads, headers: Any, *, is_complete: bool
+) -> JsonResponse:
+    """The response, or the last one where it cannot have changed."""
+    if read.part is None:
+        return await shared.read(read.url, headers)
+    (job_id,) = read.subject_ids
+    counts = await shared.share(f"counts of {job_id}", lambda: _count(services, job_id))
+    count = None if counts is None else counts[read.part == "logs"]
+    is_current = count is not None and count == read.count
+    is_sent = read.sent is not None and read.sent.status == HTTPStatus.OK
+    if read.sent is not None and is_current and is_sent and not is_complete:
+        return read.sent
+    # Counted before the read: what comes between them is read again.
+    read.count = count
+    return await shared.read(read.url, headers)
+
+
+async def _count(services: Services, job_id: str) -> tuple[int, int] | None:
+    """The numbers of events and log lines that the job has had; None if there is no such job."""
+
+    def query() -> tuple[int, int] | None:
+        with services.database.reading() as session:
+            return records.count_events_and_log_lines(session, job_id)
+
+    async with services.session_slots:
+        try:
+            return await run_in_threadpool(query)
+        except Unavailable:
+            return None  # the reads say so
 
 
 async def _is_authenticated(request: Request, services: Services) -> bool:

@@ -30,6 +30,13 @@ def find_job(session: Session, job_id: str) -> JobRow:
     return job
 
 
+def count_events_and_log_lines(session: Session, job_id: str) -> tuple[int, int] | None:
+    """Also of those that are no longer kept; None if there is no such job."""
+    columns = select(JobRow.event_count, JobRow.log_line_count)
+    row = session.execute(columns.where(JobRow.id == job_id)).one_or_none()
+    return None if row is None else (row.event_count, row.log_line_count)
+
+
 @dataclass(frozen=True)
 class JobFilter:
     """`name`: a part of the name. `text`: words of name, note or tags.

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 from api import shared_reads
 from api.routes import stream
 from service.access import tokens
-from service.jobs import records
+from service.jobs import checkpoints, records
 from service.states import Reason
-from service.storage.tables import JobRow, TokenRow
+from service.storage.tables import CheckpointRow, JobRow, TokenRow
 from tests.support.api import TOKEN, Api, read_events
-from tests.support.core import job_id_of, make_point
+from tests.support.core import job_id_of, make_point, note
 from tests.support.searching import Searching
 
 
@@ -142,6 +142,38 @@ def test_streams_with_the_same_reads_share_them(api: Api, monkeypatch: pytest.Mo
         for messages in followed:
             assert next(messages)["body"]["state"] == "cancelled"
     assert 1 <= reads <= 4
+
+
+def test_progress_of_a_job_does_not_read_what_changes_with_its_events(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed = api.core.run()
+    path = f"/v1/jobs/{job_id_of(claimed)}"
+    reads: list[str] = []
+    list_checkpoints = checkpoints.list_checkpoints
+
+    def record(session: Session, job_id: str) -> list[CheckpointRow]:
+        reads.append(job_id)
+        return list_checkpoints(session, job_id)
+
+    def report(sequence: int) -> None:
+        progress = {"iteration": sequence, "iterations": 20, "images_per_second": 5.0}
+        assert api.report(claimed, sequence, progress=progress).is_success
+
+    with _follow(api, path, f"{path}/checkpoints") as messages:
+        for _ in range(2):
+            next(messages)
+        report(2)
+        assert next(messages)["body"]["progress"]["iteration"] == 2
+        monkeypatch.setattr(checkpoints, "list_checkpoints", record)
+        for sequence in (3, 4, 5):
+            report(sequence)
+            assert next(messages)["body"]["progress"]["iteration"] == sequence
+        assert reads == []
+        assert api.checkpoint(claimed, 6, note(20)).is_success
+        while (message := next(messages))["read"] == 0:
+            pass
+        assert [found["iteration"] for found in message["body"]["checkpoints"]] == [20]
 
 
 @pytest.mark.parametrize(
