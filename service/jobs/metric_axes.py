@@ -2,9 +2,10 @@
 
 from bisect import bisect_left
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.errors import invalid_parameter
@@ -70,16 +71,29 @@ class JobAxis:
 
 def _find_newest_iteration(session: Session, job: JobRow) -> int:
     """Of all points of the job; 0 without one."""
-    # One query for each series, since each finds its answer at the end of the primary key.
-    newest = [
-        session.scalar(
-            select(func.max(MetricRow.iteration)).where(
-                MetricRow.job_id == job.id, MetricRow.series == series
+    names = _list_training_series(job)
+    if not names:
+        return 0
+    params = {f"series_{index}": name for index, name in enumerate(names)}
+    newest = session.connection().execute(_select_newest(len(names)), {"job_id": job.id} | params)
+    return max((iteration for iteration in newest.one() if iteration is not None), default=0)
+
+
+@cache
+def _select_newest(series: int) -> Select[Any]:
+    """A subquery for each series, since each finds its answer at the end of the primary key."""
+    iterations = MetricRow.__table__.c
+    return select(
+        *(
+            select(func.max(iterations.iteration))
+            .where(
+                iterations.job_id == bindparam("job_id"),
+                iterations.series == bindparam(f"series_{index}"),
             )
+            .scalar_subquery()
+            for index in range(series)
         )
-        for series in _list_training_series(job)
-    ]
-    return max((iteration for iteration in newest if iteration is not None), default=0)
+    )
 
 
 def _list_training_series(job: JobRow) -> list[str]:

@@ -11,11 +11,22 @@ such an iteration (a resumed attempt repeats some, an evaluation takes time) rem
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Table, bindparam, case, delete, insert, select
+from sqlalchemy import (
+    CompoundSelect,
+    Select,
+    Table,
+    bindparam,
+    case,
+    delete,
+    insert,
+    select,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
 from service.storage.tables import JobRow, MetricBucketRow, MetricRow
@@ -43,6 +54,14 @@ class Buckets:
     iteration: list[int]
     seconds: list[float]
     time: list[float]
+
+
+class _Range(NamedTuple):
+    """Iterations from `begin` to before `end` of a level; level 0 are points."""
+
+    level: int
+    begin: int
+    end: int
 
 
 class _Bucket(NamedTuple):
@@ -92,19 +111,26 @@ def read(
     """
     position = start - start % width
     stop = min(stop + -stop % width, MAX_ITERATION)
-    complete: list[_Bucket] = []
-    partial: list[_Bucket] = []
+    ranges: list[_Range] = []
     for level, level_width in reversed(list(_list_levels(job, max_width=width))):
         end = min(stop, _floor_to(job.bucketed_iterations, level_width))
         if end > position:
-            found = _read_level(session, job, series, level, begin=position, end=end)
-            (complete if level_width == width else partial).extend(found)
+            ranges.append(_Range(level, position, end))
             position = end
     if stop > position:
-        partial += _read_level(session, job, series, 0, begin=position, end=stop)
+        ranges.append(_Range(0, position, stop))
+    # Those of the level of `width` are complete; all later ones are narrower.
+    has_complete = bool(ranges) and ranges[0].level > 0 and _width_of(job, ranges[0].level) == width
+    complete_end = ranges[0].end if has_complete else -1
     by_series: dict[str, list[_Bucket]] = {}
-    for bucket in (*complete, *_merge(partial, width)):
-        by_series.setdefault(bucket[0], []).append(bucket)
+    partial: list[_Bucket] = []
+    for bucket in _read_ranges(session, job, series, ranges):
+        if bucket.start < complete_end:
+            by_series.setdefault(bucket.series, []).append(bucket)
+        else:
+            partial.append(bucket)
+    for bucket in _merge(partial, width):
+        by_series.setdefault(bucket.series, []).append(bucket)
     return {name: _make_columns(buckets) for name, buckets in by_series.items()}
 
 
@@ -114,6 +140,11 @@ def _make_columns(buckets: Sequence[_Bucket]) -> Buckets:
         None if total is None else total / count for total, count in zip(sums, counts, strict=True)
     ]
     return Buckets(starts, counts, means, *others)
+
+
+def _width_of(job: JobRow, level: int) -> int:
+    """Iterations of a bucket of the level, which is above 0."""
+    return job.bucket_width << level
 
 
 def _list_levels(job: JobRow, *, max_width: int) -> Iterator[tuple[int, int]]:
@@ -139,7 +170,8 @@ def _store_until(session: Session, job: JobRow, newest: int) -> None:
         start, stop = _floor_to(before, width), _floor_to(after, width)
         if start == stop:
             break
-        buckets = _merge(_read_level(session, job, series, level - 1, begin=start, end=stop), width)
+        finer = _read_ranges(session, job, series, [_Range(level - 1, start, stop)])
+        buckets = _merge(finer, width)
         rows = [bucket._asdict() | {"job_id": job.id, "level": level} for bucket in buckets]
         if rows:
             session.execute(insert(_buckets), rows)
@@ -169,57 +201,69 @@ def _table_of(row_type: type[MetricRow | MetricBucketRow]) -> Table:
     return table
 
 
-# Core tables and constant statements: a chart of 20 jobs executes some hundred of them.
 _points, _buckets = _table_of(MetricRow), _table_of(MetricBucketRow)
-_SELECT_BUCKETS = (
-    select(*(_buckets.c[name] for name in _Bucket._fields))
-    .where(
-        _buckets.c.job_id == bindparam("job_id"),
-        _buckets.c.series.in_(bindparam("names", expanding=True)),
-        _buckets.c.level == bindparam("level"),
-        _buckets.c.start >= bindparam("begin"),
-        _buckets.c.start < bindparam("end"),
-    )
-    .order_by(_buckets.c.series, _buckets.c.start)
-)
-_SELECT_POINTS = (
-    select(
-        _points.c.series,
-        _points.c.iteration,
-        case((_points.c.value.is_(None), 0), else_=1),
-        *(_points.c.value,) * 5,
-        _points.c.iteration,
-        _points.c.seconds,
-        _points.c.time,
-    )
-    .where(
-        _points.c.job_id == bindparam("job_id"),
-        _points.c.series.in_(bindparam("names", expanding=True)),
-        _points.c.iteration >= bindparam("begin"),
-        _points.c.iteration < bindparam("end"),
-    )
-    .order_by(_points.c.series, _points.c.iteration)
-)
 
 
-def _read_level(
-    session: Session, job: JobRow, series: Sequence[str], level: int, *, begin: int, end: int
+@cache
+def _select_ranges(levels: int, *, has_points: bool) -> Select[Any] | CompoundSelect[Any]:
+    """Ranges of that number of levels, and of points: each range is one scan of a primary key.
+
+    One statement for a job: a chart of 20 jobs would execute 200 otherwise.
+    """
+    parts: list[Select[Any]] = [
+        select(*(_buckets.c[name] for name in _Bucket._fields)).where(
+            _buckets.c.job_id == bindparam("job_id"),
+            _buckets.c.series.in_(bindparam("names", expanding=True)),
+            _buckets.c.level == bindparam(f"level_{index}"),
+            _buckets.c.start >= bindparam(f"begin_{index}"),
+            _buckets.c.start < bindparam(f"end_{index}"),
+        )
+        for index in range(levels)
+    ]
+    if has_points:
+        value, iteration = _points.c.value, _points.c.iteration
+        parts.append(
+            select(
+                _points.c.series,
+                iteration.label("start"),
+                case((value.is_(None), 0), else_=1).label("num_values"),
+                *(value.label(name) for name in ("sum", "first", "min", "max", "last")),
+                iteration.label("iteration"),
+                _points.c.seconds,
+                _points.c.time,
+            ).where(
+                _points.c.job_id == bindparam("job_id"),
+                _points.c.series.in_(bindparam("names", expanding=True)),
+                iteration >= bindparam(f"begin_{levels}"),
+                iteration < bindparam(f"end_{levels}"),
+            )
+        )
+    return parts[0] if len(parts) == 1 else union_all(*parts)
+
+
+def _read_ranges(
+    session: Session, job: JobRow, series: Sequence[str], ranges: Sequence[_Range]
 ) -> list[_Bucket]:
-    """Buckets of the level; points as buckets, for level 0."""
-    statement = _SELECT_POINTS if level == 0 else _SELECT_BUCKETS
-    params = {"job_id": job.id, "names": series, "begin": begin, "end": end}
-    if level > 0:
-        params["level"] = level
-    return list(map(_Bucket._make, session.connection().execute(statement, params)))
+    """Buckets of the ranges, points as buckets, by series and start. A range of points is last."""
+    if not ranges:
+        return []
+    params: dict[str, Any] = {"job_id": job.id, "names": series}
+    for index, (level, begin, end) in enumerate(ranges):
+        params |= {f"begin_{index}": begin, f"end_{index}": end}
+        if level > 0:
+            params[f"level_{index}"] = level
+    levels = sum(level > 0 for level, *_ in ranges)
+    statement = _select_ranges(levels, has_points=levels < len(ranges))
+    rows = map(_Bucket._make, session.connection().execute(statement, params))
+    return sorted(rows, key=itemgetter(0, 1))
 
 
 def _merge(buckets: Sequence[_Bucket], width: int) -> list[_Bucket]:
-    """Buckets of `width` iterations, in the order of series and iterations."""
-    ordered = sorted(buckets, key=itemgetter(0, 1))
+    """Buckets of `width` iterations of those that are ordered by series and start."""
     return [
         _merge_members(list(members), start)
         for (_, start), members in groupby(
-            ordered, key=lambda bucket: (bucket.series, bucket.start - bucket.start % width)
+            buckets, key=lambda bucket: (bucket.series, bucket.start - bucket.start % width)
         )
     ]
 
