@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.views import View
+from api.views import SampleStatisticsView, View
 from service.specs.study_spec import PaperValue, Scale, StudyDefinition, StudyMetric, StudySpec
 from service.states import JobState
 from service.storage.tables import StudyRow
@@ -66,22 +66,10 @@ class MemberJobView(View):
     state: JobState | None
 
 
-class CellStatisticsView(View):
-    """Over the finished jobs, percent. `std` and the interval are null with one seed."""
-
-    n: int
-    mean: float
-    std: float | None
-    ci_low: float | None
-    ci_high: float | None
-    min: float
-    max: float
-
-
 class CellView(View):
     """`difference`: ours minus the paper's; null where they cannot be compared."""
 
-    statistics: CellStatisticsView | None
+    statistics: SampleStatisticsView | None
     paper: PaperValue | None
     difference: float | None
     verdict: Verdict | None

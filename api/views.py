@@ -401,3 +401,18 @@ class SeriesView(View):
 
 class MetricsView(View):
     series: dict[str, SeriesView]
+
+
+class SampleStatisticsView(View):
+    """Of `n` values, one for each job. `std` and the interval are null with one value.
+
+    `ci_low`, `ci_high`: 95 % confidence interval of the mean by Student's t distribution.
+    """
+
+    n: int
+    mean: float
+    std: float | None
+    ci_low: float | None
+    ci_high: float | None
+    min: float
+    max: float

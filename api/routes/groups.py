@@ -7,7 +7,7 @@ from pydantic import Field
 
 from api.dependencies import ReadSession, authenticate_user
 from api.queries import ArchivedFilter, FilterText, JobFilterQuery, RangeQuery
-from api.views import View
+from api.views import SampleStatisticsView, View
 from service.errors import invalid_parameter
 from service.jobs import groups, records
 from service.jobs.groups import GroupKey, GroupSeries, JobGroup
@@ -23,21 +23,6 @@ _MAX_JOBS = 1000
 _MAX_JOBS_WITH_SERIES = 100
 
 Values = list[float | None]
-
-
-class SampleStatisticsView(View):
-    """Of `n` values, one for each job. `std` and the interval are null with one value.
-
-    `ci_low`, `ci_high`: 95 % confidence interval of the mean by Student's t distribution.
-    """
-
-    n: int
-    mean: float
-    std: float | None
-    ci_low: float | None
-    ci_high: float | None
-    min: float
-    max: float
 
 
 class GroupSeriesView(View):
