@@ -28,11 +28,14 @@ def expected_points(spec: JobSpec) -> dict[str, list[int]]:
     return {
         "train/loss": reported,
         "train/error": reported,
+        "train/top5_error": reported,
+        "gradient_norm": reported,
         "learning_rate": reported,
         "images_per_second": reported,
         **dict.fromkeys(StepSeries, reported),
         "test/loss": evaluated,
         "test/error": evaluated,
+        "test/top5_error": evaluated,
     }
 
 

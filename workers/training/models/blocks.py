@@ -272,8 +272,20 @@ class PaddedShortcut(nn.Module):
         return functional.pad(maps_NHWC, self.padding).permute(0, 3, 1, 2)
 
 
+class _Conv2d(nn.Conv2d):
+    """Without its stride on maps of 1x1, where the stride changes nothing.
+
+    There torch 2.15 leaves most of the gradient of a padded kernel undefined, in bf16 on a CPU.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        if input.shape[2:] == (1, 1):
+            return functional.conv2d(input, self.weight, self.bias, padding=self.padding)
+        return super().forward(input)
+
+
 def make_conv(kernel: int, inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return _Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def _split_stride(network: Architecture, stride: int) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from service.catalog.architectures import (
     Stem,
 )
 from tests.workers.training.models.reference_network import FULL, RELU_ONLY, ReferenceNetwork
-from workers.training.models.blocks import ResidualBlock
+from workers.training.models.blocks import ResidualBlock, make_conv
 from workers.training.models.random_layers import ShortcutDropout
 from workers.training.models.resnet import ResNet
 
@@ -260,3 +260,22 @@ def test_zero_init_makes_each_branch_0(order: ActivationOrder) -> None:
             nn.init.zeros_(module.bias)
     expected = compute_reference(model, images(), branch_scales=(0.0,) * 6)
     check_equal(model(images()), expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_strided_convolution_of_a_small_map_has_the_gradient_of_float32(size: int) -> None:
+    torch.manual_seed(0)
+    conv = make_conv(3, 16, 32, stride=2)
+    maps_NCHW = torch.randn(20, 16, size, size)
+    conv(maps_NCHW).sum().backward()
+    assert conv.weight.grad is not None
+    expected = conv.weight.grad.clone()
+    for _ in range(5):
+        conv.weight.grad = None
+        # What a kernel leaves undefined has the values of memory that was used before.
+        used = torch.full((20_000,), 1e30)
+        del used
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = conv(maps_NCHW).float().sum()
+        loss.backward()
+        torch.testing.assert_close(conv.weight.grad, expected, atol=0.1, rtol=0.05)

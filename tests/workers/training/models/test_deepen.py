@@ -240,7 +240,6 @@ def test_fine_tuning_takes_all_weights_but_the_classifiers(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_fine_tuning_starts_from_published_weights(tmp_path: Path, suffix: str) -> None:
-    torch.manual_seed(0)  # with some weights the gradients on such small images are not finite
     published = torchvision.models.resnet18(num_classes=7)
     path = tmp_path / "data" / "weights" / f"resnet18.{suffix}"
     path.parent.mkdir(parents=True)
