@@ -239,15 +239,18 @@ def test_a_page_reads_over_one_connection_that_a_hidden_tab_closes(
     signed_in: Page, api: Api
 ) -> None:
     running = api.core.run(name="followed")
+    line = LogLine(at=api.core.clock.now, level=LogLevel.INFO, message="the first line")
+    api.core.report(running.attempt_id, 2, logs=[line])
     opened: list[str] = []
     ended: list[str] = []
     signed_in.on("request", lambda request: opened.append(request.url))
     signed_in.on("requestfailed", lambda request: ended.append(request.url))
     signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
     expect(signed_in.get_by_role("heading", level=1)).to_have_text("followed")
-    expect(signed_in.get_by_role("region", name="Log lines")).to_be_visible()
+    # The log is the last part of the page, so that its lines come over the last connection.
+    expect(signed_in.get_by_text("the first line")).to_be_visible()
     opened.clear()
-    _report(api, running.attempt_id, 2, iterations=range(5, 55, 5))
+    _report(api, running.attempt_id, 3, iterations=range(5, 55, 5))
     expect(signed_in.get_by_role("figure", name="Error, %")).to_be_visible()
     assert [url for url in opened if "/v1/" in url] == []
     signed_in.evaluate(
