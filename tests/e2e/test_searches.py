@@ -77,13 +77,13 @@ def test_a_random_search_outlives_its_dispatcher_and_is_extended(
     search = _wait_for_all_trials(client, search.id, trials=4)
     assert search.best is not None
     (best,) = search.best
-    errors = [trial.values["test/error"] for trial in client.searches.trials(search.id)]
-    assert best.values["test/error"] == min(errors)
+    errors = [trial.values["validation/error"] for trial in client.searches.trials(search.id)]
+    assert best.values["validation/error"] == min(errors)
     weights = client.jobs.download(best.job_id, "newest", path=tmp_path / "best.safetensors")
     assert "layer1.0.conv1.weight" in load_file(weights)
     shortcuts = [trial.params["shortcut"] for trial in client.searches.trials(search.id)]
     assert sorted(shortcuts) == ["A", "A", "none", "none"]
-    assert len(client.searches.importance(search.id)["test/error"].shares) == 2
+    assert len(client.searches.importance(search.id)["validation/error"].shares) == 2
 
 
 def test_a_tpe_search_of_two_metrics_outlives_its_driver(
