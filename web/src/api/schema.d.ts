@@ -1568,31 +1568,11 @@ export interface components {
             wall_seconds: number | null;
         };
         /**
-         * CellStatisticsView
-         * @description Over the finished jobs, percent. `std` and the interval are null with one seed.
-         */
-        CellStatisticsView: {
-            /** N */
-            n: number;
-            /** Mean */
-            mean: number;
-            /** Std */
-            std: number | null;
-            /** Ci Low */
-            ci_low: number | null;
-            /** Ci High */
-            ci_high: number | null;
-            /** Min */
-            min: number;
-            /** Max */
-            max: number;
-        };
-        /**
          * CellView
          * @description `difference`: ours minus the paper's; null where they cannot be compared.
          */
         CellView: {
-            statistics: components["schemas"]["CellStatisticsView"] | null;
+            statistics: components["schemas"]["SampleStatisticsView"] | null;
             paper: components["schemas"]["PaperValue"] | null;
             /** Difference */
             difference: number | null;
