@@ -112,16 +112,16 @@ def read(
     position = start - start % width
     stop = min(stop + -stop % width, MAX_ITERATION)
     ranges: list[_Range] = []
+    complete_end = -1
     for level, level_width in reversed(list(_list_levels(job, max_width=width))):
         end = min(stop, _floor_to(job.bucketed_iterations, level_width))
         if end > position:
             ranges.append(_Range(level, position, end))
             position = end
+            if level_width == width:
+                complete_end = end
     if stop > position:
         ranges.append(_Range(0, position, stop))
-    # Those of the level of `width` are complete; all later ones are narrower.
-    has_complete = bool(ranges) and ranges[0].level > 0 and _width_of(job, ranges[0].level) == width
-    complete_end = ranges[0].end if has_complete else -1
     by_series: dict[str, list[_Bucket]] = {}
     partial: list[_Bucket] = []
     for bucket in _read_ranges(session, job, series, ranges):
@@ -140,11 +140,6 @@ def _make_columns(buckets: Sequence[_Bucket]) -> Buckets:
         None if total is None else total / count for total, count in zip(sums, counts, strict=True)
     ]
     return Buckets(starts, counts, means, *others)
-
-
-def _width_of(job: JobRow, level: int) -> int:
-    """Iterations of a bucket of the level, which is above 0."""
-    return job.bucket_width << level
 
 
 def _list_levels(job: JobRow, *, max_width: int) -> Iterator[tuple[int, int]]:
