@@ -30,15 +30,18 @@ from service.studies.report import make_report
 router = APIRouter(prefix="/v1", tags=["studies"], dependencies=[Depends(authenticate_user)])
 
 
+Pairs = Annotated[Seeds, Field(description="pairs; fewer than 6 cannot show a difference")]
+
+
 class ComparisonRequest(Spec):
     a: Annotated[dict[str, Any], Field(description="fields of a job's spec, without seed and name")]
     b: Annotated[dict[str, Any], Field(description="the other spec, of the same dataset")]
     metric: StudyMetric = StudyMetric.TEST_ERROR
-    seeds: Annotated[Seeds, Field(description="pairs; fewer than 6 cannot show a difference")] = 6
+    seeds: Pairs = 6
 
 
 class ConfirmationRequest(Spec):
-    seeds: Annotated[Seeds, Field(description="pairs; fewer than 6 cannot show a difference")] = 6
+    seeds: Pairs = 6
     metric: StudyMetric = StudyMetric.TEST_ERROR
 
 

@@ -8,8 +8,8 @@ import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from service.catalog.architectures import Shortcut
 from service.jobs.groups import GroupSeries
-from service.specs.job_spec import JobSpec
 from service.studies.formats import describe_origin
 from service.studies.report import PanelReport, StudyReport
 
@@ -88,9 +88,11 @@ def _draw_curve(axes: Any, series: GroupSeries, line: dict[str, Any], label: str
 
 def _choose_colors(panel: PanelReport, report: StudyReport) -> dict[str, str]:
     """Plain networks in warm colors, residual ones in cold colors, in the order of the study."""
-    specs: dict[str, JobSpec] = {label: report.spec.make_member(label, 0) for label in panel.curves}
-    plain = [label for label, spec in specs.items() if spec.shortcut == "none"]
-    residual = [label for label in specs if label not in plain]
+    is_plain = {
+        member.label: member.architecture.shortcut is Shortcut.NONE for member in report.members
+    }
+    plain = [label for label in panel.curves if is_plain[label]]
+    residual = [label for label in panel.curves if not is_plain[label]]
     return {
         label: palette[index % len(palette)]
         for labels, palette in ((plain, _PLAIN_COLORS), (residual, _RESIDUAL_COLORS))

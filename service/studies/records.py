@@ -1,6 +1,6 @@
 """Rows of studies: creating them with their jobs, finding and deleting them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -52,10 +52,12 @@ def submit(
 
     Raises what `service.jobs.submission.submit` raises.
     """
+    # It may take a second, so it comes before the first query begins the transaction.
+    specs = _make_members(study)
     key = IdempotencyKey.of(Operation.SUBMIT_STUDY, idempotency_key, user=user, body=[study])
 
     def create() -> StudyRow:
-        return _create(session, study, user=user, data_dir=data_dir, now=now)
+        return _create(session, study, specs, user=user, data_dir=data_dir, now=now)
 
     return idempotency.submit_once(session, StudyRow, create, key=key)
 
@@ -101,13 +103,28 @@ def delete_study(session: Session, study_id: str) -> None:
     session.delete(find_study(session, study_id))
 
 
-def _create(
-    session: Session, study: StudySpec, *, user: str, data_dir: Path, now: datetime
-) -> StudyRow:
+def _make_members(study: StudySpec) -> dict[tuple[str, int], JobSpec]:
+    """The specs of the jobs by label and seed, in the order of their submission."""
     count = len(study.labels) * study.seeds
     if count > MAX_JOBS:
         message = f"a study has at most {MAX_JOBS} jobs; this one would have {count}"
         raise InvalidInput(message, field_errors=(FieldError(pointer="/seeds", message=message),))
+    return {
+        (label, seed): study.make_member(label, seed)
+        for seed in range(study.first_seed, study.first_seed + study.seeds)
+        for label in study.labels
+    }
+
+
+def _create(
+    session: Session,
+    study: StudySpec,
+    specs: Mapping[tuple[str, int], JobSpec],
+    *,
+    user: str,
+    data_dir: Path,
+    now: datetime,
+) -> StudyRow:
     row = StudyRow(
         id=ids.new_id(now),
         name=study.definition.title,
@@ -118,11 +135,6 @@ def _create(
     )
     session.add(row)
     session.flush()
-    specs = {
-        (label, seed): study.make_member(label, seed)
-        for seed in range(study.first_seed, study.first_seed + study.seeds)
-        for label in study.labels
-    }
     keys = {place: training_key.training_key(spec, data_dir) for place, spec in specs.items()}
     known = _find_reusable(session, keys.values())
     new: dict[str, JobSpec] = {key: specs[place] for place, key in keys.items() if key not in known}

@@ -9,7 +9,9 @@ from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
+from service.catalog.architectures import Architecture
 from service.jobs import groups
+from service.jobs import records as job_records
 from service.jobs.groups import GroupSeries, JobGroup, SampleStatistics
 from service.jobs.metric_axes import MetricAxis
 from service.specs.study_spec import (
@@ -63,14 +65,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class MemberReport:
-    """`network`, `parameters`: as its jobs report. `gap`: what is missing, in words, or empty."""
+    """`parameters`: as its jobs report. `gap`: what is missing, in words, or empty."""
 
     label: str
-    network: str
+    architecture: Architecture
     parameters: int | None
     jobs: list[tuple[int, str | None, JobState | None]]
     cells: dict[StudyMetric, Cell]
     gap: str
+
+    @property
+    def network(self) -> str:
+        return self.architecture.label
 
 
 @dataclass(frozen=True)
@@ -156,11 +162,14 @@ def describe_difference(expected: ExpectedDifference, found: PairedComparison | 
 
 def _report_member(spec: StudySpec, label: str, members: Sequence[Member]) -> MemberReport:
     jobs = [member.job for member in members if member.job is not None]
-    network = spec.make_member(label, 0).network
+    # Building a spec takes a millisecond, and a page reads the report again with each change.
+    architecture = (
+        job_records.architecture_of(jobs[0]) if jobs else spec.make_member(label, 0).architecture
+    )
     environments = [job.environment for job in jobs if job.environment is not None]
     return MemberReport(
         label=label,
-        network=network,
+        architecture=architecture,
         parameters=environments[0]["parameters"] if environments else None,
         jobs=[
             (member.seed, None, None)
