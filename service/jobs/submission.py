@@ -15,6 +15,7 @@ from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import cluster_fit, lifecycle, records, training_key, warm_start, workload
 from service.jobs.records import FindJob
 from service.specs import dataset_fit
+from service.specs.fields import merge_patch
 from service.specs.job_spec import Dependency, JobSpec, parse_job_spec
 from service.states import DependencyCondition, JobState
 from service.storage import events, idempotency
@@ -100,7 +101,7 @@ def clone(
         del document["name"]
     if {"dataset", "depth"} & changes.keys():
         del document["family"]
-    spec = parse_job_spec(_merge(document, changes))
+    spec = parse_job_spec(merge_patch(document, changes))
     key = IdempotencyKey.of(Operation.CLONE_JOB, idempotency_key, user=user, body=[spec])
     return _submit(session, spec, user=user, data_dir=data_dir, now=now, key=key)
 
@@ -282,10 +283,3 @@ def _resolve(written: dict[str, Any], spec: JobSpec) -> dict[str, Any]:
         num_workers=spec.resources.num_workers,
     )
     return recipe.model_dump(mode="json")
-
-
-def _merge(document: Any, changes: Any) -> Any:
-    """As JSON Merge Patch (RFC 7396), except that null is a value and removes nothing."""
-    if not isinstance(document, dict) or not isinstance(changes, dict):
-        return changes
-    return document | {name: _merge(document.get(name), value) for name, value in changes.items()}

@@ -1,4 +1,4 @@
-"""The types of a model's fields, by dotted path."""
+"""Fields of documents: their types by dotted path, and changes that are merged into them."""
 
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -27,3 +27,12 @@ def _list_types(annotation: Any) -> list[Any]:
     if get_origin(annotation) in {Union, UnionType}:
         return [part for member in get_args(annotation) for part in _list_types(member)]
     return [annotation]
+
+
+def merge_patch(document: Any, changes: Any) -> Any:
+    """As JSON Merge Patch (RFC 7396), except that null is a value and removes nothing."""
+    if not isinstance(document, dict) or not isinstance(changes, dict):
+        return changes
+    return document | {
+        name: merge_patch(document.get(name), value) for name, value in changes.items()
+    }

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from service.errors import FieldError, InvalidInput
 from service.specs.base import MAX_NAME_LENGTH, Spec
+from service.specs.fields import merge_patch
 from service.specs.job_spec import JobSpec, parse_job_spec
 from service.specs.validation import validate
 
@@ -249,7 +250,7 @@ class StudySpec(Spec):
             self.definition.members[label],
             self.job,
         ):
-            document = merge_fields(document, fields)
+            document = _merge_fields(document, fields)
         name = f"{self.definition.name} {label} seed {seed}"[:MAX_NAME_LENGTH]
         document |= {"dataset": self.dataset, "seed": seed, "name": name}
         try:
@@ -292,16 +293,11 @@ def parse_study_definition(written: Any) -> StudyDefinition:
     return validate(StudyDefinition, written, message="the definition of the study is not valid")
 
 
-def merge_fields(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """`second` over `first`; objects are merged. A recipe that is only a name is one."""
-    merged = dict(first)
-    for name, value in second.items():
-        if name == "recipe":
-            merged[name] = _merge_recipes(merged.get(name), value)
-        elif isinstance(value, dict) and isinstance(merged.get(name), dict):
-            merged[name] = merge_fields(merged[name], value)
-        else:
-            merged[name] = value
+def _merge_fields(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """`second` over `first`; objects are merged."""
+    merged: dict[str, Any] = merge_patch(first, second)
+    if "recipe" in second:
+        merged["recipe"] = _merge_recipes(first.get("recipe"), second["recipe"])
     return merged
 
 
