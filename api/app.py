@@ -19,6 +19,7 @@ from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
 from api.routes import (
+    analyses,
     attempts,
     checkpoints,
     comparisons,
@@ -109,6 +110,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         groups.router,
         metrics.router,
         predictions.router,
+        analyses.router,
         checkpoints.router,
         attempts.router,
         runners.router,

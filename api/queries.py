@@ -43,6 +43,9 @@ PageQuery = Annotated[PageParameters, Depends()]
 class JobFilterParameters:
     job: Annotated[list[FilterText] | None, Query(max_length=100, description="ids")] = None
     state: Annotated[list[JobState] | None, Query()] = None
+    kind: Annotated[
+        list[FilterText] | None, Query(description="`training`, or kinds of analyses")
+    ] = None
     dataset: FilterText | None = None
     tag: Annotated[list[FilterText] | None, Query()] = None
     name: Annotated[FilterText | None, Query(description="a part of the name")] = None
@@ -58,6 +61,7 @@ class JobFilterParameters:
         return JobFilter(
             ids=self.job or (),
             states=self.state or (),
+            kinds=self.kind or (),
             dataset=self.dataset,
             tags=self.tag or (),
             name=self.name,

@@ -90,6 +90,7 @@ class BottleneckView(View):
 class JobView(View):
     id: str
     name: str
+    kind: Annotated[str, Field(description="`training`, or the kind of its analysis")]
     network: str
     state: JobState
     spec: Annotated[dict[str, Any], StoredAs(JobSpec)]
@@ -125,6 +126,7 @@ class JobView(View):
         return cls(
             id=job.id,
             name=job.name,
+            kind=job.kind,
             network=records.architecture_of(job).label,
             state=job.state,
             spec=job.spec,
@@ -197,7 +199,7 @@ class PlanView(View):
             minutes=None
             if duration is None
             else DurationView(p50=duration.p50 / 60, p90=duration.p90 / 60),
-            epochs=plan_notes.compute_epochs(plan.spec.recipe, plan.dataset),
+            epochs=plan_notes.compute_epochs(plan.spec, plan.dataset),
             notes=plan_notes.list_notes(
                 plan.spec, plan.dataset, seconds=None if duration is None else duration.p50
             ),

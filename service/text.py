@@ -1,4 +1,4 @@
-"""English for messages: counted nouns and the verbs that agree with them."""
+"""English for messages: counted nouns and the verbs that agree with them; text for storage."""
 
 
 def plural(count: float, singular: str, plural_form: str | None = None) -> str:
@@ -31,3 +31,9 @@ def format_duration(seconds: float) -> str:
             value = float(f"{seconds / length:.2g}")
             return count_of(value, unit)
     return count_of(round(seconds), "second")
+
+
+def sanitize_text(text: str) -> str:
+    """Replaces NUL and lone surrogates, which PostgreSQL refuses and a program may print."""
+    encodable = text.encode("utf-8", "replace").decode()
+    return encodable.replace("\x00", "\N{REPLACEMENT CHARACTER}")

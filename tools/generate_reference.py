@@ -32,6 +32,7 @@ from service.catalog.datasets import DATASETS
 from service.catalog.recipes import Recipe
 from service.settings import ConcurrencyLimit, RecordRetention, Settings
 from service.specs import job_spec, search_space, search_spec
+from service.specs.analysis_spec import ANALYSES
 from tools.check_prose import REPOSITORY
 
 REFERENCE = REPOSITORY / "docs" / "reference"
@@ -94,6 +95,7 @@ def _describe_job_spec() -> Iterator[str]:
         job_spec.Dependency,
         job_spec.StartFrom,
         job_spec.Retention,
+        *ANALYSES,
     ):
         yield from _describe_model(model)
 
@@ -169,12 +171,14 @@ def _default_of_field(model: type[BaseModel], name: str, text: str) -> str:
 
 def _type_of(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     """The JSON type with its range. Whether null is allowed follows from the default."""
-    if "$ref" in field:
-        name = field["$ref"].rsplit("/", 1)[-1]
-        values = definitions[name].get("enum")
+    name = field.get("$ref", "").rsplit("/", 1)[-1]
+    described = definitions[name] if name else field
+    values = described.get("enum", [described["const"]] if "const" in described else None)
+    if values or name:
         return _code(*values) if values else f"[{name}](#{name.lower()})"
-    if "anyOf" in field:
-        options = [option for option in field["anyOf"] if option.get("type") != "null"]
+    alternatives = field.get("anyOf") or field.get("oneOf")
+    if alternatives:
+        options = [option for option in alternatives if option.get("type") != "null"]
         return " or ".join(_type_of(option, definitions) for option in options)
     if "prefixItems" in field:
         first, *_ = field["prefixItems"]

@@ -1,5 +1,6 @@
 """Jobs that are alike in everything but some fields, with statistics over each group."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -12,6 +13,7 @@ from service.errors import invalid_parameter
 from service.jobs import groups, records
 from service.jobs.groups import GroupKey, GroupSeries, JobGroup
 from service.jobs.metric_axes import MetricAxis
+from service.specs.analysis_spec import TRAINING
 from service.states import JobState
 from service.storage.tables import JobRow
 from service.text import count_of
@@ -87,7 +89,7 @@ def list_groups(
     series: Annotated[list[FilterText] | None, Query(max_length=100)] = None,
     buckets: Annotated[int, Query(ge=1, le=5000, description="at most, per series")] = 500,
 ) -> GroupsView:
-    """Groups of the jobs that match all filters, with mean, deviation and 95 % interval.
+    """Groups of the trainings that match all filters, with mean, deviation and 95 % interval.
 
     Over all points of `series`, in buckets. Fields that do not change what is trained, such as
     name and priority, count only if `by` names them.
@@ -95,7 +97,8 @@ def list_groups(
     by = by or ["-seed"]
     key = GroupKey(by)
     limit = _MAX_JOBS if series is None else _MAX_JOBS_WITH_SERIES
-    page = records.list_page(session, filters.make_filter(archived=archived), limit=limit)
+    wanted = replace(filters.make_filter(archived=archived), kinds=(TRAINING,))
+    page = records.list_page(session, wanted, limit=limit)
     if page.next_token is not None:
         raise invalid_parameter("/where", f"must leave at most {count_of(limit, 'job')}")
     return GroupsView(

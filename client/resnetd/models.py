@@ -263,6 +263,7 @@ class Job(Record, frozen=True):
     state: JobState
     spec: dict[str, Any]
     created_at: Time
+    kind: str = "training"
     reason: Reason | None = None
     message: str | None = None
     user: str | None = None

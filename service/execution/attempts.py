@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound, SequenceGap, StaleAttempt
-from service.jobs import checkpoints, lifecycle, logs, metrics, records, retention
+from service.jobs import analyses, checkpoints, lifecycle, logs, metrics, records, retention
 from service.jobs.records import FindJob
 from service.specs.protocol import (
     AttemptConfig,
@@ -132,6 +132,9 @@ def finish_attempt(
             return job.state
         raise StaleAttempt(f"attempt {attempt_id} has ended: {attempt.reason}")
     _record_report_time(job, attempt, now=now)
+    if request.analysis is not None:
+        analyses.record_result(session, job, request.analysis)
+        attempt.iteration = 1  # so that analyses of its kind know how long they take
     lifecycle.end_attempt(
         session,
         job,

@@ -41,7 +41,7 @@ class _Field:
 _COLUMNS = {
     name: _Field(getattr(JobRow, name), kind)
     for kind, names in {
-        _Kind.TEXT: ("id", "name", "user", "state", "reason", "note"),
+        _Kind.TEXT: ("id", "name", "kind", "user", "state", "reason", "note"),
         _Kind.NUMBER: ("attempts", "restarts", "preemptions", "trained_seconds"),
         _Kind.TIME: ("created_at", "started_at", "finished_at"),
         _Kind.BOOLEAN: ("starred", "archived"),

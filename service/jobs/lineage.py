@@ -1,11 +1,12 @@
-"""The lineage of a job: whose checkpoints it started from, and which jobs started from its own."""
+"""The lineage of a job: whose checkpoints it started from, and which trainings from its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session
 
+from service.specs.analysis_spec import TRAINING
 from service.specs.job_spec import StartMode
 from service.states import JobState
 from service.storage.tables import JobRow
@@ -44,7 +45,8 @@ def read_lineage(session: Session, job_id: str) -> list[LineageJob]:
         found += newest
     parents = [job_id]
     while parents and len(found) < _MAX_JOBS:
-        children = _read_jobs(session, JobRow.source_job_id.in_(parents))
+        is_child = and_(JobRow.source_job_id.in_(parents), JobRow.kind == TRAINING)
+        children = _read_jobs(session, is_child)
         found += children
         parents = [child.id for child in children]
     return sorted(found, key=lambda job: job.id)

@@ -11,25 +11,29 @@ SHORT_RECIPE = "fine-tune"
 _MANY_EPOCHS = 500
 
 
-def compute_epochs(recipe: Recipe, dataset: Dataset) -> float | None:
-    """How often each training image is seen; None where the images are not counted."""
-    if dataset.train_images is None:
-        return None
-    return recipe.iterations * recipe.batch_size / (dataset.train_images - recipe.validation_images)
+def compute_epochs(spec: JobSpec, dataset: Dataset) -> float | None:
+    """How often each training image is seen; None for an analysis, or where none are counted."""
+    return None if spec.analysis is not None else _compute_epochs(spec.recipe, dataset)
 
 
 def list_notes(spec: JobSpec, dataset: Dataset, *, seconds: float | None) -> list[str]:
     """Sentences; none for a usual training. `seconds`: how long it is expected to take."""
-    epochs = compute_epochs(spec.recipe, dataset)
+    epochs = compute_epochs(spec, dataset)
     if epochs is None or epochs <= _MANY_EPOCHS or dataset.origin is not DatasetOrigin.FOLDER:
         return []
     short = recipes.build_recipe(SHORT_RECIPE, family=spec.family, depth=spec.depth)
     time = "" if seconds is None else f" and takes about {format_duration(seconds)}"
     images = count_of(dataset.train_images or 0, "training image")
-    short_epochs = compute_epochs(short, dataset) or 0
+    short_epochs = _compute_epochs(short, dataset) or 0
     note = (
         f"recipe {spec.recipe.name} sees each of {images} {epochs:,.0f} times{time}; recipe "
         f"{SHORT_RECIPE} sees each {short_epochs:,.0f} times, best with start_from in mode "
         "fine-tune, or set recipe.iterations"
     )
     return [note]
+
+
+def _compute_epochs(recipe: Recipe, dataset: Dataset) -> float | None:
+    if dataset.train_images is None:
+        return None
+    return recipe.iterations * recipe.batch_size / (dataset.train_images - recipe.validation_images)

@@ -46,6 +46,7 @@ class JobFilter:
 
     ids: Sequence[str] = ()
     states: Sequence[JobState] = ()
+    kinds: Sequence[str] = ()
     dataset: str | None = None
     tags: Sequence[str] = ()
     name: str | None = None
@@ -61,6 +62,8 @@ class JobFilter:
         found += [job_query.parse_condition(condition) for condition in self.where]
         if self.states:
             found.append(JobRow.state.in_(self.states))
+        if self.kinds:
+            found.append(JobRow.kind.in_(self.kinds))
         if self.dataset is not None:
             found.append(JobRow.dataset == self.dataset)
         if self.name is not None:

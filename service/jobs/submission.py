@@ -43,6 +43,59 @@ def submit(
     return _submit(session, spec, user=user, data_dir=data_dir, now=now, key=key)
 
 
+def create_job(
+    session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: datetime
+) -> JobRow:
+    """As `submit`, without an idempotency key."""
+    _lock_referenced_jobs(session, [spec])
+    needed, source = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
+    spec = _pin_source(spec, source)
+    resources = spec.resources
+    job = JobRow(
+        id=ids.new_id(now),
+        name=spec.name,
+        kind=spec.kind,
+        dataset=spec.dataset,
+        spec=spec.model_dump(mode="json"),
+        state=_choose_initial_state(spec, needed),
+        user=user,
+        priority=spec.priority,
+        queue_sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
+        preemptible=spec.preemptible,
+        num_workers=resources.num_workers,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=resources.gpus_per_worker,
+        timing_key=workload.make_timing_key(spec),
+        training_key=training_key.training_key(spec, data_dir),
+        macs_per_iteration=workload.count_macs_per_iteration(spec),
+        iterations=workload.count_iterations(spec),
+        checkpointed_iteration=0,
+        source_checkpoint_id=source.id if source is not None else None,
+        source_job_id=source.job_id if source is not None else None,
+        source_iteration=source.iteration if source is not None else None,
+        created_at=now,
+        attempts=0,
+        restarts=0,
+        infra_restarts=0,
+        preemptions=0,
+        trained_seconds=0.0,
+        event_count=0,
+        log_line_count=0,
+        latest_metrics={},
+    )
+    session.add(job)
+    # Without an ORM relationship the session does not know that the job must be inserted first.
+    session.flush()
+    session.add_all(TagRow(job_id=job.id, tag=tag) for tag in spec.tags)
+    session.add_all(
+        DependencyRow(job_id=job.id, needed_id=dependency.job, condition=dependency.condition)
+        for dependency in spec.after
+    )
+    events.append_event(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
+    session.flush()
+    return job
+
+
 def submit_batch(
     session: Session,
     specs: Sequence[JobSpec],
@@ -128,58 +181,9 @@ def _submit(
     key: IdempotencyKey,
 ) -> Submission[JobRow]:
     def create() -> JobRow:
-        return _create(session, spec, user=user, data_dir=data_dir, now=now)
+        return create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     return idempotency.submit_once(session, JobRow, create, key=key)
-
-
-def _create(session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: datetime) -> JobRow:
-    _lock_referenced_jobs(session, [spec])
-    needed, source = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
-    spec = _pin_source(spec, source)
-    resources = spec.resources
-    job = JobRow(
-        id=ids.new_id(now),
-        name=spec.name,
-        dataset=spec.dataset,
-        spec=spec.model_dump(mode="json"),
-        state=_choose_initial_state(spec, needed),
-        user=user,
-        priority=spec.priority,
-        queue_sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
-        preemptible=spec.preemptible,
-        num_workers=resources.num_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-        gpus_per_worker=resources.gpus_per_worker,
-        timing_key=workload.make_timing_key(spec),
-        training_key=training_key.training_key(spec, data_dir),
-        macs_per_iteration=workload.count_macs_per_iteration(spec),
-        iterations=spec.recipe.iterations,
-        checkpointed_iteration=0,
-        source_checkpoint_id=source.id if source is not None else None,
-        source_job_id=source.job_id if source is not None else None,
-        source_iteration=source.iteration if source is not None else None,
-        created_at=now,
-        attempts=0,
-        restarts=0,
-        infra_restarts=0,
-        preemptions=0,
-        trained_seconds=0.0,
-        event_count=0,
-        log_line_count=0,
-        latest_metrics={},
-    )
-    session.add(job)
-    # Without an ORM relationship the session does not know that the job must be inserted first.
-    session.flush()
-    session.add_all(TagRow(job_id=job.id, tag=tag) for tag in spec.tags)
-    session.add_all(
-        DependencyRow(job_id=job.id, needed_id=dependency.job, condition=dependency.condition)
-        for dependency in spec.after
-    )
-    events.append_event(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
-    session.flush()
-    return job
 
 
 def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:

@@ -15,14 +15,22 @@ def make_timing_key(spec: JobSpec) -> str:
     """Jobs with the same key take equally long per iteration on the same machines."""
     resources = spec.resources
     gpus = "any" if resources.gpus_per_worker is None else f"{resources.gpus_per_worker:g}"
+    analysis = "" if spec.analysis is None else f"{spec.analysis.model_dump_json()}/"
     return (
-        f"{spec.family}/{spec.network}/{spec.dataset}/batch={spec.recipe.batch_size}"
+        f"{analysis}{spec.family}/{spec.network}/{spec.dataset}/batch={spec.recipe.batch_size}"
         f"/workers={resources.num_workers}/cpus={resources.cpus_per_worker}/gpus={gpus}"
     )
 
 
-def count_macs_per_iteration(spec: JobSpec) -> float:
-    """Multiply-adds of one iteration's forward pass."""
+def count_iterations(spec: JobSpec) -> int:
+    """An analysis counts as one iteration: what it does inside differs by its kind."""
+    return spec.recipe.iterations if spec.analysis is None else 1
+
+
+def count_macs_per_iteration(spec: JobSpec) -> float | None:
+    """Multiply-adds of one iteration's forward pass; None for an analysis."""
+    if spec.analysis is not None:
+        return None
     dataset = find_dataset(spec.dataset)
     assert dataset is not None, "validated"
     stats = _compute_model_stats(spec, dataset, classes=dataset.classes or _ASSUMED_CLASSES)

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from service.errors import LeaseLost
 from service.jobs import lifecycle
-from service.specs.protocol import sanitize_text
 from service.states import AttemptState, Reason
 from service.storage.tables import IS_LEASED, AttemptRow, JobRow
+from service.text import sanitize_text
 
 
 @dataclass(frozen=True)

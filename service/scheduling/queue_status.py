@@ -247,7 +247,7 @@ def plan_job(
         user=user,
         tags=spec.tags,
         duration=Estimator(session).estimate_total(
-            TimingProfile.from_spec(spec), iterations=spec.recipe.iterations
+            TimingProfile.from_spec(spec), iterations=workload.count_iterations(spec)
         ),
     )
     queue_status = QueueStatus(session, limits=limits, now=now, planned=[planned])

@@ -25,7 +25,8 @@ from service.catalog.architectures import (
 )
 from service.catalog.datasets import DatasetOrigin
 from service.catalog.recipes import Precision, Recipe
-from service.specs import dataset_fit
+from service.specs import analysis_spec, dataset_fit
+from service.specs.analysis_spec import AnalysisSpec
 from service.specs.base import MAX_ID_LENGTH, MAX_NAME_LENGTH, JobId, Name, Seed, Spec
 from service.specs.labels import Tags
 from service.specs.validation import validate
@@ -216,6 +217,8 @@ class JobSpec(Spec):
     """Jobs that must end first; an id is short for `{"job": id, "condition": "ok"}`."""
     start_from: StartFrom | None = None
     """A checkpoint of another job to start from."""
+    analysis: AnalysisSpec | None = None
+    """What to compute from the checkpoint of `start_from`; null: the job trains."""
     retention: Retention = Retention()
     """Which checkpoints are kept."""
     max_restarts: Annotated[int, Field(strict=True, ge=0, le=100)] = 2
@@ -377,6 +380,34 @@ class JobSpec(Spec):
             raise ValueError(f"must name a job once, received twice: {', '.join(repeated)}")
         return after
 
+    @field_validator("analysis")
+    @classmethod
+    def _check_analysis(
+        cls, analysis: AnalysisSpec | None, info: ValidationInfo
+    ) -> AnalysisSpec | None:
+        if analysis is None:
+            return None
+        if "start_from" in info.data:
+            start: StartFrom | None = info.data["start_from"]
+            if start is None or start.job is None or start.mode is not StartMode.WEIGHTS:
+                raise ValueError(f"needs start_from with a job and mode {StartMode.WEIGHTS}")
+        resources: Resources | None = info.data.get("resources")
+        if resources is not None and resources.num_workers > 1:
+            raise ValueError(
+                f"needs resources.num_workers 1, received {resources.num_workers}: an analysis is "
+                "not divided among workers"
+            )
+        recipe: Recipe | None = info.data.get("recipe")
+        problem = recipe and analysis_spec.find_analysis_problem(analysis, recipe)
+        if problem:
+            raise ValueError(problem)
+        return analysis
+
+    @property
+    def kind(self) -> str:
+        """`training`, or the kind of the analysis."""
+        return analysis_spec.TRAINING if self.analysis is None else self.analysis.kind
+
     @property
     def architecture(self) -> Architecture:
         return Architecture(
@@ -390,7 +421,7 @@ class JobSpec(Spec):
 
     @property
     def default_name(self) -> str:
-        return _format_name(self.architecture, self.dataset)
+        return _format_name(self.architecture, self.dataset, self.analysis)
 
 
 def parse_job_spec(written: Any) -> JobSpec:
@@ -463,11 +494,12 @@ def _default_name(validated: dict[str, Any]) -> str:
     network = _find_architecture(validated)
     if network is None or "dataset" not in validated:
         return "unnamed"
-    return _format_name(network, validated["dataset"])
+    return _format_name(network, validated["dataset"], validated.get("analysis"))
 
 
-def _format_name(network: Architecture, dataset: str) -> str:
-    return f"{network.label} on {dataset}"[:MAX_NAME_LENGTH]
+def _format_name(network: Architecture, dataset: str, analysis: AnalysisSpec | None) -> str:
+    analysed = "" if analysis is None else f"{analysis.kind.replace('-', ' ')} of "
+    return f"{analysed}{network.label} on {dataset}"[:MAX_NAME_LENGTH]
 
 
 def _find_architecture(validated: dict[str, Any]) -> Architecture | None:

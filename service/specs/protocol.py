@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from service.specs.analysis_result import AnalysisResult
 from service.specs.job_spec import JobSpec, StartMode
 from service.specs.search_spec import SearchSpec
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
+from service.text import sanitize_text
 
 MAX_POINTS = 5_000
 MAX_LINES = 1_000
@@ -19,12 +21,6 @@ MAX_LINE_LENGTH = 8_000
 MAX_MESSAGE_LENGTH = 20_000
 # Of Ray Tune's id for a trial.
 _MAX_TUNE_ID_LENGTH = 64
-
-
-def sanitize_text(text: str) -> str:
-    """Replaces NUL and lone surrogates, which PostgreSQL refuses and a program may print."""
-    encodable = text.encode("utf-8", "replace").decode()
-    return encodable.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 Text = Annotated[str, AfterValidator(sanitize_text)]
@@ -208,11 +204,12 @@ class TrainingResult(ProtocolModel):
 
 
 class FinishAttemptRequest(ProtocolModel):
-    """Why the attempt ended; its last call."""
+    """Why the attempt ended; its last call. It has the result of a training, or of an analysis."""
 
     reason: Reason
     message: Message = ""
     result: TrainingResult | None = None
+    analysis: AnalysisResult | None = None
 
 
 # ---- runners ----

@@ -259,6 +259,9 @@ def check_search_spec(
     if example.after or example.hold:
         message = "after and hold are not allowed in the trials of a search"
         field_errors.append(FieldError(pointer="/job", message=message))
+    if example.analysis is not None:
+        message = "the trials of a search train; analyse them when they have finished"
+        field_errors.append(FieldError(pointer="/job/analysis", message=message))
     if len(example.tags) > _MAX_TAGS:
         message = f"a search's job has at most {_MAX_TAGS} tags; the search adds its own"
         field_errors.append(FieldError(pointer="/job/tags", message=message))

@@ -254,7 +254,7 @@ class StudySpec(Spec):
         name = f"{self.definition.name} {label} seed {seed}"[:MAX_NAME_LENGTH]
         document |= {"dataset": self.dataset, "seed": seed, "name": name}
         try:
-            return parse_job_spec(document)
+            spec = parse_job_spec(document)
         except InvalidInput as error:
             field_errors = tuple(
                 FieldError(pointer=f"/members/{label}{field.pointer}", message=field.message)
@@ -262,6 +262,11 @@ class StudySpec(Spec):
             )
             message = f"member {label} is not a valid job"
             raise InvalidInput(message, field_errors=field_errors) from error
+        if spec.analysis is not None:
+            message = "the members of a study train"
+            field_error = FieldError(pointer=f"/members/{label}/analysis", message=message)
+            raise InvalidInput(f"member {label} is an analysis", field_errors=(field_error,))
+        return spec
 
 
 def resolve_study(request: StudyRequest, definition: StudyDefinition) -> StudySpec:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 from service.errors import FieldError, InvalidInput
 
 _MAX_MESSAGE_LENGTH = 500
+# The fields whose model follows from the value's `kind`, which pydantic puts into locations.
+_FIELDS_WITH_KINDS = frozenset({"analysis"})
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,7 +37,12 @@ def to_field_errors(errors: Iterable[Any], *, skip: int = 0) -> tuple[FieldError
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
-    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in location)
+    written = (
+        step
+        for previous, step in zip((None, *location), location, strict=False)
+        if previous not in _FIELDS_WITH_KINDS
+    )
+    steps = (str(step).replace("~", "~0").replace("/", "~1") for step in written)
     return "".join(f"/{step}" for step in steps)
 
 

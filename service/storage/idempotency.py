@@ -22,6 +22,7 @@ class Operation(StrEnum):
     SUBMIT_BATCH = "submit-batch"
     SUBMIT_SEARCH = "submit-search"
     SUBMIT_STUDY = "submit-study"
+    SUBMIT_ANALYSIS = "submit-analysis"
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,7 @@ class SubmittedRow(Base):
 class JobRow(SubmittedRow):
     """A submitted job and its current state.
 
+    kind: `training`, or the kind of its analysis.
     queue_sort_key: order of the queue, ascending (service.jobs.lifecycle).
     timing_key: equal for jobs that take the same time per iteration.
     training_key: equal for jobs that train the same (service.jobs.training_key).
@@ -157,6 +158,7 @@ class JobRow(SubmittedRow):
         _partial_index("ix_jobs_not_before", "not_before", where="not_before IS NOT NULL"),
     )
 
+    kind: Mapped[str] = mapped_column(String(32))
     dataset: Mapped[str] = mapped_column(Text)
     state: Mapped[JobState]
     priority: Mapped[int]
@@ -190,6 +192,19 @@ class JobRow(SubmittedRow):
     unbucketed_points: Mapped[int] = mapped_column(default=0)
     environment: Mapped[dict[str, Any] | None]
     result: Mapped[dict[str, Any] | None]
+
+
+class AnalysisResultRow(Base):
+    """What a finished analysis found (service.specs.analysis_result), apart from its job.
+
+    numbers: also in `document`, without its tables: lists show them.
+    """
+
+    __tablename__ = "analysis_results"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    numbers: Mapped[dict[str, float | None]] = mapped_column(Document)
+    document: Mapped[dict[str, Any]]
 
 
 class TagRow(Base):

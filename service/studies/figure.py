@@ -4,18 +4,15 @@ As in Fig. 6: dashed lines are training error, bold lines test error; the mean o
 band of one standard deviation. Equal reports give equal bytes.
 """
 
-import io
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from service.catalog.architectures import Shortcut
+from service.figures import COLD_COLORS, WARM_COLORS, FigureFormat, figure_style, save_figure
 from service.jobs.groups import GroupSeries
 from service.studies.formats import describe_origin
 from service.studies.report import PanelReport, StudyReport
 
-# Okabe and Ito 2008: also distinct without color vision. Plain networks are the warm ones.
-_PLAIN_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#8B4513", "#F0E442")
-_RESIDUAL_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#332288", "#000000")
 _LINES = {"train/error": ("--", 0.9), "test/error": ("-", 1.9)}
 # Errors above this are cut off while the training begins, as in the paper.
 _MAX_ERROR = 20.0
@@ -23,24 +20,15 @@ _PANEL_INCHES = (4.2, 3.4)
 _COLUMNS = 3
 
 
-def draw(report: StudyReport, file_format: Literal["svg", "png"]) -> bytes:
+def draw(report: StudyReport, file_format: FigureFormat) -> bytes:
     """Panels side by side, and below them where the data comes from."""
-    # Half a second and 40 MB, for figures only.
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 - see service.figures
 
     panels = report.panels or [PanelReport(report.spec.definition.title, {})]
     columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width, height = _PANEL_INCHES
-    settings: Any = {
-        "svg.hashsalt": "resnetd",
-        "svg.fonttype": "none",
-        "font.size": 9.0,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with mpl.rc_context(settings):
+    with figure_style():
         figure = Figure(figsize=(columns * width, rows * height + 0.4), layout="constrained")
         # One scale for all panels: the paper's figure is about the difference between them.
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
@@ -51,10 +39,7 @@ def draw(report: StudyReport, file_format: Literal["svg", "png"]) -> bytes:
         for unused in axes[len(panels) :]:
             unused.set_axis_off()
         figure.supxlabel(describe_origin(report), fontsize=7, color="#555555")
-        file = io.BytesIO()
-        metadata = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
-        figure.savefig(file, format=file_format, dpi=150, metadata=metadata)
-    return file.getvalue()
+        return save_figure(figure, file_format)
 
 
 def _draw_panel(axes: Any, panel: PanelReport, report: StudyReport) -> None:
@@ -95,7 +80,7 @@ def _choose_colors(panel: PanelReport, report: StudyReport) -> dict[str, str]:
     residual = [label for label in panel.curves if not is_plain[label]]
     return {
         label: palette[index % len(palette)]
-        for labels, palette in ((plain, _PLAIN_COLORS), (residual, _RESIDUAL_COLORS))
+        for labels, palette in ((plain, WARM_COLORS), (residual, COLD_COLORS))
         for index, label in enumerate(labels)
     }
 

@@ -44,8 +44,9 @@ _LEFTOVER_SECONDS = 4 * DELIVERY_SECONDS
 # Another attempt may find space, or run on another node.
 _DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
-# The parts of a checkpoint that training resumes from.
+# The parts of a checkpoint that training resumes from; an analysis needs the weights only.
 RESUMED_PARTS = frozenset({CheckpointPart.WEIGHTS, CheckpointPart.STATE})
+ANALYSED_PARTS = frozenset({CheckpointPart.WEIGHTS})
 
 log = structlog.get_logger()
 
@@ -197,31 +198,38 @@ def _run_rank_zero(
                 "training begins anew",
             )
         try:
-            outcome = _train(settings, config, context, reporter, resume)
+            if config.spec.analysis is None:
+                finish = _describe_training(_train(settings, config, context, reporter, resume))
+            else:
+                finish = _analyse(settings, config, context, reporter, resume)
         except BaseException:
             reporter.close(deadline_seconds=FAILURE_FLUSH_SECONDS)
             if reporter.is_fenced:
                 return AttemptOutcome.FENCED
             raise
         on_trained()
-        return deliver_outcome(api, settings, reporter, outcome)
+        return _deliver(api, settings, reporter, finish)
 
 
-def deliver_outcome(
-    api: AttemptClient, settings: AttemptSettings, reporter: Reporter, outcome: trainer.Outcome
+def _deliver(
+    api: AttemptClient, settings: AttemptSettings, reporter: Reporter, finish: FinishAttemptRequest
 ) -> AttemptOutcome:
-    """Delivers what remains after training, then finishes the attempt."""
+    """Delivers what remains, then finishes the attempt."""
     is_delivered = reporter.close(deadline_seconds=settings.delivery_seconds)
     if reporter.is_fenced:
         return AttemptOutcome.FENCED
     if not is_delivered:
-        finish = FinishAttemptRequest(
+        failed = FinishAttemptRequest(
             reason=Reason.DELIVERY_FAILED,
             message=f"results were not delivered: {reporter.last_error}",
         )
-        _finish(api, finish, deadline_seconds=FAILURE_FLUSH_SECONDS)
+        _finish(api, failed, deadline_seconds=FAILURE_FLUSH_SECONDS)
         return AttemptOutcome.UNDELIVERED
-    finish = FinishAttemptRequest(
+    return _finish(api, finish, deadline_seconds=settings.delivery_seconds)
+
+
+def _describe_training(outcome: trainer.Outcome) -> FinishAttemptRequest:
+    return FinishAttemptRequest(
         reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
         result=TrainingResult(
             train_error=outcome.train_error,
@@ -231,7 +239,30 @@ def deliver_outcome(
             training_seconds=outcome.training_seconds,
         ),
     )
-    return _finish(api, finish, deadline_seconds=settings.delivery_seconds)
+
+
+def _analyse(
+    settings: AttemptSettings,
+    config: AttemptConfig,
+    context: DeviceContext,
+    observer: Observer,
+    resume: dict[CheckpointPart, Path] | None,
+) -> FinishAttemptRequest:
+    # torchvision and others that an analysis may need are not preloaded.
+    from workers.training.analyses import run  # noqa: PLC0415
+
+    assert resume is not None, "an analysis is of a checkpoint"
+    outcome = run.run(
+        config.spec,
+        context=context,
+        data_dir=settings.data_dir,
+        observer=observer,
+        weights=[resume[CheckpointPart.WEIGHTS]],
+    )
+    return FinishAttemptRequest(
+        reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
+        analysis=outcome.result,
+    )
 
 
 def _train(
@@ -263,18 +294,19 @@ def _resume(
     if config.resume is None:
         return None
     directory = settings.attempt_path / "resume"
+    needed = RESUMED_PARTS if config.spec.analysis is None else ANALYSED_PARTS
     if is_fetching:
         directory.mkdir(parents=True, exist_ok=True)
         with settings.client() as api:
             for digest in config.resume.parts:
-                if digest.part not in RESUMED_PARTS:
+                if digest.part not in needed:
                     continue  # for download only
                 retry_until(
                     partial(api.download, digest, directory / digest.part),
                     deadline_seconds=settings.delivery_seconds,
                 )
     barrier()
-    return {d.part: directory / d.part for d in config.resume.parts if d.part in RESUMED_PARTS}
+    return {d.part: directory / d.part for d in config.resume.parts if d.part in needed}
 
 
 def _finish(

@@ -7,7 +7,7 @@ Shapes: N batch, C channels, H height, W width, K classes, S sums, V views.
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -141,22 +141,23 @@ class Evaluator:
     def _update_batch_norm_stats(self) -> None:
         """Gives all ranks the same statistics to evaluate with."""
         if self._recipe.bn_statistics is BnStatistics.PRECISE:
-            measure_precise_bn(self._model, self._load_precise_bn_batches())
+            batches = load_precise_bn_batches(self._source, self._recipe, self._ranks)
+            measure_precise_bn(self._model, batches)
             self._ranks.average_batch_norm_stats(self._model)
         else:
             self._ranks.broadcast_batch_norm_stats(self._model)
 
-    def _load_precise_bn_batches(self) -> Iterable[Tensor]:
-        """This rank's share of the first epoch's first images, augmented as in training."""
-        images = min(PRECISE_BN_IMAGES, self._source.train_images)
-        for iteration in range(max(1, images // self._recipe.batch_size)):
-            start, stop = sampling.batch_range(
-                iteration,
-                self._recipe.batch_size,
-                rank=self._ranks.rank,
-                world_size=self._ranks.world_size,
-            )
-            yield self._source.load_batch(start, stop)[0]
+
+def load_precise_bn_batches(
+    source: DataSource, recipe: Recipe, ranks: RankGroup
+) -> Iterator[Tensor]:
+    """This rank's share of the first epoch's first images, augmented as in training."""
+    images = min(PRECISE_BN_IMAGES, source.train_images)
+    for iteration in range(max(1, images // recipe.batch_size)):
+        start, stop = sampling.batch_range(
+            iteration, recipe.batch_size, rank=ranks.rank, world_size=ranks.world_size
+        )
+        yield source.load_batch(start, stop)[0]
 
 
 @torch.no_grad()

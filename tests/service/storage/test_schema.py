@@ -20,6 +20,7 @@ from service.states import LogLevel
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base
+from tests.support.analyses import RESPONSES
 from tests.support.core import Core, job_id_of, make_point, note
 from tests.support.fake_api import eventually
 from tests.support.postgres import PostgresServer
@@ -109,7 +110,7 @@ def _fill(core: Core) -> None:
     line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="a line")
     core.report(claimed.attempt_id, 2, metrics=points, logs=[line], checkpoints=[note(20)])
     core.submit(after=[job_id_of(claimed)], key="once")
-    core.finish(claimed.attempt_id)
+    core.finish(claimed.attempt_id, analysis=RESPONSES)
     submit_study(core)
     searching = Searching(core)
     searching.assign_trial(searching.run(), "a")

@@ -8,10 +8,11 @@ import torch
 
 from service.errors import ApiUnavailable, InvalidInput
 from service.resources import WorkerGroup
+from service.specs.job_spec import parse_job_spec
 from service.specs.protocol import AttemptConfig
 from service.specs.series import MachineSeries, StepSeries
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
-from tests.support.fake_api import Fault, digits_config, fake_api, settings_of
+from tests.support.fake_api import Fault, config_of, digits_config, fake_api, settings_of
 from tests.support.training import make_step
 from workers.cluster import attempt_process
 from workers.cluster.attempt_outcome import AttemptOutcome
@@ -92,6 +93,30 @@ def test_an_attempt_resumes_from_the_checkpoint_of_its_config(tmp_path: Path) ->
         assert min(point.iteration for point in api.points) > 10
         assert [manifest.iteration for manifest in api.checkpoints] == [20]
         assert len(api.parts[20, CheckpointPart.WEIGHTS]) == len(uninterrupted)
+
+
+def test_an_attempt_of_an_analysis_delivers_its_result_and_no_checkpoint(tmp_path: Path) -> None:
+    with fake_api(digits_config(iterations=20)) as api:
+        run_in_process(settings_of(api, tmp_path))
+        parts = {part: content for (at, part), content in api.parts.items() if at == 20}
+        [trained] = api.finishes
+
+    start = {"job": "0" * 16, "mode": "weights"}
+    document = digits_config(iterations=20).spec.model_dump(mode="json")
+    spec = parse_job_spec(document | {"start_from": start, "analysis": {"kind": "evaluation"}})
+    with fake_api(config_of(spec)) as api:
+        api.set_resume_checkpoint(
+            iteration=20, parts={CheckpointPart.WEIGHTS: parts[CheckpointPart.WEIGHTS]}
+        )
+        assert run_in_process(settings_of(api, tmp_path)) is AttemptOutcome.FINISHED
+        [finish] = api.finishes
+        assert (finish.reason, finish.result) == (Reason.COMPLETED, None)
+        assert finish.analysis is not None
+        assert trained.result is not None
+        assert finish.analysis.numbers["test_error"] == trained.result.test_error
+        assert "weights of iteration 20" in api.lines[0].message
+        assert (api.parts, api.points) == ({}, [])
+    assert files_below(tmp_path / "work") == []
 
 
 def test_an_attempt_whose_checkpoint_was_lost_says_so_in_its_log(tmp_path: Path) -> None:

@@ -370,7 +370,7 @@ export interface paths {
         };
         /**
          * List Groups
-         * @description Groups of the jobs that match all filters, with mean, deviation and 95 % interval.
+         * @description Groups of the trainings that match all filters, with mean, deviation and 95 % interval.
          *
          *     Over all points of `series`, in buckets. Fields that do not change what is trained, such as
          *     name and priority, count only if `by` names them.
@@ -438,6 +438,66 @@ export interface paths {
          * @description Finished jobs of one dataset: their ensemble, and each pair image by image.
          */
         get: operations["compare_predictions_v1_predictions_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/analyses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Submit Analysis
+         * @description Submits a job that analyses a checkpoint of another job.
+         */
+        post: operations["submit_analysis_v1_analyses_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/jobs/{job_id}/analyses": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Analyses
+         * @description Analyses of the job's checkpoints, newest first.
+         */
+        get: operations["list_analyses_v1_jobs__job_id__analyses_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/jobs/{job_id}/analysis": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Analysis
+         * @description What a finished analysis found; equal results give equal bytes.
+         */
+        get: operations["get_analysis_v1_jobs__job_id__analysis_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1364,6 +1424,103 @@ export interface components {
          * @enum {string}
          */
         Algorithm: "random" | "grid" | "tpe";
+        /**
+         * AnalysisJobView
+         * @description An analysis of a job's checkpoint. `numbers`: null before it has a result.
+         */
+        AnalysisJobView: {
+            /** Job Id */
+            job_id: string;
+            /** Name */
+            name: string;
+            /** Kind */
+            kind: string;
+            /**
+             * Analysis
+             * @description its parameters
+             */
+            analysis: {
+                [key: string]: unknown;
+            };
+            /** Dataset */
+            dataset: string;
+            /** Checkpoint Id */
+            checkpoint_id: string;
+            /**
+             * Iteration
+             * @description of the checkpoint
+             */
+            iteration: number;
+            state: components["schemas"]["JobState"];
+            /** Numbers */
+            numbers: {
+                [key: string]: number | null;
+            } | null;
+        };
+        /** AnalysisList */
+        AnalysisList: {
+            /** Analyses */
+            analyses: components["schemas"]["AnalysisJobView"][];
+        };
+        /**
+         * AnalysisRequest
+         * @description An analysis of a checkpoint of a job; the rest of its job's spec is that of this job.
+         * @example {
+         *       "analysis": {
+         *         "kind": "evaluation",
+         *         "test_time_augmentation": "hflip"
+         *       },
+         *       "job": "06cftqknqj1h2fwy"
+         *     }
+         */
+        AnalysisRequest: {
+            /** Job */
+            job: string;
+            /**
+             * Checkpoint
+             * @default best
+             */
+            checkpoint: string;
+            /** Analysis */
+            analysis: components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"];
+            /** Dataset */
+            dataset?: string | null;
+            resources?: components["schemas"]["Resources"] | null;
+            /** Seed */
+            seed?: number | null;
+            /**
+             * Priority
+             * @default 50
+             */
+            priority: number;
+            /** Name */
+            name?: string | null;
+            /**
+             * Tags
+             * @default []
+             */
+            tags: string[];
+        };
+        /**
+         * AnalysisResult
+         * @description `numbers`: the result in a few; errors in percent. `notes`: which images were used, how.
+         */
+        AnalysisResult: {
+            /** Numbers */
+            numbers: {
+                [key: string]: number | null;
+            };
+            /**
+             * Tables
+             * @default []
+             */
+            tables: components["schemas"]["ResultTable"][];
+            /**
+             * Notes
+             * @default []
+             */
+            notes: string[];
+        };
         /** AssignedTrial */
         AssignedTrial: {
             /** Number */
@@ -1979,6 +2136,26 @@ export interface components {
             /** Top5 Error */
             top5_error: number | null;
         };
+        /**
+         * EvaluationSpec
+         * @description The errors of the weights, measured again, perhaps with other views or other images.
+         */
+        EvaluationSpec: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "evaluation";
+            /**
+             * Split
+             * @default test
+             * @enum {string}
+             */
+            split: "test" | "validation";
+            test_time_augmentation?: components["schemas"]["TtaMode"] | null;
+            /** @default running */
+            bn_statistics: components["schemas"]["BnStatistics"];
+        };
         /** EventList */
         EventList: {
             /** Events */
@@ -2045,7 +2222,7 @@ export interface components {
         };
         /**
          * FinishAttemptRequest
-         * @description Why the attempt ended; its last call.
+         * @description Why the attempt ended; its last call. It has the result of a training, or of an analysis.
          */
         FinishAttemptRequest: {
             reason: components["schemas"]["Reason"];
@@ -2055,6 +2232,7 @@ export interface components {
              */
             message: string;
             result?: components["schemas"]["TrainingResult"] | null;
+            analysis?: components["schemas"]["AnalysisResult"] | null;
         };
         /** FinishAttemptResponse */
         FinishAttemptResponse: {
@@ -2302,6 +2480,8 @@ export interface components {
              */
             after: components["schemas"]["Dependency"][];
             start_from?: components["schemas"]["StartFrom"] | null;
+            /** Analysis */
+            analysis?: (components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"]) | null;
             /**
              * @default {
              *       "keep_best": 1,
@@ -2359,6 +2539,11 @@ export interface components {
             id: string;
             /** Name */
             name: string;
+            /**
+             * Kind
+             * @description `training`, or the kind of its analysis
+             */
+            kind: string;
             /** Network */
             network: string;
             state: components["schemas"]["JobState"];
@@ -2436,6 +2621,27 @@ export interface components {
              * @example 2026-11-21T12:00:00Z
              */
             first_step_at: string;
+        };
+        /**
+         * LayerResponsesSpec
+         * @description Standard deviation of each 3x3 convolution's responses (He et al. 2015, Fig. 7).
+         *
+         *     After batch normalization, before the nonlinearity and before the addition.
+         */
+        LayerResponsesSpec: {
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "layer-responses";
+            /**
+             * Split
+             * @default test
+             * @enum {string}
+             */
+            split: "test" | "validation";
+            /** Images */
+            images?: number | null;
         };
         /** LineageJobView */
         LineageJobView: {
@@ -3108,6 +3314,26 @@ export interface components {
             cpus_per_worker: number;
             /** Gpus Per Worker */
             gpus_per_worker?: number | null;
+        };
+        /**
+         * ResultFormat
+         * @enum {string}
+         */
+        ResultFormat: "json" | "csv" | "svg" | "png";
+        /**
+         * ResultTable
+         * @description `rows` have a cell for each column; null: not a finite number, or none.
+         */
+        ResultTable: {
+            /**
+             * Name
+             * @example test_error
+             */
+            name: string;
+            /** Columns */
+            columns: string[];
+            /** Rows */
+            rows: (number | string | null)[][];
         };
         /**
          * ResumeCheckpoint
@@ -4108,6 +4334,8 @@ export interface operations {
                 /** @description ids */
                 job?: string[] | null;
                 state?: components["schemas"]["JobState"][] | null;
+                /** @description `training`, or kinds of analyses */
+                kind?: string[] | null;
                 dataset?: string | null;
                 tag?: string[] | null;
                 /** @description a part of the name */
@@ -5107,6 +5335,8 @@ export interface operations {
                 /** @description ids */
                 job?: string[] | null;
                 state?: components["schemas"]["JobState"][] | null;
+                /** @description `training`, or kinds of analyses */
+                kind?: string[] | null;
                 dataset?: string | null;
                 tag?: string[] | null;
                 /** @description a part of the name */
@@ -5271,6 +5501,147 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PredictionsView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    submit_analysis_v1_analyses_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AnalysisRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "cannot-fit" | "idempotency-mismatch" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_analyses_v1_jobs__job_id__analyses_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnalysisList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_analysis_v1_jobs__job_id__analysis_get: {
+        parameters: {
+            query?: {
+                /** @description `csv`: a table; `svg`, `png`: the figure */
+                format?: components["schemas"]["ResultFormat"];
+                /** @description of the CSV file; default: the first */
+                table?: string | null;
+            };
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AnalysisResult"];
+                    "text/csv": unknown;
+                    "image/svg+xml": unknown;
+                    "image/png": unknown;
                 };
             };
             401: components["responses"]["Unauthorized"];

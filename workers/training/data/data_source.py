@@ -63,14 +63,19 @@ def open_data_source(
     device: torch.device,
     threads: int,
     log: LogFunction = ignore_log,
+    normalizer: Normalizer | None = None,
 ) -> DataSource:
     """Small images are kept in memory; crops of large images are read from their files.
+
+    `normalizer`: of a network that was trained on other images; None: measured on these.
 
     DatasetMissing says how to fetch the images, DatasetUnusable what is wrong with them.
     """
     if spec.recipe.crop is Crop.PAD_CROP:
         images = datasets.read_images(spec.dataset, data_dir, family=spec.family, log=log)
-        return ResidentSource(images, spec.recipe, seed=spec.seed, device=device)
+        return ResidentSource(
+            images, spec.recipe, seed=spec.seed, device=device, normalizer=normalizer
+        )
     # torchvision and torchcodec take seconds to import and are used by this source only.
     from workers.training.data import image_decoding  # noqa: PLC0415
     from workers.training.data.streaming_source import StreamingSource  # noqa: PLC0415
@@ -85,4 +90,5 @@ def open_data_source(
         num_processes=threads if is_gpu else threads // 2,
         decodes_on_device=is_gpu and image_decoding.supports_jpeg_decoding(device),
         log=log,
+        normalizer=normalizer,
     )

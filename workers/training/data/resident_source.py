@@ -32,13 +32,29 @@ class ResidentSource:
 
     is_resident = True
 
-    def __init__(self, images: Images, recipe: Recipe, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Images,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        normalizer: Normalizer | None = None,
+    ) -> None:
         images = _hold_out(images, recipe.validation_images)
         self.description = f"bytes on the {'GPU' if device.type == 'cuda' else 'CPU'}"
         self.class_names, self.classes = images.class_names, images.classes
         self.train_images, self.test_images = len(images.train), len(images.test)
         self.validation_images = 0 if images.validation is None else len(images.validation)
-        self.normalizer = Normalizer.measure(images.train.images_NHWC, recipe.normalization, device)
+        train_NHWC = images.train.images_NHWC
+        if normalizer is None:
+            normalizer = Normalizer.measure(train_NHWC, recipe.normalization, device)
+        if normalizer.mean_HWC.shape != train_NHWC.shape[1:]:
+            raise DatasetUnusable(
+                f"images must be {_describe_size(normalizer.mean_HWC[None])}, as those that the "
+                f"network was trained on; received {_describe_size(train_NHWC)}"
+            )
+        self.normalizer = normalizer.to(device)
         self._recipe = recipe
         # On the device, so that an evaluation during training copies nothing.
         self._splits = {"test": images.test.to(device)}
@@ -92,6 +108,10 @@ class ResidentSource:
             yield views, images.labels_N[rows]
 
     def close(self) -> None: ...
+
+
+def _describe_size(images_NHWC: Tensor) -> str:
+    return f"{images_NHWC.shape[1]}x{images_NHWC.shape[2]}"
 
 
 def _hold_out(images: Images, validation_images: int) -> Images:

@@ -58,6 +58,7 @@ class StreamingSource:
         num_processes: int,
         decodes_on_device: bool,
         log: LogFunction = ignore_log,
+        normalizer: Normalizer | None = None,
     ) -> None:
         listing = image_folders.list_images(folder)
         if recipe.validation_images >= len(listing.train):
@@ -73,7 +74,9 @@ class StreamingSource:
         self.validation_images = len(held_out)
         decoder = "the device" if decodes_on_device else "reader processes"
         self.description = f"files, decoded by {decoder}"
-        self.normalizer = _measure_normalization(folder, self._train, recipe, log).to(device)
+        if normalizer is None:
+            normalizer = _measure_normalization(folder, self._train, recipe, log)
+        self.normalizer = normalizer.to(device)
         self._recipe, self._seed, self._device = recipe, seed, device
         self._num_processes, self._decodes_on_device = num_processes, decodes_on_device
         self._batches: DecodePrefetcher | Iterator[DecodedBatch] | None = None

@@ -33,6 +33,7 @@ def upgrade() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("dataset", sa.Text(), nullable=False),
         sa.Column(
             "state",
@@ -282,6 +283,20 @@ def upgrade() -> None:
         sa.Column("user", sa.String(length=120), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
+    )
+    op.create_table(
+        "analysis_results",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column(
+            "numbers", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "document", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_analysis_results_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_analysis_results")),
     )
     op.create_table(
         "attempts",
@@ -711,6 +726,7 @@ def downgrade() -> None:
     op.drop_index("ix_attempts_ended_at", table_name="attempts")
     op.drop_index("ix_attempts_created_at", table_name="attempts")
     op.drop_table("attempts")
+    op.drop_table("analysis_results")
     op.drop_table("webhooks")
     op.drop_table("sign_ins")
     op.drop_table("tokens")

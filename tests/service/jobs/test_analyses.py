@@ -1,0 +1,171 @@
+"""Analyses: jobs with the network of another job, apart from trainings."""
+
+from typing import Any
+
+import pytest
+
+from service.errors import Conflict, InvalidInput, NotFound
+from service.execution import attempts
+from service.jobs import analyses, lineage, records, retention
+from service.jobs.records import JobFilter
+from service.scheduling.estimates import Estimator, TimingProfile
+from service.specs.analysis_request import AnalysisRequest
+from service.specs.protocol import Progress
+from service.states import JobState, Reason
+from tests.support.analyses import (
+    EVALUATION,
+    LAYER_RESPONSES,
+    RESPONSES,
+    finish_analysis,
+    finish_training,
+    submit_analysis,
+)
+from tests.support.core import Core, spec, workers
+from tests.support.studies import members_of, submit_study
+
+
+def test_an_analysis_has_the_network_of_its_job_and_one_worker(core: Core) -> None:
+    source = finish_training(
+        core, depth=14, shortcut="B", seed=3, resources=workers(2, cpus_per_worker=2)
+    )
+    job = core.job(submit_analysis(core, source, checkpoint="best", tags=["retest"]))
+    assert (job.kind, job.state, job.name) == (
+        "evaluation",
+        JobState.QUEUED,
+        "evaluation of resnet-14-B on digits",
+    )
+    assert (job.num_workers, job.cpus_per_worker, job.iterations) == (1, 2, 1)
+    assert (job.source_job_id, job.source_iteration) == (source, 100), "the best"
+    written = records.spec_of(job)
+    assert (written.depth, written.shortcut, written.seed, written.tags) == (
+        14,
+        "B",
+        3,
+        ("retest",),
+    )
+    assert written.recipe == records.spec_of(core.job(source)).recipe
+    assert core.job(submit_analysis(core, source, checkpoint="newest")).source_iteration == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"job": "0" * 16}, "/job"),
+        ({"checkpoint": "oldest"}, "/checkpoint"),
+        ({"dataset": "cifar100"}, "/dataset"),
+        ({"dataset": "mnist"}, "/dataset"),
+        ({"resources": workers(2)}, "/analysis"),
+        ({"analysis": EVALUATION | {"split": "validation"}}, "/analysis"),
+        ({"analysis": EVALUATION | {"test_time_augmentation": "ten_crop"}}, "/analysis"),
+    ],
+)
+def test_an_analysis_that_cannot_run_is_refused_with_the_field(
+    core: Core, fields: dict[str, Any], pointer: str
+) -> None:
+    source = finish_training(core)
+    with pytest.raises(InvalidInput) as caught:
+        submit_analysis(core, source, **fields)
+    assert [error.pointer for error in caught.value.field_errors] == [pointer]
+
+
+def test_a_job_without_a_checkpoint_cannot_be_analysed(core: Core) -> None:
+    core.record_cluster(cpus=4)
+    with pytest.raises(InvalidInput) as caught:
+        submit_analysis(core, core.submit())
+    [error] = caught.value.field_errors
+    assert error.pointer == "/checkpoint"
+    assert "it has 0" in error.message
+
+
+def test_the_attempt_of_an_analysis_gets_the_checkpoint_and_starts_anew_after_a_failure(
+    core: Core,
+) -> None:
+    job_id = submit_analysis(core, finish_training(core))
+    first = core.start_next()
+    core.report(
+        first.attempt_id, 1, progress=Progress(iteration=5, iterations=10, images_per_second=None)
+    )
+    core.end(first, Reason.WORKER_DIED)
+    core.release(first)
+    again = core.retry()
+    with core.database.reading() as session:
+        config = attempts.build_config(session, again.attempt_id)
+    assert config.spec.analysis is not None
+    assert config.resume is not None
+    assert config.resume.iteration == 100
+    assert core.attempt(again.attempt_id).first_iteration == 0
+    assert core.job(job_id).state is JobState.RUNNING
+
+
+def test_a_running_analysis_is_cancelled(core: Core) -> None:
+    job_id = submit_analysis(core, finish_training(core))
+    claimed = core.start_next()
+    core.report(claimed.attempt_id, 1)
+    core.cancel(job_id)
+    assert core.report(claimed.attempt_id, 2).stop_reason == "cancel"
+    assert core.finish(claimed.attempt_id, Reason.CANCELLED) is JobState.CANCELLED
+
+
+def test_the_result_is_kept_beside_the_job_and_deleted_with_it(core: Core) -> None:
+    source = finish_training(core)
+    waiting = submit_analysis(core, source, analysis=LAYER_RESPONSES)
+    with core.database.reading() as session, pytest.raises(NotFound, match="it is queued"):
+        analyses.read_result(session, core.job(waiting))
+    assert finish_analysis(core) == waiting
+    queued = submit_analysis(core, source)
+    with core.database.reading() as session:
+        assert analyses.read_result(session, core.job(waiting)) == RESPONSES
+        listed = analyses.list_analyses(session, source)
+        assert [(found.job.id, found.numbers) for found in listed] == [
+            (queued, None),
+            (waiting, {"layers": 3, "mean_std": 2.0}),
+        ]
+        with pytest.raises(NotFound, match="is a training"):
+            analyses.read_result(session, core.job(source))
+    assert core.job(waiting).state is JobState.SUCCEEDED
+    with core.database.transaction() as session:
+        retention.delete_job(session, waiting)
+    with core.database.reading() as session:
+        assert [found.job.id for found in analyses.list_analyses(session, source)] == [queued]
+
+
+def test_the_checkpoint_is_protected_until_the_analysis_has_ended(core: Core) -> None:
+    source = finish_training(core)
+    submit_analysis(core, source)
+    with core.database.transaction() as session, pytest.raises(Conflict, match="starts from"):
+        retention.delete_job(session, source)
+    finish_analysis(core)
+    with core.database.transaction() as session:
+        retention.delete_job(session, source)
+
+
+def test_analyses_are_no_trainings(core: Core) -> None:
+    core.record_cluster(cpus=64)
+    source = finish_training(core)
+    analysis = submit_analysis(core, source)
+    finish_analysis(core)
+    assert core.job(analysis).training_key != core.job(source).training_key
+    assert core.job(analysis).result is None
+    with core.database.reading() as session:
+        assert [found.id for found in lineage.read_lineage(session, source)] == [source]
+        page = records.list_page(session, JobFilter(kinds=["training"]), limit=10)
+        assert [job.id for job in page.rows] == [source]
+        where = JobFilter(where=["kind:evaluation"])
+        assert [job.id for job in records.list_page(session, where, limit=10).rows] == [analysis]
+    study_id = submit_study(core)
+    assert analysis not in members_of(core, study_id).values()
+
+
+def test_analyses_of_one_kind_tell_how_long_the_next_takes(core: Core) -> None:
+    source = finish_training(core)
+    submit_analysis(core, source)
+    finish_analysis(core)
+    with core.database.reading() as session:
+        estimator = Estimator(session)
+        request = AnalysisRequest.model_validate({"job": source, "analysis": EVALUATION})
+        same = TimingProfile.from_spec(analyses.make_spec(session, request))
+        measured = estimator.estimate_iteration(same)
+        assert measured is not None
+        assert measured.p50 == 30.0
+        training = TimingProfile.from_spec(spec(depth=20))
+        assert estimator.estimate_iteration(training) is None, "no training was measured"
