@@ -117,6 +117,23 @@ def download_resume_part(
     return ArtifactResponse(services.artifacts, checkpoints.find_file(session, checkpoint, part))
 
 
+@router.get(
+    "/others/{position}/{part}",
+    response_class=StreamingResponse,
+    responses=DOWNLOAD_RESPONSES | problems.responses(NotFound, StaleAttempt),
+)
+def download_other_part(
+    attempt_id: CallingAttempt,
+    position: Count,
+    part: CheckpointPart,
+    session: ReadSession,
+    services: ServicesDep,
+) -> ArtifactResponse:
+    """The bytes of a part of a further checkpoint that an analysis uses."""
+    checkpoint = attempts.find_other_checkpoint(session, attempt_id, position)
+    return ArtifactResponse(services.artifacts, checkpoints.find_file(session, checkpoint, part))
+
+
 @router.post("/finish", responses=problems.responses(StaleAttempt))
 def finish(
     attempt_id: CallingAttempt, body: FinishAttemptRequest, session: WriteSession, now: Now

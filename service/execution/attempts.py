@@ -10,8 +10,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.errors import NotFound, SequenceGap, StaleAttempt
-from service.jobs import analyses, checkpoints, lifecycle, logs, metrics, records, retention
+from service.jobs import (
+    analyses,
+    checkpoints,
+    lifecycle,
+    logs,
+    metrics,
+    records,
+    retention,
+    warm_start,
+)
 from service.jobs.records import FindJob
+from service.specs.job_spec import StartMode
 from service.specs.protocol import (
     AttemptConfig,
     FinishAttemptRequest,
@@ -48,6 +58,10 @@ def build_config(session: Session, attempt_id: str) -> AttemptConfig:
         gpus_per_worker=attempt.gpus_per_worker,
         last_sequence=attempt.last_sequence,
         resume=_make_resume_checkpoint(session, job, attempt),
+        others=[
+            _describe_checkpoint(checkpoint)
+            for checkpoint in warm_start.find_other_checkpoints(session, job)
+        ],
         lost_iteration=_find_lost_iteration(session, job, attempt),
     )
 
@@ -59,6 +73,15 @@ def find_resume_checkpoint(session: Session, attempt_id: str) -> CheckpointRow:
     if checkpoint is None:
         raise NotFound(f"attempt {attempt_id} does not resume from a checkpoint")
     return checkpoint
+
+
+def find_other_checkpoint(session: Session, attempt_id: str, position: int) -> CheckpointRow:
+    """A further checkpoint of an analysis. NotFound where it has none at this position."""
+    job, _ = _find_active(session, attempt_id)
+    others = warm_start.find_other_checkpoints(session, job)
+    if position >= len(others):
+        raise NotFound(f"attempt {attempt_id} has no other checkpoint {position}")
+    return others[position]
 
 
 def require_active(session: Session, attempt_id: str) -> None:
@@ -224,10 +247,17 @@ def _make_resume_checkpoint(
         return None
     start = records.spec_of(job).start_from
     is_own = checkpoint.job_id == job.id
+    mode = None if is_own or start is None else start.mode
+    return _describe_checkpoint(checkpoint, mode)
+
+
+def _describe_checkpoint(
+    checkpoint: CheckpointRow, mode: StartMode | None = None
+) -> ResumeCheckpoint:
     return ResumeCheckpoint(
         checkpoint_id=checkpoint.id,
         iteration=checkpoint.iteration,
-        mode=None if is_own or start is None else start.mode,
+        mode=mode,
         parts=[
             PartDigest(part=part, sha256=file.sha256, size_bytes=file.size_bytes)
             for part, file in checkpoints.files_of(checkpoint).items()

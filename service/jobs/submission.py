@@ -15,13 +15,20 @@ from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import cluster_fit, lifecycle, records, training_key, warm_start, workload
 from service.jobs.records import FindJob
 from service.specs import dataset_fit
+from service.specs.analysis_spec import OtherCheckpoint
 from service.specs.fields import merge_patch
 from service.specs.job_spec import Dependency, JobSpec, parse_job_spec
 from service.states import DependencyCondition, JobState
 from service.storage import events, idempotency
 from service.storage.events import EventKind
 from service.storage.idempotency import IdempotencyKey, Operation, Submission
-from service.storage.tables import CheckpointRow, DependencyRow, JobRow, TagRow
+from service.storage.tables import (
+    CheckpointRow,
+    DependencyRow,
+    JobRow,
+    OtherCheckpointRow,
+    TagRow,
+)
 
 
 def submit(
@@ -48,8 +55,8 @@ def create_job(
 ) -> JobRow:
     """As `submit`, without an idempotency key."""
     _lock_referenced_jobs(session, [spec])
-    needed, source = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
-    spec = _pin_source(spec, source)
+    needed, source, others = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
+    spec = _pin_checkpoints(spec, source, others)
     resources = spec.resources
     job = JobRow(
         id=ids.new_id(now),
@@ -90,6 +97,10 @@ def create_job(
     session.add_all(
         DependencyRow(job_id=job.id, needed_id=dependency.job, condition=dependency.condition)
         for dependency in spec.after
+    )
+    session.add_all(
+        OtherCheckpointRow(job_id=job.id, position=position, checkpoint_id=checkpoint.id)
+        for position, checkpoint in enumerate(others)
     )
     events.append_event(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
     session.flush()
@@ -195,6 +206,8 @@ def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:
     job_ids = {dependency.job for spec in specs for dependency in spec.after}
     starts = [spec.start_from for spec in specs if spec.start_from is not None]
     job_ids |= {start.job for start in starts if start.job is not None}
+    analyses = [spec.analysis for spec in specs if spec.analysis is not None]
+    job_ids |= {other.job for analysis in analyses for other in analysis.others}
     for job_id in sorted(job_ids):
         # A job that does not exist, or `#N` of a batch, is handled where the spec is checked.
         with suppress(NotFound):
@@ -203,16 +216,18 @@ def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:
 
 def _check(
     session: Session, spec: JobSpec, find_job: FindJob, *, data_dir: Path
-) -> tuple[list[JobRow], CheckpointRow | None]:
-    """The jobs of `after` and the checkpoint to start from.
+) -> tuple[list[JobRow], CheckpointRow | None, list[CheckpointRow]]:
+    """The jobs of `after`, the checkpoint to start from, and others that an analysis uses.
 
-    A `find_job` that locks keeps them: a dependency cannot end, and retention cannot delete the
+    A `find_job` that locks keeps them: a dependency cannot end, and retention cannot delete a
     checkpoint, before the new job refers to them.
     """
     check_data(spec, data_dir)
     cluster_fit.require_fit(session, spec.resources)
     source = warm_start.resolve_source(session, spec, find_job, data_dir=data_dir)
-    return _find_dependencies(session, _resolve_batch_references(spec, ()), find_job), source
+    others = warm_start.resolve_others(session, spec, find_job)
+    needed = _find_dependencies(session, _resolve_batch_references(spec, ()), find_job)
+    return needed, source, others
 
 
 def _find_dependencies(session: Session, spec: JobSpec, find_job: FindJob) -> list[JobRow]:
@@ -251,12 +266,21 @@ def _resolve_batch_references(spec: JobSpec, earlier_ids: Sequence[str]) -> JobS
     return spec.model_copy(update={"after": tuple(after)})
 
 
-def _pin_source(spec: JobSpec, source: CheckpointRow | None) -> JobSpec:
+def _pin_checkpoints(
+    spec: JobSpec, source: CheckpointRow | None, others: Sequence[CheckpointRow]
+) -> JobSpec:
     """Replaces `best` or `newest` by the checkpoint's id: another may be the best tomorrow."""
     if spec.start_from is None or source is None:
         return spec
-    start = spec.start_from.model_copy(update={"checkpoint": source.id})
-    return spec.model_copy(update={"start_from": start})
+    pinned: dict[str, Any] = {
+        "start_from": spec.start_from.model_copy(update={"checkpoint": source.id})
+    }
+    if spec.analysis is not None:
+        ids_of_others = tuple(
+            OtherCheckpoint(job=other.job_id, checkpoint=other.id) for other in others
+        )
+        pinned["analysis"] = spec.analysis.model_copy(update={"others": ids_of_others})
+    return spec.model_copy(update=pinned)
 
 
 def _choose_initial_state(spec: JobSpec, needed: Sequence[JobRow]) -> JobState:

@@ -13,9 +13,10 @@ from service.catalog.recipes import LrSchedule, Recipe
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import checkpoints, records
 from service.jobs.records import FindJob
+from service.specs.analysis_spec import MAX_OTHERS
 from service.specs.job_spec import JobSpec, StartMode
 from service.states import FINAL_STATES
-from service.storage.tables import CheckpointRow, JobRow
+from service.storage.tables import CheckpointRow, JobRow, OtherCheckpointRow
 
 # Recipe fields that may differ in a continued run: they do not change the steps before it.
 _MAY_DIFFER = frozenset({"name", "iterations", "milestones", "checkpoint_every", "exports"})
@@ -52,6 +53,29 @@ def resolve_source(
     return checkpoint
 
 
+def resolve_others(session: Session, spec: JobSpec, find_job: FindJob) -> list[CheckpointRow]:
+    """The further checkpoints of an analysis; InvalidInput where there is no such checkpoint.
+
+    A `find_job` that locks keeps retention from deleting them.
+    """
+    found: list[CheckpointRow] = []
+    others = () if spec.analysis is None else spec.analysis.others
+    for index, other in enumerate(others):
+        try:
+            job_id = find_job(session, other.job).id
+            if other.checkpoint == "all":
+                found += reversed(checkpoints.list_checkpoints(session, job_id))
+            else:
+                found.append(checkpoints.find_checkpoint(session, job_id, other.checkpoint))
+        except NotFound as error:
+            pointer = f"/analysis/others/{index}"
+            raise _invalid(FieldError(pointer=pointer, message=str(error))) from error
+    if len(found) > MAX_OTHERS:
+        message = f"must be at most {MAX_OTHERS} checkpoints, received {len(found)}"
+        raise _invalid(FieldError(pointer="/analysis/others", message=message))
+    return found
+
+
 def require_weights_file(spec: JobSpec, data_dir: Path) -> None:
     """InvalidInput where a data directory on this machine lacks the spec's published weights."""
     start = spec.start_from
@@ -66,11 +90,17 @@ def require_weights_file(spec: JobSpec, data_dir: Path) -> None:
 
 def find_dependent_jobs(session: Session, checkpoint_ids: Iterable[str]) -> dict[str, str]:
     """For each of these checkpoints that an unfinished job starts from, the id of such a job."""
-    statement = select(JobRow.source_checkpoint_id, JobRow.id).where(
-        JobRow.source_checkpoint_id.in_(tuple(checkpoint_ids)),
-        JobRow.state.not_in(FINAL_STATES),
+    wanted, is_unfinished = tuple(checkpoint_ids), JobRow.state.not_in(FINAL_STATES)
+    by_source = select(JobRow.source_checkpoint_id, JobRow.id).where(
+        JobRow.source_checkpoint_id.in_(wanted), is_unfinished
     )
-    return {str(checkpoint_id): job_id for checkpoint_id, job_id in session.execute(statement)}
+    by_other = (
+        select(OtherCheckpointRow.checkpoint_id, JobRow.id)
+        .join(JobRow, JobRow.id == OtherCheckpointRow.job_id)
+        .where(OtherCheckpointRow.checkpoint_id.in_(wanted), is_unfinished)
+    )
+    found = [*session.execute(by_other), *session.execute(by_source)]
+    return {str(checkpoint_id): job_id for checkpoint_id, job_id in found}
 
 
 def find_source_checkpoint(session: Session, job: JobRow) -> CheckpointRow | None:
@@ -87,6 +117,22 @@ def find_source_checkpoint(session: Session, job: JobRow) -> CheckpointRow | Non
             f"checkpoint {job.source_checkpoint_id}, which job {job.id} starts from, was deleted"
         )
     return checkpoint
+
+
+def find_other_checkpoints(session: Session, job: JobRow) -> list[CheckpointRow]:
+    """That an analysis uses besides its source, in their order. NotFound where one was deleted."""
+    rows = session.execute(
+        select(OtherCheckpointRow.checkpoint_id, CheckpointRow)
+        .outerjoin(CheckpointRow, CheckpointRow.id == OtherCheckpointRow.checkpoint_id)
+        .where(OtherCheckpointRow.job_id == job.id)
+        .order_by(OtherCheckpointRow.position)
+    )
+    found = []
+    for checkpoint_id, checkpoint in rows:
+        if checkpoint is None:
+            raise NotFound(f"checkpoint {checkpoint_id}, which job {job.id} uses, was deleted")
+        found.append(checkpoint)
+    return found
 
 
 def _invalid(*field_errors: FieldError) -> InvalidInput:

@@ -148,6 +148,7 @@ def _find_start_error(session: Session, job: JobRow) -> str | None:
     try:
         records.spec_of(job)
         warm_start.find_source_checkpoint(session, job)
+        warm_start.find_other_checkpoints(session, job)
     except ValidationError as error:
         return f"this version of the service cannot read the job's spec: {error}"
     except NotFound as error:

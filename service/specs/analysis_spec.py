@@ -5,12 +5,12 @@ A kind of analysis is a model here, a function of `workers.training.analyses`, w
 table do not show it, a drawing in `service.jobs.analysis_figure`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from service.catalog.recipes import BnStatistics, Crop, Recipe, TtaMode
-from service.specs.base import Spec
+from service.specs.base import MAX_ID_LENGTH, JobId, Spec
 
 # Of a job that trains; that of another job is the kind of its analysis.
 TRAINING = "training"
@@ -18,7 +18,37 @@ TRAINING = "training"
 Split = Literal["test", "validation"]
 
 
-class EvaluationSpec(Spec):
+# Of a trajectory: as many as retention keeps of a long training.
+MAX_OTHERS = 200
+
+
+class OtherCheckpoint(Spec):
+    """A checkpoint that an analysis uses besides the one of `start_from`."""
+
+    job: JobId
+    """Id of its job."""
+    checkpoint: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] = "best"
+    """`newest`, `best`, the id of a checkpoint, or `all` of the job, in their order."""
+
+
+class _AnalysisBase(Spec):
+    """What all kinds have. `max_others`: checkpoints of `others` that the kind uses."""
+
+    max_others: ClassVar[int] = 0
+
+    others: Annotated[tuple[OtherCheckpoint, ...], Field(max_length=MAX_OTHERS)] = ()
+    """Further checkpoints, of kinds that compare several."""
+
+    @field_validator("others")
+    @classmethod
+    def _check_others(cls, others: tuple[OtherCheckpoint, ...]) -> tuple[OtherCheckpoint, ...]:
+        if len(others) > cls.max_others:
+            used = f"at most {cls.max_others}" if cls.max_others else "none"
+            raise ValueError(f"this kind uses {used}, received {len(others)}")
+        return others
+
+
+class EvaluationSpec(_AnalysisBase):
     """The errors of the weights, measured again, perhaps with other views or other images."""
 
     kind: Literal["evaluation"]
@@ -32,7 +62,7 @@ class EvaluationSpec(Spec):
     """`running`: those of the checkpoint; `precise`: computed anew from training images."""
 
 
-class LayerResponsesSpec(Spec):
+class LayerResponsesSpec(_AnalysisBase):
     """Standard deviation of each 3x3 convolution's responses (He et al. 2015, Fig. 7).
 
     After batch normalization, before the nonlinearity and before the addition.

@@ -82,6 +82,7 @@ class ResumeCheckpoint(ProtocolModel):
 class AttemptConfig(ProtocolModel):
     """All that a training process needs to know to begin.
 
+    `others`: further checkpoints of an analysis, in their order.
     `last_sequence`: the newest report of this attempt that the API has stored. `lost_iteration`: up
     to it the job was trained before, but its checkpoints no longer exist.
     """
@@ -95,6 +96,7 @@ class AttemptConfig(ProtocolModel):
     gpus_per_worker: float
     last_sequence: int
     resume: ResumeCheckpoint | None
+    others: list[ResumeCheckpoint] = []
     lost_iteration: int | None = None
 
 

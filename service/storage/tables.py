@@ -194,6 +194,19 @@ class JobRow(SubmittedRow):
     result: Mapped[dict[str, Any] | None]
 
 
+class OtherCheckpointRow(Base):
+    """A checkpoint that an analysis uses besides its source; kept until the analysis has ended.
+
+    No foreign key to the checkpoint, as for the source of a job.
+    """
+
+    __tablename__ = "other_checkpoints"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    checkpoint_id: Mapped[str] = mapped_column(String(16), index=True)
+
+
 class AnalysisResultRow(Base):
     """What a finished analysis found (service.specs.analysis_result), apart from its job.
 

@@ -34,6 +34,7 @@ def _filled(path: str) -> str:
         "checkpoint": "newest",
         "iteration": "1",
         "part": "weights",
+        "position": "0",
         "webhook_id": "0" * 16,
         "search_id": "0" * 16,
         "study_id": "0" * 16,

@@ -257,7 +257,7 @@ def _analyse(
         context=context,
         data_dir=settings.data_dir,
         observer=observer,
-        weights=[resume[CheckpointPart.WEIGHTS]],
+        weights=[resume[CheckpointPart.WEIGHTS], *_fetch_others(settings, config)],
     )
     return FinishAttemptRequest(
         reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
@@ -307,6 +307,21 @@ def _resume(
                 )
     barrier()
     return {d.part: directory / d.part for d in config.resume.parts if d.part in needed}
+
+
+def _fetch_others(settings: AttemptSettings, config: AttemptConfig) -> list[Path]:
+    """The weights of the other checkpoints that an analysis uses, in their order."""
+    paths = []
+    with settings.client() as api:
+        for position, checkpoint in enumerate(config.others):
+            (digest,) = (d for d in checkpoint.parts if d.part is CheckpointPart.WEIGHTS)
+            path = settings.attempt_path / "resume" / f"other-{position}"
+            retry_until(
+                partial(api.download, digest, path, position=position),
+                deadline_seconds=settings.delivery_seconds,
+            )
+            paths.append(path)
+    return paths
 
 
 def _finish(

@@ -96,14 +96,18 @@ class AttemptClient:
             timeout=self._part_timeout,
         )
 
-    def download(self, digest: PartDigest, path: Path) -> None:
-        """Writes a part of the checkpoint to resume from. CorruptArtifact if its bytes differ."""
+    def download(self, digest: PartDigest, path: Path, *, position: int | None = None) -> None:
+        """Writes a part of the checkpoint to resume from. CorruptArtifact if its bytes differ.
+
+        `position`: of one of the other checkpoints of an analysis instead.
+        """
+        checkpoint = "resume" if position is None else f"others/{position}"
         sha256 = hashlib.sha256()
         partial = path.with_suffix(".partial")
         with (
             _transport_errors(),
             self._http.stream(
-                "GET", f"{self._path}/resume/{digest.part}", timeout=self._part_timeout
+                "GET", f"{self._path}/{checkpoint}/{digest.part}", timeout=self._part_timeout
             ) as response,
         ):
             if not response.is_success:

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from service.specs.analysis_spec import LayerResponsesSpec
+from service.states import CheckpointPart
 from tests.support.analyses import LAYER_RESPONSES, finish_analysis, finish_training
 from tests.support.api import Api
+from tests.support.core import content, job_id_of, note
 
 
 def _submit(api: Api, job_id: str, **fields: Any) -> dict[str, Any]:
@@ -82,3 +85,19 @@ def test_groups_are_of_trainings_only(api: Api) -> None:
     _submit(api, source)
     [group] = api.get("/v1/groups").json()["groups"]
     assert [job["id"] for job in group["jobs"]] == [source]
+
+
+def test_the_attempt_downloads_the_weights_of_further_checkpoints(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LayerResponsesSpec, "max_others", 1)
+    trained = api.core.start()
+    api.checkpoint(trained, 1, note(20))
+    api.core.finish(trained.attempt_id)
+    api.core.release(trained)
+    others = [{"job": job_id_of(trained)}]
+    _submit(api, job_id_of(trained), analysis=LAYER_RESPONSES | {"others": others})
+    attempt = api.core.start_next()
+    response = api.attempt(attempt, path="/others/0/weights")
+    assert response.content == content(CheckpointPart.WEIGHTS, 20)
+    assert api.attempt(attempt, path="/others/1/weights").status_code == 404

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from service.errors import Conflict, InvalidInput, NotFound
 from service.execution import attempts
@@ -10,6 +11,7 @@ from service.jobs import analyses, lineage, records, retention
 from service.jobs.records import JobFilter
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.specs.analysis_request import AnalysisRequest
+from service.specs.analysis_spec import LayerResponsesSpec
 from service.specs.protocol import Progress
 from service.states import JobState, Reason
 from tests.support.analyses import (
@@ -156,7 +158,7 @@ def test_analyses_are_no_trainings(core: Core) -> None:
     assert analysis not in members_of(core, study_id).values()
 
 
-def test_analyses_of_one_kind_tell_how_long_the_next_takes(core: Core) -> None:
+def test_the_duration_of_an_analysis_is_estimated_from_analyses_of_its_kind(core: Core) -> None:
     source = finish_training(core)
     submit_analysis(core, source)
     finish_analysis(core)
@@ -169,3 +171,62 @@ def test_analyses_of_one_kind_tell_how_long_the_next_takes(core: Core) -> None:
         assert measured.p50 == 30.0
         training = TimingProfile.from_spec(spec(depth=20))
         assert estimator.estimate_iteration(training) is None, "no training was measured"
+
+
+def _submit_comparison(core: Core, source: str, other: str) -> str:
+    others = [{"job": other, "checkpoint": "all"}, {"job": source, "checkpoint": "newest"}]
+    return submit_analysis(core, source, analysis=LAYER_RESPONSES | {"others": others})
+
+
+@pytest.fixture
+def _with_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LayerResponsesSpec, "max_others", 5)
+
+
+@pytest.mark.usefixtures("_with_others")
+def test_the_attempt_of_an_analysis_gets_further_checkpoints_of_any_job(core: Core) -> None:
+    source, other = finish_training(core), finish_training(core, depth=14)
+    job_id = _submit_comparison(core, source, other)
+    claimed = core.start_next()
+    with core.database.reading() as session:
+        config = attempts.build_config(session, claimed.attempt_id)
+        assert [(found.iteration, found.mode) for found in config.others] == [
+            (100, None),
+            (200, None),
+            (200, None),
+        ]
+        pinned = [other["checkpoint"] for other in core.job(job_id).spec["analysis"]["others"]]
+        assert pinned == [found.checkpoint_id for found in config.others]
+        found = attempts.find_other_checkpoint(session, claimed.attempt_id, 2)
+        assert (found.job_id, found.iteration) == (source, 200)
+        with pytest.raises(NotFound, match="no other checkpoint 3"):
+            attempts.find_other_checkpoint(session, claimed.attempt_id, 3)
+
+
+@pytest.mark.usefixtures("_with_others")
+def test_further_checkpoints_are_protected_until_the_analysis_has_ended(core: Core) -> None:
+    source, other = finish_training(core), finish_training(core)
+    _submit_comparison(core, source, other)
+    with core.database.transaction() as session, pytest.raises(Conflict, match="starts from"):
+        retention.delete_job(session, other)
+    finish_analysis(core)
+    with core.database.transaction() as session:
+        retention.delete_job(session, other)
+
+
+@pytest.mark.usefixtures("_with_others")
+def test_an_unknown_further_checkpoint_is_refused_with_the_field(core: Core) -> None:
+    source = finish_training(core)
+    for others, pointer in (
+        ([{"job": "0" * 16}], "/analysis/others/0"),
+        ([{"job": source}, {"job": source, "checkpoint": "?"}], "/analysis/others/1"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            submit_analysis(core, source, analysis=LAYER_RESPONSES | {"others": others})
+        assert [error.pointer for error in caught.value.field_errors] == [pointer]
+
+
+def test_a_kind_that_uses_one_checkpoint_refuses_others(core: Core) -> None:
+    analysis = EVALUATION | {"others": [{"job": "0" * 16}]}
+    with pytest.raises(ValidationError, match="uses none, received 1"):
+        submit_analysis(core, "0" * 16, analysis=analysis)

@@ -19,7 +19,7 @@ from service.specs.protocol import LogLine
 from service.states import LogLevel
 from service.storage import schema
 from service.storage.database import Database
-from service.storage.tables import Base
+from service.storage.tables import Base, OtherCheckpointRow
 from tests.support.analyses import RESPONSES
 from tests.support.core import Core, job_id_of, make_point, note
 from tests.support.fake_api import eventually
@@ -111,6 +111,9 @@ def _fill(core: Core) -> None:
     core.report(claimed.attempt_id, 2, metrics=points, logs=[line], checkpoints=[note(20)])
     core.submit(after=[job_id_of(claimed)], key="once")
     core.finish(claimed.attempt_id, analysis=RESPONSES)
+    with core.database.transaction() as session:
+        other = OtherCheckpointRow(job_id=job_id_of(claimed), position=0, checkpoint_id="0" * 16)
+        session.add(other)
     submit_study(core)
     searching = Searching(core)
     searching.assign_trial(searching.run(), "a")

@@ -630,6 +630,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/attempts/{attempt_id}/others/{position}/{part}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Download Other Part
+         * @description The bytes of a part of a further checkpoint that an analysis uses.
+         */
+        get: operations["download_other_part_v1_attempts__attempt_id__others__position___part__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/attempts/{attempt_id}/finish": {
         parameters: {
             query?: never;
@@ -1541,6 +1561,7 @@ export interface components {
          * AttemptConfig
          * @description All that a training process needs to know to begin.
          *
+         *     `others`: further checkpoints of an analysis, in their order.
          *     `last_sequence`: the newest report of this attempt that the API has stored. `lost_iteration`: up
          *     to it the job was trained before, but its checkpoints no longer exist.
          */
@@ -1561,6 +1582,11 @@ export interface components {
             /** Last Sequence */
             last_sequence: number;
             resume: components["schemas"]["ResumeCheckpoint"] | null;
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["ResumeCheckpoint"][];
             /** Lost Iteration */
             lost_iteration?: number | null;
         };
@@ -2142,6 +2168,11 @@ export interface components {
          */
         EvaluationSpec: {
             /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
@@ -2630,6 +2661,11 @@ export interface components {
          */
         LayerResponsesSpec: {
             /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
              * @description discriminator enum property added by openapi-typescript
              * @enum {string}
              */
@@ -2902,6 +2938,19 @@ export interface components {
          * @enum {string}
          */
         Normalization: "pixel_mean" | "channel";
+        /**
+         * OtherCheckpoint
+         * @description A checkpoint that an analysis uses besides the one of `start_from`.
+         */
+        OtherCheckpoint: {
+            /** Job */
+            job: string;
+            /**
+             * Checkpoint
+             * @default best
+             */
+            checkpoint: string;
+        };
         /**
          * PairedPredictionsView
          * @description `p`: of McNemar's exact test. `images`: the first that only one of both predicts.
@@ -6011,6 +6060,86 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
+                part: components["schemas"]["CheckpointPart"];
+                attempt_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description the bytes that `Range` names */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "stale-attempt";
+                    };
+                };
+            };
+            /** @description the file has none of the bytes that `Range` names */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    download_other_part_v1_attempts__attempt_id__others__position___part__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                position: number;
                 part: components["schemas"]["CheckpointPart"];
                 attempt_id: string;
             };

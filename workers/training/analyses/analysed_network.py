@@ -2,9 +2,10 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import safetensors
@@ -30,6 +31,36 @@ class AnalysedNetwork:
     iteration: int
     class_names: list[str]
     normalizer: Normalizer
+
+
+class NetworkFiles(Sequence[AnalysedNetwork]):
+    """Networks in files of weights. All but the first are loaded when they are asked for.
+
+    A trajectory has more checkpoints than fit in memory at once. WeightsMismatch where the classes
+    of one are not those of the first.
+    """
+
+    def __init__(self, paths: Sequence[Path], device: torch.device) -> None:
+        self._paths, self._device = paths, device
+        self._first = load_network(paths[0], device)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> AnalysedNetwork: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[AnalysedNetwork]: ...
+
+    def __getitem__(self, index: int | slice) -> AnalysedNetwork | Sequence[AnalysedNetwork]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        if index == 0:
+            return self._first
+        network = load_network(self._paths[index], self._device)
+        if network.class_names != self._first.class_names:
+            raise WeightsMismatch("the networks were not trained for the same classes")
+        return network
 
 
 def load_network(path: Path, device: torch.device) -> AnalysedNetwork:

@@ -26,7 +26,7 @@ class AnalysisStopped(Exception):
 
 @dataclass
 class AnalysisContext:
-    """`networks`: of the checkpoints, in the order of the spec, on the device.
+    """`networks`: of the checkpoint of `start_from` and of `others`, in their order, on the device.
 
     `source`: images of the spec's dataset, normalized as the first network's. `seed`: of what the
     analysis draws at random.

@@ -15,8 +15,8 @@ from service.specs.analysis_spec import AnalysisSpec, EvaluationSpec, LayerRespo
 from service.specs.job_spec import JobSpec
 from service.states import StopReason
 from workers.training import distributed, run_environment
-from workers.training.analyses import analysed_network, evaluation_again, layer_responses
-from workers.training.analyses.analysed_network import AnalysedNetwork
+from workers.training.analyses import evaluation_again, layer_responses
+from workers.training.analyses.analysed_network import AnalysedNetwork, NetworkFiles
 from workers.training.analyses.context import AnalysisContext, AnalysisStopped
 from workers.training.data.data_source import DataSource, open_data_source
 from workers.training.device_context import DeviceContext
@@ -46,7 +46,7 @@ def run(
     """
     assert spec.analysis is not None
     context.configure_process()
-    networks = [analysed_network.load_network(path, context.device) for path in weights]
+    networks = NetworkFiles(weights, context.device)
     source = open_data_source(
         _choose_views(spec),
         data_dir,
@@ -56,7 +56,7 @@ def run(
         normalizer=networks[0].normalizer,
     )
     with closing(source), distributed.join_ranks(rank=0, world_size=1) as ranks:
-        _require_same_classes(spec, networks, source)
+        _require_same_classes(spec, networks[0], source)
         observer.on_start(
             run_environment.collect_environment(
                 networks[0].model, source, ranks, context=context, precision=Precision.FP32
@@ -93,17 +93,13 @@ def _choose_views(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update={"recipe": recipe})
 
 
-def _require_same_classes(
-    spec: JobSpec, networks: Sequence[AnalysedNetwork], source: DataSource
-) -> None:
-    """DatasetUnusable if the labels of the images are not the networks' logits."""
-    for network in networks:
-        if network.class_names != source.class_names:
-            raise DatasetUnusable(
-                f"the classes of {spec.dataset} are not those that the network was trained for: "
-                f"{_list_classes(source.class_names)} instead of "
-                f"{_list_classes(network.class_names)}"
-            )
+def _require_same_classes(spec: JobSpec, network: AnalysedNetwork, source: DataSource) -> None:
+    """DatasetUnusable if the labels of the images are not the network's logits."""
+    if network.class_names != source.class_names:
+        raise DatasetUnusable(
+            f"the classes of {spec.dataset} are not those that the network was trained for: "
+            f"{_list_classes(source.class_names)} instead of {_list_classes(network.class_names)}"
+        )
 
 
 def _list_classes(names: Sequence[str]) -> str:

@@ -655,6 +655,17 @@ def upgrade() -> None:
         "ix_trials_search_id_driver_trial_id", "trials", ["search_id", "driver_trial_id"]
     )
     op.create_table(
+        "other_checkpoints",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("checkpoint_id", sa.String(length=16), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_other_checkpoints_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", "position", name=op.f("pk_other_checkpoints")),
+    )
+    op.create_index("ix_other_checkpoints_checkpoint_id", "other_checkpoints", ["checkpoint_id"])
+    op.create_table(
         "runners",
         sa.Column("num_workers", sa.Integer(), nullable=False),
         sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
@@ -696,6 +707,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_other_checkpoints_checkpoint_id", table_name="other_checkpoints")
+    op.drop_table("other_checkpoints")
     op.drop_index("ix_runners_terminated_at", table_name="runners")
     op.drop_index("ix_runners_state", table_name="runners")
     op.drop_table("runners")

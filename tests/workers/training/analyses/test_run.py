@@ -10,6 +10,7 @@ from service.states import CheckpointPart, StopReason
 from tests.workers.training.support import CPU, RecordingObserver, small_spec
 from workers.training import trainer
 from workers.training.analyses import run
+from workers.training.analyses.analysed_network import NetworkFiles
 from workers.training.analyses.run import AnalysisOutcome
 from workers.training.device_context import DeviceContext
 from workers.training.errors import DatasetUnusable
@@ -106,3 +107,14 @@ def test_images_of_other_classes_or_sizes_are_refused(
     weights, _ = trained
     with pytest.raises(DatasetUnusable, match=r"must be 8x8, .* received 32x32"):
         _run(weights, RecordingObserver(), analysis={"kind": "evaluation"}, dataset="fake")
+
+
+def test_further_networks_are_loaded_when_they_are_asked_for(
+    trained: tuple[Path, trainer.Outcome],
+) -> None:
+    weights, _ = trained
+    networks = NetworkFiles([weights, weights, weights.with_name("missing")], CPU)
+    first, second = networks[:2]
+    assert first is networks[0]
+    assert (second.iteration, second.spec) == (first.iteration, first.spec)
+    assert len(networks) == 3
