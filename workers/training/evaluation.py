@@ -117,7 +117,9 @@ class Evaluator:
             return self._evaluate(model, recorder)
 
     def _evaluate(self, model: nn.Module, recorder: PredictionRecorder | None) -> PendingEvaluation:
-        splits = list(EvaluationSplit) if self._source.validation_images else [EvaluationSplit.TEST]
+        splits = [EvaluationSplit.TEST]
+        if self._source.validation_images:
+            splits.insert(0, EvaluationSplit.VALIDATION)
         sums = {}
         for split in splits:
             batches = self._source.load_evaluation_batches(

@@ -8,7 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from service.catalog.recipes import Crop
@@ -23,6 +25,9 @@ EvaluationBatches = Iterable[tuple[list[Tensor], Tensor]]
 
 
 class EvaluationSplit(StrEnum):
+    """Images to evaluate on; `train`: without augmentation, for analyses."""
+
+    TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
 
@@ -48,9 +53,17 @@ class DataSource(Protocol):
         """images_NCHW float32 and labels_N of these positions (workers.training.data.sampling)."""
 
     def load_evaluation_batches(
-        self, split: EvaluationSplit, *, rank: int, world_size: int
+        self,
+        split: EvaluationSplit,
+        *,
+        rank: int,
+        world_size: int,
+        chosen: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
-        """The rank's share of the split (sampling.evaluation_range), in the images' order."""
+        """The rank's share of the split (sampling.evaluation_range), in the images' order.
+
+        `chosen`: indices of the only images to load; None: all.
+        """
 
     def close(self) -> None:
         """Stops reading ahead."""

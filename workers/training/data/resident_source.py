@@ -6,14 +6,16 @@ Shapes: N batch, H height, W width, C channels; P pixels of all padded images.
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from service.catalog.recipes import Recipe, TtaMode
 from service.text import count_of
 from workers.training.data import sampling
-from workers.training.data.datasets import Images
+from workers.training.data.datasets import Images, Split
 from workers.training.data.normalization import Normalizer
 from workers.training.data.sampling import Sampler
 from workers.training.errors import DatasetUnusable
@@ -56,11 +58,6 @@ class ResidentSource:
             )
         self.normalizer = normalizer.to(device)
         self._recipe = recipe
-        # On the device, so that an evaluation during training copies nothing.
-        self._splits = {"test": images.test.to(device)}
-        if images.validation is not None:
-            self._splits["validation"] = images.validation.to(device)
-
         count, self._height, self._width, channels = images.train.images_NHWC.shape
         border = (0, 0, images.padding, images.padding, images.padding, images.padding)
         padded_NHWC = functional.pad(images.train.images_NHWC, border)
@@ -69,6 +66,17 @@ class ResidentSource:
         self._bytes_PC = padded_NHWC.view(-1, channels).to(device)
         self._mean_PC = functional.pad(self.normalizer.mean_HWC, border).view(-1, channels)
         self._labels_N = images.train.labels_N.to(device)
+        # On the device, so that an evaluation during training copies nothing; the training images
+        # are a view without the border.
+        rows = slice(images.padding, images.padding + self._height)
+        columns = slice(images.padding, images.padding + self._width)
+        bytes_NHWC = self._bytes_PC.view(padded_NHWC.shape)[:, rows, columns]
+        self._splits = {
+            "train": Split(bytes_NHWC, self._labels_N),
+            "test": images.test.to(device),
+        }
+        if images.validation is not None:
+            self._splits["validation"] = images.validation.to(device)
         self._rows_H = torch.arange(self._height, device=device)
         self._columns_W = torch.arange(self._width, device=device)
         self.sampler = Sampler(
@@ -94,9 +102,16 @@ class ResidentSource:
         return images_NCHW, self._labels_N.index_select(0, draws.index_N)
 
     def load_evaluation_batches(
-        self, split: str, *, rank: int, world_size: int
+        self,
+        split: str,
+        *,
+        rank: int,
+        world_size: int,
+        chosen: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         images = self._splits[split]
+        if chosen is not None:
+            images = images.select(torch.from_numpy(chosen).to(images.labels_N.device))
         begin, end = sampling.evaluation_range(len(images), rank=rank, world_size=world_size)
         step = max(1, _EVALUATION_BATCH_FACTOR * self._recipe.batch_size // world_size)
         for start in range(begin, end, step):

@@ -30,6 +30,11 @@ class Purpose(IntEnum):
     IMAGE = 5
     SURVIVAL = 6
     DROPOUT = 7
+    ANALYSED_IMAGES = 8
+    DELETED_PARTS = 9
+    SWAPPED_BLOCKS = 10
+    PATHS = 11
+    DIRECTIONS = 12
 
 
 def random_words(

@@ -68,7 +68,11 @@ class StreamingSource:
             )
         kept, held_out = sampling.split_held_out(len(listing.train), recipe.validation_images)
         self._train = listing.train.select(kept)
-        self._splits = {"validation": listing.train.select(held_out), "test": listing.test}
+        self._splits = {
+            "train": self._train,
+            "validation": listing.train.select(held_out),
+            "test": listing.test,
+        }
         self.class_names, self.classes = listing.classes, len(listing.classes)
         self.train_images, self.test_images = len(self._train), len(listing.test)
         self.validation_images = len(held_out)
@@ -119,9 +123,15 @@ class StreamingSource:
         return starmap(DecodedBatch, loader)
 
     def load_evaluation_batches(
-        self, split: str, *, rank: int, world_size: int
+        self,
+        split: str,
+        *,
+        rank: int,
+        world_size: int,
+        chosen: NDArray[np.int64] | None = None,
     ) -> Iterator[tuple[list[Tensor], Tensor]]:
         listing, mode = self._splits[split], self._recipe.test_time_augmentation
+        listing = listing if chosen is None else listing.select(chosen)
         begin, end = sampling.evaluation_range(len(listing), rank=rank, world_size=world_size)
         share = listing.select(np.arange(begin, end))
         loader = DataLoader(

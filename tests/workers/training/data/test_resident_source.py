@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -101,6 +102,17 @@ def test_held_out_images_are_evaluated_and_not_trained_on() -> None:
         for held_out_CHW in held_out_NCHW
         for trained_CHW in trained_NCHW
     )
+
+
+def test_training_images_are_evaluated_without_augmentation() -> None:
+    images = make_images(count=6, height=4, width=5, padding=2, flip=True)
+    source = make_source(images)
+    batches = source.load_evaluation_batches(
+        EvaluationSplit.TRAIN, rank=0, world_size=1, chosen=np.array([1, 4])
+    )
+    (((evaluated_NCHW,), labels_N),) = batches
+    assert torch.equal(evaluated_NCHW, source.normalizer(images.train.images_NHWC[[1, 4]]))
+    assert torch.equal(labels_N, images.train.labels_N[[1, 4]])
 
 
 def test_at_least_one_image_must_remain_for_training() -> None:

@@ -167,6 +167,19 @@ def test_ranks_share_the_test_images(image_folder: Path) -> None:
     assert sorted(labels) == [0, 0, 0, 1, 1, 1]
 
 
+def test_chosen_training_images_are_evaluated_as_test_images_are(image_folder: Path) -> None:
+    source = stream(image_folder, test_time_augmentation="none")
+    batches = source.load_evaluation_batches(
+        EvaluationSplit.TRAIN, rank=0, world_size=1, chosen=np.array([0, 7])
+    )
+    (((images_NCHW,), labels_N),) = batches
+    assert labels_N.tolist() == [0, 1]
+    for image_CHW, name in zip(images_NCHW, ("robin/0.jpg", "wren/2.jpg"), strict=True):
+        opened_CHW = image_decoding.open_image(image_folder / "train" / name)
+        (crop_HWC,) = crops.evaluation_crops(opened_CHW, TtaMode.NONE)
+        assert torch.equal(image_CHW, source.normalizer(crop_HWC[None])[0])
+
+
 def test_at_least_one_image_must_remain_for_training(image_folder: Path) -> None:
     with pytest.raises(DatasetUnusable, match="10 training images"):
         stream(image_folder, validation_images=10)

@@ -1,0 +1,106 @@
+"""What all analyses share: images, the loss and error on them, and progress.
+
+Shapes: N batch, C channels, H height, W width, S sums.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.catalog.recipes import TtaMode
+from workers.training import evaluation, metric_sums
+from workers.training.data import sampling
+from workers.training.data.data_source import DataSource, EvaluationSplit
+from workers.training.data.sampling import Purpose
+from workers.training.errors import TrainingError
+from workers.training.metric_sums import Means
+
+ReportProgress = Callable[[int, int], None]
+"""Called with the number of finished steps and of all, between two steps.
+
+It may raise: the analysis then ends, and the networks are as they were.
+"""
+
+
+class NotAnalysable(TrainingError):
+    """The analysis has no meaning for this network, or for these checkpoints."""
+
+
+@dataclass(frozen=True)
+class ImageSubset:
+    """Images that an analysis measures on, normalized, on the device of the network.
+
+    `count` of the `available` images of the split, in batches of images_NCHW and labels_N. They
+    are not augmented.
+    """
+
+    split: EvaluationSplit
+    count: int
+    available: int
+    batches: Sequence[tuple[Tensor, Tensor]]
+
+
+def load_subset(
+    source: DataSource, split: EvaluationSplit, *, count: int | None, seed: int
+) -> ImageSubset:
+    """`count` images of the split that the seed draws, in their order; None: all of them."""
+    available = _count_images(source, split)
+    chosen = None
+    if count is not None and count < available:
+        words = sampling.random_words(seed, Purpose.ANALYSED_IMAGES, available)
+        chosen = np.sort(np.argsort(words, kind="stable")[:count])
+    batches = source.load_evaluation_batches(split, rank=0, world_size=1, chosen=chosen)
+    return ImageSubset(
+        split,
+        available if chosen is None else len(chosen),
+        available,
+        [(views_NCHW[0], labels_N) for views_NCHW, labels_N in batches],
+    )
+
+
+def measure(model: nn.Module, images: ImageSubset) -> Means:
+    """Loss and errors of the network, with running statistics and in float32."""
+    batches = (([images_NCHW], labels_N) for images_NCHW, labels_N in images.batches)
+    device = images.batches[0][1].device
+    with keeping_modes(model):
+        return metric_sums.compute_means(
+            evaluation.evaluate(model, batches, TtaMode.NONE, device=device)
+        )
+
+
+@contextmanager
+def keeping_modes(model: nn.Module) -> Iterator[None]:
+    """Each module is in training or evaluation mode afterwards as it was before."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
+
+
+@contextmanager
+def restoring(model: nn.Module) -> Iterator[None]:
+    """Parameters and statistics may change inside, and are afterwards as they were."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        try:
+            yield
+        finally:
+            for name, tensor in model.state_dict().items():
+                tensor.copy_(before[name])
+
+
+def _count_images(source: DataSource, split: EvaluationSplit) -> int:
+    counts = {
+        EvaluationSplit.TRAIN: source.train_images,
+        EvaluationSplit.VALIDATION: source.validation_images,
+        EvaluationSplit.TEST: source.test_images,
+    }
+    if counts[split] == 0:
+        raise NotAnalysable(f"the split {split} has no images")
+    return counts[split]
