@@ -1,5 +1,6 @@
 """`resnetd-api`: serves the API until it receives SIGTERM or SIGINT."""
 
+import gc
 import socket
 import sys
 from contextlib import closing
@@ -32,9 +33,12 @@ def main() -> int:
     logger.info(
         "API started", host=configured.api_host, port=port, token_file=str(configured.token_file)
     )
+    app = create_app(configured)
+    # What lives as long as the process is not searched for garbage again and again.
+    gc.freeze()
     uvicorn.Server(
         uvicorn.Config(
-            create_app(configured),
+            app,
             log_config=None,
             access_log=False,
             # Streams stay open while their jobs run; the process does not wait for them.

@@ -10,20 +10,22 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from sqlalchemy import insert, literal, select
 
+from benchmarks.api_process import TOKEN, ApiProcess, running_api
 from benchmarks.results_table import Result, write_results
 from service.jobs import records
 from service.specs.protocol import MAX_POINTS
+from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import MetricBucketRow, MetricRow
 from service.text import count_of
-from tests.support.api import TOKEN, Api, serving_new
-from tests.support.core import Core, job_id_of, make_point
+from tests.support.core import Clock, Core, job_id_of, make_point
 from tests.support.postgres import postgres_server
 
 SERIES = "train/loss"
@@ -37,15 +39,16 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     options = parser.parse_args()
     results: list[Result] = []
-    for name, api in _services():
-        jobs = _fill(api.core, options.jobs, options.points)
+    for name, url, folder in _databases():
+        with closing(Database(url)) as database:
+            schema.upgrade(database)
+            jobs = _fill(Core(database, Clock()), options.jobs, options.points)
         if name == "PostgreSQL":
             # As its background process does after a while.
-            with psycopg.connect(
-                api.settings.database_url.get_secret_value(), autocommit=True
-            ) as connection:
+            with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute("VACUUM ANALYZE")
-        milliseconds = _measure(api, jobs, options.points, options.requests)
+        with running_api(url, folder / "api") as api:
+            milliseconds = _measure(api, jobs, options.points, options.requests)
         size = f"{count_of(options.jobs, 'job')} of {options.points:,} points, {name}"
         results += [
             Result(f"{size}, p50", "ms", statistics.median(milliseconds)),
@@ -54,17 +57,16 @@ def main() -> None:
     write_results("metrics", results)
 
 
-def _services() -> Iterator[tuple[str, Api]]:
+def _databases() -> Iterator[tuple[str, str, Path]]:
+    """Name, URL and a folder for the API's files."""
     with tempfile.TemporaryDirectory(prefix="rm") as folder:
         path = Path(folder)
-        with serving_new(f"sqlite:///{path / 'api.db'}", path) as api:
-            yield "SQLite", api
+        yield "SQLite", f"sqlite:///{path / 'api.db'}", path
     with (
         tempfile.TemporaryDirectory(prefix="rm") as folder,
         postgres_server(is_durable=True) as server,
-        serving_new(server.new_database(), Path(folder)) as api,
     ):
-        yield "PostgreSQL", api
+        yield "PostgreSQL", server.new_database(), Path(folder)
 
 
 def _fill(core: Core, num_jobs: int, num_points: int) -> list[str]:
@@ -101,7 +103,7 @@ def _copy_rows(database: Database, source: str, target: str) -> None:
         copy.latest_metrics = original.latest_metrics
 
 
-def _measure(api: Api, jobs: list[str], num_points: int, num_requests: int) -> list[float]:
+def _measure(api: ApiProcess, jobs: list[str], num_points: int, num_requests: int) -> list[float]:
     """Milliseconds of each request: every second for the complete range."""
     generator = random.Random(1)  # noqa: S311
     headers = {"Authorization": f"Bearer {TOKEN}"}

@@ -9,7 +9,8 @@ Points of iterations below `job.bucketed_iterations` are in the stored buckets. 
 such an iteration (a resumed attempt repeats some, an evaluation takes time) removes its buckets.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     CompoundSelect,
+    Row,
     Select,
     Table,
     bindparam,
@@ -80,6 +82,11 @@ class _Bucket(NamedTuple):
     time: float
 
 
+# A row with the fields of _Bucket. Of the thousands that a chart has, only a few become one.
+_Row = Row[Any] | _Bucket
+_START = itemgetter(_Bucket._fields.index("start"))
+
+
 def choose_width(iterations: int, buckets: int) -> int:
     """The smallest power of two with which at most `buckets` buckets cover as many iterations."""
     needed = max(1, -(-iterations // buckets))
@@ -122,20 +129,16 @@ def read(
                 complete_end = end
     if stop > position:
         ranges.append(_Range(0, position, stop))
-    by_series: dict[str, list[_Bucket]] = {}
-    partial: list[_Bucket] = []
-    for bucket in _read_ranges(session, job, series, ranges):
-        if bucket.start < complete_end:
-            by_series.setdefault(bucket.series, []).append(bucket)
-        else:
-            partial.append(bucket)
-    for bucket in _merge(partial, width):
-        by_series.setdefault(bucket.series, []).append(bucket)
-    return {name: _make_columns(buckets) for name, buckets in by_series.items()}
+    found: dict[str, Buckets] = {}
+    for name, rows in _read_ranges(session, job, series, ranges).items():
+        complete = bisect_left(rows, complete_end, key=_START)
+        merged = _merge(map(_Bucket._make, rows[complete:]), width)
+        found[name] = _make_columns([*rows[:complete], *merged])
+    return found
 
 
-def _make_columns(buckets: Sequence[_Bucket]) -> Buckets:
-    _, starts, counts, sums, *others = map(list, zip(*buckets, strict=True))
+def _make_columns(rows: Sequence[_Row]) -> Buckets:
+    _, starts, counts, sums, *others = map(list, zip(*rows, strict=True))
     means = [
         None if total is None else total / count for total, count in zip(sums, counts, strict=True)
     ]
@@ -166,10 +169,13 @@ def _store_until(session: Session, job: JobRow, newest: int) -> None:
         if start == stop:
             break
         finer = _read_ranges(session, job, series, [_Range(level - 1, start, stop)])
-        buckets = _merge(finer, width)
-        rows = [bucket._asdict() | {"job_id": job.id, "level": level} for bucket in buckets]
-        if rows:
-            session.execute(insert(_buckets), rows)
+        new = [
+            bucket._asdict() | {"job_id": job.id, "level": level}
+            for rows in finer.values()
+            for bucket in _merge(map(_Bucket._make, rows), width)
+        ]
+        if new:
+            session.execute(insert(_buckets), new)
     job.bucketed_iterations = after
     job.unbucketed_points = 0
 
@@ -238,10 +244,10 @@ def _select_ranges(levels: int, *, has_points: bool) -> Select[Any] | CompoundSe
 
 def _read_ranges(
     session: Session, job: JobRow, series: Sequence[str], ranges: Sequence[_Range]
-) -> list[_Bucket]:
-    """Buckets of the ranges, points as buckets, by series and start. A range of points is last."""
+) -> dict[str, list[_Row]]:
+    """Rows of the ranges by series, ascending; a point is a bucket. A range of points is last."""
     if not ranges:
-        return []
+        return {}
     params: dict[str, Any] = {"job_id": job.id, "names": series}
     for index, (level, begin, end) in enumerate(ranges):
         params |= {f"begin_{index}": begin, f"end_{index}": end}
@@ -249,16 +255,20 @@ def _read_ranges(
             params[f"level_{index}"] = level
     levels = sum(level > 0 for level, *_ in ranges)
     statement = _select_ranges(levels, has_points=levels < len(ranges))
-    rows = map(_Bucket._make, session.connection().execute(statement, params))
-    return sorted(rows, key=itemgetter(0, 1))
+    by_series: dict[str, list[_Row]] = {}
+    for row in session.connection().execute(statement, params):
+        by_series.setdefault(row[0], []).append(row)
+    for rows in by_series.values():
+        rows.sort(key=_START)
+    return by_series
 
 
-def _merge(buckets: Sequence[_Bucket], width: int) -> list[_Bucket]:
-    """Buckets of `width` iterations of those that are ordered by series and start."""
+def _merge(buckets: Iterable[_Bucket], width: int) -> list[_Bucket]:
+    """Buckets of `width` iterations of those of one series, in their order."""
     return [
         _merge_members(list(members), start)
-        for (_, start), members in groupby(
-            buckets, key=lambda bucket: (bucket.series, bucket.start - bucket.start % width)
+        for start, members in groupby(
+            buckets, key=lambda bucket: bucket.start - bucket.start % width
         )
     ]
 
