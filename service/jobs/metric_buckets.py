@@ -256,7 +256,7 @@ def _read_ranges(
     levels = sum(level > 0 for level, *_ in ranges)
     statement = _select_ranges(levels, has_points=levels < len(ranges))
     by_series: dict[str, list[_Row]] = {}
-    for row in session.connection().execute(statement, params):
+    for row in session.connection().execute(statement, params).all():
         by_series.setdefault(row[0], []).append(row)
     for rows in by_series.values():
         rows.sort(key=_START)
