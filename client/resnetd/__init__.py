@@ -37,6 +37,8 @@ from resnetd.errors import (
     UnexpectedResponse as UnexpectedResponse,
 )
 from resnetd.models import (
+    AnalysisJob as AnalysisJob,
+    AnalysisResult as AnalysisResult,
     Attempt as Attempt,
     AttemptState as AttemptState,
     Blame as Blame,
@@ -71,6 +73,7 @@ from resnetd.models import (
     SampleStatistics as SampleStatistics,
     Scale as Scale,
     Recipe as Recipe,
+    ResultTable as ResultTable,
     Search as Search,
     SearchEndReason as SearchEndReason,
     SearchState as SearchState,

@@ -5,6 +5,7 @@ from typing import Self
 import httpx
 
 from resnetd import config
+from resnetd.analyses import Analyses
 from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
 from resnetd.jobs import Jobs
@@ -30,6 +31,7 @@ class Client:
     Attributes:
         jobs: submit, find, follow jobs and act on them.
         submit: a shortcut for `jobs.submit`.
+        analyses: analyses of checkpoints of finished jobs.
         searches: hyper-parameter searches.
         studies: networks over seeds, with reports beside the paper's numbers.
         comparisons: two specs over paired seeds.
@@ -58,6 +60,7 @@ class Client:
         )
         self.jobs = Jobs(self._api)
         self.submit = self.jobs.submit
+        self.analyses = Analyses(self._api)
         self.searches = Searches(self._api)
         self.studies = Studies(self._api)
         self.comparisons = Comparisons(self._api)

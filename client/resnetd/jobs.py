@@ -105,6 +105,7 @@ class Jobs(RunResource[Job]):
         self,
         *,
         state: str | Sequence[str] = (),
+        kind: str | Sequence[str] = (),
         dataset: str | None = None,
         tag: str | Sequence[str] = (),
         name: str | None = None,
@@ -118,6 +119,7 @@ class Jobs(RunResource[Job]):
 
         Args:
             state: one or several; a job is in any of them. Default: all.
+            kind: `training`, or kinds of analyses. Default: all.
             dataset: the name of the dataset.
             tag: one or several; a job has all of them.
             name: a part of the job's name.
@@ -133,6 +135,7 @@ class Jobs(RunResource[Job]):
         """
         filters = drop_empty(
             state=as_list(state),
+            kind=as_list(kind),
             dataset=dataset,
             tag=as_list(tag),
             name=name,

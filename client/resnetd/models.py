@@ -295,6 +295,36 @@ class Job(Record, frozen=True):
         return _is_held_by_service(self)
 
 
+class AnalysisJob(Record, frozen=True):
+    """An analysis of a job's checkpoint. `numbers` is None before it has a result."""
+
+    job_id: str
+    name: str
+    kind: str
+    state: JobState
+    checkpoint_id: str
+    iteration: int
+    dataset: str = ""
+    analysis: dict[str, Any] = {}
+    numbers: dict[str, float | None] | None = None
+
+
+class ResultTable(Record, frozen=True):
+    """Each row has a cell for each column; None: not a finite number, or none."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int | float | str | None, ...], ...]
+
+
+class AnalysisResult(Record, frozen=True):
+    """What an analysis found; errors in percent. `notes`: which images were used, and how."""
+
+    numbers: dict[str, float | None]
+    tables: tuple[ResultTable, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Event(Record, frozen=True):
     """`number` counts the events of a job from 1; it is None for progress."""
 

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 import resnetd
-from resnetd import catalog, jobs, models, searches, studies, webhooks
+from resnetd import analyses, catalog, jobs, models, searches, studies, webhooks
 from resnetd import client as client_module
 from tests.client.service import Service
+from tests.support.analyses import finish_analysis, finish_training
 from tests.support.api import TOKEN
 from tests.support.searching import Searching
 
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
-_MODULES = (resnetd, client_module, jobs, searches, studies, webhooks, catalog)
+_MODULES = (resnetd, client_module, jobs, analyses, searches, studies, webhooks, catalog)
 _EXAMPLES = [
     test for module in _MODULES for test in doctest.DocTestFinder().find(module) if test.examples
 ]
@@ -39,6 +40,7 @@ def test_an_example_prints_what_it_says(
 ) -> None:
     assert example.docstring is not None
     objects: dict[str, Callable[[], Any]] = {
+        "analysed": lambda: _analysed_job(service, client),
         "finished": lambda: _finished_job(service, client),
         "search": lambda: _search(service, client),
         "study": lambda: client.studies.submit("fig1", seeds=1),
@@ -65,6 +67,14 @@ def _finished_job(service: Service, client: resnetd.Client) -> models.Job:
     training.save(20, test_error=2.5)
     training.finish()
     return client.jobs.get(training.job_id)
+
+
+def _analysed_job(service: Service, client: resnetd.Client) -> models.Job:
+    """A finished analysis."""
+    source = finish_training(service.core)
+    submitted = client.analyses.submit(source, "layer-responses")
+    finish_analysis(service.core)
+    return client.jobs.get(submitted.id)
 
 
 def _search(service: Service, client: resnetd.Client) -> models.Search:

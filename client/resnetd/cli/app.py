@@ -11,6 +11,7 @@ import httpx
 import typer
 
 from resnetd.cli import (
+    analysis_commands,
     exit_codes,
     job_commands,
     messages,
@@ -30,6 +31,7 @@ app = typer.Typer(
     epilog="Example: resnetd submit --depth 20 --shortcut A --dataset digits --watch",
 )
 app.add_typer(job_commands.commands)
+app.add_typer(analysis_commands.commands)
 app.add_typer(search_commands.commands, name="search")
 app.add_typer(study_commands.commands, name="study")
 app.add_typer(webhook_commands.commands, name="webhook")

@@ -154,6 +154,10 @@ def ps(
     dataset: Annotated[str | None, typer.Option(help="Trained on this dataset.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="With all of these; repeatable.")] = None,
     name: Annotated[str | None, typer.Option(help="Part of the name.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="training, or a kind of analysis; repeatable. Default: all."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
     is_unlimited: Annotated[bool, typer.Option("--all", help="List all jobs.")] = False,
     output: OutputOption = Output.TEXT,
@@ -163,7 +167,12 @@ def ps(
     cut = None if is_unlimited else limit
     found = list(
         session.client.jobs.list(
-            state=state or (), dataset=dataset, tag=tag or (), name=name, limit=cut and cut + 1
+            state=state or (),
+            kind=kind or (),
+            dataset=dataset,
+            tag=tag or (),
+            name=name,
+            limit=cut and cut + 1,
         )
     )
     jobs = found[:cut]
@@ -375,12 +384,19 @@ def _watch(
     session: Session, jobs: list[Job], output: Output, *, timeout_seconds: float | None = None
 ) -> None:
     """Ends the command with the exit code of the outcome."""
+    ended = watch_jobs(session, jobs, output, timeout_seconds=timeout_seconds)
+    raise typer.Exit(exit_codes.of_jobs(ended))
+
+
+def watch_jobs(
+    session: Session, jobs: list[Job], output: Output, *, timeout_seconds: float | None = None
+) -> list[Job]:
+    """The jobs when they have ended."""
     ids = " ".join(job.id for job in jobs)
     console = session.console
     screen = JsonScreen(console) if output is Output.JSON else screen_for(console)
     with _detachable(jobs, f"resnetd watch {ids}"):
-        ended = watch(session.client.jobs, jobs, screen, timeout_seconds=timeout_seconds)
-    raise typer.Exit(exit_codes.of_jobs(ended))
+        return watch(session.client.jobs, jobs, screen, timeout_seconds=timeout_seconds)
 
 
 @contextmanager

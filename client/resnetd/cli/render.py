@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from resnetd.models import (
+    AnalysisJob,
+    AnalysisResult,
     Attempt,
     Checkpoint,
     Cluster,
@@ -139,6 +141,38 @@ def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:
             for row in rows
         ),
     )
+
+
+def analyses(rows: Iterable[AnalysisJob]) -> Table:
+    return _table(
+        ("id", "kind", "state", "iteration", "dataset", "result"),
+        (
+            (
+                row.job_id,
+                row.kind,
+                row.state,
+                row.iteration,
+                row.dataset,
+                ", ".join(f"{name} {_value(value)}" for name, value in (row.numbers or {}).items()),
+            )
+            for row in rows
+        ),
+    )
+
+
+def analysis(result: AnalysisResult) -> list[RenderableType]:
+    """Its numbers, its tables, and how they were measured."""
+    parts: list[RenderableType] = [
+        _sheet([(name.replace("_", " "), _value(value)) for name, value in result.numbers.items()])
+    ]
+    for table in result.tables:
+        rows = ([_cell_of(cell) for cell in row] for row in table.rows)
+        parts += ["", _table([name.replace("_", " ") for name in table.columns], rows)]
+    return [*parts, "", *(printable(note) for note in result.notes)]
+
+
+def _cell_of(cell: float | str | None) -> object:
+    return _value(cell) if isinstance(cell, float) or cell is None else cell
 
 
 def searches(rows: Iterable[Search]) -> Table:
@@ -381,6 +415,7 @@ def outcome(ended: Job) -> str:
 def _fields_of_job(shown: Job, now: datetime) -> Iterator[tuple[str, object]]:
     recipe = shown.spec.get("recipe")
     yield from (("id", shown.id), ("name", shown.name), ("network", shown.network))
+    yield "kind", None if shown.kind == "training" else shown.kind
     yield "state", shown.state
     if shown.stop_requested is not None:
         yield shown.stop_requested, "requested; at its next step"
