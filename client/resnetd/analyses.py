@@ -31,7 +31,8 @@ class Analyses(Resource):
 
         Args:
             job_id: the job to analyse.
-            kind: `evaluation` or `layer-responses`.
+            kind: `evaluation`, `layer-responses`, `lesion`, `path-gradients`, `loss-landscape`,
+                `interpolation`, `trajectory`, `layer-statistics` or `deepened-twin`.
             parameters: of the kind, such as `test_time_augmentation`.
             checkpoint: the `best`, the `newest`, or an id.
             dataset: other images of the same classes. Default: the job's.

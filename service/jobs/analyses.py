@@ -15,7 +15,14 @@ from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import records, submission
 from service.specs.analysis_request import AnalysisRequest
 from service.specs.analysis_result import AnalysisResult
-from service.specs.analysis_spec import TRAINING
+from service.specs.analysis_spec import (
+    TRAINING,
+    AnalysisSpec,
+    DeepenedTwinSpec,
+    LayerStatisticsSpec,
+    OtherCheckpoint,
+    TrajectorySpec,
+)
 from service.specs.job_spec import JobSpec, Resources, StartMode, parse_job_spec
 from service.storage import idempotency
 from service.storage.idempotency import IdempotencyKey, Operation, Submission
@@ -90,13 +97,35 @@ def make_spec(session: Session, request: AnalysisRequest) -> JobSpec:
             "checkpoint": request.checkpoint,
             "mode": StartMode.WEIGHTS,
         },
-        "analysis": request.analysis.model_dump(mode="json"),
+        "analysis": _complete_analysis(request, source).model_dump(mode="json"),
         "resources": resources.model_dump(mode="json"),
         "priority": request.priority,
         "tags": request.tags,
     }
     changed = {"dataset": request.dataset, "seed": request.seed, "name": request.name}
     return parse_job_spec(document | {k: v for k, v in changed.items() if v is not None})
+
+
+def _complete_analysis(request: AnalysisRequest, source: JobSpec) -> AnalysisSpec:
+    """With the further checkpoints that its kind uses by default."""
+    analysis = request.analysis
+    others: tuple[OtherCheckpoint, ...] = ()
+    if isinstance(analysis, TrajectorySpec | LayerStatisticsSpec):
+        others = (OtherCheckpoint(job=request.job, checkpoint="all"),)
+        _require_own_checkpoints(request)
+    elif isinstance(analysis, DeepenedTwinSpec) and analysis.depth is None:
+        start = source.start_from
+        if start is not None and start.job is not None and start.mode is StartMode.DEEPEN:
+            others = (OtherCheckpoint(job=start.job, checkpoint=start.checkpoint),)
+    return analysis if analysis.others else analysis.model_copy(update={"others": others})
+
+
+def _require_own_checkpoints(request: AnalysisRequest) -> None:
+    for index, other in enumerate(request.analysis.others):
+        if other.job != request.job:
+            message = f"must be {request.job}, the job to analyse; received {other.job}"
+            field_error = FieldError(pointer=f"/analysis/others/{index}/job", message=message)
+            raise InvalidInput("checkpoints must be of one job", field_errors=(field_error,))
 
 
 def list_analyses(session: Session, job_id: str) -> list[AnalysisJob]:

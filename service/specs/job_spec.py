@@ -398,8 +398,11 @@ class JobSpec(Spec):
                 "not divided among workers"
             )
         recipe: Recipe | None = info.data.get("recipe")
-        problem = recipe and analysis_spec.find_analysis_problem(analysis, recipe)
-        if problem:
+        network = _find_architecture(info.data)
+        if recipe is None or network is None:
+            return analysis
+        problem = analysis_spec.find_analysis_problem(analysis, recipe, network)
+        if problem is not None:
             raise ValueError(problem)
         return analysis
 

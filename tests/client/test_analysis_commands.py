@@ -33,6 +33,18 @@ def test_an_analysis_is_submitted_listed_and_shown(service: Service, command: Co
     assert job_id not in command.out
 
 
+def test_an_interpolation_names_the_checkpoint_where_it_ends(
+    service: Service, command: Command
+) -> None:
+    source, other = finish_training(service.core), finish_training(service.core)
+    line = ("analyse", source, "interpolation", "--other")
+    assert command(*line, f"{other}:newest", "-o", "json") == 0
+    [found] = json.loads(command.out)["spec"]["analysis"]["others"]
+    assert found["job"] == other
+    assert command("analyse", source, "interpolation") == 2
+    assert "others" in command.err
+
+
 def test_a_figure_waits_for_the_result(service: Service, command: Command) -> None:
     source = finish_training(service.core)
     waiting = threading.Thread(target=_finish_when_submitted, args=(service,))

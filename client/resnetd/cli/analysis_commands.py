@@ -24,12 +24,22 @@ FigureOption = Annotated[
 def analyse(
     context: typer.Context,
     job_id: JobId,
-    kind: Annotated[str, typer.Argument(help="evaluation or layer-responses.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="evaluation, layer-responses, lesion, path-gradients, loss-landscape, "
+            "interpolation, trajectory, layer-statistics or deepened-twin."
+        ),
+    ],
     *,
     settings: SettingsOption = None,
     checkpoint: Annotated[str, typer.Option(help="best, newest, or its id.")] = "best",
     dataset: Annotated[
         str | None, typer.Option(help="Other images of the same classes. Default: the job's.")
+    ] = None,
+    other: Annotated[
+        str | None,
+        typer.Option(metavar="JOB[:CHECKPOINT]", help="Where an interpolation ends."),
     ] = None,
     priority: Annotated[int, typer.Option(help="0 to 100; higher runs first.")] = 50,
     is_watched: Annotated[
@@ -43,6 +53,10 @@ def analyse(
     with spec_input.usage_errors():
         parameters = spec_input.read_spec(None, settings)
         figure_format = _figure_format(figure)
+    if other is not None:
+        other_id, _, other_checkpoint = other.partition(":")
+        found = session.client.jobs.find(other_id).id
+        parameters["others"] = [{"job": found, "checkpoint": other_checkpoint or "best"}]
     job = session.client.analyses.submit(
         session.client.jobs.find(job_id).id,
         kind,

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from service.errors import Conflict, InvalidInput, NotFound
 from service.execution import attempts
-from service.jobs import analyses, lineage, records, retention
+from service.jobs import analyses, checkpoints, lineage, records, retention
 from service.jobs.records import JobFilter
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.specs.analysis_request import AnalysisRequest
@@ -230,3 +230,61 @@ def test_a_kind_that_uses_one_checkpoint_refuses_others(core: Core) -> None:
     analysis = EVALUATION | {"others": [{"job": "0" * 16}]}
     with pytest.raises(ValidationError, match="uses none, received 1"):
         submit_analysis(core, "0" * 16, analysis=analysis)
+
+
+def _list_others(core: Core, job_id: str) -> list[tuple[str, int]]:
+    """Job and iteration of the further checkpoints."""
+    found = []
+    with core.database.reading() as session:
+        for other in core.job(job_id).spec["analysis"]["others"]:
+            checkpoint = checkpoints.find_checkpoint(session, other["job"], other["checkpoint"])
+            found.append((checkpoint.job_id, checkpoint.iteration))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "layer-statistics"])
+def test_an_analysis_over_time_has_all_checkpoints_of_its_job_alone(core: Core, kind: str) -> None:
+    source, other = finish_training(core), finish_training(core)
+    analysis = submit_analysis(core, source, analysis={"kind": kind})
+    assert _list_others(core, analysis) == [(source, 100), (source, 200)]
+    others = [{"job": source, "checkpoint": "best"}]
+    analysis = submit_analysis(core, source, analysis={"kind": kind, "others": others})
+    assert _list_others(core, analysis) == [(source, 100)]
+    with pytest.raises(InvalidInput) as caught:
+        submit_analysis(core, source, analysis={"kind": kind, "others": [{"job": other}]})
+    [error] = caught.value.field_errors
+    assert (error.pointer, error.message) == (
+        "/analysis/others/0/job",
+        f"must be {source}, the job to analyse; received {other}",
+    )
+
+
+def test_a_deepened_job_is_compared_with_the_checkpoint_that_it_started_from(core: Core) -> None:
+    source = finish_training(core, depth=8)
+    start = {"job": source, "checkpoint": "best", "mode": "deepen"}
+    deepened = finish_training(core, depth=20, start_from=start)
+    analysis = submit_analysis(core, deepened, analysis={"kind": "deepened-twin"})
+    assert _list_others(core, analysis) == [(source, 100)]
+    analysis = submit_analysis(core, source, analysis={"kind": "deepened-twin", "depth": 20})
+    assert _list_others(core, analysis) == []
+
+
+@pytest.mark.parametrize(
+    ("analysis", "message"),
+    [
+        ({"kind": "path-gradients"}, "needs a network with shortcuts; plain-20 has a single path"),
+        ({"kind": "interpolation"}, "needs the checkpoint at the other end of the line in others"),
+        ({"kind": "interpolation", "first": 1, "last": 0}, "first must be less than last"),
+        ({"kind": "deepened-twin"}, "needs depth, unless the job was deepened"),
+        ({"kind": "deepened-twin", "depth": 21}, "depth must be 6n+2, received 21"),
+        ({"kind": "deepened-twin", "depth": 14}, "plain-14 is not deeper than plain-20"),
+    ],
+)
+def test_an_analysis_that_has_no_meaning_for_the_network_is_refused(
+    core: Core, analysis: dict[str, Any], message: str
+) -> None:
+    source = finish_training(core, depth=20, shortcut="none")
+    with pytest.raises((InvalidInput, ValidationError)) as caught:
+        submit_analysis(core, source, analysis=analysis)
+    errors = caught.value.field_errors if isinstance(caught.value, InvalidInput) else ()
+    assert message in " ".join([str(caught.value), *(error.message for error in errors)])

@@ -1502,7 +1502,7 @@ export interface components {
              */
             checkpoint: string;
             /** Analysis */
-            analysis: components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"];
+            analysis: components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"];
             /** Dataset */
             dataset?: string | null;
             resources?: components["schemas"]["Resources"] | null;
@@ -1989,6 +1989,35 @@ export interface components {
             } | null;
         };
         /**
+         * DeepenedTwinSpec
+         * @description Whether a deeper network computes what the shallower one does that it was built from.
+         *
+         *     Of a job that started with `start_from.mode: deepen`: before and after its training. Of another
+         *     job: of the network of `depth` that would be built from it.
+         */
+        DeepenedTwinSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "deepened-twin";
+            /** Depth */
+            depth?: number | null;
+            /**
+             * Split
+             * @default test
+             * @enum {string}
+             */
+            split: "train" | "validation" | "test";
+            /** Images */
+            images?: number | null;
+        };
+        /**
          * DefinitionList
          * @description Definitions that the service has.
          */
@@ -2391,6 +2420,48 @@ export interface components {
                 [key: string]: number;
             };
         };
+        /**
+         * InterpolationSpec
+         * @description Losses on the line through two checkpoints of one network (Goodfellow et al. 2015).
+         */
+        InterpolationSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "interpolation";
+            /**
+             * Split
+             * @default train
+             * @enum {string}
+             */
+            split: "train" | "validation" | "test";
+            /**
+             * Images
+             * @default 1000
+             */
+            images: number | null;
+            /**
+             * Steps
+             * @default 41
+             */
+            steps: number;
+            /**
+             * First
+             * @default -0.5
+             */
+            first: number;
+            /**
+             * Last
+             * @default 1.5
+             */
+            last: number;
+        };
         /** JobBatch */
         JobBatch: {
             /** Jobs */
@@ -2512,7 +2583,7 @@ export interface components {
             after: components["schemas"]["Dependency"][];
             start_from?: components["schemas"]["StartFrom"] | null;
             /** Analysis */
-            analysis?: (components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"]) | null;
+            analysis?: (components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"]) | null;
             /**
              * @default {
              *       "keep_best": 1,
@@ -2679,6 +2750,82 @@ export interface components {
             /** Images */
             images?: number | null;
         };
+        /**
+         * LayerStatisticsSpec
+         * @description Gradient norms and batch normalization of each layer, at the kept checkpoints.
+         */
+        LayerStatisticsSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "layer-statistics";
+            /**
+             * Split
+             * @default train
+             * @enum {string}
+             */
+            split: "train" | "validation" | "test";
+            /**
+             * Images
+             * @default 512
+             */
+            images: number | null;
+            /**
+             * Near Zero
+             * @default 0.01
+             */
+            near_zero: number;
+        };
+        /**
+         * LesionSpec
+         * @description Errors after parts of the network are dropped, repeated or reordered (Veit et al. 2016).
+         *
+         *     Parts are residual blocks, whose shortcuts stay; in a plain network, convolutions.
+         */
+        LesionSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "lesion";
+            /**
+             * Split
+             * @default test
+             * @enum {string}
+             */
+            split: "train" | "validation" | "test";
+            /**
+             * Images
+             * @default 1000
+             */
+            images: number | null;
+            /**
+             * Max Deleted
+             * @default 20
+             */
+            max_deleted: number;
+            /**
+             * Max Pairs
+             * @default 10
+             */
+            max_pairs: number;
+            /**
+             * Samples
+             * @default 5
+             */
+            samples: number;
+        };
         /** LineageJobView */
         LineageJobView: {
             /** Id */
@@ -2748,6 +2895,49 @@ export interface components {
              * @description as `after`, continues
              */
             next: number;
+        };
+        /**
+         * LossLandscapeSpec
+         * @description Losses around the weights, in filter-normalized random directions (Li et al. 2018).
+         */
+        LossLandscapeSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "loss-landscape";
+            /**
+             * Split
+             * @default train
+             * @enum {string}
+             */
+            split: "train" | "validation" | "test";
+            /**
+             * Images
+             * @default 512
+             */
+            images: number | null;
+            /**
+             * Dimensions
+             * @default 2
+             * @enum {integer}
+             */
+            dimensions: 1 | 2;
+            /**
+             * Steps
+             * @default 21
+             */
+            steps: number;
+            /**
+             * Extent
+             * @default 1
+             */
+            extent: number;
         };
         /**
          * LrSchedule
@@ -3010,6 +3200,35 @@ export interface components {
             sha256: string;
             /** Size Bytes */
             size_bytes: number;
+        };
+        /**
+         * PathGradientsSpec
+         * @description Gradients that reach the images through paths of each length (Veit et al. 2016).
+         *
+         *     A path takes the branch or the shortcut of each residual block; its length counts branches.
+         */
+        PathGradientsSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "path-gradients";
+            /**
+             * Split
+             * @default train
+             * @enum {string}
+             */
+            split: "train" | "validation" | "test";
+            /**
+             * Images
+             * @default 256
+             */
+            images: number | null;
         };
         /**
          * PlanView
@@ -4116,6 +4335,40 @@ export interface components {
             test_top5_error?: number | null;
             /** Validation Error */
             validation_error?: number | null;
+        };
+        /**
+         * TrajectorySpec
+         * @description The kept checkpoints on the plane of most of their variance, and losses on it.
+         *
+         *     Li et al. 2018, section 7.
+         */
+        TrajectorySpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "trajectory";
+            /**
+             * Split
+             * @default train
+             * @enum {string}
+             */
+            split: "train" | "validation" | "test";
+            /**
+             * Images
+             * @default 512
+             */
+            images: number | null;
+            /**
+             * Steps
+             * @default 21
+             */
+            steps: number;
         };
         /**
          * TrialEvaluation

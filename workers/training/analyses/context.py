@@ -3,17 +3,30 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from service.specs.job_spec import JobSpec
 from service.states import LogLevel, StopReason
+from workers.training.analyses import measuring
 from workers.training.analyses.analysed_network import AnalysedNetwork
-from workers.training.data.data_source import DataSource
+from workers.training.analyses.measuring import ImageSubset, NotAnalysable
+from workers.training.data.data_source import DataSource, EvaluationSplit
 from workers.training.distributed import RankGroup
 from workers.training.observers import Observer, Progress
 
 _PROGRESS_SECONDS = 1.0
+
+
+class DrawsImages(Protocol):
+    """The spec of an analysis that draws images of a split."""
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def images(self) -> int | None: ...
 
 
 class AnalysisStopped(Exception):
@@ -44,6 +57,25 @@ class AnalysisContext:
     def seed(self) -> int:
         return self.spec.seed
 
+    def load_images(self, spec: DrawsImages) -> ImageSubset:
+        """The images that the spec of an analysis asks for."""
+        split = EvaluationSplit(spec.split)
+        return measuring.load_subset(self.source, split, count=spec.images, seed=self.seed)
+
+    def list_checkpoints(self, *, most: int | None = None) -> dict[int, dict[str, Tensor]]:
+        """The state_dicts of `others` by iteration, at most as many, from the first to the last.
+
+        NotAnalysable if they are of two networks.
+        """
+        count = len(self.networks) - 1
+        chosen = range(count) if most is None else spread_evenly(count, most)
+        others = [self.networks[1 + index] for index in chosen]
+        labels = {network.spec.architecture.label for network in others}
+        if len(labels) > 1:
+            received = ", ".join(sorted(labels))
+            raise NotAnalysable(f"checkpoints must be of one network, received {received}")
+        return {network.iteration: network.model.state_dict() for network in others}
+
     def advance(self, done: int, total: int) -> None:
         """Called between steps, of which `done` of `total` are done. May raise AnalysisStopped."""
         requested = self.observer.stop_requested
@@ -56,3 +88,16 @@ class AnalysisContext:
 
     def log(self, message: str) -> None:
         self.observer.on_log(LogLevel.INFO, message)
+
+
+def spread_evenly(count: int, most: int) -> list[int]:
+    """Up to `most` of the numbers below `count`, with the first and the last.
+
+    >>> spread_evenly(9, 3)
+    [0, 4, 8]
+    """
+    if count <= most:
+        return list(range(count))
+    if most == 1:
+        return [count - 1]
+    return [round(step * (count - 1) / (most - 1)) for step in range(most)]

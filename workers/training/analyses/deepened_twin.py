@@ -12,10 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from service.specs.analysis_result import AnalysisResult, ResultTable
+from service.specs.analysis_spec import DeepenedTwinSpec
+from service.specs.job_spec import JobSpec
 from workers.training import precision
 from workers.training.analyses import measuring
+from workers.training.analyses.analysed_network import AnalysedNetwork
+from workers.training.analyses.context import AnalysisContext
 from workers.training.analyses.measuring import ImageSubset, ReportProgress
 from workers.training.metric_sums import Means
+from workers.training.models import deepen, resnet, weight_init
+from workers.training.models.resnet import ResNet
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,63 @@ class TwinResult:
     means: Means
     max_logit_difference: float
     agreement: float
+
+
+def analyse(context: AnalysisContext, spec: DeepenedTwinSpec) -> AnalysisResult:
+    """Of a job that started from a shallower network, or of one that has not been deepened yet."""
+    images = context.load_images(spec)
+    twins: dict[str, nn.Module] = {}
+    if spec.depth is None:
+        trained, shallow = context.networks
+        twins["before_training"] = _build_twin(context, shallow, trained.spec)
+        twins["after_training"] = trained.model
+    else:
+        (shallow,) = context.networks
+        deep = shallow.spec.model_copy(update={"depth": spec.depth})
+        twins["before_training"] = _build_twin(context, shallow, deep)
+    means, found = compare_twins(shallow.model, twins, images, report=context.advance)
+    before = found["before_training"]
+    return AnalysisResult(
+        numbers={
+            "error_of_shallow": means.error,
+            "error_before_training": before.means.error,
+            "max_logit_difference": measuring.finite(before.max_logit_difference),
+        },
+        tables=[
+            ResultTable(
+                name="networks",
+                columns=["network", "error", "loss", "max_logit_difference", "agreement"],
+                rows=[
+                    ["shallow", *measuring.list_means(means), 0.0, 100.0],
+                    *(
+                        [
+                            name,
+                            *measuring.list_means(twin.means),
+                            measuring.finite(twin.max_logit_difference),
+                            twin.agreement,
+                        ]
+                        for name, twin in found.items()
+                    ),
+                ],
+            )
+        ],
+        notes=[
+            f"errors on {images.describe(context.spec.dataset, context.seed)}",
+            f"the shallow network is {shallow.spec.network} at iteration {shallow.iteration:,}",
+            "differences and agreement in percent are to it",
+        ],
+    )
+
+
+def _build_twin(context: AnalysisContext, shallow: AnalysedNetwork, deep: JobSpec) -> nn.Module:
+    """As a job of that spec begins that starts from the shallow network's weights."""
+    twin = resnet.build_network(deep, len(shallow.class_names))
+    assert isinstance(twin, ResNet), "checked at submission"
+    twin = twin.to(context.device)
+    images_NCHW = weight_init.load_statistics_images(deep, context.source, context.ranks)
+    weights = shallow.model.state_dict()
+    deepen.deepen_network(twin, weights, shallow.spec.architecture, images_NCHW)
+    return twin
 
 
 def compare_twins(

@@ -3,17 +3,34 @@
 He et al. 2015, section 4.1, say that gradients of plain networks "exhibit healthy norms with BN".
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from service.specs.analysis_result import MAX_CELLS, AnalysisResult, ResultTable
+from service.specs.analysis_spec import LayerStatisticsSpec
+from service.text import count_of
 from workers.training import precision
 from workers.training.analyses import measuring
+from workers.training.analyses.context import AnalysisContext
 from workers.training.analyses.measuring import ImageSubset, ReportProgress
+
+_WEIGHT_COLUMNS = ["iteration", "layer", "name", "gradient_norm", "weight_norm"]
+_NORM_COLUMNS = [
+    "iteration",
+    "layer",
+    "name",
+    "running_mean",
+    "running_variance",
+    "scale",
+    "share_near_zero",
+]
 
 
 @dataclass(frozen=True)
@@ -42,12 +59,76 @@ class NormStatistics:
     share_near_zero: float
 
 
+_Row = TypeVar("_Row", WeightStatistics, NormStatistics)
+
+
 @dataclass(frozen=True)
 class LayerStatistics:
     """In the order of the iterations, and of the layers in the network."""
 
     weights: list[WeightStatistics]
     norms: list[NormStatistics]
+
+
+def analyse(context: AnalysisContext, spec: LayerStatisticsSpec) -> AnalysisResult:
+    model, batch_size = context.networks[0].model, context.spec.recipe.batch_size
+    checkpoints = context.list_checkpoints(most=MAX_CELLS // _count_cells(model))
+    images = context.load_images(spec).in_batches_of(batch_size)
+    found = measure_layers(
+        model,
+        checkpoints,
+        images,
+        near_zero=spec.near_zero,
+        report=context.advance,
+    )
+    last = max(row.iteration for row in found.weights)
+    norms = [row.gradient_norm for row in found.weights if row.iteration == last]
+    return AnalysisResult(
+        numbers={
+            "checkpoints": len({row.iteration for row in found.weights}),
+            "min_gradient_norm": measuring.finite(min(norms)),
+            "max_gradient_norm": measuring.finite(max(norms)),
+        },
+        tables=[
+            ResultTable(
+                name="weights",
+                columns=_WEIGHT_COLUMNS,
+                rows=[
+                    [
+                        row.iteration,
+                        number,
+                        row.layer,
+                        measuring.finite(row.gradient_norm),
+                        row.weight_norm,
+                    ]
+                    for number, row in _number(found.weights)
+                ],
+            ),
+            ResultTable(
+                name="batch_norm",
+                columns=_NORM_COLUMNS,
+                rows=[
+                    [
+                        row.iteration,
+                        number,
+                        row.layer,
+                        row.running_mean,
+                        row.running_variance,
+                        row.scale,
+                        row.share_near_zero,
+                    ]
+                    for number, row in _number(found.norms)
+                ],
+            ),
+        ],
+        notes=[
+            f"{len(checkpoints)} of {count_of(len(context.networks) - 1, 'checkpoint')}",
+            f"gradients of the mean loss of {images.describe(context.spec.dataset, context.seed)}",
+            f"each {batch_size:,} are normalized with their own statistics",
+            "running mean and scale are means of absolute values",
+            f"near zero: below {spec.near_zero:g}",
+        ],
+    )
 
 
 def measure_layers(
@@ -128,3 +209,17 @@ def _describe_weights(
         )
         for name, weight, gradient in zip(layers, weights, gradients, strict=True)
     ]
+
+
+def _count_cells(model: nn.Module) -> int:
+    """Of the tables, for a checkpoint."""
+    modules = list(model.modules())
+    weights = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in modules)
+    norms = sum(isinstance(module, _BatchNorm) for module in modules)
+    return len(_WEIGHT_COLUMNS) * weights + len(_NORM_COLUMNS) * norms
+
+
+def _number(rows: Sequence[_Row]) -> Iterator[tuple[int, _Row]]:
+    """Layers from 1 on, anew at each iteration."""
+    for _, group in groupby(rows, key=lambda row: row.iteration):
+        yield from enumerate(group, start=1)

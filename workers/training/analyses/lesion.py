@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.catalog.architectures import Shortcut
+from service.specs.analysis_result import AnalysisResult, ResultTable
+from service.specs.analysis_spec import LesionSpec
 from workers.training.analyses import measuring
+from workers.training.analyses.context import AnalysisContext
 from workers.training.analyses.measuring import ImageSubset, ReportProgress
 from workers.training.data import sampling
 from workers.training.data.sampling import Purpose
@@ -54,6 +57,68 @@ class LesionResult:
     lesion: Lesion
     means: Means | None
     kendall_tau: float
+
+
+def analyse(context: AnalysisContext, spec: LesionSpec) -> AnalysisResult:
+    images = context.load_images(spec)
+    results = study_lesions(
+        context.networks[0].model,
+        images,
+        max_deleted=spec.max_deleted,
+        max_pairs=spec.max_pairs,
+        samples=spec.samples,
+        seed=context.seed,
+        report=context.advance,
+    )
+    by_kind = {kind: [row for row in results if row.lesion.kind is kind] for kind in LesionKind}
+    (intact,) = by_kind[LesionKind.NONE]
+    errors = [row.means.error for row in by_kind[LesionKind.DROP] if row.means is not None]
+    return AnalysisResult(
+        numbers={
+            "error": measuring.list_means(intact.means)[0],
+            "mean_error_of_one_dropped": sum(errors) / len(errors) if errors else None,
+            "max_error_of_one_dropped": max(errors, default=None),
+        },
+        tables=[
+            ResultTable(
+                name=name,
+                columns=["part", "error", "loss"],
+                rows=[
+                    [*row.lesion.parts, *measuring.list_means(row.means)] for row in by_kind[kind]
+                ],
+            )
+            for name, kind in (("dropped", LesionKind.DROP), ("repeated", LesionKind.REPEAT))
+        ]
+        + [
+            ResultTable(
+                name="deleted",
+                columns=["parts", "sample", "error", "loss"],
+                rows=[
+                    [len(row.lesion.parts), row.lesion.sample, *measuring.list_means(row.means)]
+                    for row in by_kind[LesionKind.DELETE]
+                ],
+            ),
+            ResultTable(
+                name="swapped",
+                columns=["pairs", "sample", "kendall_tau", "error", "loss"],
+                rows=[
+                    [
+                        len(row.lesion.parts) // 2,
+                        row.lesion.sample,
+                        row.kendall_tau,
+                        *measuring.list_means(row.means),
+                    ]
+                    for row in by_kind[LesionKind.SWAP]
+                ],
+            ),
+        ],
+        notes=[
+            f"errors on {images.describe(context.spec.dataset, context.seed)}",
+            "batch norm statistics are those of the checkpoint",
+            "of a dropped residual block the shortcut stays",
+            "a layer of a plain network that changes the shape is not dropped",
+        ],
+    )
 
 
 def study_lesions(

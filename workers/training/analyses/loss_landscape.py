@@ -8,13 +8,17 @@ statistics stay those of the network. Between two networks they are interpolated
 Shapes: X, Y points of the two axes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from service.specs.analysis_result import AnalysisResult, ResultTable
+from service.specs.analysis_spec import InterpolationSpec, LossLandscapeSpec
 from workers.training.analyses import measuring
+from workers.training.analyses.context import AnalysisContext
 from workers.training.analyses.measuring import ImageSubset, NotAnalysable, ReportProgress
 from workers.training.data import sampling
 from workers.training.data.sampling import Purpose
@@ -22,6 +26,8 @@ from workers.training.metric_sums import Means
 
 Direction = Mapping[str, Tensor]
 """A displacement of each parameter, by name."""
+
+PLANE = 2  # dimensions
 
 # As in the authors' code: a filter of zeros has a direction of zeros.
 _LEAST_NORM = 1e-10
@@ -34,6 +40,68 @@ class Surface:
     xs: Sequence[float]
     ys: Sequence[float]
     means_YX: Sequence[Sequence[Means]]
+
+
+def analyse(context: AnalysisContext, spec: LossLandscapeSpec) -> AnalysisResult:
+    images, model = context.load_images(spec), context.networks[0].model
+    points = spread(-spec.extent, spec.extent, spec.steps)
+    x_direction, y_direction = (
+        draw_direction(model, seed=context.seed, number=number) for number in (0, 1)
+    )
+    surface = measure_plane(
+        model,
+        (x_direction, y_direction),
+        xs=points,
+        ys=points if spec.dimensions == PLANE else [0.0],
+        images=images,
+        report=context.advance,
+    )
+    center = measuring.measure(model, images)
+    return AnalysisResult(
+        numbers={"loss": measuring.finite(center.loss), "error": center.error},
+        tables=[make_table(surface)],
+        notes=[
+            f"losses on {images.describe(context.spec.dataset, context.seed)}",
+            f"directions are drawn with seed {context.seed} and filter-normalized",
+            "biases and batch norm do not move; batch norm statistics are those of the checkpoint",
+        ],
+    )
+
+
+def analyse_interpolation(context: AnalysisContext, spec: InterpolationSpec) -> AnalysisResult:
+    images = context.load_images(spec)
+    first, second = context.networks
+    if first.spec.architecture.label != second.spec.architecture.label:
+        raise NotAnalysable(
+            f"checkpoints must be of one network, received {first.spec.network} and "
+            f"{second.spec.network}"
+        )
+    start, end = first.model, second.model
+    xs = spread(spec.first, spec.last, spec.steps)
+    means = interpolate(
+        start, start.state_dict(), end.state_dict(), xs=xs, images=images, report=context.advance
+    )
+    ends = [measuring.measure(network, images) for network in (start, end)]
+    return AnalysisResult(
+        numbers={
+            "loss_at_0": measuring.finite(ends[0].loss),
+            "loss_at_1": measuring.finite(ends[1].loss),
+            "barrier": find_barrier(xs, means, ends),
+        },
+        tables=[
+            ResultTable(
+                name="line",
+                columns=["x", "error", "loss"],
+                rows=[
+                    [x, *measuring.list_means(found)] for x, found in zip(xs, means, strict=True)
+                ],
+            )
+        ],
+        notes=[
+            f"losses on {images.describe(context.spec.dataset, context.seed)}",
+            "weights and batch norm statistics are interpolated",
+        ],
+    )
 
 
 def draw_direction(model: nn.Module, *, seed: int, number: int) -> dict[str, Tensor]:
@@ -119,12 +187,47 @@ def interpolate(
     }:
         raise NotAnalysable("the two checkpoints have weights of different networks")
     found = []
+    # They may be the tensors of the model, which change.
+    first, last = ({name: t.clone() for name, t in state.items()} for state in (start, end))
     with measuring.restoring(model):
         for number, x in enumerate(xs):
             report(number, len(xs))
             for name, tensor in model.state_dict().items():
                 if tensor.is_floating_point():
-                    tensor.copy_(torch.lerp(start[name], end[name], x))
+                    tensor.copy_(torch.lerp(first[name], last[name], x))
             found.append(measuring.measure(model, images))
     report(len(xs), len(xs))
     return found
+
+
+def find_barrier(
+    xs: Sequence[float], means: Sequence[Means], ends: Sequence[Means]
+) -> float | None:
+    """The largest loss between 0 and 1 above the line through the losses at the ends.
+
+    Frankle et al. 2020 (arXiv:1912.05671) call networks with a barrier near 0 linearly connected.
+    """
+    start, end = (found.loss for found in ends)
+    heights = [
+        found.loss - ((1 - x) * start + x * end)
+        for x, found in zip(xs, means, strict=True)
+        if 0 <= x <= 1
+    ]
+    return measuring.finite(max(heights, default=math.nan))
+
+
+def spread(first: float, last: float, steps: int) -> list[float]:
+    """`steps` points at equal distances; of an odd number, the middle is exact."""
+    return [first + (last - first) * step / (steps - 1) for step in range(steps)]
+
+
+def make_table(surface: Surface) -> ResultTable:
+    return ResultTable(
+        name="surface",
+        columns=["x", "y", "error", "loss"],
+        rows=[
+            [x, y, *measuring.list_means(means)]
+            for y, means_X in zip(surface.ys, surface.means_YX, strict=True)
+            for x, means in zip(surface.xs, means_X, strict=True)
+        ],
+    )

@@ -1,17 +1,19 @@
-"""What all analyses share: images, the loss and error on them, and progress.
+"""What analyses share: images, the loss and error on them, and cells of tables.
 
 Shapes: N batch, C channels, H height, W width, S sums.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from service.catalog.recipes import TtaMode
+from service.text import count_of
 from workers.training import evaluation, metric_sums
 from workers.training.data import sampling
 from workers.training.data.data_source import DataSource, EvaluationSplit
@@ -43,6 +45,22 @@ class ImageSubset:
     available: int
     batches: Sequence[tuple[Tensor, Tensor]]
 
+    def in_batches_of(self, size: int) -> "ImageSubset":
+        images_NCHW, labels_N = (torch.cat(parts) for parts in zip(*self.batches, strict=True))
+        starts = range(0, self.count, size)
+        return replace(
+            self,
+            batches=[(images_NCHW[at : at + size], labels_N[at : at + size]) for at in starts],
+        )
+
+    def describe(self, dataset: str, seed: int) -> str:
+        """A note for the result of an analysis."""
+        kind = "training" if self.split is EvaluationSplit.TRAIN else self.split
+        available = count_of(self.available, f"{kind} image")
+        if self.count == self.available:
+            return f"{available} of {dataset}, not augmented"
+        return f"{self.count:,} of {available} of {dataset}, drawn with seed {seed}, not augmented"
+
 
 def load_subset(
     source: DataSource, split: EvaluationSplit, *, count: int | None, seed: int
@@ -70,6 +88,17 @@ def measure(model: nn.Module, images: ImageSubset) -> Means:
         return metric_sums.compute_means(
             evaluation.evaluate(model, batches, TtaMode.NONE, device=device)
         )
+
+
+def list_means(means: Means | None) -> list[float | None]:
+    """Error and loss as cells of a table; None where they are not finite, or not known."""
+    if means is None:
+        return [None, None]
+    return [means.error, finite(means.loss)]
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @contextmanager

@@ -20,8 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from service.catalog.architectures import Shortcut
+from service.specs.analysis_result import AnalysisResult, ResultTable
+from service.specs.analysis_spec import PathGradientsSpec
 from workers.training import precision
 from workers.training.analyses import measuring
+from workers.training.analyses.context import AnalysisContext
 from workers.training.analyses.measuring import ImageSubset, NotAnalysable, ReportProgress
 from workers.training.data import sampling
 from workers.training.data.sampling import Purpose
@@ -43,6 +46,45 @@ class PathLength:
     norm_std: float
     share: float
     total: float
+
+
+def analyse(context: AnalysisContext, spec: PathGradientsSpec) -> AnalysisResult:
+    images = context.load_images(spec)
+    lengths = measure_path_lengths(
+        context.networks[0].model, images, seed=context.seed, report=context.advance
+    )
+    total = sum(row.total for row in lengths)
+    shares = [row.total / total if total else 0.0 for row in lengths]
+    return AnalysisResult(
+        numbers={
+            "blocks": len(lengths) - 1,
+            "mean_length": sum(row.length * row.share for row in lengths),
+            "mean_length_by_gradient": sum(
+                row.length * share for row, share in zip(lengths, shares, strict=True)
+            ),
+        },
+        tables=[
+            ResultTable(
+                name="lengths",
+                columns=[
+                    "length",
+                    "samples",
+                    "gradient_norm",
+                    "gradient_norm_std",
+                    "share_of_paths",
+                    "share_of_gradient",
+                ],
+                rows=[
+                    [row.length, row.samples, row.norm_mean, row.norm_std, row.share, share]
+                    for row, share in zip(lengths, shares, strict=True)
+                ],
+            )
+        ],
+        notes=[
+            f"gradients for {images.describe(context.spec.dataset, context.seed)}",
+            "of the loss of each image, with the batch norm statistics of the checkpoint",
+        ],
+    )
 
 
 def measure_path_lengths(

@@ -11,11 +11,31 @@ from typing import assert_never
 
 from service.catalog.recipes import Precision, TtaMode
 from service.specs.analysis_result import AnalysisResult
-from service.specs.analysis_spec import AnalysisSpec, EvaluationSpec, LayerResponsesSpec
+from service.specs.analysis_spec import (
+    AnalysisSpec,
+    DeepenedTwinSpec,
+    EvaluationSpec,
+    InterpolationSpec,
+    LayerResponsesSpec,
+    LayerStatisticsSpec,
+    LesionSpec,
+    LossLandscapeSpec,
+    PathGradientsSpec,
+    TrajectorySpec,
+)
 from service.specs.job_spec import JobSpec
 from service.states import StopReason
 from workers.training import distributed, run_environment
-from workers.training.analyses import evaluation_again, layer_responses
+from workers.training.analyses import (
+    deepened_twin,
+    evaluation_again,
+    layer_responses,
+    layer_statistics,
+    lesion,
+    loss_landscape,
+    path_gradients,
+    trajectory,
+)
 from workers.training.analyses.analysed_network import AnalysedNetwork, NetworkFiles
 from workers.training.analyses.context import AnalysisContext, AnalysisStopped
 from workers.training.data.data_source import DataSource, open_data_source
@@ -73,13 +93,29 @@ def run(
             return AnalysisOutcome(stopped.reason, None)
 
 
-def compute(analysis: AnalysisSpec, context: AnalysisContext) -> AnalysisResult:
+def compute(  # noqa: PLR0911 - a case for each kind
+    analysis: AnalysisSpec, context: AnalysisContext
+) -> AnalysisResult:
     """Calls the function of the kind."""
     match analysis:
         case EvaluationSpec():
             return evaluation_again.evaluate_again(context, analysis)
         case LayerResponsesSpec():
             return layer_responses.analyse(context, analysis)
+        case LesionSpec():
+            return lesion.analyse(context, analysis)
+        case PathGradientsSpec():
+            return path_gradients.analyse(context, analysis)
+        case LossLandscapeSpec():
+            return loss_landscape.analyse(context, analysis)
+        case InterpolationSpec():
+            return loss_landscape.analyse_interpolation(context, analysis)
+        case TrajectorySpec():
+            return trajectory.analyse(context, analysis)
+        case LayerStatisticsSpec():
+            return layer_statistics.analyse(context, analysis)
+        case DeepenedTwinSpec():
+            return deepened_twin.analyse(context, analysis)
         case _:
             assert_never(analysis)
 

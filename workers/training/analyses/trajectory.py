@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from service.specs.analysis_result import AnalysisResult, ResultTable
+from service.specs.analysis_spec import TrajectorySpec
 from workers.training.analyses import loss_landscape, measuring
+from workers.training.analyses.context import AnalysisContext
 from workers.training.analyses.loss_landscape import Direction, Surface
 from workers.training.analyses.measuring import ImageSubset, NotAnalysable, ReportProgress
 from workers.training.metric_sums import Means
@@ -44,6 +47,48 @@ class Trajectory:
     explained: tuple[float, float]
     path: Sequence[PathPoint]
     surface: Surface
+
+
+def analyse(context: AnalysisContext, spec: TrajectorySpec) -> AnalysisResult:
+    images = context.load_images(spec)
+    found = measure_trajectory(
+        context.networks[0].model,
+        context.list_checkpoints(),
+        steps=spec.steps,
+        images=images,
+        report=context.advance,
+    )
+    x_part, y_part = found.explained
+    return AnalysisResult(
+        numbers={
+            "checkpoints": len(found.path),
+            "explained_by_x": x_part,
+            "explained_by_y": y_part,
+        },
+        tables=[
+            loss_landscape.make_table(found.surface),
+            ResultTable(
+                name="path",
+                columns=["iteration", "x", "y", "distance", "error", "loss"],
+                rows=[
+                    [
+                        point.iteration,
+                        point.x,
+                        point.y,
+                        point.distance,
+                        *measuring.list_means(point.means),
+                    ]
+                    for point in found.path
+                ],
+            ),
+        ],
+        notes=[
+            f"losses on {images.describe(context.spec.dataset, context.seed)}",
+            "axes are principal components of all parameters",
+            "batch norm statistics are those of the last checkpoint on the plane",
+            "the checkpoints on the path have their own",
+        ],
+    )
 
 
 def measure_trajectory(
@@ -144,7 +189,4 @@ def find_plane(parameters: Mapping[str, Tensor]) -> Plane:
 def _spread(coordinates_M: Tensor, steps: int) -> list[float]:
     low, high = coordinates_M.min().item(), coordinates_M.max().item()
     margin = _MARGIN * (high - low)
-    points: list[float] = torch.linspace(
-        low - margin, high + margin, steps, dtype=torch.float64
-    ).tolist()
-    return points
+    return loss_landscape.spread(low - margin, high + margin, steps)

@@ -41,7 +41,9 @@ def init_from_checkpoint(
         if spec.start_from.mode is StartMode.DEEPEN:
             assert isinstance(model, ResNet), "checked at submission"
             shallow = checkpoint.architecture_of(metadata)
-            deepen.deepen_network(model, weights, shallow, _load_images(spec, source, ranks))
+            deepen.deepen_network(
+                model, weights, shallow, load_statistics_images(spec, source, ranks)
+            )
         else:
             if spec.start_from.mode is StartMode.FINE_TUNE:
                 weights |= _get_classifier_weights(model)
@@ -75,6 +77,16 @@ def init_from_file(model: nn.Module, path: Path, spec: JobSpec) -> None:
         raise WeightsMismatch(message) from error
 
 
+def load_statistics_images(spec: JobSpec, source: DataSource, ranks: RankGroup) -> Tensor:
+    """images_NCHW: this rank's share of the first batches, for `deepen.deepen_network`."""
+    batch_size = spec.recipe.batch_size
+    ranges = [
+        sampling.batch_range(iteration, batch_size, rank=ranks.rank, world_size=ranks.world_size)
+        for iteration in range(_STATISTICS_BATCHES)
+    ]
+    return torch.cat([source.load_batch(start, stop)[0] for start, stop in ranges])
+
+
 def _read_weights(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     if path.suffix == ".safetensors":
         with safetensors.safe_open(path, framework="pt") as file:
@@ -92,13 +104,3 @@ def _get_classifier_weights(model: nn.Module) -> dict[str, Tensor]:
         (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)
     )
     return {f"{name}.{key}": tensor for key, tensor in classifier.state_dict().items()}
-
-
-def _load_images(spec: JobSpec, source: DataSource, ranks: RankGroup) -> Tensor:
-    """images_NCHW: this rank's share of the first batches."""
-    batch_size = spec.recipe.batch_size
-    ranges = [
-        sampling.batch_range(iteration, batch_size, rank=ranks.rank, world_size=ranks.world_size)
-        for iteration in range(_STATISTICS_BATCHES)
-    ]
-    return torch.cat([source.load_batch(start, stop)[0] for start, stop in ranges])

@@ -86,7 +86,7 @@ def test_interpolation_moves_weights_and_running_statistics() -> None:
     }
     reports = Reports()
     found = loss_landscape.interpolate(
-        model, start, end, xs=[0.0, 0.25, 1.0], images=IMAGES, report=reports
+        model, model.state_dict(), end, xs=[0.0, 0.25, 1.0], images=IMAGES, report=reports
     )
     reports.check_complete()
     check_unchanged(model, start)
