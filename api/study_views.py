@@ -1,5 +1,6 @@
 """Responses about studies and comparisons."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
@@ -79,12 +80,21 @@ class CellView(View):
         return cls.model_validate(cell)
 
 
+class MemberAnalysisView(View):
+    """`jobs`: of those seeds whose training has succeeded. `numbers`: over the finished ones."""
+
+    name: str
+    jobs: list[MemberJobView]
+    numbers: dict[str, SampleStatisticsView]
+
+
 class MemberView(View):
     label: str
     network: str
     parameters: int | None
     jobs: list[MemberJobView]
     results: dict[StudyMetric, CellView]
+    analyses: list[MemberAnalysisView]
     gap: Annotated[str, Field(description="which jobs have no result; empty if none")]
 
     @classmethod
@@ -93,13 +103,25 @@ class MemberView(View):
             label=member.label,
             network=member.network,
             parameters=member.parameters,
-            jobs=[
-                MemberJobView(seed=seed, job_id=job_id, state=state)
-                for seed, job_id, state in member.jobs
-            ],
+            jobs=_list_jobs(member.jobs),
             results={metric: CellView.of(cell) for metric, cell in member.cells.items()},
+            analyses=[
+                MemberAnalysisView(
+                    name=analysis.name,
+                    jobs=_list_jobs(analysis.jobs),
+                    numbers={
+                        number: SampleStatisticsView.model_validate(found)
+                        for number, found in analysis.numbers.items()
+                    },
+                )
+                for analysis in member.analyses
+            ],
             gap=member.gap,
         )
+
+
+def _list_jobs(jobs: Iterable[tuple[int, str | None, JobState | None]]) -> list[MemberJobView]:
+    return [MemberJobView(seed=seed, job_id=job_id, state=state) for seed, job_id, state in jobs]
 
 
 class DifferenceView(View):

@@ -31,6 +31,7 @@ from service.specs.protocol import (
     Sha256,
 )
 from service.states import CheckpointPart, JobState
+from service.studies import analyses
 
 router = APIRouter(prefix="/v1/attempts/{attempt_id}", tags=["attempts"])
 
@@ -136,10 +137,17 @@ def download_other_part(
 
 @router.post("/finish", responses=problems.responses(StaleAttempt))
 def finish(
-    attempt_id: CallingAttempt, body: FinishAttemptRequest, session: WriteSession, now: Now
+    attempt_id: CallingAttempt,
+    body: FinishAttemptRequest,
+    session: WriteSession,
+    services: ServicesDep,
+    now: Now,
 ) -> FinishAttemptResponse:
     """Why the attempt ended; nothing follows."""
     job_state = attempts.finish_attempt(session, attempt_id, body, now=now)
+    if job_state is JobState.SUCCEEDED:
+        job_id = attempts.find_job_id(session, attempt_id)
+        analyses.submit_due(session, job_id, data_dir=services.settings.data_dir, now=now)
     return FinishAttemptResponse(job_state=job_state)
 
 

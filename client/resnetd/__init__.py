@@ -63,6 +63,7 @@ from resnetd.models import (
     LogLevel as LogLevel,
     LogLine as LogLine,
     Member as Member,
+    MemberAnalysis as MemberAnalysis,
     MemberJob as MemberJob,
     PaperValue as PaperValue,
     Part as Part,

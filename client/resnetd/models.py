@@ -469,6 +469,14 @@ class Cell(Record, frozen=True):
     verdict: Verdict | None = None
 
 
+class MemberAnalysis(Record, frozen=True):
+    """Of those seeds whose training has succeeded. `numbers`: over the finished analyses."""
+
+    name: str
+    jobs: tuple[MemberJob, ...] = ()
+    numbers: dict[str, SampleStatistics] = {}
+
+
 class Member(Record, frozen=True):
     """A network of a study. `gap`: which of its jobs have no result; empty if none."""
 
@@ -476,8 +484,14 @@ class Member(Record, frozen=True):
     network: str
     jobs: tuple[MemberJob, ...] = ()
     results: dict[str, Cell] = {}
+    analyses: tuple[MemberAnalysis, ...] = ()
     parameters: int | None = None
     gap: str = ""
+
+    @property
+    def all_jobs(self) -> tuple[MemberJob, ...]:
+        """Of its trainings and analyses."""
+        return (*self.jobs, *(job for analysis in self.analyses for job in analysis.jobs))
 
 
 class Difference(Record, frozen=True):

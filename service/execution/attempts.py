@@ -84,6 +84,13 @@ def find_other_checkpoint(session: Session, attempt_id: str, position: int) -> C
     return others[position]
 
 
+def find_job_id(session: Session, attempt_id: str) -> str:
+    """Also of an attempt that has ended."""
+    attempt = session.get(AttemptRow, attempt_id)
+    assert attempt is not None, "authenticated"
+    return attempt.job_id
+
+
 def require_active(session: Session, attempt_id: str) -> None:
     """StaleAttempt where the attempt has ended."""
     _find_active(session, attempt_id)

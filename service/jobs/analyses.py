@@ -156,6 +156,13 @@ def read_result(session: Session, job: JobRow) -> AnalysisResult:
     raise NotFound(f"the analysis {job.id} has no result; it is {job.state}")
 
 
+def read_responses(result: AnalysisResult) -> list[float]:
+    """The standard deviations of an analysis of kind `layer-responses`, in the layers' order."""
+    (table,) = (table for table in result.tables if table.name == "layers")
+    at = table.columns.index("std")
+    return [float(row[at] or 0.0) for row in table.rows]
+
+
 def format_csv(result: AnalysisResult, name: str | None = None) -> str:
     """The table of that name; None: the first, or without tables the numbers. NotFound."""
     tables = {table.name: (table.columns, table.rows) for table in result.tables}

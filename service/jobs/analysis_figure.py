@@ -6,6 +6,7 @@ from typing import Any
 
 from service.figures import COLD_COLORS, WARM_COLORS, FigureFormat, figure_style, save_figure
 from service.jobs import records
+from service.jobs.analyses import read_responses
 from service.specs.analysis_result import AnalysisResult, ResultTable
 from service.storage.tables import JobRow
 
@@ -63,8 +64,7 @@ _MAX_NAMES = 30
 
 def _draw_layer_responses(figure: Any, result: AnalysisResult) -> None:
     """As Fig. 7: the layers in their order above, sorted by magnitude below."""
-    (table,) = result.tables
-    values = [value or 0.0 for value in _read_numbers(table, "std")]
+    values = read_responses(result)
     top, bottom = figure.subplots(2, 1, sharey=True)
     for axes, shown, title in (
         (top, values, "layer index (original)"),

@@ -1,4 +1,4 @@
-"""When two jobs train the same: equal specs but for what changes no step, code and images."""
+"""When two jobs compute the same: equal specs but for what changes no step, code and images."""
 
 import hashlib
 import json
@@ -6,8 +6,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import case, select
+from sqlalchemy.orm import Session
+
 from service.catalog import code_version, uploads
 from service.specs.job_spec import JobSpec
+from service.states import JobState
+from service.storage.tables import JobRow
+
+# A job in another state may never have a result.
+_REUSED = (
+    JobState.SUCCEEDED,
+    JobState.RUNNING,
+    JobState.STARTING,
+    JobState.QUEUED,
+    JobState.BLOCKED,
+)
 
 # Fields that do not change what is trained.
 UNTRAINED_FIELDS = (
@@ -24,7 +38,7 @@ UNTRAINED_FIELDS = (
 
 
 def training_key(spec: JobSpec, data_dir: Path) -> str:
-    """Equal for jobs whose weights are equal, on the same hardware with the same packages.
+    """Equal for jobs whose result is equal, on the same hardware with the same packages.
 
     Images are identified by the checksum of their upload, other image folders by name only.
     """
@@ -36,6 +50,20 @@ def training_key(spec: JobSpec, data_dir: Path) -> str:
     images = uploads.find_sha256(spec.dataset, data_dir)
     parts = [trained, code_version.training_code_sha256(), images]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def find_equal_jobs(session: Session, keys: Iterable[str]) -> dict[str, str]:
+    """The id of a job for each key: a finished one rather than a running one, the oldest of all."""
+    rank = case({state: number for number, state in enumerate(_REUSED)}, value=JobRow.state)
+    rows = session.execute(
+        select(JobRow.training_key, JobRow.id)
+        .where(JobRow.training_key.in_(set(keys)), JobRow.state.in_(_REUSED))
+        .order_by(rank, JobRow.id)
+    )
+    found: dict[str, str] = {}
+    for key, job_id in rows:
+        found.setdefault(key, job_id)
+    return found
 
 
 def flatten_spec(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -78,7 +78,7 @@ class LayerResponsesSpec(_AnalysisBase):
     split: Split = "test"
     """Images: the `test` set, or those that the training held out for `validation`."""
     images: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """Number of images, the first of the split. Null: all."""
+    """Number of images of the split, drawn by the seed. Null: all."""
 
 
 class LesionSpec(_AnalysisBase):

@@ -7,13 +7,19 @@ and chooses scale, dataset and seeds.
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from service.errors import FieldError, InvalidInput
+from service.specs.analysis_spec import (
+    AnalysisSpec,
+    EvaluationSpec,
+    LayerResponsesSpec,
+    find_analysis_problem,
+)
 from service.specs.base import MAX_NAME_LENGTH, Spec
 from service.specs.fields import merge_patch
 from service.specs.job_spec import JobSpec, parse_job_spec
-from service.specs.validation import validate
+from service.specs.validation import to_field_errors, validate
 
 MAX_MEMBERS = 50
 MAX_SEEDS = 100
@@ -22,6 +28,7 @@ _COMPARED = 2
 _STUDY_FIELDS = frozenset({"seed", "name", "dataset"})
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+ -]{0,59}$")]
+AnalysisName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Text = Annotated[str, Field(max_length=2_000)]
 Seeds = Annotated[int, Field(strict=True, ge=1, le=MAX_SEEDS)]
 
@@ -49,6 +56,10 @@ class StudyMetric(StrEnum):
         return self.replace("/", "_")
 
     @property
+    def is_of_test(self) -> bool:
+        return self in {StudyMetric.TEST_ERROR, StudyMetric.TEST_TOP5_ERROR}
+
+    @property
     def words(self) -> str:
         """In words: "top-5 test error"."""
         return _METRIC_TITLES[self]
@@ -73,13 +84,20 @@ class ScaleSpec(Spec):
     """Fields of all members' specs, such as `recipe`."""
     members: tuple[Label, ...] | None = None
     """Labels of the members that are trained; null: all."""
+    analyses: dict[AnalysisName, dict[str, Any]] = Field(default_factory=dict)
+    """Fields of the study's analyses that differ at this scale."""
 
 
 class Panel(Spec):
-    """A chart of learning curves: dashed training error, bold test error, as the paper draws."""
+    """A chart of learning curves: dashed training error, bold test error, as the paper draws.
+
+    With `analysis`, the layer responses that this analysis has measured: in the order of the
+    layers, and sorted by magnitude.
+    """
 
     title: Text
     members: Annotated[tuple[Label, ...], Field(min_length=1)]
+    analysis: AnalysisName | None = None
 
 
 class PaperValue(Spec):
@@ -140,6 +158,12 @@ class StudyDefinition(Spec):
     """What is trained at each scale that the study has."""
     metrics: Annotated[tuple[StudyMetric, ...], Field(min_length=1)] = (StudyMetric.TEST_ERROR,)
     """Columns of the report's table."""
+    analyses: Annotated[dict[AnalysisName, dict[str, Any]], Field(max_length=10)] = Field(
+        default_factory=dict
+    )
+    """Analyses of the last checkpoint of each job, by name: kind and parameters."""
+    evaluated_by: AnalysisName | None = None
+    """Name of an evaluation whose test errors the report has in place of the trainings' own."""
     panels: tuple[Panel, ...] = ()
     """Charts. Null: one with all members."""
     comparisons: tuple[ExpectedDifference, ...] = ()
@@ -189,6 +213,11 @@ class StudyDefinition(Spec):
             unknown = sorted(set(labels) - self.members.keys()) if field != "paper" else []
             if unknown:
                 raise ValueError(f"{field}: no member is called {', '.join(unknown)}")
+        analyses = [panel.analysis for panel in self.panels if panel.analysis is not None]
+        analyses += [name for scale in self.scales.values() for name in scale.analyses]
+        analyses += [] if self.evaluated_by is None else [self.evaluated_by]
+        if unknown := sorted(set(analyses) - self.analyses.keys()):
+            raise ValueError(f"no analysis is called {', '.join(unknown)}")
         return self
 
 
@@ -238,6 +267,11 @@ class StudySpec(Spec):
         )
 
     @property
+    def analyses(self) -> tuple[str, ...]:
+        """Names of the analyses of each job."""
+        return tuple(self.definition.analyses)
+
+    @property
     def is_paper_comparable(self) -> bool:
         """Whether results may stand beside the paper's: its recipe and its dataset."""
         return self.scale is Scale.PAPER and self.dataset == self.definition.paper_dataset
@@ -268,6 +302,27 @@ class StudySpec(Spec):
             raise InvalidInput(f"member {label} is an analysis", field_errors=(field_error,))
         return spec
 
+    def make_analysis(self, name: str) -> AnalysisSpec:
+        """What `POST /v1/analyses` would take. InvalidInput names the analysis."""
+        fields = self.definition.analyses[name]
+        changed = self.definition.scales[self.scale].analyses.get(name, {})
+        try:
+            return _Analysis.model_validate({"analysis": fields | changed}).analysis
+        except ValidationError as error:
+            field_errors = tuple(
+                FieldError(
+                    pointer=field.pointer.replace("/analysis", f"/analyses/{name}", 1),
+                    message=field.message,
+                )
+                for field in to_field_errors(error.errors(include_url=False))
+            )
+            message = f"analysis {name} is not valid"
+            raise InvalidInput(message, field_errors=field_errors) from error
+
+
+class _Analysis(Spec):
+    analysis: AnalysisSpec
+
 
 def resolve_study(request: StudyRequest, definition: StudyDefinition) -> StudySpec:
     """The study to store. InvalidInput where a member's spec is not valid."""
@@ -284,7 +339,7 @@ def resolve_study(request: StudyRequest, definition: StudyDefinition) -> StudySp
         job=request.job,
     )
     for label in study.labels:
-        study.make_member(label, seed=0)
+        _require_analysable(study, study.make_member(label, seed=0))
     return study
 
 
@@ -296,6 +351,21 @@ def parse_study_request(written: Any) -> StudyRequest:
 def parse_study_definition(written: Any) -> StudyDefinition:
     """InvalidInput with one field error per invalid field."""
     return validate(StudyDefinition, written, message="the definition of the study is not valid")
+
+
+def _require_analysable(study: StudySpec, member: JobSpec) -> None:
+    """InvalidInput where an analysis cannot be computed for the member, or has the wrong kind."""
+    drawn = {panel.analysis for panel in study.definition.panels}
+    for name in study.analyses:
+        analysis = study.make_analysis(name)
+        problem = find_analysis_problem(analysis, member.recipe)
+        if name == study.definition.evaluated_by and not isinstance(analysis, EvaluationSpec):
+            problem = "evaluated_by must name an analysis of kind evaluation"
+        if name in drawn and not isinstance(analysis, LayerResponsesSpec):
+            problem = "panels draw analyses of kind layer-responses only"
+        if problem is not None:
+            field_errors = (FieldError(pointer=f"/analyses/{name}", message=problem),)
+            raise InvalidInput(f"analysis {name} is not valid", field_errors=field_errors)
 
 
 def _merge_fields(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

@@ -561,6 +561,26 @@ class StudyMemberRow(Base):
     )
 
 
+class StudyAnalysisRow(Base):
+    """An analysis of a member of a study, whose training has succeeded.
+
+    job_id: None once the job is deleted, or where it could not be submitted: `problem` says why.
+    """
+
+    __tablename__ = "study_analyses"
+
+    study_id: Mapped[str] = mapped_column(
+        ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True
+    )
+    label: Mapped[str] = mapped_column(String(60), primary_key=True)
+    seed: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str | None] = mapped_column(
+        ForeignKey("jobs.id", ondelete="SET NULL"), index=True
+    )
+    problem: Mapped[str | None] = mapped_column(Text)
+
+
 class EventRow(Base):
     """An event of its subject, a job or a search; numbered per subject from 1."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from service.jobs.groups import SampleStatistics
 from service.specs.study_spec import PaperValue, StudyMetric
+from service.states import JobState
 from service.studies.report import Cell, MemberReport, StudyReport, Verdict
 from service.text import count_of
 
@@ -32,6 +33,10 @@ def to_markdown(report: StudyReport) -> str:
     if definition.notes:
         lines += [definition.notes.strip(), ""]
     lines += _markdown_table(*_make_table(report, _escape_markdown))
+    rows = _list_analysis_numbers(report, _escape_markdown)
+    if rows:
+        lines += ["", "Analyses of the last checkpoints:", ""]
+        lines += _markdown_table(["member", "analysis", "number", "n", "value"], rows)
     if report.differences:
         lines += ["", "Differences over pairs of equal seeds:", ""]
         lines += [
@@ -66,6 +71,7 @@ def to_latex(report: StudyReport) -> str:
         *(" & ".join(row) + r" \\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
+        *_to_latex_analyses(report),
         rf"% {_escape_latex(describe_origin(report))}",
         *(f"% {_escape_latex(tested.text)}" for tested in report.differences),
         "",
@@ -99,29 +105,39 @@ def to_csv(report: StudyReport) -> str:
         ]
     )
     for member in report.members:
+        study = (report.spec.definition.name, report.spec.scale, report.spec.dataset)
+        common = [*study, member.label, member.network]
         for metric, cell in member.cells.items():
-            found = cell.statistics
-            values = (
-                [""] * 7
-                if found is None
-                else [found.n, *(_plain(getattr(found, name)) for name in _STATISTICS)]
-            )
+            paper = "" if cell.paper is None else _plain(cell.paper.value)
+            beside = [paper, _plain(cell.difference), cell.verdict or ""]
             writer.writerow(
-                [
-                    report.spec.definition.name,
-                    report.spec.scale,
-                    report.spec.dataset,
-                    member.label,
-                    member.network,
-                    metric,
-                    *values,
-                    "" if cell.paper is None else _plain(cell.paper.value),
-                    _plain(cell.difference),
-                    cell.verdict or "",
-                    " ".join(job_id for _, job_id, _ in member.jobs if job_id),
-                ]
+                [*common, metric, *_list_statistics(cell.statistics), *beside, _join(member.jobs)]
             )
+        for analysis in member.analyses:
+            for number, found in analysis.numbers.items():
+                values = _list_statistics(found)
+                writer.writerow(
+                    [
+                        *common,
+                        f"{analysis.name}/{number}",
+                        *values,
+                        "",
+                        "",
+                        "",
+                        _join(analysis.jobs),
+                    ]
+                )
     return text.getvalue()
+
+
+def _list_statistics(found: SampleStatistics | None) -> list[object]:
+    if found is None:
+        return [""] * (1 + len(_STATISTICS))
+    return [found.n, *(_plain(getattr(found, name)) for name in _STATISTICS)]
+
+
+def _join(jobs: Sequence[tuple[int, str | None, JobState | None]]) -> str:
+    return " ".join(job_id for _, job_id, _ in jobs if job_id)
 
 
 _STATISTICS = ("mean", "std", "ci_low", "ci_high", "min", "max")
@@ -140,6 +156,9 @@ def describe_origin(report: StudyReport) -> str:
             + (f" on {spec.definition.paper_dataset}" if spec.definition.paper_dataset else "")
             + " and are not comparable with these."
         )
+    evaluation = spec.definition.evaluated_by
+    if evaluation is not None:
+        text += f" Test errors are those of the analysis {evaluation}."
     return text
 
 
@@ -154,6 +173,41 @@ def format_paper(value: PaperValue | None) -> str:
     if value is None:
         return ""
     return f"{value.value:.2f}" if value.std is None else f"{value.value:.2f} ± {value.std:.2f}"
+
+
+def _list_analysis_numbers(report: StudyReport, escape: Callable[[str], str]) -> list[list[str]]:
+    """A row for each member, analysis and number."""
+    return [
+        [
+            escape(cell)
+            for cell in (
+                member.label,
+                analysis.name,
+                number.replace("_", " "),
+                f"{found.n}",
+                format_statistics(found),
+            )
+        ]
+        for member in report.members
+        for analysis in member.analyses
+        for number, found in analysis.numbers.items()
+    ]
+
+
+def _to_latex_analyses(report: StudyReport) -> list[str]:
+    rows = _list_analysis_numbers(report, _escape_latex)
+    if not rows:
+        return []
+    return [
+        "",
+        r"\begin{tabular}{lllrr}",
+        r"\toprule",
+        r"member & analysis & number & n & value \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
 
 
 def _make_table(

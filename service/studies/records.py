@@ -1,16 +1,16 @@
 """Rows of studies: creating them with their jobs, finding and deleting them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import case, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import ids
 from service.errors import FieldError, InvalidInput, NotFound
-from service.jobs import submission, training_key
+from service.jobs import lifecycle, submission, training_key
 from service.specs.job_spec import JobSpec
 from service.specs.study_spec import StudySpec
 from service.states import JobState
@@ -18,25 +18,20 @@ from service.storage import idempotency, paging
 from service.storage.idempotency import IdempotencyKey, Operation, Submission
 from service.storage.paging import Page
 from service.storage.tables import JobRow, StudyMemberRow, StudyRow
+from service.studies import analyses
+from service.studies.analyses import MemberAnalysis
 
 MAX_JOBS = 500
-# A job in another state may never have a result.
-_REUSED = (
-    JobState.SUCCEEDED,
-    JobState.RUNNING,
-    JobState.STARTING,
-    JobState.QUEUED,
-    JobState.BLOCKED,
-)
 
 
 @dataclass(frozen=True)
 class Member:
-    """`job`: None once it is deleted."""
+    """`job`: None once it is deleted. `analyses`: by name, of those that were due."""
 
     label: str
     seed: int
     job: JobRow | None
+    analyses: dict[str, MemberAnalysis]
 
 
 def submit(
@@ -48,7 +43,7 @@ def submit(
     now: datetime,
     idempotency_key: str | None = None,
 ) -> Submission[StudyRow]:
-    """Creates the study. Jobs that train the same are reused, also those of other users.
+    """Creates the study. Jobs that train or analyse the same are reused, also of other users.
 
     Raises what `service.jobs.submission.submit` raises.
     """
@@ -95,7 +90,13 @@ def list_members(session: Session, study_id: str) -> list[Member]:
         .where(StudyMemberRow.study_id == study_id)
         .order_by(StudyMemberRow.label, StudyMemberRow.seed)
     )
-    return [Member(member.label, member.seed, job) for member, job in rows]
+    found: dict[tuple[str, int], dict[str, MemberAnalysis]] = {}
+    for label, seed, analysis in analyses.list_analyses(session, study_id):
+        found.setdefault((label, seed), {})[analysis.name] = analysis
+    return [
+        Member(member.label, member.seed, job, found.get((member.label, member.seed), {}))
+        for member, job in rows
+    ]
 
 
 def delete_study(session: Session, study_id: str) -> None:
@@ -105,7 +106,7 @@ def delete_study(session: Session, study_id: str) -> None:
 
 def _make_members(study: StudySpec) -> dict[tuple[str, int], JobSpec]:
     """The specs of the jobs by label and seed, in the order of their submission."""
-    count = len(study.labels) * study.seeds
+    count = len(study.labels) * study.seeds * (1 + len(study.analyses))
     if count > MAX_JOBS:
         message = f"a study has at most {MAX_JOBS} jobs; this one would have {count}"
         raise InvalidInput(message, field_errors=(FieldError(pointer="/seeds", message=message),))
@@ -136,7 +137,10 @@ def _create(
     session.add(row)
     session.flush()
     keys = {place: training_key.training_key(spec, data_dir) for place, spec in specs.items()}
-    known = _find_reusable(session, keys.values())
+    known = training_key.find_equal_jobs(session, keys.values())
+    # One of them may end at this moment: its analyses are submitted there, or here.
+    reused = sorted(known.values()) if study.analyses else []
+    jobs = [lifecycle.lock_job(session, job_id) for job_id in reused]
     new: dict[str, JobSpec] = {key: specs[place] for place, key in keys.items() if key not in known}
     submitted = submission.submit_batch(
         session, list(new.values()), user=user, data_dir=data_dir, now=now
@@ -147,18 +151,7 @@ def _create(
         for (label, seed), key in keys.items()
     )
     session.flush()
+    for job in jobs:
+        if job.state is JobState.SUCCEEDED:
+            analyses.submit_due(session, job.id, data_dir=data_dir, now=now)
     return row
-
-
-def _find_reusable(session: Session, keys: Iterable[str]) -> dict[str, str]:
-    """The id of a job for each key: a finished one rather than a running one, the oldest of all."""
-    rank = case({state: number for number, state in enumerate(_REUSED)}, value=JobRow.state)
-    rows = session.execute(
-        select(JobRow.training_key, JobRow.id)
-        .where(JobRow.training_key.in_(set(keys)), JobRow.state.in_(_REUSED))
-        .order_by(rank, JobRow.id)
-    )
-    found: dict[str, str] = {}
-    for key, job_id in rows:
-        found.setdefault(key, job_id)
-    return found

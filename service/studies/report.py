@@ -3,15 +3,17 @@
 A report follows from the study and its jobs alone, so that equal results give equal bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 
 from sqlalchemy.orm import Session
 
 from service.catalog.architectures import Architecture
-from service.jobs import groups
+from service.jobs import analyses, groups
 from service.jobs import records as job_records
+from service.jobs.analyses import read_responses
 from service.jobs.groups import GroupSeries, JobGroup, SampleStatistics
 from service.jobs.metric_axes import MetricAxis
 from service.specs.study_spec import (
@@ -24,6 +26,7 @@ from service.specs.study_spec import (
 from service.states import JobState
 from service.storage.tables import JobRow, StudyRow
 from service.studies import paired_statistics, records
+from service.studies.analyses import is_waiting
 from service.studies.paired_statistics import PairedComparison
 from service.studies.records import Member
 from service.text import count_of
@@ -64,6 +67,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class AnalysisReport:
+    """Of one analysis of a member. `numbers`: over its finished analyses.
+
+    `jobs`: seed, id and state of those that were submitted; None where the job was deleted.
+    """
+
+    name: str
+    jobs: list[tuple[int, str | None, JobState | None]]
+    numbers: dict[str, SampleStatistics]
+
+
+@dataclass(frozen=True)
 class MemberReport:
     """`parameters`: as its jobs report. `gap`: what is missing, in words, or empty."""
 
@@ -72,6 +87,7 @@ class MemberReport:
     parameters: int | None
     jobs: list[tuple[int, str | None, JobState | None]]
     cells: dict[StudyMetric, Cell]
+    analyses: list[AnalysisReport]
     gap: str
 
     @property
@@ -91,10 +107,11 @@ class DifferenceReport:
 
 @dataclass(frozen=True)
 class PanelReport:
-    """`curves`: by label and series."""
+    """`curves`: by label and series. `responses`: means over seeds by label and layer, instead."""
 
     title: str
     curves: dict[str, dict[str, GroupSeries]]
+    responses: dict[str, list[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,19 +134,24 @@ def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> 
     by_label: dict[str, list[Member]] = {label: [] for label in spec.labels}
     for member in records.list_members(session, row.id):
         by_label[member.label].append(member)
-    jobs = [member.job for members in by_label.values() for member in members]
+    is_final = [
+        final
+        for members in by_label.values()
+        for member in members
+        for final in _list_finality(spec, member)
+    ]
     definition = spec.definition
     return StudyReport(
         id=row.id,
         spec=spec,
-        finished=sum(job is None or job.state.is_final for job in jobs),
-        total=len(jobs),
+        finished=sum(is_final),
+        total=len(is_final),
         members=[_report_member(spec, label, members) for label, members in by_label.items()],
         paper_only={
             label: values for label, values in definition.paper.items() if label not in by_label
         },
         differences=[
-            _report_difference(expected, by_label)
+            _report_difference(spec, expected, by_label)
             for expected in definition.comparisons
             if {expected.a, expected.b} <= by_label.keys()
         ],
@@ -138,14 +160,14 @@ def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> 
 
 
 def read_paired_values(
-    a: Sequence[Member], b: Sequence[Member], metric: StudyMetric
+    spec: StudySpec, a: Sequence[Member], b: Sequence[Member], metric: StudyMetric
 ) -> tuple[list[float], list[float]]:
     """Of the seeds for which both have the result, in the order of the seeds."""
-    others = {member.seed: _value_of(member.job, metric) for member in b}
+    others = {member.seed: _value_of(spec, member, metric) for member in b}
     pairs = [
         (value, other)
         for member in sorted(a, key=lambda member: member.seed)
-        if (value := _value_of(member.job, metric)) is not None
+        if (value := _value_of(spec, member, metric)) is not None
         and (other := others.get(member.seed)) is not None
     ]
     return [value for value, _ in pairs], [other for _, other in pairs]
@@ -177,13 +199,35 @@ def _report_member(spec: StudySpec, label: str, members: Sequence[Member]) -> Me
             else (member.seed, member.job.id, member.job.state)
             for member in members
         ],
-        cells={metric: _make_cell(spec, label, metric, jobs) for metric in spec.definition.metrics},
-        gap=_describe_gap(members),
+        cells={
+            metric: _make_cell(spec, label, metric, members) for metric in spec.definition.metrics
+        },
+        analyses=[_report_analysis(name, members) for name in spec.analyses],
+        gap=_describe_gaps(spec, members),
     )
 
 
-def _make_cell(spec: StudySpec, label: str, metric: StudyMetric, jobs: Sequence[JobRow]) -> Cell:
-    found = groups.describe_values(_value_of(job, metric) for job in jobs)
+def _report_analysis(name: str, members: Sequence[Member]) -> AnalysisReport:
+    due = [(member.seed, member.analyses[name]) for member in members if name in member.analyses]
+    names = dict.fromkeys(number for _, analysis in due for number in analysis.numbers)
+    numbers = {
+        number: groups.describe_values(analysis.numbers.get(number) for _, analysis in due)
+        for number in names
+    }
+    return AnalysisReport(
+        name,
+        jobs=[
+            (seed, None, None)
+            if analysis.job is None
+            else (seed, analysis.job.id, analysis.job.state)
+            for seed, analysis in due
+        ],
+        numbers={number: found for number, found in numbers.items() if found is not None},
+    )
+
+
+def _make_cell(spec: StudySpec, label: str, metric: StudyMetric, members: Sequence[Member]) -> Cell:
+    found = groups.describe_values(_value_of(spec, member, metric) for member in members)
     paper = spec.definition.paper.get(label, {}).get(metric)
     if paper is None:
         return Cell(found, None, None, None)
@@ -201,24 +245,33 @@ def _make_cell(spec: StudySpec, label: str, metric: StudyMetric, jobs: Sequence[
     return Cell(found, paper, difference, verdict)
 
 
-def _describe_gap(members: Sequence[Member]) -> str:
-    """Which jobs have no result: "1 running, 1 failed"."""
+def _describe_gaps(spec: StudySpec, members: Sequence[Member]) -> str:
+    """Which jobs have no result: "of 3 seeds: 1 running, 1 failed"."""
+    gaps = [_describe_gap([member.job for member in members])]
+    for name in spec.analyses:
+        due = [member.analyses[name] for member in members if name in member.analyses]
+        gap = _describe_gap([analysis.job for analysis in due if analysis.problem is None])
+        gaps.append(gap and f"{name} {gap}")
+        gaps += sorted({f"{name}: {found.problem}" for found in due if found.problem is not None})
+    return "; ".join(filter(None, gaps))
+
+
+def _describe_gap(jobs: Sequence[JobRow | None]) -> str:
     counts: dict[str, int] = {}
-    for member in members:
-        if member.job is None:
-            counts["deleted"] = counts.get("deleted", 0) + 1
-        elif member.job.state is not JobState.SUCCEEDED:
-            counts[member.job.state] = counts.get(member.job.state, 0) + 1
+    for job in jobs:
+        if job is None or job.state is not JobState.SUCCEEDED:
+            state = "deleted" if job is None else job.state
+            counts[state] = counts.get(state, 0) + 1
     if not counts:
         return ""
     parts = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-    return f"of {count_of(len(members), 'seed')}: {parts}"
+    return f"of {count_of(len(jobs), 'seed')}: {parts}"
 
 
 def _report_difference(
-    expected: ExpectedDifference, by_label: dict[str, list[Member]]
+    spec: StudySpec, expected: ExpectedDifference, by_label: dict[str, list[Member]]
 ) -> DifferenceReport:
-    a, b = read_paired_values(by_label[expected.a], by_label[expected.b], expected.metric)
+    a, b = read_paired_values(spec, by_label[expected.a], by_label[expected.b], expected.metric)
     found = paired_statistics.compare_pairs(a, b) if a else None
     agrees = None
     if expected.lower is not None and found is not None and found.is_significant:
@@ -233,6 +286,9 @@ def _report_panels(
     panels = definition.panels or (Panel(title=definition.title, members=spec.labels),)
     found = []
     for panel in panels:
+        if panel.analysis is not None:
+            found += _report_responses(session, panel, panel.analysis, by_label)
+            continue
         curves: dict[str, dict[str, GroupSeries]] = {}
         for label in panel.members:
             jobs = [member.job for member in by_label.get(label, []) if member.job is not None]
@@ -253,7 +309,45 @@ def _report_panels(
     return found
 
 
-def _value_of(job: JobRow | None, metric: StudyMetric) -> float | None:
+def _report_responses(
+    session: Session, panel: Panel, analysis: str, by_label: dict[str, list[Member]]
+) -> list[PanelReport]:
+    """In the order of the layers, and sorted by magnitude."""
+    original, ranked = {}, {}
+    for label in panel.members:
+        due = [member.analyses.get(analysis) for member in by_label.get(label, [])]
+        measured = [
+            read_responses(analyses.read_result(session, found.job))
+            for found in due
+            if found is not None and found.job is not None and found.numbers
+        ]
+        if measured:
+            original[label] = [fmean(seeds) for seeds in zip(*measured, strict=True)]
+            by_magnitude = [sorted(stds, reverse=True) for stds in measured]
+            ranked[label] = [fmean(seeds) for seeds in zip(*by_magnitude, strict=True)]
+    return [
+        PanelReport(f"{panel.title}, layers in their order", {}, original),
+        PanelReport(f"{panel.title}, sorted by magnitude", {}, ranked),
+    ]
+
+
+def _list_finality(spec: StudySpec, member: Member) -> Iterator[bool]:
+    """Of the member's training, and of each of its analyses."""
+    yield member.job is None or member.job.state.is_final
+    for name in spec.analyses:
+        analysis = member.analyses.get(name)
+        if analysis is None:
+            yield not is_waiting(member.job)
+        else:
+            yield analysis.job is None or analysis.job.state.is_final
+
+
+def _value_of(spec: StudySpec, member: Member, metric: StudyMetric) -> float | None:
+    evaluation = spec.definition.evaluated_by
+    if evaluation is not None and metric.is_of_test:
+        analysis = member.analyses.get(evaluation)
+        return None if analysis is None else analysis.numbers.get(metric.result_field)
+    job = member.job
     if job is None or job.state is not JobState.SUCCEEDED or job.result is None:
         return None
     value: float | None = job.result.get(metric.result_field)

@@ -6,9 +6,9 @@ from service.specs.protocol import TrainingResult
 from service.specs.study_spec import StudyRequest, StudySpec, parse_study_request, resolve_study
 from service.states import Reason
 from service.storage.tables import StudyRow
-from service.studies import records, report
+from service.studies import analyses, records, report
 from service.studies.report import StudyReport
-from tests.support.core import Core, make_point
+from tests.support.core import Core, job_id_of, make_point, note
 
 TINY = {"name": "quick", "iterations": 20, "evaluate_every": 10, "checkpoint_every": 20}
 
@@ -77,8 +77,14 @@ def finish_next(core: Core, error: float, **fields: Any) -> str:
     """Runs the next job of the queue to its end; its id."""
     claimed = core.start_next()
     points = [make_point(series, 20, error) for series in ("train/error", "test/error")]
-    core.report(claimed.attempt_id, 1, metrics=points)
+    core.report(claimed.attempt_id, 1, metrics=points, checkpoints=[note(20, test_error=error)])
     result = TrainingResult(train_error=error, test_error=error, training_seconds=1.0, **fields)
     core.finish(claimed.attempt_id, Reason.COMPLETED, result=result)
     core.release(claimed)
-    return claimed.attempt_id.rpartition("-a")[0]
+    return job_id_of(claimed)
+
+
+def submit_due_analyses(core: Core, job_id: str) -> None:
+    """As the API does when a training ends."""
+    with core.database.transaction() as session:
+        analyses.submit_due(session, job_id, data_dir=core.data_dir, now=core.clock.now)

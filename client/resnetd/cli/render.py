@@ -213,6 +213,19 @@ def study(shown: Study) -> Table:
     return _table([*columns, "missing"], rows)
 
 
+def study_analyses(shown: Study) -> Table:
+    """A line for each member, analysis and number, over seeds."""
+    return _table(
+        ("member", "analysis", "number", "n", "value"),
+        (
+            (member.label, analysis.name, number.replace("_", " "), found.n, _mean(found))
+            for member in shown.members
+            for analysis in member.analyses
+            for number, found in analysis.numbers.items()
+        ),
+    )
+
+
 def _mean(found: SampleStatistics | None) -> str:
     if found is None:
         return ""

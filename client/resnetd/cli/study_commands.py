@@ -1,11 +1,13 @@
 """The commands `resnetd study ...`."""
 
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 
 from resnetd.cli import messages, render, spec_input
 from resnetd.cli.exit_codes import ExitCode
@@ -85,7 +87,7 @@ def show(context: typer.Context, study_id: StudyId, *, output: OutputOption = Ou
     """Show the results of a study so far."""
     session: Session = context.obj
     study = session.client.studies.find(study_id)
-    session.show(output, study, study.origin, render.study(study), _differences(study))
+    session.show(output, study, *_describe(study))
 
 
 @commands.command(epilog="Example: resnetd study watch 0f3k")
@@ -144,11 +146,15 @@ def _watch(session: Session, study: Study) -> None:
         command = f"resnetd study watch {study.id}"
         messages.print_note(f"\nDetached. The study continues; watch again with: {command}")
         raise typer.Exit(ExitCode.DETACHED) from interrupt
-    session.show(Output.TEXT, None, study.origin, render.study(study), _differences(study))
-    states = {job.state for member in study.members for job in member.jobs}
+    session.show(Output.TEXT, None, *_describe(study))
+    states = {job.state for member in study.members for job in member.all_jobs}
     if states != {JobState.SUCCEEDED}:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _differences(study: Study) -> str:
-    return "\n".join(difference.text for difference in study.differences)
+def _describe(study: Study) -> Iterator[RenderableType]:
+    yield study.origin
+    yield render.study(study)
+    if any(analysis.numbers for member in study.members for analysis in member.analyses):
+        yield render.study_analyses(study)
+    yield "\n".join(difference.text for difference in study.differences)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.api import Api
-from tests.support.core import written
+from tests.support.core import job_id_of, note, written
 from tests.support.studies import TINY, definition, finish_next
 
 _FORMATS = {
@@ -111,3 +111,21 @@ def test_a_comparison_pairs_the_jobs_of_equal_seeds(api: Api) -> None:
 def test_a_study_is_no_comparison(api: Api) -> None:
     study = _submit(api, seeds=1)
     assert api.get(f"/v1/comparisons/{study['id']}").status_code == 404
+
+
+def test_the_end_of_a_training_submits_the_analyses_of_its_studies(api: Api) -> None:
+    api.core.record_cluster(cpus=8)
+    analyses = {"responses": {"kind": "layer-responses"}}
+    study = _submit(api, definition=definition(analyses=analyses), seeds=1)
+    attempt = api.core.start_next()
+    api.checkpoint(attempt, 1, note(20, test_error=9.0))
+    result = {"train_error": 9.0, "test_error": 9.0, "training_seconds": 1.0}
+    finish = {"reason": "completed", "result": result}
+    for _ in range(2):
+        assert api.attempt(attempt, "POST", "/finish", json=finish).status_code == 200
+    found = api.get(f"/v1/studies/{study['id']}").json()
+    assert (found["finished"], found["total"]) == (1, 4)
+    [[listed], []] = [member["analyses"][0]["jobs"] for member in found["members"]]
+    assert listed["state"] == "queued"
+    [analysis] = api.get(f"/v1/jobs/{job_id_of(attempt)}/analyses").json()["analyses"]
+    assert analysis["job_id"] == listed["job_id"]

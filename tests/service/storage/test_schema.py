@@ -19,7 +19,7 @@ from service.specs.protocol import LogLine
 from service.states import LogLevel
 from service.storage import schema
 from service.storage.database import Database
-from service.storage.tables import Base, OtherCheckpointRow
+from service.storage.tables import Base, OtherCheckpointRow, StudyAnalysisRow
 from tests.support.analyses import RESPONSES
 from tests.support.core import Core, job_id_of, make_point, note
 from tests.support.fake_api import eventually
@@ -114,7 +114,10 @@ def _fill(core: Core) -> None:
     with core.database.transaction() as session:
         other = OtherCheckpointRow(job_id=job_id_of(claimed), position=0, checkpoint_id="0" * 16)
         session.add(other)
-    submit_study(core)
+    study_id = submit_study(core)
+    place = {"study_id": study_id, "label": "plain-8", "seed": 0, "name": "views"}
+    with core.database.transaction() as session:
+        session.add(StudyAnalysisRow(**place, job_id=None, problem="no checkpoint"))
     searching = Searching(core)
     searching.assign_trial(searching.run(), "a")
 

@@ -2946,6 +2946,20 @@ export interface components {
          */
         LrSchedule: "steps" | "plateau" | "linear" | "cosine";
         /**
+         * MemberAnalysisView
+         * @description `jobs`: of those seeds whose training has succeeded. `numbers`: over the finished ones.
+         */
+        MemberAnalysisView: {
+            /** Name */
+            name: string;
+            /** Jobs */
+            jobs: components["schemas"]["MemberJobView"][];
+            /** Numbers */
+            numbers: {
+                [key: string]: components["schemas"]["SampleStatisticsView"];
+            };
+        };
+        /**
          * MemberJobView
          * @description `job_id`, `state`: null once the job is deleted.
          */
@@ -2970,6 +2984,8 @@ export interface components {
             results: {
                 [key: string]: components["schemas"]["CellView"];
             };
+            /** Analyses */
+            analyses: components["schemas"]["MemberAnalysisView"][];
             /**
              * Gap
              * @description which jobs have no result; empty if none
@@ -3164,12 +3180,17 @@ export interface components {
         /**
          * Panel
          * @description A chart of learning curves: dashed training error, bold test error, as the paper draws.
+         *
+         *     With `analysis`, the layer responses that this analysis has measured: in the order of the
+         *     layers, and sorted by magnitude.
          */
         Panel: {
             /** Title */
             title: string;
             /** Members */
             members: string[];
+            /** Analysis */
+            analysis?: string | null;
         };
         /**
          * PaperValue
@@ -3747,6 +3768,12 @@ export interface components {
             };
             /** Members */
             members?: string[] | null;
+            /** Analyses */
+            analyses?: {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            };
         };
         /**
          * Scheduler
@@ -4180,6 +4207,14 @@ export interface components {
              *     ]
              */
             metrics: components["schemas"]["StudyMetric"][];
+            /** Analyses */
+            analyses?: {
+                [key: string]: {
+                    [key: string]: unknown;
+                };
+            };
+            /** Evaluated By */
+            evaluated_by?: string | null;
             /**
              * Panels
              * @default []

@@ -19,6 +19,7 @@ from service.specs.analysis_result import AnalysisResult, ResultTable
 from service.specs.analysis_spec import LayerResponsesSpec
 from service.text import count_of
 from workers.training import precision
+from workers.training.analyses import measuring
 from workers.training.analyses.context import AnalysisContext
 from workers.training.data.data_source import EvaluationSplit
 
@@ -36,17 +37,18 @@ class LayerResponse:
 
 def analyse(context: AnalysisContext, spec: LayerResponsesSpec) -> AnalysisResult:
     source, split = context.source, EvaluationSplit(spec.split)
-    available = source.test_images if split is EvaluationSplit.TEST else source.validation_images
-    images = available if spec.images is None else min(spec.images, available)
+    available = measuring.count_images(source, split)
+    chosen = measuring.choose_images(available, count=spec.images, seed=context.seed)
+    images = available if chosen is None else len(chosen)
 
     def load() -> Iterable[Tensor]:
+        # Batch by batch: all images of ImageNet do not fit in memory.
         done = 0
-        for (images_NCHW, *_), _ in source.load_evaluation_batches(split, rank=0, world_size=1):
+        batches = source.load_evaluation_batches(split, rank=0, world_size=1, chosen=chosen)
+        for (images_NCHW, *_), _ in batches:
             context.advance(done, images)
-            yield images_NCHW[: images - done]
-            done = min(images, done + len(images_NCHW))
-            if done == images:
-                break
+            yield images_NCHW
+            done += len(images_NCHW)
         context.advance(images, images)
 
     responses = measure_responses(context.networks[0].model, load())

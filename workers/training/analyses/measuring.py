@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.catalog.recipes import TtaMode
@@ -66,11 +67,8 @@ def load_subset(
     source: DataSource, split: EvaluationSplit, *, count: int | None, seed: int
 ) -> ImageSubset:
     """`count` images of the split that the seed draws, in their order; None: all of them."""
-    available = _count_images(source, split)
-    chosen = None
-    if count is not None and count < available:
-        words = sampling.random_words(seed, Purpose.ANALYSED_IMAGES, available)
-        chosen = np.sort(np.argsort(words, kind="stable")[:count])
+    available = count_images(source, split)
+    chosen = choose_images(available, count=count, seed=seed)
     batches = source.load_evaluation_batches(split, rank=0, world_size=1, chosen=chosen)
     return ImageSubset(
         split,
@@ -78,6 +76,14 @@ def load_subset(
         available,
         [(views_NCHW[0], labels_N) for views_NCHW, labels_N in batches],
     )
+
+
+def choose_images(available: int, *, count: int | None, seed: int) -> NDArray[np.int64] | None:
+    """Indices of `count` images that the seed draws, in their order; None: all of them."""
+    if count is None or count >= available:
+        return None
+    words = sampling.random_words(seed, Purpose.ANALYSED_IMAGES, available)
+    return np.sort(np.argsort(words, kind="stable")[:count])
 
 
 def measure(model: nn.Module, images: ImageSubset) -> Means:
@@ -124,7 +130,7 @@ def restoring(model: nn.Module) -> Iterator[None]:
                 tensor.copy_(before[name])
 
 
-def _count_images(source: DataSource, split: EvaluationSplit) -> int:
+def count_images(source: DataSource, split: EvaluationSplit) -> int:
     counts = {
         EvaluationSplit.TRAIN: source.train_images,
         EvaluationSplit.VALIDATION: source.validation_images,

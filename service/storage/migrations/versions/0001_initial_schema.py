@@ -632,6 +632,28 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_search_events")),
     )
     op.create_table(
+        "study_analyses",
+        sa.Column("study_id", sa.String(length=16), nullable=False),
+        sa.Column("label", sa.String(length=60), nullable=False),
+        sa.Column("seed", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("name", sa.String(length=40), nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_study_analyses_job_id"), ondelete="SET NULL"
+        ),
+        sa.ForeignKeyConstraint(
+            ["study_id"],
+            ["studies.id"],
+            name=op.f("fk_study_analyses_study_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint(
+            "study_id", "label", "seed", "name", name=op.f("pk_study_analyses")
+        ),
+    )
+    op.create_index("ix_study_analyses_job_id", "study_analyses", ["job_id"])
+    op.create_table(
         "trials",
         sa.Column("search_id", sa.String(length=16), nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
@@ -712,6 +734,8 @@ def downgrade() -> None:
     op.drop_index("ix_runners_terminated_at", table_name="runners")
     op.drop_index("ix_runners_state", table_name="runners")
     op.drop_table("runners")
+    op.drop_index("ix_study_analyses_job_id", table_name="study_analyses")
+    op.drop_table("study_analyses")
     op.drop_index("ix_trials_search_id_driver_trial_id", table_name="trials")
     op.drop_table("trials")
     op.drop_table("search_events")
