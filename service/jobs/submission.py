@@ -175,6 +175,12 @@ def check_submission(session: Session, spec: JobSpec, *, data_dir: Path) -> None
     _check(session, spec, records.find_job, data_dir=data_dir)
 
 
+def pin_checkpoints(session: Session, spec: JobSpec, *, data_dir: Path) -> JobSpec:
+    """The spec as `submit` would store it. Raises what it would raise; takes no lock."""
+    _, source, others = _check(session, spec, records.find_job, data_dir=data_dir)
+    return _pin_checkpoints(spec, source, others)
+
+
 def check_data(spec: JobSpec, data_dir: Path) -> None:
     """What `check_submission` checks without the database: the files in the data directory."""
     dataset = uploads.describe_dataset(spec.dataset, data_dir)

@@ -358,7 +358,7 @@ def _require_analysable(study: StudySpec, member: JobSpec) -> None:
     drawn = {panel.analysis for panel in study.definition.panels}
     for name in study.analyses:
         analysis = study.make_analysis(name)
-        problem = find_analysis_problem(analysis, member.recipe)
+        problem = find_analysis_problem(analysis, member.recipe, member.architecture)
         if name == study.definition.evaluated_by and not isinstance(analysis, EvaluationSpec):
             problem = "evaluated_by must name an analysis of kind evaluation"
         if name in drawn and not isinstance(analysis, LayerResponsesSpec):

@@ -12,8 +12,8 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.errors import InvalidInput, NotFound
-from service.jobs import analyses, checkpoints, records, submission, training_key
+from service.errors import InvalidInput
+from service.jobs import analyses, records, submission, training_key
 from service.specs.analysis_request import AnalysisRequest
 from service.specs.base import MAX_NAME_LENGTH
 from service.specs.study_spec import StudySpec
@@ -81,7 +81,7 @@ def _submit_for_member(
         problem = None
         try:
             job_id = _find_or_submit(session, row, study, member, name, data_dir=data_dir, now=now)
-        except (InvalidInput, NotFound) as error:
+        except InvalidInput as error:
             # The training has succeeded, whatever becomes of its analysis.
             job_id, problem = None, _describe(error)
         session.add(
@@ -113,12 +113,13 @@ def _find_or_submit(
     request = AnalysisRequest(
         job=source.id,
         # Of the weights that the result of the training is about.
-        checkpoint=checkpoints.find_checkpoint(session, source.id, "newest").id,
+        checkpoint="newest",
         analysis=study.make_analysis(name),
         priority=source.priority,
         name=title[:MAX_NAME_LENGTH],
     )
-    spec = analyses.make_spec(session, request)
+    unpinned = analyses.make_spec(session, request)
+    spec = submission.pin_checkpoints(session, unpinned, data_dir=data_dir)
     key = training_key.training_key(spec, data_dir)
     known = training_key.find_equal_jobs(session, [key])
     if key in known:
@@ -126,9 +127,9 @@ def _find_or_submit(
     return submission.create_job(session, spec, user=row.user, data_dir=data_dir, now=now).id
 
 
-def _describe(error: InvalidInput | NotFound) -> str:
-    fields = error.field_errors if isinstance(error, InvalidInput) else ()
-    return "; ".join([str(error), *(f"{field.pointer}: {field.message}" for field in fields)])
+def _describe(error: InvalidInput) -> str:
+    fields = [f"{field.pointer}: {field.message}" for field in error.field_errors]
+    return "; ".join([str(error), *fields])
 
 
 def is_waiting(training: JobRow | None) -> bool:
