@@ -10,7 +10,7 @@ import uvicorn
 
 from api.app import create_app
 from service import log, settings
-from service.access import tokens
+from service.access import signing_keys, tokens
 from service.errors import ResnetdError, Unavailable
 from service.settings import Settings
 from service.storage import schema
@@ -53,6 +53,7 @@ def check_dependencies(configured: Settings) -> None:
     with closing(Database(configured.database_url.get_secret_value())) as database:
         schema.require_current(database)
     tokens.read_or_create(configured.token_file)
+    signing_keys.read_or_create(configured.signing_key_file)
     ArtifactStore(configured.artifacts_url)
 
 

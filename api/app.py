@@ -25,11 +25,13 @@ from api.routes import (
     comparisons,
     datasets,
     drivers,
+    envelopes,
     groups,
     job_actions,
     jobs,
     metrics,
     predictions,
+    result_cards,
     runners,
     searches,
     session,
@@ -39,7 +41,7 @@ from api.routes import (
     webhooks,
 )
 from api.shared_reads import SharedReads
-from service.access import tokens
+from service.access import signing_keys, tokens
 from service.settings import Settings
 from service.storage import schema
 from service.storage.artifacts import ArtifactStore
@@ -79,6 +81,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             settings=settings,
             database=database,
             artifacts=artifacts,
+            signing_key=signing_keys.read_or_create(settings.signing_key_file),
             changes=changes,
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
             now=clock,
@@ -107,10 +110,12 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     for router in (
         jobs.router,
         job_actions.router,
+        envelopes.router,
         groups.router,
         metrics.router,
         predictions.router,
         analyses.router,
+        result_cards.router,
         checkpoints.router,
         attempts.router,
         runners.router,

@@ -20,6 +20,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from api.auth import SIGN_IN_COOKIE, read_bearer_token, read_sign_in_cookie
 from api.change_listener import ChangeHub
 from service.access import sign_ins, tokens
+from service.access.signing_keys import SigningKey
 from service.execution import credentials
 from service.execution.credentials import CallerKind
 from service.settings import Settings
@@ -56,6 +57,7 @@ class Services:
     settings: Settings
     database: Database
     artifacts: ArtifactStore
+    signing_key: SigningKey
     changes: ChangeHub
     session_slots: asyncio.Semaphore
     now: Callable[[], datetime]

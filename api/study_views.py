@@ -60,11 +60,18 @@ class StudyPage(View):
 
 
 class MemberJobView(View):
-    """`job_id`, `state`: null once the job is deleted."""
+    """`job_id`, `state`: null once the job is deleted. `result_card`: its path, once completed."""
 
     seed: int
     job_id: str | None
     state: JobState | None
+    result_card: str | None
+
+    @classmethod
+    def of(cls, seed: int, job_id: str | None, state: JobState | None) -> "MemberJobView":
+        is_complete = state is JobState.SUCCEEDED
+        card = f"/v1/jobs/{job_id}/result-card" if is_complete else None
+        return cls(seed=seed, job_id=job_id, state=state, result_card=card)
 
 
 class CellView(View):
@@ -103,12 +110,12 @@ class MemberView(View):
             label=member.label,
             network=member.network,
             parameters=member.parameters,
-            jobs=_list_jobs(member.jobs),
+            jobs=[MemberJobView.of(*job) for job in member.jobs],
             results={metric: CellView.of(cell) for metric, cell in member.cells.items()},
             analyses=[
                 MemberAnalysisView(
                     name=analysis.name,
-                    jobs=_list_jobs(analysis.jobs),
+                    jobs=_list_analyses(analysis.jobs),
                     numbers={
                         number: SampleStatisticsView.model_validate(found)
                         for number, found in analysis.numbers.items()
@@ -120,8 +127,14 @@ class MemberView(View):
         )
 
 
-def _list_jobs(jobs: Iterable[tuple[int, str | None, JobState | None]]) -> list[MemberJobView]:
-    return [MemberJobView(seed=seed, job_id=job_id, state=state) for seed, job_id, state in jobs]
+def _list_analyses(
+    jobs: Iterable[tuple[int, str | None, JobState | None]],
+) -> list[MemberJobView]:
+    """Analyses have no result cards."""
+    return [
+        MemberJobView(seed=seed, job_id=job_id, state=state, result_card=None)
+        for seed, job_id, state in jobs
+    ]
 
 
 class DifferenceView(View):

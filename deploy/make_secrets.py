@@ -4,6 +4,7 @@ An existing secret is kept. Needs Python only: a machine with Docker has no virt
 """
 
 import argparse
+import base64
 import os
 import secrets
 import sys
@@ -11,6 +12,8 @@ import tempfile
 from pathlib import Path
 
 DEFAULT_PATH = Path(__file__).parent / "secrets"
+# DER of a PKCS #8 private key with the algorithm Ed25519, up to its 32 bytes.
+_ED25519_HEADER = bytes.fromhex("302e020100300506032b657004220420")
 
 
 class SecretsError(Exception):
@@ -35,8 +38,15 @@ def make_secrets(path: Path) -> list[str]:
         _create(url_path, f"postgresql://resnetd:{password}@postgres:5432/resnetd"),
         _create(path / "resnetd_ray_token", secrets.token_hex(32)),
         _create(path / "resnetd_admin_token", secrets.token_urlsafe(32)),
+        _create(path / "resnetd_signing_key", _generate_signing_key()),
     ]
     return [name for name in created if name is not None]
+
+
+def _generate_signing_key() -> str:
+    """An Ed25519 private key in PEM: 32 random bytes behind a fixed header (RFC 8410)."""
+    encoded = base64.b64encode(_ED25519_HEADER + secrets.token_bytes(32)).decode()
+    return f"-----BEGIN PRIVATE KEY-----\n{encoded}\n-----END PRIVATE KEY-----"
 
 
 def _create(path: Path, secret: str) -> str | None:

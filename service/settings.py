@@ -130,6 +130,13 @@ class Settings(BaseSettings):
 
     The API creates it at its first start.
     """
+    signing_key_file: AbsolutePath = Field(
+        default_factory=lambda data: data["var_dir"] / "signing-key.pem"
+    )
+    """File of the private key that signs result cards, which only its owner can read.
+
+    The API creates it at its first start. Several APIs of one service need the same file.
+    """
 
     # The API.
     api_host: str = "127.0.0.1"

@@ -1,9 +1,12 @@
-"""`resnetd-worker`: run the dispatcher, a runner or a search's driver; download a dataset."""
+"""`resnetd-worker`: run the dispatcher, a runner or a search's driver; fetch data; evaluate."""
 
 import argparse
+import json
 import signal
 import sys
 import threading
+from dataclasses import asdict
+from pathlib import Path
 
 from service import log, settings
 from service.catalog import datasets as catalog_datasets
@@ -26,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
             from workers.cluster import search_driver  # noqa: PLC0415
 
             return search_driver.main()
+        if options.command == "evaluate":
+            return _evaluate(options.card, options.weights, options.data_dir)
         return _fetch(
             options.dataset, {} if options.data_dir is None else {"data_dir": options.data_dir}
         )
@@ -48,6 +53,12 @@ def make_parser() -> argparse.ArgumentParser:
     ]
     fetch.add_argument("dataset", choices=sorted(downloads))
     fetch.add_argument("--data-dir", help="default: the setting RESNETD_DATA_DIR")
+    evaluate = commands.add_parser(
+        "evaluate", help="evaluate the weights of a result card again (used by `resnetd verify`)"
+    )
+    evaluate.add_argument("card", type=Path, help="a result card")
+    evaluate.add_argument("weights", type=Path, help="its weights, as safetensors")
+    evaluate.add_argument("--data-dir", help="default: the setting RESNETD_DATA_DIR")
     return parser
 
 
@@ -97,6 +108,20 @@ def _fetch(name: str, overrides: dict[str, str]) -> int:
         data_datasets.fetch_dataset(name, data_dir, on_progress=print)
     except (OSError, RuntimeError) as error:
         raise Unavailable(f"cannot download {name} to {data_dir / name}: {error}") from error
+    return 0
+
+
+def _evaluate(card: Path, weights: Path, data_dir: str | None) -> int:
+    """Prints an Evaluation as JSON."""
+    overrides = {} if data_dir is None else {"data_dir": data_dir}
+    # Imported here: torch, as above.
+    from workers.training import verification  # noqa: PLC0415
+
+    try:
+        found = verification.evaluate_card(card, weights, settings.load(**overrides).data_dir)
+    except OSError as error:
+        raise Unavailable(f"{error.filename}: {error.strerror}") from error
+    print(json.dumps(asdict(found)))
     return 0
 
 

@@ -1,8 +1,5 @@
 """Jobs: submission, lists, one job and what it has recorded."""
 
-import csv
-import io
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Literal
 
@@ -188,10 +185,11 @@ def get_metrics(
     format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
 ) -> MetricsView | Response:
     """All points of all series, or of those named; `GET /v1/metrics` summarizes long ones."""
-    records.find_job(session, job_id)
-    found = metrics.read_series(session, job_id, names=series or ())
+    job = records.find_job(session, job_id)
     if format == "csv":
-        return Response(_format_csv(found), media_type="text/csv")
+        parts = metrics.iterate_csv(session, job, names=series or ())
+        return Response("".join(parts), media_type="text/csv")
+    found = metrics.read_series(session, job_id, names=series or ())
     return MetricsView(
         series={name: SeriesView.model_validate(values) for name, values in found.items()}
     )
@@ -238,14 +236,3 @@ def list_attempts(job_id: str, session: ReadSession) -> AttemptList:
     records.find_job(session, job_id)
     found = attempts.list_attempts(session, job_id)
     return AttemptList(attempts=[AttemptView.of(attempt) for attempt in found])
-
-
-def _format_csv(found: Mapping[str, metrics.Series]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["series", "iteration", "value", "seconds", "time"])
-    for name, series in found.items():
-        columns = (series.iterations, series.values, series.seconds, series.times)
-        for iteration, value, seconds, at in zip(*columns, strict=True):
-            writer.writerow([name, iteration, "" if value is None else value, seconds, at])
-    return text.getvalue()

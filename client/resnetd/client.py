@@ -9,7 +9,7 @@ from resnetd.analyses import Analyses
 from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
 from resnetd.jobs import Jobs
-from resnetd.models import Cluster, WaitingJob
+from resnetd.models import Cluster, SigningKey, WaitingJob
 from resnetd.retry import Retry
 from resnetd.searches import Searches
 from resnetd.studies import Comparisons, Studies
@@ -87,6 +87,14 @@ class Client:
         64
         """
         return self._api.get("/v1/cluster", Cluster)
+
+    def signing_key(self) -> SigningKey:
+        """Return the public key that verifies the service's result cards.
+
+        >>> client.signing_key().algorithm
+        'Ed25519'
+        """
+        return self._api.get("/v1/signing-key", SigningKey)
 
     def queue(self, *, limit: int = 50) -> tuple[WaitingJob, ...]:
         """Return the waiting jobs: first those that may start, in their order, then the others.

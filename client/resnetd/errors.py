@@ -16,6 +16,7 @@ ResnetdError
 │       └── Unavailable             502, 503, 504: try again later
 ├── AmbiguousId             several ids begin with the given characters
 ├── CorruptDownload         the bytes do not match their checksum
+├── UnusableFile            a file is no result card, or no public key
 ├── JobNotSucceeded         wait() raises it for a job that ended otherwise
 │   ├── JobFailed
 │   │   └── JobTimedOut         the job reached its own time limit
@@ -130,6 +131,10 @@ class AmbiguousId(ResnetdError):
 
 class CorruptDownload(ResnetdError):
     """The downloaded bytes do not match their checksum; they were deleted."""
+
+
+class UnusableFile(ResnetdError):
+    """The file is no result card, or no public key; the message says why."""
 
 
 class JobNotSucceeded(ResnetdError):

@@ -9,7 +9,17 @@ from typing import Any
 from resnetd import downloads
 from resnetd.errors import CannotConnect, ServerError, error_of_job
 from resnetd.event_stream import read_new_events, stream_headers
-from resnetd.models import Attempt, Checkpoint, Event, Job, JobState, LogLine, Plan, Series
+from resnetd.models import (
+    Attempt,
+    Checkpoint,
+    Envelope,
+    Event,
+    Job,
+    JobState,
+    LogLine,
+    Plan,
+    Series,
+)
 from resnetd.records import Record
 from resnetd.resources import RunResource, as_list, drop_empty
 
@@ -405,6 +415,28 @@ class Jobs(RunResource[Job]):
         [20]
         """
         return self._api.get_list(self._path(job_id, "checkpoints"), "checkpoints", Checkpoint)
+
+    def envelope(self, job_id: str) -> Envelope:
+        """Return whether the curve of a job is normal, beside completed jobs with other seeds.
+
+        >>> client.jobs.envelope(job.id).message
+        'unknown: needs 3 completed jobs that differ only in the seed; has 0'
+        """
+        return self._api.get(self._path(job_id, "envelope"), Envelope)
+
+    def result_card(self, job_id: str) -> bytes:
+        """Return the signed result card of a completed job: canonical JSON.
+
+        An unchanged job has the same card, byte for byte. `resnetd verify` checks it.
+
+        >>> card = client.jobs.result_card(finished.id)
+        >>> json.loads(card)["card"]["result"]["wrong_test_images"]
+        9
+
+        Raises:
+            Conflict: the training is not complete.
+        """
+        return self._api.get_bytes(self._path(job_id, "result-card"), {})
 
     def download(
         self,

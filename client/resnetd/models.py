@@ -254,6 +254,51 @@ class Plan(Record, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class EnvelopeVerdict(OpenEnum):
+    """`unknown`: there are too few jobs to compare with, or the job has no evaluation."""
+
+    WITHIN = "within"
+    LEFT = "left"
+    UNKNOWN = "unknown"
+
+
+class EnvelopePoint(Record, frozen=True):
+    """The expected interval of an evaluation, and the job's value; errors in percent."""
+
+    iteration: int
+    low: float
+    mean: float
+    high: float
+    value: float | None = None
+
+
+class Departure(Record, frozen=True):
+    """Where the job left the envelope, `points` above or below it."""
+
+    iteration: int
+    value: float | None = None
+    points: float | None = None
+
+
+class Envelope(Record, frozen=True):
+    """Whether a job's test errors are as expected from the jobs `job_ids`, with other seeds."""
+
+    verdict: EnvelopeVerdict
+    message: str
+    looks: int
+    job_ids: tuple[str, ...] = ()
+    departure: Departure | None = None
+    points: tuple[EnvelopePoint, ...] = ()
+
+
+class SigningKey(Record, frozen=True):
+    """Verifies result cards. `public_key` in PEM; `fingerprint`: SHA-256 of its DER encoding."""
+
+    algorithm: str
+    public_key: str
+    fingerprint: str
+
+
 class Job(Record, frozen=True):
     """`progress`, `parameters` and `environment` are None until the training processes run."""
 
@@ -408,13 +453,19 @@ class Series(Record, frozen=True):
 
 
 class Trial(Record, frozen=True):
-    """A job of a search. `rank` counts the trials that are better; None without a value."""
+    """Parameters of a search, and their jobs: one, or one for each seed with repeats.
+
+    `rank` counts the trials that are better; None without a value. With repeats, `values` are means
+    with the standard deviations `stds`, and `job_id` is the job of the first seed.
+    """
 
     number: int
     job_id: str
     state: JobState
     params: dict[str, Any]
+    job_ids: tuple[str, ...] = ()
     values: dict[str, float] = {}
+    stds: dict[str, float] = {}
     rank: int | None = None
     reason: Reason | None = None
     iteration: int = 0
@@ -433,11 +484,12 @@ class BudgetUsed(Record, frozen=True):
 
 
 class MemberJob(Record, frozen=True):
-    """A job of a study; None once it is deleted."""
+    """A job of a study; None once it is deleted. `result_card`: its path, once completed."""
 
     seed: int
     job_id: str | None = None
     state: JobState | None = None
+    result_card: str | None = None
 
 
 class SampleStatistics(Record, frozen=True):

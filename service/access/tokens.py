@@ -1,10 +1,7 @@
 """Users' API tokens, of which the database stores only digests."""
 
 import hashlib
-import os
 import secrets
-import tempfile
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.access import secret_files
 from service.errors import InvalidInput, Unauthorized
 from service.specs.base import MAX_NAME_LENGTH, Name
 from service.storage.database import Lock, serialize
@@ -66,7 +64,7 @@ def read_or_create(path: Path) -> str:
     """The secret in the file; a missing file is created with a new one, readable by its owner."""
     try:
         if not path.exists():
-            _create(path)
+            secret_files.create_once(path, new_secret() + "\n")
         secret = path.read_text().strip()
     except (OSError, UnicodeError) as error:
         raise InvalidInput(
@@ -78,14 +76,3 @@ def read_or_create(path: Path) -> str:
             f"at least {MIN_LENGTH} are needed"
         )
     return secret
-
-
-def _create(path: Path) -> None:
-    """The file appears with its content, and only once where several processes create it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".token-") as file:
-        file.write(new_secret() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(file.name, path)

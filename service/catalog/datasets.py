@@ -23,6 +23,14 @@ class DatasetOrigin(StrEnum):
     FOLDER = "folder"  # an image folder in the data directory (image_folder_layout)
 
 
+class ChecksumScope(StrEnum):
+    """What the checksum of a dataset covers."""
+
+    IMAGES = "images"  # the bytes and labels of all images in memory
+    # Images that are read from their files during training would have to be read once more.
+    FILE_LIST = "file-list"  # class and name of all files, and the size of the test files
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Properties of a dataset that the service and the training code share.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from service.catalog.datasets import ChecksumScope
 from service.specs.analysis_result import AnalysisResult
 from service.specs.job_spec import JobSpec, StartMode
 from service.specs.search_spec import SearchSpec
@@ -130,10 +131,18 @@ class Progress(ProtocolModel):
     images_per_second: Annotated[float, Field(ge=0)] | None
 
 
+class DataChecksum(ProtocolModel):
+    """`scope` says what the SHA-256 of a dataset covers."""
+
+    sha256: Sha256
+    scope: ChecksumScope
+
+
 class RunEnvironment(ProtocolModel):
     """What is known once the training processes are up.
 
-    `numerics`: settings that affect speed and rounding, such as precision and memory format.
+    `versions`: of packages, of this service, and of its code. `numerics`: what affects speed and
+    rounding, such as precision and memory format.
     """
 
     parameters: Annotated[int, Field(ge=1)]
@@ -146,6 +155,7 @@ class RunEnvironment(ProtocolModel):
     pids: list[int]
     versions: dict[Text, Text]
     numerics: dict[Text, Text] = {}
+    data_checksum: DataChecksum | None = None
 
 
 class LaunchTimes(ProtocolModel):

@@ -1,6 +1,7 @@
 """The examples in the docstrings run against the real API."""
 
 import doctest
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from resnetd import client as client_module
 from tests.client.service import Service
 from tests.support.analyses import finish_analysis, finish_training
 from tests.support.api import TOKEN
+from tests.support.core import ENVIRONMENT
 from tests.support.searching import Searching
 
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
@@ -49,6 +51,7 @@ def test_an_example_prints_what_it_says(
     }
     example.globs = {
         "client": client,
+        "json": json,
         "resnetd": resnetd,
         "url": service.url,
         "token": TOKEN,
@@ -61,6 +64,7 @@ def test_an_example_prints_what_it_says(
 
 def _finished_job(service: Service, client: resnetd.Client) -> models.Job:
     training = service.run()
+    training.report(environment=ENVIRONMENT)
     training.log("training begins")
     training.progress(10, test_error=50.0)
     training.progress(20, test_error=2.5)

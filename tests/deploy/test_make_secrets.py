@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from deploy.make_secrets import SecretsError, make_secrets
-from service.access import tokens
+from service.access import signing_keys, tokens
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -57,3 +57,11 @@ def test_the_api_reads_the_administrators_token_unchanged(tmp_path: Path) -> Non
     make_secrets(tmp_path)
     made = _read(tmp_path)["resnetd_admin_token"]
     assert tokens.read_or_create(tmp_path / "resnetd_admin_token") == made
+
+
+def test_the_api_signs_with_the_key(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    path = tmp_path / "resnetd_signing_key"
+    before = path.read_bytes()
+    assert len(signing_keys.read_or_create(path).sign(b"card")) == 64
+    assert path.read_bytes() == before

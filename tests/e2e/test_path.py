@@ -156,3 +156,11 @@ def test_the_command_line_submits_watches_and_downloads(
     listed = run_resnetd("ps", "--all", "-o", "json")
     states = {job["id"]: job["state"] for job in json.loads(listed.stdout)}
     assert states[job_id] == "succeeded"
+
+    card = str(tmp_path / "card.json")
+    written = run_resnetd("result-card", job_id, "-o", card)
+    assert written.returncode == 0, written.stderr
+    data = ("--data", str(service.var_path / "data"))
+    verified = run_resnetd("verify", card, str(tmp_path / "net.safetensors"), *data)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert verified.stdout.splitlines()[-1].endswith(", as on the card")

@@ -39,6 +39,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("ARTIFACTS_URL", "ftp://host/folder", ("resnetd-api", "resnetd-server")),
         ("ARTIFACTS_URL", "file:///proc/no/such/folder", ("resnetd-api", "resnetd-server")),
         ("TOKEN_FILE", "/proc/no/such/folder/token", ("resnetd-api",)),
+        ("SIGNING_KEY_FILE", "/proc/no/such/folder/key", ("resnetd-api",)),
         ("API_HOST", "256.0.0.1", ("resnetd-api",)),
         ("RAY_URL", "ray:8265", ("resnetd-worker",)),
     ],

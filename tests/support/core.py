@@ -38,6 +38,27 @@ NO_DATA = Path("/nonexistent")
 LIVES = 100
 
 
+# Of a training process, as it reports it.
+ENVIRONMENT: dict[str, Any] = {
+    "parameters": 77_850,
+    "classes": 10,
+    "train_images": 1437,
+    "test_images": 360,
+    "device": "cpu",
+    "num_workers": 1,
+    "host": "node-1",
+    "pids": [7],
+    "versions": {"torch": "2.15.0", "resnetd": "0.1.0", "commit": "c" * 40},
+    "numerics": {
+        "precision": "fp32",
+        "threads": "1",
+        "machine": "x86_64",
+        "cpu_capability": "AVX2",
+    },
+    "data_checksum": {"sha256": "d" * 64, "scope": "images"},
+}
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = START

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from service.catalog.datasets import ChecksumScope
 from service.states import CheckpointPart, LogLevel, StopReason
 
 LogFunction = Callable[[LogLevel, str], None]
@@ -15,6 +16,14 @@ LogFunction = Callable[[LogLevel, str], None]
 
 def ignore_log(level: LogLevel, message: str) -> None:
     """The default log function."""
+
+
+@dataclass(frozen=True)
+class DataChecksum:
+    """`scope` says what the SHA-256 of a dataset covers."""
+
+    sha256: str
+    scope: ChecksumScope
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class RunEnvironment:
     pids: list[int]
     versions: dict[str, str]
     numerics: dict[str, str]
+    data_checksum: DataChecksum | None = None
 
 
 @dataclass(frozen=True)

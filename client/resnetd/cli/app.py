@@ -16,6 +16,7 @@ from resnetd.cli import (
     job_commands,
     messages,
     render,
+    result_card_commands,
     search_commands,
     study_commands,
     webhook_commands,
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(job_commands.commands)
 app.add_typer(analysis_commands.commands)
+app.add_typer(result_card_commands.commands)
 app.add_typer(search_commands.commands, name="search")
 app.add_typer(study_commands.commands, name="study")
 app.add_typer(webhook_commands.commands, name="webhook")

@@ -18,7 +18,7 @@ from service.specs.job_spec import JobSpec
 from workers.training.data import datasets
 from workers.training.data.normalization import Normalizer
 from workers.training.data.resident_source import ResidentSource
-from workers.training.observers import LogFunction, ignore_log
+from workers.training.observers import DataChecksum, LogFunction, ignore_log
 
 EvaluationBatches = Iterable[tuple[list[Tensor], Tensor]]
 """Batches to evaluate: the augmented views of the images, each images_NCHW, and labels_N."""
@@ -37,7 +37,7 @@ class DataSource(Protocol):
 
     `description`: how images reach the network. `is_resident`: all images are on the device, so
     no batch is waited for. `class_names` in the order of their labels. `validation_images` is 0
-    if none are held out.
+    if none are held out. `checksum`: of the dataset, held-out images included.
     """
 
     description: str
@@ -48,6 +48,7 @@ class DataSource(Protocol):
     validation_images: int
     test_images: int
     normalizer: Normalizer
+    checksum: DataChecksum
 
     def load_batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """images_NCHW float32 and labels_N of these positions (workers.training.data.sampling)."""

@@ -21,9 +21,9 @@ from service.catalog import datasets, image_folder_layout
 from service.catalog.architectures import Family
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.errors import NotFound
-from workers.training.data import image_folders
+from workers.training.data import checksum, image_folders
 from workers.training.errors import DatasetMissing
-from workers.training.observers import LogFunction, ignore_log
+from workers.training.observers import DataChecksum, LogFunction, ignore_log
 
 _DIGITS_FILE = "sklearn/datasets/data/digits.csv.gz"
 _DOWNLOAD_CHUNK_BYTES = 1 << 18
@@ -64,6 +64,7 @@ class Images:
     class_names: list[str]
     flip: bool
     padding: int
+    checksum: DataChecksum
     validation: Split | None = None
 
     @property
@@ -86,33 +87,44 @@ def read_images(
             f"dataset {name} not found at {data_dir / name}; fetch it with: "
             f"resnetd-worker fetch {name} --data-dir {data_dir}"
         )
-    train, test = _read_published(name, data_dir / name)
+    train, test, data_checksum = _read_published(name, data_dir / name)
     assert dataset.class_names is not None
-    class_names = list(dataset.class_names)
-    return Images(train, test, class_names, flip=dataset.flip, padding=dataset.padding)
+    return Images(
+        train,
+        test,
+        list(dataset.class_names),
+        flip=dataset.flip,
+        padding=dataset.padding,
+        checksum=data_checksum,
+    )
 
 
-def _read_published(name: str, path: Path) -> tuple[Split, Split]:
+def _read_published(name: str, path: Path) -> tuple[Split, Split, DataChecksum]:
     """Maps the arrays of the cache: to parse the files of CIFAR-10 takes about a second."""
 
     def parse() -> dict[str, np.ndarray]:
         reader = _READERS.get(name, partial(_read_torchvision, name))
         train, test = reader(path)
+        splits = {
+            "train": (train.images_NHWC.numpy(), train.labels_N.numpy()),
+            "test": (test.images_NHWC.numpy(), test.labels_N.numpy()),
+        }
         return {
-            "train_images": train.images_NHWC.numpy(),
-            "train_labels": train.labels_N.numpy(),
-            "test_images": test.images_NHWC.numpy(),
-            "test_labels": test.labels_N.numpy(),
+            "train_images": splits["train"][0],
+            "train_labels": splits["train"][1],
+            "test_images": splits["test"][0],
+            "test_labels": splits["test"][1],
+            "sha256": checksum.hash_images(splits),
         }
 
     files = [path / file for file in _FILES.get(name, ())]
     # The kind must change when the parsing changes: the bundled datasets have no files to compare.
-    arrays = image_folders.load_cached(path, "arrays", files, parse)
+    arrays = image_folders.load_cached(path, "hashed-arrays", files, parse)
     train, test = (
         _make_split(arrays[f"{split}_images"], arrays[f"{split}_labels"])
         for split in ("train", "test")
     )
-    return train, test
+    return train, test, checksum.make_checksum(arrays["sha256"])
 
 
 def is_available(name: str, data_dir: Path) -> bool:
@@ -178,6 +190,7 @@ def _read_folder(dataset: Dataset, data_dir: Path, family: Family, log: LogFunct
         class_names=decoded.classes,
         flip=dataset.flip,
         padding=dataset.padding * size // 32,  # the catalog gives the padding of 32 pixels
+        checksum=decoded.checksum,
     )
 
 

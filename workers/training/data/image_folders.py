@@ -16,12 +16,13 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.catalog import image_folder_layout
-from service.catalog.datasets import MAX_DECODED_BYTES
+from service.catalog.datasets import MAX_DECODED_BYTES, ChecksumScope
 from service.catalog.image_folder_layout import ImageFile, LayoutError
 from service.states import LogLevel
 from service.text import count_of
+from workers.training.data import checksum
 from workers.training.errors import DatasetMissing, DatasetUnusable
-from workers.training.observers import LogFunction, ignore_log
+from workers.training.observers import DataChecksum, LogFunction, ignore_log
 
 # By EXIF orientation. Pillow's exif_transpose fails if any other EXIF field is broken.
 _TRANSPOSE = {
@@ -44,6 +45,7 @@ class DecodedFolder:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    checksum: DataChecksum
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,32 @@ def read_folder(folder: Path, *, size: int, log: LogFunction = ignore_log) -> De
     _check_memory(folder, len(train) + len(test), size)
 
     def decode() -> dict[str, np.ndarray]:
-        return {"train": _decode_split(train, size), "test": _decode_split(test, size)}
+        images = {"train": _decode_split(train, size), "test": _decode_split(test, size)}
+        splits = {
+            "train": (images["train"], train.labels),
+            "test": (images["test"], test.labels),
+        }
+        return images | {"sha256": checksum.hash_images(splits)}
 
-    images = load_cached(folder, f"{size}-upright", train.paths + test.paths, decode, log)
+    found = load_cached(folder, f"{size}-upright-hashed", train.paths + test.paths, decode, log)
     return DecodedFolder(
-        listing.classes, images["train"], train.labels, images["test"], test.labels
+        listing.classes,
+        found["train"],
+        train.labels,
+        found["test"],
+        test.labels,
+        checksum.make_checksum(found["sha256"]),
     )
+
+
+def hash_file_list(listing: FolderListing) -> DataChecksum:
+    """Over a line for each file: train/CLASS/NAME, or test/CLASS/NAME and the size in bytes."""
+    digest = hashlib.sha256()
+    for split, files in (("train", listing.train), ("test", listing.test)):
+        for path, label in zip(files.paths, files.labels, strict=True):
+            size = f" {path.stat().st_size}" if split == "test" else ""
+            digest.update(f"{split}/{listing.classes[label]}/{path.name}{size}\n".encode())
+    return DataChecksum(digest.hexdigest(), ChecksumScope.FILE_LIST)
 
 
 def load_cached(

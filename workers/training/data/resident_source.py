@@ -46,6 +46,7 @@ class ResidentSource:
         images = _hold_out(images, recipe.validation_images)
         self.description = f"bytes on the {'GPU' if device.type == 'cuda' else 'CPU'}"
         self.class_names, self.classes = images.class_names, images.classes
+        self.checksum = images.checksum
         self.train_images, self.test_images = len(images.train), len(images.test)
         self.validation_images = 0 if images.validation is None else len(images.validation)
         train_NHWC = images.train.images_NHWC

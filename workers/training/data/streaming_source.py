@@ -74,6 +74,7 @@ class StreamingSource:
             "test": listing.test,
         }
         self.class_names, self.classes = listing.classes, len(listing.classes)
+        self.checksum = image_folders.hash_file_list(listing)
         self.train_images, self.test_images = len(self._train), len(listing.test)
         self.validation_images = len(held_out)
         decoder = "the device" if decodes_on_device else "reader processes"

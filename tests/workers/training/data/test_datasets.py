@@ -15,6 +15,7 @@ import torchvision
 from service.catalog import datasets as catalog_datasets
 from service.catalog.architectures import Family
 from service.errors import NotFound
+from workers.training.data import checksum
 from workers.training.data import datasets as data_datasets
 from workers.training.data.datasets import Images
 from workers.training.errors import DatasetMissing
@@ -213,3 +214,15 @@ def test_a_published_data_set_is_parsed_once_per_machine(
     second = data_datasets.read_images("digits", tmp_path, family=Family.CIFAR)
     assert torch.equal(first.train.images_NHWC, second.train.images_NHWC)
     assert torch.equal(first.test.labels_N, second.test.labels_N)
+
+
+def test_equal_images_have_one_checksum_and_any_other_byte_or_label_another() -> None:
+    first, second = read("digits"), read("digits")
+    assert first.checksum == second.checksum != read("fake").checksum
+    images = first.train.images_NHWC.numpy().copy(), first.train.labels_N.numpy().copy()
+    before = checksum.hash_images({"train": images}).tobytes()
+    for array in images:
+        array.flat[-1] += 1
+        after = checksum.hash_images({"train": images}).tobytes()
+        assert after != before
+        before = after

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from service.catalog.datasets import ChecksumScope
 from service.catalog.recipes import Normalization
 from tests.workers.training.support import small_spec
 from workers.training.data import normalization
@@ -15,8 +16,10 @@ from workers.training.data.data_source import EvaluationSplit
 from workers.training.data.datasets import Images, Split
 from workers.training.data.resident_source import ResidentSource
 from workers.training.errors import DatasetUnusable
+from workers.training.observers import DataChecksum
 
 CPU = torch.device("cpu")
+CHECKSUM = DataChecksum("0" * 64, ChecksumScope.IMAGES)
 
 
 def make_images(*, count: int, height: int, width: int, padding: int, flip: bool) -> Images:
@@ -25,7 +28,9 @@ def make_images(*, count: int, height: int, width: int, padding: int, flip: bool
         torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator),
         torch.randint(0, 10, (count,), generator=generator),
     )
-    return Images(split, split, class_names=list("0123456789"), flip=flip, padding=padding)
+    return Images(
+        split, split, class_names=list("0123456789"), flip=flip, padding=padding, checksum=CHECKSUM
+    )
 
 
 def make_source(images: Images, **recipe: Any) -> ResidentSource:
