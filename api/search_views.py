@@ -16,14 +16,21 @@ from service.storage.tables import SearchRow
 
 
 class TrialView(View):
-    """`values` are the newest; `rank` is the number of better trials, null without values."""
+    """`values` are the newest; `rank` is the number of better trials, null without values.
+
+    With repeats `values` are means over the jobs, and `job_id` is that of the first seed.
+    """
 
     number: int
     job_id: str
+    job_ids: Annotated[list[str], Field(description="a job for each seed")]
     state: JobState
     reason: Reason | None
     params: dict[str, Any]
     values: dict[Metric, float]
+    stds: Annotated[
+        dict[Metric, float], Field(description="of the values over the seeds, with repeats")
+    ]
     rank: int | None
     iteration: int
     stop_reason: Annotated[str | None, Field(description="why the search stopped it early")]
@@ -33,10 +40,12 @@ class TrialView(View):
         return cls(
             number=trial.row.number,
             job_id=trial.job.id,
-            state=trial.job.state,
-            reason=trial.job.reason,
+            job_ids=[job.id for job in trial.jobs],
+            state=trial.state,
+            reason=trial.reason,
             params=trial.row.params,
             values=dict(trial.values),
+            stds=dict(trial.stds),
             rank=trial.rank,
             iteration=trial.iteration,
             stop_reason=trial.stop_reason,

@@ -114,7 +114,7 @@ def _find_subjects(services: Services, driver_id: str, tune_id: str) -> list[str
         search = drivers.find_active_search(session, driver_id)
         if search is None:
             return [driver_id]
-        return [driver_id, trials.find_job_id(session, search, tune_id=tune_id)]
+        return [driver_id, *trials.list_job_ids(session, search, tune_id=tune_id)]
 
 
 def _next_evaluation(

@@ -81,7 +81,11 @@ def build_config(session: Session, driver_id: str) -> SearchDriverConfig:
     if search is None:
         raise Conflict(f"its search no longer needs driver {driver_id}")
     spec = records.spec_of(search)
-    statement = select(TrialRow).where(TrialRow.search_id == search.id).order_by(TrialRow.number)
+    statement = (
+        select(TrialRow)
+        .where(TrialRow.search_id == search.id, TrialRow.repeat == 0)
+        .order_by(TrialRow.number)
+    )
     known_params = [trial.params for trial in session.scalars(statement)]
     return SearchDriverConfig(
         search_id=search.id,

@@ -25,8 +25,8 @@ def format_csv(spec: SearchSpec, trials: Sequence[Trial]) -> str:
             [
                 trial.row.number,
                 trial.job.id,
-                trial.job.state,
-                trial.job.reason,
+                trial.state,
+                trial.reason,
                 trial.rank,
                 *(trial.row.params[field] for field in fields),
                 *(trial.values.get(metric) for metric in spec.metric),

@@ -35,9 +35,7 @@ def compute_importance(spec: SearchSpec, trials: Sequence[Trial]) -> list[Import
     Only succeeded trials count: a trial that was stopped early has no final value.
     """
     complete = [
-        trial
-        for trial in trials
-        if trial.job.state is JobState.SUCCEEDED and trial.rank is not None
+        trial for trial in trials if trial.state is JobState.SUCCEEDED and trial.rank is not None
     ]
     params = [trial.row.params for trial in complete]
     return [

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
+from statistics import fmean, stdev
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -15,29 +16,66 @@ from service.specs.search_spec import Metric
 from service.states import JobState, Reason
 from service.storage.tables import AttemptRow, JobRow, MetricRow, SearchRow, TrialRow
 
+# What several jobs of a trial amount to: the first of these states that one of them has.
+_PRECEDENCE = (
+    JobState.RUNNING,
+    JobState.STARTING,
+    JobState.QUEUED,
+    JobState.BLOCKED,
+    JobState.PAUSED,
+    JobState.HELD,
+    JobState.FAILED,
+    JobState.CANCELLED,
+    JobState.SUCCEEDED,
+)
+
 
 @dataclass(frozen=True)
 class Trial:
     """`values`: the newest of each metric. `rank`: the number of trials that are better.
 
-    With several metrics a trial is better if it is no worse in all and better in one, so rank 0 is
-    the Pareto front. None where a metric has no value, or where the job has failed.
+    `job` is that of the first seed. With repeats `values` are means over the jobs, which all have a
+    value, and `stds` are their standard deviations. With several metrics a trial is better if it is
+    no worse in all and better in one, so rank 0 is the Pareto front. None where a metric has no
+    value, where a job has failed, or, with repeats, where one was cancelled.
     """
 
     row: TrialRow
     job: JobRow
     values: Mapping[Metric, float]
     rank: int | None
+    repeats: Sequence[tuple[TrialRow, JobRow]] = ()
+    stds: Mapping[Metric, float] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> list[JobRow]:
+        """By their seeds."""
+        return [self.job, *(job for _, job in self.repeats)]
+
+    @property
+    def state(self) -> JobState:
+        """Of the job that is furthest from success: a trial has succeeded when all have."""
+        return self._leading_job.state
+
+    @property
+    def reason(self) -> Reason | None:
+        return self._leading_job.reason
+
+    @property
+    def _leading_job(self) -> JobRow:
+        return min(self.jobs, key=lambda job: _PRECEDENCE.index(job.state))
 
     @property
     def stop_reason(self) -> str | None:
         """Why the search stopped it early; None where it ended before it could be stopped."""
-        return self.row.stop_reason if self.job.reason is Reason.EARLY_STOPPED else None
+        pairs = [(self.row, self.job), *self.repeats]
+        stopped = (row.stop_reason for row, job in pairs if job.reason is Reason.EARLY_STOPPED)
+        return next(stopped, None)
 
     @property
     def iteration(self) -> int:
-        progress = job_records.progress_of(self.job)
-        return 0 if progress is None else progress.iteration
+        """That all of its jobs have reached."""
+        return min(map(_count_iterations, self.jobs))
 
 
 @dataclass(frozen=True)
@@ -55,7 +93,7 @@ class SearchProgress:
     @property
     def counts(self) -> dict[JobState, int]:
         """The number of trials in each state that occurs."""
-        return dict(Counter(trial.job.state for trial in self.trials))
+        return dict(Counter(trial.state for trial in self.trials))
 
 
 def read_progress(session: Session, search: SearchRow, *, now: datetime | None) -> SearchProgress:
@@ -71,20 +109,58 @@ def rank_trials(session: Session, search: SearchRow) -> list[Trial]:
     """The best first, by number where ranks are equal; trials without a rank last."""
     metrics = records.spec_of(search).metric
     pairs = records.list_trials(session, search.id)
-    jobs = [job for _, job in pairs]
-    seconds = _read_training_seconds(session, jobs) if Metric.SECONDS in metrics else {}
-    values = {job.id: _select_newest_values(job, metrics, seconds) for job in jobs}
+    values = read_newest_values(session, [job for _, job in pairs], metrics)
+    grouped = [list(group) for _, group in groupby(pairs, key=lambda pair: pair[0].number)]
+    trials = [_make_trial(group, values, metrics) for group in grouped]
     points = {
-        job.id: tuple(values[job.id][metric] for metric in metrics)
-        for job in jobs
-        # A failed job leaves no network that has these values.
-        if len(values[job.id]) == len(metrics) and job.state is not JobState.FAILED
+        trial.row.number: tuple(trial.values[metric] for metric in metrics)
+        for trial in trials
+        if len(trial.values) == len(metrics) and not _has_lost_job(trial)
     }
     ranks = dict(zip(points, compute_ranks(list(points.values())), strict=True))
-    trials = [
-        Trial(row=row, job=job, values=values[job.id], rank=ranks.get(job.id)) for row, job in pairs
-    ]
-    return sorted(trials, key=lambda trial: (trial.rank is None, trial.rank, trial.row.number))
+    ranked = [replace(trial, rank=ranks.get(trial.row.number)) for trial in trials]
+    return sorted(ranked, key=lambda trial: (trial.rank is None, trial.rank, trial.row.number))
+
+
+def read_newest_values(
+    session: Session, jobs: Sequence[JobRow], metrics: Sequence[Metric]
+) -> dict[str, dict[Metric, float]]:
+    """By job id, without values that are missing or not finite."""
+    seconds = _read_training_seconds(session, jobs) if Metric.SECONDS in metrics else {}
+    return {job.id: _select_newest_values(job, metrics, seconds) for job in jobs}
+
+
+def compute_means(
+    values: Sequence[Mapping[Metric, float]], metrics: Sequence[Metric]
+) -> dict[Metric, float]:
+    """Over jobs; without the metrics of which a job has no value."""
+    columns = {metric: [found.get(metric) for found in values] for metric in metrics}
+    return {
+        metric: fmean(value for value in column if value is not None)
+        for metric, column in columns.items()
+        if None not in column
+    }
+
+
+def _make_trial(
+    pairs: Sequence[tuple[TrialRow, JobRow]],
+    values: Mapping[str, Mapping[Metric, float]],
+    metrics: Sequence[Metric],
+) -> Trial:
+    """Without its rank."""
+    (row, job), *repeats = pairs
+    found = [values[job.id] for _, job in pairs]
+    means = compute_means(found, metrics)
+    stds = (
+        {metric: stdev([value[metric] for value in found]) for metric in means} if repeats else {}
+    )
+    return Trial(row=row, job=job, values=means, rank=None, repeats=repeats, stds=stds)
+
+
+def _has_lost_job(trial: Trial) -> bool:
+    """A failed job leaves no network that has its values. A mean needs complete trainings."""
+    states = {job.state for job in trial.jobs}
+    return JobState.FAILED in states or bool(trial.repeats and JobState.CANCELLED in states)
 
 
 def compute_ranks(points: Sequence[tuple[float, ...]]) -> list[int]:
@@ -119,7 +195,7 @@ def pick_best(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def sum_iterations(trials: Sequence[Trial]) -> int:
-    return sum(trial.iteration for trial in trials)
+    return sum(_count_iterations(job) for trial in trials for job in trial.jobs)
 
 
 def read_values_at(
@@ -137,6 +213,11 @@ def read_values_at(
     others = [metric for metric in metrics if not metric.is_series]
     seconds = _read_training_seconds(session, [job]) if Metric.SECONDS in others else {}
     return found | _select_newest_values(job, others, seconds)
+
+
+def _count_iterations(job: JobRow) -> int:
+    progress = job_records.progress_of(job)
+    return 0 if progress is None else progress.iteration
 
 
 def _select_newest_values(

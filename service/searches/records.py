@@ -34,12 +34,12 @@ def list_page(
 
 
 def list_trials(session: Session, search_id: str) -> list[tuple[TrialRow, JobRow]]:
-    """In the order of their numbers; without the specs of the jobs, which are large."""
+    """The jobs of all trials, by number and repeat; without their specs, which are large."""
     rows = session.execute(
         select(TrialRow, JobRow)
         .join(JobRow, JobRow.id == TrialRow.job_id)
         .where(TrialRow.search_id == search_id)
-        .order_by(TrialRow.number)
+        .order_by(TrialRow.number, TrialRow.repeat)
         .options(defer(JobRow.spec))
     )
     return [(trial, job) for trial, job in rows]

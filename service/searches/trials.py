@@ -1,8 +1,8 @@
 """Trials as a search's driver sees them: proposed, followed by their evaluations, stopped."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
-from itertools import islice
+from datetime import datetime, timedelta
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,40 +43,48 @@ def assign_trial(
     the search has all its trials, InvalidInput where the parameters make no valid job.
     """
     driver_trial_id = _make_driver_trial_id(search, tune_id)
-    trial = _find_assigned(session, search, tune_id) or _find_adoptable(session, search, params)
-    if trial is not None:
-        trial.driver_trial_id = driver_trial_id
-        return AssignedTrial(number=trial.number, job_id=trial.job_id)
+    known = _list_assigned(session, search, tune_id) or _list_adoptable(session, search, params)
+    if known:
+        for row in known:
+            row.driver_trial_id = driver_trial_id
+        return AssignedTrial(number=known[0].number, job_id=known[0].job_id)
     spec = records.spec_of(search)
     # Trials are numbered without a gap.
     last = session.scalar(select(func.max(TrialRow.number)).where(TrialRow.search_id == search.id))
     number = (last or 0) + 1
     if number > spec.trials:
         raise Conflict(f"search {search.id} already has its {count_of(spec.trials, 'trial')}")
-    job_spec = _make_job_spec(search, spec, params, number)
-    submitted = job_submission.submit(
-        session, job_spec, user=search.user, data_dir=data_dir, now=now
-    )
-    job = submitted.row
-    session.add(
-        TrialRow(
-            search_id=search.id,
-            number=number,
-            job_id=job.id,
-            params=params,
-            driver_trial_id=driver_trial_id,
-            is_paused=False,
+    job_ids = []
+    for repeat in range(spec.repeats):
+        submitted = job_submission.submit(
+            session,
+            _make_job_spec(search, spec, params, number, repeat),
+            user=search.user,
+            data_dir=data_dir,
+            # Ids sort by time: a microsecond between jobs keeps the order of the repeats.
+            now=now + timedelta(microseconds=repeat),
         )
-    )
+        job_ids.append(submitted.row.id)
+        session.add(
+            TrialRow(
+                search_id=search.id,
+                number=number,
+                repeat=repeat,
+                job_id=submitted.row.id,
+                params=params,
+                driver_trial_id=driver_trial_id,
+                is_paused=False,
+            )
+        )
     search.driver_failures = 0
-    data = {"number": number, "job_id": job.id, "params": params}
+    data = {"number": number, "job_id": job_ids[0], "params": params}
     events.append_event(session, search, EventKind.TRIAL, data, now=now)
-    return AssignedTrial(number=number, job_id=job.id)
+    return AssignedTrial(number=number, job_id=job_ids[0])
 
 
-def find_job_id(session: Session, search: SearchRow, *, tune_id: str) -> str:
-    """The job of the trial. NotFound where the driver has no such trial."""
-    return _require_assigned(session, search, tune_id).job_id
+def list_job_ids(session: Session, search: SearchRow, *, tune_id: str) -> list[str]:
+    """The jobs of the trial. NotFound where the driver has no such trial."""
+    return [row.job_id for row in _require_assigned(session, search, tune_id)]
 
 
 def find_next_evaluation(
@@ -84,10 +92,14 @@ def find_next_evaluation(
 ) -> NextEvaluationResponse | None:
     """The first evaluation after iteration `after`, or the trial's end; None: neither yet.
 
-    The last evaluation is returned once the job has ended, so that it is known to be the last.
+    The last evaluation is returned once the job has ended, so that it is known to be the last. A
+    trial with several jobs has one evaluation, their mean, when all have ended.
     """
-    job = job_records.find_job(session, _require_assigned(session, search, tune_id).job_id)
+    rows = _require_assigned(session, search, tune_id)
+    job, *others = (job_records.find_job(session, row.job_id) for row in rows)
     metrics = records.spec_of(search).metric
+    if others:
+        return _find_mean_evaluation(session, [job, *others], metrics)
     # A second one shows that the first is not the last.
     evaluations = list(islice(_list_evaluations(session, job, metrics, after), 2))
     is_last = job.state in FINAL_STATES and len(evaluations) <= 1
@@ -118,7 +130,7 @@ def stop_trial(
 
     False where its job has ended or is stopping for good.
     """
-    trial = _require_assigned(session, search, tune_id)
+    trial, *_ = _require_assigned(session, search, tune_id)
     spec = records.spec_of(search)
     job = job_records.find_job(session, trial.job_id)
     values = ranking.read_values_at(session, job, spec.metric, iteration)
@@ -139,17 +151,46 @@ def stop(
     return True
 
 
-def _find_assigned(session: Session, search: SearchRow, tune_id: str) -> TrialRow | None:
-    return session.scalar(
-        select(TrialRow).where(
-            TrialRow.search_id == search.id,
-            TrialRow.driver_trial_id == _make_driver_trial_id(search, tune_id),
+def _find_mean_evaluation(
+    session: Session, jobs: Sequence[JobRow], metrics: Sequence[Metric]
+) -> NextEvaluationResponse | None:
+    """Once all jobs have ended; without a value where one of them has not succeeded."""
+    if any(job.state not in FINAL_STATES for job in jobs):
+        return None
+    for job in jobs:
+        if job.state is not JobState.SUCCEEDED:
+            message = f"job {job.id} {job.state.past_phrase}: {job.message}"
+            return NextEvaluationResponse(failure=message[:2000])
+    values = ranking.read_newest_values(session, jobs, metrics)
+    means = ranking.compute_means(list(values.values()), metrics)
+    if len(means) < len(metrics):
+        return NextEvaluationResponse(failure=f"a job has no value of {', '.join(metrics)}")
+    return NextEvaluationResponse(
+        evaluation=TrialEvaluation(
+            iteration=jobs[0].iterations,
+            values={metric.value: value for metric, value in means.items()},
+            is_last=True,
         )
     )
 
 
-def _find_adoptable(session: Session, search: SearchRow, params: dict[str, Any]) -> TrialRow | None:
-    """The first trial with these parameters that only an earlier driver has followed."""
+def _list_assigned(session: Session, search: SearchRow, tune_id: str) -> Sequence[TrialRow]:
+    """By repeat; empty where the driver has no such trial."""
+    statement = (
+        select(TrialRow)
+        .where(
+            TrialRow.search_id == search.id,
+            TrialRow.driver_trial_id == _make_driver_trial_id(search, tune_id),
+        )
+        .order_by(TrialRow.repeat)
+    )
+    return session.scalars(statement).all()
+
+
+def _list_adoptable(
+    session: Session, search: SearchRow, params: dict[str, Any]
+) -> Sequence[TrialRow]:
+    """Of the first trial with these parameters that only an earlier driver has followed."""
     own_prefix = _make_driver_trial_id(search, "")
     earlier = session.scalars(
         select(TrialRow)
@@ -157,16 +198,18 @@ def _find_adoptable(session: Session, search: SearchRow, params: dict[str, Any])
             TrialRow.search_id == search.id,
             ~TrialRow.driver_trial_id.startswith(own_prefix, autoescape=True),
         )
-        .order_by(TrialRow.number)
+        .order_by(TrialRow.number, TrialRow.repeat)
     )
-    return next((trial for trial in earlier if trial.params == params), None)
+    by_number = groupby(earlier, key=lambda row: row.number)
+    trials = (list(rows) for _, rows in by_number)
+    return next((rows for rows in trials if rows[0].params == params), [])
 
 
-def _require_assigned(session: Session, search: SearchRow, tune_id: str) -> TrialRow:
-    trial = _find_assigned(session, search, tune_id)
-    if trial is None:
+def _require_assigned(session: Session, search: SearchRow, tune_id: str) -> Sequence[TrialRow]:
+    rows = _list_assigned(session, search, tune_id)
+    if not rows:
         raise NotFound(f"the driver of search {search.id} has no trial {tune_id!r}")
-    return trial
+    return rows
 
 
 def _make_driver_trial_id(search: SearchRow, tune_id: str) -> str:
@@ -174,12 +217,13 @@ def _make_driver_trial_id(search: SearchRow, tune_id: str) -> str:
 
 
 def _make_job_spec(
-    search: SearchRow, spec: SearchSpec, params: Mapping[str, Any], number: int
+    search: SearchRow, spec: SearchSpec, params: Mapping[str, Any], number: int, repeat: int
 ) -> JobSpec:
     """Named after the search, and tagged with its id."""
     trial = search_space.make_trial_spec(spec.job, params)
+    name = f"{search.name} #{number}" + (f".{repeat + 1}" if spec.repeats > 1 else "")
     tags = (*trial.tags, f"search:{search.id}")
-    return trial.model_copy(update={"name": f"{search.name} #{number}", "tags": tags})
+    return trial.model_copy(update={"name": name, "tags": tags, "seed": trial.seed + repeat})
 
 
 def _list_evaluations(

@@ -13,7 +13,8 @@ MAX_NAME_LENGTH = 120
 Name = Annotated[Line, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
 
 JobId = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+MAX_SEED = 2**31 - 1
+Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
 
 
 class Spec(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_v
 from service.catalog import datasets
 from service.errors import FieldError, InvalidInput
 from service.specs import search_space
-from service.specs.base import Name, Seed, Spec
+from service.specs.base import MAX_SEED, Name, Seed, Spec
 from service.specs.job_spec import JobSpec
 from service.specs.search_space import CheckTrial, Dimension, Distribution, Space
 from service.specs.validation import validate
@@ -20,6 +20,7 @@ _DEFAULT_TRIALS = 10
 # A job has up to 20 tags; the search adds one to its trials.
 _MAX_TAGS = 19
 _MAX_METRICS = 3
+_MAX_REPEATS = 20
 # One of this number of training images is held out by default.
 _HELD_OUT_SHARE = 10
 
@@ -114,6 +115,9 @@ class SearchSpec(Spec):
     metric: tuple[Metric, ...]
     """One metric, or a list of up to three; all are minimized. Default: `validation/error`; if the
     job holds out no images, a tenth of its training images are then held out."""
+    repeats: Annotated[int, Field(strict=True, ge=1, le=_MAX_REPEATS)] = 1
+    """Jobs of each trial, with the seed of `job` and the following ones; a trial's value is their
+    mean. With several, no trial is stopped early."""
     algorithm: Annotated[Algorithm, Field(default_factory=lambda data: _default_algorithm(data))]  # noqa: PLW0108
     """Default: `tpe`; `random` if the space has a grid."""
     scheduler: SchedulerSpec = SchedulerSpec()
@@ -121,7 +125,7 @@ class SearchSpec(Spec):
     budget: Budget = Budget()
     """The search ends at the first limit that is reached."""
     seed: Seed = 0
-    """Seed of the draws; the trials have the seed of `job`."""
+    """Seed of the draws; the trials have the seed of `job`, and those after it with `repeats`."""
     # The names of its trials have a number, too.
     name: Annotated[Name, Field(max_length=100)] = "search"
     """Display name."""
@@ -170,6 +174,11 @@ class SearchSpec(Spec):
         metric: tuple[Metric, ...] = info.data.get("metric", (Metric.VALIDATION_ERROR,))
         if scheduler.name is Scheduler.FIFO:
             return scheduler
+        if info.data.get("repeats", 1) > 1:
+            raise ValueError(
+                f"{scheduler.name} compares trials by single evaluations, whose noise repeats "
+                "average; use fifo with repeats"
+            )
         if len(metric) > 1:
             raise ValueError(f"{scheduler.name} needs a single metric; use fifo with several")
         if not metric[0].is_series:
@@ -201,6 +210,14 @@ class SearchSpec(Spec):
             )
         if trials > MAX_TRIALS:
             raise ValueError(f"the grid has {counted}; at most {MAX_TRIALS:,} trials are allowed")
+        repeats: int = info.data.get("repeats", 1)
+        if trials * repeats > MAX_TRIALS:
+            raise ValueError(
+                f"trials times repeats must be at most {MAX_TRIALS:,}, received "
+                f"{trials * repeats:,}"
+            )
+        if budget.target_error is not None and repeats > 1:
+            raise ValueError("target_error ends a search by a single job; omit it with repeats")
         metric: tuple[Metric, ...] = info.data.get("metric", (Metric.VALIDATION_ERROR,))
         if budget.target_error is not None and not metric[0].is_error:
             raise ValueError(
@@ -262,6 +279,12 @@ def check_search_spec(
     if example.analysis is not None:
         message = "the trials of a search train; analyse them when they have finished"
         field_errors.append(FieldError(pointer="/job/analysis", message=message))
+    if spec.repeats > 1 and "seed" in spec.space:
+        message = "seed cannot vary with repeats, which have seeds of their own"
+        field_errors.append(FieldError(pointer="/space/seed", message=message))
+    if example.seed + spec.repeats > MAX_SEED + 1:
+        message = f"the seeds of {spec.repeats} repeats exceed {MAX_SEED}"
+        field_errors.append(FieldError(pointer="/job/seed", message=message))
     if len(example.tags) > _MAX_TAGS:
         message = f"a search's job has at most {_MAX_TAGS} tags; the search adds its own"
         field_errors.append(FieldError(pointer="/job/tags", message=message))

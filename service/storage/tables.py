@@ -130,6 +130,7 @@ class JobRow(SubmittedRow):
     queue_sort_key: order of the queue, ascending (service.jobs.lifecycle).
     timing_key: equal for jobs that take the same time per iteration.
     training_key: equal for jobs that train the same (service.jobs.training_key).
+    replicate_key: the same without the seed.
     macs_per_iteration: multiply-adds per iteration; None if the number of images is not known.
     checkpointed_iteration: iteration of the newest checkpoint.
     bucket_width: iterations of the smallest metric bucket; 0: too few points for buckets.
@@ -152,6 +153,7 @@ class JobRow(SubmittedRow):
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_timing_key", "timing_key"),
         Index("ix_jobs_training_key", "training_key"),
+        Index("ix_jobs_replicate_key", "replicate_key"),
         Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
         Index("ix_jobs_source_job_id", "source_job_id"),
         _partial_index("ix_jobs_finished_at", "finished_at", where="finished_at IS NOT NULL"),
@@ -169,6 +171,7 @@ class JobRow(SubmittedRow):
     gpus_per_worker: Mapped[float | None]
     timing_key: Mapped[str] = mapped_column(Text)
     training_key: Mapped[str] = mapped_column(String(64))
+    replicate_key: Mapped[str] = mapped_column(String(64))
     macs_per_iteration: Mapped[float | None]
     iterations: Mapped[int]
     checkpointed_iteration: Mapped[int] = mapped_column(default=0)
@@ -519,8 +522,9 @@ class SearchRow(SubmittedRow):
 
 
 class TrialRow(Base):
-    """A trial of a search and its job, numbered per search from 1.
+    """A job of a trial of a search; trials are numbered per search from 1.
 
+    repeat: of the trial's jobs, from 0; they differ in the seed.
     driver_trial_id: the driver and its Ray Tune trial id.
     stop_reason: why the search stopped the trial early.
     is_paused: paused because the search was paused.
@@ -533,6 +537,7 @@ class TrialRow(Base):
         ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
     )
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    repeat: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
     params: Mapped[dict[str, Any]]
     driver_trial_id: Mapped[str] = mapped_column(String(80))

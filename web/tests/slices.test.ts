@@ -10,10 +10,12 @@ function trial(
   return {
     number,
     job_id: `job-${number}`,
+    job_ids: [`job-${number}`],
     state: "succeeded",
     reason: "completed",
     params: { size },
     values: { "test/error": 10 * number },
+    stds: {},
     rank: number,
     iteration: 20,
     stop_reason: null,

@@ -18,6 +18,8 @@ from resnetd.models import (
     Cluster,
     Dataset,
     Delivery,
+    Envelope,
+    EnvelopeVerdict,
     Event,
     EventKind,
     Importance,
@@ -105,9 +107,14 @@ def jobs(rows: Iterable[Job], *, now: datetime, has_bars: bool) -> Table:
 
 
 def job(
-    shown: Job, *, attempts: Sequence[Attempt], checkpoints: Sequence[Checkpoint], now: datetime
+    shown: Job,
+    *,
+    attempts: Sequence[Attempt],
+    checkpoints: Sequence[Checkpoint],
+    envelope: Envelope,
+    now: datetime,
 ) -> list[RenderableType]:
-    parts: list[RenderableType] = [_sheet(_fields_of_job(shown, now))]
+    parts: list[RenderableType] = [_sheet(_fields_of_job(shown, envelope, now))]
     if attempts:
         parts += ["", attempts_table(attempts)]
     if checkpoints:
@@ -242,12 +249,17 @@ def trials(rows: Sequence[Trial]) -> Table:
                 row.number,
                 row.job_id,
                 row.reason or row.state,
-                *(row.values.get(metric) for metric in metric_names),
+                *(_trial_value(row, metric) for metric in metric_names),
                 *(row.params.get(field) for field in fields),
             )
             for row in rows
         ),
     )
+
+
+def _trial_value(row: Trial, metric: str) -> str | float | None:
+    value, std = row.values.get(metric), row.stds.get(metric)
+    return value if value is None or std is None else f"{value:.4g} ± {std:.2g}"
 
 
 def trial(ended: Trial) -> str:
@@ -425,7 +437,7 @@ def outcome(ended: Job) -> str:
     return ": ".join(filter(None, (ended.state, details)))
 
 
-def _fields_of_job(shown: Job, now: datetime) -> Iterator[tuple[str, object]]:
+def _fields_of_job(shown: Job, envelope: Envelope, now: datetime) -> Iterator[tuple[str, object]]:
     recipe = shown.spec.get("recipe")
     yield from (("id", shown.id), ("name", shown.name), ("network", shown.network))
     yield "kind", None if shown.kind == "training" else shown.kind
@@ -443,6 +455,8 @@ def _fields_of_job(shown: Job, now: datetime) -> Iterator[tuple[str, object]]:
         done = shown.progress
         yield "progress", f"{done.iteration}/{done.iterations} ({done.percent:.0f} %)"
         yield "", progress(done)
+    if envelope.verdict != EnvelopeVerdict.UNKNOWN:
+        yield "curve", _wrap(envelope.message)
     if shown.bottleneck is not None:
         yield "bottleneck", _wrap(shown.bottleneck.message)
     yield "dataset", shown.spec.get("dataset")

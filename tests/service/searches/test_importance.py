@@ -18,7 +18,7 @@ SPACE = {
 
 
 def _trial(params: dict[str, Any], error: float, state: JobState = JobState.SUCCEEDED) -> Trial:
-    row = TrialRow(search_id="s", number=1, job_id="j", params=params, driver_trial_id="")
+    row = TrialRow(search_id="s", number=1, repeat=0, job_id="j", params=params, driver_trial_id="")
     return Trial(row=row, job=JobRow(state=state), values={Metric.TEST_ERROR: error}, rank=0)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.searches.ranking import compute_ranks
+from service.specs.search_spec import Metric
 from service.states import JobState, Reason
 from tests.support.core import make_point
 from tests.support.searching import Searching
@@ -49,6 +50,36 @@ def test_the_best_trials_of_several_metrics_are_the_pareto_front(searching: Sear
     progress = searching.read_progress(search_id)
     assert [(trial.row.number, trial.rank) for trial in progress.trials] == [(1, 0), (2, 0), (3, 1)]
     assert [trial.row.number for trial in progress.best] == [1, 2]
+
+
+def test_trials_with_repeats_are_ranked_by_their_mean_once_all_have_a_value(
+    searching: Searching,
+) -> None:
+    search_id = searching.run(repeats=2)
+    for tune_id in "abc":
+        searching.assign_trial(search_id, tune_id)
+    for error in (1.0, 9.0, 4.0, 4.5, 2.0):
+        searching.train(error)
+    progress = searching.read_progress(search_id)
+    assert [(trial.row.number, trial.rank) for trial in progress.trials] == [
+        (2, 0),
+        (1, 1),
+        (3, None),
+    ]
+    best, *_, unfinished = progress.trials
+    assert best.values == {Metric.TEST_ERROR: 4.25}
+    assert best.stds[Metric.TEST_ERROR] == pytest.approx(0.3536, abs=1e-4)
+    assert (best.state, unfinished.state) == (JobState.SUCCEEDED, JobState.QUEUED)
+    assert (best.iteration, unfinished.iteration, progress.iterations) == (20, 0, 100)
+
+
+def test_a_trial_with_a_lost_repeat_has_no_rank(searching: Searching) -> None:
+    search_id = searching.run(repeats=2)
+    searching.assign_trial(search_id, "a")
+    searching.train(1.0)
+    searching.train(1.0, reason=Reason.CANCELLED)
+    (trial,) = searching.read_progress(search_id).trials
+    assert (trial.rank, trial.state) == (None, JobState.CANCELLED)
 
 
 def test_a_trial_that_ends_before_it_stops_has_no_stop_reason(searching: Searching) -> None:

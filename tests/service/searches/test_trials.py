@@ -4,8 +4,8 @@ import pytest
 
 from service.errors import Conflict, NotFound
 from service.states import JobState, Reason
-from tests.support.core import make_point
-from tests.support.searching import Searching
+from tests.support.core import make_point, written
+from tests.support.searching import TINY, Searching
 
 
 def test_a_trial_is_a_job_with_its_parameters_a_name_and_a_tag(searching: Searching) -> None:
@@ -163,3 +163,61 @@ def test_an_unassigned_trial_is_not_found(searching: Searching) -> None:
     search_id = searching.run()
     with pytest.raises(NotFound):
         searching.next_evaluation(search_id, "a")
+
+
+def test_a_trial_with_repeats_has_a_job_for_each_seed(searching: Searching) -> None:
+    search_id = searching.run(name="rates", repeats=3, job=written(recipe=TINY, seed=5))
+    taken = searching.assign_trial(search_id, "a")
+    (trial,) = searching.read_progress(search_id).trials
+    assert trial.job.id == taken.job_id
+    jobs = [searching.core.job(job.id) for job in trial.jobs]
+    assert [(job.spec["seed"], job.name) for job in jobs] == [
+        (5, "rates #1.1"),
+        (6, "rates #1.2"),
+        (7, "rates #1.3"),
+    ]
+    assert searching.assign_trial(search_id, "a") == taken
+
+
+def test_a_trial_with_repeats_has_one_evaluation_their_mean(searching: Searching) -> None:
+    search_id = searching.run(repeats=2)
+    searching.assign_trial(search_id, "a")
+    searching.train(4.0)
+    assert searching.next_evaluation(search_id, "a") is None
+    searching.train(7.0)
+    response = searching.next_evaluation(search_id, "a")
+    assert response is not None
+    assert response.evaluation is not None
+    assert response.evaluation.values == {"test/error": 5.5}
+    assert (response.evaluation.iteration, response.evaluation.is_last) == (20, True)
+
+
+def test_a_trial_whose_repeat_fails_has_no_value(searching: Searching) -> None:
+    search_id = searching.run(repeats=2)
+    searching.assign_trial(search_id, "a")
+    searching.train(4.0, reason=Reason.DIVERGED)
+    assert searching.next_evaluation(search_id, "a") is None
+    searching.train(7.0)
+    response = searching.next_evaluation(search_id, "a")
+    assert response is not None
+    assert response.failure is not None
+    assert "has failed" in response.failure
+
+
+def test_a_new_driver_is_assigned_all_repeats_of_a_trial(searching: Searching) -> None:
+    search_id = searching.run(repeats=2)
+    before = [
+        searching.assign_trial(search_id, tune_id, rate)
+        for tune_id, rate in (("a", 0.1), ("b", 0.2))
+    ]
+    searching.terminate_driver(search_id)
+    config = searching.start_next_driver(search_id)
+    assert config.known_params == [{"recipe.learning_rate": 0.1}, {"recipe.learning_rate": 0.2}]
+    assert searching.assign_trial(search_id, "x", 0.2) == before[1]
+    assert searching.assign_trial(search_id, "y", 0.1) == before[0]
+    for error in (1.0, 3.0):
+        searching.train(error)
+    response = searching.next_evaluation(search_id, "y")
+    assert response is not None
+    assert response.evaluation is not None
+    assert response.evaluation.values == {"test/error": 2.0}

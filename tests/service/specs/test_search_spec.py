@@ -102,6 +102,23 @@ def test_a_grid_defaults_to_algorithm_random() -> None:
         ({"scheduler": "hyperband"}, "/scheduler/name", "'fifo', 'asha' or 'median'"),
         ({"algorithm": "pbt"}, "/algorithm", "'random', 'grid' or 'tpe'"),
         ({"job": written(hold=True)}, "/job", "after and hold are not allowed"),
+        ({"repeats": 3, "scheduler": "asha"}, "/scheduler", "use fifo with repeats"),
+        (
+            {"repeats": 3, "budget": {"target_error": 5}, "metric": "test/error"},
+            "/budget",
+            "omit it with repeats",
+        ),
+        (
+            {"repeats": 20, "budget": {"trials": 501}},
+            "/budget",
+            "must be at most 10,000, received 10,020",
+        ),
+        (
+            {"repeats": 2, "space": {"seed": {"randint": [0, 9]}}},
+            "/space/seed",
+            "seed cannot vary with repeats",
+        ),
+        ({"repeats": 2, "job": written(seed=2**31 - 1)}, "/job/seed", "exceed 2147483647"),
     ],
 )
 def test_incompatible_fields_are_refused_with_a_remedy(

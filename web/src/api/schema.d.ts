@@ -361,6 +361,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/jobs/{job_id}/envelope": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Envelope
+         * @description Whether the job's test errors are as expected from completed jobs with other seeds.
+         *
+         *     Of a running job, so far. The interval of each evaluation is mean ± t * s * sqrt(1 + 1/n) over
+         *     the other jobs, with the false alarms divided among all evaluations. A job leaves the envelope
+         *     with two evaluations in a row, or with its last one.
+         */
+        get: operations["get_envelope_v1_jobs__job_id__envelope_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/groups": {
         parameters: {
             query?: never;
@@ -498,6 +522,48 @@ export interface paths {
          * @description What a finished analysis found; equal results give equal bytes.
          */
         get: operations["get_analysis_v1_jobs__job_id__analysis_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/signing-key": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Signing Key
+         * @description The public key that verifies the result cards of this service.
+         */
+        get: operations["get_signing_key_v1_signing_key_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/jobs/{job_id}/result-card": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Result Card
+         * @description What a completed training was, on what it ran, and what it attained; signed.
+         *
+         *     Canonical JSON (RFC 8785): an unchanged job has the same card, byte for byte.
+         */
+        get: operations["get_result_card_v1_jobs__job_id__result_card_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1751,6 +1817,185 @@ export interface components {
             wall_seconds: number | null;
         };
         /**
+         * CardCheckpoint
+         * @description `wrong_test_images`: null where these weights were not evaluated.
+         */
+        CardCheckpoint: {
+            /** Id */
+            id: string;
+            /** Iteration */
+            iteration: number;
+            /** Test Error */
+            test_error: number | null;
+            /** Wrong Test Images */
+            wrong_test_images: number | null;
+            /** Files */
+            files: {
+                [key: string]: components["schemas"]["CardFile"];
+            };
+        };
+        /**
+         * CardCode
+         * @description Null where the training processes did not report it.
+         */
+        CardCode: {
+            /**
+             * Version
+             * @description of this service
+             */
+            version: string | null;
+            /**
+             * Commit
+             * @description of a git checkout, with `-dirty` if files were changed; null elsewhere
+             */
+            commit: string | null;
+            /**
+             * Training Code Sha256
+             * @description of workers/training and service/catalog, file by file
+             */
+            training_code_sha256: string | null;
+        };
+        /** CardDataset */
+        CardDataset: {
+            /** Name */
+            name: string;
+            /** Classes */
+            classes: number;
+            /** Train Images */
+            train_images: number;
+            /** Test Images */
+            test_images: number;
+            checksum: components["schemas"]["DataChecksum"] | null;
+        };
+        /** CardFile */
+        CardFile: {
+            /**
+             * Sha256
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            sha256: string;
+            /** Size Bytes */
+            size_bytes: number;
+        };
+        /**
+         * CardHardware
+         * @description `device`: the name of the GPU, or cpu. `cpu_capability`: the instructions that torch uses.
+         */
+        CardHardware: {
+            /** Device */
+            device: string;
+            /** Num Workers */
+            num_workers: number;
+            /** Machine */
+            machine: string | null;
+            /** Cpu Capability */
+            cpu_capability: string | null;
+            /**
+             * Numerics
+             * @description precision, threads, and what else affects rounding
+             */
+            numerics: {
+                [key: string]: string;
+            };
+        };
+        /** CardJob */
+        CardJob: {
+            /** Id */
+            id: string;
+            /** Network */
+            network: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /**
+             * Finished At
+             * Format: date-time
+             */
+            finished_at: string;
+            /**
+             * Attempts
+             * @description the environment below is that of the last one
+             */
+            attempts: number;
+            /**
+             * Start Iteration
+             * @description of the other job's checkpoint that it started from
+             */
+            start_iteration: number | null;
+        };
+        /** CardMetrics */
+        CardMetrics: {
+            /**
+             * Sha256
+             * @description of the bytes of `GET .../metrics?format=csv`
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            sha256: string;
+            /** Points */
+            points: number;
+        };
+        /**
+         * CardResult
+         * @description Errors in percent.
+         */
+        CardResult: {
+            /** Test Error */
+            test_error: number;
+            /** Wrong Test Images */
+            wrong_test_images: number;
+            /** Test Top5 Error */
+            test_top5_error: number | null;
+            /** Validation Error */
+            validation_error: number | null;
+            /** Train Error */
+            train_error: number | null;
+        };
+        /**
+         * CardSignature
+         * @description Of the bytes of `card` as canonical JSON (RFC 8785).
+         */
+        CardSignature: {
+            /**
+             * Algorithm
+             * @default Ed25519
+             * @constant
+             */
+            algorithm: "Ed25519";
+            /**
+             * Key Fingerprint
+             * @description SHA-256 of the public key in DER (SubjectPublicKeyInfo)
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            key_fingerprint: string;
+            /**
+             * Value
+             * @description 64 bytes in base64
+             */
+            value: string;
+        };
+        /** CardTraining */
+        CardTraining: {
+            /** Iterations */
+            iterations: number;
+            /**
+             * Seconds
+             * @description of training, over all attempts
+             */
+            seconds: number;
+            /**
+             * Gpu Energy Joules
+             * @description from samples of the GPUs' power; null where it was not measured
+             */
+            gpu_energy_joules: number | null;
+        };
+        /**
          * CellView
          * @description `difference`: ours minus the paper's; null where they cannot be compared.
          */
@@ -1823,6 +2068,12 @@ export interface components {
                 [key: string]: components["schemas"]["PartView"];
             };
         };
+        /**
+         * ChecksumScope
+         * @description What the checksum of a dataset covers.
+         * @enum {string}
+         */
+        ChecksumScope: "images" | "file-list";
         /**
          * ClusterView
          * @description CPUs and GPUs in total, and what attempts occupy; null until a dispatcher saw it.
@@ -1942,6 +2193,18 @@ export interface components {
          * @enum {string}
          */
         Crop: "pad_crop" | "scale_jitter" | "random_resized_crop";
+        /**
+         * DataChecksum
+         * @description `scope` says what the SHA-256 of a dataset covers.
+         */
+        DataChecksum: {
+            /**
+             * Sha256
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            sha256: string;
+            scope: components["schemas"]["ChecksumScope"];
+        };
         /** DatasetList */
         DatasetList: {
             /** Datasets */
@@ -2067,6 +2330,18 @@ export interface components {
             delivered_at: string | null;
         };
         /**
+         * DepartureView
+         * @description `points`: how far outside; null, like `value`, where the error was not finite.
+         */
+        DepartureView: {
+            /** Iteration */
+            iteration: number;
+            /** Value */
+            value: number | null;
+            /** Points */
+            points: number | null;
+        };
+        /**
          * Dependency
          * @description A job that must end first.
          */
@@ -2190,6 +2465,66 @@ export interface components {
             error: number | null;
             /** Top5 Error */
             top5_error: number | null;
+        };
+        /**
+         * EnvelopePointView
+         * @description Errors in percent. `value`: of the job; null where it was not evaluated or not finite.
+         */
+        EnvelopePointView: {
+            /** Iteration */
+            iteration: number;
+            /** Low */
+            low: number;
+            /** Mean */
+            mean: number;
+            /** High */
+            high: number;
+            /** Value */
+            value: number | null;
+        };
+        /**
+         * EnvelopeVerdict
+         * @enum {string}
+         */
+        EnvelopeVerdict: "within" | "left" | "unknown";
+        /** EnvelopeView */
+        EnvelopeView: {
+            verdict: components["schemas"]["EnvelopeVerdict"];
+            /**
+             * Message
+             * @description a sentence, for a reader
+             */
+            message: string;
+            /**
+             * Series
+             * @default test/error
+             */
+            series: string;
+            /**
+             * False Alarm Rate
+             * @description share of normal jobs that leave the envelope, at most
+             * @default 0.05
+             */
+            false_alarm_rate: number;
+            /**
+             * Looks
+             * @description evaluations of the complete training
+             */
+            looks: number;
+            /**
+             * Min Jobs
+             * @default 3
+             */
+            min_jobs: number;
+            /**
+             * Job Ids
+             * @description of the jobs that the envelope is made of
+             */
+            job_ids: string[];
+            /** @description where it left the envelope */
+            departure: components["schemas"]["DepartureView"] | null;
+            /** Points */
+            points: components["schemas"]["EnvelopePointView"][];
         };
         /**
          * EvaluationSpec
@@ -2961,7 +3296,7 @@ export interface components {
         };
         /**
          * MemberJobView
-         * @description `job_id`, `state`: null once the job is deleted.
+         * @description `job_id`, `state`: null once the job is deleted. `result_card`: its path, once completed.
          */
         MemberJobView: {
             /** Seed */
@@ -2969,6 +3304,8 @@ export interface components {
             /** Job Id */
             job_id: string | null;
             state: components["schemas"]["JobState"] | null;
+            /** Result Card */
+            result_card: string | null;
         };
         /** MemberView */
         MemberView: {
@@ -3604,6 +3941,51 @@ export interface components {
             /** Gpus Per Worker */
             gpus_per_worker?: number | null;
         };
+        /** ResultCard */
+        ResultCard: {
+            /**
+             * Kind
+             * @default resnetd-result-card
+             * @constant
+             */
+            kind: "resnetd-result-card";
+            /**
+             * Version
+             * @default 1
+             * @constant
+             */
+            version: 1;
+            job: components["schemas"]["CardJob"];
+            /**
+             * Spec
+             * @description the fields that affect the training
+             */
+            spec: {
+                [key: string]: unknown;
+            };
+            /**
+             * Training Key
+             * @description equal for jobs with equal spec, training code and upload
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            training_key: string;
+            code: components["schemas"]["CardCode"];
+            /** Packages */
+            packages: {
+                [key: string]: string;
+            };
+            dataset: components["schemas"]["CardDataset"];
+            hardware: components["schemas"]["CardHardware"];
+            training: components["schemas"]["CardTraining"];
+            result: components["schemas"]["CardResult"];
+            /** @description null where the service no longer keeps them */
+            metrics: components["schemas"]["CardMetrics"] | null;
+            /**
+             * Checkpoints
+             * @description the last, and the best if that is another
+             */
+            checkpoints: components["schemas"]["CardCheckpoint"][];
+        };
         /**
          * ResultFormat
          * @enum {string}
@@ -3661,7 +4043,8 @@ export interface components {
          * RunEnvironment
          * @description What is known once the training processes are up.
          *
-         *     `numerics`: settings that affect speed and rounding, such as precision and memory format.
+         *     `versions`: of packages, of this service, and of its code. `numerics`: what affects speed and
+         *     rounding, such as precision and memory format.
          */
         RunEnvironment: {
             /** Parameters */
@@ -3691,6 +4074,7 @@ export interface components {
             numerics: {
                 [key: string]: string;
             };
+            data_checksum?: components["schemas"]["DataChecksum"] | null;
         };
         /** RunnerList */
         RunnerList: {
@@ -3859,6 +4243,11 @@ export interface components {
             };
             /** Metric */
             metric: components["schemas"]["Metric"][];
+            /**
+             * Repeats
+             * @default 1
+             */
+            repeats: number;
             algorithm?: components["schemas"]["Algorithm"];
             /**
              * @default {
@@ -3914,6 +4303,11 @@ export interface components {
             };
             /** Metric */
             metric: components["schemas"]["Metric"][];
+            /**
+             * Repeats
+             * @default 1
+             */
+            repeats: number;
             algorithm?: components["schemas"]["Algorithm"];
             /**
              * @default {
@@ -4092,6 +4486,26 @@ export interface components {
         SignIn: {
             /** Token */
             token: string;
+        };
+        /** SignedResultCard */
+        SignedResultCard: {
+            card: components["schemas"]["ResultCard"];
+            signature: components["schemas"]["CardSignature"];
+        };
+        /** SigningKeyView */
+        SigningKeyView: {
+            /** Algorithm */
+            algorithm: string;
+            /**
+             * Public Key
+             * @description in PEM
+             */
+            public_key: string;
+            /**
+             * Fingerprint
+             * @description SHA-256 of the public key in DER (SubjectPublicKeyInfo), as hex
+             */
+            fingerprint: string;
         };
         /**
          * StartFrom
@@ -4450,12 +4864,19 @@ export interface components {
         /**
          * TrialView
          * @description `values` are the newest; `rank` is the number of better trials, null without values.
+         *
+         *     With repeats `values` are means over the jobs, and `job_id` is that of the first seed.
          */
         TrialView: {
             /** Number */
             number: number;
             /** Job Id */
             job_id: string;
+            /**
+             * Job Ids
+             * @description a job for each seed
+             */
+            job_ids: string[];
             state: components["schemas"]["JobState"];
             reason: components["schemas"]["Reason"] | null;
             /** Params */
@@ -4464,6 +4885,13 @@ export interface components {
             };
             /** Values */
             values: {
+                [key: string]: number;
+            };
+            /**
+             * Stds
+             * @description of the values over the seeds, with repeats
+             */
+            stds: {
                 [key: string]: number;
             };
             /** Rank */
@@ -5659,6 +6087,44 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    get_envelope_v1_jobs__job_id__envelope_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EnvelopeView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     list_groups_v1_groups_get: {
         parameters: {
             query?: {
@@ -6003,6 +6469,80 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_signing_key_v1_signing_key_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SigningKeyView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_result_card_v1_jobs__job_id__result_card_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SignedResultCard"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
                     };
                 };
             };

@@ -357,7 +357,10 @@ function Ranking(properties: { search: Search; trials: Trial[]; pointed: Signal<
       id: metric,
       title: metric,
       number: true,
-      cell: (trial: Trial) => precise(trial.values[metric]),
+      cell: (trial: Trial) => {
+        const std = trial.stds[metric];
+        return precise(trial.values[metric]) + (std === undefined ? "" : ` ± ${precise(std)}`);
+      },
     })),
     ...Object.keys(search.spec.space).map((field) => ({
       id: field,

@@ -62,6 +62,7 @@ def upgrade() -> None:
         sa.Column("gpus_per_worker", sa.Double(), nullable=True),
         sa.Column("timing_key", sa.Text(), nullable=False),
         sa.Column("training_key", sa.String(length=64), nullable=False),
+        sa.Column("replicate_key", sa.String(length=64), nullable=False),
         sa.Column("macs_per_iteration", sa.Double(), nullable=True),
         sa.Column("iterations", sa.Integer(), nullable=False),
         sa.Column("checkpointed_iteration", sa.Integer(), nullable=False),
@@ -158,6 +159,7 @@ def upgrade() -> None:
     op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
     op.create_index("ix_jobs_timing_key", "jobs", ["timing_key"])
     op.create_index("ix_jobs_training_key", "jobs", ["training_key"])
+    op.create_index("ix_jobs_replicate_key", "jobs", ["replicate_key"])
     op.create_table(
         "searches",
         sa.Column("id", sa.String(length=16), nullable=False),
@@ -657,6 +659,7 @@ def upgrade() -> None:
         "trials",
         sa.Column("search_id", sa.String(length=16), nullable=False),
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("repeat", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("job_id", sa.String(length=16), nullable=False),
         sa.Column(
             "params", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
@@ -670,7 +673,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["search_id"], ["searches.id"], name=op.f("fk_trials_search_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_trials")),
+        sa.PrimaryKeyConstraint("search_id", "number", "repeat", name=op.f("pk_trials")),
         sa.UniqueConstraint("job_id", name=op.f("uq_trials_job_id")),
     )
     op.create_index(
@@ -772,6 +775,7 @@ def downgrade() -> None:
     op.drop_table("studies")
     op.drop_index("ix_searches_state", table_name="searches")
     op.drop_table("searches")
+    op.drop_index("ix_jobs_replicate_key", table_name="jobs")
     op.drop_index("ix_jobs_training_key", table_name="jobs")
     op.drop_index("ix_jobs_timing_key", table_name="jobs")
     op.drop_index("ix_jobs_state_id", table_name="jobs")
