@@ -74,6 +74,7 @@ def create_job(
         gpus_per_worker=resources.gpus_per_worker,
         timing_key=workload.make_timing_key(spec),
         training_key=training_key.training_key(spec, data_dir),
+        replicate_key=training_key.replicate_key(spec, data_dir),
         macs_per_iteration=workload.count_macs_per_iteration(spec),
         iterations=workload.count_iterations(spec),
         checkpointed_iteration=0,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,19 @@ def training_key(spec: JobSpec, data_dir: Path) -> str:
 
     Images are identified by the checksum of their upload, other image folders by name only.
     """
+    return _make_key(spec, data_dir, UNTRAINED_FIELDS)
+
+
+def replicate_key(spec: JobSpec, data_dir: Path) -> str:
+    """Equal for jobs that differ only in their seed: their training keys are equal without it."""
+    return _make_key(spec, data_dir, (*UNTRAINED_FIELDS, "seed"))
+
+
+def _make_key(spec: JobSpec, data_dir: Path, excluded: Sequence[str]) -> str:
     trained = {
         field: value
         for field, value in flatten_spec(spec.model_dump(mode="json")).items()
-        if not is_in(field, UNTRAINED_FIELDS)
+        if not is_in(field, excluded)
     }
     images = uploads.find_sha256(spec.dataset, data_dir)
     parts = [trained, code_version.training_code_sha256(), images]

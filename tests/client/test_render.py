@@ -15,6 +15,8 @@ from resnetd import (
     Checkpoint,
     Dataset,
     DatasetOrigin,
+    Envelope,
+    EnvelopeVerdict,
     Importance,
     Job,
     JobState,
@@ -39,6 +41,7 @@ DATASET = f"folder:{40 * 'x'}"
 LONG = "a rather long name of what a person trained on a Friday evening before the deadline"
 URL = "https://hooks.example.org/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
 
+NO_ENVELOPE = Envelope(verdict=EnvelopeVerdict.UNKNOWN, message="unknown: has no jobs", looks=20)
 JOB = Job(
     id=ID,
     name=LONG,
@@ -157,11 +160,21 @@ def test_a_narrow_terminal_has_a_line_per_row_and_complete_ids(name: str) -> Non
 def test_a_job_is_shown_with_its_bottleneck_in_complete_words() -> None:
     found = Bottleneck(BottleneckCode.DATA_LOADING, f"Data loading takes 62 % of each step: {LONG}")
     shown = msgspec.structs.replace(JOB, bottleneck=found)
-    (sheet,) = render.job(shown, attempts=[], checkpoints=[], now=NOW)
+    (sheet,) = render.job(shown, attempts=[], checkpoints=[], envelope=NO_ENVELOPE, now=NOW)
     lines = [line.strip() for line in _lines(sheet, width=100)]
     text = " ".join(lines)
     assert "bottleneck" in text
     assert found.message in text
+
+
+def test_a_job_is_shown_with_the_verdict_on_its_curve_if_there_is_one() -> None:
+    found = Envelope(verdict=EnvelopeVerdict.LEFT, message="leaves the range", looks=20)
+    texts = [
+        " ".join(_lines(*render.job(JOB, attempts=[], checkpoints=[], envelope=shown, now=NOW)))
+        for shown in (found, NO_ENVELOPE)
+    ]
+    assert "leaves the range" in texts[0]
+    assert "curve" not in texts[1]
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

@@ -9,7 +9,7 @@ from service.specs.protocol import LogLine, MetricPoint, Progress
 from service.states import LogLevel, Reason
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
-from tests.support.core import cancelled, job_id_of, note
+from tests.support.core import cancelled, job_id_of, make_point, note
 from tests.support.predictions import finish_with_predictions
 
 pytestmark = pytest.mark.browser
@@ -272,4 +272,30 @@ def test_a_finished_job_shows_which_classes_it_confuses(signed_in: Page, api: Ap
     expect(row).to_have_text("91100.00 %")
     signed_in.get_by_text("Most confused classes").click()
     expect(signed_in.get_by_text("9 as 4: 1")).to_be_visible()
+    assert_accessible(signed_in)
+
+
+def test_a_curve_that_leaves_its_envelope_is_noted_and_drawn_with_it(
+    signed_in: Page, api: Api
+) -> None:
+    completed = ""
+    for seed in range(3):
+        claimed = api.core.run(seed=seed)
+        points = [
+            make_point("test/error", iteration, 50.0 + seed - iteration) for iteration in (10, 20)
+        ]
+        api.core.report(claimed.attempt_id, 2, metrics=points, checkpoints=[note(20)])
+        api.core.finish(claimed.attempt_id)
+        api.core.release(claimed)
+        completed = job_id_of(claimed)
+    running = api.core.run(seed=7)
+    points = [make_point("test/error", iteration, 99.0) for iteration in (10, 20)]
+    api.core.report(running.attempt_id, 2, metrics=points)
+    signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
+    message = "The curve leaves the range of 3 completed jobs with other seeds at iteration 10"
+    expect(signed_in.get_by_text(message)).to_be_visible()
+    error = signed_in.get_by_role("figure", name="Error, %").get_by_role("img")
+    expect(error).to_have_attribute("aria-label", re.compile("expected from 3 other seeds 31"))
+    signed_in.goto(f"{api.url}/jobs/{completed}")
+    expect(signed_in.get_by_role("link", name="Signed result card")).to_be_visible()
     assert_accessible(signed_in)

@@ -192,7 +192,13 @@ def show(context: typer.Context, job_id: JobId, *, output: OutputOption = Output
         return
     attempts = session.client.jobs.attempts(job.id)
     checkpoints = session.client.jobs.checkpoints(job.id)
-    parts = render.job(job, attempts=attempts, checkpoints=checkpoints, now=datetime.now(UTC))
+    parts = render.job(
+        job,
+        attempts=attempts,
+        checkpoints=checkpoints,
+        envelope=session.client.jobs.envelope(job.id),
+        now=datetime.now(UTC),
+    )
     session.show(output, job, *parts)
 
 

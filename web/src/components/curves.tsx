@@ -3,9 +3,17 @@
  * smaller ones of its speed and machine.
  */
 import { useMemo } from "preact/hooks";
-import type { Job } from "../api/client";
+import type { Job, Schemas } from "../api/client";
 import { formatOf } from "../lib/axes";
-import { AXES, type Axis, continued, type Line, linesOf, type Metrics } from "../lib/curves";
+import {
+  AXES,
+  type Axis,
+  continued,
+  envelopeLine,
+  type Line,
+  linesOf,
+  type Metrics,
+} from "../lib/curves";
 import { DIAGNOSTIC_SERIES, diagnosticCharts } from "../lib/diagnostics";
 import { number } from "../lib/format";
 import { isFinished, isPlain } from "../lib/jobs";
@@ -27,8 +35,16 @@ const CHARTS: [string, string[]][] = [
   ["Images/s", ["images_per_second"]],
 ];
 
-/** `inherited`: the jobs whose run this one continues, drawn up to their checkpoints. */
-export function Curves({ job, inherited }: { job: Job; inherited: readonly Inherited[] }) {
+/**
+ * `inherited`: the jobs whose run this one continues, drawn up to their checkpoints. `envelope`:
+ * drawn behind the errors, by iteration.
+ */
+export function Curves(properties: {
+  job: Job;
+  inherited: readonly Inherited[];
+  envelope: Schemas["EnvelopeView"] | undefined;
+}) {
+  const { job, inherited, envelope } = properties;
   const axis = (query.value.get("x") ?? "iteration") as Axis;
   const smoothing = Number(query.value.get("smooth") ?? "0.6");
   const isClipped = query.value.get("clip") === "20";
@@ -38,7 +54,17 @@ export function Curves({ job, inherited }: { job: Job; inherited: readonly Inher
   const params = { query: { job: ids, x: axis, buckets: BUCKETS, ...zoom } };
   const metrics = useLive(source("/v1/metrics", params, continued));
   const data = metrics.data.value;
-  const charts = useMemo(() => chartsOf(data, job, inherited, smoothing), [data, smoothing]);
+  const expected = useMemo(
+    () => (axis === "iteration" && envelope ? envelopeLine(envelope) : []),
+    [axis, envelope],
+  );
+  const charts = useMemo(
+    () =>
+      chartsOf(data, job, inherited, smoothing).map(([title, lines]): [string, Line[]] =>
+        title === CHARTS[0]?.[0] ? [title, [...expected, ...lines]] : [title, lines],
+      ),
+    [data, smoothing, expected],
+  );
   const diagnostics = useMemo(() => diagnosticCharts(data?.jobs[0]?.series ?? {}), [data]);
   const shared = {
     xLabel: AXES[axis],

@@ -33,6 +33,22 @@ export interface Line {
   high?: (number | null)[] | undefined;
 }
 
+/** The test errors that jobs with other seeds let one expect, as a band around their mean. */
+export function envelopeLine({ job_ids, points }: Schemas["EnvelopeView"]): Line[] {
+  if (points.length === 0) return [];
+  return [
+    {
+      label: `expected from ${job_ids.length} other seeds`,
+      color: "--muted",
+      x: points.map(({ iteration }) => iteration),
+      y: points.map(({ mean }) => mean),
+      low: points.map(({ low }) => low),
+      high: points.map(({ high }) => high),
+      pale: true,
+    },
+  ];
+}
+
 /** The earlier metrics with what a request `after` them returned. */
 export function continued(before: Metrics | undefined, next: Metrics): Metrics {
   if (!before || before.x !== next.x) return next;

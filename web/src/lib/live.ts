@@ -13,6 +13,7 @@ type Path =
   | "/v1/jobs/{job_id}"
   | "/v1/jobs/{job_id}/attempts"
   | "/v1/jobs/{job_id}/checkpoints"
+  | "/v1/jobs/{job_id}/envelope"
   | "/v1/jobs/{job_id}/events"
   | "/v1/jobs/{job_id}/lineage"
   | "/v1/jobs/{job_id}/logs"

@@ -40,6 +40,7 @@ export function JobPage({ id }: { id: string }) {
   const events = useLive(source("/v1/jobs/{job_id}/events", params, continuedEvents));
   const checkpoints = useLive(source("/v1/jobs/{job_id}/checkpoints", params));
   const lineage = useLive(source("/v1/jobs/{job_id}/lineage", params));
+  const envelope = useLive(source("/v1/jobs/{job_id}/envelope", params));
   const job = live.data.value;
   useTitle(job?.name ?? "Job");
   if (!job)
@@ -64,10 +65,10 @@ export function JobPage({ id }: { id: string }) {
         <Commands job={job} />
       </div>
       <ErrorNote error={live.error.value} />
-      <Summary job={job} />
+      <Summary job={job} envelope={envelope.data.value} />
       <Labels job={job} />
       {(!isContinued || lineage.data.value || lineage.error.value) && (
-        <Curves job={job} inherited={inheritedOf(family, job.id)} />
+        <Curves job={job} inherited={inheritedOf(family, job.id)} envelope={envelope.data.value} />
       )}
       <Timeline
         job={job}
@@ -162,7 +163,8 @@ function commandsOf(job: Job): [Command, string][] {
   return [["pause", "Pause"], cancel];
 }
 
-function Summary({ job }: { job: Job }) {
+function Summary(properties: { job: Job; envelope: Schemas["EnvelopeView"] | undefined }) {
+  const { job, envelope } = properties;
   const { progress, waiting, spec } = job;
   return (
     <>
@@ -195,6 +197,11 @@ function Summary({ job }: { job: Job }) {
           <p class="muted">The chart “Time of a step” shows how this changes.</p>
         </div>
       )}
+      {envelope?.verdict === "left" && (
+        <div class="note">
+          <p>The curve {envelope.message}.</p>
+        </div>
+      )}
       <dl class="facts">
         {progress && !isFinished(job) && (
           <>
@@ -209,6 +216,11 @@ function Summary({ job }: { job: Job }) {
           <strong>{percent(testError(job))}</strong>
         </Fact>
         <Fact name="Train error">{percent(trainError(job))}</Fact>
+        {envelope?.verdict === "within" && (
+          <Fact name="Curve">
+            <span title={envelope.message}>normal, as {envelope.job_ids.length} other seeds</span>
+          </Fact>
+        )}
         {progress && (
           <Fact name="Iterations">
             {number(progress.iteration)} of {number(progress.iterations)}
@@ -246,6 +258,11 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
       <header>
         <h2>Checkpoints</h2>
         <span class="muted">{checkpoints.length}</span>
+        {job.state === "succeeded" && (
+          <a href={`/v1/jobs/${job.id}/result-card`} download={`${job.id}.card.json`}>
+            Signed result card
+          </a>
+        )}
       </header>
       {checkpoints.length === 0 ? (
         <EmptyNote title={isFinished(job) ? "No checkpoint." : "No checkpoint yet."}>
