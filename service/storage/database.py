@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.array import ArrayBinaryLoader
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import (
@@ -237,6 +239,13 @@ class _BinaryCursor(psycopg.Cursor[Any]):
         self.format = psycopg.pq.Format.BINARY
 
 
+class _VectorLoader(ArrayBinaryLoader):
+    """The columns of an index as text, from which SQLAlchemy reads them when it reflects tables."""
+
+    def load(self, data: Buffer) -> Any:
+        return " ".join(map(str, super().load(data)))
+
+
 def _postgres_engine(conninfo: str) -> Engine:
     engine = create_engine(
         "postgresql+psycopg://",
@@ -250,6 +259,10 @@ def _postgres_engine(conninfo: str) -> Engine:
         # As above.
         hide_parameters=True,
     )
+
+    @event.listens_for(engine, "connect")
+    def register_loaders(connection: Any, _record: Any) -> None:
+        connection.adapters.register_loader("int2vector", _VectorLoader)
 
     @event.listens_for(engine, "begin")
     def limit_statements(connection: Connection) -> None:
