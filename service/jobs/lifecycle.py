@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.backoff import backoff
 from service.errors import IllegalTransition, NotFound
-from service.jobs import records
+from service.jobs import records, warm_start
 from service.notifications import webhooks
 from service.specs.protocol import TrainingResult
 from service.states import (
@@ -176,6 +176,11 @@ def _update_dependents(session: Session, ended: JobRow, *, now: datetime) -> lis
         if condition is DependencyCondition.OK and ended.state is not JobState.SUCCEEDED:
             reason = Reason.DEPENDENCY_FAILED
             message = f"job {ended.id}, which it depends on, {ended.state.past_phrase}"
+            _set_state(session, job, JobState.CANCELLED, now=now, reason=reason, message=message)
+            cancelled.append(job)
+        elif not warm_start.pin_source(session, job, ended):
+            reason = Reason.DEPENDENCY_FAILED
+            message = f"job {ended.id}, which it starts from, ended without a checkpoint"
             _set_state(session, job, JobState.CANCELLED, now=now, reason=reason, message=message)
             cancelled.append(job)
         elif job.state is JobState.BLOCKED and not list_unmet_dependencies(session, job.id):

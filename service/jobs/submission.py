@@ -56,7 +56,9 @@ def create_job(
     """As `submit`, without an idempotency key."""
     _lock_referenced_jobs(session, [spec])
     needed, source, others = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
-    spec = _pin_checkpoints(spec, source, others)
+    written, spec = spec, _pin_checkpoints(spec, source, others)
+    # The end of another job is the same checkpoint before and after it is there.
+    keyed = written if written.starts_at_end else spec
     resources = spec.resources
     job = JobRow(
         id=ids.new_id(now),
@@ -73,8 +75,8 @@ def create_job(
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         timing_key=workload.make_timing_key(spec),
-        training_key=training_key.training_key(spec, data_dir),
-        replicate_key=training_key.replicate_key(spec, data_dir),
+        training_key=training_key.training_key(keyed, data_dir),
+        replicate_key=training_key.replicate_key(keyed, data_dir),
         macs_per_iteration=workload.count_macs_per_iteration(spec),
         iterations=workload.count_iterations(spec),
         checkpointed_iteration=0,

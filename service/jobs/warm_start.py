@@ -28,10 +28,11 @@ _INITIAL_ONLY = frozenset({"zero_init_residual", "gate_bias"})
 def resolve_source(
     session: Session, spec: JobSpec, find_job: FindJob, *, data_dir: Path
 ) -> CheckpointRow | None:
-    """The checkpoint that the spec starts from; None where it starts with new or published weights.
+    """The checkpoint that the spec starts from.
 
-    A `find_job` that locks keeps retention from deleting the checkpoint. InvalidInput where there
-    is no such checkpoint, or where it does not fit the spec.
+    None where it starts with new or published weights, or where `pin_source` chooses the checkpoint
+    later. A `find_job` that locks keeps retention from deleting the checkpoint. InvalidInput where
+    there is no such checkpoint, or where it does not fit the spec.
     """
     start = spec.start_from
     if start is None or start.job is None:
@@ -40,17 +41,39 @@ def resolve_source(
         source = find_job(session, start.job)
     except NotFound as error:
         raise _invalid(FieldError(pointer="/start_from/job", message=str(error))) from error
-    try:
-        checkpoint = checkpoints.find_checkpoint(session, source.id, start.checkpoint)
-    except NotFound as error:
-        raise _invalid(FieldError(pointer="/start_from/checkpoint", message=str(error))) from error
-    source_spec = records.spec_of(source)
-    mismatches = [*_FIND_MISMATCHES[start.mode](source_spec, spec, checkpoint.iteration)]
+    source_spec, checkpoint = records.spec_of(source), None
+    if source.state.is_final or not spec.starts_at_end:
+        try:
+            checkpoint = checkpoints.find_checkpoint(session, source.id, start.checkpoint)
+        except NotFound as error:
+            field_error = FieldError(pointer="/start_from/checkpoint", message=str(error))
+            raise _invalid(field_error) from error
+    iteration = source_spec.recipe.iterations if checkpoint is None else checkpoint.iteration
+    mismatches = [*_FIND_MISMATCHES[start.mode](source_spec, spec, iteration)]
     if start.mode in _KEEPS_CLASSES:
         mismatches += _find_class_mismatch(source_spec, spec, data_dir)
     if mismatches:
         raise _invalid(*mismatches)
     return checkpoint
+
+
+def pin_source(session: Session, job: JobRow, ended: JobRow) -> bool:
+    """Chooses the checkpoint of `ended` for a locked job that starts from its end, if it does.
+
+    False where there is no such checkpoint.
+    """
+    start = job.spec["start_from"]
+    if start is None or start["job"] != ended.id or job.source_checkpoint_id is not None:
+        return True
+    try:
+        checkpoint = checkpoints.find_checkpoint(session, ended.id, start["checkpoint"])
+    except NotFound:
+        return False
+    job.source_checkpoint_id = checkpoint.id
+    job.source_job_id = ended.id
+    job.source_iteration = checkpoint.iteration
+    job.spec = job.spec | {"start_from": start | {"checkpoint": checkpoint.id}}
+    return True
 
 
 def resolve_others(session: Session, spec: JobSpec, find_job: FindJob) -> list[CheckpointRow]:

@@ -109,7 +109,8 @@ class StartFrom(Spec):
     """Name of a file in the directory `weights` of the data directory: torchvision's, a CIFAR
     checkpoint like akamaster's, or weights of this service."""
     checkpoint: Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)] = "newest"
-    """`newest`, `best` (by `recipe.select_by` of the job), or the id of a checkpoint."""
+    """`newest`, `best` (by `recipe.select_by` of the job), or the id of a checkpoint. Of a job in
+    `after`, the one that is the newest or the best when that job has ended."""
     mode: Annotated[StartMode, Field(default_factory=lambda data: _default_start_mode(data))]  # noqa: PLW0108
     """What is taken: the run, the weights, the weights without the classifier's, or a shallower
     network's weights. By default the run; of a file, the weights without the classifier's."""
@@ -405,6 +406,14 @@ class JobSpec(Spec):
         if problem is not None:
             raise ValueError(problem)
         return analysis
+
+    @property
+    def starts_at_end(self) -> bool:
+        """Whether its checkpoint is chosen when a job of `after` has ended."""
+        start = self.start_from
+        if start is None or start.checkpoint not in {"newest", "best"}:
+            return False
+        return any(dependency.job == start.job for dependency in self.after)
 
     @property
     def kind(self) -> str:

@@ -171,3 +171,58 @@ def _iterations(core: Core, source: Taken) -> list[int]:
     with core.database.reading() as session:
         rows = session.query(CheckpointRow).filter_by(job_id=job_id_of(source))
         return sorted((row.iteration for row in rows), reverse=True)
+
+
+def _submit_from_end(core: Core, job_id: str, *, condition: str = "ok", **fields: Any) -> str:
+    return core.submit(
+        recipe=RECIPE,
+        depth=14,
+        start_from={"job": job_id, "mode": "deepen"},
+        after=[{"job": job_id, "condition": condition}],
+        **fields,
+    )
+
+
+def test_a_job_starts_from_the_checkpoint_that_another_one_ends_with(core: Core) -> None:
+    source = core.run(recipe=RECIPE, depth=8)
+    core.report(source.attempt_id, 2, checkpoints=[note(100, test_error=3.0)])
+    waiting = _submit_from_end(core, job_id_of(source))
+    held = _submit_from_end(core, job_id_of(source), hold=True, seed=1)
+    job = core.job(waiting)
+    assert (job.state, job.source_checkpoint_id) == (JobState.BLOCKED, None)
+    core.report(source.attempt_id, 3, checkpoints=[note(600, test_error=5.0)])
+    core.finish(source.attempt_id)
+    core.release(source)
+    for job_id, state in ((waiting, JobState.QUEUED), (held, JobState.HELD)):
+        job = core.job(job_id)
+        assert (job.state, job.source_job_id, job.source_iteration) == (
+            state,
+            job_id_of(source),
+            600,
+        )
+        assert job.spec["start_from"]["checkpoint"] == job.source_checkpoint_id
+    later = _submit_from_end(core, job_id_of(source))
+    assert core.job(later).source_checkpoint_id == core.job(waiting).source_checkpoint_id
+    assert core.job(later).training_key == core.job(waiting).training_key, "they train the same"
+    resume = _resume_of(core, core.start_next())
+    assert resume is not None
+    assert (resume.iteration, resume.mode) == (600, StartMode.DEEPEN)
+
+
+def test_a_job_whose_source_ends_without_a_checkpoint_is_cancelled(core: Core) -> None:
+    source = core.run(recipe=RECIPE, depth=8)
+    waiting = _submit_from_end(core, job_id_of(source), condition="any")
+    after = core.submit(after=[waiting])
+    core.finish(source.attempt_id, Reason.DIVERGED)
+    job = core.job(waiting)
+    assert (job.state, job.reason) == (JobState.CANCELLED, Reason.DEPENDENCY_FAILED)
+    assert job.message is not None
+    assert "ended without a checkpoint" in job.message
+    assert core.job(after).state is JobState.CANCELLED
+
+
+def test_a_network_that_cannot_start_from_the_end_of_another_is_refused(core: Core) -> None:
+    source = core.run(recipe=RECIPE, depth=8)
+    with pytest.raises(InvalidInput) as caught:
+        _submit_from_end(core, job_id_of(source), shortcut="B")
+    assert [error.pointer for error in caught.value.field_errors] == ["/depth"]
