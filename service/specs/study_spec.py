@@ -5,7 +5,7 @@ and chooses scale, dataset and seeds.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -18,7 +18,7 @@ from service.specs.analysis_spec import (
 )
 from service.specs.base import MAX_NAME_LENGTH, Spec
 from service.specs.fields import merge_patch
-from service.specs.job_spec import JobSpec, parse_job_spec
+from service.specs.job_spec import JobSpec, StartMode, parse_job_spec
 from service.specs.validation import to_field_errors, validate
 
 MAX_MEMBERS = 50
@@ -100,6 +100,17 @@ class Panel(Spec):
     analysis: AnalysisName | None = None
 
 
+class MemberStart(Spec):
+    """Where a member starts: at the end of another member's job of the same seed."""
+
+    member: Label
+    """Its label; an earlier member."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """Which of its checkpoints, when its job has ended."""
+    mode: StartMode
+    """What is taken, as `start_from.mode` of a job."""
+
+
 class PaperValue(Spec):
     """What the paper prints: `std` and `n` where it has several runs."""
 
@@ -154,6 +165,8 @@ class StudyDefinition(Spec):
     """What a reader of the report must know."""
     members: Annotated[dict[Label, dict[str, Any]], Field(min_length=1, max_length=MAX_MEMBERS)]
     """Fields of a job's spec by label; seed, name and dataset are the study's."""
+    starts: dict[Label, MemberStart] = Field(default_factory=dict)
+    """Members that start from another one, by label."""
     scales: Annotated[dict[Scale, ScaleSpec], Field(min_length=1)]
     """What is trained at each scale that the study has."""
     metrics: Annotated[tuple[StudyMetric, ...], Field(min_length=1)] = (StudyMetric.TEST_ERROR,)
@@ -213,12 +226,28 @@ class StudyDefinition(Spec):
             unknown = sorted(set(labels) - self.members.keys()) if field != "paper" else []
             if unknown:
                 raise ValueError(f"{field}: no member is called {', '.join(unknown)}")
+        self._check_starts()
         analyses = [panel.analysis for panel in self.panels if panel.analysis is not None]
         analyses += [name for scale in self.scales.values() for name in scale.analyses]
         analyses += [] if self.evaluated_by is None else [self.evaluated_by]
         if unknown := sorted(set(analyses) - self.analyses.keys()):
             raise ValueError(f"no analysis is called {', '.join(unknown)}")
         return self
+
+    def _check_starts(self) -> None:
+        order = list(self.members)
+        for label, start in self.starts.items():
+            if label not in order or start.member not in order[: order.index(label)]:
+                raise ValueError(
+                    f"starts: {label} must be a member, and {start.member} one before it"
+                )
+            for scale, chosen in self.scales.items():
+                members = chosen.members or ()
+                if label in members and start.member not in members:
+                    raise ValueError(
+                        f"starts: scale {scale} has {label} without {start.member}, which it "
+                        "starts from"
+                    )
 
 
 class StudyRequest(Spec):
@@ -267,6 +296,22 @@ class StudySpec(Spec):
         )
 
     @property
+    def generations(self) -> list[tuple[str, ...]]:
+        """Labels of the members that start with new weights, of those that start from them, ..."""
+        found: list[tuple[str, ...]] = []
+        placed: set[str] = set()
+        while len(placed) < len(self.labels):
+            ready = tuple(
+                label
+                for label in self.labels
+                if label not in placed
+                and ((start := self.definition.starts.get(label)) is None or start.member in placed)
+            )
+            found.append(ready)
+            placed |= set(ready)
+        return found
+
+    @property
     def analyses(self) -> tuple[str, ...]:
         """Names of the analyses of each job."""
         return tuple(self.definition.analyses)
@@ -277,7 +322,7 @@ class StudySpec(Spec):
         return self.scale is Scale.PAPER and self.dataset == self.definition.paper_dataset
 
     def make_member(self, label: str, seed: int) -> JobSpec:
-        """The spec of a member's job. InvalidInput names the member."""
+        """The spec of a member's job but for what it starts from. InvalidInput names the member."""
         document: dict[str, Any] = {}
         for fields in (
             self.definition.scales[self.scale].job,

@@ -1,6 +1,6 @@
 """Rows of studies: creating them with their jobs, finding and deleting them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import lifecycle, submission, training_key
-from service.specs.job_spec import JobSpec
+from service.specs.job_spec import Dependency, JobSpec, StartFrom
 from service.specs.study_spec import StudySpec
 from service.states import JobState
 from service.storage import idempotency, paging
@@ -136,22 +136,48 @@ def _create(
     )
     session.add(row)
     session.flush()
-    keys = {place: training_key.training_key(spec, data_dir) for place, spec in specs.items()}
-    known = training_key.find_equal_jobs(session, keys.values())
-    # One of them may end at this moment: its analyses are submitted there, or here.
-    reused = sorted(known.values()) if study.analyses else []
-    jobs = [lifecycle.lock_job(session, job_id) for job_id in reused]
-    new: dict[str, JobSpec] = {key: specs[place] for place, key in keys.items() if key not in known}
-    submitted = submission.submit_batch(
-        session, list(new.values()), user=user, data_dir=data_dir, now=now
-    )
-    known |= dict(zip(new, (created.row.id for created in submitted), strict=True))
+    found: dict[tuple[str, int], str] = {}
+    reused: list[JobRow] = []
+    for labels in study.generations:
+        chosen = {
+            (label, seed): _add_start(study, label, spec, found.get)
+            for (label, seed), spec in specs.items()
+            if label in labels
+        }
+        keys = {place: training_key.training_key(spec, data_dir) for place, spec in chosen.items()}
+        known = training_key.find_equal_jobs(session, keys.values())
+        # One of them may end at this moment: its analyses are submitted there, or here.
+        locked = sorted(known.values()) if study.analyses else []
+        reused += [lifecycle.lock_job(session, job_id) for job_id in locked]
+        new = {key: chosen[place] for place, key in keys.items() if key not in known}
+        submitted = submission.submit_batch(
+            session, list(new.values()), user=user, data_dir=data_dir, now=now
+        )
+        known |= dict(zip(new, (created.row.id for created in submitted), strict=True))
+        found |= {place: known[key] for place, key in keys.items()}
     session.add_all(
-        StudyMemberRow(study_id=row.id, label=label, seed=seed, job_id=known[key])
-        for (label, seed), key in keys.items()
+        StudyMemberRow(study_id=row.id, label=label, seed=seed, job_id=job_id)
+        for (label, seed), job_id in found.items()
     )
     session.flush()
-    for job in jobs:
+    for job in reused:
         if job.state is JobState.SUCCEEDED:
             analyses.submit_due(session, job.id, data_dir=data_dir, now=now)
     return row
+
+
+def _add_start(
+    study: StudySpec,
+    label: str,
+    spec: JobSpec,
+    find_job: Callable[[tuple[str, int]], str | None],
+) -> JobSpec:
+    """The spec with the job that the member starts from, which it waits for."""
+    start = study.definition.starts.get(label)
+    if start is None:
+        return spec
+    job_id = find_job((start.member, spec.seed))
+    assert job_id is not None, "an earlier generation"
+    source = StartFrom(job=job_id, checkpoint=start.checkpoint, mode=start.mode)
+    after = (*spec.after, Dependency(job=job_id))
+    return spec.model_copy(update={"start_from": source, "after": after})

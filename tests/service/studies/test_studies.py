@@ -44,6 +44,53 @@ def test_a_job_of_a_user_that_trains_the_same_is_reused(core: Core) -> None:
     assert members_of(core, submit_study(core))["plain-8", 0] == job_id
 
 
+def _deepened() -> dict[str, Any]:
+    """Networks of 8 layers, and of 14 and 20 that are built from them one after the other."""
+    members = {
+        label: {"depth": depth, "shortcut": "A"}
+        for label, depth in (("8", 8), ("14", 14), ("20", 20))
+    }
+    starts = {
+        "14": {"member": "8", "mode": "deepen"},
+        "20": {"member": "14", "checkpoint": "best", "mode": "deepen"},
+    }
+    return definition(members=members, starts=starts, comparisons=[], paper={})
+
+
+def test_a_member_starts_when_the_one_that_it_starts_from_has_ended(core: Core) -> None:
+    core.record_cluster(cpus=8)
+    members = members_of(core, submit_study(core, written=_deepened()))
+    for seed in (0, 1):
+        shallow, middle, deep = (
+            core.job(members[label, seed] or "") for label in ("8", "14", "20")
+        )
+        assert (shallow.state, middle.state, deep.state) == ("queued", "blocked", "blocked")
+        start = {"job": shallow.id, "checkpoint": "newest", "mode": "deepen", "weights": None}
+        assert middle.spec["start_from"] == start
+        assert middle.spec["after"] == [{"job": shallow.id, "condition": "ok"}]
+        assert deep.spec["start_from"]["job"] == middle.id
+    assert finish_next(core, 5.0) == members["8", 0]
+    assert core.job(members["14", 0] or "").state == "queued"
+    assert core.job(members["14", 1] or "").state == "blocked"
+    again = members_of(core, submit_study(core, written=_deepened(), seeds=3))
+    assert {place: again[place] for place in members} == members, "before and after the end"
+
+
+def test_a_member_that_cannot_start_from_another_is_refused(core: Core) -> None:
+    written = _deepened()
+    written["members"]["14"]["shortcut"] = "B"
+    with pytest.raises(InvalidInput, match="cannot start from this checkpoint"):
+        submit_study(core, written=written)
+
+
+def test_a_scale_has_what_its_members_start_from() -> None:
+    written = _deepened()
+    written["scales"]["smoke"]["members"] = ["14"]
+    with pytest.raises(InvalidInput) as caught:
+        study_spec(written=written)
+    assert "smoke has 14 without 8" in str(caught.value.field_errors)
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_job_without_a_result_is_not_reused(core: Core, state: str) -> None:
     first = members_of(core, submit_study(core, seeds=1))
@@ -182,6 +229,8 @@ def definition_metric() -> Any:
         ({"panels": [{"title": "p", "members": ["b"]}]}, "no member is called b"),
         ({"comparisons": [{"a": "plain-8", "b": "plain-8"}]}, "a and b must differ"),
         ({"title": ""}, "at least 1 character"),
+        ({"starts": {"plain-8": {"member": "resnet-8", "mode": "deepen"}}}, "one before it"),
+        ({"starts": {"b": {"member": "plain-8", "mode": "deepen"}}}, "b must be a member"),
     ],
 )
 def test_a_wrong_definition_is_refused_with_the_reason(

@@ -3307,6 +3307,21 @@ export interface components {
             /** Result Card */
             result_card: string | null;
         };
+        /**
+         * MemberStart
+         * @description Where a member starts: at the end of another member's job of the same seed.
+         */
+        MemberStart: {
+            /** Member */
+            member: string;
+            /**
+             * Checkpoint
+             * @default newest
+             * @enum {string}
+             */
+            checkpoint: "newest" | "best";
+            mode: components["schemas"]["StartMode"];
+        };
         /** MemberView */
         MemberView: {
             /** Label */
@@ -4609,6 +4624,10 @@ export interface components {
                 [key: string]: {
                     [key: string]: unknown;
                 };
+            };
+            /** Starts */
+            starts?: {
+                [key: string]: components["schemas"]["MemberStart"];
             };
             /** Scales */
             scales: {
