@@ -30,6 +30,7 @@ from tests.support.postgres import postgres_server
 
 SERIES = "train/loss"
 BUCKETS = 1000
+_COPIED_AT_ONCE = 100_000
 
 
 def main() -> None:
@@ -83,20 +84,26 @@ def _fill(core: Core, num_jobs: int, num_points: int) -> list[str]:
     jobs = [job_id_of(claimed)]
     for _ in range(num_jobs - 1):
         jobs.append(core.submit())
-        _copy_rows(core.database, jobs[0], jobs[-1])
+        _copy_rows(core.database, jobs[0], jobs[-1], num_points=num_points)
     return jobs
 
 
-def _copy_rows(database: Database, source: str, target: str) -> None:
+def _copy_rows(database: Database, source: str, target: str, *, num_points: int) -> None:
     with database.transaction() as session:
-        for row_type in (MetricRow, MetricBucketRow):
+        for row_type, position in (
+            (MetricRow, MetricRow.iteration),
+            (MetricBucketRow, MetricBucketRow.start),
+        ):
             names = [column.name for column in row_type.__table__.c if column.name != "job_id"]
             copied = select(literal(target), *(getattr(row_type, name) for name in names))
-            session.execute(
-                insert(row_type).from_select(
-                    ["job_id", *names], copied.where(row_type.job_id == source)
+            # In parts, since the service limits how long a statement may take.
+            for start in range(0, num_points, _COPIED_AT_ONCE):
+                part = copied.where(
+                    row_type.job_id == source,
+                    position >= start,
+                    position < start + _COPIED_AT_ONCE,
                 )
-            )
+                session.execute(insert(row_type).from_select(["job_id", *names], part))
         original, copy = records.find_job(session, source), records.find_job(session, target)
         copy.bucket_width = original.bucket_width
         copy.bucketed_iterations = original.bucketed_iterations
