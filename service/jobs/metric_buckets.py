@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from service.storage.database import MANY_NUMBERS
 from service.storage.tables import JobRow, MetricBucketRow, MetricRow
 
 MAX_ITERATION = 2**31 - 1
@@ -239,7 +240,8 @@ def _select_ranges(levels: int, *, has_points: bool) -> Select[Any] | CompoundSe
                 iteration < bindparam(f"end_{levels}"),
             )
         )
-    return parts[0] if len(parts) == 1 else union_all(*parts)
+    statement = parts[0] if len(parts) == 1 else union_all(*parts)
+    return statement.execution_options(**{MANY_NUMBERS: True})
 
 
 def _read_ranges(

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.types.array import ArrayBinaryLoader
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import (
@@ -48,6 +46,9 @@ CONNECTION_OPTIONS = {
 }
 # Includes the wait for locks. As long as SQLite waits for its write lock.
 STATEMENT_TIMEOUT_SECONDS = 30.0
+# Option of a statement that reads thousands of rows of numbers: PostgreSQL sends them as they are,
+# not as text. Not of all: the driver cannot decode some types of the catalog so.
+MANY_NUMBERS = "resnetd_many_numbers"
 
 
 class Lock(IntEnum):
@@ -231,27 +232,11 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
-class _BinaryCursor(psycopg.Cursor[Any]):
-    """Receives numbers as they are: as text, a chart of 20,000 buckets takes 3 times as long."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.format = psycopg.pq.Format.BINARY
-
-
-class _VectorLoader(ArrayBinaryLoader):
-    """The columns of an index as text, from which SQLAlchemy reads them when it reflects tables."""
-
-    def load(self, data: Buffer) -> Any:
-        return " ".join(map(str, super().load(data)))
-
-
 def _postgres_engine(conninfo: str) -> Engine:
     engine = create_engine(
         "postgresql+psycopg://",
         # Behind PgBouncer the next transaction may be on another connection to the server.
-        connect_args=conninfo_to_dict(conninfo)
-        | {"prepare_threshold": None, "cursor_factory": _BinaryCursor},
+        connect_args=conninfo_to_dict(conninfo) | {"prepare_threshold": None},
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,
@@ -260,15 +245,17 @@ def _postgres_engine(conninfo: str) -> Engine:
         hide_parameters=True,
     )
 
-    @event.listens_for(engine, "connect")
-    def register_loaders(connection: Any, _record: Any) -> None:
-        connection.adapters.register_loader("int2vector", _VectorLoader)
-
     @event.listens_for(engine, "begin")
     def limit_statements(connection: Connection) -> None:
         # Not as an option of the connection, which PgBouncer refuses.
         milliseconds = round(STATEMENT_TIMEOUT_SECONDS * 1000)
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def choose_format(*arguments: Any) -> None:
+        _connection, cursor, _statement, _parameters, context, _is_many = arguments
+        if context.execution_options.get(MANY_NUMBERS):
+            cursor.format = psycopg.pq.Format.BINARY
 
     @event.listens_for(engine, "handle_error")
     def replace_read_only_connections(context: ExceptionContext) -> None:

@@ -51,7 +51,8 @@ class MachineMeter:
             return False
         cpu_seconds = _read_cpu_seconds()
         self.sample = MachineSample(
-            100 * (cpu_seconds - self._cpu_seconds) / elapsed,
+            # Sums in another order differ by a rounding error, of an idle process below 0.
+            max(0.0, 100 * (cpu_seconds - self._cpu_seconds) / elapsed),
             float(sum(map(_read_memory_bytes, ("self", *_list_children())))),
         )
         if self._device.type == "cuda":
