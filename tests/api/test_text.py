@@ -27,6 +27,14 @@ TEXTS = {
     "10,000 characters": "a" * 10_000,
     "10,000 digits": "9" * 10_000,
 }
+# Texts that a database may refuse. The service refuses the others before it asks one.
+STORED_TEXTS = (
+    "NUL",
+    "a lone surrogate",
+    "characters of 4 bytes",
+    "10,000 characters",
+    "10,000 digits",
+)
 # Headers that a client may send with any request; their values cannot contain all texts.
 HEADERS = ("Accept", "Authorization", "Content-Type", "If-Range", "Range", "User-Agent")
 PREFIXES = {"User-Agent": "resnetd-client/", "Range": "bytes=", "Authorization": "Bearer "}
@@ -75,9 +83,11 @@ OPERATIONS = sorted(
 
 def test_no_text_in_any_field_causes_an_internal_error(any_api: Api) -> None:
     rows = Rows(any_api)
+    is_sqlite = any_api.core.database.is_sqlite
+    texts = {name: text for name, text in TEXTS.items() if is_sqlite or name in STORED_TEXTS}
     failures = []
     for operation in OPERATIONS:
-        for name, text in TEXTS.items():
+        for name, text in texts.items():
             for request in _list_requests(operation, _make_valid(operation, rows), text):
                 try:
                     answer = _send(any_api, operation, request, rows)

@@ -262,4 +262,4 @@ def test_random_steps_agree_with_the_model(database: Database) -> None:
 
 @pytest.mark.slow
 def test_many_random_steps_agree_with_the_model(database: Database) -> None:
-    _run(database, examples=60, steps=60)
+    _run(database, examples=30, steps=60)
