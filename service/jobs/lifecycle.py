@@ -14,6 +14,7 @@ from service.backoff import backoff
 from service.errors import IllegalTransition, NotFound
 from service.jobs import records, warm_start
 from service.notifications import webhooks
+from service.specs.analysis_spec import TRAINING
 from service.specs.protocol import TrainingResult
 from service.states import (
     FINAL_STATES,
@@ -25,7 +26,7 @@ from service.states import (
     Reason,
     StopReason,
 )
-from service.storage import events
+from service.storage import changes, events
 from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, DependencyRow, JobRow
 
@@ -105,6 +106,12 @@ def end_attempt(
     _finish_or_requeue(session, job, attempt, reason, message=message or None, now=now)
 
 
+def notify_analysed_job(session: Session, job: JobRow) -> None:
+    """Reports a change of an analysis as one of the job that it analyses, which lists it."""
+    if job.kind != TRAINING and job.source_job_id is not None:
+        changes.notify(session, job.source_job_id)
+
+
 def find_active_attempt(session: Session, job: JobRow) -> AttemptRow:
     """The attempt of a locked job that is starting or running."""
     found = session.scalar(
@@ -155,6 +162,7 @@ def _set_state(
     if state.is_final:
         job.finished_at = now
     events.append_event(session, job, EventKind.STATE, data, now=now)
+    notify_analysed_job(session, job)
     webhooks.enqueue_deliveries(session, job, now=now)
 
 

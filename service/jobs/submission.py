@@ -106,6 +106,7 @@ def create_job(
         for position, checkpoint in enumerate(others)
     )
     events.append_event(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
+    lifecycle.notify_analysed_job(session, job)
     session.flush()
     return job
 

@@ -29,7 +29,7 @@ def test_a_study_is_submitted_and_reported_as_its_jobs_finish(signed_in: Page, a
     expect(row).to_contain_text("9.50 (n = 1)")
     finish_next(api.core, 12.0)
     expect(signed_in.get_by_text("larger by 2.50 points with one seed")).to_have_count(2)
-    figure = signed_in.get_by_role("img", name="Learning curves")
+    figure = signed_in.get_by_role("img", name="Figure of the study")
     expect(figure).to_be_visible()
     assert figure.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 0
     assert_accessible(signed_in)

@@ -76,6 +76,7 @@ export const OPTIONAL_COLUMNS: JobColumn[] = [
     value: (job) => job.spec.seed,
     cell: (job) => job.spec.seed,
   },
+  { id: "kind", field: "kind", title: "Kind", value: (job) => job.kind, cell: (job) => job.kind },
   { id: "recipe", field: "recipe.name", title: "Recipe", value: recipeOf, cell: recipeOf },
   { id: "user", field: "user", title: "User", value: (job) => job.user, cell: (job) => job.user },
   {

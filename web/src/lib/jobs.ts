@@ -6,6 +6,7 @@ export type ListedJob = Pick<
   Job,
   | "id"
   | "name"
+  | "kind"
   | "network"
   | "state"
   | "starred"
@@ -23,7 +24,7 @@ export type ListedJob = Pick<
 type Errors = Pick<NonNullable<Job["result"]>, "test_error" | "train_error"> | null;
 
 export const LISTED_FIELDS = [
-  ...["id", "name", "network", "state", "starred", "archived", "user"],
+  ...["id", "name", "kind", "network", "state", "starred", "archived", "user"],
   ...["created_at", "started_at", "finished_at", "parameters", "progress"],
   ...["result.test_error", "result.train_error"],
   ...["spec.dataset", "spec.seed", "spec.tags", "spec.recipe.name"],

@@ -11,6 +11,7 @@ type Path =
   | "/v1/groups"
   | "/v1/jobs"
   | "/v1/jobs/{job_id}"
+  | "/v1/jobs/{job_id}/analyses"
   | "/v1/jobs/{job_id}/attempts"
   | "/v1/jobs/{job_id}/checkpoints"
   | "/v1/jobs/{job_id}/envelope"

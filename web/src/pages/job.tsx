@@ -1,6 +1,7 @@
 /** One job: its curves, what happened, its log, its checkpoints and its spec. */
 import { useSignal } from "@preact/signals";
 import { ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { Analyses, AnalysisResult } from "../components/analyses";
 import { ClassNames } from "../components/class-names";
 import { Confusion } from "../components/confusion";
 import { Curves } from "../components/curves";
@@ -11,6 +12,7 @@ import { Logs } from "../components/logs";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { State } from "../components/state";
 import { Timeline } from "../components/timeline";
+import { isAnalysis } from "../lib/analyses";
 import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
 import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
 import { inheritedOf } from "../lib/lineage";
@@ -67,7 +69,8 @@ export function JobPage({ id }: { id: string }) {
       <ErrorNote error={live.error.value} />
       <Summary job={job} envelope={envelope.data.value} />
       <Labels job={job} />
-      {(!isContinued || lineage.data.value || lineage.error.value) && (
+      {isAnalysis(job) && <AnalysisResult job={job} />}
+      {!isAnalysis(job) && (!isContinued || lineage.data.value || lineage.error.value) && (
         <Curves job={job} inherited={inheritedOf(family, job.id)} envelope={envelope.data.value} />
       )}
       <Timeline
@@ -76,8 +79,13 @@ export function JobPage({ id }: { id: string }) {
         events={events.data.value?.events ?? []}
         checkpoints={checkpoints.data.value?.checkpoints ?? []}
       />
-      <Lineage jobs={family} jobId={job.id} />
-      <Checkpoints job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
+      {!isAnalysis(job) && (
+        <>
+          <Lineage jobs={family} jobId={job.id} />
+          <Checkpoints job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
+          <Analyses job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
+        </>
+      )}
       {checkpoints.data.value?.checkpoints.some(({ parts }) => parts.predictions) && (
         <Confusion jobId={job.id} />
       )}
@@ -144,12 +152,20 @@ function Commands({ job }: { job: Job }) {
           Delete
         </button>
       )}
-      <a class="button" href={`/compare?job=${job.id}`}>
-        Compare
-      </a>
-      <a class="button" href={`/submit?from=${job.id}`}>
-        Clone and change
-      </a>
+      {isAnalysis(job) ? (
+        <a class="button" href={`/jobs/${job.spec.start_from?.job}`}>
+          The analysed job
+        </a>
+      ) : (
+        <>
+          <a class="button" href={`/compare?job=${job.id}`}>
+            Compare
+          </a>
+          <a class="button" href={`/submit?from=${job.id}`}>
+            Clone and change
+          </a>
+        </>
+      )}
     </div>
   );
 }
@@ -212,21 +228,27 @@ function Summary(properties: { job: Job; envelope: Schemas["EnvelopeView"] | und
             <Fact name="Remaining">{duration(progress.eta_seconds)}</Fact>
           </>
         )}
-        <Fact name="Test error">
-          <strong>{percent(testError(job))}</strong>
-        </Fact>
-        <Fact name="Train error">{percent(trainError(job))}</Fact>
+        {isAnalysis(job) ? (
+          <Fact name="Kind">{job.kind}</Fact>
+        ) : (
+          <>
+            <Fact name="Test error">
+              <strong>{percent(testError(job))}</strong>
+            </Fact>
+            <Fact name="Train error">{percent(trainError(job))}</Fact>
+            <Fact name="Images/s">{number(progress?.images_per_second)}</Fact>
+          </>
+        )}
         {envelope?.verdict === "within" && (
           <Fact name="Curve">
             <span title={envelope.message}>normal, as {envelope.job_ids.length} other seeds</span>
           </Fact>
         )}
         {progress && (
-          <Fact name="Iterations">
+          <Fact name={isAnalysis(job) ? "Steps" : "Iterations"}>
             {number(progress.iteration)} of {number(progress.iterations)}
           </Fact>
         )}
-        <Fact name="Images/s">{number(progress?.images_per_second)}</Fact>
         {job.finished_at && (
           <Fact name="Duration">{duration(secondsBetween(job.started_at, job.finished_at))}</Fact>
         )}

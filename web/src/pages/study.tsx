@@ -62,9 +62,10 @@ export function StudyPage({ id }: { id: string }) {
       </p>
       {study.notes && <p class="muted">{study.notes}</p>}
       <Results study={study} />
+      <AnalysedMembers study={study} />
       <Differences study={study} />
       <section class="section">
-        <h2>Curves</h2>
+        <h2>Figure</h2>
         {study.finished === 0 ? (
           <EmptyNote title="No job has finished yet.">
             <a href={`/compare?${compared}`}>Compare</a> has the curves of running jobs.
@@ -73,7 +74,7 @@ export function StudyPage({ id }: { id: string }) {
           <img
             class="figure"
             src={figure}
-            alt="Learning curves; their ends are in the table above"
+            alt="Figure of the study; its numbers are in the tables above"
           />
         )}
         <p>
@@ -155,17 +156,65 @@ function Row({ member, study }: { member: Member; study: Report }) {
         );
       })}
       <td>
-        {member.jobs.map((job) =>
-          job.job_id && job.state ? (
-            <a href={`/jobs/${job.job_id}`} title={`seed ${job.seed}: ${job.state}`}>
-              <State state={job.state} />{" "}
-            </a>
-          ) : (
-            <span class="muted">deleted </span>
-          ),
-        )}
+        {member.jobs.map((job) => (
+          <Job job={job} />
+        ))}
       </td>
     </tr>
+  );
+}
+
+function AnalysedMembers({ study }: { study: Report }) {
+  const rows = study.members.flatMap((member) =>
+    member.analyses.map((analysis) => ({ label: member.label, analysis })),
+  );
+  if (rows.length === 0) return null;
+  return (
+    <section class="section">
+      <h2>Analyses of the last checkpoints</h2>
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll" tabIndex={0} aria-label="Analyses">
+        <table>
+          <thead>
+            <tr>
+              <th>Network</th>
+              <th>Analysis</th>
+              <th>Result</th>
+              <th>Jobs</th>
+            </tr>
+          </thead>
+          <tbody>
+            {rows.map(({ label, analysis }) => (
+              <tr>
+                <td>{label}</td>
+                <td>{analysis.name}</td>
+                <td>
+                  {Object.entries(analysis.numbers)
+                    .map(([name, found]) => `${name.replaceAll("_", " ")} ${spread(found)}`)
+                    .join(", ")}
+                </td>
+                <td>
+                  {analysis.jobs.length === 0 && <span class="muted">after the training</span>}
+                  {analysis.jobs.map((job) => (
+                    <Job job={job} />
+                  ))}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </section>
+    </section>
+  );
+}
+
+function Job({ job }: { job: Schemas["MemberJobView"] }) {
+  return job.job_id && job.state ? (
+    <a href={`/jobs/${job.job_id}`} title={`seed ${job.seed}: ${job.state}`}>
+      <State state={job.state} />{" "}
+    </a>
+  ) : (
+    <span class="muted">deleted </span>
   );
 }
 
