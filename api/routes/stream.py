@@ -29,7 +29,8 @@ router = APIRouter(prefix="/v1/stream", tags=["stream"])
 _MAX_READS = 20
 # Of these, all users get the same response, in JSON and at once.
 _PATH = re.compile(
-    r"/v1/(jobs(/(?P<job_id>[^/]+)(/(analyses|(?P<part>attempts|checkpoints|envelope|events|lineage|logs)))?)?"
+    r"/v1/(jobs(/(?P<job_id>[^/]+)"
+    r"(/(analyses|(?P<part>attempts|checkpoints|envelope|events|lineage|logs)))?)?"
     r"|searches(/[^/]+(/(trials|events))?)?|studies(/[^/]+)?|metrics|groups|queue|cluster|runners)"
 )
 
