@@ -206,7 +206,7 @@ class DeepenedTwinSpec(_AnalysisBase):
     """Depth of the network to build. Null: that of the job, which was deepened."""
     split: AnySplit = "test"
     """Images: `train` without augmentation, `validation`, or `test`."""
-    images: DrawnImages = None
+    images: DrawnImages = 1_000
     """Number of images of the split, drawn by the seed. Null: all."""
 
 

@@ -2277,8 +2277,11 @@ export interface components {
              * @enum {string}
              */
             split: "train" | "validation" | "test";
-            /** Images */
-            images?: number | null;
+            /**
+             * Images
+             * @default 1000
+             */
+            images: number | null;
         };
         /**
          * DefinitionList

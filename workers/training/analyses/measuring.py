@@ -29,6 +29,10 @@ It may raise: the analysis then ends, and the networks are as they were.
 """
 
 
+# Of the images of an analysis, as float32: 7,000 of ImageNet's, all of CIFAR's.
+MAX_IMAGE_BYTES = 4 * 2**30
+
+
 class NotAnalysable(TrainingError):
     """The analysis has no meaning for this network, or for these checkpoints."""
 
@@ -66,9 +70,13 @@ class ImageSubset:
 def load_subset(
     source: DataSource, split: EvaluationSplit, *, count: int | None, seed: int
 ) -> ImageSubset:
-    """`count` images of the split that the seed draws, in their order; None: all of them."""
+    """`count` images of the split that the seed draws, in their order; None: all of them.
+
+    NotAnalysable if they do not fit in memory.
+    """
     available = count_images(source, split)
     chosen = choose_images(available, count=count, seed=seed)
+    _require_memory(source, available if chosen is None else len(chosen))
     batches = source.load_evaluation_batches(split, rank=0, world_size=1, chosen=chosen)
     return ImageSubset(
         split,
@@ -76,6 +84,16 @@ def load_subset(
         available,
         [(views_NCHW[0], labels_N) for views_NCHW, labels_N in batches],
     )
+
+
+def _require_memory(source: DataSource, images: int) -> None:
+    """They are measured on again and again, so they are decoded once."""
+    image_bytes = source.normalizer.mean_HWC.numel() * torch.float32.itemsize
+    if images * image_bytes > MAX_IMAGE_BYTES:
+        raise NotAnalysable(
+            f"{count_of(images, 'image')} would take {images * image_bytes / 2**30:.1f} GiB of "
+            f"memory; `images` must be at most {MAX_IMAGE_BYTES // image_bytes:,}"
+        )
 
 
 def choose_images(available: int, *, count: int | None, seed: int) -> NDArray[np.int64] | None:

@@ -49,7 +49,8 @@ class PathLength:
 
 
 def analyse(context: AnalysisContext, spec: PathGradientsSpec) -> AnalysisResult:
-    images = context.load_images(spec)
+    # Gradients need the memory of a training step.
+    images = context.load_images(spec).in_batches_of(context.spec.recipe.batch_size)
     lengths = measure_path_lengths(
         context.networks[0].model, images, seed=context.seed, report=context.advance
     )

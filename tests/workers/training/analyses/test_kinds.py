@@ -191,7 +191,9 @@ def test_trajectories_and_layer_statistics(
 
 
 def test_deepened_twins(trained: Trained) -> None:
-    result = analyse(trained.spec, [trained.weights[6]], kind="deepened-twin", depth=20)
+    result = analyse(
+        trained.spec, [trained.weights[6]], kind="deepened-twin", depth=20, images=None
+    )
     assert result.numbers["max_logit_difference"] == pytest.approx(0.0, abs=1e-5)
     assert result.numbers["error_of_shallow"] == pytest.approx(trained.test_error)
 

@@ -35,6 +35,13 @@ def test_images_are_drawn_by_the_seed() -> None:
     assert load(99).count == 7
 
 
+def test_more_images_than_fit_in_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "MAX_IMAGE_BYTES", 5 * 4 * 4 * 3 * 4)
+    assert load(5).count == 5
+    with pytest.raises(NotAnalysable, match="`images` must be at most 5"):
+        load(None)
+
+
 def test_a_job_without_held_out_images_has_none_to_analyse() -> None:
     source = make_source(make_dataset(count=4, height=4, width=4, padding=1, flip=True))
     with pytest.raises(NotAnalysable, match="validation has no images"):
