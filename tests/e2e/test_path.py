@@ -130,7 +130,7 @@ def test_a_deepened_network_starts_with_the_error_of_the_shallower_one(
     assert abs(deep.result.test_error - shallow.result.test_error) < 5.0
 
 
-def test_the_command_line_submits_watches_and_downloads(
+def test_the_command_line_submits_watches_analyses_and_downloads(
     service: LocalService, tmp_path: Path
 ) -> None:
     def run_resnetd(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -156,6 +156,15 @@ def test_the_command_line_submits_watches_and_downloads(
     listed = run_resnetd("ps", "--all", "-o", "json")
     states = {job["id"]: job["state"] for job in json.loads(listed.stdout)}
     assert states[job_id] == "succeeded"
+
+    figure = str(tmp_path / "errors.svg")
+    analysed = run_resnetd("analyse", job_id, "evaluation", "--figure", figure, "-o", "json")
+    assert analysed.returncode == 0, analysed.stderr
+    *_, result = analysed.stdout.partition('"numbers"')
+    shown = run_resnetd("show", job_id, "-o", "json")
+    trained = json.loads(shown.stdout)["result"]["test_error"]
+    assert f'"test_error": {trained}' in result
+    assert Path(figure).read_text().startswith("<?xml")
 
     card = str(tmp_path / "card.json")
     written = run_resnetd("result-card", job_id, "-o", card)

@@ -52,6 +52,16 @@ def test_a_search_with_a_network_that_does_not_fit_its_checkpoint_is_refused(
     assert refused.value.field_errors[0].pointer == "/job/depth"
 
 
+def test_the_trials_of_a_search_are_trainings(searching: Searching) -> None:
+    source = searching.core.run(depth=8)
+    searching.core.report(source.attempt_id, 2, checkpoints=[note(100)])
+    start = {"job": job_id_of(source), "mode": "weights"}
+    job = search_body()["job"] | {"start_from": start, "analysis": {"kind": "evaluation"}}
+    with pytest.raises(InvalidInput) as refused:
+        searching.submit(job=job)
+    assert "/job/analysis" in [error.pointer for error in refused.value.field_errors]
+
+
 def test_the_space_is_checked_at_submission(searching: Searching) -> None:
     spec = search_spec.SearchSpec.model_validate(search_body(space={"depth": {"choice": [9]}}))
     with searching.core.database.transaction() as session, pytest.raises(InvalidInput):
