@@ -30,6 +30,7 @@ from api.routes import (
     job_actions,
     jobs,
     metrics,
+    people,
     predictions,
     result_cards,
     runners,
@@ -40,7 +41,11 @@ from api.routes import (
     system,
     webhooks,
 )
+from api.routes import (
+    tokens as token_routes,
+)
 from api.shared_reads import SharedReads
+from api.token_uses import TokenUses
 from service.access import signing_keys, tokens
 from service.settings import Settings
 from service.storage import schema
@@ -69,7 +74,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         clock = now or _follow_database_clock(database, stopping)
         secret = tokens.read_or_create(settings.token_file)
         with database.transaction() as session:
-            tokens.set_token(session, secret, name="admin", now=clock())
+            tokens.set_admin_token(session, secret, now=clock())
         changes = ChangeHub(database)
         changes.start()
         artifacts = ArtifactStore(settings.artifacts_url)
@@ -77,6 +82,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             logger.warning("the dashboard is not built; run `make dashboard` and start again")
         collector = ArtifactCollector(database, artifacts, data_dir=settings.data_dir, now=clock)
         collector.start()
+        token_uses = TokenUses(database)
+        token_uses.start()
         app.state.services = Services(
             settings=settings,
             database=database,
@@ -84,11 +91,13 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             signing_key=signing_keys.read_or_create(settings.signing_key_file),
             changes=changes,
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
+            token_uses=token_uses,
             now=clock,
         )
         app.state.shared_reads = SharedReads(app)
         yield
         stopping.set()
+        token_uses.close()
         collector.close()
         changes.close()
         database.close()
@@ -127,6 +136,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         system.router,
         webhooks.router,
         session.router,
+        people.router,
+        token_routes.router,
         stream.router,
     ):
         app.include_router(router)

@@ -1,4 +1,4 @@
-"""What routes depend on: sessions, the services of the process, the authenticated caller.
+"""What routes depend on: sessions, the services of the process, the authorized caller.
 
 A request is one transaction, which begins with its first query: a route takes its session as a
 dependency, `ReadSession` unless it writes. No transaction is open during network I/O or a wait. So
@@ -17,15 +17,25 @@ from fastapi import Depends, Header, Path, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import APIKeyCookie, HTTPBearer
 
+from api.access_rules import OWNER_PARAMETER, RULES, SUBJECTS
 from api.auth import SIGN_IN_COOKIE, read_bearer_token, read_sign_in_cookie
 from api.change_listener import ChangeHub
-from service.access import sign_ins, tokens
+from api.token_uses import TokenUses
+from service.access import tokens
+from service.access.policy import (
+    Principal,
+    Rule,
+    Subject,
+    make_visibility,
+    require_permitted,
+)
 from service.access.signing_keys import SigningKey
 from service.execution import credentials
 from service.execution.credentials import CallerKind
 from service.settings import Settings
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database, Session
+from service.storage.visibility import restrict
 
 # A request keeps its session while its response is validated, which needs one of the 40 threads.
 # All of them may wait for a lock or a connection that such a request holds, unless there are more
@@ -36,7 +46,7 @@ SESSION_SLOTS = 10
 _token = HTTPBearer(
     auto_error=False,
     scheme_name="token",
-    description="The token of a user, an attempt, a runner or a driver",
+    description="The token of a person, an attempt, a runner or a driver",
 )
 _cookie = APIKeyCookie(
     name=SIGN_IN_COOKIE,
@@ -60,6 +70,7 @@ class Services:
     signing_key: SigningKey
     changes: ChangeHub
     session_slots: asyncio.Semaphore
+    token_uses: TokenUses
     now: Callable[[], datetime]
 
 
@@ -78,40 +89,79 @@ def get_now(services: ServicesDep) -> datetime:
 Now = Annotated[datetime, Depends(get_now)]
 
 
-async def write_session(services: ServicesDep) -> AsyncIterator[Session]:
+def authorize(
+    request: Request,
+    services: ServicesDep,
+    _: Annotated[object, Depends(_token)],
+    __: Annotated[object, Depends(_cookie)],
+) -> Principal:
+    """Who calls. Unauthorized where the token or sign-in is not known.
+
+    Forbidden or NotFound where the route's rule does not permit the call.
+    """
+    rule = RULES[f"{request.method} {request.scope['route'].path}"]
+    subject_id = _find_subject_id(request, rule)
+    sign_in = read_sign_in_cookie(request)
+    now = services.now()
+    with services.database.reading() as session:
+        principal, owner, last_used_at = tokens.authenticate(
+            session,
+            sign_in if sign_in is not None else read_bearer_token(request),
+            is_sign_in=sign_in is not None,
+            now=now,
+            subject=rule.subject if subject_id is not None else None,
+            subject_id=subject_id or "",
+        )
+    members_see = services.settings.members_see
+    require_permitted(principal, rule, members_see, subject_id=subject_id or "", owner=owner)
+    services.token_uses.record(principal.token_id, last=last_used_at, now=now)
+    request.state.visibility = make_visibility(principal, members_see)
+    return principal
+
+
+def _find_subject_id(request: Request, rule: Rule) -> str | None:
+    """What the path names, or the query for the tokens of a person; None: the caller himself."""
+    if rule.subject is Subject.PERSON:
+        return request.query_params.get(OWNER_PARAMETER)
+    found = (name for name in request.path_params if SUBJECTS.get(name) is rule.subject)
+    name = next(found, None)
+    return None if name is None else str(request.path_params[name])
+
+
+Caller = Annotated[Principal, Depends(authorize)]
+
+
+def get_user(caller: Caller) -> str:
+    return caller.user
+
+
+User = Annotated[str, Depends(get_user)]
+
+
+# What `authorize`, which comes first, has found; processes of the service see all rows.
+async def write_session(request: Request, services: ServicesDep) -> AsyncIterator[Session]:
     opened = contextmanager_in_threadpool(services.database.transaction())
     async with services.session_slots, opened as session:
+        _restrict(request, session, is_default=False)
         yield session
 
 
-async def read_session(services: ServicesDep) -> AsyncIterator[Session]:
+async def read_session(request: Request, services: ServicesDep) -> AsyncIterator[Session]:
     opened = contextmanager_in_threadpool(services.database.reading())
     async with services.session_slots, opened as session:
+        _restrict(request, session, is_default=True)
         yield session
+
+
+def _restrict(request: Request, session: Session, *, is_default: bool) -> None:
+    visibility = getattr(request.state, "visibility", None)
+    if visibility is not None:
+        restrict(session, visibility, is_default=is_default)
 
 
 # The scope ends the transaction before the response is sent: a failed commit must not send 201.
 WriteSession = Annotated[Session, Depends(write_session, scope="function")]
 ReadSession = Annotated[Session, Depends(read_session, scope="function")]
-
-
-def authenticate_user(
-    request: Request,
-    services: ServicesDep,
-    _: Annotated[object, Depends(_token)],
-    __: Annotated[object, Depends(_cookie)],
-) -> str:
-    """The name of the token's owner. Unauthorized where the token or sign-in is not known."""
-    sign_in = read_sign_in_cookie(request)
-    if sign_in is not None:
-        with services.database.reading() as session:
-            return sign_ins.find_token(session, sign_in, now=services.now()).name
-    secret = read_bearer_token(request)
-    with services.database.reading() as session:
-        return tokens.find_token(session, secret).name
-
-
-User = Annotated[str, Depends(authenticate_user)]
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
 ]

@@ -10,7 +10,6 @@ from api.client_versions import CODE as CLIENT_TOO_OLD
 from api.problems import Problem
 from service.errors import DatabaseUnavailable, Forbidden, InvalidInput, Unauthorized, Unavailable
 
-_SAFE_METHODS = ("get", "head")
 _REFERENCES = "#/components/schemas/{model}"
 
 
@@ -42,12 +41,12 @@ def build_document(app: FastAPI) -> dict[str, Any]:
         name: problems.describe(*codes) for name, codes in _SHARED_RESPONSES.items()
     }
     for operations in document["paths"].values():
-        for method, operation in operations.items():
-            _add_problems(method, operation)
+        for operation in operations.values():
+            _add_problems(operation)
     return document
 
 
-def _add_problems(method: str, operation: dict[str, Any]) -> None:
+def _add_problems(operation: dict[str, Any]) -> None:
     found = operation["responses"]
     body = operation.get("requestBody", {}).get("content", {})
     if "application/json" in body:
@@ -60,7 +59,8 @@ def _add_problems(method: str, operation: dict[str, Any]) -> None:
     schemes = {scheme for options in operation.get("security", ()) for scheme in options}
     if schemes:
         found["401"] = _refer_to("Unauthorized")
-    if "cookie" in schemes and method not in _SAFE_METHODS:
+    if "cookie" in schemes:
+        # Of people: their role or token may not suffice.
         found["403"] = _refer_to("Forbidden")
     found["426"] = _refer_to("ClientTooOld")
     found["500"] = _refer_to("Internal")

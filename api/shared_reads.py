@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message
 
+from service.storage.visibility import Visibility
+
 T = TypeVar("T")
 
 # Reads begin at multiples of this, so that what many streams wait for is read once.
@@ -27,7 +29,7 @@ class JsonResponse:
 
 
 class SharedReads:
-    """Only for routes whose response is equal for all users, and is JSON."""
+    """Only for routes whose response is JSON, and equal for all who see the same rows."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,9 +41,13 @@ class SharedReads:
         now = asyncio.get_running_loop().time()
         await asyncio.sleep(TICK_SECONDS - now % TICK_SECONDS)
 
-    async def read(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
+    async def read(
+        self, url: str, headers: Sequence[tuple[bytes, bytes]], *, visibility: Visibility
+    ) -> JsonResponse:
         """The response of this tick. `headers`: of the stream, with its credentials."""
-        response = await self.share(url, lambda: self.read_alone(url, headers))
+        # Of webhooks there is no stream.
+        key = f"{visibility.user!r} {visibility.tag!r} {url}"
+        response = await self.share(key, lambda: self.read_alone(url, headers))
         # The stream that began the read may have lost its token, which says nothing about this one.
         if response.status == HTTPStatus.UNAUTHORIZED:
             return await self.read_alone(url, headers)

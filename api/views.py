@@ -96,7 +96,7 @@ class JobView(View):
     spec: Annotated[dict[str, Any], StoredAs(JobSpec)]
     reason: Annotated[Reason | None, Field(description="why the last attempt ended")]
     message: str | None
-    user: Annotated[str, Field(description="name of the token that submitted it")]
+    user: Annotated[str, Field(description="the person who owns it")]
     note: str
     starred: bool
     archived: Annotated[bool, Field(description="left out of lists")]

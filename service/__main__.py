@@ -5,7 +5,6 @@ import sys
 from datetime import UTC, datetime
 
 from service import log, settings
-from service.access import tokens
 from service.errors import ResnetdError
 from service.jobs import consistency
 from service.storage import schema
@@ -23,8 +22,6 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if parsed.command == "migrate":
                 return _migrate(database)
-            if parsed.command == "token":
-                return _create_token(database, parsed.name)
             artifacts = ArtifactStore(configured.artifacts_url)
             return _fsck(database, artifacts, should_repair=parsed.repair)
         finally:
@@ -38,8 +35,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="resnetd-server", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("migrate", help="upgrade the database to this version's schema")
-    token = commands.add_parser("token", help="create a user's token and print it once")
-    token.add_argument("name", help="name of the user; replaces an earlier token of that name")
     fsck = commands.add_parser("fsck", help="check the artifact store against the database")
     fsck.add_argument(
         "--repair", action="store_true", help="delete orphans and drop broken checkpoint records"
@@ -50,15 +45,6 @@ def make_parser() -> argparse.ArgumentParser:
 def _migrate(database: Database) -> int:
     schema.upgrade(database)
     print("the database has this version's schema")
-    return 0
-
-
-def _create_token(database: Database, name: str) -> int:
-    schema.require_current(database)
-    secret = tokens.new_secret()
-    with database.transaction() as session:
-        tokens.set_token(session, secret, name=name, now=datetime.now(UTC))
-    print(secret)
     return 0
 
 

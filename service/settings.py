@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from service.errors import InvalidInput
+from service.states import MembersSee
 
 # Docker and Kubernetes mount secrets here: one file per secret, named like the variable.
 _SECRETS_DIR = Path("/run/secrets")
@@ -149,6 +150,8 @@ class Settings(BaseSettings):
     """URL of the API as training processes reach it."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     """Size limit of one upload: a part of a checkpoint, an archive of images."""
+    members_see: MembersSee = MembersSee.ALL
+    """Jobs, searches and studies that members see: `all`, or only their `own`."""
 
     # The Ray cluster.
     ray_url: BaseUrl = "http://127.0.0.1:8265"

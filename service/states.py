@@ -302,3 +302,34 @@ class CheckpointPart(StrEnum):
     PROGRAM_IMAGE = "pt2-image"  # with its preprocessing
     CARD = "card"  # a model card in Markdown
     PREDICTIONS = "predictions"  # the logits of the test images, as safetensors
+
+
+class Role(StrEnum):
+    """What a person may do, each more than the one before."""
+
+    VIEWER = "viewer"
+    MEMBER = "member"
+    ADMIN = "admin"
+
+    def includes(self, other: "Role") -> bool:
+        order = list(Role)
+        return order.index(self) >= order.index(other)
+
+
+class TokenScope(StrEnum):
+    """What a token may do of what its person may, each more than the one before."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    FULL = "full"
+
+    def includes(self, other: "TokenScope") -> bool:
+        order = list(TokenScope)
+        return order.index(self) >= order.index(other)
+
+
+class MembersSee(StrEnum):
+    """Which jobs, searches and studies a member sees."""
+
+    ALL = "all"
+    OWN = "own"

@@ -15,7 +15,7 @@ from api.dependencies import (
     ServicesDep,
     User,
     WriteSession,
-    authenticate_user,
+    authorize,
     set_submission_headers,
 )
 from api.queries import FilterText
@@ -28,7 +28,7 @@ from service.specs.analysis_request import AnalysisRequest
 from service.specs.analysis_result import AnalysisResult
 from service.states import JobState
 
-router = APIRouter(prefix="/v1", tags=["analyses"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1", tags=["analyses"], dependencies=[Depends(authorize)])
 
 
 class AnalysisJobView(View):

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from api import problems
 from api.artifact_response import DOWNLOAD_RESPONSES, ArtifactResponse
-from api.dependencies import ReadSession, ServicesDep, authenticate_user
+from api.dependencies import ReadSession, ServicesDep, authorize
 from api.views import CheckpointList, CheckpointView
 from service.errors import NotFound
 from service.jobs import checkpoints, records
@@ -18,7 +18,7 @@ from service.states import CheckpointPart
 router = APIRouter(
     prefix="/v1/jobs/{job_id}/checkpoints",
     tags=["checkpoints"],
-    dependencies=[Depends(authenticate_user)],
+    dependencies=[Depends(authorize)],
 )
 
 

@@ -14,7 +14,7 @@ from api.dependencies import (
     ServicesDep,
     User,
     WriteSession,
-    authenticate_user,
+    authorize,
     set_submission_headers,
 )
 from api.study_views import ComparisonView
@@ -27,7 +27,7 @@ from service.specs.study_spec import Seeds, StudyMetric
 from service.studies import comparisons, records
 from service.studies.report import make_report
 
-router = APIRouter(prefix="/v1", tags=["studies"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1", tags=["studies"], dependencies=[Depends(authorize)])
 
 
 Pairs = Annotated[Seeds, Field(description="pairs; fewer than 6 cannot show a difference")]

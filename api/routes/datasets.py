@@ -10,16 +10,14 @@ from starlette.concurrency import run_in_threadpool
 
 from api import problems
 from api.artifact_response import BYTES
-from api.dependencies import ServicesDep, authenticate_user
+from api.dependencies import ServicesDep, User, authorize
 from service.catalog import datasets, image_folder_layout, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.catalog.image_folder_layout import LayoutError
 from service.errors import Conflict, CorruptArtifact
 from service.specs.protocol import Sha256
 
-router = APIRouter(
-    prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(authenticate_user)]
-)
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], dependencies=[Depends(authorize)])
 
 # Images hardly compress; this bounds archives that expand, such as zip bombs.
 _MAX_EXPANSION = 4
@@ -28,8 +26,8 @@ _MAX_EXPANSION = 4
 class DatasetView(BaseModel):
     """`available`: whether the API has its images in the data directory.
 
-    `class_names` in the order of their labels. Of an upload, `sha256` is the archive's and
-    `skipped` counts the files that are not part of the dataset, by what they are.
+    `class_names` in the order of their labels. Of an upload, `user` owns it, `sha256` is the
+    archive's and `skipped` counts the files that are not part of the dataset, by what they are.
     """
 
     name: str
@@ -43,6 +41,7 @@ class DatasetView(BaseModel):
     test_images: int | None
     default_recipe: str
     available: bool
+    user: str | None
     sha256: str | None
     skipped: dict[str, int] | None
 
@@ -77,6 +76,7 @@ async def upload_dataset(
     name: Annotated[str, Query(max_length=100)],
     request: Request,
     services: ServicesDep,
+    user: User,
     x_content_sha256: Annotated[Sha256 | None, Header()] = None,
 ) -> DatasetView:
     """Stores a tar or zip archive of class folders as dataset `folder:NAME`."""
@@ -89,6 +89,7 @@ async def upload_dataset(
             uploads.register_dataset,
             name,
             archive,
+            user=user,
             sha256=sha256,
             data_dir=data_dir,
             max_bytes=_MAX_EXPANSION * max_bytes,
@@ -112,6 +113,7 @@ def _make_view(dataset: Dataset, data_dir: Path) -> DatasetView:
         test_images=dataset.test_images,
         default_recipe=dataset.default_recipe,
         available=_is_available(dataset, folder),
+        user=None if upload is None else upload.user,
         sha256=None if upload is None else upload.sha256,
         skipped=None if upload is None else upload.skipped,
     )

@@ -6,13 +6,13 @@ from fastapi import APIRouter, Depends
 from pydantic import Field
 
 from api import problems
-from api.dependencies import ReadSession, authenticate_user
+from api.dependencies import ReadSession, authorize
 from api.views import View
 from service.errors import NotFound
 from service.jobs import envelope
 from service.jobs.envelope import FALSE_ALARM_RATE, MIN_JOBS, SERIES, EnvelopeVerdict
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(authorize)])
 
 
 class EnvelopePointView(View):

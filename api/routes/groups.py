@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
-from api.dependencies import ReadSession, authenticate_user
+from api.dependencies import ReadSession, authorize
 from api.queries import ArchivedFilter, FilterText, JobFilterQuery, RangeQuery
 from api.views import SampleStatisticsView, View
 from service.errors import invalid_parameter
@@ -18,7 +18,7 @@ from service.states import JobState
 from service.storage.tables import JobRow
 from service.text import count_of
 
-router = APIRouter(prefix="/v1/groups", tags=["metrics"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1/groups", tags=["metrics"], dependencies=[Depends(authorize)])
 
 _MAX_JOBS = 1000
 # The metrics of each are read.

@@ -8,23 +8,22 @@ from pydantic import Field
 
 from api import problems
 from api.dependencies import (
+    Caller,
     IdempotencyKey,
     Now,
     ServicesDep,
-    User,
     WriteSession,
-    authenticate_user,
+    authorize,
     set_submission_headers,
 )
 from api.views import JobView
+from service.access.policy import require_tagged
 from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
-from service.jobs import checkpoints, commands, labels, retention, submission
+from service.jobs import checkpoints, commands, labels, records, retention, submission
 from service.specs.job_spec import Priority
 from service.specs.labels import JobLabelUpdate
 
-router = APIRouter(
-    prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(authenticate_user)]
-)
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(authorize)])
 
 
 class JobUpdate(JobLabelUpdate):
@@ -115,7 +114,7 @@ def clone_job(
     session: WriteSession,
     services: ServicesDep,
     now: Now,
-    user: User,
+    caller: Caller,
     response: Response,
     changes: Annotated[
         dict[str, Any] | None, Body(description="fields of a job spec", examples=[{"seed": 1}])
@@ -127,11 +126,12 @@ def clone_job(
         session,
         job_id,
         changes or {},
-        user=user,
+        user=caller.user,
         data_dir=services.settings.data_dir,
         now=now,
         idempotency_key=idempotency_key,
     )
     job = submitted.row
+    require_tagged(caller, records.tags_of(job))
     set_submission_headers(response, location=f"/v1/jobs/{job.id}", is_replay=submitted.is_replay)
     return JobView.of(job)

@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api import event_streams, problems
 from api.dependencies import (
+    Caller,
     IdempotencyKey,
     Now,
     ReadSession,
     ServicesDep,
     User,
     WriteSession,
-    authenticate_user,
+    authorize,
     set_submission_headers,
 )
 from api.field_selection import FieldSelection
@@ -36,6 +37,7 @@ from api.views import (
     SelectedJobPage,
     SeriesView,
 )
+from service.access.policy import require_tagged
 from service.errors import CannotFit, IdempotencyMismatch, NotFound
 from service.execution import attempts
 from service.jobs import lineage, logs, metrics, records, submission
@@ -44,7 +46,7 @@ from service.scheduling.queue_status import QueueStatus
 from service.specs.job_spec import JobSpec
 from service.storage import events
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(authorize)])
 
 MAX_BATCH = 1_000
 
@@ -63,15 +65,16 @@ def submit_job(
     session: WriteSession,
     services: ServicesDep,
     now: Now,
-    user: User,
+    caller: Caller,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Submits a job. `depth`, `shortcut` and `dataset` suffice; the rest has defaults."""
+    require_tagged(caller, spec.tags)
     submitted = submission.submit(
         session,
         spec,
-        user=user,
+        user=caller.user,
         data_dir=services.settings.data_dir,
         now=now,
         idempotency_key=idempotency_key,
@@ -91,15 +94,17 @@ def submit_batch(
     session: WriteSession,
     services: ServicesDep,
     now: Now,
-    user: User,
+    caller: Caller,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> JobList:
     """Submits all jobs or none. In `after`, `#0` is the first job of the batch."""
+    for spec in batch.jobs:
+        require_tagged(caller, spec.tags)
     submitted = submission.submit_batch(
         session,
         batch.jobs,
-        user=user,
+        user=caller.user,
         data_dir=services.settings.data_dir,
         now=now,
         idempotency_key=idempotency_key,

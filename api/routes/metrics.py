@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from api import problems
-from api.dependencies import ReadSession, authenticate_user
+from api.dependencies import ReadSession, authorize
 from api.queries import FilterText, RangeQuery
 from api.views import View
 from service.errors import NotFound, invalid_parameter
@@ -16,9 +16,7 @@ from service.jobs.metric_axes import JobAxis, MetricAxis
 from service.storage.database import Session
 from service.storage.tables import JobRow
 
-router = APIRouter(
-    prefix="/v1/metrics", tags=["metrics"], dependencies=[Depends(authenticate_user)]
-)
+router = APIRouter(prefix="/v1/metrics", tags=["metrics"], dependencies=[Depends(authorize)])
 
 _MAX_JOBS = 100
 _ENTRY = r"[0-9a-z]{1,16}\.[0-9]{1,10}\.[0-9]{1,10}"

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from api import problems
-from api.dependencies import ReadSession, ServicesDep, authenticate_user
+from api.dependencies import ReadSession, ServicesDep, authorize
 from api.views import View
 from service.errors import NotFound
 from service.jobs import predictions
 
-router = APIRouter(prefix="/v1", tags=["predictions"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1", tags=["predictions"], dependencies=[Depends(authorize)])
 
 _MAX_JOBS = 20
 

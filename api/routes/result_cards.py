@@ -7,13 +7,13 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from api import problems
-from api.dependencies import ReadSession, ServicesDep, authenticate_user
+from api.dependencies import ReadSession, ServicesDep, authorize
 from api.views import View
 from service.errors import Conflict, NotFound
 from service.jobs import result_cards
 from service.specs.result_card import SignedResultCard
 
-router = APIRouter(prefix="/v1", tags=["result cards"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1", tags=["result cards"], dependencies=[Depends(authorize)])
 
 
 class SigningKeyView(View):

@@ -14,7 +14,7 @@ from api.dependencies import (
     ServicesDep,
     User,
     WriteSession,
-    authenticate_user,
+    authorize,
     set_submission_headers,
 )
 from api.field_selection import FieldSelection
@@ -30,9 +30,7 @@ from service.specs.labels import LabelUpdate
 from service.specs.search_spec import SearchSpec
 from service.storage import events
 
-router = APIRouter(
-    prefix="/v1/searches", tags=["searches"], dependencies=[Depends(authenticate_user)]
-)
+router = APIRouter(prefix="/v1/searches", tags=["searches"], dependencies=[Depends(authorize)])
 
 
 class SearchUpdate(LabelUpdate):

@@ -1,5 +1,6 @@
 """Signing in and out with a browser: a cookie replaces the token."""
 
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 
@@ -8,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api import problems
 from api.auth import SIGN_IN_COOKIE, read_sign_in_cookie, require_own_page
-from api.dependencies import Now, User, WriteSession
+from api.dependencies import Caller, Now, Services, ServicesDep, WriteSession
 from service.access import sign_ins
+from service.access.policy import Principal
 from service.errors import Forbidden, Unauthorized
+from service.states import MembersSee, Role, TokenScope
 
 router = APIRouter(prefix="/v1/session", tags=["session"])
 
@@ -22,7 +25,25 @@ class SignIn(BaseModel):
 
 
 class SessionView(BaseModel):
-    user: Annotated[str, Field(description="name of the token")]
+    """What the person and the token may do together."""
+
+    user: str
+    role: Role
+    scope: TokenScope
+    tag: Annotated[str | None, Field(description="the token is limited to jobs with this tag")]
+    expires_at: datetime | None
+    members_see: Annotated[MembersSee, Field(description="jobs, searches and studies")]
+
+    @classmethod
+    def of(cls, principal: Principal, services: Services) -> "SessionView":
+        return cls(
+            user=principal.user,
+            role=principal.role,
+            scope=principal.scope,
+            tag=principal.tag,
+            expires_at=principal.expires_at,
+            members_see=services.settings.members_see,
+        )
 
 
 @router.post(
@@ -31,10 +52,15 @@ class SessionView(BaseModel):
     responses=problems.responses(Unauthorized, Forbidden),
 )
 def sign_in(
-    body: SignIn, request: Request, response: Response, session: WriteSession, now: Now
+    body: SignIn,
+    request: Request,
+    response: Response,
+    session: WriteSession,
+    services: ServicesDep,
+    now: Now,
 ) -> SessionView:
     """Sets a cookie that replaces the token; needs the header `X-Requested-With`."""
-    secret, token = sign_ins.sign_in(session, body.token.strip(), now=now)
+    secret, principal = sign_ins.sign_in(session, body.token.strip(), now=now)
     response.set_cookie(
         SIGN_IN_COOKIE,
         secret,
@@ -43,19 +69,19 @@ def sign_in(
         httponly=True,
         samesite="strict",
     )
-    return SessionView(user=token.name)
+    return SessionView.of(principal, services)
 
 
 @router.get("")
-def get_session(user: User) -> SessionView:
-    """Whose token the request carries."""
-    return SessionView(user=user)
+def get_session(caller: Caller, services: ServicesDep) -> SessionView:
+    """Whose token the request carries, and what it permits."""
+    return SessionView.of(caller, services)
 
 
 @router.delete("", status_code=HTTPStatus.NO_CONTENT)
-def sign_out(request: Request, response: Response, session: WriteSession, user: User) -> None:
+def sign_out(request: Request, response: Response, session: WriteSession, caller: Caller) -> None:
     """Ends the sign-in of the cookie and deletes the cookie."""
-    del user
+    del caller
     secret = read_sign_in_cookie(request)
     if secret is not None:
         sign_ins.sign_out(session, secret)

@@ -17,17 +17,18 @@ from fastapi.sse import format_sse_event
 from starlette.concurrency import run_in_threadpool
 
 from api import event_streams, problems
-from api.dependencies import Services, ServicesDep, authenticate_user
+from api.dependencies import Services, ServicesDep, authorize
 from api.event_streams import KEEPALIVE_SECONDS
 from api.shared_reads import JsonResponse, SharedReads
 from service.errors import InvalidInput, Refused, Unavailable, invalid_parameter
 from service.jobs import records
 from service.storage.changes import ANYTHING
+from service.storage.visibility import Visibility
 
 router = APIRouter(prefix="/v1/stream", tags=["stream"])
 
 _MAX_READS = 20
-# Of these, all users get the same response, in JSON and at once.
+# Of these, all who see the same rows get the same response, in JSON and at once.
 _PATH = re.compile(
     r"/v1/(jobs(/(?P<job_id>[^/]+)"
     r"(/(analyses|(?P<part>attempts|checkpoints|envelope|events|lineage|logs)))?)?"
@@ -65,7 +66,7 @@ class _Read:
     "",
     response_class=Response,
     responses={**event_streams.RESPONSES, **problems.responses(InvalidInput)},
-    dependencies=[Depends(authenticate_user)],
+    dependencies=[Depends(authorize)],
 )
 def follow(
     request: Request,
@@ -108,6 +109,7 @@ async def _follow(
     request: Request, services: Services, shared: SharedReads, reads: list[_Read]
 ) -> AsyncIterator[bytes]:
     headers: Any = request.headers.raw
+    visibility: Visibility = request.state.visibility
     subject_ids = {subject_id for read in reads for subject_id in read.subject_ids}
     get_time = asyncio.get_running_loop().time
     authenticated_at = get_time()
@@ -128,7 +130,7 @@ async def _follow(
                 yield format_sse_event(comment="keep-alive")
             if get_time() - authenticated_at >= KEEPALIVE_SECONDS:
                 authenticated_at = get_time()
-                if not await _is_authenticated(request, services):
+                if not await _is_authorized(request, services, visibility):
                     return
             if services.changes.is_closing:
                 return
@@ -140,16 +142,25 @@ async def _follow(
             if is_complete:
                 complete_at = get_time()
             responses = await asyncio.gather(
-                *(_read(read, services, shared, headers, is_complete=is_complete) for read in reads)
+                *(
+                    _read(read, services, shared, headers, visibility, is_complete=is_complete)
+                    for read in reads
+                )
             )
 
 
 async def _read(
-    read: _Read, services: Services, shared: SharedReads, headers: Any, *, is_complete: bool
+    read: _Read,
+    services: Services,
+    shared: SharedReads,
+    headers: Any,
+    visibility: Visibility,
+    *,
+    is_complete: bool,
 ) -> JsonResponse:
     """The response, or the last one where it cannot have changed."""
     if read.part is None:
-        return await shared.read(read.url, headers)
+        return await shared.read(read.url, headers, visibility=visibility)
     (job_id,) = read.subject_ids
     counts = await shared.share(f"counts of {job_id}", lambda: _count(services, job_id))
     count = None if counts is None else counts[read.part == "logs"]
@@ -159,7 +170,7 @@ async def _read(
         return read.sent
     # Counted before the read: what comes between them is read again.
     read.count = count
-    return await shared.read(read.url, headers)
+    return await shared.read(read.url, headers, visibility=visibility)
 
 
 async def _count(services: Services, job_id: str) -> tuple[int, int] | None:
@@ -176,12 +187,13 @@ async def _count(services: Services, job_id: str) -> tuple[int, int] | None:
             return None  # the reads say so
 
 
-async def _is_authenticated(request: Request, services: Services) -> bool:
+async def _is_authorized(request: Request, services: Services, visibility: Visibility) -> bool:
+    """Whether the caller may still follow, and sees the same rows."""
     try:
-        await run_in_threadpool(authenticate_user, request, services, None, None)
+        await run_in_threadpool(authorize, request, services, None, None)
     except (Refused, Unavailable):
         return False
-    return True
+    return bool(request.state.visibility == visibility)
 
 
 def _format_message(index: int, response: JsonResponse) -> bytes:

@@ -14,7 +14,7 @@ from api.dependencies import (
     ServicesDep,
     User,
     WriteSession,
-    authenticate_user,
+    authorize,
     set_submission_headers,
 )
 from api.queries import PageQuery
@@ -24,7 +24,7 @@ from service.specs.study_spec import StudyRequest, resolve_study
 from service.studies import definitions, figure, formats, records
 from service.studies.report import make_report
 
-router = APIRouter(prefix="/v1", tags=["studies"], dependencies=[Depends(authenticate_user)])
+router = APIRouter(prefix="/v1", tags=["studies"], dependencies=[Depends(authorize)])
 
 
 class ReportFormat(StrEnum):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
 
-from api.dependencies import Now, ReadSession, ServicesDep, authenticate_user
+from api.dependencies import Now, ReadSession, ServicesDep, authorize
 from api.views import QueueStatusView, QueueView, RunnerList, RunnerView, WaitingJobView
 from service.catalog import recipes
 from service.catalog.architectures import Family
@@ -15,9 +15,7 @@ from service.scheduling import cluster_state
 from service.scheduling.queue_status import QueueStatus, list_waiting_jobs
 
 router = APIRouter(prefix="/v1", tags=["system"])
-authenticated_router = APIRouter(
-    prefix="/v1", tags=["system"], dependencies=[Depends(authenticate_user)]
-)
+authenticated_router = APIRouter(prefix="/v1", tags=["system"], dependencies=[Depends(authorize)])
 
 
 class Health(BaseModel):

@@ -8,14 +8,12 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problems
-from api.dependencies import Now, ReadSession, ServicesDep, User, WriteSession, authenticate_user
+from api.dependencies import Now, ReadSession, ServicesDep, User, WriteSession, authorize
 from service.errors import NotFound, UrlNotAllowed
 from service.notifications import url_guard, webhooks
 from service.states import DeliveryState, JobState
 
-router = APIRouter(
-    prefix="/v1/webhooks", tags=["webhooks"], dependencies=[Depends(authenticate_user)]
-)
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], dependencies=[Depends(authorize)])
 
 
 class WebhookSpec(BaseModel):

@@ -135,8 +135,8 @@ class ApiClient:
     def patch(self, path: str, kind: type[R], body: Any) -> R:
         return _parse(kind, self._repeat("PATCH", path, body=body))
 
-    def delete(self, path: str) -> None:
-        self.retry.call(partial(self.request, "DELETE", path))
+    def delete(self, path: str, params: Params | None = None) -> None:
+        self.retry.call(partial(self.request, "DELETE", path, params=params))
 
     def request(
         self,

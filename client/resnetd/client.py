@@ -9,7 +9,8 @@ from resnetd.analyses import Analyses
 from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
 from resnetd.jobs import Jobs
-from resnetd.models import Cluster, SigningKey, WaitingJob
+from resnetd.models import Cluster, Session, SigningKey, WaitingJob
+from resnetd.people import People, Tokens
 from resnetd.retry import Retry
 from resnetd.searches import Searches
 from resnetd.studies import Comparisons, Studies
@@ -36,6 +37,8 @@ class Client:
         studies: networks over seeds, with reports beside the paper's numbers.
         comparisons: two specs over paired seeds.
         webhooks: URLs that are notified of job state changes.
+        people: who uses the service, with which role.
+        tokens: the tokens of the caller and, for admins, of others.
         datasets, recipes: what a spec can name.
 
     >>> with resnetd.Client(url, token) as client:
@@ -65,6 +68,8 @@ class Client:
         self.studies = Studies(self._api)
         self.comparisons = Comparisons(self._api)
         self.webhooks = Webhooks(self._api)
+        self.people = People(self._api)
+        self.tokens = Tokens(self._api)
         self.datasets = Datasets(self._api)
         self.recipes = Recipes(self._api)
 
@@ -106,6 +111,14 @@ class Client:
         [True]
         """
         return self._api.get_list("/v1/queue", "jobs", WaitingJob, {"limit": limit})
+
+    def whoami(self) -> Session:
+        """Return whose token this is, and what it permits.
+
+        >>> client.whoami().user
+        'admin'
+        """
+        return self._api.get("/v1/session", Session)
 
     def health(self) -> None:
         """Return if the service is ready. The request is not repeated.

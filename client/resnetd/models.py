@@ -652,6 +652,7 @@ class Dataset(Record, frozen=True):
     available: bool | None = None
     class_names: tuple[str, ...] | None = None
     skipped: dict[str, int] | None = None
+    user: str | None = None
 
 
 class Recipe(Record, frozen=True):
@@ -670,6 +671,64 @@ class Cluster(Record, frozen=True):
     reserved_cpus: int = 0
     reserved_gpus: float = 0
     seen_at: Time | None = None
+
+
+class Role(OpenEnum):
+    """What a person may do, each more than the one before."""
+
+    VIEWER = "viewer"
+    MEMBER = "member"
+    ADMIN = "admin"
+
+
+class TokenScope(OpenEnum):
+    """What a token may do of what its person may, each more than the one before."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    FULL = "full"
+
+
+class MembersSee(OpenEnum):
+    """Which jobs, searches and studies a member sees."""
+
+    ALL = "all"
+    OWN = "own"
+
+
+class Session(Record, frozen=True):
+    """What the person and the token may do together; with `tag`, only with jobs that have it."""
+
+    user: str
+    role: Role
+    scope: TokenScope
+    tag: str | None = None
+    expires_at: Time | None = None
+    members_see: MembersSee = MembersSee.ALL
+
+
+class Person(Record, frozen=True):
+    """`tokens` is their number; `last_used_at` is of any of them, to the minute."""
+
+    name: str
+    role: Role
+    created_at: Time
+    tokens: int = 0
+    last_used_at: Time | None = None
+
+
+class Token(Record, frozen=True):
+    """`secret` is the token itself; only the responses to `create` and `rotate` have it."""
+
+    id: str
+    user: str
+    label: str
+    scope: TokenScope
+    tag: str | None = None
+    created_at: Time | None = None
+    expires_at: Time | None = None
+    last_used_at: Time | None = None
+    secret: str | None = None
 
 
 class Webhook(Record, frozen=True):

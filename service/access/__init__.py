@@ -1,1 +1,1 @@
-"""Who may call the API: users and their tokens."""
+"""Who may do what: people, roles, tokens."""

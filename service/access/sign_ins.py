@@ -1,4 +1,4 @@
-"""Browsers that are signed in with a user's token; the database stores only digests."""
+"""Browsers that are signed in with a person's token; the database stores only digests."""
 
 from datetime import datetime, timedelta
 
@@ -6,36 +6,25 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.access import tokens
-from service.errors import Unauthorized
-from service.storage.tables import SignInRow, TokenRow
+from service.access.policy import Principal
+from service.storage.tables import SignInRow
 
 LIFETIME = timedelta(days=30)
 
 
-def sign_in(session: Session, token: str, *, now: datetime) -> tuple[str, TokenRow]:
-    """The secret of a new sign-in, and the row of the token. Raises Unauthorized."""
-    found = tokens.find_token(session, token)
+def sign_in(session: Session, token: str, *, now: datetime) -> tuple[str, Principal]:
+    """The secret of a new sign-in, and whose token it is. Raises Unauthorized."""
+    principal, _, _ = tokens.authenticate(session, token, is_sign_in=False, now=now)
     session.execute(delete(SignInRow).where(SignInRow.expires_at <= now))
     secret = tokens.new_secret()
     session.add(
         SignInRow(
             secret_sha256=tokens.digest(secret),
-            token_sha256=found.token_sha256,
+            token_id=principal.token_id,
             expires_at=now + LIFETIME,
         )
     )
-    return secret, found
-
-
-def find_token(session: Session, secret: str, *, now: datetime) -> TokenRow:
-    """The row of the token of this sign-in. Raises Unauthorized where it has ended."""
-    found = session.get(SignInRow, tokens.digest(secret))
-    token = None
-    if found is not None and found.expires_at > now:
-        token = session.get(TokenRow, found.token_sha256)
-    if token is None:
-        raise Unauthorized("the sign-in has ended; sign in again")
-    return token
+    return secret, principal
 
 
 def sign_out(session: Session, secret: str) -> None:

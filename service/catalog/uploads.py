@@ -80,9 +80,11 @@ _MIN_ABANDONED_AGE = timedelta(days=1)
 class Upload:
     """Contents of an uploaded archive; `sha256` and `size_bytes` are the archive's.
 
-    `class_names` in the order of their labels. `skipped`: number of files by what they are.
+    `user`: who uploaded it. `class_names` in the order of their labels. `skipped`: number of files
+    by what they are.
     """
 
+    user: str
     sha256: str
     size_bytes: int
     class_names: list[str]
@@ -140,7 +142,7 @@ def verify_sha256(sha256: str, *, expected: str | None) -> None:
 
 
 def register_dataset(
-    name: str, archive: Path, *, sha256: str, data_dir: Path, max_bytes: int
+    name: str, archive: Path, *, user: str, sha256: str, data_dir: Path, max_bytes: int
 ) -> tuple[Dataset, Upload]:
     """Unpacks the archive to `data_dir/name`; on an error, nothing remains there.
 
@@ -166,7 +168,9 @@ def register_dataset(
         unpacked, arranged = scratch / "unpacked", scratch / "arranged"
         with convert_machine_errors():
             skipped = _unpack(archive, unpacked, max_bytes=max_bytes)
-            upload = _arrange(unpacked, arranged, skipped, sha256=sha256, archive=archive)
+            upload = _arrange(
+                unpacked, arranged, skipped, user=user, sha256=sha256, archive=archive
+            )
             arranged.chmod(0o755)
         try:
             arranged.rename(folder)
@@ -386,7 +390,7 @@ def _check_image(name: str, path: Path) -> None:
 
 
 def _arrange(
-    unpacked: Path, target: Path, skipped: Counter[str], *, sha256: str, archive: Path
+    unpacked: Path, target: Path, skipped: Counter[str], *, user: str, sha256: str, archive: Path
 ) -> Upload:
     """Moves the unpacked files to train/<class>/ and test/<class>/ under `target`."""
     try:
@@ -398,6 +402,7 @@ def _arrange(
             (target / split / class_name).mkdir(parents=True)
         _move(files, target / split, found.classes)
     upload = Upload(
+        user=user,
         sha256=sha256,
         size_bytes=archive.stat().st_size,
         class_names=found.classes,

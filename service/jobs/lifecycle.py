@@ -29,6 +29,7 @@ from service.states import (
 from service.storage import changes, events
 from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, DependencyRow, JobRow
+from service.storage.visibility import ALL_ROWS, VISIBLE_ROWS
 
 # A waiting job gains one point of priority in this time, so no job starves: after 17 hours a job
 # of priority 0 starts before a new one of priority 100.
@@ -52,7 +53,13 @@ def lock_job(session: Session, job_id: str) -> JobRow:
     """The job, locked until the transaction ends. On SQLite a transaction locks the database."""
     if not ids.is_id(job_id):
         raise NotFound(f"no job {job_id!r}")
-    job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
+    job = session.get(
+        JobRow,
+        job_id,
+        with_for_update=True,
+        populate_existing=True,
+        execution_options=VISIBLE_ROWS,
+    )
     if job is None:
         raise NotFound(f"no job {job_id!r}")
     return job
@@ -135,6 +142,7 @@ def list_unmet_dependencies(session: Session, job_id: str) -> list[JobRow]:
             .join(DependencyRow, DependencyRow.needed_id == JobRow.id)
             .where(DependencyRow.job_id == job_id, JobRow.state.not_in(FINAL_STATES))
             .order_by(JobRow.id)
+            .execution_options(**ALL_ROWS)
         )
     )
 

@@ -18,16 +18,24 @@ from service.states import JobState
 from service.storage import paging
 from service.storage.paging import Page
 from service.storage.tables import JobRow, TagRow
+from service.storage.visibility import VISIBLE_ROWS
 
 # `find_job`, or `lifecycle.lock_job`.
 FindJob = Callable[[Session, str], JobRow]
 
 
 def find_job(session: Session, job_id: str) -> JobRow:
-    job = session.get(JobRow, job_id) if ids.is_id(job_id) else None
+    job = None
+    if ids.is_id(job_id):
+        job = session.get(JobRow, job_id, execution_options=VISIBLE_ROWS)
     if job is None:
         raise NotFound(f"no job {job_id!r}")
     return job
+
+
+def list_ids_of(session: Session, user: str) -> list[str]:
+    """Of all jobs of this person, oldest first."""
+    return list(session.scalars(select(JobRow.id).where(JobRow.user == user).order_by(JobRow.id)))
 
 
 def count_events_and_log_lines(session: Session, job_id: str) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from service.catalog import code_version, uploads
 from service.specs.job_spec import JobSpec
 from service.states import JobState
 from service.storage.tables import JobRow
+from service.storage.visibility import VISIBLE_ROWS
 
 # A job in another state may never have a result.
 _REUSED = (
@@ -68,6 +69,7 @@ def find_equal_jobs(session: Session, keys: Iterable[str]) -> dict[str, str]:
         select(JobRow.training_key, JobRow.id)
         .where(JobRow.training_key.in_(set(keys)), JobRow.state.in_(_REUSED))
         .order_by(rank, JobRow.id)
+        .execution_options(**VISIBLE_ROWS)
     )
     found: dict[str, str] = {}
     for key, job_id in rows:

@@ -15,15 +15,15 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from service import ids
 from service.errors import NotFound
-from service.states import FINAL_STATES, DeliveryState, JobState
+from service.states import FINAL_STATES, DeliveryState, JobState, Role
 from service.storage import changes
 from service.storage.changes import ChangeKind
-from service.storage.tables import DeliveryRow, JobRow, WebhookRow
+from service.storage.tables import DeliveryRow, JobRow, PersonRow, WebhookRow
 
 # The delay doubles from 10 s on: the last try is about 85 minutes after the first.
 MAX_TRIES = 10
@@ -81,8 +81,16 @@ def list_deliveries(session: Session, webhook_id: str, *, limit: int) -> list[De
 
 
 def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
-    """Enqueues a delivery for each webhook that subscribes to the job's new state."""
-    for webhook in session.scalars(select(WebhookRow)):
+    """Enqueues a delivery for each webhook that subscribes to the job's new state.
+
+    Webhooks of its user, and those of admins, which report the jobs of all.
+    """
+    concerned = (
+        select(WebhookRow)
+        .join(PersonRow, PersonRow.name == WebhookRow.user)
+        .where(or_(WebhookRow.user == job.user, PersonRow.role == Role.ADMIN))
+    )
+    for webhook in session.scalars(concerned):
         if job.state in webhook.states:
             payload = {
                 "type": f"job.{job.state}",

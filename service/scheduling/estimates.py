@@ -17,6 +17,7 @@ from service.jobs import records, workload
 from service.scheduling.policy import DurationEstimate
 from service.specs.job_spec import JobSpec
 from service.storage.tables import AttemptRow, JobRow
+from service.storage.visibility import ALL_ROWS
 
 # The newest attempts show how fast the cluster is now.
 _MAX_SAMPLES = 50
@@ -167,6 +168,7 @@ class Estimator:
             )
             .order_by(AttemptRow.ended_at.desc())
             .limit(_MAX_SAMPLES)
+            .execution_options(**ALL_ROWS)
         )
         return [
             _Sample((reported_at - started_at).total_seconds() / (iteration - first), macs)

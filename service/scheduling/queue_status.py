@@ -21,6 +21,7 @@ from service.settings import ConcurrencyLimit
 from service.specs.job_spec import JobSpec
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
+from service.storage.visibility import ALL_ROWS
 from service.text import count_of, plural
 
 # Dispatchers record every ten seconds that they see the cluster.
@@ -188,7 +189,7 @@ class QueueStatus:
                 and_(JobRow.queue_sort_key == job.queue_sort_key, JobRow.id < job.id),
             ),
         )
-        return self._session.scalar(statement) or 0
+        return self._session.scalar(statement.execution_options(**ALL_ROWS)) or 0
 
 
 def list_waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:

@@ -15,6 +15,7 @@ from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSna
 from service.settings import ConcurrencyLimit
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
+from service.storage.visibility import ALL_ROWS
 
 # From the head of the queue: jobs that are considered for backfill, and that get a forecast.
 MAX_WAITING_JOBS = 500
@@ -35,6 +36,7 @@ def read_snapshot(
         select(AttemptRow, JobRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
         .where(AttemptRow.released_at.is_(None))
+        .execution_options(**ALL_ROWS)
     ).all()
     waiting = session.execute(select_eligible(now).limit(MAX_WAITING_JOBS)).all()
     has_tag_limits = any(key.startswith("tag:") for key in limits)
@@ -74,6 +76,7 @@ def select_eligible(now: datetime) -> Select[*tuple[Any, ...]]:
             or_(JobRow.not_before.is_(None), JobRow.not_before <= now),
         )
         .order_by(JobRow.queue_sort_key, JobRow.id)
+        .execution_options(**ALL_ROWS)
     )
 
 

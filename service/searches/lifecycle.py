@@ -11,13 +11,20 @@ from service.states import NEXT_SEARCH_STATES, RayJobState, SearchEndReason, Sea
 from service.storage import events
 from service.storage.events import EventKind
 from service.storage.tables import DriverRow, SearchRow
+from service.storage.visibility import VISIBLE_ROWS
 
 
 def lock_search(session: Session, search_id: str) -> SearchRow:
     """The search, locked until the transaction ends. On SQLite a transaction locks the database."""
     if not ids.is_id(search_id):
         raise NotFound(f"no search {search_id!r}")
-    search = session.get(SearchRow, search_id, with_for_update=True, populate_existing=True)
+    search = session.get(
+        SearchRow,
+        search_id,
+        with_for_update=True,
+        populate_existing=True,
+        execution_options=VISIBLE_ROWS,
+    )
     if search is None:
         raise NotFound(f"no search {search_id!r}")
     return search

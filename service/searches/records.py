@@ -10,13 +10,21 @@ from service.states import FINAL_STATES
 from service.storage import paging
 from service.storage.paging import Page
 from service.storage.tables import JobRow, SearchRow, TrialRow
+from service.storage.visibility import VISIBLE_ROWS
 
 
 def find_search(session: Session, search_id: str) -> SearchRow:
-    search = session.get(SearchRow, search_id) if ids.is_id(search_id) else None
+    search = None
+    if ids.is_id(search_id):
+        search = session.get(SearchRow, search_id, execution_options=VISIBLE_ROWS)
     if search is None:
         raise NotFound(f"no search {search_id!r}")
     return search
+
+
+def list_ids_of(session: Session, user: str) -> list[str]:
+    """Of all searches of this person."""
+    return list(session.scalars(select(SearchRow.id).where(SearchRow.user == user)))
 
 
 def list_page(

@@ -55,7 +55,7 @@ class Lock(IntEnum):
     """What only one transaction at a time may do; the values are PostgreSQL's advisory locks."""
 
     MIGRATE = 0x7265736E01
-    SET_TOKEN = 0x7265736E02
+    CHANGE_PEOPLE = 0x7265736E02
 
 
 def serialize(connection: Connection, lock: Lock) -> None:

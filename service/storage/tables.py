@@ -31,9 +31,11 @@ from service.states import (
     LogLevel,
     RayJobState,
     Reason,
+    Role,
     SearchEndReason,
     SearchState,
     StopReason,
+    TokenScope,
 )
 
 Document = JSON().with_variant(JSONB(), "postgresql")
@@ -98,12 +100,15 @@ class Base(DeclarativeBase):
         DependencyCondition: _text_enum(DependencyCondition),
         SearchState: _text_enum(SearchState),
         SearchEndReason: _text_enum(SearchEndReason),
+        Role: _text_enum(Role),
+        TokenScope: _text_enum(TokenScope),
     }
 
 
 class SubmittedRow(Base):
     """What jobs, searches and studies have in common. event_count: number of the newest event.
 
+    user: the person who owns it; no foreign key, since the row may outlive the person.
     note, starred, archived: of the users; archived rows are left out of lists.
     """
 
@@ -150,6 +155,7 @@ class JobRow(SubmittedRow):
     __table_args__ = (
         Index("ix_jobs_queue", "state", "queue_sort_key", "id"),
         Index("ix_jobs_dataset_id", "dataset", "id"),
+        Index("ix_jobs_user_id", "user", "id"),
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_timing_key", "timing_key"),
         Index("ix_jobs_training_key", "training_key"),
@@ -463,23 +469,42 @@ class DeliveryRow(Base):
     delivered_at: Mapped[datetime | None]
 
 
-class TokenRow(Base):
-    """A user's token; only its digest is stored."""
+class PersonRow(Base):
+    """A person who uses the service; jobs and others have the name as `user`."""
 
-    __tablename__ = "tokens"
+    __tablename__ = "people"
 
-    token_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    name: Mapped[str] = mapped_column(String(120), unique=True)
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    role: Mapped[Role]
     created_at: Mapped[datetime]
 
 
+class TokenRow(Base):
+    """A token of a person; only its digest is stored.
+
+    tag: the token is limited to jobs with this tag. last_used_at: to the minute.
+    """
+
+    __tablename__ = "tokens"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    user: Mapped[str] = mapped_column(ForeignKey("people.name", ondelete="CASCADE"), index=True)
+    label: Mapped[str] = mapped_column(String(120))
+    scope: Mapped[TokenScope]
+    tag: Mapped[str | None] = mapped_column(String(63))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
 class SignInRow(Base):
-    """A browser that is signed in with a user's token; it ends with the token."""
+    """A browser that is signed in with a person's token; it ends with the token."""
 
     __tablename__ = "sign_ins"
 
     secret_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    token_sha256: Mapped[str] = mapped_column(ForeignKey("tokens.token_sha256", ondelete="CASCADE"))
+    token_id: Mapped[str] = mapped_column(ForeignKey("tokens.id", ondelete="CASCADE"), index=True)
     expires_at: Mapped[datetime]
 
 

@@ -18,6 +18,7 @@ from service.storage import idempotency, paging
 from service.storage.idempotency import IdempotencyKey, Operation, Submission
 from service.storage.paging import Page
 from service.storage.tables import JobRow, StudyMemberRow, StudyRow
+from service.storage.visibility import VISIBLE_ROWS
 from service.studies import analyses
 from service.studies.analyses import MemberAnalysis
 
@@ -43,7 +44,8 @@ def submit(
     now: datetime,
     idempotency_key: str | None = None,
 ) -> Submission[StudyRow]:
-    """Creates the study. Jobs that train or analyse the same are reused, also of other users.
+    """Creates the study. Jobs that train or analyse the same are reused, of all that the
+    session sees.
 
     Raises what `service.jobs.submission.submit` raises.
     """
@@ -58,10 +60,17 @@ def submit(
 
 
 def find_study(session: Session, study_id: str) -> StudyRow:
-    row = session.get(StudyRow, study_id) if ids.is_id(study_id) else None
+    row = None
+    if ids.is_id(study_id):
+        row = session.get(StudyRow, study_id, execution_options=VISIBLE_ROWS)
     if row is None:
         raise NotFound(f"no study {study_id!r}")
     return row
+
+
+def list_ids_of(session: Session, user: str) -> list[str]:
+    """Of all studies of this person."""
+    return list(session.scalars(select(StudyRow.id).where(StudyRow.user == user)))
 
 
 def spec_of(row: StudyRow) -> StudySpec:

@@ -33,6 +33,20 @@ def api(_sqlite_api: Api) -> Api:
     return _sqlite_api
 
 
+@pytest.fixture(scope="session")
+def _own_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    path = tmp_path_factory.mktemp("own")
+    with serving_new(f"sqlite:///{path / 'api.db'}", path, members_see="own") as served:
+        yield served
+
+
+@pytest.fixture
+def own_api(_own_api: Api) -> Api:
+    """Where members see what is theirs."""
+    _own_api.empty()
+    return _own_api
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
 def any_api(request: pytest.FixtureRequest) -> Api:
     """Of each kind of database."""

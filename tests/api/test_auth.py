@@ -39,6 +39,8 @@ def _filled(path: str) -> str:
         "search_id": "0" * 16,
         "study_id": "0" * 16,
         "comparison_id": "0" * 16,
+        "token_id": "0" * 16,
+        "name": "ann",
         "driver_id": "search-" + "0" * 16 + "-d1",
     }
     for name, value in values.items():

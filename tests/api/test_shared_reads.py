@@ -7,8 +7,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from api import shared_reads
 from api.shared_reads import JsonResponse, SharedReads
+from service.storage.visibility import Visibility
 
 ANN = [(b"authorization", b"Bearer ann")]
+ALL = Visibility()
 REMOVED = [(b"authorization", b"Bearer removed")]
 
 
@@ -37,17 +39,31 @@ def test_what_several_streams_read_is_requested_once() -> None:
     shared = SharedReads(app)
 
     async def read() -> list[JsonResponse]:
-        return await asyncio.gather(*(shared.read("/v1/jobs", ANN) for _ in range(5)))
+        reads = (shared.read("/v1/jobs", ANN, visibility=ALL) for _ in range(5))
+        return await asyncio.gather(*reads)
 
     assert asyncio.run(read()) == [JsonResponse(200, '{"next": 7}', "7")] * 5
     assert app.requests == 1
+
+
+def test_those_who_see_different_rows_share_no_response() -> None:
+    app = _App()
+    shared = SharedReads(app)
+    seen = (ALL, Visibility(user="ann"), Visibility(user="bob"), Visibility(tag="ann"))
+
+    async def read() -> None:
+        reads = (shared.read("/v1/jobs", ANN, visibility=visibility) for visibility in seen)
+        await asyncio.gather(*reads)
+
+    asyncio.run(read())
+    assert app.requests == len(seen)
 
 
 def test_a_removed_token_of_one_stream_leaves_the_others_their_response() -> None:
     shared = SharedReads(_App())
 
     async def read() -> list[int]:
-        both = (shared.read("/v1/jobs", headers) for headers in (REMOVED, ANN))
+        both = (shared.read("/v1/jobs", headers, visibility=ALL) for headers in (REMOVED, ANN))
         return [response.status for response in await asyncio.gather(*both)]
 
     assert asyncio.run(read()) == [401, 200]

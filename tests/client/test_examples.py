@@ -2,13 +2,14 @@
 
 import doctest
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import resnetd
-from resnetd import analyses, catalog, jobs, models, searches, studies, webhooks
+from resnetd import analyses, catalog, jobs, models, people, searches, studies, webhooks
 from resnetd import client as client_module
 from tests.client.service import Service
 from tests.support.analyses import finish_analysis, finish_training
@@ -17,7 +18,7 @@ from tests.support.core import ENVIRONMENT
 from tests.support.searching import Searching
 
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
-_MODULES = (resnetd, client_module, jobs, analyses, searches, studies, webhooks, catalog)
+_MODULES = (resnetd, client_module, jobs, analyses, searches, studies, webhooks, people, catalog)
 _EXAMPLES = [
     test for module in _MODULES for test in doctest.DocTestFinder().find(module) if test.examples
 ]
@@ -47,6 +48,8 @@ def test_an_example_prints_what_it_says(
         "search": lambda: _search(service, client),
         "study": lambda: client.studies.submit("fig1", seeds=1),
         "webhook": lambda: client.webhooks.create("https://203.0.114.5/hook"),
+        "token": lambda: client.tokens.create("tests"),
+        "person": lambda: client.people.add("ann"),
         "job": lambda: client.submit(_SPEC),
     }
     example.globs = {
@@ -55,7 +58,11 @@ def test_an_example_prints_what_it_says(
         "resnetd": resnetd,
         "url": service.url,
         "token": TOKEN,
-        **{name: make() for name, make in objects.items() if f"{name}.id" in example.docstring},
+        **{
+            name: make()
+            for name, make in objects.items()
+            if re.search(rf"\b{name}\.(id|name)\b", example.docstring)
+        },
     }
     output: list[str] = []
     result = doctest.DocTestRunner().run(example, out=output.append, clear_globs=False)

@@ -75,11 +75,3 @@ def test_a_download_without_a_network_says_so(
 def test_an_empty_data_dir_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert workers.__main__.main(["fetch", "cifar10", "--data-dir", ""]) == 1
     assert "RESNETD_DATA_DIR: must be a path; received ''" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["", "a" * 121, "a\tb", "a\x00", "\udcff"])
-def test_a_name_that_cannot_be_stored_gets_no_token(
-    capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    assert service.__main__.main(["token", name]) == 1
-    assert "a user's name has 1 to 120 characters" in capsys.readouterr().err

@@ -11,16 +11,18 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from sqlalchemy import delete
 
 from api.__main__ import listen
 from api.app import create_app
+from service.access import tokens
 from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.settings import Settings
 from service.specs.protocol import CheckpointManifest
-from service.states import CheckpointPart
+from service.states import CheckpointPart, Role, TokenScope
 from service.storage import schema
 from service.storage.database import Database
-from service.storage.tables import Base, RunnerRow, TokenRow
+from service.storage.tables import Base, PersonRow, RunnerRow, TokenRow
 from tests.support import contract
 from tests.support.core import START, Clock, Core, Taken, content
 from tests.support.fake_api import eventually
@@ -44,12 +46,25 @@ class Api:
         )
 
     def empty(self) -> None:
-        """Deletes all rows except the users' tokens, and resets the clock, for the next test."""
+        """Deletes all rows except the admin with the token, and resets the clock."""
         self.core.clock.now = START
         with self.core.database.transaction() as session:
             for table in reversed(Base.metadata.sorted_tables):
-                if table is not TokenRow.__table__:
+                if table not in (PersonRow.__table__, TokenRow.__table__):
                     session.execute(table.delete())
+            session.execute(delete(TokenRow).where(TokenRow.label != tokens.FILE_LABEL))
+            session.execute(delete(PersonRow).where(PersonRow.name != tokens.ADMIN))
+
+    def add_person(
+        self,
+        name: str,
+        role: Role = Role.MEMBER,
+        *,
+        scope: TokenScope = TokenScope.FULL,
+        tag: str | None = None,
+    ) -> str:
+        """The secret of a new token of a new person."""
+        return self.core.add_person(name, role, scope=scope, tag=tag)
 
     def call(
         self, method: str, path: str, *, token: str | None = TOKEN, **request: Any

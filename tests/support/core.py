@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from service.access import people, tokens
 from service.execution import attempts, runners, warm_pool
 from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.jobs import commands, records, submission
@@ -24,10 +25,10 @@ from service.specs.protocol import (
     Report,
     ReportResponse,
 )
-from service.states import CheckpointPart, JobState, Reason
+from service.states import CheckpointPart, JobState, Reason, Role, TokenScope
 from service.storage import events
 from service.storage.database import Database
-from service.storage.tables import AttemptRow, EventRow, JobRow, RunnerRow
+from service.storage.tables import AttemptRow, EventRow, JobRow, PersonRow, RunnerRow
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE_SECONDS = 15.0
@@ -132,6 +133,29 @@ class Core:
         self.clock = clock
         self.limits: dict[str, ConcurrencyLimit] = {}
         self.data_dir = NO_DATA
+
+    def add_person(
+        self,
+        name: str,
+        role: Role = Role.MEMBER,
+        *,
+        scope: TokenScope = TokenScope.FULL,
+        tag: str | None = None,
+    ) -> str:
+        """The secret of a new token, of a new person or one that is known."""
+        with self.database.transaction() as session:
+            if session.get(PersonRow, name) is None:
+                people.add_person(session, name, role=role, now=self.clock.now)
+            _, secret = tokens.create_token(
+                session,
+                user=name,
+                label="tests",
+                scope=scope,
+                tag=tag,
+                expires_at=None,
+                now=self.clock.now,
+            )
+            return secret
 
     def record_cluster(
         self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()

@@ -37,6 +37,8 @@ class Rows:
         searching.assign_trial(search_id, TUNE_ID)
         webhook_id = api.post("/v1/webhooks", {"url": "https://example.org/hook"}).json()["id"]
         api.post(f"/v1/webhooks/{webhook_id}/ping")
+        core.add_person("ann")
+        token_id = api.get("/v1/tokens?user=ann").json()["tokens"][0]["id"]
         self._secrets = {
             "attempt_id": attempt.secret,
             "runner_id": runner.secret,
@@ -52,6 +54,8 @@ class Rows:
             "search_id": search_id,
             "driver_id": driver.id,
             "webhook_id": webhook_id,
+            "token_id": token_id,
+            "name": "ann",
         }
 
     def find_token(self, path: str) -> str:

@@ -15,10 +15,12 @@ from resnetd.cli import (
     exit_codes,
     job_commands,
     messages,
+    people_commands,
     render,
     result_card_commands,
     search_commands,
     study_commands,
+    token_commands,
     webhook_commands,
 )
 from resnetd.cli.exit_codes import ExitCode
@@ -37,6 +39,8 @@ app.add_typer(result_card_commands.commands)
 app.add_typer(search_commands.commands, name="search")
 app.add_typer(study_commands.commands, name="study")
 app.add_typer(webhook_commands.commands, name="webhook")
+app.add_typer(people_commands.commands, name="people")
+app.add_typer(token_commands.commands, name="token")
 
 
 def main() -> None:
@@ -96,6 +100,14 @@ def options(
     del version
     context.obj.url = url
     context.obj.is_debug = debug
+
+
+@app.command(epilog="Example: resnetd whoami")
+def whoami(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
+    """Show whose token this is, and what it permits."""
+    session: Session = context.obj
+    found = session.client.whoami()
+    session.show(output, found, *render.whoami(found))
 
 
 @app.command("queue", epilog="Example: resnetd queue")

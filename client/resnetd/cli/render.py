@@ -26,6 +26,7 @@ from resnetd.models import (
     Job,
     JobState,
     LogLine,
+    Person,
     Plan,
     Progress,
     Reason,
@@ -33,7 +34,9 @@ from resnetd.models import (
     SampleStatistics,
     Search,
     Series,
+    Session,
     Study,
+    Token,
     Trial,
     WaitingJob,
     Webhook,
@@ -330,6 +333,32 @@ def queue(rows: Iterable[WaitingJob]) -> Table:
                 row.waiting.starts_p50,
                 row.waiting.message,
             )
+            for row in rows
+        ),
+    )
+
+
+def whoami(found: Session) -> list[str]:
+    limits = [f"token: {found.scope}"]
+    if found.tag is not None:
+        limits.append(f"only jobs with the tag {found.tag}")
+    if found.expires_at is not None:
+        limits.append(f"expires at {time(found.expires_at)}")
+    return [f"{found.user}, {found.role}", ", ".join(limits)]
+
+
+def people(rows: Iterable[Person]) -> Table:
+    return _table(
+        ("name", "role", "added", "tokens", "last used"),
+        ((row.name, row.role, row.created_at, row.tokens, row.last_used_at) for row in rows),
+    )
+
+
+def tokens(rows: Iterable[Token]) -> Table:
+    return _table(
+        ("id", "user", "label", "scope", "tag", "expires", "last used"),
+        (
+            (row.id, row.user, row.label, row.scope, row.tag, row.expires_at, row.last_used_at)
             for row in rows
         ),
     )

@@ -1,12 +1,13 @@
 """Signing in with a browser: the cookie, what it permits, and how it ends."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import httpx
 import pytest
 
 from api.auth import SIGN_IN_COOKIE
-from service.access import sign_ins, tokens
+from service.access import sign_ins
 from service.storage.tables import SignInRow
 from tests.support.api import TOKEN, Api
 
@@ -37,7 +38,14 @@ def _call(api: Api, method: str, path: str, cookie: str, **headers: str) -> http
 
 def test_the_cookie_replaces_the_token(any_api: Api, cookie: str) -> None:
     answer = _call(any_api, "GET", "/v1/session", cookie)
-    assert answer.json() == {"user": "admin"}
+    assert answer.json() == {
+        "user": "admin",
+        "role": "admin",
+        "scope": "full",
+        "tag": None,
+        "expires_at": None,
+        "members_see": "all",
+    }
     assert _call(any_api, "GET", "/v1/jobs", cookie).status_code == 200
 
 
@@ -100,15 +108,27 @@ def test_a_sign_in_expires_and_its_row_goes_with_the_next_one(any_api: Api, cook
         assert session.query(SignInRow).count() == 1
 
 
-def test_a_replaced_token_ends_its_sign_ins(any_api: Api) -> None:
-    now = any_api.core.clock.now
-    first, second = "the-first-token-of-ann", "the-second-token-of-ann"
-    with any_api.core.database.transaction() as session:
-        tokens.set_token(session, first, name="ann", now=now)
-    cookie = _cookie_of(_sign_in(any_api, first))
-    assert _call(any_api, "GET", "/v1/session", cookie).json() == {"user": "ann"}
-    with any_api.core.database.transaction() as session:
-        tokens.set_token(session, second, name="ann", now=now)
+def _rotate(api: Api) -> None:
+    (token,) = api.get("/v1/tokens?user=ann").json()["tokens"]
+    assert api.post(f"/v1/tokens/{token['id']}/rotate").status_code == 200
+
+
+def _revoke(api: Api) -> None:
+    (token,) = api.get("/v1/tokens?user=ann").json()["tokens"]
+    assert api.call("DELETE", f"/v1/tokens/{token['id']}").status_code == 204
+
+
+def _remove(api: Api) -> None:
+    assert api.call("DELETE", "/v1/people/ann").status_code == 204
+
+
+@pytest.mark.parametrize("end", [_rotate, _revoke, _remove])
+def test_a_sign_in_ends_with_its_token_and_its_person(
+    any_api: Api, end: Callable[[Api], None]
+) -> None:
+    cookie = _cookie_of(_sign_in(any_api, any_api.add_person("ann")))
+    assert _call(any_api, "GET", "/v1/session", cookie).json()["user"] == "ann"
+    end(any_api)
     assert _call(any_api, "GET", "/v1/session", cookie).status_code == 401
 
 

@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from api import shared_reads
 from api.routes import stream
-from service.access import tokens
 from service.jobs import checkpoints, records
 from service.states import Reason
 from service.storage.tables import CheckpointRow, JobRow, TokenRow
@@ -207,12 +206,11 @@ def test_a_stream_needs_a_token(api: Api) -> None:
 
 def test_a_stream_ends_when_its_token_is_removed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.routes.stream.KEEPALIVE_SECONDS", 0.05)
-    with api.core.database.transaction() as session:
-        tokens.set_token(session, "the-token-of-another-user", name="bob", now=api.core.clock())
-    with _follow(api, "/v1/queue", token="the-token-of-another-user") as messages:
+    token = api.add_person("bob")
+    with _follow(api, "/v1/queue", token=token) as messages:
         next(messages)
         with api.core.database.transaction() as session:
-            session.execute(delete(TokenRow).where(TokenRow.name == "bob"))
+            session.execute(delete(TokenRow).where(TokenRow.user == "bob"))
         assert list(messages) == []
 
 
@@ -221,13 +219,12 @@ def test_a_stream_with_many_changes_ends_too_when_its_token_is_removed(
 ) -> None:
     monkeypatch.setattr("api.routes.stream.KEEPALIVE_SECONDS", 0.3)
     claimed = api.core.run()
-    with api.core.database.transaction() as session:
-        tokens.set_token(session, "the-token-of-another-user", name="bob", now=api.core.clock())
+    token = api.add_person("bob")
     path = f"/v1/metrics?job={job_id_of(claimed)}"
-    with _follow(api, path, token="the-token-of-another-user") as messages:
+    with _follow(api, path, token=token) as messages:
         next(messages)
         with api.core.database.transaction() as session:
-            session.execute(delete(TokenRow).where(TokenRow.name == "bob"))
+            session.execute(delete(TokenRow).where(TokenRow.user == "bob"))
         ended = threading.Event()
 
         def report() -> None:

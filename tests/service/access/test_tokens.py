@@ -2,26 +2,34 @@
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
-from service.access import tokens
+from service.access import people, tokens
+from service.access.policy import Principal, Subject
 from service.errors import InvalidInput, Unauthorized
+from service.states import Role, TokenScope
 from service.storage.tables import TokenRow
 from tests.support.core import START, Core
 from tests.support.fake_api import eventually
 
 
-def _set(core: Core, secret: str, *, name: str = "admin") -> None:
+def _set(core: Core, secret: str) -> None:
     with core.database.transaction() as session:
-        tokens.set_token(session, secret, name=name, now=START)
+        tokens.set_admin_token(session, secret, now=START)
+
+
+def _authenticate(core: Core, secret: str) -> Principal:
+    with core.database.reading() as session:
+        found, _, _ = tokens.authenticate(session, secret, is_sign_in=False, now=core.clock.now)
+        return found
 
 
 def _owner(core: Core, secret: str) -> str:
-    with core.database.reading() as session:
-        return tokens.find_token(session, secret).name
+    return _authenticate(core, secret).user
 
 
 def test_a_new_token_is_readable_by_its_owner_only(tmp_path: Path) -> None:
@@ -61,8 +69,10 @@ def test_a_short_token_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_a_token_identifies_its_user(core: Core) -> None:
-    _set(core, "a" * 20, name="ann")
-    assert _owner(core, "a" * 20) == "ann"
+    secret = core.add_person("ann", Role.VIEWER, scope=TokenScope.READ, tag="nightly")
+    found = _authenticate(core, secret)
+    assert (found.user, found.role) == ("ann", Role.VIEWER)
+    assert (found.scope, found.tag) == (TokenScope.READ, "nightly")
 
 
 def test_an_unknown_token_is_refused(core: Core) -> None:
@@ -70,7 +80,63 @@ def test_an_unknown_token_is_refused(core: Core) -> None:
         _owner(core, "b" * 20)
 
 
-def test_a_new_token_replaces_the_old_one_of_its_name(core: Core) -> None:
+def test_a_new_file_replaces_the_token_of_the_old_one_and_no_other(core: Core) -> None:
+    other = core.add_person("bob")
+    _set(core, "a" * 20)
+    own = core.add_person("admin")
+    _set(core, "b" * 20)
+    assert [_owner(core, secret) for secret in (other, own, "b" * 20)] == ["bob", "admin", "admin"]
+
+
+def test_the_file_makes_the_admin_an_admin_again(core: Core) -> None:
+    _set(core, "a" * 20)
+    core.add_person("ann", Role.ADMIN)
+    with core.database.transaction() as session:
+        people.set_role(session, "admin", Role.VIEWER)
+    _set(core, "a" * 20)
+    assert _authenticate(core, "a" * 20).role is Role.ADMIN
+
+
+def test_a_token_ends_when_it_expires(core: Core) -> None:
+    core.add_person("ann")
+    expires_at = core.clock.now + timedelta(days=1)
+    with core.database.transaction() as session:
+        _, secret = tokens.create_token(
+            session,
+            user="ann",
+            label="a day",
+            scope=TokenScope.FULL,
+            tag=None,
+            expires_at=expires_at,
+            now=core.clock.now,
+        )
+    assert _owner(core, secret) == "ann"
+    core.clock.now = expires_at
+    with pytest.raises(Unauthorized, match="expired at 2026-11-22 12:00 UTC"):
+        _owner(core, secret)
+
+
+def test_authentication_is_one_query_whatever_the_subject(core: Core) -> None:
+    secret, job_id = core.add_person("ann"), core.submit(user="bob")
+    statements: list[str] = []
+    with core.database.reading() as session:
+        session.connection()
+        event.listen(
+            core.database.engine, "before_cursor_execute", lambda *call: statements.append(call[2])
+        )
+        _, owner, _ = tokens.authenticate(
+            session,
+            secret,
+            is_sign_in=False,
+            now=core.clock.now,
+            subject=Subject.JOB,
+            subject_id=job_id,
+        )
+    assert owner == "bob"
+    assert len(statements) == 1
+
+
+def test_a_new_token_file_replaces_the_old_token(core: Core) -> None:
     _set(core, "a" * 20)
     _set(core, "b" * 20)
     assert _owner(core, "b" * 20) == "admin"
@@ -81,7 +147,7 @@ def test_a_new_token_replaces_the_old_one_of_its_name(core: Core) -> None:
 def test_two_processes_that_set_the_same_token_both_succeed(core: Core) -> None:
     with ThreadPoolExecutor(1) as executor:
         with core.database.transaction() as session:
-            tokens.set_token(session, "a" * 20, name="admin", now=START)
+            tokens.set_admin_token(session, "a" * 20, now=START)
             session.flush()
             second = executor.submit(_set, core, "a" * 20)
 

@@ -55,7 +55,7 @@ def register(
     archive: Path, data_dir: Path, *, sha256: str = SHA256, max_bytes: int = 2**20
 ) -> uploads.Upload:
     _, upload = uploads.register_dataset(
-        "birds", archive, sha256=sha256, data_dir=data_dir, max_bytes=max_bytes
+        "birds", archive, user="ann", sha256=sha256, data_dir=data_dir, max_bytes=max_bytes
     )
     return upload
 
@@ -279,7 +279,12 @@ def test_a_name_outside_the_data_dir_is_refused(name: str, tmp_path: Path) -> No
     archive = zipped(tmp_path / "x.zip", SPLIT)
     with pytest.raises(InvalidInput, match="the name of a dataset"):
         uploads.register_dataset(
-            name, archive, sha256=SHA256, data_dir=tmp_path / "data", max_bytes=2**20
+            name,
+            archive,
+            user="ann",
+            sha256=SHA256,
+            data_dir=tmp_path / "data",
+            max_bytes=2**20,
         )
 
 
@@ -319,7 +324,8 @@ from service.catalog import uploads
 
 uploads._check_image = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 archive, data_dir = map(Path, sys.argv[1:])
-uploads.register_dataset("birds", archive, sha256="a" * 64, data_dir=data_dir, max_bytes=2**20)
+given = {"user": "ann", "sha256": "a" * 64, "data_dir": data_dir, "max_bytes": 2**20}
+uploads.register_dataset("birds", archive, **given)
 """
 
 

@@ -9,8 +9,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
+from service.states import Role
 from service.storage.database import Database
-from service.storage.tables import ClusterRow, TokenRow
+from service.storage.tables import ClusterRow, PersonRow
 from tests.support.core import START
 
 
@@ -139,10 +140,10 @@ def test_sqlite_allows_one_dispatcher_and_postgres_several(
 
 
 def test_an_error_of_the_database_has_no_values_of_rows(database: Database) -> None:
-    row = {"token_sha256": "s3cret", "name": "ann", "created_at": START}
+    row = {"name": "an0ther", "role": Role.MEMBER, "created_at": START}
     with database.transaction() as session:
-        session.add(TokenRow(**row))
+        session.add(PersonRow(**row))
     with pytest.raises(IntegrityError) as raised, database.transaction() as session:
-        session.add(TokenRow(**row | {"token_sha256": "an0ther"}))
-    assert "tokens" in str(raised.value)
+        session.add(PersonRow(**row))
+    assert "people" in str(raised.value)
     assert "an0ther" not in str(raised.value)

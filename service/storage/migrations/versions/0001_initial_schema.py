@@ -151,6 +151,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset", "id"])
+    op.create_index("ix_jobs_user_id", "jobs", ["user", "id"])
     _create_partial_index("ix_jobs_finished_at", "jobs", "finished_at", "finished_at IS NOT NULL")
     _create_partial_index("ix_jobs_not_before", "jobs", "not_before", "not_before IS NOT NULL")
     op.create_index("ix_jobs_queue", "jobs", ["state", "queue_sort_key", "id"])
@@ -254,26 +255,65 @@ def upgrade() -> None:
     )
     op.create_index("ix_study_members_job_id", "study_members", ["job_id"])
     op.create_table(
-        "tokens",
-        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        "people",
         sa.Column("name", sa.String(length=120), nullable=False),
+        sa.Column(
+            "role",
+            sa.Enum(
+                "viewer",
+                "member",
+                "admin",
+                name="role",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_tokens")),
-        sa.UniqueConstraint("name", name=op.f("uq_tokens_name")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_people")),
     )
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("label", sa.String(length=120), nullable=False),
+        sa.Column(
+            "scope",
+            sa.Enum(
+                "read",
+                "submit",
+                "full",
+                name="tokenscope",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("tag", sa.String(length=63), nullable=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["user"], ["people.name"], name=op.f("fk_tokens_user"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
+        sa.UniqueConstraint("token_sha256", name=op.f("uq_tokens_token_sha256")),
+    )
+    op.create_index("ix_tokens_user", "tokens", ["user"])
     op.create_table(
         "sign_ins",
         sa.Column("secret_sha256", sa.String(length=64), nullable=False),
-        sa.Column("token_sha256", sa.String(length=64), nullable=False),
+        sa.Column("token_id", sa.String(length=16), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
-            ["token_sha256"],
-            ["tokens.token_sha256"],
-            name=op.f("fk_sign_ins_token_sha256"),
-            ondelete="CASCADE",
+            ["token_id"], ["tokens.id"], name=op.f("fk_sign_ins_token_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("secret_sha256", name=op.f("pk_sign_ins")),
     )
+    op.create_index("ix_sign_ins_token_id", "sign_ins", ["token_id"])
     op.create_table(
         "webhooks",
         sa.Column("id", sa.String(length=16), nullable=False),
@@ -768,13 +808,17 @@ def downgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("analysis_results")
     op.drop_table("webhooks")
+    op.drop_index("ix_sign_ins_token_id", table_name="sign_ins")
     op.drop_table("sign_ins")
+    op.drop_index("ix_tokens_user", table_name="tokens")
     op.drop_table("tokens")
+    op.drop_table("people")
     op.drop_index("ix_study_members_job_id", table_name="study_members")
     op.drop_table("study_members")
     op.drop_table("studies")
     op.drop_index("ix_searches_state", table_name="searches")
     op.drop_table("searches")
+    op.drop_index("ix_jobs_user_id", table_name="jobs")
     op.drop_index("ix_jobs_replicate_key", table_name="jobs")
     op.drop_index("ix_jobs_training_key", table_name="jobs")
     op.drop_index("ix_jobs_timing_key", table_name="jobs")

@@ -1,0 +1,125 @@
+"""Which people and tokens may call which route: one table for all routes of people.
+
+Attempts, runners and drivers have tokens of their own, each for its own routes. A route that is
+missing here is refused, and a test names it.
+"""
+
+from service.access.policy import Rule, Subject
+from service.states import Role, TokenScope
+
+# What the parameter of a path names; of a query: the person whose tokens they are.
+SUBJECTS = {
+    "job_id": Subject.JOB,
+    "search_id": Subject.SEARCH,
+    "study_id": Subject.STUDY,
+    "comparison_id": Subject.STUDY,
+    "webhook_id": Subject.WEBHOOK,
+    "token_id": Subject.TOKEN,
+}
+OWNER_PARAMETER = "user"
+
+
+def _read(subject: Subject | None = None, *, is_tagged: bool = False) -> Rule:
+    """Of what the caller sees."""
+    return Rule(Role.VIEWER, TokenScope.READ, subject, is_tagged=is_tagged)
+
+
+def _submit(subject: Subject | None = None, *, is_tagged: bool = False) -> Rule:
+    """`subject`: what is submitted anew, which the caller need not own."""
+    return Rule(Role.MEMBER, TokenScope.SUBMIT, subject, is_tagged=is_tagged)
+
+
+def _change(subject: Subject, *, role: Role = Role.MEMBER, is_tagged: bool = False) -> Rule:
+    """What the caller owns."""
+    return Rule(role, TokenScope.FULL, subject, is_owned=True, is_tagged=is_tagged)
+
+
+_READ, _READ_TAGGED = _read(), _read(is_tagged=True)
+_READ_JOB = _read(Subject.JOB, is_tagged=True)
+_READ_SEARCH, _READ_STUDY = _read(Subject.SEARCH), _read(Subject.STUDY)
+_SUBMIT, _SUBMIT_TAGGED = _submit(), _submit(is_tagged=True)
+_CHANGE_JOB = _change(Subject.JOB, is_tagged=True)
+_CHANGE_SEARCH = _change(Subject.SEARCH)
+_READ_WEBHOOK = _read(Subject.WEBHOOK)
+_CHANGE_WEBHOOK = _change(Subject.WEBHOOK)
+# People without a job of their own have tokens, too.
+_OWN_TOKENS = _change(Subject.PERSON, role=Role.VIEWER)
+_CHANGE_TOKEN = _change(Subject.TOKEN, role=Role.VIEWER)
+_ADMINISTER = Rule(Role.ADMIN, TokenScope.FULL)
+
+RULES: dict[str, Rule] = {
+    "GET /v1/jobs": _READ_TAGGED,
+    "POST /v1/jobs": _SUBMIT_TAGGED,
+    "POST /v1/jobs:batch": _SUBMIT_TAGGED,
+    "POST /v1/jobs:plan": _READ_TAGGED,
+    "GET /v1/jobs/{job_id}": _READ_JOB,
+    "PATCH /v1/jobs/{job_id}": _CHANGE_JOB,
+    "DELETE /v1/jobs/{job_id}": _CHANGE_JOB,
+    "GET /v1/jobs/{job_id}/analyses": _READ_JOB,
+    "GET /v1/jobs/{job_id}/analysis": _READ_JOB,
+    "GET /v1/jobs/{job_id}/attempts": _READ_JOB,
+    "GET /v1/jobs/{job_id}/checkpoints": _READ_JOB,
+    "GET /v1/jobs/{job_id}/checkpoints/{checkpoint}/weights": _READ_JOB,
+    "HEAD /v1/jobs/{job_id}/checkpoints/{checkpoint}/weights": _READ_JOB,
+    "GET /v1/jobs/{job_id}/confusion": _READ_JOB,
+    "GET /v1/jobs/{job_id}/events": _READ_JOB,
+    "GET /v1/jobs/{job_id}/lineage": _READ_JOB,
+    "GET /v1/jobs/{job_id}/logs": _READ_JOB,
+    "GET /v1/jobs/{job_id}/metrics": _READ_JOB,
+    "GET /v1/jobs/{job_id}/progress": _READ_JOB,
+    "POST /v1/jobs/{job_id}/hold": _CHANGE_JOB,
+    "POST /v1/jobs/{job_id}/release": _CHANGE_JOB,
+    "POST /v1/jobs/{job_id}/pause": _CHANGE_JOB,
+    "POST /v1/jobs/{job_id}/resume": _CHANGE_JOB,
+    "POST /v1/jobs/{job_id}/cancel": _CHANGE_JOB,
+    "POST /v1/jobs/{job_id}/kill": _CHANGE_JOB,
+    "POST /v1/jobs/{job_id}/clone": _submit(Subject.JOB, is_tagged=True),
+    "GET /v1/groups": _READ_TAGGED,
+    "GET /v1/metrics": _READ_TAGGED,
+    "GET /v1/predictions": _READ_TAGGED,
+    "GET /v1/stream": _READ_TAGGED,
+    "POST /v1/analyses": _SUBMIT,
+    "GET /v1/searches": _READ,
+    "POST /v1/searches": _SUBMIT,
+    "GET /v1/searches/{search_id}": _READ_SEARCH,
+    "PATCH /v1/searches/{search_id}": _CHANGE_SEARCH,
+    "DELETE /v1/searches/{search_id}": _CHANGE_SEARCH,
+    "GET /v1/searches/{search_id}/trials": _READ_SEARCH,
+    "GET /v1/searches/{search_id}/importance": _READ_SEARCH,
+    "GET /v1/searches/{search_id}/export": _READ_SEARCH,
+    "GET /v1/searches/{search_id}/events": _READ_SEARCH,
+    "POST /v1/searches/{search_id}/pause": _CHANGE_SEARCH,
+    "POST /v1/searches/{search_id}/resume": _CHANGE_SEARCH,
+    "POST /v1/searches/{search_id}/cancel": _CHANGE_SEARCH,
+    "POST /v1/searches/{search_id}/extend": _CHANGE_SEARCH,
+    "POST /v1/searches/{search_id}/confirm": _submit(Subject.SEARCH),
+    "GET /v1/study-definitions": _READ,
+    "GET /v1/studies": _READ,
+    "POST /v1/studies": _SUBMIT,
+    "GET /v1/studies/{study_id}": _READ_STUDY,
+    "DELETE /v1/studies/{study_id}": _change(Subject.STUDY),
+    "GET /v1/studies/{study_id}/report": _READ_STUDY,
+    "POST /v1/comparisons": _SUBMIT,
+    "GET /v1/comparisons/{comparison_id}": _READ_STUDY,
+    "GET /v1/datasets": _READ_TAGGED,
+    "POST /v1/datasets": _SUBMIT,
+    "GET /v1/recipes": _READ_TAGGED,
+    "GET /v1/cluster": _READ_TAGGED,
+    "GET /v1/runners": _READ_TAGGED,
+    "GET /v1/queue": _READ_TAGGED,
+    "GET /v1/webhooks": _READ,
+    "POST /v1/webhooks": Rule(Role.MEMBER, TokenScope.FULL),
+    "DELETE /v1/webhooks/{webhook_id}": _CHANGE_WEBHOOK,
+    "POST /v1/webhooks/{webhook_id}/ping": _CHANGE_WEBHOOK,
+    "GET /v1/webhooks/{webhook_id}/deliveries": _READ_WEBHOOK,
+    "GET /v1/session": _READ_TAGGED,
+    "DELETE /v1/session": _READ_TAGGED,
+    "GET /v1/tokens": _OWN_TOKENS,
+    "POST /v1/tokens": _OWN_TOKENS,
+    "DELETE /v1/tokens/{token_id}": _CHANGE_TOKEN,
+    "POST /v1/tokens/{token_id}/rotate": _CHANGE_TOKEN,
+    "GET /v1/people": _ADMINISTER,
+    "POST /v1/people": _ADMINISTER,
+    "PATCH /v1/people/{name}": _ADMINISTER,
+    "DELETE /v1/people/{name}": _ADMINISTER,
+}

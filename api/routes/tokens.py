@@ -1,0 +1,92 @@
+"""Tokens of people: of the caller, or for admins of anybody."""
+
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from api import problems
+from api.dependencies import Caller, Now, ReadSession, WriteSession, authorize
+from api.views import View
+from service.access import tokens
+from service.errors import NotFound
+from service.specs.base import MAX_NAME_LENGTH, Line, Name
+from service.specs.labels import Tag
+from service.states import TokenScope
+
+router = APIRouter(prefix="/v1/tokens", tags=["people"], dependencies=[Depends(authorize)])
+
+# `api.access_rules` names it: the rule of these routes reads it.
+PersonQuery = Annotated[
+    Line | None,
+    Query(max_length=MAX_NAME_LENGTH, description="default: the caller; for admins, anybody"),
+]
+
+
+class NewToken(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    label: Annotated[Name, Field(description="what it is for", examples=["laptop"])]
+    scope: TokenScope = TokenScope.FULL
+    tag: Annotated[Tag | None, Field(description="limits it to jobs with this tag")] = None
+    expires_at: AwareDatetime | None = None
+
+
+class TokenView(View):
+    id: str
+    user: str
+    label: str
+    scope: TokenScope
+    tag: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: Annotated[datetime | None, Field(description="to the minute")]
+
+
+class NewTokenView(TokenView):
+    secret: Annotated[str, Field(description="the token itself; it is not shown again")]
+
+
+class TokenList(View):
+    tokens: list[TokenView]
+
+
+@router.get("", responses=problems.responses(NotFound))
+def list_tokens(session: ReadSession, caller: Caller, user: PersonQuery = None) -> TokenList:
+    """Tokens of one person, oldest first, without their secrets."""
+    found = tokens.list_tokens(session, user or caller.user)
+    return TokenList(tokens=[TokenView.model_validate(row) for row in found])
+
+
+@router.post("", status_code=HTTPStatus.CREATED, responses=problems.responses(NotFound))
+def create_token(
+    token: NewToken, session: WriteSession, now: Now, caller: Caller, user: PersonQuery = None
+) -> NewTokenView:
+    """Creates a token. It permits what its person's role does, as far as its scope does, too."""
+    row, secret = tokens.create_token(
+        session,
+        user=user or caller.user,
+        label=token.label,
+        scope=token.scope,
+        tag=token.tag,
+        expires_at=token.expires_at,
+        now=now,
+    )
+    return NewTokenView(**TokenView.model_validate(row).model_dump(), secret=secret)
+
+
+@router.post("/{token_id}/rotate", responses=problems.responses(NotFound))
+def rotate_token(token_id: str, session: WriteSession) -> NewTokenView:
+    """Replaces the secret. The old one, and sign-ins with it, end at once."""
+    row, secret = tokens.rotate_token(session, token_id)
+    return NewTokenView(**TokenView.model_validate(row).model_dump(), secret=secret)
+
+
+@router.delete(
+    "/{token_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.responses(NotFound)
+)
+def revoke_token(token_id: str, session: WriteSession) -> None:
+    """Deletes the token; sign-ins with it end."""
+    tokens.revoke_token(session, token_id)

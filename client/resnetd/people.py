@@ -1,0 +1,120 @@
+"""`client.people` and `client.tokens`: who may use the service, and with which tokens."""
+
+from datetime import datetime
+from urllib.parse import urlencode
+
+from resnetd.models import Person, Role, Token, TokenScope
+from resnetd.resources import Resource, drop_empty
+
+
+class People(Resource):
+    """People and their roles, for admins."""
+
+    PATH = "/v1/people"
+
+    def add(self, name: str, *, role: str | Role = Role.MEMBER) -> Person:
+        """Add a person, who then needs a token.
+
+        Args:
+            role: `viewer` reads; `member` also submits, and changes what is his; `admin` changes
+                everything. Default: member.
+
+        >>> client.people.add("bob").role
+        <Role.MEMBER: 'member'>
+
+        Raises:
+            Conflict: there is a person of this name.
+        """
+        return self._api.post_once(self.PATH, Person, {"name": name, "role": str(role)})
+
+    def list(self) -> tuple[Person, ...]:
+        """Return all people, by name.
+
+        >>> [found.name for found in client.people.list()]
+        ['admin']
+        """
+        return self._api.get_list(self.PATH, "people", Person)
+
+    def set_role(self, name: str, role: str | Role) -> Person:
+        """Change the role of a person, from the next request on.
+
+        >>> client.people.set_role(person.name, "viewer").role
+        <Role.VIEWER: 'viewer'>
+
+        Raises:
+            Conflict: the person is the only admin.
+        """
+        return self._api.patch(self._path(name), Person, {"role": str(role)})
+
+    def remove(self, name: str, *, delete_jobs: bool = False) -> None:
+        """End the tokens and sign-ins of a person, and delete the webhooks.
+
+        Args:
+            delete_jobs: also delete the jobs, searches and studies, all of which must have ended.
+                Default: they stay.
+
+        >>> client.people.remove(person.name)
+
+        Raises:
+            Conflict: the person is the only admin, or something needs one of the jobs.
+        """
+        params = {"jobs": "delete" if delete_jobs else "keep"}
+        self._api.delete(self._path(name), params)
+
+
+class Tokens(Resource):
+    """Tokens of the caller; for admins also those of others."""
+
+    PATH = "/v1/tokens"
+
+    def create(
+        self,
+        label: str,
+        *,
+        user: str | None = None,
+        scope: str | TokenScope = TokenScope.FULL,
+        tag: str | None = None,
+        expires_at: datetime | None = None,
+    ) -> Token:
+        """Create a token. Its `secret` is not shown again. The request is not repeated.
+
+        Args:
+            label: what it is for.
+            user: whose it is. Default: the caller.
+            scope: `read`, `submit` (and read) or `full`, as far as the person's role permits it.
+            tag: limits it to jobs with this tag. Default: all jobs.
+            expires_at: an aware time. Default: never.
+
+        >>> client.tokens.create("CI", scope="submit", tag="nightly").scope
+        <TokenScope.SUBMIT: 'submit'>
+        """
+        expires = None if expires_at is None else expires_at.isoformat()
+        body = {"label": label, "scope": str(scope)} | drop_empty(tag=tag, expires_at=expires)
+        path = self.PATH if user is None else f"{self.PATH}?{urlencode({'user': user})}"
+        return self._api.post_once(path, Token, body)
+
+    def list(self, *, user: str | None = None) -> tuple[Token, ...]:
+        """Return the tokens of a person, oldest first, without their secrets.
+
+        Args:
+            user: whose tokens. Default: the caller's.
+
+        >>> [found.label for found in client.tokens.list()]
+        ['token file']
+        """
+        return self._api.get_list(self.PATH, "tokens", Token, drop_empty(user=user))
+
+    def rotate(self, token_id: str) -> Token:
+        """Replace the secret; the old one ends at once. The request is not repeated.
+
+        >>> client.tokens.rotate(token.id).secret == token.secret
+        False
+        """
+        return self._api.post_once(self._path(token_id, "rotate"), Token)
+
+    def revoke(self, token_id: str) -> None:
+        """Delete a token; it ends at once.
+
+        >>> client.tokens.revoke(token.id)
+        """
+        self._api.delete(self._path(token_id))

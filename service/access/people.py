@@ -1,0 +1,92 @@
+"""People and their roles."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from service.errors import Conflict, NotFound
+from service.states import Role
+from service.storage.database import Lock, serialize
+from service.storage.tables import IdempotencyKeyRow, PersonRow, TokenRow, WebhookRow
+
+
+@dataclass(frozen=True)
+class Person:
+    """`tokens`: their number; `last_used_at`: of any of them."""
+
+    name: str
+    role: Role
+    created_at: datetime
+    tokens: int
+    last_used_at: datetime | None
+
+
+def add_person(session: Session, name: str, *, role: Role, now: datetime) -> Person:
+    """Conflict where the name is taken. Who has the name of a removed person owns what was left."""
+    serialize(session.connection(), Lock.CHANGE_PEOPLE)
+    if session.get(PersonRow, name) is not None:
+        raise Conflict(f"there is a person {name!r} already")
+    session.add(PersonRow(name=name, role=role, created_at=now))
+    session.flush()
+    return read_person(session, name)
+
+
+def find_person(session: Session, name: str) -> PersonRow:
+    row = session.get(PersonRow, name)
+    if row is None:
+        raise NotFound(f"no person {name!r}")
+    return row
+
+
+def read_person(session: Session, name: str) -> Person:
+    find_person(session, name)
+    (person,) = list_people(session, name)
+    return person
+
+
+def list_people(session: Session, name: str | None = None) -> list[Person]:
+    """By name; all, or the one of this name."""
+    statement = (
+        select(PersonRow, func.count(TokenRow.id), func.max(TokenRow.last_used_at))
+        .outerjoin(TokenRow, TokenRow.user == PersonRow.name)
+        .group_by(PersonRow.name)
+        .order_by(PersonRow.name)
+    )
+    if name is not None:
+        statement = statement.where(PersonRow.name == name)
+    return [
+        Person(row.name, row.role, row.created_at, tokens, last_used_at)
+        for row, tokens, last_used_at in session.execute(statement)
+    ]
+
+
+def set_role(session: Session, name: str, role: Role) -> Person:
+    """Conflict for the last admin."""
+    serialize(session.connection(), Lock.CHANGE_PEOPLE)
+    row = find_person(session, name)
+    if role is not Role.ADMIN:
+        _require_another_admin(session, row)
+    row.role = role
+    session.flush()
+    return read_person(session, name)
+
+
+def remove_person(session: Session, name: str) -> None:
+    """With tokens, sign-ins, webhooks and idempotency keys. Conflict for the last admin.
+
+    Jobs, searches and studies stay as they are.
+    """
+    serialize(session.connection(), Lock.CHANGE_PEOPLE)
+    row = find_person(session, name)
+    _require_another_admin(session, row)
+    for row_type in (WebhookRow, IdempotencyKeyRow):
+        session.execute(delete(row_type).where(row_type.user == name))
+    session.execute(delete(PersonRow).where(PersonRow.name == name))
+
+
+def _require_another_admin(session: Session, person: PersonRow) -> None:
+    others = select(func.count()).where(PersonRow.role == Role.ADMIN, PersonRow.name != person.name)
+    if person.role is Role.ADMIN and not session.scalar(others):
+        raise Conflict(f"{person.name} is the only admin; make another person admin first")

@@ -1,0 +1,65 @@
+"""Which rows a session sees: all, or only those of one person or with one tag.
+
+A condition that SQLAlchemy adds to the session's SELECT statements, so that no query can forget
+it. In a session that reads it is added to all but those marked with ALL_ROWS, such as the
+scheduler's snapshot of the queue. In a session that writes it is added only to those marked with
+VISIBLE_ROWS, which look up what a request names: a job's end concerns the jobs of others, too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import event, false, select
+from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+
+from service.storage.tables import JobRow, SearchRow, StudyRow, SubmittedRow, TagRow, WebhookRow
+
+_VISIBILITY, _IS_DEFAULT = "visibility", "is_visibility_default"
+_OPTION = "resnetd_visible_rows"
+
+ALL_ROWS: dict[str, Any] = {_OPTION: False}
+VISIBLE_ROWS: dict[str, Any] = {_OPTION: True}
+
+_OWNED: tuple[type[SubmittedRow | WebhookRow], ...] = (JobRow, SearchRow, StudyRow, WebhookRow)
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """`user`: only this person's rows; `tag`: only jobs with this tag, and no searches, ...
+
+    `webhooks_of`: webhooks are private; only this person's are visible. None: no limit.
+    """
+
+    user: str | None = None
+    tag: str | None = None
+    webhooks_of: str | None = None
+
+    def criteria(self) -> list[Any]:
+        found = []
+        for row_type in _OWNED:
+            owner = self.webhooks_of if row_type is WebhookRow else self.user
+            if owner is not None:
+                found.append(with_loader_criteria(row_type, row_type.user == owner))
+            if self.tag is not None:
+                is_tagged = (
+                    JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == self.tag))
+                    if row_type is JobRow
+                    else false()
+                )
+                found.append(with_loader_criteria(row_type, is_tagged))
+        return found
+
+
+def restrict(session: Session, visibility: Visibility, *, is_default: bool) -> None:
+    """`is_default`: also for statements without a mark."""
+    session.info[_VISIBILITY] = visibility
+    session.info[_IS_DEFAULT] = is_default
+
+
+@event.listens_for(Session, "do_orm_execute")
+def _add_criteria(state: ORMExecuteState) -> None:
+    visibility: Visibility | None = state.session.info.get(_VISIBILITY)
+    if visibility is None or not state.is_select or state.is_column_load:
+        return
+    if state.execution_options.get(_OPTION, state.session.info[_IS_DEFAULT]):
+        state.statement = state.statement.options(*visibility.criteria())
