@@ -23,6 +23,7 @@ from typer.core import TyperArgument, TyperGroup, TyperOption
 import service.__main__
 import workers.__main__
 import workers.training.__main__
+from api.access_rules import RULES
 from api.app import create_app
 from resnetd.cli import app as cli
 from resnetd.cli.exit_codes import ExitCode
@@ -51,6 +52,7 @@ def make_pages() -> dict[str, str]:
     """The generated pages by file name."""
     pages = {
         "api.md": ["# API routes", *_list_routes()],
+        "access.md": ["# Who may call which route", *_list_rules()],
         "job-spec.md": ["# Job spec", *_describe_job_spec()],
         "search-spec.md": ["# Search spec", *_describe_search_spec()],
         "recipes.md": ["# Recipes", *_describe_recipes()],
@@ -81,6 +83,29 @@ def _list_routes() -> Iterator[str]:
     for tag, routes in rows.items():
         yield f"## {tag.capitalize()}"
         yield _table(["route", "parameters", "what it does"], routes)
+
+
+def _list_rules() -> Iterator[str]:
+    yield (
+        "Roles and scopes include those before them: `viewer`, `member`, `admin`; `read`, "
+        "`submit`, `full`. Admins own everything. Routes of attempts, runners and drivers take the "
+        "tokens of those processes only; `GET /v1/health` and `POST /v1/session` need none."
+    )
+    rows = [
+        [
+            f"`{route}`",
+            f"`{rule.role}`",
+            f"`{rule.scope}`",
+            f"the {rule.subject}" if rule.is_owned else "",
+            "yes" if rule.is_tagged else "",
+        ]
+        for route, rule in RULES.items()
+    ]
+    yield _table(["route", "least role", "least scope", "must own", "tokens of one tag"], rows)
+    yield (
+        "Tokens of one person: `user` names the person. A token of one tag reaches jobs with the "
+        "tag only."
+    )
 
 
 # ---- specs and settings ----

@@ -4,8 +4,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from service.resources import ResourceBundle
+from service.states import Role
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
+from tests.web.conftest import sign_in
 
 pytestmark = pytest.mark.browser
 
@@ -49,3 +51,48 @@ def test_a_webhook_is_added_tested_and_deleted(signed_in: Page, errors: list[str
     signed_in.once("dialog", lambda dialog: dialog.accept())
     signed_in.get_by_role("button", name="Delete").click()
     expect(signed_in.get_by_text("No webhooks.")).to_be_visible()
+
+
+def test_a_token_is_created_shown_once_and_revoked(signed_in: Page, api: Api) -> None:
+    signed_in.goto(f"{api.url}/settings")
+    expect(signed_in.get_by_text("Signed in as admin, admin.")).to_be_visible()
+    signed_in.get_by_label("Label").fill("laptop")
+    signed_in.get_by_label("Scope").select_option("read")
+    signed_in.get_by_label("Days").fill("30")
+    signed_in.get_by_role("button", name="Create a token").click()
+    secret = signed_in.get_by_role("status").get_by_role("code").inner_text()
+    found = api.get("/v1/session", token=secret).json()
+    assert (found["scope"], found["expires_at"] is not None) == ("read", True)
+    assert_accessible(signed_in)
+    row = signed_in.get_by_role("region", name="Tokens").get_by_role("row", name="laptop")
+    signed_in.once("dialog", lambda dialog: dialog.accept())
+    row.get_by_role("button", name="Revoke").click()
+    expect(row).to_have_count(0)
+    assert api.get("/v1/session", token=secret).status_code == 401
+
+
+def test_what_a_role_does_not_permit_is_not_offered(
+    page: Page, api: Api, errors: list[str]
+) -> None:
+    own, other = (api.core.submit(user=user) for user in ("ann", "bob"))
+    offered = {}
+    for name, role in (("ann", Role.MEMBER), ("vera", Role.VIEWER)):
+        sign_in(page, api, api.add_person(name, role))
+        for job_id in (own, other):
+            page.goto(f"{api.url}/jobs/{job_id}")
+            expect(page.get_by_role("link", name="Compare").last).to_be_visible()
+            expect(page.get_by_role("region", name="Labels")).to_be_attached()
+            wanted = ("Cancel", "Edit name, tags and note", "Clone and change")
+            buttons = [page.get_by_text(text, exact=True).count() for text in wanted]
+            offered[name, job_id] = buttons
+    assert offered == {
+        ("ann", own): [1, 1, 1],
+        ("ann", other): [0, 0, 1],
+        ("vera", own): [0, 0, 0],
+        ("vera", other): [0, 0, 0],
+    }
+    page.goto(f"{api.url}/settings")
+    expect(page.get_by_text("A viewer reads.")).to_be_visible()
+    expect(page.get_by_role("button", name="Add a webhook")).to_have_count(0)
+    expect(page.get_by_role("button", name="Create a token")).to_be_visible()
+    assert errors == []

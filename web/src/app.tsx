@@ -16,7 +16,7 @@ import { SignInPage } from "./pages/sign-in";
 import { StudiesPage } from "./pages/studies";
 import { StudyPage } from "./pages/study";
 import { SubmitPage } from "./pages/submit";
-import { loadSession, sessionError, signOut, user } from "./session";
+import { loadSession, session, sessionError, signOut } from "./session";
 
 const NAVIGATION = [
   ["/", "Jobs"],
@@ -42,8 +42,8 @@ const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
 
 export function App() {
   useFocusOnNavigation();
-  if (user.value === undefined) return sessionError.value && <Unavailable />;
-  if (user.value === null) return <SignInPage />;
+  if (session.value === undefined) return sessionError.value && <Unavailable />;
+  if (session.value === null) return <SignInPage />;
   return (
     <>
       <a class="skip" href="#main">
@@ -64,7 +64,7 @@ export function App() {
           <button type="button" class="quiet" onClick={toggleTheme}>
             {theme.value === "dark" ? "Light" : "Dark"}
           </button>
-          <span class="muted wide">{user.value}</span>
+          <span class="muted wide">{session.value.user}</span>
           <button type="button" class="quiet" onClick={signOut}>
             Sign out
           </button>

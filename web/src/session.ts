@@ -1,29 +1,43 @@
-/** Who is signed in. The cookie itself is out of reach of scripts. */
-import { signal } from "@preact/signals";
-import { ApiError, api, read } from "./api/client";
+/** Who is signed in, and what that permits. The cookie itself is out of reach of scripts. */
+import { computed, signal } from "@preact/signals";
+import { ApiError, api, read, type Schemas } from "./api/client";
 
-/** The name of the token; null: signed out; undefined: not known yet. */
-export const user = signal<string | null | undefined>(undefined);
+export type Session = Schemas["SessionView"];
+
+/** null: signed out; undefined: not known yet. */
+export const session = signal<Session | null | undefined>(undefined);
 
 /** Why it cannot be known. */
 export const sessionError = signal<ApiError | null>(null);
 
+/** As the service's rules say, so that only what it permits is offered. */
+export const maySubmit = computed(
+  () => !!session.value && session.value.role !== "viewer" && session.value.scope !== "read",
+);
+
+/** Whether the person may change, cancel and delete what this person owns. */
+export function mayChange(owner: string): boolean {
+  const found = session.value;
+  if (found?.scope !== "full") return false;
+  return found.role === "admin" || (found.role === "member" && found.user === owner);
+}
+
 export async function loadSession(): Promise<void> {
   try {
-    user.value = (await read(api.GET("/v1/session"))).user;
+    session.value = await read(api.GET("/v1/session"));
     sessionError.value = null;
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status === 401) user.value = null;
+    if (error.status === 401) session.value = null;
     else sessionError.value = error;
   }
 }
 
 export async function signIn(token: string): Promise<void> {
-  user.value = (await read(api.POST("/v1/session", { body: { token } }))).user;
+  session.value = await read(api.POST("/v1/session", { body: { token } }));
 }
 
 export async function signOut(): Promise<void> {
   await read(api.DELETE("/v1/session"));
-  user.value = null;
+  session.value = null;
 }

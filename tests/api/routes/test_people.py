@@ -135,9 +135,9 @@ def test_an_admin_manages_tokens_of_others_and_a_member_only_his_own(any_api: Ap
     any_api.add_person("bob")
     created = _create_token(any_api, "?user=ann")
     assert created["user"] == "ann"
-    own = any_api.get("/v1/tokens", token=token).json()["tokens"]
-    assert [row["user"] for row in own] == ["ann", "ann"]
-    assert any_api.get("/v1/tokens?user=ann", token=token).json()["tokens"] == own
+    for query in ("", "?user=ann"):
+        own = any_api.get(f"/v1/tokens{query}", token=token).json()["tokens"]
+        assert [row["user"] for row in own] == ["ann", "ann"]
     for method in ("GET", "POST"):
         refused = any_api.call(
             method, "/v1/tokens?user=bob", token=token, json={"label": "x", "scope": "full"}

@@ -1373,7 +1373,7 @@ export interface paths {
         };
         /**
          * Get Session
-         * @description Whose token the request carries.
+         * @description Whose token the request carries, and what it permits.
          */
         get: operations["get_session_v1_session_get"];
         put?: never;
@@ -1387,6 +1387,118 @@ export interface paths {
          * @description Ends the sign-in of the cookie and deletes the cookie.
          */
         delete: operations["sign_out_v1_session_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/people": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List People
+         * @description All people, by name.
+         */
+        get: operations["list_people_v1_people_get"];
+        put?: never;
+        /**
+         * Add Person
+         * @description Adds a person, who needs a token: `POST /v1/tokens?user=NAME`.
+         */
+        post: operations["add_person_v1_people_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/people/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Remove Person
+         * @description Ends the person's tokens and sign-ins, and deletes the webhooks.
+         */
+        delete: operations["remove_person_v1_people__name__delete"];
+        options?: never;
+        head?: never;
+        /**
+         * Update Person
+         * @description Changes the role, from the next request on.
+         */
+        patch: operations["update_person_v1_people__name__patch"];
+        trace?: never;
+    };
+    "/v1/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Tokens
+         * @description Tokens of one person, oldest first, without their secrets.
+         */
+        get: operations["list_tokens_v1_tokens_get"];
+        put?: never;
+        /**
+         * Create Token
+         * @description Creates a token. It permits what its person's role does, as far as its scope does, too.
+         */
+        post: operations["create_token_v1_tokens_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tokens/{token_id}/rotate": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Rotate Token
+         * @description Replaces the secret. The old one, and sign-ins with it, end at once.
+         */
+        post: operations["rotate_token_v1_tokens__token_id__rotate_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tokens/{token_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke Token
+         * @description Deletes the token; sign-ins with it end.
+         */
+        delete: operations["revoke_token_v1_tokens__token_id__delete"];
         options?: never;
         head?: never;
         patch?: never;
@@ -2219,8 +2331,8 @@ export interface components {
          * DatasetView
          * @description `available`: whether the API has its images in the data directory.
          *
-         *     `class_names` in the order of their labels. Of an upload, `sha256` is the archive's and
-         *     `skipped` counts the files that are not part of the dataset, by what they are.
+         *     `class_names` in the order of their labels. Of an upload, `user` owns it, `sha256` is the
+         *     archive's and `skipped` counts the files that are not part of the dataset, by what they are.
          */
         DatasetView: {
             /** Name */
@@ -2244,6 +2356,8 @@ export interface components {
             default_recipe: string;
             /** Available */
             available: boolean;
+            /** User */
+            user: string | null;
             /** Sha256 */
             sha256: string | null;
             /** Skipped */
@@ -2994,7 +3108,7 @@ export interface components {
             message: string | null;
             /**
              * User
-             * @description name of the token that submitted it
+             * @description the person who owns it
              */
             user: string;
             /** Note */
@@ -3348,6 +3462,12 @@ export interface components {
             gap: string;
         };
         /**
+         * MembersSee
+         * @description Which jobs, searches and studies a member sees.
+         * @enum {string}
+         */
+        MembersSee: "all" | "own";
+        /**
          * Metric
          * @description What a search minimizes: a trial's last evaluation, its parameters or training seconds.
          * @enum {string}
@@ -3399,6 +3519,60 @@ export interface components {
          * @enum {string}
          */
         MomentumForm: "caffe" | "torch";
+        /** NewPerson */
+        NewPerson: {
+            /** Name */
+            name: string;
+            /** @default member */
+            role: components["schemas"]["Role"];
+        };
+        /** NewToken */
+        NewToken: {
+            /**
+             * Label
+             * @description what it is for
+             * @example laptop
+             */
+            label: string;
+            /** @default full */
+            scope: components["schemas"]["TokenScope"];
+            /**
+             * Tag
+             * @description limits it to jobs with this tag
+             */
+            tag?: string | null;
+            /** Expires At */
+            expires_at?: string | null;
+        };
+        /** NewTokenView */
+        NewTokenView: {
+            /** Id */
+            id: string;
+            /** User */
+            user: string;
+            /** Label */
+            label: string;
+            scope: components["schemas"]["TokenScope"];
+            /** Tag */
+            tag: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Expires At */
+            expires_at: string | null;
+            /**
+             * Last Used At
+             * @description to the minute
+             */
+            last_used_at: string | null;
+            /**
+             * Secret
+             * @description the token itself; it is not shown again
+             */
+            secret: string;
+        };
         /** NewWebhookView */
         NewWebhookView: {
             /** Id */
@@ -3513,6 +3687,12 @@ export interface components {
             checkpoint: string;
         };
         /**
+         * OwnedJobs
+         * @description What becomes of the jobs, searches and studies of a removed person.
+         * @enum {string}
+         */
+        OwnedJobs: "keep" | "delete";
+        /**
          * PairedPredictionsView
          * @description `p`: of McNemar's exact test. `images`: the first that only one of both predicts.
          */
@@ -3605,6 +3785,33 @@ export interface components {
              * @default 256
              */
             images: number | null;
+        };
+        /** PersonList */
+        PersonList: {
+            /** People */
+            people: components["schemas"]["PersonView"][];
+        };
+        /** PersonUpdate */
+        PersonUpdate: {
+            role: components["schemas"]["Role"];
+        };
+        /**
+         * PersonView
+         * @description `tokens`: their number; `last_used_at`: of any of them, to the minute.
+         */
+        PersonView: {
+            /** Name */
+            name: string;
+            role: components["schemas"]["Role"];
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Tokens */
+            tokens: number;
+            /** Last Used At */
+            last_used_at: string | null;
         };
         /**
          * PlanView
@@ -4058,6 +4265,12 @@ export interface components {
             keep_every?: number | null;
         };
         /**
+         * Role
+         * @description What a person may do, each more than the one before.
+         * @enum {string}
+         */
+        Role: "viewer" | "member" | "admin";
+        /**
          * RunEnvironment
          * @description What is known once the training processes are up.
          *
@@ -4470,13 +4683,24 @@ export interface components {
             /** Times */
             times: number[];
         };
-        /** SessionView */
+        /**
+         * SessionView
+         * @description What the person and the token may do together.
+         */
         SessionView: {
-            /**
-             * User
-             * @description name of the token
-             */
+            /** User */
             user: string;
+            role: components["schemas"]["Role"];
+            scope: components["schemas"]["TokenScope"];
+            /**
+             * Tag
+             * @description the token is limited to jobs with this tag
+             */
+            tag: string | null;
+            /** Expires At */
+            expires_at: string | null;
+            /** @description jobs, searches and studies */
+            members_see: components["schemas"]["MembersSee"];
         };
         /**
          * Shortcut
@@ -4788,6 +5012,41 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+        };
+        /** TokenList */
+        TokenList: {
+            /** Tokens */
+            tokens: components["schemas"]["TokenView"][];
+        };
+        /**
+         * TokenScope
+         * @description What a token may do of what its person may, each more than the one before.
+         * @enum {string}
+         */
+        TokenScope: "read" | "submit" | "full";
+        /** TokenView */
+        TokenView: {
+            /** Id */
+            id: string;
+            /** User */
+            user: string;
+            /** Label */
+            label: string;
+            scope: components["schemas"]["TokenScope"];
+            /** Tag */
+            tag: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Expires At */
+            expires_at: string | null;
+            /**
+             * Last Used At
+             * @description to the minute
+             */
+            last_used_at: string | null;
         };
         /**
          * TrainingResult
@@ -5148,6 +5407,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `invalid-input` */
             422: {
                 headers: {
@@ -5319,6 +5579,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -5475,6 +5736,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -5513,6 +5775,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -5555,6 +5818,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -5619,6 +5883,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -5675,6 +5940,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -5725,6 +5991,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6192,6 +6459,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `invalid-input` */
             422: {
                 headers: {
@@ -6240,6 +6508,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6290,6 +6559,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6329,6 +6599,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6424,6 +6695,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6470,6 +6742,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6594,6 +6867,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6646,6 +6920,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6717,6 +6992,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -7230,6 +7506,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -7344,6 +7621,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `invalid-input` */
             422: {
                 headers: {
@@ -7427,6 +7705,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -7583,6 +7862,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -7621,6 +7901,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -7663,6 +7944,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -7727,6 +8009,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -7999,6 +8282,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -8030,6 +8314,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `invalid-input` */
             422: {
                 headers: {
@@ -8125,6 +8410,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -8207,6 +8493,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -8561,6 +8848,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -8665,6 +8953,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -8812,6 +9101,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -8860,6 +9150,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -8953,6 +9244,405 @@ export interface operations {
             503: components["responses"]["Unavailable"];
         };
     };
+    list_people_v1_people_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PersonList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    add_person_v1_people_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewPerson"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PersonView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    remove_person_v1_people__name__delete: {
+        parameters: {
+            query?: {
+                /** @description `delete` needs all of them to have ended */
+                jobs?: components["schemas"]["OwnedJobs"];
+            };
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    update_person_v1_people__name__patch: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PersonUpdate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PersonView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_tokens_v1_tokens_get: {
+        parameters: {
+            query?: {
+                /** @description default: the caller; for admins, anybody */
+                user?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TokenList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    create_token_v1_tokens_post: {
+        parameters: {
+            query?: {
+                /** @description default: the caller; for admins, anybody */
+                user?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewToken"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewTokenView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    rotate_token_v1_tokens__token_id__rotate_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                token_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewTokenView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    revoke_token_v1_tokens__token_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                token_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
     follow_v1_stream_get: {
         parameters: {
             query: {
@@ -8982,6 +9672,7 @@ export interface operations {
                 content?: never;
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `invalid-input`, `invalid-input` */
             422: {
                 headers: {
@@ -9018,6 +9709,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -9042,6 +9734,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -9066,6 +9759,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -9092,6 +9786,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `invalid-input` */
             422: {
                 headers: {

@@ -1,6 +1,7 @@
 /** What people write on a job after its submission: a star, tags, a note, and its name. */
 import { useSignal } from "@preact/signals";
 import { ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { mayChange } from "../session";
 import { Field } from "./field";
 import { ErrorNote } from "./notes";
 
@@ -33,34 +34,36 @@ export function Labels({ job }: { job: Job }) {
     <section class="labels" aria-label="Labels">
       <ErrorNote error={failure.value} />
       {!isEdited.value && job.note && <p class="note-text">{job.note}</p>}
-      <div class="row">
-        <button
-          type="button"
-          class="quiet"
-          aria-pressed={job.starred}
-          onClick={() => change({ starred: !job.starred })}
-        >
-          {job.starred ? "★ Starred" : "☆ Star"}
-        </button>
-        <button
-          type="button"
-          class="quiet"
-          aria-expanded={isEdited.value}
-          onClick={() => {
-            isEdited.value = !isEdited.value;
-          }}
-        >
-          Edit name, tags and note
-        </button>
-        <button
-          type="button"
-          class="quiet"
-          aria-pressed={job.archived}
-          onClick={() => change({ archived: !job.archived })}
-        >
-          {job.archived ? "Take out of the archive" : "Archive"}
-        </button>
-      </div>
+      {mayChange(job.user) && (
+        <div class="row">
+          <button
+            type="button"
+            class="quiet"
+            aria-pressed={job.starred}
+            onClick={() => change({ starred: !job.starred })}
+          >
+            {job.starred ? "★ Starred" : "☆ Star"}
+          </button>
+          <button
+            type="button"
+            class="quiet"
+            aria-expanded={isEdited.value}
+            onClick={() => {
+              isEdited.value = !isEdited.value;
+            }}
+          >
+            Edit name, tags and note
+          </button>
+          <button
+            type="button"
+            class="quiet"
+            aria-pressed={job.archived}
+            onClick={() => change({ archived: !job.archived })}
+          >
+            {job.archived ? "Take out of the archive" : "Archive"}
+          </button>
+        </div>
+      )}
       {isEdited.value && (
         <form
           class="form"

@@ -4,7 +4,7 @@ import { createFinalURL, createQuerySerializer, defaultPathSerializer } from "op
 import { useEffect, useMemo } from "preact/hooks";
 import { ApiError, api, type Complete, read, toError } from "../api/client";
 import type { paths } from "../api/schema";
-import { user } from "../session";
+import { session } from "../session";
 
 type Path =
   | "/v1/cluster"
@@ -152,7 +152,7 @@ class Stream {
     const connection = new EventSource(`/v1/stream?${query}`);
     connection.addEventListener("response", ({ data }: MessageEvent<string>) => {
       const { read: index, status, body } = JSON.parse(data) as Message;
-      if (status === 401) user.value = null;
+      if (status === 401) session.value = null;
       else entries[index]?.accept(status, body);
     });
     connection.onerror = () => this.reopen(connection);
@@ -166,7 +166,7 @@ class Stream {
       await read(api.GET("/v1/session"));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      if (error.status === 401) user.value = null;
+      if (error.status === 401) session.value = null;
       for (const entry of this.entries) entry.error.value = error;
     }
     if (this.connection === connection) this.openAfter(RETRY_MILLISECONDS);

@@ -2,7 +2,7 @@
 import { type ReadonlySignal, signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
 import { ApiError } from "../api/client";
-import { user } from "../session";
+import { session } from "../session";
 
 export interface Polled<T> {
   data: ReadonlySignal<T | undefined>;
@@ -60,7 +60,7 @@ class Poll<T> {
 
   private fail(error: unknown): void {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status === 401) user.value = null;
+    if (error.status === 401) session.value = null;
     else this.error.value = error;
   }
 }

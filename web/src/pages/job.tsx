@@ -19,6 +19,7 @@ import { inheritedOf } from "../lib/lineage";
 import { source, useLive } from "../lib/live";
 import { navigate } from "../lib/route";
 import { useTitle } from "../lib/title";
+import { mayChange, maySubmit } from "../session";
 
 type Command = "cancel" | "pause" | "resume" | "hold" | "release";
 type Checkpoint = Schemas["CheckpointView"];
@@ -105,6 +106,7 @@ function continuedEvents(
 
 function Commands({ job }: { job: Job }) {
   const failure = useSignal<ApiError | null>(null);
+  const isOwn = mayChange(job.user);
 
   async function send(command: Command) {
     if (command === "cancel" && !confirm(`Cancel ${job.name}?`)) return;
@@ -137,17 +139,18 @@ function Commands({ job }: { job: Job }) {
           {failure.value.message}
         </span>
       )}
-      {commandsOf(job).map(([command, title]) => (
-        <button
-          type="button"
-          class={command === "cancel" ? "danger" : ""}
-          disabled={job.stop_requested !== null}
-          onClick={() => send(command)}
-        >
-          {title}
-        </button>
-      ))}
-      {isFinished(job) && (
+      {isOwn &&
+        commandsOf(job).map(([command, title]) => (
+          <button
+            type="button"
+            class={command === "cancel" ? "danger" : ""}
+            disabled={job.stop_requested !== null}
+            onClick={() => send(command)}
+          >
+            {title}
+          </button>
+        ))}
+      {isOwn && isFinished(job) && (
         <button type="button" class="danger" onClick={remove}>
           Delete
         </button>
@@ -161,9 +164,11 @@ function Commands({ job }: { job: Job }) {
           <a class="button" href={`/compare?job=${job.id}`}>
             Compare
           </a>
-          <a class="button" href={`/submit?from=${job.id}`}>
-            Clone and change
-          </a>
+          {maySubmit.value && (
+            <a class="button" href={`/submit?from=${job.id}`}>
+              Clone and change
+            </a>
+          )}
         </>
       )}
     </div>

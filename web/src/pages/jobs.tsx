@@ -22,6 +22,7 @@ import { isFinished, type ListedJob, sorted } from "../lib/jobs";
 import { handleListKeys } from "../lib/keys";
 import { navigate, query, setQuery } from "../lib/route";
 import { useTitle } from "../lib/title";
+import { mayChange, maySubmit } from "../session";
 
 const ALL_COLUMNS = [NAME, STATE, NETWORK, ...OPTIONAL_COLUMNS, ...ERRORS, ...FINISHED_COLUMNS];
 
@@ -62,9 +63,11 @@ export function JobsPage() {
       <div class="head">
         <h1>Jobs</h1>
         <div class="end">
-          <a class="button primary" href="/submit">
-            Submit a job
-          </a>
+          {maySubmit.value && (
+            <a class="button primary" href="/submit">
+              Submit a job
+            </a>
+          )}
         </div>
       </div>
       <FilterFields filters={filters} chosen={chosen} />
@@ -244,7 +247,8 @@ function Selection(properties: {
     ...(listing?.waiting ?? []),
     ...(listing?.finished ?? []),
   ].filter((job) => selected.value.has(job.id));
-  const active = chosen.filter((job) => !isFinished(job));
+  const own = chosen.filter((job) => mayChange(job.user));
+  const active = own.filter((job) => !isFinished(job));
 
   async function change(jobs: ListedJob[], command: (job: ListedJob) => Promise<unknown>) {
     failure.value = null;
@@ -269,10 +273,10 @@ function Selection(properties: {
   function tag() {
     const tags = tagsOf(prompt("Tags to add, separated by spaces") ?? "");
     if (tags.length > 0)
-      change(chosen, (job) => changeLabels(job.id, { tags: [...job.spec.tags, ...tags] }));
+      change(own, (job) => changeLabels(job.id, { tags: [...job.spec.tags, ...tags] }));
   }
 
-  const isArchived = chosen.some((job) => job.archived);
+  const isArchived = own.some((job) => job.archived);
   return (
     <>
       <ErrorNote error={failure.value} />
@@ -281,12 +285,13 @@ function Selection(properties: {
         <button type="button" class="primary" onClick={properties.onCompare}>
           Compare
         </button>
-        <button type="button" onClick={tag}>
+        <button type="button" disabled={own.length === 0} onClick={tag}>
           Tag
         </button>
         <button
           type="button"
-          onClick={() => change(chosen, (job) => changeLabels(job.id, { archived: !isArchived }))}
+          onClick={() => change(own, (job) => changeLabels(job.id, { archived: !isArchived }))}
+          disabled={own.length === 0}
         >
           {isArchived ? "Take out of the archive" : "Archive"}
         </button>

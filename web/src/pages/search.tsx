@@ -15,6 +15,7 @@ import { dataOf, errorOf, source, useLive } from "../lib/live";
 import { type Brushes, type Dimension, dimensionOf, isBrushed, type Value } from "../lib/parallel";
 import { usePolled } from "../lib/poll";
 import { useTitle } from "../lib/title";
+import { mayChange } from "../session";
 
 type Search = Schemas["SearchView"];
 type Trial = Schemas["TrialView"];
@@ -133,9 +134,13 @@ function dimensionsOf(search: Search, rows: { values: Record<string, Value> }[])
 function Commands({ search }: { search: Search }) {
   const failure = useSignal<ApiError | null>(null);
   const isFinal = ["succeeded", "failed", "cancelled"].includes(search.state);
-  const commands: [Command, string][] = isFinal
-    ? []
-    : [search.state === "paused" ? ["resume", "Resume"] : ["pause", "Pause"], ["cancel", "Cancel"]];
+  const commands: [Command, string][] =
+    isFinal || !mayChange(search.user)
+      ? []
+      : [
+          search.state === "paused" ? ["resume", "Resume"] : ["pause", "Pause"],
+          ["cancel", "Cancel"],
+        ];
 
   async function send(command: Command) {
     if (command === "cancel" && !confirm(`Cancel ${search.name} and its trials?`)) return;

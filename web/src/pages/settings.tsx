@@ -1,29 +1,44 @@
-/** The user's webhooks with their deliveries. */
+/** The person's role, tokens, and webhooks with their deliveries. */
 import { useSignal } from "@preact/signals";
 import { ApiError, api, read, type Schemas } from "../api/client";
 import { Field } from "../components/field";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { Tokens } from "../components/tokens";
 import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { useTitle } from "../lib/title";
-import { user } from "../session";
+import { mayChange, session } from "../session";
 
 type Webhook = Schemas["WebhookView"];
+
+const RIGHTS: Record<Schemas["Role"], string> = {
+  viewer: "A viewer reads.",
+  member: "A member submits, and changes what is his own.",
+  admin: "An admin changes what belongs to anybody, and manages people.",
+};
 
 export function SettingsPage() {
   useTitle("Settings");
   const polled = usePolled("webhooks", () => read(api.GET("/v1/webhooks")), 0);
   const webhooks = polled.data.value?.webhooks;
+  const isLimited = session.value?.scope !== "full" || session.value.tag !== null;
   return (
     <>
       <h1>Settings</h1>
       <section class="section">
         <h2>Session</h2>
         <p>
-          Signed in as <strong>{user.value}</strong>. The administrator creates tokens with{" "}
-          <code>resnetd-server token NAME</code>; a replaced token ends its sign-ins.
+          Signed in as <strong>{session.value?.user}</strong>, {session.value?.role}.{" "}
+          {session.value && RIGHTS[session.value.role]}
         </p>
+        {isLimited && (
+          <p class="muted">
+            This sign-in is limited to {session.value?.scope}
+            {session.value?.tag && ` and jobs with the tag ${session.value.tag}`}, as its token is.
+          </p>
+        )}
       </section>
+      {!isLimited && <Tokens />}
       <section class="section">
         <h2>Webhooks</h2>
         <ErrorNote error={polled.error.value} />
@@ -35,7 +50,7 @@ export function SettingsPage() {
         {webhooks?.map((webhook) => (
           <WebhookNote key={webhook.id} webhook={webhook} onChange={polled.refresh} />
         ))}
-        <NewWebhook onAdded={polled.refresh} />
+        {mayChange(session.value?.user ?? "") && <NewWebhook onAdded={polled.refresh} />}
       </section>
     </>
   );

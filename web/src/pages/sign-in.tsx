@@ -51,7 +51,8 @@ export function SignInPage() {
       </form>
       <p class="muted" id="token-help">
         The administrator's token is in the file <code>token</code> of the service's directory (
-        <code>RESNETD_TOKEN_FILE</code>). Further tokens: <code>resnetd-server token NAME</code>.
+        <code>RESNETD_TOKEN_FILE</code>). Others get theirs from an admin:{" "}
+        <code>resnetd people add NAME</code>.
       </p>
     </main>
   );

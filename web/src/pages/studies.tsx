@@ -9,6 +9,7 @@ import { source, useLive } from "../lib/live";
 import { usePolled } from "../lib/poll";
 import { navigate } from "../lib/route";
 import { useTitle } from "../lib/title";
+import { maySubmit } from "../session";
 
 type Study = Schemas["StudyView"];
 type Scale = Schemas["Scale"];
@@ -48,7 +49,7 @@ export function StudiesPage() {
       {studies && studies.length > 0 && (
         <Table label="Studies" rows={studies} columns={COLUMNS} idOf={(study) => study.id} />
       )}
-      <NewStudy />
+      {maySubmit.value && <NewStudy />}
     </>
   );
 }

@@ -1,0 +1,134 @@
+/** The person's own tokens: listed, created and revoked. */
+import { useSignal } from "@preact/signals";
+import { ApiError, api, read, type Schemas } from "../api/client";
+import { time } from "../lib/format";
+import { usePolled } from "../lib/poll";
+import { Field } from "./field";
+import { ErrorNote } from "./notes";
+
+type Token = Schemas["TokenView"];
+type Scope = Schemas["TokenScope"];
+
+const SCOPES: [Scope, string][] = [
+  ["full", "everything that your role permits"],
+  ["submit", "read and submit"],
+  ["read", "read"],
+];
+
+export function Tokens() {
+  const polled = usePolled("tokens", () => read(api.GET("/v1/tokens")), 0);
+  const failure = useSignal<ApiError | null>(null);
+
+  async function revoke(token: Token) {
+    if (!confirm(`Revoke the token ${token.label}? Whatever uses it is signed out.`)) return;
+    try {
+      const params = { path: { token_id: token.id } };
+      await read(api.DELETE("/v1/tokens/{token_id}", { params }));
+      failure.value = null;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      failure.value = error;
+    }
+    polled.refresh();
+  }
+
+  return (
+    <section class="section">
+      <h2>Tokens</h2>
+      <ErrorNote error={polled.error.value ?? failure.value} />
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll" tabIndex={0} aria-label="Tokens">
+        <table>
+          <thead>
+            <tr>
+              <th>Label</th>
+              <th>Scope</th>
+              <th>Tag</th>
+              <th>Created</th>
+              <th>Expires</th>
+              <th>Last used</th>
+              <th>
+                <span class="hidden-visually">Actions</span>
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {polled.data.value?.tokens.map((token) => (
+              <tr key={token.id}>
+                <th scope="row">{token.label}</th>
+                <td>{token.scope}</td>
+                <td>{token.tag ?? "–"}</td>
+                <td>{time(token.created_at)}</td>
+                <td>{token.expires_at ? time(token.expires_at) : "never"}</td>
+                <td>{token.last_used_at ? time(token.last_used_at) : "never"}</td>
+                <td>
+                  <button type="button" class="quiet danger" onClick={() => revoke(token)}>
+                    Revoke<span class="hidden-visually"> {token.label}</span>
+                  </button>
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </section>
+      <NewToken onAdded={polled.refresh} />
+    </section>
+  );
+}
+
+function NewToken({ onAdded }: { onAdded: () => void }) {
+  const error = useSignal<string | undefined>(undefined);
+  const secret = useSignal<string | null>(null);
+
+  async function create(event: SubmitEvent) {
+    event.preventDefault();
+    const target = event.currentTarget as HTMLFormElement;
+    const form = new FormData(target);
+    const days = Number(form.get("days"));
+    try {
+      const body = {
+        label: String(form.get("label")),
+        scope: String(form.get("scope")) as Scope,
+        expires_at: days > 0 ? new Date(Date.now() + days * 86_400_000).toISOString() : null,
+      };
+      secret.value = (await read(api.POST("/v1/tokens", { body }))).secret;
+      error.value = undefined;
+      target.reset();
+      onAdded();
+    } catch (failure) {
+      if (!(failure instanceof ApiError)) throw failure;
+      error.value = failure.errors[0]?.message ?? failure.message;
+    }
+  }
+
+  return (
+    <>
+      <form class="row" onSubmit={create}>
+        <Field label="Label" error={error.value} hint="what it is for">
+          {(attributes) => <input {...attributes} name="label" required maxLength={120} />}
+        </Field>
+        <Field label="Scope">
+          {(attributes) => (
+            <select {...attributes} name="scope">
+              {SCOPES.map(([scope, title]) => (
+                <option value={scope}>{title}</option>
+              ))}
+            </select>
+          )}
+        </Field>
+        <Field label="Days" hint="empty: never expires">
+          {(attributes) => <input {...attributes} name="days" type="number" min={1} max={3660} />}
+        </Field>
+        <button type="submit">Create a token</button>
+      </form>
+      {secret.value && (
+        <div class="note" role="status">
+          <p>
+            The token: <code>{secret.value}</code>
+          </p>
+          <p class="muted">Copy it now: it is not shown again.</p>
+        </div>
+      )}
+    </>
+  );
+}
