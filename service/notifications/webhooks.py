@@ -85,10 +85,9 @@ def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
 
     Webhooks of its user, and those of admins, which report the jobs of all.
     """
-    concerned = (
-        select(WebhookRow)
-        .join(PersonRow, PersonRow.name == WebhookRow.user)
-        .where(or_(WebhookRow.user == job.user, PersonRow.role == Role.ADMIN))
+    admins = select(PersonRow.name).where(PersonRow.role == Role.ADMIN)
+    concerned = select(WebhookRow).where(
+        or_(WebhookRow.user == job.user, WebhookRow.user.in_(admins))
     )
     for webhook in session.scalars(concerned):
         if job.state in webhook.states:

@@ -20,7 +20,7 @@ _PUBLIC = {"GET /v1/health", "POST /v1/session"}
 # What is not secret, and what has only jobs.
 _OF_JOBS = (
     *("jobs", "groups", "metrics", "predictions", "stream", "queue", "session"),
-    *("datasets", "recipes", "cluster", "runners"),
+    *("datasets", "recipes", "cluster", "runners", "signing-key"),
 )
 OPERATIONS = [
     f"{method.upper()} {path}"

@@ -89,6 +89,7 @@ def test_every_data_set_known_by_name_is_listed(api: Api) -> None:
         "test_images": 360,
         "default_recipe": "quick",
         "available": True,
+        "user": None,
         "sha256": None,
         "class_names": list("0123456789"),
         "skipped": None,

@@ -11,15 +11,15 @@ from service.execution import attempts
 from service.notifications import webhooks
 from service.notifications.webhooks import SignedDelivery
 from service.specs.protocol import FinishAttemptRequest
-from service.states import DeliveryState, JobState, Reason
+from service.states import DeliveryState, JobState, Reason, Role
 from service.storage.tables import DeliveryRow
 from tests.support.core import Core, job_id_of
 
 
-def _add(core: Core, *states: JobState) -> str:
+def _add(core: Core, *states: JobState, user: str = "ann") -> str:
     with core.database.transaction() as session:
         url = "https://example.org/hook"
-        return webhooks.add_webhook(session, url, states, user="ann", now=core.clock.now).id
+        return webhooks.add_webhook(session, url, states, user=user, now=core.clock.now).id
 
 
 def _claim(core: Core) -> SignedDelivery | None:
@@ -49,6 +49,21 @@ def test_a_webhook_receives_the_states_that_it_subscribes_to(core: Core) -> None
         (row,) = _log(core, webhook_id)
         assert row.payload["type"] == kind
         assert row.payload["data"]["id"] == job_id_of(claimed)
+
+
+def test_a_webhook_reports_the_jobs_of_its_user_and_one_of_an_admin_those_of_all(
+    core: Core,
+) -> None:
+    core.add_person("bob")
+    core.add_person("root", Role.ADMIN)
+    added = {user: _add(core, JobState.RUNNING, user=user) for user in ("ann", "bob", "root")}
+    claimed = core.run(user="ann")
+    reported = {
+        user: [row.payload["data"]["id"] for row in _log(core, webhook_id)]
+        for user, webhook_id in added.items()
+    }
+    job_id = job_id_of(claimed)
+    assert reported == {"ann": [job_id], "bob": [], "root": [job_id]}
 
 
 def test_a_rolled_back_change_enqueues_no_delivery(core: Core) -> None:

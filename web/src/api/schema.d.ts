@@ -6397,6 +6397,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
@@ -6791,6 +6792,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
@@ -6817,6 +6819,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `not-found` */
             404: {
                 headers: {
