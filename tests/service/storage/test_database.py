@@ -9,9 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
-from service.states import Role
 from service.storage.database import Database
-from service.storage.tables import ClusterRow, PersonRow
+from service.storage.tables import ClusterRow, WebhookRow
 from tests.support.core import START
 
 
@@ -140,10 +139,10 @@ def test_sqlite_allows_one_dispatcher_and_postgres_several(
 
 
 def test_an_error_of_the_database_has_no_values_of_rows(database: Database) -> None:
-    row = {"name": "an0ther", "role": Role.MEMBER, "created_at": START}
+    row = {"id": "0" * 16, "url": "x", "states": [], "user": "ann", "created_at": START}
     with database.transaction() as session:
-        session.add(PersonRow(**row))
+        session.add(WebhookRow(**row, secret="s3cret"))
     with pytest.raises(IntegrityError) as raised, database.transaction() as session:
-        session.add(PersonRow(**row))
-    assert "people" in str(raised.value)
+        session.add(WebhookRow(**row, secret="an0ther"))
+    assert "webhooks" in str(raised.value)
     assert "an0ther" not in str(raised.value)
