@@ -63,7 +63,7 @@ def authenticate(
     """Whose token or sign-in it is, the owner of the subject, and the token's last use.
 
     In one query. The row is found by its digest: the time that takes says nothing about a secret,
-    since nobody can choose the digest of what he sends. Raises Unauthorized.
+    since a sender cannot choose the digest of what is sent. Raises Unauthorized.
     """
     statement = select(
         TokenRow, PersonRow.role, _select_owner(subject, subject_id).label("owner")

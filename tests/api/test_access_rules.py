@@ -108,7 +108,7 @@ class _World:
         for name, subject in SUBJECTS.items():
             if f"{{{name}}}" in path:
                 path = path.replace(f"{{{name}}}", self.make(subject, owner))
-        path = path.replace("{checkpoint}", "newest").replace("{name}", "nobody")
+        path = path.replace("{checkpoint}", "newest").replace("{name}", "unknown")
         return self.api.call(method, path, token=token).status_code
 
 

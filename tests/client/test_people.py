@@ -83,7 +83,7 @@ def test_a_roster_becomes_people_with_a_file_of_tokens(
         ("name,role\n,member\n", "line 2: the name is missing"),
     ],
 )
-def test_a_wrong_roster_adds_nobody(
+def test_a_wrong_roster_adds_no_person(
     command: Command, client: resnetd.Client, tmp_path: Path, text: str, message: str
 ) -> None:
     roster, tokens = tmp_path / "class.csv", tmp_path / "tokens.csv"

@@ -148,7 +148,7 @@ def test_an_admin_manages_tokens_of_others_and_a_member_only_his_own(any_api: Ap
     for method, path in (("DELETE", ""), ("POST", "/rotate")):
         hidden = any_api.call(method, f"/v1/tokens/{of_bob['id']}{path}", token=token)
         assert hidden.status_code == 404
-    assert any_api.get("/v1/tokens?user=nobody").status_code == 404
+    assert any_api.get("/v1/tokens?user=unknown").status_code == 404
 
 
 def test_a_token_that_has_expired_says_so(any_api: Api) -> None:
@@ -165,7 +165,7 @@ def test_a_token_that_has_expired_says_so(any_api: Api) -> None:
     }
 
 
-def test_nobody_else_gets_the_label_of_the_token_file(any_api: Api) -> None:
+def test_the_label_of_the_token_file_is_reserved(any_api: Api) -> None:
     """The API replaces the token with this label when it starts."""
     refused = any_api.post("/v1/tokens", {"label": "token file"})
     assert refused.json()["errors"][0]["pointer"] == "/label"

@@ -7,6 +7,7 @@ import { isFinished } from "../lib/jobs";
 import { source, useLive } from "../lib/live";
 import { usePolled } from "../lib/poll";
 import { navigate } from "../lib/route";
+import { maySubmit } from "../session";
 import { Fact } from "./facts";
 import { Field } from "./field";
 import { EmptyNote, ErrorNote } from "./notes";
@@ -27,7 +28,9 @@ export function Analyses({ job, checkpoints }: { job: Job; checkpoints: Checkpoi
       <ErrorNote error={live.error.value} />
       {analyses.length > 0 && <AnalysisTable analyses={analyses} />}
       <Figures analyses={analyses} />
-      {checkpoints.length > 0 && <NewAnalysis job={job} checkpoints={checkpoints} />}
+      {maySubmit.value && checkpoints.length > 0 && (
+        <NewAnalysis job={job} checkpoints={checkpoints} />
+      )}
     </section>
   );
 }
