@@ -151,7 +151,9 @@ def _check_command(words: list[str]) -> None:
         for word in words[1:]:
             assert "=" in word or word in targets or word.startswith("bench-"), words
     elif program == "python" and words[1:3] == ["-m", "workers.training"]:
-        if words[3:4] not in (["stats"], ["convert"]):
+        if words[3:4] == ["detect"]:
+            workers.training.__main__.make_detect_parser().parse_args(words[4:])
+        elif words[3:4] not in (["stats"], ["convert"]):
             _PARSERS["workers.training"]().parse_args(words[3:])
     elif program in _PARSERS:
         _PARSERS[program]().parse_args(words[1:])

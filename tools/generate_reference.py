@@ -333,6 +333,7 @@ def _list_commands() -> Iterator[str]:
         service.__main__.make_parser(),
         workers.__main__.make_parser(),
         workers.training.__main__.make_parser(),
+        workers.training.__main__.make_detect_parser(),
     )
     for parser in parsers:
         yield f"## {parser.prog}"

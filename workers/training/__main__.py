@@ -3,6 +3,7 @@
 python -m workers.training --depth 20 --shortcut A --dataset digits
 python -m workers.training stats --against FILE
 python -m workers.training convert PUBLISHED.pth OURS.safetensors
+python -m workers.training detect WEIGHTS.safetensors COCO_FOLDER --iterations 1000
 """
 
 import argparse
@@ -12,9 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from service.catalog import recipes
 from service.catalog.architectures import Family, Shortcut
-from service.errors import InvalidInput
+from service.errors import InvalidInput, ResnetdError
 from service.specs import job_spec
 from workers.training import cli
 from workers.training.models import compare_stats, convert
@@ -26,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _compare_stats(arguments[1:])
     if arguments[:1] == ["convert"]:
         return _convert(arguments[1:])
+    if arguments[:1] == ["detect"]:
+        return _detect(arguments[1:])
     options = make_parser().parse_args(arguments)
     try:
         spec = job_spec.parse_job_spec(_make_spec_fields(options))
@@ -44,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m workers.training",
         description="Train one network of the paper on this machine.",
         epilog="Other commands: `stats` compares parameters and multiply-adds with published "
-        "ones, `convert` converts published weights to ours.",
+        "ones, `convert` converts published weights to ours, `detect` trains an object detector.",
     )
     parser.add_argument("--depth", type=int, required=True, help="number of layers")
     parser.add_argument(
@@ -122,6 +127,51 @@ def _convert(arguments: list[str]) -> int:
         return 1
     print(f"{options.target}: {architecture.label}")
     return 0
+
+
+def _detect(arguments: list[str]) -> int:
+    options = make_detect_parser().parse_args(arguments)
+    # Imported here: torchvision's detectors take seconds.
+    from workers.training.detection.training import (  # noqa: PLC0415
+        DetectionSettings,
+        train_detector,
+    )
+
+    settings = DetectionSettings(
+        options.iterations,
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        batch_size=options.batch_size,
+        min_size=options.min_size,
+        max_size=options.max_size,
+        seed=options.seed,
+    )
+    try:
+        detector, scores = train_detector(
+            options.weights, options.folder, settings, lambda _, message: print(message, flush=True)
+        )
+    except (OSError, ResnetdError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.output is not None:
+        torch.save(detector.state_dict(), options.output)
+    print(f"AP {scores.ap:.3f}, AP50 {scores.ap50:.3f}, AP75 {scores.ap75:.3f}")
+    return 0
+
+
+def make_detect_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.training detect",
+        description="Fine-tune Faster R-CNN on a trained network, and score it as COCO does.",
+    )
+    parser.add_argument("weights", type=Path, help="safetensors file of this service")
+    parser.add_argument("folder", type=Path, help="images and annotations in COCO's format")
+    parser.add_argument("--iterations", type=int, required=True)
+    parser.add_argument("--batch-size", type=int, default=2, help="images; default: 2")
+    parser.add_argument("--min-size", type=int, default=800, help="shorter side; default: 800")
+    parser.add_argument("--max-size", type=int, default=1333, help="longer side; default: 1333")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--output", type=Path, help="write the detector's state_dict here")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Transfer to object detection: Faster R-CNN on the features of a trained network."""
