@@ -65,16 +65,21 @@ class AnalysisContext:
     def list_checkpoints(self, *, most: int | None = None) -> dict[int, dict[str, Tensor]]:
         """The state_dicts of `others` by iteration, at most as many, from the first to the last.
 
+        On the CPU, since a GPU may not have the memory for all of them.
         NotAnalysable if they are of two networks.
         """
         count = len(self.networks) - 1
         chosen = range(count) if most is None else spread_evenly(count, most)
-        others = [self.networks[1 + index] for index in chosen]
-        labels = {network.spec.architecture.label for network in others}
+        found, labels = {}, set()
+        for index in chosen:
+            network = self.networks[1 + index]
+            labels.add(network.spec.architecture.label)
+            state = network.model.state_dict()
+            found[network.iteration] = {name: tensor.cpu() for name, tensor in state.items()}
         if len(labels) > 1:
             received = ", ".join(sorted(labels))
             raise NotAnalysable(f"checkpoints must be of one network, received {received}")
-        return {network.iteration: network.model.state_dict() for network in others}
+        return found
 
     def advance(self, done: int, total: int) -> None:
         """Called between steps, of which `done` of `total` are done. May raise AnalysisStopped."""
