@@ -97,6 +97,7 @@ def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
                 "data": {
                     "id": job.id,
                     "name": job.name,
+                    "kind": job.kind,
                     "user": job.user,
                     "state": job.state,
                     "reason": job.reason,

@@ -118,3 +118,44 @@ def test_further_networks_are_loaded_when_they_are_asked_for(
     assert first is networks[0]
     assert (second.iteration, second.spec) == (first.iteration, first.spec)
     assert len(networks) == 3
+
+
+def test_a_network_trained_on_crops_is_tested_by_ten_of_them_and_at_several_scales(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    recipe = RECIPE | {
+        "crop": "random_resized_crop",
+        "batch_size": 4,
+        "iterations": 1,
+        "evaluate_every": 1,
+        "checkpoint_every": 1,
+        "validation_images": 0,
+    }
+    training = small_spec(recipe, dataset=f"folder:{image_folder.name}", family="cifar")
+    observer = RecordingObserver()
+    trained = trainer.train(
+        training,
+        context=CONTEXT,
+        data_dir=image_folder.parent,
+        work_dir=tmp_path,
+        observer=observer,
+    )
+    weights = observer.files[1][CheckpointPart.WEIGHTS]
+    start = {"job": "0" * 16, "mode": "weights"}
+    losses = {}
+    for views in ("none", "ten_crop", "multi_scale"):
+        analysis = {"kind": "evaluation", "test_time_augmentation": views}
+        document = training.model_dump(mode="json") | {"start_from": start, "analysis": analysis}
+        result = run.run(
+            parse_job_spec(document),
+            context=CONTEXT,
+            data_dir=image_folder.parent,
+            observer=RecordingObserver(),
+            weights=[weights],
+        ).result
+        assert result is not None
+        assert result.numbers["images"] == 6
+        losses[views] = result.numbers["test_loss"]
+        if views == "none":
+            assert result.numbers["test_error"] == trained.test_error
+    assert len(set(losses.values())) == 3, losses
