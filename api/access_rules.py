@@ -121,6 +121,7 @@ RULES: dict[str, Rule] = {
     "POST /v1/tokens": _OWN_TOKENS,
     "DELETE /v1/tokens/{token_id}": _CHANGE_TOKEN,
     "POST /v1/tokens/{token_id}/rotate": _CHANGE_TOKEN,
+    "GET /v1/audit": _ADMINISTER,
     "GET /v1/people": _ADMINISTER,
     "POST /v1/people": _ADMINISTER,
     "PATCH /v1/people/{name}": _ADMINISTER,

@@ -18,9 +18,11 @@ from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
+from api.failed_sign_ins import FailedSignIns
 from api.routes import (
     analyses,
     attempts,
+    audit,
     checkpoints,
     comparisons,
     datasets,
@@ -84,6 +86,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         collector.start()
         token_uses = TokenUses(database)
         token_uses.start()
+        failed_sign_ins = FailedSignIns(database, now=clock)
+        failed_sign_ins.start()
         app.state.services = Services(
             settings=settings,
             database=database,
@@ -92,12 +96,14 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             changes=changes,
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
             token_uses=token_uses,
+            failed_sign_ins=failed_sign_ins,
             now=clock,
         )
         app.state.shared_reads = SharedReads(app)
         yield
         stopping.set()
         token_uses.close()
+        failed_sign_ins.close()
         collector.close()
         changes.close()
         database.close()
@@ -137,6 +143,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         webhooks.router,
         session.router,
         people.router,
+        audit.router,
         token_routes.router,
         stream.router,
     ):

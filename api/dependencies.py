@@ -20,6 +20,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from api.access_rules import OWNER_PARAMETER, RULES, SUBJECTS
 from api.auth import SIGN_IN_COOKIE, read_bearer_token, read_sign_in_cookie
 from api.change_listener import ChangeHub
+from api.failed_sign_ins import FailedSignIns
 from api.token_uses import TokenUses
 from service.access import tokens
 from service.access.policy import (
@@ -33,6 +34,8 @@ from service.access.signing_keys import SigningKey
 from service.execution import credentials
 from service.execution.credentials import CallerKind
 from service.settings import Settings
+from service.states import ActorKind
+from service.storage.actors import DISPATCHER, Actor
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database, Session
 from service.storage.visibility import restrict
@@ -41,6 +44,13 @@ from service.storage.visibility import restrict
 # All of them may wait for a lock or a connection that such a request holds, unless there are more
 # threads, and more connections, than sessions.
 SESSION_SLOTS = 10
+
+# Of the processes on the cluster; a runner acts for the attempts that it gets.
+ACTORS = {
+    CallerKind.ATTEMPT: Actor(ActorKind.ATTEMPT),
+    CallerKind.RUNNER: Actor(ActorKind.ATTEMPT),
+    CallerKind.DRIVER: Actor(ActorKind.SEARCH),
+}
 
 # Only so that the OpenAPI document names the scheme; `read_bearer_token` reads the header.
 _token = HTTPBearer(
@@ -71,6 +81,7 @@ class Services:
     changes: ChangeHub
     session_slots: asyncio.Semaphore
     token_uses: TokenUses
+    failed_sign_ins: FailedSignIns
     now: Callable[[], datetime]
 
 
@@ -116,6 +127,7 @@ def authorize(
     require_permitted(principal, rule, members_see, subject_id=subject_id or "", owner=owner)
     services.token_uses.record(principal.token_id, last=last_used_at, now=now)
     request.state.visibility = make_visibility(principal, members_see)
+    request.state.actor = Actor(ActorKind.PERSON, principal.user)
     return principal
 
 
@@ -140,7 +152,8 @@ User = Annotated[str, Depends(get_user)]
 
 # What `authorize`, which comes first, has found; processes of the service see all rows.
 async def write_session(request: Request, services: ServicesDep) -> AsyncIterator[Session]:
-    opened = contextmanager_in_threadpool(services.database.transaction())
+    actor = getattr(request.state, "actor", DISPATCHER)
+    opened = contextmanager_in_threadpool(services.database.transaction(actor=actor))
     async with services.session_slots, opened as session:
         _restrict(request, session, is_default=False)
         yield session
@@ -186,6 +199,7 @@ def authenticate_caller(kind: CallerKind) -> Callable[..., str]:
         secret = read_bearer_token(request)
         with services.database.reading() as session:
             credentials.authenticate(session, kind, caller_id, secret)
+        request.state.actor = ACTORS[kind]
         return caller_id
 
     return authenticate

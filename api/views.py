@@ -15,6 +15,7 @@ from service.specs.job_spec import JobSpec, StartMode
 from service.specs.protocol import RunEnvironment, TrainingResult
 from service.specs.series import is_diagnostic
 from service.states import (
+    ActorKind,
     AttemptState,
     Blame,
     CheckpointPart,
@@ -257,6 +258,8 @@ class EventView(View):
     number: int
     at: datetime
     kind: str
+    actor: Annotated[ActorKind, Field(description="who caused it")]
+    user: Annotated[str | None, Field(description="of a person, the name")]
     data: dict[str, Any]
 
     @classmethod

@@ -333,3 +333,29 @@ class MembersSee(StrEnum):
 
     ALL = "all"
     OWN = "own"
+
+
+class ActorKind(StrEnum):
+    """Who caused an event. Processes of an attempt report for it, and the driver for its search."""
+
+    PERSON = "person"
+    DISPATCHER = "dispatcher"
+    ATTEMPT = "attempt"
+    SEARCH = "search"
+
+
+class AuditKind(StrEnum):
+    """What the audit log records."""
+
+    SIGN_IN = "sign-in"
+    SIGN_IN_FAILED = "sign-in-failed"
+    SIGN_OUT = "sign-out"
+    PERSON_ADDED = "person-added"
+    ROLE_CHANGED = "role-changed"
+    PERSON_REMOVED = "person-removed"
+    TOKEN_CREATED = "token-created"  # noqa: S105 - what happened
+    TOKEN_ROTATED = "token-rotated"  # noqa: S105
+    TOKEN_REVOKED = "token-revoked"  # noqa: S105
+    JOB_DELETED = "job-deleted"
+    SEARCH_DELETED = "search-deleted"
+    STUDY_DELETED = "study-deleted"

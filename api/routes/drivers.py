@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from api import long_poll, problems
-from api.dependencies import CallingDriver, Now, Services, ServicesDep, WriteSession
+from api.dependencies import ACTORS, CallingDriver, Now, Services, ServicesDep, WriteSession
 from service.errors import CannotFit, Conflict, NotFound
+from service.execution.credentials import CallerKind
 from service.searches import drivers, trials
 from service.specs.protocol import (
     AssignedTrial,
@@ -27,7 +28,7 @@ router = APIRouter(prefix="/v1/drivers/{driver_id}", tags=["attempts"])
 @router.post("/begin", responses=problems.responses(Conflict))
 def begin(driver_id: CallingDriver, services: ServicesDep) -> SearchDriverConfig:
     """What the driver begins with; its search runs from now on."""
-    with services.database.transaction() as session:
+    with services.database.transaction(actor=ACTORS[CallerKind.DRIVER]) as session:
         drivers.begin_driver(session, driver_id, now=services.now())
     with services.database.reading() as session:
         return drivers.build_config(session, driver_id)
@@ -133,7 +134,7 @@ def _record_heartbeat(services: Services, driver_id: str) -> DriverResponse | No
     with services.database.reading() as session:
         if not drivers.is_heartbeat_due(session, driver_id, now=services.now()):
             return None
-    with services.database.transaction() as session:
+    with services.database.transaction(actor=ACTORS[CallerKind.DRIVER]) as session:
         should_exit = drivers.record_heartbeat(session, driver_id, now=services.now())
         return DriverResponse(should_exit=True) if should_exit else None
 

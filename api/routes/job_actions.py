@@ -17,11 +17,13 @@ from api.dependencies import (
     set_submission_headers,
 )
 from api.views import JobView
+from service.access import audit
 from service.access.policy import require_tagged
 from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
 from service.jobs import checkpoints, commands, labels, records, retention, submission
 from service.specs.job_spec import Priority
 from service.specs.labels import JobLabelUpdate
+from service.states import AuditKind
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], dependencies=[Depends(authorize)])
 
@@ -48,10 +50,16 @@ def update_job(job_id: str, update: JobUpdate, session: WriteSession, now: Now) 
     "", status_code=HTTPStatus.NO_CONTENT, responses=problems.responses(NotFound, Conflict)
 )
 def delete_job(
-    job_id: str, session: WriteSession, services: ServicesDep, background: BackgroundTasks
+    job_id: str,
+    session: WriteSession,
+    services: ServicesDep,
+    background: BackgroundTasks,
+    now: Now,
 ) -> None:
     """Deletes a finished job with its metrics, logs and checkpoints."""
+    owner = records.find_job(session, job_id).user
     attempt_ids = retention.delete_job(session, job_id)
+    audit.record(session, AuditKind.JOB_DELETED, job_id, now=now, owner=owner)
     # Background tasks run after the commit.
     background.add_task(checkpoints.delete_artifacts, services.artifacts, attempt_ids)
 

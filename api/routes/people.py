@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from api import problems
 from api.dependencies import Now, ReadSession, ServicesDep, WriteSession, authorize
 from api.views import View
-from service.access import people
+from service.access import audit, people
 from service.errors import Conflict, NotFound
 from service.jobs import checkpoints, retention
 from service.jobs import records as job_records
 from service.searches import commands as search_commands
 from service.searches import records as search_records
 from service.specs.base import Name
-from service.states import Role
+from service.states import AuditKind, Role
 from service.storage.database import Session
 from service.studies import records as study_records
 
@@ -70,13 +70,16 @@ def list_people(session: ReadSession) -> PersonList:
 def add_person(person: NewPerson, session: WriteSession, now: Now) -> PersonView:
     """Adds a person, who needs a token: `POST /v1/tokens?user=NAME`."""
     added = people.add_person(session, person.name, role=person.role, now=now)
+    audit.record(session, AuditKind.PERSON_ADDED, added.name, now=now, role=added.role)
     return PersonView.model_validate(added)
 
 
 @router.patch("/{name}", responses=problems.responses(NotFound, Conflict))
-def update_person(name: str, update: PersonUpdate, session: WriteSession) -> PersonView:
+def update_person(name: str, update: PersonUpdate, session: WriteSession, now: Now) -> PersonView:
     """Changes the role, from the next request on."""
-    return PersonView.model_validate(people.set_role(session, name, update.role))
+    changed = people.set_role(session, name, update.role)
+    audit.record(session, AuditKind.ROLE_CHANGED, name, now=now, role=changed.role)
+    return PersonView.model_validate(changed)
 
 
 @router.delete(
@@ -87,12 +90,14 @@ def remove_person(
     session: WriteSession,
     services: ServicesDep,
     background: BackgroundTasks,
+    now: Now,
     jobs: Annotated[
         OwnedJobs, Query(description="`delete` needs all of them to have ended")
     ] = OwnedJobs.KEEP,
 ) -> None:
     """Ends the person's tokens and sign-ins, and deletes the webhooks."""
     people.remove_person(session, name)
+    audit.record(session, AuditKind.PERSON_REMOVED, name, now=now, jobs=jobs)
     if jobs is OwnedJobs.DELETE:
         attempt_ids = _delete_owned(session, name)
         # Background tasks run after the commit.

@@ -5,8 +5,9 @@ from functools import partial
 from fastapi import APIRouter, Request
 
 from api import long_poll
-from api.dependencies import CallingRunner, Services, ServicesDep
+from api.dependencies import ACTORS, CallingRunner, Services, ServicesDep
 from service.execution import runners
+from service.execution.credentials import CallerKind
 from service.specs.protocol import NextAttemptRequest, NextAttemptResponse
 
 router = APIRouter(prefix="/v1/runners/{runner_id}", tags=["attempts"])
@@ -32,7 +33,7 @@ async def next_attempt(
 def _next_attempt(
     services: Services, runner_id: str, body: NextAttemptRequest
 ) -> NextAttemptResponse | None:
-    with services.database.transaction() as session:
+    with services.database.transaction(actor=ACTORS[CallerKind.RUNNER]) as session:
         return runners.next_attempt(
             session,
             runner_id,

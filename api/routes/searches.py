@@ -21,6 +21,7 @@ from api.field_selection import FieldSelection
 from api.queries import EventQuery, FieldsQuery, PageQuery
 from api.search_views import ImportanceList, SearchPage, SearchView, SelectedSearchPage, TrialList
 from api.views import EventList
+from service.access import audit
 from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
 from service.jobs import checkpoints
 from service.searches import commands, importance, ranking, records, submission
@@ -28,6 +29,7 @@ from service.searches import export as trial_export
 from service.specs.job_spec import Priority
 from service.specs.labels import LabelUpdate
 from service.specs.search_spec import SearchSpec
+from service.states import AuditKind
 from service.storage import events
 
 router = APIRouter(prefix="/v1/searches", tags=["searches"], dependencies=[Depends(authorize)])
@@ -111,10 +113,16 @@ def update_search(
     responses=problems.responses(NotFound, Conflict),
 )
 def delete_search(
-    search_id: str, session: WriteSession, services: ServicesDep, background: BackgroundTasks
+    search_id: str,
+    session: WriteSession,
+    services: ServicesDep,
+    background: BackgroundTasks,
+    now: Now,
 ) -> None:
     """Deletes a finished search with its trials and their metrics, logs and checkpoints."""
+    owner = records.find_search(session, search_id).user
     attempt_ids = commands.delete(session, search_id)
+    audit.record(session, AuditKind.SEARCH_DELETED, search_id, now=now, owner=owner)
     # Background tasks run after the commit.
     background.add_task(checkpoints.delete_artifacts, services.artifacts, attempt_ids)
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from api import problems
 from api.auth import SIGN_IN_COOKIE, read_sign_in_cookie, require_own_page
 from api.dependencies import Caller, Now, Services, ServicesDep, WriteSession
-from service.access import sign_ins
+from service.access import audit, sign_ins
 from service.access.policy import Principal
 from service.errors import Forbidden, Unauthorized
-from service.states import MembersSee, Role, TokenScope
+from service.states import AuditKind, MembersSee, Role, TokenScope
 
 router = APIRouter(prefix="/v1/session", tags=["session"])
 
@@ -60,7 +60,14 @@ def sign_in(
     now: Now,
 ) -> SessionView:
     """Sets a cookie that replaces the token; needs the header `X-Requested-With`."""
-    secret, principal = sign_ins.sign_in(session, body.token.strip(), now=now)
+    address = request.client.host if request.client is not None else "unknown"
+    try:
+        secret, principal = sign_ins.sign_in(session, body.token.strip(), now=now)
+    except Unauthorized:
+        services.failed_sign_ins.record(address)
+        raise
+    user = principal.user
+    audit.record(session, AuditKind.SIGN_IN, user, now=now, user=user, address=address)
     response.set_cookie(
         SIGN_IN_COOKIE,
         secret,
@@ -79,10 +86,12 @@ def get_session(caller: Caller, services: ServicesDep) -> SessionView:
 
 
 @router.delete("", status_code=HTTPStatus.NO_CONTENT)
-def sign_out(request: Request, response: Response, session: WriteSession, caller: Caller) -> None:
+def sign_out(
+    request: Request, response: Response, session: WriteSession, caller: Caller, now: Now
+) -> None:
     """Ends the sign-in of the cookie and deletes the cookie."""
-    del caller
     secret = read_sign_in_cookie(request)
     if secret is not None:
         sign_ins.sign_out(session, secret)
+        audit.record(session, AuditKind.SIGN_OUT, caller.user, now=now)
     response.delete_cookie(SIGN_IN_COOKIE, httponly=True, samesite="strict")

@@ -19,8 +19,10 @@ from api.dependencies import (
 )
 from api.queries import PageQuery
 from api.study_views import DefinitionList, StudyPage, StudyReportView, StudyView
+from service.access import audit
 from service.errors import CannotFit, IdempotencyMismatch, NotFound
 from service.specs.study_spec import StudyRequest, resolve_study
+from service.states import AuditKind
 from service.studies import definitions, figure, formats, records
 from service.studies.report import make_report
 
@@ -145,6 +147,8 @@ def get_study_report(
     status_code=HTTPStatus.NO_CONTENT,
     responses=problems.responses(NotFound),
 )
-def delete_study(study_id: str, session: WriteSession) -> None:
+def delete_study(study_id: str, session: WriteSession, now: Now) -> None:
     """Deletes the study; its jobs stay."""
+    owner = records.find_study(session, study_id).user
+    audit.record(session, AuditKind.STUDY_DELETED, study_id, now=now, owner=owner)
     records.delete_study(session, study_id)

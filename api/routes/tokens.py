@@ -10,11 +10,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from api import problems
 from api.dependencies import Caller, Now, ReadSession, WriteSession, authorize
 from api.views import View
-from service.access import tokens
+from service.access import audit, tokens
 from service.errors import NotFound
 from service.specs.base import MAX_NAME_LENGTH, Line, Name
 from service.specs.labels import Tag
-from service.states import TokenScope
+from service.states import AuditKind, TokenScope
+from service.storage.database import Session
+from service.storage.tables import TokenRow
 
 router = APIRouter(prefix="/v1/tokens", tags=["people"], dependencies=[Depends(authorize)])
 
@@ -74,19 +76,26 @@ def create_token(
         expires_at=token.expires_at,
         now=now,
     )
+    _record(session, AuditKind.TOKEN_CREATED, row, now=now)
     return NewTokenView(**TokenView.model_validate(row).model_dump(), secret=secret)
 
 
 @router.post("/{token_id}/rotate", responses=problems.responses(NotFound))
-def rotate_token(token_id: str, session: WriteSession) -> NewTokenView:
+def rotate_token(token_id: str, session: WriteSession, now: Now) -> NewTokenView:
     """Replaces the secret. The old one, and sign-ins with it, end at once."""
     row, secret = tokens.rotate_token(session, token_id)
+    _record(session, AuditKind.TOKEN_ROTATED, row, now=now)
     return NewTokenView(**TokenView.model_validate(row).model_dump(), secret=secret)
 
 
 @router.delete(
     "/{token_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems.responses(NotFound)
 )
-def revoke_token(token_id: str, session: WriteSession) -> None:
+def revoke_token(token_id: str, session: WriteSession, now: Now) -> None:
     """Deletes the token; sign-ins with it end."""
+    _record(session, AuditKind.TOKEN_REVOKED, tokens.find_token(session, token_id), now=now)
     tokens.revoke_token(session, token_id)
+
+
+def _record(session: Session, kind: AuditKind, row: TokenRow, *, now: datetime) -> None:
+    audit.record(session, kind, row.id, now=now, owner=row.user, label=row.label, scope=row.scope)

@@ -38,10 +38,13 @@ from resnetd.errors import (
     UnusableFile as UnusableFile,
 )
 from resnetd.models import (
+    ActorKind as ActorKind,
     AnalysisJob as AnalysisJob,
     AnalysisResult as AnalysisResult,
     Attempt as Attempt,
     AttemptState as AttemptState,
+    AuditEntry as AuditEntry,
+    AuditKind as AuditKind,
     Blame as Blame,
     Bottleneck as Bottleneck,
     BottleneckCode as BottleneckCode,

@@ -1,5 +1,7 @@
 """`Client`: a connection to one service."""
 
+import itertools
+from collections.abc import Iterator
 from typing import Self
 
 import httpx
@@ -9,8 +11,9 @@ from resnetd.analyses import Analyses
 from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
 from resnetd.jobs import Jobs
-from resnetd.models import Cluster, Session, SigningKey, WaitingJob
+from resnetd.models import AuditEntry, Cluster, Session, SigningKey, WaitingJob
 from resnetd.people import People, Tokens
+from resnetd.resources import PAGE_SIZE, drop_empty
 from resnetd.retry import Retry
 from resnetd.searches import Searches
 from resnetd.studies import Comparisons, Studies
@@ -119,6 +122,22 @@ class Client:
         'admin'
         """
         return self._api.get("/v1/session", Session)
+
+    def audit(self, *, user: str | None = None, limit: int | None = 100) -> Iterator[AuditEntry]:
+        """Iterate over the audit log, newest first, as an admin.
+
+        Args:
+            user: only what this person did. Default: all entries.
+            limit: at most this number of entries; None for all. Default: 100.
+
+        >>> client.people.add("ben").name
+        'ben'
+        >>> str(next(client.audit()).kind)
+        'person-added'
+        """
+        params = drop_empty(user=user) | {"limit": min(limit or PAGE_SIZE, PAGE_SIZE)}
+        pages = self._api.get_pages("/v1/audit", "entries", AuditEntry, params)
+        return itertools.islice(pages, limit)
 
     def health(self) -> None:
         """Return if the service is ready. The request is not repeated.

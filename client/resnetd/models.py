@@ -72,6 +72,15 @@ class StopReason(OpenEnum):
     EARLY_STOP = "early-stop"
 
 
+class ActorKind(OpenEnum):
+    """Who caused an event."""
+
+    PERSON = "person"
+    DISPATCHER = "dispatcher"
+    ATTEMPT = "attempt"
+    SEARCH = "search"
+
+
 class Scale(OpenEnum):
     """How long the trainings of a study are."""
 
@@ -371,11 +380,16 @@ class AnalysisResult(Record, frozen=True):
 
 
 class Event(Record, frozen=True):
-    """`number` counts the events of a job from 1; it is None for progress."""
+    """`number` counts the events of a job from 1; it is None for progress.
+
+    `actor` is who caused it; of a person, `user` is the name.
+    """
 
     kind: EventKind
     number: int | None = None
     at: Time | None = None
+    actor: ActorKind | None = None
+    user: str | None = None
     data: dict[str, Any] = {}
 
     @property
@@ -729,6 +743,34 @@ class Token(Record, frozen=True):
     expires_at: Time | None = None
     last_used_at: Time | None = None
     secret: str | None = None
+
+
+class AuditKind(OpenEnum):
+    """What the audit log records."""
+
+    SIGN_IN = "sign-in"
+    SIGN_IN_FAILED = "sign-in-failed"
+    SIGN_OUT = "sign-out"
+    PERSON_ADDED = "person-added"
+    ROLE_CHANGED = "role-changed"
+    PERSON_REMOVED = "person-removed"
+    TOKEN_CREATED = "token-created"  # noqa: S105 - what happened
+    TOKEN_ROTATED = "token-rotated"  # noqa: S105
+    TOKEN_REVOKED = "token-revoked"  # noqa: S105
+    JOB_DELETED = "job-deleted"
+    SEARCH_DELETED = "search-deleted"
+    STUDY_DELETED = "study-deleted"
+
+
+class AuditEntry(Record, frozen=True):
+    """`user` did it; None: no person. `subject` is the name of a person, or the id of the rest."""
+
+    id: str
+    at: Time
+    kind: AuditKind
+    user: str | None = None
+    subject: str = ""
+    data: dict[str, Any] = {}
 
 
 class Webhook(Record, frozen=True):

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - api and workers
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
 from service.storage import changes
+from service.storage.actors import DISPATCHER, Actor, set_actor
 from service.storage.changes import (
     ChangeKind,
     ChangeListener,
@@ -83,12 +84,14 @@ class Database:
             self.engine = _postgres_engine(self._conninfo)
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
+    def transaction(self, *, actor: Actor = DISPATCHER) -> Iterator[Session]:
         """A session that commits at the end, or rolls back on an exception.
 
+        `actor`: who makes its changes.
         On SQLite it takes the write lock at the beginning: upgrading a read lock can fail.
         """
         with self._session(begin="BEGIN IMMEDIATE") as session, session.begin():
+            set_actor(session, actor)
             yield session
             session.flush()
             changes.publish(session)

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.storage import changes
+from service.storage.actors import actor_of
 from service.storage.changes import ChangeKind
 from service.storage.tables import EventRow, JobEventRow, JobRow, SearchEventRow, SearchRow
 
@@ -37,11 +38,23 @@ def append_event(
     *,
     now: datetime,
 ) -> None:
-    """The caller has locked the subject, whose counter numbers its events from 1."""
+    """The caller has locked the subject, whose counter numbers its events from 1.
+
+    The actor is that of the session.
+    """
     subject.event_count += 1
     row_type = _ROW_TYPES[type(subject)]
+    actor = actor_of(session)
     session.add(
-        row_type(subject_id=subject.id, number=subject.event_count, at=now, kind=kind, data=data)
+        row_type(
+            subject_id=subject.id,
+            number=subject.event_count,
+            at=now,
+            kind=kind,
+            actor=actor.kind,
+            user=actor.user,
+            data=data,
+        )
     )
     # A checkpoint gives a dispatcher nothing to act on.
     change = ChangeKind.PROGRESS if kind is EventKind.CHECKPOINT else ChangeKind.STATE

@@ -10,18 +10,19 @@ from sqlalchemy.orm import Session
 
 from service import ids
 from service.errors import invalid_parameter
-from service.storage.tables import SubmittedRow
+from service.storage.tables import Base, SubmittedRow
 
 _OFFSET = re.compile(r"[0-9]{1,9}")
 
 RowT = TypeVar("RowT", bound=SubmittedRow)
+PagedT = TypeVar("PagedT", bound=Base)
 
 
 @dataclass(frozen=True)
-class Page(Generic[RowT]):
+class Page(Generic[PagedT]):
     """`next_token`: of the next page; None on the last page."""
 
-    rows: list[RowT]
+    rows: list[PagedT]
     next_token: str | None
 
 

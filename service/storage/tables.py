@@ -24,7 +24,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.states import (
+    ActorKind,
     AttemptState,
+    AuditKind,
     DeliveryState,
     DependencyCondition,
     JobState,
@@ -100,6 +102,8 @@ class Base(DeclarativeBase):
         DependencyCondition: _text_enum(DependencyCondition),
         SearchState: _text_enum(SearchState),
         SearchEndReason: _text_enum(SearchEndReason),
+        ActorKind: _text_enum(ActorKind),
+        AuditKind: _text_enum(AuditKind),
         Role: _text_enum(Role),
         TokenScope: _text_enum(TokenScope),
     }
@@ -508,6 +512,22 @@ class SignInRow(Base):
     expires_at: Mapped[datetime]
 
 
+class AuditRow(Base):
+    """An entry of the audit log; triggers of the database refuse to change or delete one.
+
+    user: who did it; None: no person. subject: a name or an id, by kind.
+    """
+
+    __tablename__ = "audit_log"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    at: Mapped[datetime]
+    kind: Mapped[AuditKind]
+    user: Mapped[str | None] = mapped_column(String(120))
+    subject: Mapped[str] = mapped_column(String(120))
+    data: Mapped[dict[str, Any]]
+
+
 class ClusterRow(Base):
     """The cluster's resources as dispatchers last saw them; a single row.
 
@@ -612,13 +632,18 @@ class StudyAnalysisRow(Base):
 
 
 class EventRow(Base):
-    """An event of its subject, a job or a search; numbered per subject from 1."""
+    """An event of its subject, a job or a search; numbered per subject from 1.
+
+    actor: who caused it; user: of a person, the name.
+    """
 
     __abstract__ = True
 
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime]
     kind: Mapped[str] = mapped_column(String(32))
+    actor: Mapped[ActorKind]
+    user: Mapped[str | None] = mapped_column(String(120))
     data: Mapped[dict[str, Any]]
 
 

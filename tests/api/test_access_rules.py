@@ -33,7 +33,7 @@ OPERATIONS = [
 def _least_role(label: str) -> Role:
     """By the words of the route, and not by the table."""
     method, path = label.split()
-    if path.startswith("/v1/people"):
+    if path.startswith(("/v1/people", "/v1/audit")):
         return ADMIN
     is_read = method in {"GET", "HEAD"} or path.endswith(":plan")
     return VIEWER if is_read or path.startswith(("/v1/session", "/v1/tokens")) else MEMBER
@@ -41,7 +41,7 @@ def _least_role(label: str) -> Role:
 
 def _least_scope(label: str) -> TokenScope:
     path = label.split()[1]
-    if path.startswith(("/v1/people", "/v1/tokens")):
+    if path.startswith(("/v1/people", "/v1/tokens", "/v1/audit")):
         return TokenScope.FULL
     if _least_role(label) is VIEWER:
         return TokenScope.READ

@@ -99,3 +99,16 @@ def test_a_file_of_tokens_is_not_overwritten(command: Command, tmp_path: Path) -
     roster.write_text("name\nann\n")
     assert command("people", "import", str(roster), "--tokens", str(roster)) == 2
     assert roster.read_text() == "name\nann\n"
+
+
+def test_the_audit_log_is_listed(command: Command) -> None:
+    command("people", "add", "zoe")
+    assert command("audit", "--limit", "2") == 0
+    assert [row[2:4] for row in _rows(command)][1] == ["person-added", "zoe"]
+
+
+def test_an_event_names_the_person_who_caused_it(command: Command, client: resnetd.Client) -> None:
+    job = client.submit(depth=8, shortcut="A", dataset="digits")
+    client.jobs.cancel(job.id)
+    assert command("events", job.id) == 0
+    assert command.out.splitlines()[-1].endswith("queued -> cancelled by admin")

@@ -22,7 +22,7 @@ from service.specs.protocol import CheckpointManifest
 from service.states import CheckpointPart, Role, TokenScope
 from service.storage import schema
 from service.storage.database import Database
-from service.storage.tables import Base, PersonRow, RunnerRow, TokenRow
+from service.storage.tables import AuditRow, Base, PersonRow, RunnerRow, TokenRow
 from tests.support import contract
 from tests.support.core import START, Clock, Core, Taken, content
 from tests.support.fake_api import eventually
@@ -46,11 +46,13 @@ class Api:
         )
 
     def empty(self) -> None:
-        """Deletes all rows except the admin with the token, and resets the clock."""
+        """Deletes all rows except the admin with the token and the audit log; resets the clock."""
         self.core.clock.now = START
         with self.core.database.transaction() as session:
             for table in reversed(Base.metadata.sorted_tables):
-                if table not in (PersonRow.__table__, TokenRow.__table__):
+                # Of the audit log nothing can be deleted.
+                kept = (PersonRow.__table__, TokenRow.__table__, AuditRow.__table__)
+                if table not in kept:
                     session.execute(table.delete())
             session.execute(delete(TokenRow).where(TokenRow.label != tokens.FILE_LABEL))
             session.execute(delete(PersonRow).where(PersonRow.name != tokens.ADMIN))

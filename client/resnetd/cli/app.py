@@ -110,6 +110,20 @@ def whoami(context: typer.Context, *, output: OutputOption = Output.TEXT) -> Non
     session.show(output, found, *render.whoami(found))
 
 
+@app.command(epilog="Example: resnetd audit --user ann")
+def audit(
+    context: typer.Context,
+    *,
+    user: Annotated[str | None, typer.Option(help="Only what this person did.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of entries.")] = 50,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List sign-ins, changes of people and tokens, and deletions, newest first, as an admin."""
+    session: Session = context.obj
+    found = list(session.client.audit(user=user, limit=limit))
+    session.show(output, found, render.audit(found))
+
+
 @app.command("queue", epilog="Example: resnetd queue")
 def queue_command(
     context: typer.Context,

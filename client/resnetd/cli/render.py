@@ -14,6 +14,7 @@ from resnetd.models import (
     AnalysisJob,
     AnalysisResult,
     Attempt,
+    AuditEntry,
     Checkpoint,
     Cluster,
     Dataset,
@@ -347,6 +348,13 @@ def whoami(found: Session) -> list[str]:
     return [f"{found.user}, {found.role}", ", ".join(limits)]
 
 
+def audit(rows: Iterable[AuditEntry]) -> Table:
+    return _table(
+        ("at", "user", "what", "subject", "details"),
+        ((row.at, row.user, row.kind, row.subject, _plain(row.data)) for row in rows),
+    )
+
+
 def people(rows: Iterable[Person]) -> Table:
     return _table(
         ("name", "role", "added", "tokens", "last used"),
@@ -419,14 +427,15 @@ def metrics(series: Mapping[str, Series]) -> Table:
 
 
 def event(shown: Event) -> str:
-    """A line without the time: queued -> starting."""
+    """A line without the time: queued -> starting, or queued -> cancelled by ann."""
     data = shown.data
+    by = f" by {shown.user}" if shown.user is not None else ""
     if shown.kind == EventKind.STATE:
         is_obvious = data.get("reason") in {None, Reason.COMPLETED, Reason.CANCELLED}
         reason = "" if is_obvious else f" ({data['reason']})"
-        return printable(f"{data.get('from')} -> {data.get('to')}{reason}")
+        return printable(f"{data.get('from')} -> {data.get('to')}{reason}{by}")
     details = _plain(data)
-    return printable(f"{shown.kind}: {details}" if details else str(shown.kind))
+    return printable(f"{shown.kind}: {details}{by}" if details else f"{shown.kind}{by}")
 
 
 def log_line(line: LogLine) -> str:

@@ -12,11 +12,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, inspect
 
-from service.access import sign_ins
+from service.access import audit, sign_ins
 from service.errors import DatabaseUnavailable
 from service.notifications import webhooks
 from service.specs.protocol import LogLine
-from service.states import LogLevel
+from service.states import AuditKind, LogLevel
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base, OtherCheckpointRow, StudyAnalysisRow
@@ -102,6 +102,7 @@ def _fill(core: Core) -> None:
     token = core.add_person("ann")
     with core.database.transaction() as session:
         sign_ins.sign_in(session, token, now=core.clock.now)
+        audit.record(session, AuditKind.SIGN_IN, "ann", now=core.clock.now)
         webhooks.add_webhook(session, "https://example.org/", (), user="ann", now=core.clock.now)
     claimed = core.run(tags=["nightly"])
     # More than are kept without buckets.

@@ -4,16 +4,17 @@ import type { Schemas } from "../api/client";
 type Event = Schemas["EventView"];
 type Attempt = Schemas["AttemptView"];
 
-export function describeEvent({ kind, data }: Event): string {
+export function describeEvent({ kind, data, user }: Event): string {
+  const by = user === null ? "" : ` by ${user}`;
   const at = (name: string) => String(data[name] ?? "");
   if (kind === "state") {
     const reason = data.reason ? ` (${at("reason")})` : "";
-    return `${at("from")} → ${at("to")}${reason}`;
+    return `${at("from")} → ${at("to")}${reason}${by}`;
   }
   const details = Object.entries(data)
     .filter(([, value]) => value !== null)
     .map(([name, value]) => `${name} ${typeof value === "string" ? value : JSON.stringify(value)}`);
-  return [kind.replaceAll("-", " "), ...details].join(", ").replace(", ", ": ");
+  return [kind.replaceAll("-", " "), ...details].join(", ").replace(", ", ": ") + by;
 }
 
 export interface Span {

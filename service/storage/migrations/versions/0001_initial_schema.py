@@ -10,6 +10,22 @@ branch_labels = None
 depends_on = None
 
 
+# The audit log is only appended to.
+_APPEND_ONLY = {
+    "sqlite": [
+        f"CREATE TRIGGER audit_log_{change.lower()} BEFORE {change} ON audit_log "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
+        for change in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        """CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$""",
+        """CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+        EXECUTE FUNCTION refuse_audit_change()""",
+    ],
+}
+
+
 def upgrade() -> None:
     op.create_table(
         "changes",
@@ -254,6 +270,39 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("study_id", "label", "seed", name=op.f("pk_study_members")),
     )
     op.create_index("ix_study_members_job_id", "study_members", ["job_id"])
+    op.create_table(
+        "audit_log",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "kind",
+            sa.Enum(
+                "sign-in",
+                "sign-in-failed",
+                "sign-out",
+                "person-added",
+                "role-changed",
+                "person-removed",
+                "token-created",
+                "token-rotated",
+                "token-revoked",
+                "job-deleted",
+                "search-deleted",
+                "study-deleted",
+                name="auditkind",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("user", sa.String(length=120), nullable=True),
+        sa.Column("subject", sa.String(length=120), nullable=False),
+        sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_log")),
+    )
+    for statement in _APPEND_ONLY[op.get_bind().dialect.name]:
+        op.execute(statement)
     op.create_table(
         "people",
         sa.Column("name", sa.String(length=120), nullable=False),
@@ -579,6 +628,21 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column(
+            "actor",
+            sa.Enum(
+                "person",
+                "dispatcher",
+                "attempt",
+                "search",
+                name="actorkind",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("user", sa.String(length=120), nullable=True),
         sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name=op.f("fk_job_events_job_id"), ondelete="CASCADE"
@@ -664,6 +728,21 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column(
+            "actor",
+            sa.Enum(
+                "person",
+                "dispatcher",
+                "attempt",
+                "search",
+                name="actorkind",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("user", sa.String(length=120), nullable=True),
         sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
         sa.ForeignKeyConstraint(
             ["search_id"],
@@ -813,6 +892,9 @@ def downgrade() -> None:
     op.drop_index("ix_tokens_user", table_name="tokens")
     op.drop_table("tokens")
     op.drop_table("people")
+    op.drop_table("audit_log")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION refuse_audit_change")
     op.drop_index("ix_study_members_job_id", table_name="study_members")
     op.drop_table("study_members")
     op.drop_table("studies")
