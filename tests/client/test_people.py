@@ -104,7 +104,8 @@ def test_a_file_of_tokens_is_not_overwritten(command: Command, tmp_path: Path) -
 def test_the_audit_log_is_listed(command: Command) -> None:
     command("people", "add", "zoe")
     assert command("audit", "--limit", "2") == 0
-    assert [row[2:4] for row in _rows(command)][1] == ["person-added", "zoe"]
+    shown = [" ".join(row) for row in _rows(command)]
+    assert any("admin person-added zoe" in row for row in shown)
 
 
 def test_an_event_names_the_person_who_caused_it(command: Command, client: resnetd.Client) -> None:

@@ -1440,6 +1440,26 @@ export interface paths {
         patch: operations["update_person_v1_people__name__patch"];
         trace?: never;
     };
+    "/v1/audit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Audit Entries
+         * @description Sign-ins, also failed ones, changes of people and tokens, and deletions; newest first.
+         */
+        get: operations["list_audit_entries_v1_audit_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tokens": {
         parameters: {
             query?: never;
@@ -1617,6 +1637,12 @@ export interface components {
          * @enum {string}
          */
         ActivationOrder: "original" | "bn-after-addition" | "relu-before-addition" | "relu-only-preactivation" | "full-preactivation";
+        /**
+         * ActorKind
+         * @description Who caused an event. Processes of an attempt report for it, and the driver for its search.
+         * @enum {string}
+         */
+        ActorKind: "person" | "dispatcher" | "attempt" | "search";
         /**
          * Algorithm
          * @enum {string}
@@ -1825,6 +1851,41 @@ export interface components {
             blame: components["schemas"]["Blame"] | null;
             /** Message */
             message: string | null;
+        };
+        /**
+         * AuditEntryView
+         * @description `user` did it; null: no person. `subject`: the name of a person, or the id of the rest.
+         */
+        AuditEntryView: {
+            /** Id */
+            id: string;
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            kind: components["schemas"]["AuditKind"];
+            /** User */
+            user: string | null;
+            /** Subject */
+            subject: string;
+            /** Data */
+            data: {
+                [key: string]: unknown;
+            };
+        };
+        /**
+         * AuditKind
+         * @description What the audit log records.
+         * @enum {string}
+         */
+        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted";
+        /** AuditPage */
+        AuditPage: {
+            /** Entries */
+            entries: components["schemas"]["AuditEntryView"][];
+            /** Next Page Token */
+            next_page_token: string | null;
         };
         /**
          * Blame
@@ -2689,6 +2750,13 @@ export interface components {
             at: string;
             /** Kind */
             kind: string;
+            /** @description who caused it */
+            actor: components["schemas"]["ActorKind"];
+            /**
+             * User
+             * @description of a person, the name
+             */
+            user: string | null;
             /** Data */
             data: {
                 [key: string]: unknown;
@@ -9443,6 +9511,50 @@ export interface operations {
                 };
             };
             413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_audit_entries_v1_audit_get: {
+        parameters: {
+            query?: {
+                kind?: components["schemas"]["AuditKind"][] | null;
+                /** @description who did it */
+                user?: string | null;
+                limit?: number;
+                /** @description `next_page_token` of a page */
+                page_token?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AuditPage"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             /** @description `invalid-input` */
             422: {
                 headers: {
