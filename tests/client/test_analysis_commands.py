@@ -28,6 +28,9 @@ def test_an_analysis_is_submitted_listed_and_shown(service: Service, command: Co
     assert json.loads(command.out)["numbers"] == {"layers": 3.0, "mean_std": 2.0}
     assert command("show", job_id, "-o", "json") == 0
     assert json.loads(command.out)["spec"]["analysis"]["images"] == 50
+    assert command("ps") == 0
+    assert "KIND" in command.out.splitlines()[0]
+    assert "layer-responses" in command.out
     assert command("ps", "--kind", "training") == 0
     assert source in command.out
     assert job_id not in command.out

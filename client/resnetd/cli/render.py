@@ -92,20 +92,23 @@ def time(at: datetime | None) -> str:
 
 
 def jobs(rows: Iterable[Job], *, now: datetime, has_bars: bool) -> Table:
+    listed = list(rows)
     bar = ["progress"] if has_bars else []
+    kind = ["kind"] if any(row.kind != "training" for row in listed) else []
     return _table(
-        ("id", "name", "state", *bar, "done", "error", "age"),
+        ("id", "name", *kind, "state", *bar, "done", "error", "age"),
         (
             (
                 row.id,
                 row.name,
+                *(row.kind for _ in kind),
                 row.state,
                 *(ProgressBar(completed=_done_percent(row) or 0, width=12) for _ in bar),
                 percent(_done_percent(row), digits=0),
                 percent(_newest_error(row)),
                 duration((now - row.created_at).total_seconds()),
             )
-            for row in rows
+            for row in listed
         ),
     )
 

@@ -49,6 +49,7 @@ def test_a_webhook_receives_the_states_that_it_subscribes_to(core: Core) -> None
         (row,) = _log(core, webhook_id)
         assert row.payload["type"] == kind
         assert row.payload["data"]["id"] == job_id_of(claimed)
+        assert row.payload["data"]["kind"] == "training"
 
 
 def test_a_webhook_reports_the_jobs_of_its_user_and_one_of_an_admin_those_of_all(

@@ -1,5 +1,6 @@
 /** The columns of the lists of jobs. */
 import type { Schemas } from "../api/client";
+import { isAnalysis } from "../lib/analyses";
 import { count, duration, number, percent, secondsBetween, time } from "../lib/format";
 import { type ListedJob, testError, trainError } from "../lib/jobs";
 import { State } from "./state";
@@ -21,6 +22,7 @@ export const NAME: JobColumn = {
     <a class="row" href={`/jobs/${job.id}`}>
       {job.starred && <span title="starred">★ </span>}
       {job.name}
+      {isAnalysis(job) && <span class="muted"> {job.kind}</span>}
     </a>
   ),
 };
