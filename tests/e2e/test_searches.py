@@ -1,5 +1,6 @@
 """Searches on real Ray: interrupted, stopped early, preempted, extended."""
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,14 @@ def test_a_random_search_outlives_its_dispatcher_and_is_extended(
     assert len(client.searches.importance(search.id)["validation/error"].shares) == 2
 
 
-def test_a_tpe_search_of_two_metrics_outlives_its_driver(
+def test_a_tpe_search_of_two_metrics_over_two_seeds_outlives_its_driver(
     head: RayHead, client: resnetd.Client
 ) -> None:
     search = client.searches.submit(
         job=_job(),
         space=RATES | {"depth": {"choice": [8, 14]}},
         metric=["test/error", "parameters"],
+        repeats=2,
         algorithm="tpe",
         budget={"trials": 4, "concurrent": 2},
     )
@@ -105,7 +107,12 @@ def test_a_tpe_search_of_two_metrics_outlives_its_driver(
     search = _wait_for_all_trials(client, search.id, trials=4)
     assert search.document["drivers"] == 2
     after = {trial.number: trial for trial in client.searches.trials(search.id)}
-    assert all(after[trial.number].job_id == trial.job_id for trial in before)
+    assert all(after[trial.number].job_ids == trial.job_ids for trial in before)
+    for trial in after.values():
+        jobs = [client.jobs.get(job_id) for job_id in trial.job_ids]
+        assert [job.spec["seed"] for job in jobs] == [0, 1]
+        errors = [job.result.document["test_error"] for job in jobs if job.result is not None]
+        assert trial.values["test/error"] == pytest.approx(statistics.fmean(errors))
     rates = {trial.params["recipe.learning_rate"] for trial in after.values()}
     assert len(rates) == 4
     # The trials that no other beats in both metrics.
