@@ -34,6 +34,7 @@ from api.routes import (
     metrics,
     people,
     predictions,
+    quotas,
     result_cards,
     runners,
     searches,
@@ -144,6 +145,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         session.router,
         people.router,
         audit.router,
+        quotas.router,
         token_routes.router,
         stream.router,
     ):

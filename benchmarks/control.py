@@ -202,9 +202,7 @@ class _Attempt:
 def _begin_attempt(database: Database, api: ApiProcess) -> _Attempt:
     job_id = api.post("/v1/jobs", SPEC)["id"]
     with database.transaction() as session:
-        claimed = admission.claim_next_job(
-            session, owner="bench", now=_now(), lease_seconds=1e6, limits={}
-        )
+        claimed = admission.claim_next_job(session, owner="bench", now=_now(), lease_seconds=1e6)
         assert claimed is not None
         runners.take_startable(session, ResourceBundle(cpus=10_000, gpus=0), now=_now())
         response = runners.next_attempt(session, claimed.runner_id, now=_now())
@@ -308,9 +306,7 @@ def _claim_all(url: str, owner: str, barrier: Any) -> None:
     barrier.wait()
     while True:
         with database.transaction() as session:
-            claimed = admission.claim_next_job(
-                session, owner=owner, now=_now(), lease_seconds=1e6, limits={}
-            )
+            claimed = admission.claim_next_job(session, owner=owner, now=_now(), lease_seconds=1e6)
         if claimed is None:
             break
     database.close()

@@ -10,6 +10,7 @@ ResnetdError
 │   ├── Forbidden                   the token does not permit this request
 │   └── Conflict                    the request is valid, but not in the current state
 │       ├── IllegalTransition           the state of the job or search does not allow it
+│       ├── QuotaExceeded               a person or tag has as many jobs as its quota allows
 │       ├── IdempotencyMismatch         the key was used with a different body
 │       ├── StaleAttempt                the attempt has ended or was superseded
 │       └── SequenceGap                 a report arrived before its predecessor
@@ -84,6 +85,10 @@ class Conflict(Refused):
 
 class IllegalTransition(Conflict):
     code = "illegal-transition"
+
+
+class QuotaExceeded(Conflict):
+    code = "quota-exceeded"
 
 
 class IdempotencyMismatch(Conflict):

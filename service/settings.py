@@ -72,18 +72,6 @@ Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
 Json = (NoDecode, BeforeValidator(_parse_json))
 
 
-class ConcurrencyLimit(BaseModel):
-    """How many jobs and workers of one user or tag run at a time; None: no limit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    jobs: Count | None = None
-    workers: Count | None = None
-
-
-LimitKey = Annotated[str, Field(pattern=r"^(user|tag):.+$")]
-
-
 class RecordRetention(BaseModel):
     """How many days a job's records are kept after it ends; None: until the job is deleted.
 
@@ -171,13 +159,7 @@ class Settings(BaseSettings):
     max_attempts_per_runner: Annotated[int, Field(ge=1)] = 100
     """A runner is replaced after this number of attempts."""
 
-    # Scheduling and retention.
-    concurrency_limits: Annotated[dict[LimitKey, ConcurrencyLimit], *Json] = {}
-    """Jobs and workers that run at the same time, per user and tag, as JSON.
-
-    `{"user:ann": {"jobs": 4, "workers": 16}, "tag:nightly": {"workers": 8}}`; `user:*` and `tag:*`
-    apply to users and tags without their own entry.
-    """
+    # Retention.
     record_retention: Annotated[RecordRetention, *Json] = RecordRetention()
     """How long records are kept after a job ends, as JSON; null: until the job is deleted.
 

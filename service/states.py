@@ -359,3 +359,5 @@ class AuditKind(StrEnum):
     JOB_DELETED = "job-deleted"
     SEARCH_DELETED = "search-deleted"
     STUDY_DELETED = "study-deleted"
+    QUOTA_SET = "quota-set"
+    QUOTA_DELETED = "quota-deleted"

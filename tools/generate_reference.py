@@ -31,7 +31,7 @@ from service.catalog import recipes
 from service.catalog.architectures import Family
 from service.catalog.datasets import DATASETS
 from service.catalog.recipes import Recipe
-from service.settings import ConcurrencyLimit, RecordRetention, Settings
+from service.settings import RecordRetention, Settings
 from service.specs import job_spec, search_space, search_spec
 from service.specs.analysis_spec import ANALYSES
 from tools.check_prose import REPOSITORY
@@ -149,9 +149,8 @@ def _list_settings() -> Iterator[str]:
         default = "`var`" if is_root else _default_of_setting(getattr(settings, name))
         rows.append([f"`RESNETD_{name.upper()}`", default, text])
     yield _table(["variable", "default", "meaning"], rows)
-    for model in (ConcurrencyLimit, RecordRetention):
-        yield f"`{model.__name__}`: {_docstring(model)}"
-        yield _model_table(model)
+    yield f"`{RecordRetention.__name__}`: {_docstring(RecordRetention)}"
+    yield _model_table(RecordRetention)
     yield "The client has variables of its own: [client/README.md](../../client/README.md)."
 
 

@@ -20,7 +20,7 @@ from api.dependencies import (
 )
 from api.queries import FilterText
 from api.views import JobView, View
-from service.errors import CannotFit, IdempotencyMismatch, NotFound
+from service.errors import CannotFit, IdempotencyMismatch, NotFound, QuotaExceeded
 from service.figures import FigureFormat
 from service.jobs import analyses, analysis_figure, records
 from service.jobs.analyses import AnalysisJob
@@ -83,7 +83,7 @@ _MEDIA_TYPES = {
 @router.post(
     "/analyses",
     status_code=HTTPStatus.CREATED,
-    responses=problems.responses(CannotFit, IdempotencyMismatch),
+    responses=problems.responses(CannotFit, IdempotencyMismatch, QuotaExceeded),
 )
 def submit_analysis(
     request: AnalysisRequest,

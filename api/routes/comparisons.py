@@ -18,7 +18,7 @@ from api.dependencies import (
     set_submission_headers,
 )
 from api.study_views import ComparisonView
-from service.errors import CannotFit, Conflict, IdempotencyMismatch, NotFound
+from service.errors import CannotFit, Conflict, IdempotencyMismatch, NotFound, QuotaExceeded
 from service.searches import ranking
 from service.searches import records as searches
 from service.specs import search_space
@@ -48,7 +48,7 @@ class ConfirmationRequest(Spec):
 @router.post(
     "/comparisons",
     status_code=HTTPStatus.CREATED,
-    responses=problems.responses(CannotFit, IdempotencyMismatch),
+    responses=problems.responses(CannotFit, IdempotencyMismatch, QuotaExceeded),
 )
 def submit_comparison(
     comparison: ComparisonRequest,
@@ -88,7 +88,7 @@ def get_comparison(comparison_id: str, session: ReadSession) -> ComparisonView:
 @router.post(
     "/searches/{search_id}/confirm",
     status_code=HTTPStatus.CREATED,
-    responses=problems.responses(NotFound, CannotFit, Conflict),
+    responses=problems.responses(NotFound, CannotFit, Conflict, QuotaExceeded),
 )
 def confirm_search(
     search_id: str,

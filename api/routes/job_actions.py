@@ -19,7 +19,14 @@ from api.dependencies import (
 from api.views import JobView
 from service.access import audit
 from service.access.policy import require_tagged
-from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
+from service.errors import (
+    CannotFit,
+    Conflict,
+    IdempotencyMismatch,
+    IllegalTransition,
+    NotFound,
+    QuotaExceeded,
+)
 from service.jobs import checkpoints, commands, labels, records, retention, submission
 from service.specs.job_spec import Priority
 from service.specs.labels import JobLabelUpdate
@@ -115,7 +122,7 @@ def kill_job(job_id: str, session: WriteSession, now: Now) -> JobView:
 @router.post(
     "/clone",
     status_code=HTTPStatus.CREATED,
-    responses=problems.responses(NotFound, CannotFit, IdempotencyMismatch),
+    responses=problems.responses(NotFound, CannotFit, IdempotencyMismatch, QuotaExceeded),
 )
 def clone_job(
     job_id: str,

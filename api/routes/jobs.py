@@ -38,7 +38,7 @@ from api.views import (
     SeriesView,
 )
 from service.access.policy import require_tagged
-from service.errors import CannotFit, IdempotencyMismatch, NotFound
+from service.errors import CannotFit, IdempotencyMismatch, NotFound, QuotaExceeded
 from service.execution import attempts
 from service.jobs import lineage, logs, metrics, records, submission
 from service.scheduling import queue_status
@@ -58,7 +58,9 @@ class JobBatch(BaseModel):
 
 
 @router.post(
-    "", status_code=HTTPStatus.CREATED, responses=problems.responses(CannotFit, IdempotencyMismatch)
+    "",
+    status_code=HTTPStatus.CREATED,
+    responses=problems.responses(CannotFit, IdempotencyMismatch, QuotaExceeded),
 )
 def submit_job(
     spec: JobSpec,
@@ -87,7 +89,7 @@ def submit_job(
 @router.post(
     ":batch",
     status_code=HTTPStatus.CREATED,
-    responses=problems.responses(CannotFit, IdempotencyMismatch),
+    responses=problems.responses(CannotFit, IdempotencyMismatch, QuotaExceeded),
 )
 def submit_batch(
     batch: JobBatch,
@@ -124,7 +126,6 @@ def plan_job(
         spec,
         user=user,
         data_dir=services.settings.data_dir,
-        limits=services.settings.concurrency_limits,
         now=now,
     )
     return PlanView.of(planned)
@@ -155,13 +156,12 @@ def list_jobs(
 
 
 @router.get("/{job_id}", responses=problems.responses(NotFound))
-def get_job(job_id: str, session: ReadSession, services: ServicesDep, now: Now) -> JobView:
+def get_job(job_id: str, session: ReadSession, now: Now) -> JobView:
     """A job; if it waits, with the reason and an estimate of its start."""
     job = records.find_job(session, job_id)
     if not job.state.is_waiting:
         return JobView.of(job)
-    limits = services.settings.concurrency_limits
-    return JobView.of(job, QueueStatus(session, limits=limits, now=now).explain(job))
+    return JobView.of(job, QueueStatus(session, now=now).explain(job))
 
 
 @router.get("/{job_id}/lineage", responses=problems.responses(NotFound))

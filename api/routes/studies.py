@@ -20,7 +20,7 @@ from api.dependencies import (
 from api.queries import PageQuery
 from api.study_views import DefinitionList, StudyPage, StudyReportView, StudyView
 from service.access import audit
-from service.errors import CannotFit, IdempotencyMismatch, NotFound
+from service.errors import CannotFit, IdempotencyMismatch, NotFound, QuotaExceeded
 from service.specs.study_spec import StudyRequest, resolve_study
 from service.states import AuditKind
 from service.studies import definitions, figure, formats, records
@@ -60,7 +60,7 @@ def list_study_definitions() -> DefinitionList:
 @router.post(
     "/studies",
     status_code=HTTPStatus.CREATED,
-    responses=problems.responses(CannotFit, IdempotencyMismatch, NotFound),
+    responses=problems.responses(CannotFit, IdempotencyMismatch, NotFound, QuotaExceeded),
 )
 def submit_study(
     study: StudyRequest,

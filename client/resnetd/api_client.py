@@ -135,6 +135,9 @@ class ApiClient:
     def patch(self, path: str, kind: type[R], body: Any) -> R:
         return _parse(kind, self._repeat("PATCH", path, body=body))
 
+    def put(self, path: str, kind: type[R], body: Any) -> R:
+        return _parse(kind, self._repeat("PUT", path, body=body))
+
     def delete(self, path: str, params: Params | None = None) -> None:
         self.retry.call(partial(self.request, "DELETE", path, params=params))
 

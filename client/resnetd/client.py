@@ -12,7 +12,7 @@ from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
 from resnetd.jobs import Jobs
 from resnetd.models import AuditEntry, Cluster, Session, SigningKey, WaitingJob
-from resnetd.people import People, Tokens
+from resnetd.people import People, Quotas, Tokens
 from resnetd.resources import PAGE_SIZE, drop_empty
 from resnetd.retry import Retry
 from resnetd.searches import Searches
@@ -42,6 +42,7 @@ class Client:
         webhooks: URLs that are notified of job state changes.
         people: who uses the service, with which role.
         tokens: the tokens of the caller and, for admins, of others.
+        quotas: limits of people and tags.
         datasets, recipes: what a spec can name.
 
     >>> with resnetd.Client(url, token) as client:
@@ -73,6 +74,7 @@ class Client:
         self.webhooks = Webhooks(self._api)
         self.people = People(self._api)
         self.tokens = Tokens(self._api)
+        self.quotas = Quotas(self._api)
         self.datasets = Datasets(self._api)
         self.recipes = Recipes(self._api)
 

@@ -112,6 +112,10 @@ class Conflict(ApiError):
     """The request is valid, but not in the current state."""
 
 
+class QuotaExceeded(Conflict):
+    """A person or tag has as many waiting jobs as its quota allows."""
+
+
 class ServerError(ApiError):
     """The service failed."""
 
@@ -226,6 +230,7 @@ _OUTCOMES: dict[str, str] = {
 _BY_CODE: dict[str, type[ApiError]] = {
     "idempotency-mismatch": IdempotencyMismatch,
     "cannot-fit": CannotFit,
+    "quota-exceeded": QuotaExceeded,
 }
 _BY_STATUS: dict[int, type[ApiError]] = {
     401: Unauthorized,

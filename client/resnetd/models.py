@@ -745,6 +745,16 @@ class Token(Record, frozen=True):
     secret: str | None = None
 
 
+class Quota(Record, frozen=True):
+    """How much a person or a tag may have; None: no limit. `waiting`: jobs in the queue."""
+
+    key: str
+    jobs: int | None = None
+    workers: int | None = None
+    gpus: float | None = None
+    waiting: int | None = None
+
+
 class AuditKind(OpenEnum):
     """What the audit log records."""
 
@@ -760,6 +770,8 @@ class AuditKind(OpenEnum):
     JOB_DELETED = "job-deleted"
     SEARCH_DELETED = "search-deleted"
     STUDY_DELETED = "study-deleted"
+    QUOTA_SET = "quota-set"
+    QUOTA_DELETED = "quota-deleted"
 
 
 class AuditEntry(Record, frozen=True):

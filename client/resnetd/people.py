@@ -1,9 +1,9 @@
-"""`client.people` and `client.tokens`: who may use the service, and with which tokens."""
+"""`client.people`, `client.tokens` and `client.quotas`: who may use how much of the service."""
 
 from datetime import datetime
 from urllib.parse import urlencode
 
-from resnetd.models import Person, Role, Token, TokenScope
+from resnetd.models import Person, Quota, Role, Token, TokenScope
 from resnetd.resources import Resource, drop_empty
 
 
@@ -118,3 +118,46 @@ class Tokens(Resource):
         >>> client.tokens.revoke(token.id)
         """
         self._api.delete(self._path(token_id))
+
+
+class Quotas(Resource):
+    """Limits of people and tags. The keys `user:*` and `tag:*` are for all without their own."""
+
+    PATH = "/v1/quotas"
+
+    def set(
+        self,
+        key: str,
+        *,
+        jobs: int | None = None,
+        workers: int | None = None,
+        gpus: float | None = None,
+        waiting: int | None = None,
+    ) -> Quota:
+        """Set all limits of a quota, as an admin; what is left out has no limit.
+
+        Args:
+            key: `user:NAME`, `tag:TAG`, `user:*` or `tag:*`.
+            jobs, workers, gpus: that run at the same time.
+            waiting: jobs in the queue, held and paused ones included.
+
+        >>> client.quotas.set("user:*", jobs=4, waiting=50).jobs
+        4
+        """
+        limits = {"jobs": jobs, "workers": workers, "gpus": gpus, "waiting": waiting}
+        return self._api.put(self._path(key), Quota, limits)
+
+    def list(self) -> tuple[Quota, ...]:
+        """Return all quotas, by key.
+
+        >>> client.quotas.list()
+        ()
+        """
+        return self._api.get_list(self.PATH, "quotas", Quota)
+
+    def delete(self, key: str) -> None:
+        """Remove the limits of a quota, as an admin.
+
+        >>> client.quotas.delete(quota.key)
+        """
+        self._api.delete(self._path(key))

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from service.errors import Conflict, NotFound
 from service.states import Role
 from service.storage.database import Lock, serialize
-from service.storage.tables import IdempotencyKeyRow, PersonRow, TokenRow, WebhookRow
+from service.storage.tables import IdempotencyKeyRow, PersonRow, QuotaRow, TokenRow, WebhookRow
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def set_role(session: Session, name: str, role: Role) -> Person:
 
 
 def remove_person(session: Session, name: str) -> None:
-    """With tokens, sign-ins, webhooks and idempotency keys. Conflict for the last admin.
+    """With tokens, sign-ins, webhooks, quota and idempotency keys. Conflict for the last admin.
 
     Jobs, searches and studies stay as they are.
     """
@@ -83,6 +83,7 @@ def remove_person(session: Session, name: str) -> None:
     _require_another_admin(session, row)
     for row_type in (WebhookRow, IdempotencyKeyRow):
         session.execute(delete(row_type).where(row_type.user == name))
+    session.execute(delete(QuotaRow).where(QuotaRow.key == f"user:{name}"))
     session.execute(delete(PersonRow).where(PersonRow.name == name))
 
 

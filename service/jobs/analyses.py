@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.access import quotas
 from service.catalog.recipes import Precision
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import records, submission
@@ -68,6 +69,7 @@ def submit(
 
     def create() -> JobRow:
         spec = make_spec(session, request)
+        quotas.require_place(session, user, spec.tags)
         return submission.create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service import ids
+from service.access import quotas
 from service.catalog import recipes, uploads
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import cluster_fit, lifecycle, records, training_key, warm_start, workload
@@ -43,8 +44,9 @@ def submit(
     """Creates the job; with a key that was used before, returns the job that it created.
 
     CannotFit where the cluster can never run the job, IdempotencyMismatch for a key that was used
-    with another spec, InvalidInput for an unknown job in `after` or `start_from`, and for what the
-    images and weights in `data_dir` do not permit, as far as they are on this machine.
+    with another spec, QuotaExceeded beyond a quota of waiting jobs, InvalidInput for an unknown job
+    in `after` or `start_from`, and for what the images and weights in `data_dir` do not permit, as
+    far as they are on this machine.
     """
     key = IdempotencyKey.of(Operation.SUBMIT_JOB, idempotency_key, user=user, body=[spec])
     return _submit(session, spec, user=user, data_dir=data_dir, now=now, key=key)
@@ -53,7 +55,7 @@ def submit(
 def create_job(
     session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: datetime
 ) -> JobRow:
-    """As `submit`, without an idempotency key."""
+    """As `submit`, without an idempotency key, and also beyond a quota of waiting jobs."""
     _lock_referenced_jobs(session, [spec])
     needed, source, others = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
     written, spec = spec, _pin_checkpoints(spec, source, others)
@@ -202,6 +204,7 @@ def _submit(
     key: IdempotencyKey,
 ) -> Submission[JobRow]:
     def create() -> JobRow:
+        quotas.require_place(session, user, spec.tags)
         return create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     return idempotency.submit_once(session, JobRow, create, key=key)

@@ -1,6 +1,5 @@
 """Admission: gives the next job to a dispatcher under a lease, or preempts others for it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
 
+from service.access import quotas
 from service.errors import NotFound
 from service.execution import runners
 from service.jobs import checkpoints, commands, lifecycle, records, warm_start
@@ -16,8 +16,8 @@ from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.leases import Claim
 from service.scheduling.policy import PreemptJobs, StartJob
-from service.settings import ConcurrencyLimit
 from service.specs.job_spec import StartMode
+from service.specs.quota import Quota
 from service.states import AttemptState, JobState, Reason
 from service.storage import events
 from service.storage.events import EventKind
@@ -35,7 +35,6 @@ def claim_next_job(
     owner: str,
     now: datetime,
     lease_seconds: float,
-    limits: Mapping[str, ConcurrencyLimit],
     attempts_per_runner: int = 1,
 ) -> Claim | None:
     """Starts an attempt of the next job on a runner, as the policy decides; None: all must wait.
@@ -47,12 +46,13 @@ def claim_next_job(
     capacity = cluster_state.lock_cluster(session)
     if capacity is None:
         return None
+    known = quotas.read_quotas(session)
     lease = _Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds))
     while True:
         first = session.execute(snapshot.select_eligible(now).limit(1)).first()
         if first is None:
             return None
-        decision = _decide(session, capacity, first, limits=limits, now=now)
+        decision = _decide(session, capacity, first, known=known, now=now)
         if isinstance(decision, PreemptJobs):
             _preempt(session, decision, now=now)
         if not isinstance(decision, StartJob):
@@ -97,18 +97,18 @@ def _decide(
     capacity: ResourceBundle,
     first: Row[tuple[Any, ...]],
     *,
-    limits: Mapping[str, ConcurrencyLimit],
+    known: dict[str, Quota],
     now: datetime,
 ) -> StartJob | PreemptJobs | None:
     """Reads the complete snapshot, with its estimates, only where the decision depends on it."""
-    if not limits:
+    if not known:
         free = capacity - cluster_state.sum_reserved(session)
         if free.contains(snapshot.choose_worker_group(capacity, first).resources):
             return StartJob(first.id)
         # Each state change wakes dispatchers, and usually the cluster is full.
         if free.cpus < 1 and not _is_any_preemptible(session):
             return None
-    return policy.decide(snapshot.read_snapshot(session, capacity, limits=limits, now=now))
+    return policy.decide(snapshot.read_snapshot(session, capacity, quotas=known, now=now))
 
 
 def _is_any_preemptible(session: Session) -> bool:

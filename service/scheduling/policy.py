@@ -8,13 +8,13 @@ so a wrong estimate delays the head by about one training step.
 """
 
 import heapq
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
 from service.resources import ResourceBundle
-from service.settings import ConcurrencyLimit
+from service.specs.quota import Quota, find_quota, list_keys
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SchedulerSnapshot:
     capacity: ResourceBundle
     running: Sequence[RunningJob]
     waiting: Sequence[WaitingJob]
-    limits: Mapping[str, ConcurrencyLimit]
+    quotas: dict[str, Quota]
 
     @property
     def free(self) -> ResourceBundle:
@@ -105,7 +105,7 @@ def decide(snapshot: SchedulerSnapshot) -> StartJob | PreemptJobs | None:
     for job in snapshot.waiting:
         if not snapshot.capacity.contains(job.resources):
             continue
-        if find_exceeded_limit(job, usage, snapshot.limits) is not None:
+        if find_exceeded_quota(job, usage, snapshot.quotas) is not None:
             continue
         if reservation is None:
             if free.contains(job.resources):
@@ -144,44 +144,46 @@ def make_reservation(
     return Reservation(starts_in=starts_in, spare=free - head.resources)
 
 
-Usage = Counter[tuple[str, str]]
+Usage = defaultdict[tuple[str, str], float]
 
 
 def compute_usage(running: Iterable[RunningJob]) -> Usage:
-    """How many `jobs` and `workers` run, by key of a limit."""
-    usage: Usage = Counter()
+    """How many `jobs`, `workers` and `gpus` run, by key of a quota."""
+    usage: Usage = defaultdict(float)
     for job in running:
-        for key in _limit_keys(job):
+        for key in list_keys(job.user, job.tags):
             usage[key, "jobs"] += 1
             usage[key, "workers"] += job.num_workers
+            usage[key, "gpus"] += job.resources.gpus
     return usage
 
 
 @dataclass(frozen=True)
-class ExceededLimit:
-    """`key`: user:NAME or tag:NAME; `kind`: jobs or workers."""
+class ExceededQuota:
+    """`key`: user:NAME or tag:NAME; `kind`: jobs, workers or gpus."""
 
     key: str
     kind: str
-    used: int
-    limit: int
+    used: float
+    limit: float
 
 
-def find_exceeded_limit(
-    job: WaitingJob, usage: Usage, limits: Mapping[str, ConcurrencyLimit]
-) -> ExceededLimit | None:
-    """The first limit that would be exceeded if the job started."""
-    for key in _limit_keys(job):
-        limit = limits.get(key) or limits.get(f"{key.partition(':')[0]}:*")
-        if limit is None:
+def find_exceeded_quota(
+    job: WaitingJob, usage: Usage, quotas: dict[str, Quota]
+) -> ExceededQuota | None:
+    """The first quota that would be exceeded if the job started."""
+    for key in list_keys(job.user, job.tags):
+        quota = find_quota(quotas, key)
+        if quota is None:
             continue
         for kind, allowed, added in (
-            ("jobs", limit.jobs, 1),
-            ("workers", limit.workers, job.num_workers),
+            ("jobs", quota.jobs, 1),
+            ("workers", quota.workers, job.num_workers),
+            ("gpus", quota.gpus, job.resources.gpus),
         ):
             used = usage[key, kind]
             if allowed is not None and used + added > allowed:
-                return ExceededLimit(key=key, kind=kind, used=used, limit=allowed)
+                return ExceededQuota(key=key, kind=kind, used=used, limit=allowed)
     return None
 
 
@@ -189,7 +191,7 @@ def forecast_starts(snapshot: SchedulerSnapshot) -> dict[str, DurationEstimate |
     """In how many seconds each waiting job starts, if all start in their order.
 
     A job that is backfilled starts earlier. None behind a job of unknown duration, for a job that
-    exceeds a limit, and for a job that the cluster cannot hold.
+    exceeds a quota, and for a job that the cluster cannot hold.
     """
     expected = _simulate_starts(
         snapshot, {job.job_id: job.remaining.p50 for job in snapshot.running}, is_late=False
@@ -239,10 +241,6 @@ def _select_victims(
     return tuple(sorted(job.job_id for job in victims))
 
 
-def _limit_keys(job: WaitingJob | RunningJob) -> list[str]:
-    return [f"user:{job.user}", *(f"tag:{tag}" for tag in job.tags)]
-
-
 def _simulate_starts(
     snapshot: SchedulerSnapshot, ends: Mapping[str, float], *, is_late: bool
 ) -> dict[str, float]:
@@ -255,7 +253,7 @@ def _simulate_starts(
     for at, job in enumerate(snapshot.waiting, start=len(ending)):
         if not snapshot.capacity.contains(job.resources):
             continue
-        if find_exceeded_limit(job, usage, snapshot.limits) is not None:
+        if find_exceeded_quota(job, usage, snapshot.quotas) is not None:
             continue
         while ending and not free.contains(job.resources):
             end, _, released = heapq.heappop(ending)

@@ -1,6 +1,6 @@
 """Why a job waits, its position in the queue, and when it may start, by the scheduling policy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
+from service.access import quotas
 from service.catalog import uploads
 from service.catalog.datasets import Dataset
 from service.catalog.model_stats import ModelStats
@@ -16,9 +17,15 @@ from service.jobs import lifecycle, submission, workload
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.estimates import Estimator, TimingProfile
-from service.scheduling.policy import DurationEstimate, StartJob, WaitingJob
-from service.settings import ConcurrencyLimit
+from service.scheduling.policy import (
+    DurationEstimate,
+    ExceededQuota,
+    RunningJob,
+    StartJob,
+    WaitingJob,
+)
 from service.specs.job_spec import JobSpec
+from service.specs.quota import list_keys
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
 from service.storage.visibility import ALL_ROWS
@@ -68,7 +75,6 @@ class QueueStatus:
         self,
         session: Session,
         *,
-        limits: Mapping[str, ConcurrencyLimit],
         now: datetime,
         planned: Sequence[WaitingJob] = (),
     ) -> None:
@@ -77,7 +83,9 @@ class QueueStatus:
         cluster = cluster_state.find_cluster(session)
         self._has_dispatcher = cluster is not None and now <= cluster.seen_at + _DISPATCHER_TIMEOUT
         capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
-        self._snapshot = snapshot.read_snapshot(session, capacity, limits=limits, now=now)
+        self._snapshot = snapshot.read_snapshot(
+            session, capacity, quotas=quotas.read_quotas(session), now=now
+        )
         if planned:
             waiting = [*self._snapshot.waiting, *planned]
             waiting.sort(key=lambda job: (job.sort_key, job.job_id))
@@ -158,24 +166,31 @@ class QueueStatus:
                 f"the cluster has {_format_resources(capacity)} in total"
             )
             return WaitReason.TOO_LARGE, message
-        exceeded = policy.find_exceeded_limit(job, self._usage, self._snapshot.limits)
+        exceeded = policy.find_exceeded_quota(job, self._usage, self._snapshot.quotas)
         if exceeded is not None:
-            kind = plural(exceeded.limit, exceeded.kind.removesuffix("s"))
-            message = f"{exceeded.key} has {exceeded.used} of {exceeded.limit} {kind} running"
-            return WaitReason.LIMIT, message
+            return WaitReason.LIMIT, self._format_exceeded(exceeded)
         if isinstance(self._decision, StartJob) and self._decision.job_id == job.job_id:
             return WaitReason.NEXT, "starts in the dispatcher's next round"
         if not free.contains(job.resources):
             message = f"needs {_format_resources(job.resources)}; {_format_free(job, free)}"
-            return WaitReason.RESOURCES, f"{message}{self._format_next_end()}"
+            return WaitReason.RESOURCES, f"{message}{self._format_next_end(self._snapshot.running)}"
         delayed = plural(num_ahead, "it", "them")
         message = f"waiting behind {count_of(num_ahead, 'job')}; starting now could delay {delayed}"
         return WaitReason.BEHIND, message
 
-    def _format_next_end(self) -> str:
-        if not self._snapshot.running:
+    def _format_exceeded(self, exceeded: ExceededQuota) -> str:
+        kind = {"jobs": "job", "workers": "worker", "gpus": "GPU"}[exceeded.kind]
+        counted = plural(int(exceeded.limit), kind)
+        message = f"{exceeded.key} has {exceeded.used:g} of {exceeded.limit:g} {counted} running"
+        concerned = [
+            job for job in self._snapshot.running if exceeded.key in list_keys(job.user, job.tags)
+        ]
+        return message + self._format_next_end(concerned)
+
+    def _format_next_end(self, running: Sequence[RunningJob]) -> str:
+        if not running:
             return ""
-        first = min(self._snapshot.running, key=lambda job: job.remaining.p50)
+        first = min(running, key=lambda job: job.remaining.p50)
         if first.is_stopping:
             return f"; job {first.job_id} is stopping"
         return f"; job {first.job_id} is expected to end in {_format_seconds(first.remaining.p50)}"
@@ -230,7 +245,6 @@ def plan_job(
     *,
     user: str,
     data_dir: Path,
-    limits: Mapping[str, ConcurrencyLimit],
     now: datetime,
 ) -> JobPlan:
     """Submits nothing. CannotFit and InvalidInput as a submission."""
@@ -251,7 +265,7 @@ def plan_job(
             TimingProfile.from_spec(spec), iterations=workload.count_iterations(spec)
         ),
     )
-    queue_status = QueueStatus(session, limits=limits, now=now, planned=[planned])
+    queue_status = QueueStatus(session, now=now, planned=[planned])
     return JobPlan(
         spec=spec,
         dataset=dataset,

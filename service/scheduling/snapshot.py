@@ -1,7 +1,7 @@
 """Reads from the database what the scheduling policy decides on."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from service.execution import runners
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
-from service.settings import ConcurrencyLimit
+from service.specs.quota import Quota
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 from service.storage.visibility import ALL_ROWS
@@ -27,7 +27,7 @@ def read_snapshot(
     session: Session,
     capacity: ResourceBundle,
     *,
-    limits: Mapping[str, ConcurrencyLimit],
+    quotas: dict[str, Quota],
     now: datetime,
 ) -> SchedulerSnapshot:
     """All that runs, and the first jobs that may start now, in their order."""
@@ -39,9 +39,9 @@ def read_snapshot(
         .execution_options(**ALL_ROWS)
     ).all()
     waiting = session.execute(select_eligible(now).limit(MAX_WAITING_JOBS)).all()
-    has_tag_limits = any(key.startswith("tag:") for key in limits)
+    has_tag_quotas = any(key.startswith("tag:") for key in quotas)
     job_ids = [job.id for _, job in running] + [row.id for row in waiting]
-    tags = _read_tags(session, job_ids) if has_tag_limits else {}
+    tags = _read_tags(session, job_ids) if has_tag_quotas else {}
     return SchedulerSnapshot(
         capacity=capacity,
         running=[
@@ -51,7 +51,7 @@ def read_snapshot(
         waiting=[
             _make_waiting_job(row, capacity, estimator, tags.get(row.id, ())) for row in waiting
         ],
-        limits=limits,
+        quotas=quotas,
     )
 
 

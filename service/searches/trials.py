@@ -56,7 +56,7 @@ def assign_trial(
         raise Conflict(f"search {search.id} already has its {count_of(spec.trials, 'trial')}")
     job_ids = []
     for repeat in range(spec.repeats):
-        submitted = job_submission.submit(
+        job = job_submission.create_job(
             session,
             _make_job_spec(search, spec, params, number, repeat),
             user=search.user,
@@ -64,13 +64,13 @@ def assign_trial(
             # Ids sort by time: a microsecond between jobs keeps the order of the repeats.
             now=now + timedelta(microseconds=repeat),
         )
-        job_ids.append(submitted.row.id)
+        job_ids.append(job.id)
         session.add(
             TrialRow(
                 search_id=search.id,
                 number=number,
                 repeat=repeat,
-                job_id=submitted.row.id,
+                job_id=job.id,
                 params=params,
                 driver_trial_id=driver_trial_id,
                 is_paused=False,

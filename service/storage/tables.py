@@ -512,6 +512,18 @@ class SignInRow(Base):
     expires_at: Mapped[datetime]
 
 
+class QuotaRow(Base):
+    """A quota (service.specs.quota). key: `user:NAME`, `tag:TAG`, `user:*` or `tag:*`."""
+
+    __tablename__ = "quotas"
+
+    key: Mapped[str] = mapped_column(String(125), primary_key=True)
+    jobs: Mapped[int | None]
+    workers: Mapped[int | None]
+    gpus: Mapped[float | None]
+    waiting: Mapped[int | None]
+
+
 class AuditRow(Base):
     """An entry of the audit log; triggers of the database refuse to change or delete one.
 

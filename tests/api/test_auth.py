@@ -41,6 +41,7 @@ def _filled(path: str) -> str:
         "comparison_id": "0" * 16,
         "token_id": "0" * 16,
         "name": "ann",
+        "key": "user:ann",
         "driver_id": "search-" + "0" * 16 + "-d1",
     }
     for name, value in values.items():

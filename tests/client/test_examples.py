@@ -48,6 +48,7 @@ def test_an_example_prints_what_it_says(
         "search": lambda: _search(service, client),
         "study": lambda: client.studies.submit("fig1", seeds=1),
         "webhook": lambda: client.webhooks.create("https://203.0.114.5/hook"),
+        "quota": lambda: client.quotas.set("user:ann", jobs=1),
         "token": lambda: client.tokens.create("tests"),
         "person": lambda: client.people.add("ann"),
         "job": lambda: client.submit(_SPEC),
@@ -61,7 +62,7 @@ def test_an_example_prints_what_it_says(
         **{
             name: make()
             for name, make in objects.items()
-            if re.search(rf"\b{name}\.(id|name)\b", example.docstring)
+            if re.search(rf"\b{name}\.(id|name|key)\b", example.docstring)
         },
     }
     output: list[str] = []

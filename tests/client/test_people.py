@@ -114,3 +114,11 @@ def test_an_event_names_the_person_who_caused_it(command: Command, client: resne
     client.jobs.cancel(job.id)
     assert command("events", job.id) == 0
     assert command.out.splitlines()[-1].endswith("queued -> cancelled by admin")
+
+
+def test_quotas_are_set_listed_and_deleted(command: Command) -> None:
+    assert command("quota", "set", "user:*", "--jobs", "2", "--waiting", "20") == 0
+    assert command("quota", "list") == 0
+    assert _rows(command) == [["user:*", "2", "20"]]
+    assert command("quota", "delete", "user:*") == 0
+    assert command("quota", "delete", "user:*") == 102

@@ -32,7 +32,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "commands"),
     [
-        ("CONCURRENCY_LIMITS", "{x", COMMANDS),
+        ("RECORD_RETENTION", "{x", COMMANDS),
         ("DATABASE_URL", "postgresql://me@db:port/x", COMMANDS),
         ("DATABASE_URL", "sqlite:////proc/no/such/folder/resnetd.db", COMMANDS),
         ("DATABASE_URL", "postgresql://me@127.0.0.1:1/x", COMMANDS),

@@ -62,9 +62,8 @@ def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
         ("LEASE_SECONDS", "inf", "finite number"),
         ("LEASE_SECONDS", "nan", "finite number"),
         ("LEASE_SECONDS", "1e300", "less than or equal to 31622400"),
-        ("CONCURRENCY_LIMITS", "{x", "must be JSON (Expecting property name"),
-        ("CONCURRENCY_LIMITS", "7", "should be a valid dictionary"),
-        ("CONCURRENCY_LIMITS", '{"ann": {}}', "should match pattern"),
+        ("RECORD_RETENTION", "{x", "must be JSON (Expecting property name"),
+        ("RECORD_RETENTION", "7", "should be a valid dictionary"),
         ("RECORD_RETENTION", "[", "must be JSON"),
         ("RECORD_RETENTION", '{"days": 3}', "Extra inputs are not permitted"),
         ("WEBHOOK_NETWORKS", "10.0.0.0/8", "must be JSON"),
@@ -87,8 +86,8 @@ def test_an_invalid_variable_is_named_with_its_value_and_what_is_right(
 
 
 def test_the_place_in_a_json_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESNETD_CONCURRENCY_LIMITS", '{"user:ann": {"jobs": -1}}')
-    expected = "^RESNETD_CONCURRENCY_LIMITS at user:ann/jobs: .*; received -1$"
+    monkeypatch.setenv("RESNETD_RECORD_RETENTION", '{"logs_days": -1}')
+    expected = "^RESNETD_RECORD_RETENTION at logs_days: .*; received -1$"
     with pytest.raises(InvalidInput, match=expected):
         settings.load()
 
@@ -97,11 +96,11 @@ def test_json_is_read_from_variables_and_secret_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RESNETD_WEBHOOK_NETWORKS", '["10.0.0.0/8", "fd00::/8"]')
-    limits = '{"user:ann": {"jobs": 4}}'
-    (tmp_path / "secrets" / "resnetd_concurrency_limits").write_text(limits)
+    retention = '{"logs_days": 4}'
+    (tmp_path / "secrets" / "resnetd_record_retention").write_text(retention)
     loaded = settings.load()
     assert [str(network) for network in loaded.webhook_networks] == ["10.0.0.0/8", "fd00::/8"]
-    assert loaded.concurrency_limits["user:ann"].jobs == 4
+    assert loaded.record_retention.logs_days == 4
 
 
 def test_a_secret_that_is_not_text_is_refused(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_a_secret_that_is_not_text_is_refused(tmp_path: Path) -> None:
         settings.load()
 
 
-@pytest.mark.parametrize("variable", ["SECRETS_DIR", "DATA_DIR", "CONCURRENCY_LIMITS", "RAY_TOKEN"])
+@pytest.mark.parametrize("variable", ["SECRETS_DIR", "DATA_DIR", "RECORD_RETENTION", "RAY_TOKEN"])
 def test_an_empty_variable_is_the_default(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = settings.load(var_dir=Path("/var"))
     monkeypatch.setenv(f"RESNETD_{variable}", "")

@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from service.access import people, tokens
+from service.access import people, quotas, tokens
 from service.execution import attempts, runners, warm_pool
 from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.jobs import commands, records, submission
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
-from service.settings import ConcurrencyLimit
 from service.specs.job_spec import JobSpec, parse_job_spec
 from service.specs.protocol import (
     CheckpointManifest,
@@ -25,6 +24,7 @@ from service.specs.protocol import (
     Report,
     ReportResponse,
 )
+from service.specs.quota import Quota
 from service.states import CheckpointPart, JobState, Reason, Role, TokenScope
 from service.storage import events
 from service.storage.database import Database
@@ -131,7 +131,6 @@ class Core:
     def __init__(self, database: Database, clock: Clock) -> None:
         self.database = database
         self.clock = clock
-        self.limits: dict[str, ConcurrencyLimit] = {}
         self.data_dir = NO_DATA
 
     def add_person(
@@ -156,6 +155,10 @@ class Core:
                 now=self.clock.now,
             )
             return secret
+
+    def set_quota(self, key: str, **limits: float) -> None:
+        with self.database.transaction() as session:
+            quotas.set_quota(session, key, Quota.model_validate(limits))
 
     def record_cluster(
         self, *, cpus: int, gpus: float = 0, nodes: Sequence[ResourceBundle] = ()
@@ -186,7 +189,6 @@ class Core:
                 owner=owner,
                 now=self.clock.now,
                 lease_seconds=LEASE_SECONDS,
-                limits=self.limits,
             )
 
     def claim(self, owner: str = "one") -> Claim:

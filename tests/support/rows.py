@@ -38,6 +38,7 @@ class Rows:
         webhook_id = api.post("/v1/webhooks", {"url": "https://example.org/hook"}).json()["id"]
         api.post(f"/v1/webhooks/{webhook_id}/ping")
         core.add_person("ann")
+        core.set_quota("user:ann", jobs=1000)
         token_id = api.get("/v1/tokens?user=ann").json()["tokens"][0]["id"]
         self._secrets = {
             "attempt_id": attempt.secret,
@@ -56,6 +57,7 @@ class Rows:
             "webhook_id": webhook_id,
             "token_id": token_id,
             "name": "ann",
+            "key": "user:ann",
         }
 
     def find_token(self, path: str) -> str:

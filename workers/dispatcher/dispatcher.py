@@ -217,7 +217,6 @@ class Dispatcher:
                 owner=self.owner,
                 now=self._now(),
                 lease_seconds=self._settings.lease_seconds,
-                limits=self._settings.concurrency_limits,
                 attempts_per_runner=self._settings.attempts_per_runner,
             )
 

@@ -16,6 +16,7 @@ from resnetd.cli import (
     job_commands,
     messages,
     people_commands,
+    quota_commands,
     render,
     result_card_commands,
     search_commands,
@@ -41,6 +42,7 @@ app.add_typer(study_commands.commands, name="study")
 app.add_typer(webhook_commands.commands, name="webhook")
 app.add_typer(people_commands.commands, name="people")
 app.add_typer(token_commands.commands, name="token")
+app.add_typer(quota_commands.commands, name="quota")
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from resnetd.models import (
     Person,
     Plan,
     Progress,
+    Quota,
     Reason,
     Recipe,
     SampleStatistics,
@@ -355,6 +356,13 @@ def audit(rows: Iterable[AuditEntry]) -> Table:
     return _table(
         ("at", "user", "what", "subject", "details"),
         ((row.at, row.user, row.kind, row.subject, _plain(row.data)) for row in rows),
+    )
+
+
+def quotas(rows: Iterable[Quota]) -> Table:
+    return _table(
+        ("key", "jobs", "workers", "GPUs", "waiting"),
+        ((row.key, row.jobs, row.workers, row.gpus, row.waiting) for row in rows),
     )
 
 

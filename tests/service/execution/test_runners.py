@@ -36,7 +36,6 @@ def _claim(core: Core) -> leases.Claim:
             owner="one",
             now=core.clock.now,
             lease_seconds=15.0,
-            limits={},
             attempts_per_runner=LIVES,
         )
     assert claimed is not None

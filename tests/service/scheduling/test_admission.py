@@ -1,6 +1,5 @@
 """Admission against a database: aging, backfill by measured times, preemption, limits."""
 
-from service.settings import ConcurrencyLimit
 from service.states import JobState, Reason, StopReason
 from tests.support.core import Core, job_id_of, make_point, note, workers
 
@@ -118,7 +117,7 @@ def test_a_preempted_job_that_completes_first_has_succeeded(core: Core) -> None:
 
 
 def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
-    core.limits = {"user:*": ConcurrencyLimit(jobs=1)}
+    core.set_quota("user:*", jobs=1)
     core.record_cluster(cpus=8)
     core.submit(name="ann's first", user="ann")
     core.submit(name="ann's second", user="ann")
@@ -126,8 +125,26 @@ def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
     assert _claimed(core) == ["ann's first", "ben's"]
 
 
+def test_running_gpus_of_a_user_are_limited(core: Core) -> None:
+    core.set_quota("user:ann", gpus=1.5)
+    core.record_cluster(cpus=8, gpus=4)
+    core.submit(name="one", user="ann", resources=workers(1, gpus_per_worker=1))
+    core.submit(name="a second", user="ann", resources=workers(1, gpus_per_worker=1))
+    core.submit(name="a half", user="ann", resources=workers(1, gpus_per_worker=0.5))
+    assert _claimed(core) == ["one", "a half"]
+
+
+def test_a_quota_counts_from_the_next_claim_on(core: Core) -> None:
+    core.set_quota("user:*", jobs=0)
+    core.record_cluster(cpus=8)
+    core.submit(name="ann's", user="ann")
+    assert _claimed(core) == []
+    core.set_quota("user:ann", jobs=1)
+    assert _claimed(core) == ["ann's"]
+
+
 def test_running_workers_with_a_tag_are_limited(core: Core) -> None:
-    core.limits = {"tag:nightly": ConcurrencyLimit(workers=2)}
+    core.set_quota("tag:nightly", workers=2)
     core.record_cluster(cpus=8)
     core.submit(name="first", tags=["nightly"], resources=workers(2))
     core.submit(name="second", tags=["nightly"])

@@ -17,7 +17,7 @@ from service.scheduling.policy import (
     StartJob,
     WaitingJob,
 )
-from service.settings import ConcurrencyLimit
+from service.specs.quota import Quota
 
 
 def _exactly(seconds: float) -> DurationEstimate:
@@ -56,11 +56,11 @@ def make_snapshot(
     cpus: int,
     running: Sequence[RunningJob],
     waiting: Sequence[WaitingJob],
-    limits: dict[str, ConcurrencyLimit] | None = None,
+    quotas: dict[str, Quota] | None = None,
 ) -> SchedulerSnapshot:
     capacity = ResourceBundle(cpus=cpus, gpus=0)
     return SchedulerSnapshot(
-        capacity=capacity, running=running, waiting=waiting, limits=limits or {}
+        capacity=capacity, running=running, waiting=waiting, quotas=quotas or {}
     )
 
 
@@ -162,25 +162,25 @@ def test_an_overdue_backfilled_job_is_preempted() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits",
+    "quotas",
     [
-        {"user:ann": ConcurrencyLimit(jobs=1)},
-        {"user:*": ConcurrencyLimit(workers=2)},
-        {"tag:t": ConcurrencyLimit(jobs=1)},
-        {"tag:*": ConcurrencyLimit(workers=2)},
+        {"user:ann": Quota(jobs=1)},
+        {"user:*": Quota(workers=2)},
+        {"tag:t": Quota(jobs=1)},
+        {"tag:*": Quota(workers=2)},
     ],
 )
 def test_a_job_over_a_limit_waits_and_does_not_block_others(
-    limits: dict[str, ConcurrencyLimit],
+    quotas: dict[str, Quota],
 ) -> None:
     running = [make_running("x", 1, tags=("t",))]
     waiting = [make_waiting("ann's", 2, tags=("t",)), make_waiting("ben's", 1, user="ben")]
-    assert policy.decide(make_snapshot(8, running, waiting, limits)) == StartJob("ben's")
+    assert policy.decide(make_snapshot(8, running, waiting, quotas)) == StartJob("ben's")
 
 
 def test_a_specific_limit_overrides_the_wildcard() -> None:
-    limits = {"user:*": ConcurrencyLimit(jobs=0), "user:ann": ConcurrencyLimit(jobs=1)}
-    assert policy.decide(make_snapshot(1, [], [make_waiting("a", 1)], limits)) == StartJob("a")
+    quotas = {"user:*": Quota(jobs=0), "user:ann": Quota(jobs=1)}
+    assert policy.decide(make_snapshot(1, [], [make_waiting("a", 1)], quotas)) == StartJob("a")
 
 
 def test_a_forecast_starts_all_jobs_in_order() -> None:

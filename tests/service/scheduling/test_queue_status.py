@@ -8,7 +8,6 @@ import pytest
 from service.errors import CannotFit
 from service.scheduling import queue_status
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
-from service.settings import ConcurrencyLimit
 from service.states import Reason
 from tests.support.core import Core, job_id_of, make_point, spec, workers
 
@@ -17,7 +16,7 @@ QUICK = {"name": "quick", "iterations": 100}
 
 def status(core: Core, job_id: str) -> JobQueueStatus | None:
     with core.database.reading() as session:
-        queue = QueueStatus(session, limits=core.limits, now=core.clock.now)
+        queue = QueueStatus(session, now=core.clock.now)
         return queue.explain(core.job(job_id))
 
 
@@ -34,7 +33,6 @@ def plan(core: Core, **fields: Any) -> JobPlan:
             spec(**fields),
             user="ann",
             data_dir=core.data_dir,
-            limits=core.limits,
             now=core.clock.now,
         )
 
@@ -59,7 +57,7 @@ def test_each_reason_to_wait_has_its_code(core: Core) -> None:
     first = core.submit()
     assert code(core, first) is WaitReason.NO_DISPATCHER
     core.record_cluster(cpus=2)
-    core.limits = {"tag:t": ConcurrencyLimit(jobs=0)}
+    core.set_quota("tag:t", jobs=0)
     assert code(core, first) is WaitReason.NEXT
     running = core.start_next()
     large = core.submit(resources=workers(2))

@@ -100,6 +100,7 @@ def _plain(value: object) -> object:
 def _fill(core: Core) -> None:
     """A row in each table."""
     token = core.add_person("ann")
+    core.set_quota("user:ann", jobs=8)
     with core.database.transaction() as session:
         sign_ins.sign_in(session, token, now=core.clock.now)
         audit.record(session, AuditKind.SIGN_IN, "ann", now=core.clock.now)

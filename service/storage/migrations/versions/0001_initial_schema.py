@@ -271,6 +271,15 @@ def upgrade() -> None:
     )
     op.create_index("ix_study_members_job_id", "study_members", ["job_id"])
     op.create_table(
+        "quotas",
+        sa.Column("key", sa.String(length=125), nullable=False),
+        sa.Column("jobs", sa.Integer(), nullable=True),
+        sa.Column("workers", sa.Integer(), nullable=True),
+        sa.Column("gpus", sa.Float(), nullable=True),
+        sa.Column("waiting", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_quotas")),
+    )
+    op.create_table(
         "audit_log",
         sa.Column("id", sa.String(length=16), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -289,6 +298,8 @@ def upgrade() -> None:
                 "job-deleted",
                 "search-deleted",
                 "study-deleted",
+                "quota-set",
+                "quota-deleted",
                 name="auditkind",
                 native_enum=False,
                 create_constraint=True,
@@ -893,6 +904,7 @@ def downgrade() -> None:
     op.drop_table("tokens")
     op.drop_table("people")
     op.drop_table("audit_log")
+    op.drop_table("quotas")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION refuse_audit_change")
     op.drop_index("ix_study_members_job_id", table_name="study_members")

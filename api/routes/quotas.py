@@ -1,0 +1,52 @@
+"""Quotas of people and tags."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
+from pydantic import BaseModel
+
+from api import problems
+from api.dependencies import Now, ReadSession, WriteSession, authorize
+from service.access import audit, quotas
+from service.errors import NotFound
+from service.specs.quota import Quota, QuotaKey
+from service.states import AuditKind
+
+router = APIRouter(prefix="/v1/quotas", tags=["people"], dependencies=[Depends(authorize)])
+
+Key = Annotated[
+    QuotaKey, Path(description="`user:NAME`, `tag:TAG`; `user:*`, `tag:*`: all that have no own")
+]
+
+
+class QuotaView(Quota):
+    key: str
+
+
+class QuotaList(BaseModel):
+    quotas: list[QuotaView]
+
+
+@router.get("")
+def list_quotas(session: ReadSession) -> QuotaList:
+    """All quotas, by key."""
+    found = quotas.read_quotas(session)
+    return QuotaList(
+        quotas=[QuotaView(key=key, **quota.model_dump()) for key, quota in found.items()]
+    )
+
+
+@router.put("/{key}")
+def set_quota(key: Key, quota: Quota, session: WriteSession, now: Now) -> QuotaView:
+    """Sets all limits of a quota, from the next submission and the next claim on."""
+    quotas.set_quota(session, key, quota)
+    audit.record(session, AuditKind.QUOTA_SET, key[:120], now=now, **quota.model_dump())
+    return QuotaView(key=key, **quota.model_dump())
+
+
+@router.delete("/{key}", status_code=HTTPStatus.NO_CONTENT, responses=problems.responses(NotFound))
+def delete_quota(key: Key, session: WriteSession, now: Now) -> None:
+    """Removes the limits."""
+    quotas.delete_quota(session, key)
+    audit.record(session, AuditKind.QUOTA_DELETED, key[:120], now=now)

@@ -1,0 +1,50 @@
+"""The commands `resnetd quota ...`."""
+
+from typing import Annotated
+
+import typer
+
+from resnetd.cli import render
+from resnetd.cli.session import Output, OutputOption, Session
+
+commands = typer.Typer(
+    no_args_is_help=True,
+    help="Limit what people and tags may have.",
+    epilog="Example: resnetd quota set user:ann --jobs 4 --gpus 2",
+)
+
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="user:NAME or tag:TAG; user:* and tag:* for the rest.")
+]
+
+
+@commands.command("list", epilog="Example: resnetd quota list")
+def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
+    """List quotas."""
+    session: Session = context.obj
+    found = session.client.quotas.list()
+    session.show(output, found, render.quotas(found))
+
+
+@commands.command("set", epilog="Example: resnetd quota set 'user:*' --jobs 2 --waiting 20")
+def set_command(
+    context: typer.Context,
+    key: Key,
+    *,
+    jobs: Annotated[int | None, typer.Option(min=0, help="Running jobs.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Workers of running jobs.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of running jobs.")] = None,
+    waiting: Annotated[int | None, typer.Option(min=0, help="Jobs in the queue.")] = None,
+) -> None:
+    """Set all limits of a person or tag, as an admin; what is left out has no limit."""
+    session: Session = context.obj
+    quota = session.client.quotas.set(key, jobs=jobs, workers=workers, gpus=gpus, waiting=waiting)
+    session.show(Output.TEXT, quota, render.quotas([quota]))
+
+
+@commands.command(epilog="Example: resnetd quota delete user:ann")
+def delete(context: typer.Context, key: Key) -> None:
+    """Remove the limits of a person or tag, as an admin."""
+    session: Session = context.obj
+    session.client.quotas.delete(key)
+    session.show(Output.TEXT, None, f"{key} has no quota")

@@ -1,0 +1,65 @@
+"""Quotas of people and tags, changed at run time; `user:*` and `tag:*` are for all others."""
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from service.errors import NotFound, QuotaExceeded
+from service.specs.quota import Quota, find_quota, list_keys
+from service.states import WAITING_STATES
+from service.storage import changes
+from service.storage.database import Lock, serialize
+from service.storage.tables import JobRow, QuotaRow, TagRow
+from service.text import plural
+
+
+def read_quotas(session: Session) -> dict[str, Quota]:
+    """All, by key."""
+    rows = session.scalars(select(QuotaRow).order_by(QuotaRow.key))
+    return {row.key: Quota.model_validate(row) for row in rows}
+
+
+def set_quota(session: Session, key: str, quota: Quota) -> None:
+    """Also wakes the dispatchers: a job may start now."""
+    session.merge(QuotaRow(key=key, **quota.model_dump()))
+    changes.notify(session, "quotas")
+
+
+def delete_quota(session: Session, key: str) -> None:
+    row = session.get(QuotaRow, key)
+    if row is None:
+        raise NotFound(f"no quota {key!r}")
+    session.execute(delete(QuotaRow).where(QuotaRow.key == key))
+    changes.notify(session, "quotas")
+
+
+def require_place(session: Session, user: str, tags: tuple[str, ...]) -> None:
+    """QuotaExceeded where another waiting job would exceed a quota.
+
+    Submissions that a quota concerns come one after the other.
+    """
+    quotas = read_quotas(session)
+    limits = {
+        key: quota.waiting
+        for key in list_keys(user, tags)
+        if (quota := find_quota(quotas, key)) is not None and quota.waiting is not None
+    }
+    if limits:
+        serialize(session.connection(), Lock.USE_QUOTA)
+    for key, limit in limits.items():
+        used = _count_waiting(session, key)
+        if used >= limit:
+            jobs = plural(limit, "job")
+            raise QuotaExceeded(
+                f"{key} has {used} of {limit} waiting {jobs}; "
+                "a place becomes free when one of them starts or is cancelled"
+            )
+
+
+def _count_waiting(session: Session, key: str) -> int:
+    statement = select(func.count()).where(JobRow.state.in_(WAITING_STATES))
+    kind, _, name = key.partition(":")
+    if kind == "user":
+        statement = statement.where(JobRow.user == name)
+    else:
+        statement = statement.where(JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == name)))
+    return session.scalar(statement) or 0

@@ -1,0 +1,80 @@
+"""Quotas: set at run time, checked when a job is submitted and when it is claimed."""
+
+import pytest
+
+from tests.support.api import Api
+from tests.support.core import written
+from tests.support.searching import Searching
+
+
+def test_a_quota_is_set_listed_and_deleted(any_api: Api) -> None:
+    limits = {"jobs": 4, "workers": None, "gpus": 0.5, "waiting": 50}
+    for key in ("tag:nightly", "user:*"):
+        assert any_api.call("PUT", f"/v1/quotas/{key}", json=limits).json() == {
+            "key": key,
+            **limits,
+        }
+    any_api.call("PUT", "/v1/quotas/user:*", json={"jobs": 2})
+    listed = any_api.get("/v1/quotas").json()["quotas"]
+    assert [(quota["key"], quota["jobs"], quota["gpus"]) for quota in listed] == [
+        ("tag:nightly", 4, 0.5),
+        ("user:*", 2, None),
+    ]
+    assert any_api.call("DELETE", "/v1/quotas/user:*").status_code == 204
+    assert any_api.call("DELETE", "/v1/quotas/user:*").status_code == 404
+
+
+@pytest.mark.parametrize("key", ["ann", "group:x", "user:"])
+def test_a_key_names_a_person_or_a_tag(api: Api, key: str) -> None:
+    assert api.call("PUT", f"/v1/quotas/{key}", json={"jobs": 1}).status_code == 422
+
+
+def test_a_submission_beyond_a_quota_says_limit_and_use_and_when_it_frees(any_api: Api) -> None:
+    token = any_api.add_person("ann")
+    any_api.core.set_quota("user:*", waiting=2)
+    for _ in range(2):
+        assert any_api.post("/v1/jobs", written(), token=token).status_code == 201
+    refused = any_api.post("/v1/jobs", written(), token=token)
+    assert (refused.status_code, refused.json()["code"]) == (409, "quota-exceeded")
+    assert refused.json()["detail"] == (
+        "user:ann has 2 of 2 waiting jobs; "
+        "a place becomes free when one of them starts or is cancelled"
+    )
+    any_api.core.record_cluster(cpus=1)
+    any_api.core.start_next()
+    assert any_api.post("/v1/jobs", written(), token=token).status_code == 201
+    assert any_api.post("/v1/jobs", written()).status_code == 201  # of the admin
+
+
+def test_a_batch_beyond_a_quota_submits_nothing(any_api: Api) -> None:
+    any_api.core.set_quota("tag:nightly", waiting=2)
+    batch = [written(tags=["nightly"])] * 3
+    assert any_api.post("/v1/jobs:batch", {"jobs": batch}).status_code == 409
+    assert any_api.get("/v1/jobs").json()["jobs"] == []
+    assert any_api.post("/v1/jobs:batch", {"jobs": batch[:2]}).status_code == 201
+
+
+def test_a_repeated_submission_needs_no_further_place(api: Api) -> None:
+    api.core.set_quota("user:*", waiting=1)
+    answers = [
+        api.post("/v1/jobs", written(), headers={"Idempotency-Key": "once"}) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [201, 201]
+
+
+def test_a_quota_does_not_break_a_search_that_runs(api: Api) -> None:
+    """Its own budget limits its trials."""
+    searching = Searching(api.core)
+    search_id = searching.run()
+    api.core.set_quota("user:*", waiting=0)
+    assert searching.assign_trial(search_id, "a").job_id
+
+
+def test_a_waiting_job_names_the_quota_and_when_it_frees(api: Api) -> None:
+    api.core.set_quota("user:ann", jobs=1)
+    running = api.core.run(user="ann")
+    waiting = api.core.submit(user="ann")
+    found = api.get(f"/v1/jobs/{waiting}").json()["waiting"]
+    assert found["code"] == "limit"
+    assert found["message"].startswith("user:ann has 1 of 1 job running; job ")
+    assert running.attempt_id.rsplit("-", 1)[0] in found["message"]
