@@ -1460,6 +1460,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/quotas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Quotas
+         * @description All quotas, by key.
+         */
+        get: operations["list_quotas_v1_quotas_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/quotas/{key}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Set Quota
+         * @description Sets all limits of a quota, from the next submission and the next claim on.
+         */
+        put: operations["set_quota_v1_quotas__key__put"];
+        post?: never;
+        /**
+         * Delete Quota
+         * @description Removes the limits.
+         */
+        delete: operations["delete_quota_v1_quotas__key__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tokens": {
         parameters: {
             query?: never;
@@ -1879,7 +1923,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted";
+        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "quota-set" | "quota-deleted";
         /** AuditPage */
         AuditPage: {
             /** Entries */
@@ -4035,6 +4079,62 @@ export interface components {
             jobs: components["schemas"]["WaitingJobView"][];
         };
         /**
+         * Quota
+         * @description Null: no limit. What runs counts until its resources are free.
+         */
+        Quota: {
+            /**
+             * Jobs
+             * @description running
+             */
+            jobs?: number | null;
+            /**
+             * Workers
+             * @description of running jobs
+             */
+            workers?: number | null;
+            /**
+             * Gpus
+             * @description of running jobs
+             */
+            gpus?: number | null;
+            /**
+             * Waiting
+             * @description jobs in the queue, held and paused ones included
+             */
+            waiting?: number | null;
+        };
+        /** QuotaList */
+        QuotaList: {
+            /** Quotas */
+            quotas: components["schemas"]["QuotaView"][];
+        };
+        /** QuotaView */
+        QuotaView: {
+            /**
+             * Jobs
+             * @description running
+             */
+            jobs?: number | null;
+            /**
+             * Workers
+             * @description of running jobs
+             */
+            workers?: number | null;
+            /**
+             * Gpus
+             * @description of running jobs
+             */
+            gpus?: number | null;
+            /**
+             * Waiting
+             * @description jobs in the queue, held and paused ones included
+             */
+            waiting?: number | null;
+            /** Key */
+            key: string;
+        };
+        /**
          * RayJobState
          * @description A runner or a search's driver is ready from its first call on, busy or idle.
          * @enum {string}
@@ -5520,6 +5620,18 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            /** @description `quota-exceeded` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "quota-exceeded";
+                    };
+                };
+            };
             413: components["responses"]["BodyTooLarge"];
             /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
             422: {
@@ -5565,6 +5677,18 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            /** @description `quota-exceeded` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "quota-exceeded";
+                    };
+                };
+            };
             413: components["responses"]["BodyTooLarge"];
             /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
             422: {
@@ -6426,6 +6550,18 @@ export interface operations {
                     };
                 };
             };
+            /** @description `quota-exceeded` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "quota-exceeded";
+                    };
+                };
+            };
             413: components["responses"]["BodyTooLarge"];
             /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
             422: {
@@ -6725,6 +6861,18 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            /** @description `quota-exceeded` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "quota-exceeded";
+                    };
+                };
+            };
             413: components["responses"]["BodyTooLarge"];
             /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
             422: {
@@ -7538,6 +7686,18 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            /** @description `quota-exceeded` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "quota-exceeded";
+                    };
+                };
+            };
             413: components["responses"]["BodyTooLarge"];
             /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
             422: {
@@ -7634,7 +7794,7 @@ export interface operations {
                     };
                 };
             };
-            /** @description `conflict` */
+            /** @description `conflict`, `quota-exceeded` */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7642,7 +7802,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "conflict";
+                        code?: "conflict" | "quota-exceeded";
                     };
                 };
             };
@@ -8439,6 +8599,18 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "not-found";
+                    };
+                };
+            };
+            /** @description `quota-exceeded` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "quota-exceeded";
                     };
                 };
             };
@@ -9564,6 +9736,115 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_quotas_v1_quotas_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["QuotaList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    set_quota_v1_quotas__key__put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description `user:NAME`, `tag:TAG`; `user:*`, `tag:*`: all that have no own */
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Quota"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["QuotaView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    delete_quota_v1_quotas__key__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description `user:NAME`, `tag:TAG`; `user:*`, `tag:*`: all that have no own */
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
                     };
                 };
             };

@@ -275,7 +275,7 @@ def upgrade() -> None:
         sa.Column("key", sa.String(length=125), nullable=False),
         sa.Column("jobs", sa.Integer(), nullable=True),
         sa.Column("workers", sa.Integer(), nullable=True),
-        sa.Column("gpus", sa.Float(), nullable=True),
+        sa.Column("gpus", sa.Double(), nullable=True),
         sa.Column("waiting", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_quotas")),
     )
