@@ -19,6 +19,7 @@ OPERATIONS = {
 }
 # What a schema cannot say decides here: one field depends on others, on a checksum, on a row.
 DEPEND_ON_MORE = {
+    "GET /v1/audit",  # page tokens
     "GET /v1/groups",  # fields of `where` and `by`
     "GET /v1/jobs",  # fields of `where` and `sort`
     "GET /v1/jobs/{job_id}/events",  # an empty Last-Event-ID matches null
