@@ -7,22 +7,23 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Response
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from api.dependencies import Services
+from api.dependencies import Services, authorize
 from api.search_views import SearchView
 from api.views import EventView, ProgressView
-from service.errors import NotFound, Unavailable
+from service.errors import NotFound, Refused, Unavailable
 from service.jobs import records as job_records
 from service.searches import ranking
 from service.searches import records as search_records
 from service.storage import events
 from service.storage.database import Session
 from service.storage.tables import JobRow, SearchRow
+from service.storage.visibility import Visibility
 
 # A compressed stream arrives in blocks; a 204 is cached unless it says otherwise (RFC 9110).
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -51,23 +52,39 @@ class _Update:
     is_final: bool
 
 
-def follow_job(services: Services, session: Session, job: JobRow, *, after: int) -> Response:
+async def is_authorized(request: Request, services: Services, visibility: Visibility) -> bool:
+    """Whether the caller may still follow, and sees the same rows as at the beginning."""
+    try:
+        await run_in_threadpool(authorize, request, services, None, None)
+    except (Refused, Unavailable):
+        return False
+    return bool(request.state.visibility == visibility)
+
+
+def follow_job(
+    request: Request, services: Services, session: Session, job: JobRow, *, after: int
+) -> Response:
     """Past and future events with a number above `after`, until the job is final.
 
     204 where no event will follow: it ends an EventSource, which reconnects after any 200.
     """
-    return _follow(services, session, job, partial(_read_job, services, job.id), after=after)
+    return _follow(
+        request, services, session, job, partial(_read_job, services, job.id), after=after
+    )
 
 
 def follow_search(
-    services: Services, session: Session, search: SearchRow, *, after: int
+    request: Request, services: Services, session: Session, search: SearchRow, *, after: int
 ) -> Response:
     """As `follow_job`; the progress of a search is its view, which takes long to read."""
     read = partial(_read_search, services, search.id)
-    return _follow(services, session, search, read, after=after, min_seconds=SEARCH_SECONDS)
+    return _follow(
+        request, services, session, search, read, after=after, min_seconds=SEARCH_SECONDS
+    )
 
 
 def _follow(
+    request: Request,
     services: Services,
     session: Session,
     subject: JobRow | SearchRow,
@@ -80,13 +97,14 @@ def _follow(
     if subject.state.is_final and not events.list_events_after(session, subject, after, limit=1):
         return Response(status_code=HTTPStatus.NO_CONTENT, headers=HEADERS)
     return StreamingResponse(
-        _event_stream(services, subject.id, read, after=after, min_seconds=min_seconds),
+        _event_stream(request, services, subject.id, read, after=after, min_seconds=min_seconds),
         media_type="text/event-stream",
         headers=HEADERS,
     )
 
 
 async def _event_stream(
+    request: Request,
     services: Services,
     subject_id: str,
     read: Callable[[int], _Update],
@@ -94,12 +112,19 @@ async def _event_stream(
     after: int,
     min_seconds: float,
 ) -> AsyncIterator[bytes]:
-    """Reads at most once in `min_seconds`."""
+    """Reads at most once in `min_seconds`. Ends with the right to read."""
+    visibility: Visibility = request.state.visibility
+    get_time = asyncio.get_running_loop().time
+    authorized_at = get_time()
     sent_progress: BaseModel | None = None
     with services.changes.subscribe(subject_id) as changes:
         yield format_sse_event(retry=1000)
         while not services.changes.is_closing:
             changes.clear()
+            if get_time() - authorized_at >= KEEPALIVE_SECONDS:
+                authorized_at = get_time()
+                if not await is_authorized(request, services, visibility):
+                    return
             try:
                 update = await run_in_threadpool(read, after)
             except (NotFound, Unavailable):

@@ -211,7 +211,9 @@ def list_events(
     """Events of the job; a live stream for `Accept: text/event-stream`."""
     job = records.find_job(session, job_id)
     if query.is_stream:
-        return event_streams.follow_job(services, session, job, after=query.stream_after)
+        return event_streams.follow_job(
+            query.request, services, session, job, after=query.stream_after
+        )
     found = events.list_events_after(session, job, query.after, limit=query.limit)
     return EventList.of(found, after=query.after)
 

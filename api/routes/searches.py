@@ -178,7 +178,9 @@ def list_events(
     """Events of the search; a live stream for `Accept: text/event-stream`."""
     search = records.find_search(session, search_id)
     if query.is_stream:
-        return event_streams.follow_search(services, session, search, after=query.stream_after)
+        return event_streams.follow_search(
+            query.request, services, session, search, after=query.stream_after
+        )
     found = events.list_events_after(session, search, query.after, limit=query.limit)
     return EventList.of(found, after=query.after)
 

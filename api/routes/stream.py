@@ -20,7 +20,7 @@ from api import event_streams, problems
 from api.dependencies import Services, ServicesDep, authorize
 from api.event_streams import KEEPALIVE_SECONDS
 from api.shared_reads import JsonResponse, SharedReads
-from service.errors import InvalidInput, Refused, Unavailable, invalid_parameter
+from service.errors import InvalidInput, Unavailable, invalid_parameter
 from service.jobs import records
 from service.storage.changes import ANYTHING
 from service.storage.visibility import Visibility
@@ -130,7 +130,7 @@ async def _follow(
                 yield format_sse_event(comment="keep-alive")
             if get_time() - authenticated_at >= KEEPALIVE_SECONDS:
                 authenticated_at = get_time()
-                if not await _is_authorized(request, services, visibility):
+                if not await event_streams.is_authorized(request, services, visibility):
                     return
             if services.changes.is_closing:
                 return
@@ -185,15 +185,6 @@ async def _count(services: Services, job_id: str) -> tuple[int, int] | None:
             return await run_in_threadpool(query)
         except Unavailable:
             return None  # the reads say so
-
-
-async def _is_authorized(request: Request, services: Services, visibility: Visibility) -> bool:
-    """Whether the caller may still follow, and sees the same rows."""
-    try:
-        await run_in_threadpool(authorize, request, services, None, None)
-    except (Refused, Unavailable):
-        return False
-    return bool(request.state.visibility == visibility)
 
 
 def _format_message(index: int, response: JsonResponse) -> bytes:

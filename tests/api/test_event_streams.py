@@ -10,7 +10,7 @@ from api import event_streams
 from api.dependencies import Services
 from service.jobs import retention
 from service.storage.tables import JobEventRow
-from tests.support.api import TOKEN, Api
+from tests.support.api import TOKEN, Api, read_events
 from tests.support.core import cancelled, job_id_of
 from tests.support.searching import Searching
 
@@ -221,3 +221,14 @@ def test_the_stream_of_a_search_has_its_events_and_its_view(api: Api, searching:
     assert messages[0]["data"]["best"][0]["values"] == {"test/error": 5.0}
     read = api.get(f"/v1/searches/{search_id}/events?after=4").json()["events"]
     assert [event["number"] for event in read] == [5]
+
+
+def test_a_stream_ends_when_its_token_is_revoked(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.event_streams.KEEPALIVE_SECONDS", 0.05)
+    job_id = api.core.submit(user="bob")
+    headers = {"Authorization": f"Bearer {api.add_person('bob')}", "Accept": "text/event-stream"}
+    with api.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
+        messages = read_events(response.iter_lines())
+        next(messages)
+        assert api.call("DELETE", "/v1/people/bob").status_code == 204
+        assert [message["event"] for message in messages if message["event"] != "progress"] == []
