@@ -20,7 +20,9 @@ _APPEND_ONLY = {
     "postgresql": [
         """CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$""",
-        """CREATE TRIGGER audit_log_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+        """CREATE TRIGGER audit_log_rows BEFORE UPDATE OR DELETE ON audit_log
+        FOR EACH ROW EXECUTE FUNCTION refuse_audit_change()""",
+        """CREATE TRIGGER audit_log_truncate BEFORE TRUNCATE ON audit_log
         EXECUTE FUNCTION refuse_audit_change()""",
     ],
 }
