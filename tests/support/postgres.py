@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -40,20 +41,31 @@ class PostgresServer:
         """The URL of a new database. The copied one must have no connections."""
         name = f"test_{next(self._numbers)}"
         template = "template1" if copied_from is None else copied_from.rpartition("/")[2]
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        # Copied as files in half the time of the write-ahead log.
+        strategy = "STRATEGY FILE_COPY" if self._connection.info.server_version >= 150000 else ""
+        self._connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}".encode())
         return f"postgresql://postgres@127.0.0.1:{self.port}/{name}"
 
     def drop(self, url: str) -> None:
         """Drops the database and terminates its connections."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)".encode())
+        self._connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)".encode())
+
+    @cached_property
+    def _connection(self) -> psycopg.Connection:
+        return psycopg.connect(self.url, autocommit=True)
+
+    def _disconnect(self) -> None:
+        connection = self.__dict__.pop("_connection", None)
+        if connection is not None:
+            connection.close()
 
     def stop(self, *, mode: str = "immediate") -> None:
+        self._disconnect()
         _control(self.binaries, self.data_dir, "stop", "-m", mode)
 
     def kill(self) -> None:
         """SIGKILL to the server; its sessions end when they notice."""
+        self._disconnect()
         pid = int((self.data_dir / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGKILL)
 
