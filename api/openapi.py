@@ -75,7 +75,9 @@ def _refer_to(name: str) -> dict[str, Any]:
 def _can_be_invalid(operation: dict[str, Any]) -> bool:
     """Whether anything but the text of an id is read: an id that nothing can have is not found."""
     return "requestBody" in operation or any(
-        parameter["in"] != "path" or parameter["schema"].get("type") != "string"
+        parameter["in"] != "path"
+        or parameter["schema"].get("type") != "string"
+        or "pattern" in parameter["schema"]
         for parameter in operation.get("parameters", ())
     )
 

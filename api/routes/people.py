@@ -75,7 +75,7 @@ def add_person(person: NewPerson, session: WriteSession, now: Now) -> PersonView
 
 
 @router.patch("/{name}", responses=problems.responses(NotFound, Conflict))
-def update_person(name: str, update: PersonUpdate, session: WriteSession, now: Now) -> PersonView:
+def update_person(name: Name, update: PersonUpdate, session: WriteSession, now: Now) -> PersonView:
     """Changes the role, from the next request on."""
     changed = people.set_role(session, name, update.role)
     audit.record(session, AuditKind.ROLE_CHANGED, name, now=now, role=changed.role)
@@ -86,7 +86,7 @@ def update_person(name: str, update: PersonUpdate, session: WriteSession, now: N
     "/{name}", status_code=HTTPStatus.NO_CONTENT, responses=problems.responses(NotFound, Conflict)
 )
 def remove_person(
-    name: str,
+    name: Name,
     session: WriteSession,
     services: ServicesDep,
     background: BackgroundTasks,

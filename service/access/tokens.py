@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, literal, null, select, update
+from sqlalchemy import ColumnElement, delete, null, select, update
 from sqlalchemy.orm import Session, aliased
 
 from service import ids
@@ -90,7 +90,8 @@ def authenticate(
         token_id=token.id,
         expires_at=token.expires_at,
     )
-    return principal, owner, token.last_used_at
+    # A person owns what is his. The name of one may be any text here.
+    return principal, subject_id if subject is Subject.PERSON else owner, token.last_used_at
 
 
 def create_token(
@@ -209,10 +210,8 @@ def read_or_create(path: Path) -> str:
 
 
 def _select_owner(subject: Subject | None, subject_id: str) -> ColumnElement[Any]:
-    """NULL where no row has this id. A person owns what is his."""
-    if subject is Subject.PERSON:
-        return literal(subject_id)
-    if subject is None or not ids.is_id(subject_id):
+    """NULL where no row has this id."""
+    if subject not in _OWNERS or not ids.is_id(subject_id):
         return null()
     owned = aliased(_OWNERS[subject])
     return select(owned.user).where(owned.id == subject_id).scalar_subquery()

@@ -62,7 +62,7 @@ def test_a_changed_role_counts_from_the_next_request_on(any_api: Api) -> None:
     assert any_api.get("/v1/session", token=token).json()["role"] == "member"
 
 
-def test_a_removed_person_leaves_jobs_and_nothing_else(any_api: Api) -> None:
+def test_a_removed_person_leaves_jobs_with_their_events_and_nothing_else(any_api: Api) -> None:
     token = any_api.add_person("ann")
     any_api.post("/v1/webhooks", {"url": "https://example.org/"}, token=token)
     headers = {"Idempotency-Key": "once"}
@@ -71,7 +71,7 @@ def test_a_removed_person_leaves_jobs_and_nothing_else(any_api: Api) -> None:
     assert any_api.get("/v1/session", token=token).status_code == 401
     assert any_api.get(f"/v1/jobs/{job_id}").json()["user"] == "ann"
     named = _count_rows_of(any_api, "ann")
-    assert named == {"jobs": 1}
+    assert named == {"jobs": 1, "job_events": 1}
 
 
 def test_a_removed_person_takes_ended_jobs_searches_and_studies_along(any_api: Api) -> None:

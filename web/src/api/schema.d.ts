@@ -9848,6 +9848,18 @@ export interface operations {
                     };
                 };
             };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
             426: components["responses"]["ClientTooOld"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
