@@ -68,7 +68,7 @@ check: lint types imports web fast ## run all quick checks before a push
 test: setup ## run all tests that need no GPU
 	$(BIN)/pytest -m "not gpu and not ray" --ignore tests/web --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and not ray" tests/web --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS) --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS)
 	@$(BIN)/python -m tools.web check
 
 # Importing all test modules for those with Ray takes half a minute.
