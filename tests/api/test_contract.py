@@ -26,6 +26,7 @@ DEPEND_ON_MORE = {
     "GET /v1/searches",  # page tokens
     "GET /v1/searches/{search_id}/events",
     "GET /v1/metrics",
+    "GET /v1/studies",
     "GET /v1/stream",  # paths of other requests; a valid one has no end
     "PATCH /v1/jobs/{job_id}",  # 50.0 is an integer in JSON Schema
     "PATCH /v1/searches/{search_id}",

@@ -226,8 +226,10 @@ def test_an_unexpected_error_is_a_problem_with_a_request_id(
         raise RuntimeError
 
     monkeypatch.setattr("service.jobs.records.find_job", fail)
+    # The server closes the connection after such an error; another test would use it again.
+    headers = {"Connection": "close"}
     with structlog.testing.capture_logs() as logged:
-        _problem(api.get("/v1/jobs/0"), 500, "internal")
+        _problem(api.get("/v1/jobs/0", headers=headers), 500, "internal")
     assert "request failed" in [event["event"] for event in logged]
 
 
