@@ -5,39 +5,25 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
+from api.background_writer import BackgroundWriter
 from service.access import audit
 from service.states import AuditKind
 from service.storage.database import Database
-from service.supervision import start_supervised
 
 INTERVAL_SECONDS = 60.0
 # In one entry; the others are counted.
 _MAX_ADDRESSES = 10
 
 
-class FailedSignIns:
-    """A thread that writes what requests count."""
+class FailedSignIns(BackgroundWriter):
+    """Writes what requests count."""
 
     def __init__(self, database: Database, *, now: Callable[[], datetime]) -> None:
+        super().__init__("failed-sign-ins")
         self._database = database
         self._now = now
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._has_new = threading.Event()
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        self._thread = start_supervised(
-            self._write, name="failed-sign-ins", stopping=self._stopping
-        )
-
-    def close(self) -> None:
-        """What was counted since the last entry is lost."""
-        self._stopping.set()
-        self._has_new.set()
-        if self._thread is not None:
-            self._thread.join()
 
     def record(self, address: str) -> None:
         with self._lock:
@@ -46,9 +32,7 @@ class FailedSignIns:
             self._counts[address if known else "others"] += 1
         self._has_new.set()
 
-    def _write(self) -> None:
-        self._has_new.wait()
-        self._has_new.clear()
+    def write(self) -> None:
         with self._lock:
             counts, self._counts = self._counts, Counter()
         if counts:

@@ -18,6 +18,7 @@ from api.dependencies import (
     authorize,
     set_submission_headers,
 )
+from api.file_response import describe_files, file_response
 from api.queries import FilterText
 from api.views import JobView, View
 from service.errors import CannotFit, IdempotencyMismatch, NotFound, QuotaExceeded
@@ -73,11 +74,7 @@ class ResultFormat(StrEnum):
     PNG = "png"
 
 
-_MEDIA_TYPES = {
-    ResultFormat.CSV: "text/csv",
-    ResultFormat.SVG: "image/svg+xml",
-    ResultFormat.PNG: "image/png",
-}
+_FILES = (ResultFormat.CSV, ResultFormat.SVG, ResultFormat.PNG)
 
 
 @router.post(
@@ -118,8 +115,7 @@ def list_analyses(job_id: str, session: ReadSession) -> AnalysisList:
 @router.get(
     "/jobs/{job_id}/analysis",
     response_model=AnalysisResult,
-    responses=problems.responses(NotFound)
-    | {200: {"content": {media_type: {} for media_type in _MEDIA_TYPES.values()}}},
+    responses=problems.responses(NotFound) | describe_files(_FILES),
 )
 def get_analysis(
     job_id: str,
@@ -142,8 +138,4 @@ def get_analysis(
     else:
         kind: FigureFormat = "svg" if result_format is ResultFormat.SVG else "png"
         content = analysis_figure.draw(job, result, kind)
-    return Response(
-        content,
-        media_type=_MEDIA_TYPES[result_format],
-        headers={"Content-Disposition": f'inline; filename="{job.kind}-{job.id}.{result_format}"'},
-    )
+    return file_response(content, name=f"{job.kind}-{job.id}", file_format=result_format)

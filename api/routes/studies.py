@@ -17,6 +17,7 @@ from api.dependencies import (
     authorize,
     set_submission_headers,
 )
+from api.file_response import describe_files, file_response
 from api.queries import PageQuery
 from api.study_views import DefinitionList, StudyPage, StudyReportView, StudyView
 from service.access import audit
@@ -37,13 +38,6 @@ class ReportFormat(StrEnum):
     PNG = "png"
 
 
-_MEDIA_TYPES = {
-    ReportFormat.MARKDOWN: "text/markdown",
-    ReportFormat.LATEX: "application/x-tex",
-    ReportFormat.CSV: "text/csv",
-    ReportFormat.SVG: "image/svg+xml",
-    ReportFormat.PNG: "image/png",
-}
 _TEXTS = {
     ReportFormat.MARKDOWN: formats.to_markdown,
     ReportFormat.LATEX: formats.to_latex,
@@ -112,8 +106,7 @@ def get_study(study_id: str, session: ReadSession) -> StudyReportView:
 @router.get(
     "/studies/{study_id}/report",
     response_class=Response,
-    responses=problems.responses(NotFound)
-    | {200: {"content": {media_type: {} for media_type in _MEDIA_TYPES.values()}}},
+    responses=problems.responses(NotFound) | describe_files(ReportFormat),
 )
 def get_study_report(
     study_id: str,
@@ -134,12 +127,8 @@ def get_study_report(
         content = figure.draw(report, "png")
     else:
         content = _TEXTS[file_format](report)
-    name = f"{report.spec.definition.name}-{report.spec.scale}-{row.id}.{file_format}"
-    return Response(
-        content,
-        media_type=_MEDIA_TYPES[file_format],
-        headers={"Content-Disposition": f'inline; filename="{name}"'},
-    )
+    name = f"{report.spec.definition.name}-{report.spec.scale}-{row.id}"
+    return file_response(content, name=name, file_format=file_format)
 
 
 @router.delete(

@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import ids
-from service.errors import invalid_parameter
 from service.states import AuditKind
+from service.storage import paging
 from service.storage.actors import actor_of
 from service.storage.paging import Page
 from service.storage.tables import AuditRow
@@ -46,14 +46,9 @@ def list_page(
     token: str | None,
 ) -> Page[AuditRow]:
     """Newest first. InvalidInput where `token` is not the token of a page."""
-    if token is not None and not ids.is_id(token):
-        raise invalid_parameter("/page_token", f"is not a valid page token: {token!r}")
-    statement = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit + 1)
+    statement = select(AuditRow)
     if kinds:
         statement = statement.where(AuditRow.kind.in_(kinds))
     if user is not None:
         statement = statement.where(AuditRow.user == user)
-    if token is not None:
-        statement = statement.where(AuditRow.id < token)
-    rows = list(session.scalars(statement))
-    return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+    return paging.read_newest(session, statement, AuditRow.id, limit=limit, token=token)

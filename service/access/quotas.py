@@ -32,12 +32,13 @@ def delete_quota(session: Session, key: str) -> None:
     changes.notify(session, "quotas")
 
 
-def require_place(session: Session, user: str, tags: tuple[str, ...]) -> None:
-    """QuotaExceeded where another waiting job would exceed a quota.
+def require_place(
+    session: Session, user: str, tags: tuple[str, ...], quotas: dict[str, Quota]
+) -> None:
+    """QuotaExceeded where another waiting job would exceed one of `quotas`.
 
     Submissions that a quota concerns come one after the other.
     """
-    quotas = read_quotas(session)
     limits = {
         key: quota.waiting
         for key in list_keys(user, tags)

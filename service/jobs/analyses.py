@@ -69,7 +69,7 @@ def submit(
 
     def create() -> JobRow:
         spec = make_spec(session, request)
-        quotas.require_place(session, user, spec.tags)
+        quotas.require_place(session, user, spec.tags, quotas.read_quotas(session))
         return submission.create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     try:

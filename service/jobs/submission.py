@@ -19,6 +19,7 @@ from service.specs import dataset_fit
 from service.specs.analysis_spec import OtherCheckpoint
 from service.specs.fields import merge_patch
 from service.specs.job_spec import Dependency, JobSpec, parse_job_spec
+from service.specs.quota import Quota
 from service.states import DependencyCondition, JobState
 from service.storage import events, idempotency
 from service.storage.events import EventKind
@@ -49,7 +50,10 @@ def submit(
     far as they are on this machine.
     """
     key = IdempotencyKey.of(Operation.SUBMIT_JOB, idempotency_key, user=user, body=[spec])
-    return _submit(session, spec, user=user, data_dir=data_dir, now=now, key=key)
+    known = quotas.read_quotas(session)
+    return _submit(
+        session, spec, user=user, data_dir=data_dir, now=now, key=key, known_quotas=known
+    )
 
 
 def create_job(
@@ -125,6 +129,7 @@ def submit_batch(
     """Creates all jobs or, with any error, none. `#N` in `after` is the batch's job N, from 0."""
     _lock_referenced_jobs(session, specs)
     key = IdempotencyKey.of(Operation.SUBMIT_BATCH, idempotency_key, user=user, body=specs)
+    known = quotas.read_quotas(session)
     submissions: list[Submission[JobRow]] = []
     for index, spec in enumerate(specs):
         # Ids sort by time: a microsecond between jobs keeps the order of the batch.
@@ -138,6 +143,7 @@ def submit_batch(
                 data_dir=data_dir,
                 now=created_at,
                 key=replace(key, item=index),
+                known_quotas=known,
             )
             submissions.append(submitted)
         except InvalidInput as error:
@@ -173,7 +179,10 @@ def clone(
         del document["family"]
     spec = parse_job_spec(merge_patch(document, changes))
     key = IdempotencyKey.of(Operation.CLONE_JOB, idempotency_key, user=user, body=[spec])
-    return _submit(session, spec, user=user, data_dir=data_dir, now=now, key=key)
+    known = quotas.read_quotas(session)
+    return _submit(
+        session, spec, user=user, data_dir=data_dir, now=now, key=key, known_quotas=known
+    )
 
 
 def check_submission(session: Session, spec: JobSpec, *, data_dir: Path) -> None:
@@ -202,9 +211,10 @@ def _submit(
     data_dir: Path,
     now: datetime,
     key: IdempotencyKey,
+    known_quotas: dict[str, Quota],
 ) -> Submission[JobRow]:
     def create() -> JobRow:
-        quotas.require_place(session, user, spec.tags)
+        quotas.require_place(session, user, spec.tags, known_quotas)
         return create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     return idempotency.submit_once(session, JobRow, create, key=key)

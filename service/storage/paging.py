@@ -1,12 +1,12 @@
 """Pages of rows, newest first; the id of a page's last row is the token of the next page."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service import ids
 from service.errors import invalid_parameter
@@ -44,23 +44,41 @@ def read_page(
     `order`: instead of newest first. Then the token is the number of rows before the page: rows
     that change meanwhile may be missed or come twice.
     """
-    is_token = ids.is_id if not order else _OFFSET.fullmatch
-    if token is not None and not is_token(token):
-        raise invalid_parameter("/page_token", f"is not a valid page token: {token!r}")
+    _require_token(token, _OFFSET.fullmatch if order else ids.is_id)
     if id_prefix is not None and not ids.is_id(id_prefix):
         return Page(rows=[], next_token=None)
-    statement = select(row_type).where(*conditions).limit(limit + 1)
-    statement = statement.order_by(*order, row_type.id.desc())
-    if token is not None:
-        statement = statement.offset(int(token)) if order else statement.where(row_type.id < token)
+    statement = select(row_type).where(*conditions)
     if named:
         statement = statement.where(row_type.id.in_(named))
     if archived is not None or not (named or id_prefix is not None):
         statement = statement.where(row_type.archived.is_(archived or False))
     if id_prefix is not None:
         statement = statement.where(row_type.id.startswith(id_prefix, autoescape=True))
+    if not order:
+        return read_newest(session, statement, row_type.id, limit=limit, token=token)
+    offset = int(token or 0)
+    statement = statement.order_by(*order, row_type.id.desc()).offset(offset).limit(limit + 1)
     rows = list(session.scalars(statement))
-    if len(rows) <= limit:
-        return Page(rows=rows, next_token=None)
-    next_token = str(int(token or 0) + limit) if order else rows[limit - 1].id
-    return Page(rows=rows[:limit], next_token=next_token)
+    return Page(rows[:limit], str(offset + limit) if len(rows) > limit else None)
+
+
+def read_newest(
+    session: Session,
+    statement: Select[PagedT],
+    row_id: InstrumentedAttribute[str],
+    *,
+    limit: int,
+    token: str | None,
+) -> Page[PagedT]:
+    """The statement's rows, newest first. InvalidInput as in `read_page`."""
+    _require_token(token, ids.is_id)
+    if token is not None:
+        statement = statement.where(row_id < token)
+    rows = list(session.scalars(statement.order_by(row_id.desc()).limit(limit + 1)))
+    next_token = getattr(rows[limit - 1], row_id.key) if len(rows) > limit else None
+    return Page(rows[:limit], next_token)
+
+
+def _require_token(token: str | None, is_token: Callable[[str], object]) -> None:
+    if token is not None and not is_token(token):
+        raise invalid_parameter("/page_token", f"is not a valid page token: {token!r}")

@@ -225,10 +225,9 @@ def load(
             f"this run is {_identify_run(spec)}"
         )
     tensors = safetensors.torch.load_file(files[CheckpointPart.STATE])
-    weights = safetensors.torch.load_file(files[CheckpointPart.WEIGHTS])
     return Checkpoint(
         state=TrainState.from_json(metadata["state"]),
-        weights=weight_markers.remove_markers(weights),
+        weights=weight_markers.load_weights(files[CheckpointPart.WEIGHTS]),
         momentum={
             name.removeprefix("momentum."): tensor
             for name, tensor in tensors.items()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -121,8 +120,7 @@ def _count(
     """The number of wrong images and of near ties."""
     model = resnet.build_network(spec, source.classes).to(device)
     try:
-        weights = safetensors.torch.load_file(weights_path)
-        model.load_state_dict(weight_markers.remove_markers(weights), strict=True)
+        model.load_state_dict(weight_markers.load_weights(weights_path), strict=True)
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise VerificationError(f"{weights_path} does not fit {spec.network}: {error}") from error
     model.to(memory_format=torch.channels_last)

@@ -9,7 +9,6 @@ from typing import overload
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -67,7 +66,7 @@ def load_network(path: Path, device: torch.device) -> AnalysedNetwork:
     """From a file of weights that a training of this service wrote. WeightsMismatch for others."""
     with safetensors.safe_open(path, framework="pt") as file:
         metadata: Mapping[str, str] = file.metadata()
-    weights = weight_markers.remove_markers(safetensors.torch.load_file(path))
+    weights = weight_markers.load_weights(path)
     try:
         spec = JobSpec.model_validate_json(metadata["spec"], extra="ignore")
         class_names: list[str] = json.loads(metadata["class_names"])

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -64,7 +63,7 @@ def _load_network(path: Path) -> tuple[Architecture, ResNet, tuple[list[float], 
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         architecture = checkpoint.architecture_of(metadata)
-        tensors = weight_markers.remove_markers(safetensors.torch.load_file(path))
+        tensors = weight_markers.load_weights(path)
         mean_HWC = np.frombuffer(base64.b64decode(metadata["mean_image"]), dtype="<f4")
         mean = mean_HWC.reshape(-1, 3).mean(axis=0) / 255
         std = [value / 255 for value in json.loads(metadata["std"])]

@@ -7,7 +7,6 @@ import pickle
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ def init_from_checkpoint(
     assert spec.start_from is not None
     with safetensors.safe_open(weights_path, framework="pt") as file:
         metadata = file.metadata()
-    weights = weight_markers.remove_markers(safetensors.torch.load_file(weights_path))
+    weights = weight_markers.load_weights(weights_path)
     try:
         if spec.start_from.mode is StartMode.DEEPEN:
             assert isinstance(model, ResNet), "checked at submission"
@@ -92,7 +91,7 @@ def _read_weights(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         if "spec" in metadata:
-            weights = weight_markers.remove_markers(safetensors.torch.load_file(path))
+            weights = weight_markers.load_weights(path)
             return checkpoint.architecture_of(metadata), weights
     architecture, network = convert.load_network(path)
     return architecture, dict(network.state_dict())

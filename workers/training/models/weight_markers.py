@@ -8,7 +8,9 @@ refuses them and names the reason. Gates and full pre-activation have names of t
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -76,3 +78,8 @@ def remove_markers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights as our networks load them."""
     markers = VARIANT_MARKERS | {STRIDE_MARKER}
     return {name: tensor for name, tensor in weights.items() if name not in markers}
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a safetensors file, as our networks load them."""
+    return remove_markers(safetensors.torch.load_file(path))
