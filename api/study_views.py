@@ -7,7 +7,14 @@ from typing import Annotated
 from pydantic import Field
 
 from api.views import SampleStatisticsView, View
-from service.specs.study_spec import PaperValue, Scale, StudyDefinition, StudyMetric, StudySpec
+from service.specs.study_spec import (
+    Column,
+    PaperValue,
+    Scale,
+    StudyDefinition,
+    StudyMetric,
+    StudySpec,
+)
 from service.states import JobState
 from service.storage.tables import StudyRow
 from service.studies import formats
@@ -15,6 +22,7 @@ from service.studies.paired_statistics import PairedComparison
 from service.studies.report import (
     Cell,
     DifferenceReport,
+    EnsembleReport,
     MemberReport,
     StudyReport,
     Verdict,
@@ -100,7 +108,7 @@ class MemberView(View):
     network: str
     parameters: int | None
     jobs: list[MemberJobView]
-    results: dict[StudyMetric, CellView]
+    results: dict[Column, CellView]
     analyses: list[MemberAnalysisView]
     gap: Annotated[str, Field(description="which jobs have no result; empty if none")]
 
@@ -124,6 +132,26 @@ class MemberView(View):
                 for analysis in member.analyses
             ],
             gap=member.gap,
+        )
+
+
+class StudyEnsembleView(View):
+    """Members whose probabilities are averaged. `jobs`: of the seeds whose trainings succeeded."""
+
+    label: str
+    members: list[str]
+    jobs: list[MemberJobView]
+    results: dict[Column, CellView]
+    gap: Annotated[str, Field(description="which jobs have no result; empty if none")]
+
+    @classmethod
+    def of(cls, ensemble: EnsembleReport) -> "StudyEnsembleView":
+        return cls(
+            label=ensemble.label,
+            members=list(ensemble.members),
+            jobs=_list_analyses(ensemble.jobs),
+            results={column: CellView.of(cell) for column, cell in ensemble.cells.items()},
+            gap=ensemble.gap,
         )
 
 
@@ -183,10 +211,11 @@ class StudyReportView(StudyView):
     origin: Annotated[str, Field(description="scale, data and seeds, in words")]
     finished: int
     total: int
-    metrics: list[StudyMetric]
+    columns: Annotated[list[Column], Field(description="of the table, in their order")]
     members: list[MemberView]
+    ensembles: list[StudyEnsembleView]
     paper_only: Annotated[
-        dict[str, dict[StudyMetric, PaperValue]],
+        dict[str, dict[Column, PaperValue]],
         Field(description="the paper's numbers of networks that this study does not train"),
     ]
     differences: list[DifferenceView]
@@ -202,8 +231,9 @@ class StudyReportView(StudyView):
             origin=formats.describe_origin(report),
             finished=report.finished,
             total=report.total,
-            metrics=list(definition.metrics),
+            columns=list(report.spec.columns),
             members=[MemberView.of(member) for member in report.members],
+            ensembles=[StudyEnsembleView.of(ensemble) for ensemble in report.ensembles],
             paper_only=report.paper_only,
             differences=[DifferenceView.of(tested) for tested in report.differences],
         )

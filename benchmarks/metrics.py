@@ -108,6 +108,7 @@ def _copy_rows(database: Database, source: str, target: str, *, num_points: int)
         copy.bucket_width = original.bucket_width
         copy.bucketed_iterations = original.bucketed_iterations
         copy.latest_metrics = original.latest_metrics
+        copy.newest_iteration = original.newest_iteration
 
 
 def _measure(api: ApiProcess, jobs: list[str], num_points: int, num_requests: int) -> list[float]:

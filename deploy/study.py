@@ -56,8 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (StartError, resnetd.ResnetdError) as error:
         console.print(f"study: {error}", style="red", markup=False, soft_wrap=True)
         return 1
-    states = {job.state for member in study.members for job in member.all_jobs}
-    return 0 if states == {resnetd.JobState.SUCCEEDED} else 1
+    return 1 if study.has_failed else 0
 
 
 def _follow(client: resnetd.Client, study: resnetd.Study, console: Console) -> resnetd.Study:

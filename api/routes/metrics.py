@@ -76,11 +76,10 @@ def read_metrics(
     known = _parse_cursor(after) if after is not None else {}
     views: list[JobMetricsView] = []
     cursor: list[str] = []
-    for job_id in dict.fromkeys(job):
-        row = records.find_job(session, job_id)
+    for row in records.find_jobs(session, job):
         axis = JobAxis(session, row, range_.x)
         start = axis.find_iteration(range_.from_)
-        stop = axis.newest_iteration + 1
+        stop = row.newest_iteration + 1
         if range_.to is not None:
             stop = min(stop, axis.find_iteration(range_.to) + 1)
         width = metric_buckets.choose_width(max(1, stop - start), buckets)

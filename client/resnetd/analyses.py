@@ -31,8 +31,9 @@ class Analyses(Resource):
 
         Args:
             job_id: the job to analyse.
-            kind: `evaluation`, `layer-responses`, `lesion`, `path-gradients`, `loss-landscape`,
-                `interpolation`, `trajectory`, `layer-statistics` or `deepened-twin`.
+            kind: `evaluation`, `ensemble`, `layer-responses`, `lesion`, `path-gradients`,
+                `loss-landscape`, `interpolation`, `trajectory`, `layer-statistics` or
+                `deepened-twin`.
             parameters: of the kind, such as `test_time_augmentation`.
             checkpoint: the `best`, the `newest`, or an id.
             dataset: other images of the same classes. Default: the job's.

@@ -99,6 +99,14 @@ class StudyMetric(OpenEnum):
     TRAIN_ERROR = "train/error"
 
 
+class NetworkCount(OpenEnum):
+    """What a network has without training: millions, billions for one image, and percent."""
+
+    PARAMETERS = "network/parameters"
+    MULTIPLY_ADDS = "network/multiply_adds"
+    SHARE = "network/share"
+
+
 class Verdict(OpenEnum):
     """How a mean over seeds compares with the paper's number."""
 
@@ -560,6 +568,16 @@ class Member(Record, frozen=True):
         return (*self.jobs, *(job for analysis in self.analyses for job in analysis.jobs))
 
 
+class StudyEnsemble(Record, frozen=True):
+    """Members whose probabilities are averaged. `jobs`: of the seeds whose trainings succeeded."""
+
+    label: str
+    members: tuple[str, ...]
+    jobs: tuple[MemberJob, ...] = ()
+    results: dict[str, Cell] = {}
+    gap: str = ""
+
+
 class Difference(Record, frozen=True):
     """Of `n` pairs of equal seeds: mean of a minus b in points, 95 % interval, p, and in words."""
 
@@ -593,13 +611,22 @@ class Study(Record, frozen=True):
     origin: str = ""
     finished: int | None = None
     total: int | None = None
+    columns: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
+    ensembles: tuple[StudyEnsemble, ...] = ()
     differences: tuple[Difference, ...] = ()
 
     @property
     def is_final(self) -> bool:
         """Whether all jobs have ended."""
         return self.finished is not None and self.finished == self.total
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is final and a job has not succeeded, or was deleted."""
+        jobs = [job for member in self.members for job in member.all_jobs]
+        jobs += [job for ensemble in self.ensembles for job in ensemble.jobs]
+        return self.is_final and any(job.state is not JobState.SUCCEEDED for job in jobs)
 
     @property
     def state(self) -> str:

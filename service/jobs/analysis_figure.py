@@ -62,6 +62,20 @@ def _draw_class_errors(figure: Any, result: AnalysisResult) -> None:
 _MAX_NAMES = 30
 
 
+def _draw_ensemble(figure: Any, result: AnalysisResult) -> None:
+    """A bar for each network, and a line at the error of all together."""
+    axes = figure.subplots()
+    (table,) = result.tables
+    errors = [value or 0.0 for value in _read_numbers(table, "error")]
+    axes.bar(range(len(errors)), errors, color=COLD_COLORS[0], label="single networks")
+    together = next(v for name, v in result.numbers.items() if name.endswith("_error"))
+    axes.axhline(together or 0.0, color=WARM_COLORS[0], linewidth=1.2, label="ensemble")
+    axes.set_ylabel("error, %")
+    names = [str(row[table.columns.index("network")]) for row in table.rows]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
+    axes.legend(fontsize=7)
+
+
 def _draw_layer_responses(figure: Any, result: AnalysisResult) -> None:
     """As Fig. 7: the layers in their order above, sorted by magnitude below."""
     values = read_responses(result)
@@ -237,6 +251,7 @@ def _draw_twins(figure: Any, result: AnalysisResult) -> None:
 
 _DRAWINGS: dict[str, Callable[[Any, AnalysisResult], None]] = {
     "evaluation": _draw_class_errors,
+    "ensemble": _draw_ensemble,
     "layer-responses": _draw_layer_responses,
     "lesion": _draw_lesion,
     "path-gradients": _draw_path_gradients,

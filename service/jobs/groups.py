@@ -153,7 +153,7 @@ def read_series(
         return {}
     axes = [JobAxis(session, job, axis) for job in group.jobs]
     first = min(job_axis.find_iteration(start) for job_axis in axes)
-    end = max(job_axis.newest_iteration for job_axis in axes) + 1
+    end = max(job.newest_iteration for job in group.jobs) + 1
     if stop is not None:
         end = min(end, max(job_axis.find_iteration(stop) for job_axis in axes) + 1)
     width = metric_buckets.choose_width(max(1, end - first), buckets)

@@ -2,17 +2,15 @@
 
 from bisect import bisect_left
 from enum import StrEnum
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
 
-from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.errors import invalid_parameter
 from service.jobs import metric_buckets, records
 from service.jobs.metric_buckets import Buckets
 from service.specs.series import is_diagnostic
-from service.storage.tables import JobRow, MetricRow
+from service.storage.tables import JobRow
 
 # Buckets of a job in which a time is looked up.
 _LOOKUP_BUCKETS = 1000
@@ -39,7 +37,6 @@ class JobAxis:
         self._job = job
         self._axis = axis
         self._per_iteration = None if axis in _TIMES else _find_scale(job, axis)
-        self.newest_iteration = _find_newest_iteration(session, job)
 
     def find_iteration(self, position: float) -> int:
         """The iteration at that position; a time is found to a thousandth of the run."""
@@ -49,7 +46,7 @@ class JobAxis:
             return 0
         times = self.positions(self._lookup)
         index = bisect_left(times, position)
-        return self._lookup.start[index] if index < len(times) else self.newest_iteration + 1
+        return self._lookup.start[index] if index < len(times) else self._job.newest_iteration + 1
 
     def positions(self, buckets: Buckets) -> list[float]:
         """The last point of each bucket."""
@@ -60,40 +57,13 @@ class JobAxis:
     @cached_property
     def _lookup(self) -> Buckets | None:
         """One series, in which a time is looked up."""
-        stop = self.newest_iteration + 1
+        stop = self._job.newest_iteration + 1
         width = metric_buckets.choose_width(stop, _LOOKUP_BUCKETS)
         series = _list_training_series(self._job)[:1]
         found = metric_buckets.read(
             self._session, self._job, series=series, start=0, stop=stop, width=width
         )
         return next(iter(found.values()), None)
-
-
-def _find_newest_iteration(session: Session, job: JobRow) -> int:
-    """Of all points of the job; 0 without one."""
-    names = _list_training_series(job)
-    if not names:
-        return 0
-    params = {f"series_{index}": name for index, name in enumerate(names)}
-    newest = session.connection().execute(_select_newest(len(names)), {"job_id": job.id} | params)
-    return max((iteration for iteration in newest.one() if iteration is not None), default=0)
-
-
-@cache
-def _select_newest(series: int) -> Select[Any]:
-    """A subquery for each series, since each finds its answer at the end of the primary key."""
-    iterations = MetricRow.__table__.c
-    return select(
-        *(
-            select(func.max(iterations.iteration))
-            .where(
-                iterations.job_id == bindparam("job_id"),
-                iterations.series == bindparam(f"series_{index}"),
-            )
-            .scalar_subquery()
-            for index in range(series)
-        )
-    )
 
 
 def _list_training_series(job: JobRow) -> list[str]:

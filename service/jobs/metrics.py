@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.jobs import metric_buckets
 from service.specs.protocol import MetricPoint
+from service.specs.series import is_diagnostic
 from service.storage.tables import AttemptRow, JobRow, MetricRow
 
 _KEY = (MetricRow.job_id, MetricRow.series, MetricRow.iteration)
@@ -62,6 +63,8 @@ def append_points(
     for point in sorted(points, key=lambda point: point.iteration):
         newest[point.series] = point.value
     job.latest_metrics = newest
+    trained = [point.iteration for point in points if not is_diagnostic(point.series)]
+    job.newest_iteration = max([job.newest_iteration, *trained])
     metric_buckets.update(session, job, list(newest_of_key))
 
 

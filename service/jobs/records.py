@@ -1,6 +1,6 @@
 """Rows of jobs: finding them, and their JSON columns as types."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -31,6 +31,18 @@ def find_job(session: Session, job_id: str) -> JobRow:
     if job is None:
         raise NotFound(f"no job {job_id!r}")
     return job
+
+
+def find_jobs(session: Session, job_ids: Iterable[str]) -> list[JobRow]:
+    """In the order of their first mention, each once; NotFound for the first that is missing."""
+    wanted = list(dict.fromkeys(job_ids))
+    known = [job_id for job_id in wanted if ids.is_id(job_id)]
+    statement = select(JobRow).where(JobRow.id.in_(known))
+    found = {job.id: job for job in session.scalars(statement, execution_options=VISIBLE_ROWS)}
+    for job_id in wanted:
+        if job_id not in found:
+            raise NotFound(f"no job {job_id!r}")
+    return [found[job_id] for job_id in wanted]
 
 
 def list_ids_of(session: Session, user: str) -> list[str]:

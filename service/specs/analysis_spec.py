@@ -25,6 +25,8 @@ Steps = Annotated[int, Field(strict=True, ge=2, le=101)]
 
 # Of a trajectory: as many as retention keeps of a long training.
 MAX_OTHERS = 200
+# Networks of an ensemble, all of which are in memory at once.
+MAX_ENSEMBLE = 50
 
 
 class OtherCheckpoint(Spec):
@@ -37,9 +39,13 @@ class OtherCheckpoint(Spec):
 
 
 class _AnalysisBase(Spec):
-    """What all kinds have. `max_others`: checkpoints of `others` that the kind uses."""
+    """What all kinds have. `max_others`: checkpoints of `others` that the kind uses.
+
+    `needed_others`: what they are, of a kind that needs some.
+    """
 
     max_others: ClassVar[int] = 0
+    needed_others: ClassVar[str | None] = None
 
     others: Annotated[tuple[OtherCheckpoint, ...], Field(max_length=MAX_OTHERS)] = ()
     """Further checkpoints, of kinds that compare several."""
@@ -65,6 +71,23 @@ class EvaluationSpec(_AnalysisBase):
     recipe's."""
     bn_statistics: BnStatistics = BnStatistics.RUNNING
     """`running`: those of the checkpoint; `precise`: computed anew from training images."""
+
+
+class EnsembleSpec(_AnalysisBase):
+    """The errors of several networks together, whose probabilities are averaged (Table 5).
+
+    Each sees the same views of an image; the probabilities of a network are the mean over them.
+    """
+
+    max_others = MAX_ENSEMBLE - 1
+    needed_others = "the checkpoints of the other networks"
+
+    kind: Literal["ensemble"]
+    """This kind of analysis; `others` has the checkpoints of the other networks."""
+    split: Split = "test"
+    """Images: the `test` set, or those that the training held out for `validation`."""
+    test_time_augmentation: TtaMode | None = None
+    """Views, as the recipe's field of this name. Null: those of the recipe of the first network."""
 
 
 class LayerResponsesSpec(_AnalysisBase):
@@ -137,6 +160,7 @@ class InterpolationSpec(_AnalysisBase):
     """Losses on the line through two checkpoints of one network (Goodfellow et al. 2015)."""
 
     max_others = 1
+    needed_others = "the checkpoint at the other end of the line"
 
     kind: Literal["interpolation"]
     """This kind of analysis; `others` has the checkpoint at 1, the analysed one is at 0."""
@@ -212,6 +236,7 @@ class DeepenedTwinSpec(_AnalysisBase):
 
 ANALYSES = (
     EvaluationSpec,
+    EnsembleSpec,
     LayerResponsesSpec,
     LesionSpec,
     PathGradientsSpec,
@@ -223,6 +248,7 @@ ANALYSES = (
 )
 AnalysisSpec = Annotated[
     EvaluationSpec
+    | EnsembleSpec
     | LayerResponsesSpec
     | LesionSpec
     | PathGradientsSpec
@@ -241,13 +267,13 @@ def find_analysis_problem(
     """Why the analysis cannot be computed for the network of that recipe; None: it can."""
     if analysis.split == "validation" and recipe.validation_images == 0:
         return "split must be test: the training held out no images for validation"
+    if analysis.needed_others is not None and not analysis.others:
+        return f"needs {analysis.needed_others} in others"
     match analysis:
-        case EvaluationSpec():
+        case EvaluationSpec() | EnsembleSpec():
             return _find_view_problem(analysis, recipe)
         case PathGradientsSpec() if network.shortcut is Shortcut.NONE:
             return f"needs a network with shortcuts; {network.label} has a single path"
-        case InterpolationSpec() if not analysis.others:
-            return "needs the checkpoint at the other end of the line in others"
         case DeepenedTwinSpec():
             return _find_twin_problem(analysis, network)
         case _:
@@ -269,7 +295,7 @@ def _find_twin_problem(analysis: DeepenedTwinSpec, network: Architecture) -> str
     return architectures.find_deepening_mismatch(network, replace(network, depth=depth))
 
 
-def _find_view_problem(analysis: EvaluationSpec, recipe: Recipe) -> str | None:
+def _find_view_problem(analysis: EvaluationSpec | EnsembleSpec, recipe: Recipe) -> str | None:
     views = analysis.test_time_augmentation
     if views in {TtaMode.TEN_CROP, TtaMode.MULTI_SCALE} and recipe.crop is Crop.PAD_CROP:
         return (

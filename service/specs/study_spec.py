@@ -11,9 +11,12 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from service.errors import FieldError, InvalidInput
 from service.specs.analysis_spec import (
+    MAX_ENSEMBLE,
     AnalysisSpec,
+    EnsembleSpec,
     EvaluationSpec,
     LayerResponsesSpec,
+    OtherCheckpoint,
     find_analysis_problem,
 )
 from service.specs.base import MAX_NAME_LENGTH, Spec
@@ -31,6 +34,7 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+ -]{0,59}$")]
 AnalysisName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Text = Annotated[str, Field(max_length=2_000)]
 Seeds = Annotated[int, Field(strict=True, ge=1, le=MAX_SEEDS)]
+EnsembleMembers = Annotated[tuple[Label, ...], Field(min_length=2, max_length=MAX_ENSEMBLE)]
 
 
 class Scale(StrEnum):
@@ -64,12 +68,37 @@ class StudyMetric(StrEnum):
         """In words: "top-5 test error"."""
         return _METRIC_TITLES[self]
 
+    @property
+    def heading(self) -> str:
+        """With its unit."""
+        return f"{self.words}, %"
+
 
 _METRIC_TITLES = {
     StudyMetric.TEST_ERROR: "test error",
     StudyMetric.TEST_TOP5_ERROR: "top-5 test error",
     StudyMetric.VALIDATION_ERROR: "validation error",
     StudyMetric.TRAIN_ERROR: "training error",
+}
+
+
+class NetworkCount(StrEnum):
+    """What a network has without any training, for images of the study's dataset."""
+
+    PARAMETERS = "network/parameters"  # millions
+    MULTIPLY_ADDS = "network/multiply_adds"  # billions for one image
+    SHARE = "network/share"  # percent of the multiply-adds of another member
+
+    @property
+    def heading(self) -> str:
+        """With its unit."""
+        return _COUNT_TITLES[self]
+
+
+_COUNT_TITLES = {
+    NetworkCount.PARAMETERS: "parameters, millions",
+    NetworkCount.MULTIPLY_ADDS: "multiply-adds, billions",
+    NetworkCount.SHARE: "share of the multiply-adds, %",
 }
 
 
@@ -117,6 +146,9 @@ class PaperValue(Spec):
     value: float
     std: float | None = None
     n: Annotated[int, Field(ge=1)] | None = None
+
+
+Column = StudyMetric | NetworkCount
 
 
 class ExpectedDifference(Spec):
@@ -169,19 +201,28 @@ class StudyDefinition(Spec):
     """Members that start from another one, by label."""
     scales: Annotated[dict[Scale, ScaleSpec], Field(min_length=1)]
     """What is trained at each scale that the study has."""
-    metrics: Annotated[tuple[StudyMetric, ...], Field(min_length=1)] = (StudyMetric.TEST_ERROR,)
-    """Columns of the report's table."""
+    metrics: tuple[StudyMetric, ...] = (StudyMetric.TEST_ERROR,)
+    """Columns of the report's table. A study without any trains nothing, and has `counts`."""
+    counts: tuple[NetworkCount, ...] = ()
+    """Columns of what the networks have without training."""
+    share_of: Label | None = None
+    """Member whose multiply-adds are 100 % of `network/share`."""
     analyses: Annotated[dict[AnalysisName, dict[str, Any]], Field(max_length=10)] = Field(
         default_factory=dict
     )
     """Analyses of the last checkpoint of each job, by name: kind and parameters."""
     evaluated_by: AnalysisName | None = None
     """Name of an evaluation whose test errors the report has in place of the trainings' own."""
+    ensembles: Annotated[dict[Label, EnsembleMembers], Field(max_length=10)] = Field(
+        default_factory=dict
+    )
+    """Members whose probabilities are averaged, by a label of the ensemble: one of each seed, with
+    the views of `evaluated_by`. At a scale: of those members that it trains."""
     panels: tuple[Panel, ...] = ()
     """Charts. Null: one with all members."""
     comparisons: tuple[ExpectedDifference, ...] = ()
     """Pairs of members whose difference is tested."""
-    paper: dict[Label, dict[StudyMetric, PaperValue]] = Field(default_factory=dict)
+    paper: dict[Label, dict[Column, PaperValue]] = Field(default_factory=dict)
     """What the paper prints, by label; a number is short for `{"value": number}`."""
     paper_dataset: str | None = None
     """Dataset of the paper's numbers; they are compared with results on no other."""
@@ -220,12 +261,23 @@ class StudyDefinition(Spec):
             "comparisons": [label for pair in self.comparisons for label in (pair.a, pair.b)],
             "paper": list(self.paper),
             "scales": [label for scale in self.scales.values() for label in scale.members or ()],
+            "ensembles": [label for labels in self.ensembles.values() for label in labels],
+            "share_of": [] if self.share_of is None else [self.share_of],
         }
         for field, labels in named.items():
             # The paper's table also has networks that the study does not train.
             unknown = sorted(set(labels) - self.members.keys()) if field != "paper" else []
             if unknown:
                 raise ValueError(f"{field}: no member is called {', '.join(unknown)}")
+        if not self.metrics and not self.counts:
+            raise ValueError("metrics: needs at least one, or counts")
+        if (NetworkCount.SHARE in self.counts) != (self.share_of is not None):
+            raise ValueError(f"share_of: needed if counts has {NetworkCount.SHARE}, and only then")
+        if shared := sorted(self.ensembles.keys() & self.members.keys()):
+            raise ValueError(f"ensembles: {', '.join(shared)} is the label of a member")
+        for label, members in self.ensembles.items():
+            if len(set(members)) < len(members):
+                raise ValueError(f"ensembles: {label} has a member twice")
         self._check_starts()
         analyses = [panel.analysis for panel in self.panels if panel.analysis is not None]
         analyses += [name for scale in self.scales.values() for name in scale.analyses]
@@ -317,9 +369,32 @@ class StudySpec(Spec):
         return tuple(self.definition.analyses)
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of the report's table."""
+        return (*self.definition.counts, *self.definition.metrics)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the study has jobs."""
+        return bool(self.definition.metrics)
+
+    @property
+    def ensembles(self) -> dict[str, tuple[str, ...]]:
+        """Labels of the members of each ensemble that this scale trains, at least two."""
+        chosen = {
+            label: tuple(member for member in members if member in self.labels)
+            for label, members in self.definition.ensembles.items()
+        }
+        return {label: members for label, members in chosen.items() if len(members) > 1}
+
+    @property
     def is_paper_comparable(self) -> bool:
-        """Whether results may stand beside the paper's: its recipe and its dataset."""
-        return self.scale is Scale.PAPER and self.dataset == self.definition.paper_dataset
+        """Whether results may stand beside the paper's: its recipe and its dataset.
+
+        Counts need no recipe.
+        """
+        is_paper = self.scale is Scale.PAPER or not self.is_training
+        return is_paper and self.dataset == self.definition.paper_dataset
 
     def make_member(self, label: str, seed: int) -> JobSpec:
         """The spec of a member's job but for what it starts from. InvalidInput names the member."""
@@ -363,6 +438,15 @@ class StudySpec(Spec):
             )
             message = f"analysis {name} is not valid"
             raise InvalidInput(message, field_errors=field_errors) from error
+
+    def make_ensemble(self, others: tuple[OtherCheckpoint, ...]) -> EnsembleSpec:
+        """Of a job and `others`, with the views of `evaluated_by`."""
+        views = None
+        if self.definition.evaluated_by is not None:
+            evaluation = self.make_analysis(self.definition.evaluated_by)
+            assert isinstance(evaluation, EvaluationSpec), "checked when the study was resolved"
+            views = evaluation.test_time_augmentation
+        return EnsembleSpec(kind="ensemble", others=others, test_time_augmentation=views)
 
 
 class _Analysis(Spec):

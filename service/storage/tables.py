@@ -200,6 +200,7 @@ class JobRow(SubmittedRow):
     log_line_count: Mapped[int] = mapped_column(default=0)
     progress: Mapped[dict[str, Any] | None]
     latest_metrics: Mapped[dict[str, float | None]] = mapped_column(Document, default=dict)
+    newest_iteration: Mapped[int] = mapped_column(default=0)
     bucket_width: Mapped[int] = mapped_column(default=0)
     bucketed_iterations: Mapped[int] = mapped_column(default=0)
     unbucketed_points: Mapped[int] = mapped_column(default=0)

@@ -1,7 +1,8 @@
 """Analyses of a study's members: submitted once the training of a member has succeeded.
 
 That is in the transaction that ends the training, or creates the study, so that no process has to
-watch for it. An analysis of the same checkpoint with equal parameters is reused.
+watch for it. An ensemble is submitted with the last of its trainings. An analysis of the same
+checkpoints with equal parameters is reused.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session
 from service.errors import InvalidInput
 from service.jobs import analyses, records, submission, training_key
 from service.specs.analysis_request import AnalysisRequest
+from service.specs.analysis_spec import AnalysisSpec, OtherCheckpoint
 from service.specs.base import MAX_NAME_LENGTH
 from service.specs.study_spec import StudySpec
 from service.states import JobState
@@ -25,6 +27,9 @@ from service.storage.tables import (
     StudyMemberRow,
     StudyRow,
 )
+
+# Name of the analysis of an ensemble, whose place in the study is the ensemble's label.
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,12 @@ def submit_due(session: Session, job_id: str, *, data_dir: Path, now: datetime) 
         .order_by(StudyRow.id, StudyMemberRow.label, StudyMemberRow.seed)
     ).all()
     for row, member in rows:
+        definition = row.spec["definition"]
         # Most studies have none, and a spec is large.
-        if row.spec["definition"].get("analyses"):
+        if definition.get("analyses"):
             _submit_for_member(session, row, member, data_dir=data_dir, now=now)
+        if definition.get("ensembles"):
+            _submit_ensembles(session, row, member, data_dir=data_dir, now=now)
 
 
 def list_analyses(session: Session, study_id: str) -> Iterator[tuple[str, int, MemberAnalysis]]:
@@ -73,50 +81,102 @@ def list_analyses(session: Session, study_id: str) -> Iterator[tuple[str, int, M
 def _submit_for_member(
     session: Session, row: StudyRow, member: StudyMemberRow, *, data_dir: Path, now: datetime
 ) -> None:
+    assert member.job_id is not None
     study = StudySpec.model_validate(row.spec)
     for name in study.analyses:
-        place = (row.id, member.label, member.seed, name)
-        if session.get(StudyAnalysisRow, place) is not None:
+        place = _Place(row, member.label, member.seed, name)
+        analysis = study.make_analysis(name)
+        _submit_once(session, place, member.job_id, analysis, data_dir=data_dir, now=now)
+
+
+def _submit_ensembles(
+    session: Session, row: StudyRow, member: StudyMemberRow, *, data_dir: Path, now: datetime
+) -> None:
+    """Of this seed, where the trainings of all members have succeeded."""
+    study = StudySpec.model_validate(row.spec)
+    chosen = {label: labels for label, labels in study.ensembles.items() if member.label in labels}
+    if not chosen:
+        return
+    # Two trainings that end at once would not see each other's end, and neither would submit.
+    session.get(StudyRow, row.id, with_for_update=True)
+    trained = session.execute(
+        select(StudyMemberRow.label, JobRow.id)
+        .join(JobRow, JobRow.id == StudyMemberRow.job_id)
+        .where(StudyMemberRow.study_id == row.id, StudyMemberRow.seed == member.seed)
+        .where(JobRow.state == JobState.SUCCEEDED)
+    )
+    job_ids = {label: job_id for label, job_id in trained}  # noqa: C416 - rows are no pairs to mypy
+    for label, labels in chosen.items():
+        if not job_ids.keys() >= set(labels):
             continue
-        problem = None
-        try:
-            job_id = _find_or_submit(session, row, study, member, name, data_dir=data_dir, now=now)
-        except InvalidInput as error:
-            # The training has succeeded, whatever becomes of its analysis.
-            job_id, problem = None, _describe(error)
-        session.add(
-            StudyAnalysisRow(
-                study_id=row.id,
-                label=member.label,
-                seed=member.seed,
-                name=name,
-                job_id=job_id,
-                problem=problem,
-            )
+        first, *others = (job_ids[part] for part in labels)
+        analysis = study.make_ensemble(
+            tuple(OtherCheckpoint(job=other, checkpoint="newest") for other in others)
         )
+        place = _Place(row, label, member.seed, ENSEMBLE)
+        _submit_once(session, place, first, analysis, data_dir=data_dir, now=now)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Of an analysis in its study."""
+
+    study: StudyRow
+    label: str
+    seed: int
+    name: str
+
+
+def _submit_once(
+    session: Session,
+    place: _Place,
+    job_id: str,
+    analysis: AnalysisSpec,
+    *,
+    data_dir: Path,
+    now: datetime,
+) -> None:
+    """The analysis of this job, unless its place has one."""
+    key = (place.study.id, place.label, place.seed, place.name)
+    if session.get(StudyAnalysisRow, key) is not None:
+        return
+    problem, found = None, None
+    try:
+        found = _find_or_submit(session, place, job_id, analysis, data_dir=data_dir, now=now)
+    except InvalidInput as error:
+        # The training has succeeded, whatever becomes of its analysis.
+        problem = _describe(error)
+    session.add(
+        StudyAnalysisRow(
+            study_id=place.study.id,
+            label=place.label,
+            seed=place.seed,
+            name=place.name,
+            job_id=found,
+            problem=problem,
+        )
+    )
     session.flush()
 
 
 def _find_or_submit(
     session: Session,
-    row: StudyRow,
-    study: StudySpec,
-    member: StudyMemberRow,
-    name: str,
+    place: _Place,
+    job_id: str,
+    analysis: AnalysisSpec,
     *,
     data_dir: Path,
     now: datetime,
 ) -> str:
-    assert member.job_id is not None
-    source = records.find_job(session, member.job_id)
-    title = f"{study.definition.name} {member.label} seed {member.seed}: {name}"
+    source = records.find_job(session, job_id)
+    title = f"{place.study.spec['definition']['name']} {place.label} seed {place.seed}: "
     request = AnalysisRequest(
         job=source.id,
         # Of the weights that the result of the training is about.
         checkpoint="newest",
-        analysis=study.make_analysis(name),
+        analysis=analysis,
         priority=source.priority,
-        name=title[:MAX_NAME_LENGTH],
+        name=(title + place.name)[:MAX_NAME_LENGTH],
     )
     unpinned = analyses.make_spec(session, request)
     spec = submission.pin_checkpoints(session, unpinned, data_dir=data_dir)
@@ -124,7 +184,8 @@ def _find_or_submit(
     known = training_key.find_equal_jobs(session, [key])
     if key in known:
         return known[key]
-    return submission.create_job(session, spec, user=row.user, data_dir=data_dir, now=now).id
+    user = place.study.user
+    return submission.create_job(session, spec, user=user, data_dir=data_dir, now=now).id
 
 
 def _describe(error: InvalidInput) -> str:

@@ -5,9 +5,9 @@ import io
 from collections.abc import Callable, Collection, Sequence
 
 from service.jobs.groups import SampleStatistics
-from service.specs.study_spec import PaperValue, StudyMetric
+from service.specs.study_spec import Column, PaperValue, StudyMetric
 from service.states import JobState
-from service.studies.report import Cell, MemberReport, StudyReport, Verdict
+from service.studies.report import Cell, EnsembleReport, MemberReport, StudyReport, Verdict
 from service.text import count_of
 
 _LATEX_ESCAPES = str.maketrans(
@@ -43,17 +43,19 @@ def to_markdown(report: StudyReport) -> str:
             f"- {_escape_markdown(tested.text)}{_describe_claim(tested.agrees)}"
             for tested in report.differences
         ]
-    gaps = [f"- {member.label}: {member.gap}" for member in report.members if member.gap]
+    gaps = [f"- {found.label}: {found.gap}" for found in report.rows if found.gap]
     if gaps:
         lines += ["", "Missing results:", "", *gaps]
     if definition.source:
         lines += ["", f"Numbers of the paper: {definition.source.strip()}"]
     jobs = [
-        f"- {member.label}: "
-        + ", ".join(f"seed {seed}: {job_id or 'deleted'}" for seed, job_id, _ in member.jobs)
-        for member in report.members
+        f"- {found.label}: "
+        + ", ".join(f"seed {seed}: {job_id or 'deleted'}" for seed, job_id, _ in found.jobs)
+        for found in report.rows
+        if found.jobs
     ]
-    lines += ["", "Jobs:", "", *jobs, ""]
+    lines += ["", "Jobs:", "", *jobs] if jobs else []
+    lines += [""]
     return "\n".join(lines)
 
 
@@ -104,18 +106,19 @@ def to_csv(report: StudyReport) -> str:
             "jobs",
         ]
     )
-    for member in report.members:
-        study = (report.spec.definition.name, report.spec.scale, report.spec.dataset)
-        common = [*study, member.label, member.network]
-        for metric, cell in member.cells.items():
+    study = (report.spec.definition.name, report.spec.scale, report.spec.dataset)
+    for found in report.rows:
+        for column, cell in found.cells.items():
             paper = "" if cell.paper is None else _plain(cell.paper.value)
             beside = [paper, _plain(cell.difference), cell.verdict or ""]
-            writer.writerow(
-                [*common, metric, *_list_statistics(cell.statistics), *beside, _join(member.jobs)]
-            )
+            statistics = _list_statistics(cell.statistics)
+            row = [*study, found.label, found.network, column, *statistics, *beside]
+            writer.writerow([*row, _join(found.jobs)])
+    for member in report.members:
+        common = [*study, member.label, member.network]
         for analysis in member.analyses:
-            for number, found in analysis.numbers.items():
-                values = _list_statistics(found)
+            for number, numbers in analysis.numbers.items():
+                values = _list_statistics(numbers)
                 writer.writerow(
                     [
                         *common,
@@ -144,8 +147,10 @@ _STATISTICS = ("mean", "std", "ci_low", "ci_high", "min", "max")
 
 
 def describe_origin(report: StudyReport) -> str:
-    """Scale, data and seeds, which stand on every output."""
+    """Scale, data and seeds, which are on every output."""
     spec = report.spec
+    if not spec.is_training:
+        return f"Counted for images of {spec.dataset}; nothing is trained."
     text = (
         f"Scale {spec.scale}, dataset {spec.dataset}, {count_of(spec.seeds, 'seed')}; "
         f"{report.finished} of {count_of(report.total, 'job')} finished."
@@ -217,37 +222,61 @@ def _make_table(
     definition = report.spec.definition
     beside = ["difference", "verdict"] if report.spec.is_paper_comparable else []
     printed = {metric for values in definition.paper.values() for metric in values}
-    header = ["member", "network", "parameters", "n"]
-    for metric in definition.metrics:
-        header.append(f"{metric.words}, %")
-        if metric in printed:
+    is_training = report.spec.is_training
+    header = ["member", "network", *(["parameters", "n"] if is_training else [])]
+    columns = report.spec.columns
+    for column in columns:
+        header.append(column.heading)
+        if column in printed:
             header += [f"paper, {definition.paper_dataset or 'its own data'}", *beside]
-    rows = [_make_row(member, definition.metrics, printed, beside) for member in report.members]
+    rows = [
+        _name_row(found, is_training=is_training) + _make_row(found, columns, printed, beside)
+        for found in report.rows
+    ]
     for label, values in report.paper_only.items():
-        row = [label, "the paper only", "", ""]
-        for metric in definition.metrics:
+        row = [label, "the paper only", *(["", ""] if is_training else [])]
+        for column in columns:
             row.append("")
-            if metric in printed:
-                row += [format_paper(values.get(metric)), *([""] * len(beside))]
+            if column in printed:
+                row += [format_paper(values.get(column)), *([""] * len(beside))]
         rows.append(row)
     return [escape(cell) for cell in header], [[escape(cell) for cell in row] for row in rows]
 
 
+def _name_row(found: MemberReport | EnsembleReport, *, is_training: bool) -> list[str]:
+    if not is_training:
+        return [found.label, found.network]
+    counted = max(
+        (
+            cell.statistics.n
+            for column, cell in found.cells.items()
+            if cell.statistics and isinstance(column, StudyMetric)
+        ),
+        default=0,
+    )
+    parameters = found.parameters if isinstance(found, MemberReport) else None
+    return [
+        found.label,
+        found.network,
+        "" if parameters is None else f"{parameters:,}",
+        f"{counted}",
+    ]
+
+
 def _make_row(
-    member: MemberReport,
-    metrics: Sequence[StudyMetric],
-    printed: Collection[StudyMetric],
+    found: MemberReport | EnsembleReport,
+    columns: Sequence[Column],
+    printed: Collection[Column],
     beside: Sequence[str],
 ) -> list[str]:
-    counted = next((cell.statistics.n for cell in member.cells.values() if cell.statistics), 0)
-    parameters = "" if member.parameters is None else f"{member.parameters:,}"
-    row = [member.label, member.network, parameters, f"{counted}"]
-    for metric in metrics:
-        cell = member.cells[metric]
-        row.append(format_statistics(cell.statistics))
-        if metric in printed:
-            row.append(format_paper(cell.paper))
-            row += [_signed(cell), _describe_verdict(cell.verdict)] if beside else []
+    row = []
+    for column in columns:
+        cell = found.cells.get(column)
+        row.append("" if cell is None else format_statistics(cell.statistics))
+        if column in printed:
+            row.append("" if cell is None else format_paper(cell.paper))
+            if beside:
+                row += ["", ""] if cell is None else [_signed(cell), _describe(cell.verdict)]
     return row
 
 
@@ -255,7 +284,7 @@ def _signed(cell: Cell) -> str:
     return "" if cell.difference is None else f"{cell.difference:+.2f}"
 
 
-def _describe_verdict(verdict: Verdict | None) -> str:
+def _describe(verdict: Verdict | None) -> str:
     return "" if verdict is None else verdict.replace("-", " ")
 
 

@@ -115,7 +115,10 @@ def delete_study(session: Session, study_id: str) -> None:
 
 def _make_members(study: StudySpec) -> dict[tuple[str, int], JobSpec]:
     """The specs of the jobs by label and seed, in the order of their submission."""
-    count = len(study.labels) * study.seeds * (1 + len(study.analyses))
+    if not study.is_training:
+        return {}
+    count = len(study.labels) * (1 + len(study.analyses)) + len(study.ensembles)
+    count *= study.seeds
     if count > MAX_JOBS:
         message = f"a study has at most {MAX_JOBS} jobs; this one would have {count}"
         raise InvalidInput(message, field_errors=(FieldError(pointer="/seeds", message=message),))
@@ -156,7 +159,7 @@ def _create(
         keys = {place: training_key.training_key(spec, data_dir) for place, spec in chosen.items()}
         known = training_key.find_equal_jobs(session, keys.values())
         # One of them may end at this moment: its analyses are submitted there, or here.
-        locked = sorted(known.values()) if study.analyses else []
+        locked = sorted(known.values()) if study.analyses or study.ensembles else []
         reused += [lifecycle.lock_job(session, job_id) for job_id in locked]
         new = {key: chosen[place] for place, key in keys.items() if key not in known}
         submitted = submission.submit_batch(

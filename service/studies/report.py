@@ -3,7 +3,7 @@
 A report follows from the study and its jobs alone, so that equal results give equal bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
@@ -11,13 +11,17 @@ from statistics import fmean
 from sqlalchemy.orm import Session
 
 from service.catalog.architectures import Architecture
-from service.jobs import analyses, groups
+from service.catalog.datasets import find_dataset
+from service.catalog.model_stats import ModelStats
+from service.jobs import analyses, groups, workload
 from service.jobs import records as job_records
 from service.jobs.analyses import read_responses
 from service.jobs.groups import GroupSeries, JobGroup, SampleStatistics
 from service.jobs.metric_axes import MetricAxis
 from service.specs.study_spec import (
+    Column,
     ExpectedDifference,
+    NetworkCount,
     Panel,
     PaperValue,
     StudyMetric,
@@ -25,8 +29,9 @@ from service.specs.study_spec import (
 )
 from service.states import JobState
 from service.storage.tables import JobRow, StudyRow
+from service.studies import analyses as study_analyses
 from service.studies import paired_statistics, records
-from service.studies.analyses import is_waiting
+from service.studies.analyses import MemberAnalysis, is_waiting
 from service.studies.paired_statistics import PairedComparison
 from service.studies.records import Member
 from service.text import count_of
@@ -37,12 +42,18 @@ _SERIES = {"train/error", "test/error"}
 # A mean over seeds this near to the paper's number counts as reproduced: what the public
 # reproductions with several seeds of 2026 use.
 TOLERANCE = 0.5
+# The paper prints millions with two digits, billions with one decimal, and whole percent.
+_COUNT_TOLERANCES = {
+    NetworkCount.PARAMETERS: 0.05,
+    NetworkCount.MULTIPLY_ADDS: 0.1,
+    NetworkCount.SHARE: 1.0,
+}
 
 
 class Verdict(StrEnum):
-    """How a mean over seeds compares with the paper's number."""
+    """How a mean over seeds, or a count, compares with the paper's number."""
 
-    REPRODUCED = "reproduced"  # within 0.5 points
+    REPRODUCED = "reproduced"  # within 0.5 points; a count, within what the paper rounds to
     LOWER = "lower"  # by more than that
     HIGHER = "higher"
     TOO_FEW_SEEDS = "too-few-seeds"  # fewer than three
@@ -55,9 +66,10 @@ MIN_SEEDS = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric of a member, over its finished jobs; percent. `difference`: ours minus the paper's.
+    """A metric of a member, over its finished jobs, or a count of its network.
 
-    `paper` is given with every result; `difference` only where both can be compared.
+    `difference`: ours minus the paper's. `paper` is given with every result; `difference` only
+    where both can be compared.
     """
 
     statistics: SampleStatistics | None
@@ -86,13 +98,28 @@ class MemberReport:
     architecture: Architecture
     parameters: int | None
     jobs: list[tuple[int, str | None, JobState | None]]
-    cells: dict[StudyMetric, Cell]
+    cells: dict[Column, Cell]
     analyses: list[AnalysisReport]
     gap: str
 
     @property
     def network(self) -> str:
         return self.architecture.label
+
+
+@dataclass(frozen=True)
+class EnsembleReport:
+    """Of networks whose probabilities are averaged. `jobs`: its analyses, as those of a member."""
+
+    label: str
+    members: tuple[str, ...]
+    jobs: list[tuple[int, str | None, JobState | None]]
+    cells: dict[Column, Cell]
+    gap: str
+
+    @property
+    def network(self) -> str:
+        return f"mean of {len(self.members)} networks"
 
 
 @dataclass(frozen=True)
@@ -123,9 +150,15 @@ class StudyReport:
     finished: int
     total: int
     members: list[MemberReport]
-    paper_only: dict[str, dict[StudyMetric, PaperValue]]
+    ensembles: list[EnsembleReport]
+    paper_only: dict[str, dict[Column, PaperValue]]
     differences: list[DifferenceReport]
     panels: list[PanelReport]
+
+    @property
+    def rows(self) -> list[MemberReport | EnsembleReport]:
+        """Of the table."""
+        return [*self.members, *self.ensembles]
 
 
 def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> StudyReport:
@@ -134,12 +167,18 @@ def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> 
     by_label: dict[str, list[Member]] = {label: [] for label in spec.labels}
     for member in records.list_members(session, row.id):
         by_label[member.label].append(member)
+    ensembles = _read_ensembles(session, row, spec)
     is_final = [
         final
         for members in by_label.values()
         for member in members
         for final in _list_finality(spec, member)
     ]
+    for label, by_seed in ensembles.items():
+        awaited = _list_awaited_seeds(spec.ensembles[label], by_label)
+        is_final += [
+            _is_final(analysis, is_awaited=seed in awaited) for seed, analysis in by_seed.items()
+        ]
     definition = spec.definition
     return StudyReport(
         id=row.id,
@@ -147,8 +186,11 @@ def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> 
         finished=sum(is_final),
         total=len(is_final),
         members=[_report_member(spec, label, members) for label, members in by_label.items()],
+        ensembles=[_report_ensemble(spec, label, by_seed) for label, by_seed in ensembles.items()],
         paper_only={
-            label: values for label, values in definition.paper.items() if label not in by_label
+            label: values
+            for label, values in definition.paper.items()
+            if label not in by_label and label not in spec.ensembles
         },
         differences=[
             _report_difference(spec, expected, by_label)
@@ -199,8 +241,15 @@ def _report_member(spec: StudySpec, label: str, members: Sequence[Member]) -> Me
             else (member.seed, member.job.id, member.job.state)
             for member in members
         ],
-        cells={
-            metric: _make_cell(spec, label, metric, members) for metric in spec.definition.metrics
+        cells=_make_counts(spec, label)
+        | {
+            metric: _make_cell(
+                spec,
+                label,
+                metric,
+                groups.describe_values(_value_of(spec, member, metric) for member in members),
+            )
+            for metric in spec.definition.metrics
         },
         analyses=[_report_analysis(name, members) for name in spec.analyses],
         gap=_describe_gaps(spec, members),
@@ -208,27 +257,103 @@ def _report_member(spec: StudySpec, label: str, members: Sequence[Member]) -> Me
 
 
 def _report_analysis(name: str, members: Sequence[Member]) -> AnalysisReport:
-    due = [(member.seed, member.analyses[name]) for member in members if name in member.analyses]
-    names = dict.fromkeys(number for _, analysis in due for number in analysis.numbers)
+    due = {member.seed: member.analyses[name] for member in members if name in member.analyses}
+    names = dict.fromkeys(number for analysis in due.values() for number in analysis.numbers)
     numbers = {
-        number: groups.describe_values(analysis.numbers.get(number) for _, analysis in due)
+        number: groups.describe_values(found.numbers.get(number) for found in due.values())
         for number in names
     }
     return AnalysisReport(
         name,
-        jobs=[
-            (seed, None, None)
-            if analysis.job is None
-            else (seed, analysis.job.id, analysis.job.state)
-            for seed, analysis in due
-        ],
+        jobs=_list_jobs(due),
         numbers={number: found for number, found in numbers.items() if found is not None},
     )
 
 
-def _make_cell(spec: StudySpec, label: str, metric: StudyMetric, members: Sequence[Member]) -> Cell:
-    found = groups.describe_values(_value_of(spec, member, metric) for member in members)
-    paper = spec.definition.paper.get(label, {}).get(metric)
+def _read_ensembles(
+    session: Session, row: StudyRow, spec: StudySpec
+) -> dict[str, dict[int, MemberAnalysis | None]]:
+    """By label and seed; None where it has not been submitted."""
+    if not spec.ensembles:
+        return {}
+    found = {
+        (label, seed): analysis
+        for label, seed, analysis in study_analyses.list_analyses(session, row.id)
+    }
+    seeds = range(spec.first_seed, spec.first_seed + spec.seeds)
+    return {label: {seed: found.get((label, seed)) for seed in seeds} for label in spec.ensembles}
+
+
+def _list_awaited_seeds(
+    labels: Sequence[str], by_label: Mapping[str, Sequence[Member]]
+) -> set[int]:
+    """Seeds of which no training has ended without success."""
+    return set.intersection(
+        *({member.seed for member in by_label[label] if is_waiting(member.job)} for label in labels)
+    )
+
+
+def _report_ensemble(
+    spec: StudySpec, label: str, by_seed: Mapping[int, MemberAnalysis | None]
+) -> EnsembleReport:
+    due = {seed: analysis for seed, analysis in by_seed.items() if analysis is not None}
+    problems = sorted({found.problem for found in due.values() if found.problem is not None})
+    gap = _describe_gap([found.job for found in due.values() if found.problem is None])
+    return EnsembleReport(
+        label,
+        spec.ensembles[label],
+        _list_jobs(due),
+        {
+            metric: _make_cell(
+                spec,
+                label,
+                metric,
+                groups.describe_values(
+                    found.numbers.get(metric.result_field) for found in due.values()
+                ),
+            )
+            for metric in spec.definition.metrics
+        },
+        "; ".join([*filter(None, [gap]), *problems]),
+    )
+
+
+def _list_jobs(
+    due: Mapping[int, MemberAnalysis],
+) -> list[tuple[int, str | None, JobState | None]]:
+    return [
+        (seed, None, None) if analysis.job is None else (seed, analysis.job.id, analysis.job.state)
+        for seed, analysis in due.items()
+    ]
+
+
+def _make_counts(spec: StudySpec, label: str) -> dict[Column, Cell]:
+    definition = spec.definition
+    stats = _count(spec, label) if definition.counts else None
+    if stats is None:
+        return {count: _make_cell(spec, label, count, None) for count in definition.counts}
+    values: dict[Column, float] = {
+        NetworkCount.PARAMETERS: stats.parameters / 1e6,
+        NetworkCount.MULTIPLY_ADDS: stats.multiply_adds / 1e9,
+    }
+    if definition.share_of is not None and (whole := _count(spec, definition.share_of)) is not None:
+        values[NetworkCount.SHARE] = 100 * stats.multiply_adds / whole.multiply_adds
+    return {
+        count: _make_cell(spec, label, count, groups.describe_values([values.get(count)]))
+        for count in definition.counts
+    }
+
+
+def _count(spec: StudySpec, label: str) -> ModelStats | None:
+    """None where the classes of the dataset are not counted."""
+    member = spec.make_member(label, 0)
+    dataset = find_dataset(member.dataset)
+    assert dataset is not None, "validated"
+    return workload.model_stats_of(member, dataset)
+
+
+def _make_cell(spec: StudySpec, label: str, column: Column, found: SampleStatistics | None) -> Cell:
+    paper = spec.definition.paper.get(label, {}).get(column)
     if paper is None:
         return Cell(found, None, None, None)
     if found is None:
@@ -236,9 +361,13 @@ def _make_cell(spec: StudySpec, label: str, metric: StudyMetric, members: Sequen
     if not spec.is_paper_comparable:
         return Cell(found, paper, None, Verdict.NOT_COMPARABLE)
     difference = found.mean - paper.value
-    if found.n < MIN_SEEDS:
+    if isinstance(column, NetworkCount):
+        tolerance, needed = _COUNT_TOLERANCES[column], 1
+    else:
+        tolerance, needed = TOLERANCE, MIN_SEEDS
+    if found.n < needed:
         verdict = Verdict.TOO_FEW_SEEDS
-    elif abs(difference) <= TOLERANCE:
+    elif abs(difference) <= tolerance:
         verdict = Verdict.REPRODUCED
     else:
         verdict = Verdict.LOWER if difference < 0 else Verdict.HIGHER
@@ -335,11 +464,14 @@ def _list_finality(spec: StudySpec, member: Member) -> Iterator[bool]:
     """Of the member's training, and of each of its analyses."""
     yield member.job is None or member.job.state.is_final
     for name in spec.analyses:
-        analysis = member.analyses.get(name)
-        if analysis is None:
-            yield not is_waiting(member.job)
-        else:
-            yield analysis.job is None or analysis.job.state.is_final
+        yield _is_final(member.analyses.get(name), is_awaited=is_waiting(member.job))
+
+
+def _is_final(analysis: MemberAnalysis | None, *, is_awaited: bool) -> bool:
+    """Whether an analysis has ended, or never comes."""
+    if analysis is None:
+        return not is_awaited
+    return analysis.job is None or analysis.job.state.is_final
 
 
 def _value_of(spec: StudySpec, member: Member, metric: StudyMetric) -> float | None:

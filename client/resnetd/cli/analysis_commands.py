@@ -27,8 +27,8 @@ def analyse(
     kind: Annotated[
         str,
         typer.Argument(
-            help="evaluation, layer-responses, lesion, path-gradients, loss-landscape, "
-            "interpolation, trajectory, layer-statistics or deepened-twin."
+            help="evaluation, ensemble, layer-responses, lesion, path-gradients, "
+            "loss-landscape, interpolation, trajectory, layer-statistics or deepened-twin."
         ),
     ],
     *,
@@ -37,9 +37,13 @@ def analyse(
     dataset: Annotated[
         str | None, typer.Option(help="Other images of the same classes. Default: the job's.")
     ] = None,
-    other: Annotated[
-        str | None,
-        typer.Option(metavar="JOB[:CHECKPOINT]", help="Where an interpolation ends."),
+    others: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--other",
+            metavar="JOB[:CHECKPOINT]",
+            help="Another network of an ensemble (repeatable), or where an interpolation ends.",
+        ),
     ] = None,
     priority: Annotated[int, typer.Option(help="0 to 100; higher runs first.")] = 50,
     is_watched: Annotated[
@@ -53,10 +57,8 @@ def analyse(
     with spec_input.usage_errors():
         parameters = spec_input.read_spec(None, settings)
         figure_format = _figure_format(figure)
-    if other is not None:
-        other_id, _, other_checkpoint = other.partition(":")
-        found = session.client.jobs.find(other_id).id
-        parameters["others"] = [{"job": found, "checkpoint": other_checkpoint or "best"}]
+    if others:
+        parameters["others"] = [_read_other(session, other) for other in others]
     job = session.client.analyses.submit(
         session.client.jobs.find(job_id).id,
         kind,
@@ -106,6 +108,13 @@ def analysis(
     elif figure is None:
         _show(session, found, output)
     _write_figure(session, found, figure, figure_format)
+
+
+def _read_other(session: Session, text: str) -> dict[str, str]:
+    """Of JOB[:CHECKPOINT]."""
+    job_id, _, checkpoint = text.partition(":")
+    found = session.client.jobs.find(job_id).id
+    return {"job": found, "checkpoint": checkpoint or "best"}
 
 
 def _show(session: Session, job_id: str, output: Output) -> None:

@@ -15,6 +15,7 @@ from resnetd.models import (
     AnalysisResult,
     Attempt,
     AuditEntry,
+    Cell,
     Checkpoint,
     Cluster,
     Dataset,
@@ -27,6 +28,7 @@ from resnetd.models import (
     Job,
     JobState,
     LogLine,
+    Member,
     Person,
     Plan,
     Progress,
@@ -38,6 +40,7 @@ from resnetd.models import (
     Series,
     Session,
     Study,
+    StudyEnsemble,
     Token,
     Trial,
     WaitingJob,
@@ -208,23 +211,23 @@ def studies(rows: Iterable[Study]) -> Table:
 
 
 def study(shown: Study) -> Table:
-    """A line for each member: its results over seeds, and the paper's where it has some."""
-    metrics = list(dict.fromkeys(name for member in shown.members for name in member.results))
-    has_paper = any(result.paper for member in shown.members for result in member.results.values())
+    """A line for each member and ensemble: its results over seeds, and the paper's."""
+    found: list[Member | StudyEnsemble] = [*shown.members, *shown.ensembles]
+    has_paper = any(result.paper for row in found for result in row.results.values())
     columns = ["member", "network", "n"]
-    for metric in metrics:
-        columns += [metric, "paper"] if has_paper else [metric]
+    for column in shown.columns:
+        columns += [column, "paper"] if has_paper else [column]
     rows = []
-    for member in shown.members:
-        statistics = [member.results[metric].statistics for metric in metrics]
-        row: list[object] = [member.label, member.network]
-        row.append(max((found.n for found in statistics if found is not None), default=0))
-        for metric, found in zip(metrics, statistics, strict=True):
-            row.append(_mean(found))
+    for row in found:
+        results = [row.results.get(column, Cell()) for column in shown.columns]
+        network = row.network if isinstance(row, Member) else f"mean of {len(row.members)}"
+        counts = [result.statistics.n for result in results if result.statistics is not None]
+        cells: list[object] = [row.label, network, max(counts, default=0)]
+        for result in results:
+            cells.append(_mean(result.statistics))
             if has_paper:
-                paper = member.results[metric].paper
-                row.append("" if paper is None else f"{paper.value:.2f}")
-        rows.append([*row, member.gap])
+                cells.append("" if result.paper is None else f"{result.paper.value:.2f}")
+        rows.append([*cells, row.gap])
     return _table([*columns, "missing"], rows)
 
 

@@ -12,7 +12,7 @@ from rich.console import RenderableType
 from resnetd.cli import messages, render, spec_input
 from resnetd.cli.exit_codes import ExitCode
 from resnetd.cli.session import Output, OutputOption, Session, SettingsOption
-from resnetd.models import JobState, Study
+from resnetd.models import Study
 
 commands = typer.Typer(
     no_args_is_help=True,
@@ -147,8 +147,7 @@ def _watch(session: Session, study: Study) -> None:
         messages.print_note(f"\nDetached. The study continues; watch again with: {command}")
         raise typer.Exit(ExitCode.DETACHED) from interrupt
     session.show(Output.TEXT, None, *_describe(study))
-    states = {job.state for member in study.members for job in member.all_jobs}
-    if states != {JobState.SUCCEEDED}:
+    if study.has_failed:
         raise typer.Exit(ExitCode.FAILED)
 
 

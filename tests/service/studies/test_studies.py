@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import InvalidInput, NotFound
 from service.jobs import retention
-from service.specs.study_spec import Scale
+from service.specs.study_spec import NetworkCount, Scale
 from service.states import Reason
 from service.studies import comparisons, definitions, figure, formats, records
 from service.studies.report import Verdict
@@ -249,12 +249,36 @@ def test_a_scale_that_a_study_does_not_have_is_refused() -> None:
 
 def test_every_definition_of_the_service_makes_valid_jobs_at_each_scale() -> None:
     known = definitions.list_definitions()
-    assert {"fig1", "fig6", "table2", "table3", "identity-table1"} <= known.keys()
+    tables = {f"table{number}" for number in range(1, 6)}
+    assert {"fig1", "fig6", "fig7", "identity-table1"} | tables <= known.keys()
     for found in known.values():
         for scale in found.scales:
             study = study_spec(written=found.model_dump(mode="json"), scale=scale)
             for label in study.labels:
                 study.make_member(label, 0)
+
+
+def test_table_1_counts_without_a_job(core: Core) -> None:
+    table1 = definitions.find_definition("table1").model_dump(mode="json")
+    report = read_report(core, submit_study(core, written=table1))
+    assert (report.finished, report.total) == (0, 0)
+    adds = {
+        found.label: found.cells[NetworkCount.MULTIPLY_ADDS]
+        for found in report.members
+        if found.cells[NetworkCount.MULTIPLY_ADDS].statistics is not None
+    }
+    assert adds.keys() == table1["members"].keys()
+    plain = adds["plain-18"].statistics
+    assert plain is not None
+    assert plain.mean == 1.794805760
+    higher = {label for label, cell in adds.items() if cell.verdict is Verdict.HIGHER}
+    assert higher == {"VGG-16"}, "which the paper gives as 15.3 billions"
+    assert {cell.verdict for cell in adds.values()} == {Verdict.REPRODUCED, Verdict.HIGHER}
+    markdown = formats.to_markdown(report)
+    assert "Counted for images of imagenet; nothing is trained." in markdown
+    row = "| plain-34 | plain-34 | 21.62 | 3.64 | 3.60 | +0.04 | reproduced | 18.5"
+    assert row in markdown
+    assert "Jobs:" not in markdown
 
 
 def test_the_paper_scale_of_figure_6_is_the_papers_recipe() -> None:

@@ -159,6 +159,63 @@ def test_an_evaluation_takes_the_place_of_the_trainings_own_errors(core: Core) -
     assert "Test errors are those of the analysis views." in formats.to_markdown(report)
 
 
+def _with_ensemble(**fields: Any) -> dict[str, Any]:
+    paper = {"both": {"test/error": 3.57}, "resnet-8": {"test/error": 8.75}}
+    return definition(ensembles={"both": ["resnet-8", "plain-8"]}, paper=paper, **fields)
+
+
+def test_an_ensemble_is_submitted_with_the_last_of_its_trainings_and_reported(core: Core) -> None:
+    study_id = submit_study(core, written=_with_ensemble(), seeds=2, scale="paper")
+    assert read_report(core, study_id).total == 6
+    plain, residual = _finish_member(core, 9.0), _finish_member(core, 8.0)
+    [ensemble] = read_report(core, study_id).ensembles
+    [(seed, analysis_id, state)] = ensemble.jobs
+    assert (seed, state) == (0, JobState.QUEUED)
+    job = core.job(analysis_id or "")
+    assert (job.kind, job.source_job_id) == ("ensemble", residual)
+    assert [other["job"] for other in job.spec["analysis"]["others"]] == [plain]
+    assert job.name == "tiny both seed 0: ensemble"
+    for error in (9.5, 8.5):
+        _finish_member(core, error)
+    for error in (7.0, 6.0):
+        finish_analysis(core, AnalysisResult(numbers={"test_error": error}))
+    report = read_report(core, study_id)
+    assert (report.finished, report.total) == (6, 6)
+    markdown = formats.to_markdown(report)
+    assert "| both | mean of 2 networks |  | 2 | 6.50 ± 0.71 | 3.57 | +2.93 |" in markdown
+    rows = list(csv.DictReader(io.StringIO(formats.to_csv(report))))
+    assert [row["mean"] for row in rows if row["member"] == "both"] == ["6.5000"]
+
+
+def test_trainings_that_end_at_once_submit_their_ensemble_once(core: Core) -> None:
+    study_id = submit_study(core, written=_with_ensemble(), seeds=1)
+    jobs = [finish_next(core, error) for error in (9.0, 8.0)]
+    for job_id in (*jobs, *jobs):
+        submit_due_analyses(core, job_id)
+    [ensemble] = read_report(core, study_id).ensembles
+    assert len(ensemble.jobs) == 1
+    again = submit_study(core, written=_with_ensemble(), seeds=1)
+    assert read_report(core, again).ensembles[0].jobs == ensemble.jobs, "it is reused"
+
+
+def test_an_ensemble_of_which_a_training_failed_is_not_awaited(core: Core) -> None:
+    study_id = submit_study(core, written=_with_ensemble(), seeds=1)
+    _finish_member(core, 9.0)
+    claimed = core.start_next()
+    core.report(claimed.attempt_id, 1)
+    core.finish(claimed.attempt_id, Reason.DIVERGED)
+    report = read_report(core, study_id)
+    assert (report.finished, report.total) == (3, 3)
+
+
+def test_an_ensemble_is_tested_with_the_views_of_the_study_on_the_networks_of_the_scale() -> None:
+    written = _with_ensemble(analyses=VIEWS, evaluated_by="views")
+    assert study_spec(written=written).make_ensemble(()).test_time_augmentation == "hflip"
+    written["scales"]["smoke"]["members"] = ["plain-8"]
+    written["comparisons"] = []
+    assert study_spec(written=written).ensembles == {}
+
+
 def test_a_scale_changes_parameters_of_an_analysis() -> None:
     written = _with_views()
     written["scales"]["smoke"]["analyses"] = {"views": {"test_time_augmentation": "none"}}
@@ -182,6 +239,13 @@ def test_a_scale_changes_parameters_of_an_analysis() -> None:
         ({"analyses": RESPONSES, "evaluated_by": "responses"}, "/analyses/responses"),
         ({"analyses": VIEWS, "panels": [PANELS[0] | {"analysis": "views"}]}, "/analyses/views"),
         ({"evaluated_by": "views"}, "/definition"),
+        ({"ensembles": {"plain-8": ["plain-8", "resnet-8"]}}, "/definition"),
+        ({"ensembles": {"both": ["plain-8", "plain-9"]}}, "/definition"),
+        ({"ensembles": {"both": ["plain-8", "plain-8"]}}, "/definition"),
+        ({"ensembles": {"both": ["plain-8"]}}, "/definition/ensembles/both"),
+        ({"metrics": []}, "/definition"),
+        ({"counts": ["network/share"]}, "/definition"),
+        ({"share_of": "plain-8"}, "/definition"),
         ({"panels": PANELS}, "/definition"),
     ],
 )

@@ -1750,7 +1750,7 @@ export interface components {
              */
             checkpoint: string;
             /** Analysis */
-            analysis: components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"];
+            analysis: components["schemas"]["EvaluationSpec"] | components["schemas"]["EnsembleSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"];
             /** Dataset */
             dataset?: string | null;
             resources?: components["schemas"]["Resources"] | null;
@@ -2679,6 +2679,31 @@ export interface components {
             p90: number;
         };
         /**
+         * EnsembleSpec
+         * @description The errors of several networks together, whose probabilities are averaged (Table 5).
+         *
+         *     Each sees the same views of an image; the probabilities of a network are the mean over them.
+         */
+        EnsembleSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "ensemble";
+            /**
+             * Split
+             * @default test
+             * @enum {string}
+             */
+            split: "test" | "validation";
+            test_time_augmentation?: components["schemas"]["TtaMode"] | null;
+        };
+        /**
          * EnsembleView
          * @description Of the mean probabilities; null where a job keeps only its highest logits.
          */
@@ -3147,7 +3172,7 @@ export interface components {
             after: components["schemas"]["Dependency"][];
             start_from?: components["schemas"]["StartFrom"] | null;
             /** Analysis */
-            analysis?: (components["schemas"]["EvaluationSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"]) | null;
+            analysis?: (components["schemas"]["EvaluationSpec"] | components["schemas"]["EnsembleSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"]) | null;
             /**
              * @default {
              *       "keep_best": 1,
@@ -3631,6 +3656,12 @@ export interface components {
          * @enum {string}
          */
         MomentumForm: "caffe" | "torch";
+        /**
+         * NetworkCount
+         * @description What a network has without any training, for images of the study's dataset.
+         * @enum {string}
+         */
+        NetworkCount: "network/parameters" | "network/multiply_adds" | "network/share";
         /** NewPerson */
         NewPerson: {
             /** Name */
@@ -5035,6 +5066,13 @@ export interface components {
              *     ]
              */
             metrics: components["schemas"]["StudyMetric"][];
+            /**
+             * Counts
+             * @default []
+             */
+            counts: components["schemas"]["NetworkCount"][];
+            /** Share Of */
+            share_of?: string | null;
             /** Analyses */
             analyses?: {
                 [key: string]: {
@@ -5043,6 +5081,10 @@ export interface components {
             };
             /** Evaluated By */
             evaluated_by?: string | null;
+            /** Ensembles */
+            ensembles?: {
+                [key: string]: string[];
+            };
             /**
              * Panels
              * @default []
@@ -5066,6 +5108,27 @@ export interface components {
              * @default
              */
             source: string;
+        };
+        /**
+         * StudyEnsembleView
+         * @description Members whose probabilities are averaged. `jobs`: of the seeds whose trainings succeeded.
+         */
+        StudyEnsembleView: {
+            /** Label */
+            label: string;
+            /** Members */
+            members: string[];
+            /** Jobs */
+            jobs: components["schemas"]["MemberJobView"][];
+            /** Results */
+            results: {
+                [key: string]: components["schemas"]["CellView"];
+            };
+            /**
+             * Gap
+             * @description which jobs have no result; empty if none
+             */
+            gap: string;
         };
         /**
          * StudyMetric
@@ -5119,10 +5182,15 @@ export interface components {
             finished: number;
             /** Total */
             total: number;
-            /** Metrics */
-            metrics: components["schemas"]["StudyMetric"][];
+            /**
+             * Columns
+             * @description of the table, in their order
+             */
+            columns: (components["schemas"]["StudyMetric"] | components["schemas"]["NetworkCount"])[];
             /** Members */
             members: components["schemas"]["MemberView"][];
+            /** Ensembles */
+            ensembles: components["schemas"]["StudyEnsembleView"][];
             /**
              * Paper Only
              * @description the paper's numbers of networks that this study does not train
@@ -5361,7 +5429,7 @@ export interface components {
         TtaMode: "none" | "hflip" | "ten_crop" | "multi_scale";
         /**
          * Verdict
-         * @description How a mean over seeds compares with the paper's number.
+         * @description How a mean over seeds, or a count, compares with the paper's number.
          * @enum {string}
          */
         Verdict: "reproduced" | "lower" | "higher" | "too-few-seeds" | "not-comparable" | "missing";

@@ -1,11 +1,17 @@
 /** Results of studies as text. */
 import type { Schemas } from "../api/client";
 
-export const METRICS: Record<Schemas["StudyMetric"], string> = {
-  "test/error": "Test error",
-  "test/top5_error": "Top-5 test error",
-  "validation/error": "Validation error",
-  "train/error": "Training error",
+type Column = Schemas["StudyMetric"] | Schemas["NetworkCount"];
+
+/** With the unit. */
+export const COLUMNS: Record<Column, string> = {
+  "test/error": "Test error, %",
+  "test/top5_error": "Top-5 test error, %",
+  "validation/error": "Validation error, %",
+  "train/error": "Training error, %",
+  "network/parameters": "Parameters, millions",
+  "network/multiply_adds": "Multiply-adds, billions",
+  "network/share": "Share of the multiply-adds, %",
 };
 
 type Value = { mean: number; std: number | null } | { value: number; std?: number | null };

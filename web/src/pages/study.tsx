@@ -4,11 +4,12 @@ import { EmptyNote, ErrorNote } from "../components/notes";
 import { State } from "../components/state";
 import { count, number } from "../lib/format";
 import { source, useLive } from "../lib/live";
-import { METRICS, spread, verdictOf } from "../lib/study";
+import { COLUMNS, spread, verdictOf } from "../lib/study";
 import { useTitle } from "../lib/title";
 
 type Report = Schemas["StudyReportView"];
 type Member = Schemas["MemberView"];
+type Ensemble = Schemas["StudyEnsembleView"];
 
 const FORMATS = [
   ["md", "Markdown"],
@@ -53,11 +54,13 @@ export function StudyPage({ id }: { id: string }) {
       </div>
       <ErrorNote error={live.error.value} />
       <p>
-        <progress
-          value={study.finished}
-          max={study.total}
-          aria-label="Finished jobs of the study"
-        />{" "}
+        {study.total > 0 && (
+          <progress
+            value={study.finished}
+            max={study.total}
+            aria-label="Finished jobs of the study"
+          />
+        )}{" "}
         {study.origin}
       </p>
       {study.notes && <p class="muted">{study.notes}</p>}
@@ -103,9 +106,9 @@ function Results({ study }: { study: Report }) {
           <tr>
             <th>Network</th>
             <th class="number">Parameters</th>
-            {study.metrics.map((metric) => (
+            {study.columns.map((column) => (
               <>
-                <th class="number">{METRICS[metric]}, %</th>
+                <th class="number">{COLUMNS[column]}</th>
                 <th class="number">Paper</th>
               </>
             ))}
@@ -114,16 +117,24 @@ function Results({ study }: { study: Report }) {
         </thead>
         <tbody>
           {study.members.map((member) => (
-            <Row key={member.label} member={member} study={study} />
+            <Row key={member.label} row={member} network={member.network} study={study} />
+          ))}
+          {study.ensembles.map((ensemble) => (
+            <Row
+              key={ensemble.label}
+              row={ensemble}
+              network={`mean of ${ensemble.members.join(", ")}`}
+              study={study}
+            />
           ))}
           {Object.entries(study.paper_only).map(([label, values]) => (
             <tr class="muted">
               <td>{label}</td>
               <td />
-              {study.metrics.map((metric) => (
+              {study.columns.map((column) => (
                 <>
                   <td />
-                  <td class="number">{spread(values[metric])}</td>
+                  <td class="number">{spread(values[column])}</td>
                 </>
               ))}
               <td>the paper only</td>
@@ -135,13 +146,13 @@ function Results({ study }: { study: Report }) {
   );
 }
 
-function Row({ member, study }: { member: Member; study: Report }) {
+function Row({ row, network, study }: { row: Member | Ensemble; network: string; study: Report }) {
   return (
     <tr>
-      <td title={member.network}>{member.label}</td>
-      <td class="number">{count(member.parameters)}</td>
-      {study.metrics.map((metric) => {
-        const cell = member.results[metric];
+      <td title={network}>{row.label}</td>
+      <td class="number">{"parameters" in row && count(row.parameters)}</td>
+      {study.columns.map((column) => {
+        const cell = row.results[column];
         return (
           <>
             <td class="number">
@@ -156,7 +167,7 @@ function Row({ member, study }: { member: Member; study: Report }) {
         );
       })}
       <td>
-        {member.jobs.map((job) => (
+        {row.jobs.map((job) => (
           <Job job={job} />
         ))}
       </td>

@@ -36,7 +36,7 @@ def evaluate_again(context: AnalysisContext, spec: EvaluationSpec) -> AnalysisRe
     batches_of_split = source.load_evaluation_batches(split, rank=0, world_size=1)
     sums_S = evaluation.evaluate(
         model,
-        _report_batches(context, batches_of_split, images),
+        report_batches(context, batches_of_split, images),
         mode,
         device=context.device,
         record=errors.add,
@@ -44,7 +44,7 @@ def evaluate_again(context: AnalysisContext, spec: EvaluationSpec) -> AnalysisRe
     model.eval()
     means = metric_sums.compute_means(sums_S)
     return AnalysisResult(
-        numbers=_name_means(split, means, source.classes) | {"images": images},
+        numbers=name_means(split, means, source.classes) | {"images": images},
         tables=[errors.make_table(source.class_names)],
         notes=[
             f"{count_of(images, f'{split} image')} of {context.spec.dataset}, views: {mode}",
@@ -78,9 +78,10 @@ class _ClassErrors:
         )
 
 
-def _report_batches(
+def report_batches(
     context: AnalysisContext, batches: EvaluationBatches, images: int
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The batches; reports progress before each, and after the last."""
     done = 0
     for views_NCHW, labels_N in batches:
         context.advance(done, images)
@@ -89,7 +90,8 @@ def _report_batches(
     context.advance(done, images)
 
 
-def _name_means(split: EvaluationSplit, means: Means, classes: int) -> dict[str, float | None]:
+def name_means(split: EvaluationSplit, means: Means, classes: int) -> dict[str, float | None]:
+    """As numbers of a result; the top-5 error only where there are more than five classes."""
     named: dict[str, float | None] = {f"{split}_error": means.error}
     if classes > TOP:
         named[f"{split}_top5_error"] = means.top5_error

@@ -14,6 +14,7 @@ from service.specs.analysis_result import AnalysisResult
 from service.specs.analysis_spec import (
     AnalysisSpec,
     DeepenedTwinSpec,
+    EnsembleSpec,
     EvaluationSpec,
     InterpolationSpec,
     LayerResponsesSpec,
@@ -28,6 +29,7 @@ from service.states import StopReason
 from workers.training import distributed, run_environment
 from workers.training.analyses import (
     deepened_twin,
+    ensemble,
     evaluation_again,
     layer_responses,
     layer_statistics,
@@ -93,13 +95,15 @@ def run(
             return AnalysisOutcome(stopped.reason, None)
 
 
-def compute(  # noqa: PLR0911 - a case for each kind
+def compute(  # noqa: C901, PLR0911 - a case for each kind
     analysis: AnalysisSpec, context: AnalysisContext
 ) -> AnalysisResult:
     """Calls the function of the kind."""
     match analysis:
         case EvaluationSpec():
             return evaluation_again.evaluate_again(context, analysis)
+        case EnsembleSpec():
+            return ensemble.analyse(context, analysis)
         case LayerResponsesSpec():
             return layer_responses.analyse(context, analysis)
         case LesionSpec():
@@ -121,9 +125,9 @@ def compute(  # noqa: PLR0911 - a case for each kind
 
 
 def _choose_views(spec: JobSpec) -> JobSpec:
-    """Other analyses than an evaluation see each image once."""
+    """Other analyses than evaluations see each image once."""
     views = TtaMode.NONE
-    if isinstance(spec.analysis, EvaluationSpec):
+    if isinstance(spec.analysis, EvaluationSpec | EnsembleSpec):
         views = spec.analysis.test_time_augmentation or spec.recipe.test_time_augmentation
     recipe = spec.recipe.model_copy(update={"test_time_augmentation": views})
     return spec.model_copy(update={"recipe": recipe})

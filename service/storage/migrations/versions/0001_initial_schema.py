@@ -146,6 +146,7 @@ def upgrade() -> None:
             sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
             nullable=False,
         ),
+        sa.Column("newest_iteration", sa.Integer(), nullable=False),
         sa.Column("bucket_width", sa.Integer(), nullable=False),
         sa.Column("bucketed_iterations", sa.Integer(), nullable=False),
         sa.Column("unbucketed_points", sa.Integer(), nullable=False),

@@ -164,6 +164,31 @@ def test_checkpoints_of_different_networks_are_not_compared(trained: Trained) ->
         analyse(trained.spec, [shallow, shallow, deep], kind="trajectory", others=[OTHER])
 
 
+def test_ensembles(trained: Trained) -> None:
+    first = trained.weights[6]
+    result = analyse(trained.spec, [first, first], kind="ensemble", others=[OTHER])
+    assert result.numbers["test_error"] == pytest.approx(trained.test_error), "of one network twice"
+
+    files = [first, trained.weights[4], trained.deep_weights]
+    result = analyse(trained.spec, files, kind="ensemble", others=[OTHER, OTHER])
+    rows = rows_of(result, "networks")
+    assert [row["network"] for row in rows] == ["resnet-14-A", "resnet-14-A", "resnet-20-A"]
+    assert [row["iteration"] for row in rows] == [6, 4, 2]
+    assert rows[0]["error"] == pytest.approx(trained.test_error)
+    errors = [float(row["error"] or 0) for row in rows]
+    assert result.numbers["mean_error_of_networks"] == pytest.approx(sum(errors) / 3)
+    assert result.numbers["test_error"] not in errors
+    assert result.notes[1] == "mean of the probabilities of 3 networks"
+
+
+def test_networks_of_other_normalization_are_no_ensemble(trained: Trained, tmp_path: Path) -> None:
+    recipe = RECIPE | {"iterations": 1, "validation_images": 100}
+    _, observer = train(small_spec(recipe, depth=8), tmp_path)
+    other = observer.files[1][CheckpointPart.WEIGHTS]
+    with pytest.raises(NotAnalysable, match="not trained on images normalized alike"):
+        analyse(trained.spec, [trained.weights[6], other], kind="ensemble", others=[OTHER])
+
+
 def test_trajectories_and_layer_statistics(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
