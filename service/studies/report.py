@@ -42,7 +42,7 @@ _SERIES = {"train/error", "test/error"}
 # A mean over seeds this near to the paper's number counts as reproduced: what the public
 # reproductions with several seeds of 2026 use.
 TOLERANCE = 0.5
-# The paper prints millions with two digits, billions with one decimal, and whole percent.
+# The paper prints millions with two digits, billions with one decimal, and percent without decimals.
 _COUNT_TOLERANCES = {
     NetworkCount.PARAMETERS: 0.05,
     NetworkCount.MULTIPLY_ADDS: 0.1,
@@ -336,8 +336,11 @@ def _make_counts(spec: StudySpec, label: str) -> dict[Column, Cell]:
         NetworkCount.PARAMETERS: stats.parameters / 1e6,
         NetworkCount.MULTIPLY_ADDS: stats.multiply_adds / 1e9,
     }
-    if definition.share_of is not None and (whole := _count(spec, definition.share_of)) is not None:
-        values[NetworkCount.SHARE] = 100 * stats.multiply_adds / whole.multiply_adds
+    if (
+        definition.share_of is not None
+        and (compared := _count(spec, definition.share_of)) is not None
+    ):
+        values[NetworkCount.SHARE] = 100 * stats.multiply_adds / compared.multiply_adds
     return {
         count: _make_cell(spec, label, count, groups.describe_values([values.get(count)]))
         for count in definition.counts
