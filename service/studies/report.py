@@ -42,7 +42,7 @@ _SERIES = {"train/error", "test/error"}
 # A mean over seeds this near to the paper's number counts as reproduced: what the public
 # reproductions with several seeds of 2026 use.
 TOLERANCE = 0.5
-# The paper prints millions with two digits, billions with one decimal, and percent without decimals.
+# The paper prints millions with two digits, billions with one, percent with none after the point.
 _COUNT_TOLERANCES = {
     NetworkCount.PARAMETERS: 0.05,
     NetworkCount.MULTIPLY_ADDS: 0.1,
