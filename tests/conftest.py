@@ -1,6 +1,7 @@
 """Shared fixtures: databases, a clock, a Ray head, a browser."""
 
 import fcntl
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ _LOG_PROCESSORS: list[structlog.typing.Processor] = [
     structlog.processors.add_log_level,
     structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
 ]
+
+# With as many threads as cores, those of two test processes wait for each other at every operation:
+# a backward pass of half a second takes over a minute. Torch reads it when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts background jobs with SIGINT ignored, which child processes inherit; tests stop
 # some of them with SIGINT.

@@ -35,9 +35,13 @@ _LINE_WIDTH = 60
 
 
 def run(spec: JobSpec, *, data_dir: Path, work_dir: Path) -> int:
-    """The exit status: 0, 1 if the run failed, 130 if Ctrl-C stopped it."""
+    """The exit status: 0, 1 if the run failed, 130 if Ctrl-C stopped it.
+
+    Each process has `OMP_NUM_THREADS` threads, by default its share of the CPUs.
+    """
     num_processes = spec.resources.num_workers
-    threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    shared = max(1, len(os.sched_getaffinity(0)) // num_processes)
+    threads = int(os.environ.get("OMP_NUM_THREADS", shared))
     run_rank = partial(_run_rank, spec, data_dir, work_dir)
     if num_processes == 1:
         return run_rank(spawn.make_context(rank=0, num_processes=1, threads=threads))

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from PIL import Image
 from tests.workers.training import support
 from tests.workers.training.support import ProcessRuns
 from workers.training import spawn
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Also after a test that trains with more: tests/conftest.py says why."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

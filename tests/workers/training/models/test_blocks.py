@@ -1,7 +1,7 @@
 """Shortcut forms, activation orders and stochastic depth against the formulas of their papers."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -31,14 +31,6 @@ FORMS: list[dict[str, Any]] = [
     {"shortcut_form": ShortcutForm.SHORTCUT_ONLY_GATING, "gate_bias": 0.0},
     {"shortcut_form": ShortcutForm.DROPOUT, "dropout_rate": 0.25},
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_network(shortcut: Shortcut = Shortcut.A, **choices: Any) -> Architecture:

@@ -1,7 +1,6 @@
 """Deeper networks that compute the function of a shallower one."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,8 @@ INVERTED: list[Case] = [  # added blocks invert batch normalization
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _equal_weights() -> None:
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
 
 
 def _trained(network: Architecture) -> nn.Module:
