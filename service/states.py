@@ -352,6 +352,7 @@ class AuditKind(StrEnum):
     SIGN_OUT = "sign-out"
     PERSON_ADDED = "person-added"
     ROLE_CHANGED = "role-changed"
+    GROUP_CHANGED = "group-changed"
     PERSON_REMOVED = "person-removed"
     TOKEN_CREATED = "token-created"  # noqa: S105 - what happened
     TOKEN_ROTATED = "token-rotated"  # noqa: S105

@@ -1,4 +1,4 @@
-"""People and their roles, for admins."""
+"""People, their roles and their groups, for admins."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Depends, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from api import problems
 from api.dependencies import Now, ReadSession, ServicesDep, WriteSession, authorize
@@ -17,7 +17,7 @@ from service.jobs import checkpoints, retention
 from service.jobs import records as job_records
 from service.searches import commands as search_commands
 from service.searches import records as search_records
-from service.specs.base import Name
+from service.specs.base import MAX_NAME_LENGTH, Line, Name
 from service.states import AuditKind, Role
 from service.storage.database import Session
 from service.studies import records as study_records
@@ -30,12 +30,19 @@ class NewPerson(BaseModel):
 
     name: Name
     role: Role = Role.MEMBER
+    group: Annotated[Name | None, Field(description="a course or a team")] = None
+
+
+GroupUpdate = Annotated[Line, Field(max_length=MAX_NAME_LENGTH)]
 
 
 class PersonUpdate(BaseModel):
+    """A field that is null or absent stays as it is."""
+
     model_config = ConfigDict(extra="forbid")
 
-    role: Role
+    role: Role | None = None
+    group: Annotated[GroupUpdate | None, Field(description="empty: no group")] = None
 
 
 class PersonView(View):
@@ -43,6 +50,7 @@ class PersonView(View):
 
     name: str
     role: Role
+    group: str | None
     created_at: datetime
     tokens: int
     last_used_at: datetime | None
@@ -69,17 +77,24 @@ def list_people(session: ReadSession) -> PersonList:
 @router.post("", status_code=HTTPStatus.CREATED, responses=problems.responses(Conflict))
 def add_person(person: NewPerson, session: WriteSession, now: Now) -> PersonView:
     """Adds a person, who needs a token: `POST /v1/tokens?user=NAME`."""
-    added = people.add_person(session, person.name, role=person.role, now=now)
-    audit.record(session, AuditKind.PERSON_ADDED, added.name, now=now, role=added.role)
+    added = people.add_person(session, person.name, role=person.role, group=person.group, now=now)
+    audit.record(
+        session, AuditKind.PERSON_ADDED, added.name, now=now, role=added.role, group=added.group
+    )
     return PersonView.model_validate(added)
 
 
 @router.patch("/{name}", responses=problems.responses(NotFound, Conflict))
 def update_person(name: Name, update: PersonUpdate, session: WriteSession, now: Now) -> PersonView:
-    """Changes the role, from the next request on."""
-    changed = people.set_role(session, name, update.role)
-    audit.record(session, AuditKind.ROLE_CHANGED, name, now=now, role=changed.role)
-    return PersonView.model_validate(changed)
+    """Changes role and group, from the next request and the next claim on."""
+    if update.role is not None:
+        people.set_role(session, name, update.role)
+        audit.record(session, AuditKind.ROLE_CHANGED, name, now=now, role=update.role)
+    if update.group is not None:
+        group = update.group or None
+        people.set_group(session, name, group)
+        audit.record(session, AuditKind.GROUP_CHANGED, name, now=now, group=group)
+    return PersonView.model_validate(people.read_person(session, name))
 
 
 @router.delete(

@@ -1,4 +1,4 @@
-"""Quotas of people and tags."""
+"""Quotas of people, groups and tags."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -16,7 +16,11 @@ from service.states import AuditKind
 router = APIRouter(prefix="/v1/quotas", tags=["people"], dependencies=[Depends(authorize)])
 
 Key = Annotated[
-    QuotaKey, Path(description="`user:NAME`, `tag:TAG`; `user:*`, `tag:*`: all that have no own")
+    QuotaKey,
+    Path(
+        description="`user:NAME`, `group:NAME` or `tag:TAG`; `user:*`, `group:*`, `tag:*`: "
+        "each that has no own"
+    ),
 ]
 
 

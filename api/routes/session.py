@@ -29,6 +29,7 @@ class SessionView(BaseModel):
 
     user: str
     role: Role
+    group: Annotated[str | None, Field(description="that the person is in")]
     scope: TokenScope
     tag: Annotated[str | None, Field(description="the token is limited to jobs with this tag")]
     expires_at: datetime | None
@@ -39,6 +40,7 @@ class SessionView(BaseModel):
         return cls(
             user=principal.user,
             role=principal.role,
+            group=principal.group,
             scope=principal.scope,
             tag=principal.tag,
             expires_at=principal.expires_at,

@@ -743,6 +743,7 @@ class Session(Record, frozen=True):
     user: str
     role: Role
     scope: TokenScope
+    group: str | None = None
     tag: str | None = None
     expires_at: Time | None = None
     members_see: MembersSee = MembersSee.ALL
@@ -754,6 +755,7 @@ class Person(Record, frozen=True):
     name: str
     role: Role
     created_at: Time
+    group: str | None = None
     tokens: int = 0
     last_used_at: Time | None = None
 
@@ -773,7 +775,7 @@ class Token(Record, frozen=True):
 
 
 class Quota(Record, frozen=True):
-    """How much a person or a tag may have; None: no limit. `waiting`: jobs in the queue."""
+    """Limits of a person, a group or a tag; None: no limit. `waiting`: jobs in the queue."""
 
     key: str
     jobs: int | None = None
@@ -790,6 +792,7 @@ class AuditKind(OpenEnum):
     SIGN_OUT = "sign-out"
     PERSON_ADDED = "person-added"
     ROLE_CHANGED = "role-changed"
+    GROUP_CHANGED = "group-changed"
     PERSON_REMOVED = "person-removed"
     TOKEN_CREATED = "token-created"  # noqa: S105 - what happened
     TOKEN_ROTATED = "token-rotated"  # noqa: S105

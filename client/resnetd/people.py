@@ -8,16 +8,17 @@ from resnetd.resources import Resource, drop_empty
 
 
 class People(Resource):
-    """People and their roles, for admins."""
+    """People, their roles and their groups, for admins."""
 
     PATH = "/v1/people"
 
-    def add(self, name: str, *, role: str | Role = Role.MEMBER) -> Person:
+    def add(self, name: str, *, role: str | Role = Role.MEMBER, group: str | None = None) -> Person:
         """Add a person, who then needs a token.
 
         Args:
             role: `viewer` reads; `member` also submits, and changes what is his; `admin` changes
                 everything. Default: member.
+            group: a course or a team. Default: none.
 
         >>> client.people.add("bob").role
         <Role.MEMBER: 'member'>
@@ -25,7 +26,8 @@ class People(Resource):
         Raises:
             Conflict: there is a person of this name.
         """
-        return self._api.post_once(self.PATH, Person, {"name": name, "role": str(role)})
+        body = {"name": name, "role": str(role)} | drop_empty(group=group)
+        return self._api.post_once(self.PATH, Person, body)
 
     def list(self) -> tuple[Person, ...]:
         """Return all people, by name.
@@ -45,6 +47,17 @@ class People(Resource):
             Conflict: the person is the only admin.
         """
         return self._api.patch(self._path(name), Person, {"role": str(role)})
+
+    def set_group(self, name: str, group: str | None) -> Person:
+        """Move a person into a group, or out of any; a person is in at most one.
+
+        Args:
+            group: None: no group.
+
+        >>> client.people.set_group(person.name, "cs101").group
+        'cs101'
+        """
+        return self._api.patch(self._path(name), Person, {"group": group or ""})
 
     def remove(self, name: str, *, delete_jobs: bool = False) -> None:
         """End the tokens and sign-ins of a person, and delete the webhooks.
@@ -121,7 +134,7 @@ class Tokens(Resource):
 
 
 class Quotas(Resource):
-    """Limits of people and tags. The keys `user:*` and `tag:*` are for all without their own."""
+    """Limits of people, groups and tags. `user:*`, ... are for those without their own."""
 
     PATH = "/v1/quotas"
 
@@ -137,7 +150,7 @@ class Quotas(Resource):
         """Set all limits of a quota, as an admin; what is left out has no limit.
 
         Args:
-            key: `user:NAME`, `tag:TAG`, `user:*` or `tag:*`.
+            key: `user:NAME`, `group:NAME` or `tag:TAG`; `user:*`, `group:*` or `tag:*`.
             jobs, workers, gpus: that run at the same time.
             waiting: jobs in the queue, held and paused ones included.
 

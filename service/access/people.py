@@ -1,4 +1,4 @@
-"""People and their roles."""
+"""People, their roles and the groups that they are in."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import Conflict, NotFound
 from service.states import Role
+from service.storage import changes
 from service.storage.database import Lock, serialize
 from service.storage.tables import IdempotencyKeyRow, PersonRow, QuotaRow, TokenRow, WebhookRow
 
@@ -18,17 +19,20 @@ class Person:
 
     name: str
     role: Role
+    group: str | None
     created_at: datetime
     tokens: int
     last_used_at: datetime | None
 
 
-def add_person(session: Session, name: str, *, role: Role, now: datetime) -> Person:
+def add_person(
+    session: Session, name: str, *, role: Role, now: datetime, group: str | None = None
+) -> Person:
     """Conflict where the name is taken. Who has the name of a removed person owns what was left."""
     serialize(session.connection(), Lock.CHANGE_PEOPLE)
     if session.get(PersonRow, name) is not None:
         raise Conflict(f"there is a person {name!r} already")
-    session.add(PersonRow(name=name, role=role, created_at=now))
+    session.add(PersonRow(name=name, role=role, group=group, created_at=now))
     session.flush()
     return read_person(session, name)
 
@@ -57,7 +61,7 @@ def list_people(session: Session, name: str | None = None) -> list[Person]:
     if name is not None:
         statement = statement.where(PersonRow.name == name)
     return [
-        Person(row.name, row.role, row.created_at, tokens, last_used_at)
+        Person(row.name, row.role, row.group, row.created_at, tokens, last_used_at)
         for row, tokens, last_used_at in session.execute(statement)
     ]
 
@@ -71,6 +75,27 @@ def set_role(session: Session, name: str, role: Role) -> Person:
     row.role = role
     session.flush()
     return read_person(session, name)
+
+
+def set_group(session: Session, name: str, group: str | None) -> Person:
+    """Of whatever runs or waits, too. None: no group."""
+    find_person(session, name).group = group
+    session.flush()
+    changes.notify(session, "groups")
+    return read_person(session, name)
+
+
+def read_groups(session: Session) -> dict[str, str]:
+    """The groups of all people who are in one, by name of the person."""
+    rows = session.execute(
+        select(PersonRow.name, PersonRow.group).where(PersonRow.group.is_not(None))
+    )
+    return {name: group for name, group in rows if group is not None}
+
+
+def find_group(session: Session, name: str) -> str | None:
+    """None also for a person who was removed."""
+    return session.scalar(select(PersonRow.group).where(PersonRow.name == name))
 
 
 def remove_person(session: Session, name: str) -> None:

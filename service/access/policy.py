@@ -46,6 +46,7 @@ class Principal:
 
     user: str
     role: Role
+    group: str | None
     scope: TokenScope
     tag: str | None
     token_id: str

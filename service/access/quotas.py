@@ -1,14 +1,15 @@
-"""Quotas of people and tags, changed at run time; `user:*` and `tag:*` are for all others."""
+"""Quotas of people, groups and tags, changed at run time; `user:*`, ... are for all others."""
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
+from service.access import people
 from service.errors import NotFound, QuotaExceeded
 from service.specs.quota import Quota, find_quota, list_keys
 from service.states import WAITING_STATES
 from service.storage import changes
 from service.storage.database import Lock, serialize
-from service.storage.tables import JobRow, QuotaRow, TagRow
+from service.storage.tables import JobRow, PersonRow, QuotaRow, TagRow
 from service.text import plural
 
 
@@ -39,9 +40,11 @@ def require_place(
 
     Submissions that a quota concerns come one after the other.
     """
+    if not quotas:
+        return
     limits = {
         key: quota.waiting
-        for key in list_keys(user, tags)
+        for key in list_keys(user, people.find_group(session, user), tags)
         if (quota := find_quota(quotas, key)) is not None and quota.waiting is not None
     }
     if limits:
@@ -61,6 +64,9 @@ def _count_waiting(session: Session, key: str) -> int:
     kind, _, name = key.partition(":")
     if kind == "user":
         statement = statement.where(JobRow.user == name)
+    elif kind == "group":
+        members = select(PersonRow.name).where(PersonRow.group == name)
+        statement = statement.where(JobRow.user.in_(members))
     else:
         statement = statement.where(JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == name)))
     return session.scalar(statement) or 0

@@ -66,7 +66,7 @@ def authenticate(
     since a sender cannot choose the digest of what is sent. Raises Unauthorized.
     """
     statement = select(
-        TokenRow, PersonRow.role, _select_owner(subject, subject_id).label("owner")
+        TokenRow, PersonRow.role, PersonRow.group, _select_owner(subject, subject_id).label("owner")
     ).join(PersonRow, PersonRow.name == TokenRow.user)
     if is_sign_in:
         statement = statement.join(SignInRow, SignInRow.token_id == TokenRow.id).where(
@@ -79,12 +79,13 @@ def authenticate(
         raise Unauthorized(
             "the sign-in has ended; sign in again" if is_sign_in else "unknown token"
         )
-    token, role, owner = found
+    token, role, group, owner = found
     if token.expires_at is not None and token.expires_at <= now:
         raise Unauthorized(f"the token expired at {token.expires_at:%Y-%m-%d %H:%M} UTC")
     principal = Principal(
         user=token.user,
         role=role,
+        group=group,
         scope=token.scope,
         tag=token.tag,
         token_id=token.id,

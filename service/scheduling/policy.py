@@ -38,6 +38,7 @@ class WaitingJob:
     resources: ResourceBundle
     num_workers: int
     user: str
+    group: str | None = None
     tags: tuple[str, ...] = ()
     duration: DurationEstimate | None = None
 
@@ -57,6 +58,7 @@ class RunningJob:
     num_workers: int
     user: str
     remaining: DurationEstimate
+    group: str | None = None
     tags: tuple[str, ...] = ()
     is_preemptible: bool = False
     is_stopping: bool = False
@@ -151,7 +153,7 @@ def compute_usage(running: Iterable[RunningJob]) -> Usage:
     """How many `jobs`, `workers` and `gpus` run, by key of a quota."""
     usage: Usage = defaultdict(float)
     for job in running:
-        for key in list_keys(job.user, job.tags):
+        for key in list_keys(job.user, job.group, job.tags):
             usage[key, "jobs"] += 1
             usage[key, "workers"] += job.num_workers
             usage[key, "gpus"] += job.resources.gpus
@@ -160,7 +162,7 @@ def compute_usage(running: Iterable[RunningJob]) -> Usage:
 
 @dataclass(frozen=True)
 class ExceededQuota:
-    """`key`: user:NAME or tag:NAME; `kind`: jobs, workers or gpus."""
+    """`key`: user:NAME, group:NAME or tag:NAME; `kind`: jobs, workers or gpus."""
 
     key: str
     kind: str
@@ -172,7 +174,7 @@ def find_exceeded_quota(
     job: WaitingJob, usage: Usage, quotas: dict[str, Quota]
 ) -> ExceededQuota | None:
     """The first quota that would be exceeded if the job started."""
-    for key in list_keys(job.user, job.tags):
+    for key in list_keys(job.user, job.group, job.tags):
         quota = find_quota(quotas, key)
         if quota is None:
             continue

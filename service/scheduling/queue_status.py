@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from service.access import quotas
+from service.access import people, quotas
 from service.catalog import uploads
 from service.catalog.datasets import Dataset
 from service.catalog.model_stats import ModelStats
@@ -183,7 +183,9 @@ class QueueStatus:
         counted = plural(int(exceeded.limit), kind)
         message = f"{exceeded.key} has {exceeded.used:g} of {exceeded.limit:g} {counted} running"
         concerned = [
-            job for job in self._snapshot.running if exceeded.key in list_keys(job.user, job.tags)
+            job
+            for job in self._snapshot.running
+            if exceeded.key in list_keys(job.user, job.group, job.tags)
         ]
         return message + self._format_next_end(concerned)
 
@@ -260,6 +262,7 @@ def plan_job(
         resources=snapshot.choose_worker_group(capacity, spec.resources).resources,
         num_workers=spec.resources.num_workers,
         user=user,
+        group=people.find_group(session, user),
         tags=spec.tags,
         duration=Estimator(session).estimate_total(
             TimingProfile.from_spec(spec), iterations=workload.count_iterations(spec)

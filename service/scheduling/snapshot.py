@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from sqlalchemy import Row, Select, or_, select
 from sqlalchemy.orm import Session
 
+from service.access import people
 from service.execution import runners
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
@@ -42,14 +43,19 @@ def read_snapshot(
     has_tag_quotas = any(key.startswith("tag:") for key in quotas)
     job_ids = [job.id for _, job in running] + [row.id for row in waiting]
     tags = _read_tags(session, job_ids) if has_tag_quotas else {}
+    has_group_quotas = any(key.startswith("group:") for key in quotas)
+    groups = people.read_groups(session) if has_group_quotas else {}
     return SchedulerSnapshot(
         capacity=capacity,
         running=[
-            _make_running_job(attempt, job, estimator, tags.get(job.id, ()), now=now)
+            _make_running_job(
+                attempt, job, estimator, groups.get(job.user), tags.get(job.id, ()), now=now
+            )
             for attempt, job in running
         ],
         waiting=[
-            _make_waiting_job(row, capacity, estimator, tags.get(row.id, ())) for row in waiting
+            _make_waiting_job(row, capacity, estimator, groups.get(row.user), tags.get(row.id, ()))
+            for row in waiting
         ],
         quotas=quotas,
     )
@@ -109,6 +115,7 @@ def _make_running_job(
     attempt: AttemptRow,
     job: JobRow,
     estimator: Estimator,
+    group: str | None,
     tags: tuple[str, ...],
     *,
     now: datetime,
@@ -123,6 +130,7 @@ def _make_running_job(
         num_workers=attempt.num_workers,
         user=job.user,
         remaining=_ENDING if is_stopping else estimator.estimate_remaining(attempt, job, now=now),
+        group=group,
         tags=tags,
         is_preemptible=job.preemptible,
         is_stopping=is_stopping,
@@ -134,6 +142,7 @@ def _make_waiting_job(
     row: Row[tuple[Any, ...]],
     capacity: ResourceBundle,
     estimator: Estimator,
+    group: str | None,
     tags: tuple[str, ...],
 ) -> WaitingJob:
     return WaitingJob(
@@ -143,6 +152,7 @@ def _make_waiting_job(
         resources=choose_worker_group(capacity, row).resources,
         num_workers=row.num_workers,
         user=row.user,
+        group=group,
         tags=tags,
         duration=estimator.estimate_total(
             TimingProfile.from_row(row), iterations=row.iterations - row.checkpointed_iteration

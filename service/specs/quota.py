@@ -1,4 +1,4 @@
-"""Quotas: how much of the cluster and of the queue a person or a tag may have."""
+"""Quotas: how much of the cluster and of the queue a person, a group or a tag may have."""
 
 from typing import Annotated
 
@@ -7,10 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 QuotaKey = Annotated[
     str,
     Field(
-        min_length=6,
-        max_length=125,
-        pattern=r"^(user|tag):[^\x00-\x1f\x7f-\x9f]+$",
-        examples=["user:ann", "user:*", "tag:nightly", "tag:*"],
+        max_length=126,
+        pattern=r"^(user|group|tag):[^\x00-\x1f\x7f-\x9f]+$",
+        examples=["user:ann", "user:*", "group:cs101", "group:*", "tag:nightly", "tag:*"],
     ),
 ]
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -36,6 +35,7 @@ def find_quota(quotas: dict[str, Quota], key: str) -> Quota | None:
     return quotas.get(key) or quotas.get(f"{key.partition(':')[0]}:*")
 
 
-def list_keys(user: str, tags: tuple[str, ...]) -> list[str]:
-    """Of the quotas that concern a job."""
-    return [f"user:{user}", *(f"tag:{tag}" for tag in tags)]
+def list_keys(user: str, group: str | None, tags: tuple[str, ...]) -> list[str]:
+    """Of the quotas that concern a job; `group`: of its owner."""
+    groups = [] if group is None else [f"group:{group}"]
+    return [f"user:{user}", *groups, *(f"tag:{tag}" for tag in tags)]

@@ -475,12 +475,16 @@ class DeliveryRow(Base):
 
 
 class PersonRow(Base):
-    """A person who uses the service; jobs and others have the name as `user`."""
+    """A person who uses the service; jobs and others have the name as `user`.
+
+    group: of people, such as a course or a team; it exists as long as a person is in it.
+    """
 
     __tablename__ = "people"
 
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
     role: Mapped[Role]
+    group: Mapped[str | None] = mapped_column(String(120))
     created_at: Mapped[datetime]
 
 
@@ -514,11 +518,11 @@ class SignInRow(Base):
 
 
 class QuotaRow(Base):
-    """A quota (service.specs.quota). key: `user:NAME`, `tag:TAG`, `user:*` or `tag:*`."""
+    """A quota (service.specs.quota). key: `user:NAME`, `group:NAME`, `tag:TAG` or `user:*`, ..."""
 
     __tablename__ = "quotas"
 
-    key: Mapped[str] = mapped_column(String(125), primary_key=True)
+    key: Mapped[str] = mapped_column(String(126), primary_key=True)
     jobs: Mapped[int | None]
     workers: Mapped[int | None]
     gpus: Mapped[float | None]

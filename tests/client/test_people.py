@@ -17,12 +17,14 @@ def _rows(command: Command) -> list[list[str]]:
 def test_a_person_is_added_with_a_token_that_says_who_it_is(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command("people", "add", "ann", "--role", "viewer", "--days", "30") == 0
+    assert (
+        command("people", "add", "ann", "--role", "viewer", "--group", "cs101", "--days", "30") == 0
+    )
     token = command.out.strip()
     monkeypatch.setenv("RESNETD_TOKEN", token)
     assert command("whoami") == 0
     first, second = command.out.splitlines()
-    assert first == "ann, viewer"
+    assert first == "ann, viewer, in group cs101"
     assert second.startswith("token: full, expires at ")
     assert command("people", "list") == 1
     assert "needs the role admin; ann is a viewer" in command.err
@@ -32,8 +34,12 @@ def test_roles_are_changed_and_people_removed(command: Command) -> None:
     command("people", "add", "ann")
     assert command("people", "set-role", "ann", "admin") == 0
     assert command.out == "ann is admin\n"
+    assert command("people", "set-group", "ann", "cs101") == 0
+    assert command.out == "ann is in group cs101\n"
     command("people", "list")
-    assert [row[:2] for row in _rows(command)] == [["admin", "admin"], ["ann", "admin"]]
+    assert [row[:3] for row in _rows(command)][1] == ["ann", "admin", "cs101"]
+    assert command("people", "set-group", "ann") == 0
+    assert command.out == "ann is in no group\n"
     assert command("people", "remove", "ann", "--delete-jobs") == 0
     assert command.out == "ann removed\n"
     assert command("people", "remove", "ann") == 102
@@ -60,7 +66,7 @@ def test_a_roster_becomes_people_with_a_file_of_tokens(
 ) -> None:
     client.people.add("ann")  # of an import that was interrupted: without a token
     roster, tokens = tmp_path / "class.csv", tmp_path / "tokens.csv"
-    roster.write_text("name,role\nann,\nbob, viewer\nadmin,admin\n")
+    roster.write_text("name,role,group\nann,,\nbob, viewer, cs101\nadmin,admin,\n")
     assert command("people", "import", str(roster), "--tokens", str(tokens)) == 0
     assert command.out == f"2 added; their tokens are in {tokens}\n"
     assert "admin is there already" in command.err
@@ -68,7 +74,7 @@ def test_a_roster_becomes_people_with_a_file_of_tokens(
     rows = list(csv.DictReader(tokens.read_text().splitlines()))
     assert [(row["name"], row["role"]) for row in rows] == [("ann", "member"), ("bob", "viewer")]
     with resnetd.Client(client.url, rows[1]["token"]) as bob:
-        assert (bob.whoami().user, bob.whoami().role) == ("bob", "viewer")
+        assert (bob.whoami().role, bob.whoami().group) == ("viewer", "cs101")
     again = tmp_path / "again.csv"
     assert command("people", "import", str(roster), "--tokens", str(again)) == 0
     assert command.out.startswith("0 added")

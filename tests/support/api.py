@@ -64,9 +64,10 @@ class Api:
         *,
         scope: TokenScope = TokenScope.FULL,
         tag: str | None = None,
+        group: str | None = None,
     ) -> str:
         """The secret of a new token of a new person."""
-        return self.core.add_person(name, role, scope=scope, tag=tag)
+        return self.core.add_person(name, role, scope=scope, tag=tag, group=group)
 
     def call(
         self, method: str, path: str, *, token: str | None = TOKEN, **request: Any

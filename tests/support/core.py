@@ -140,11 +140,12 @@ class Core:
         *,
         scope: TokenScope = TokenScope.FULL,
         tag: str | None = None,
+        group: str | None = None,
     ) -> str:
         """The secret of a new token, of a new person or one that is known."""
         with self.database.transaction() as session:
             if session.get(PersonRow, name) is None:
-                people.add_person(session, name, role=role, now=self.clock.now)
+                people.add_person(session, name, role=role, group=group, now=self.clock.now)
             _, secret = tokens.create_token(
                 session,
                 user=name,

@@ -12,7 +12,7 @@ from resnetd.models import Role
 
 commands = typer.Typer(
     no_args_is_help=True,
-    help="Manage people and their roles, as an admin.",
+    help="Manage people, their roles and their groups, as an admin.",
     epilog="Example: resnetd people add ann --role member",
 )
 
@@ -28,7 +28,7 @@ def expire_after(days: float | None) -> datetime | None:
 
 @commands.command("list", epilog="Example: resnetd people list")
 def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
-    """List people with their roles."""
+    """List people with their roles and groups."""
     session: Session = context.obj
     found = session.client.people.list()
     session.show(output, found, render.people(found))
@@ -40,12 +40,13 @@ def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the new person.")],
     *,
     role: Annotated[Role, typer.Option(help="What the person may do.")] = Role.MEMBER,
+    group: Annotated[str | None, typer.Option(help="A course or a team.")] = None,
     days: DaysOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Add a person and print a token, which is not shown again."""
     session: Session = context.obj
-    session.client.people.add(name, role=role)
+    session.client.people.add(name, role=role, group=group)
     token = session.client.tokens.create("first", user=name, expires_at=expire_after(days))
     session.show(output, token, token.secret or "")
 
@@ -54,7 +55,8 @@ def add(
 def import_command(
     context: typer.Context,
     path: Annotated[
-        Path, typer.Argument(metavar="ROSTER.csv", help="CSV with a column name, maybe a role.")
+        Path,
+        typer.Argument(metavar="ROSTER.csv", help="CSV with a column name, maybe role and group."),
     ],
     *,
     tokens: Annotated[
@@ -64,18 +66,18 @@ def import_command(
 ) -> None:
     """Add the people of a roster, with a token for each. Who is there already is left out."""
     session: Session = context.obj
-    roles = roster.read_roster(path)
+    entries = roster.read_roster(path)
     known = {person.name: person.tokens for person in session.client.people.list()}
     added = 0
     with roster.open_token_file(tokens) as writer:
-        for name, role in roles.items():
+        for name, entry in entries.items():
             if known.get(name):
                 messages.print_note(f"{name} is there already")
                 continue
             if name not in known:
-                session.client.people.add(name, role=role)
+                session.client.people.add(name, role=entry.role, group=entry.group)
             token = session.client.tokens.create("first", user=name, expires_at=expire_after(days))
-            writer.writerow((name, role, token.secret or ""))
+            writer.writerow((name, entry.role, entry.group or "", token.secret or ""))
             added += 1
     session.show(Output.TEXT, None, f"{added} added; their tokens are in {tokens}")
 
@@ -90,6 +92,19 @@ def set_role(
     session: Session = context.obj
     person = session.client.people.set_role(name, role)
     session.show(Output.TEXT, person, f"{person.name} is {person.role}")
+
+
+@commands.command("set-group", epilog="Example: resnetd people set-group ann cs101")
+def set_group(
+    context: typer.Context,
+    name: Name,
+    group: Annotated[str | None, typer.Argument(help="A course or a team. Default: none.")] = None,
+) -> None:
+    """Move a person into a group, from the next claim on; without GROUP, out of any."""
+    session: Session = context.obj
+    person = session.client.people.set_group(name, group)
+    where = f"group {person.group}" if person.group else "no group"
+    session.show(Output.TEXT, person, f"{person.name} is in {where}")
 
 
 @commands.command(epilog="Example: resnetd people remove ann")

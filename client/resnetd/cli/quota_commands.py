@@ -9,12 +9,15 @@ from resnetd.cli.session import Output, OutputOption, Session
 
 commands = typer.Typer(
     no_args_is_help=True,
-    help="Limit what people and tags may have.",
+    help="Limit what people, groups and tags may have.",
     epilog="Example: resnetd quota set user:ann --jobs 4 --gpus 2",
 )
 
 Key = Annotated[
-    str, typer.Argument(metavar="KEY", help="user:NAME or tag:TAG; user:* and tag:* for the rest.")
+    str,
+    typer.Argument(
+        metavar="KEY", help="user:NAME, group:NAME or tag:TAG; user:*, ... for the rest."
+    ),
 ]
 
 
@@ -36,7 +39,7 @@ def set_command(
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of running jobs.")] = None,
     waiting: Annotated[int | None, typer.Option(min=0, help="Jobs in the queue.")] = None,
 ) -> None:
-    """Set all limits of a person or tag, as an admin; what is left out has no limit."""
+    """Set all limits of a person, group or tag, as an admin; what is left out has no limit."""
     session: Session = context.obj
     quota = session.client.quotas.set(key, jobs=jobs, workers=workers, gpus=gpus, waiting=waiting)
     session.show(Output.TEXT, quota, render.quotas([quota]))
@@ -44,7 +47,7 @@ def set_command(
 
 @commands.command(epilog="Example: resnetd quota delete user:ann")
 def delete(context: typer.Context, key: Key) -> None:
-    """Remove the limits of a person or tag, as an admin."""
+    """Remove the limits of a person, group or tag, as an admin."""
     session: Session = context.obj
     session.client.quotas.delete(key)
     session.show(Output.TEXT, None, f"{key} has no quota")

@@ -347,12 +347,13 @@ def queue(rows: Iterable[WaitingJob]) -> Table:
 
 
 def whoami(found: Session) -> list[str]:
+    group = f", in group {found.group}" if found.group is not None else ""
     limits = [f"token: {found.scope}"]
     if found.tag is not None:
         limits.append(f"only jobs with the tag {found.tag}")
     if found.expires_at is not None:
         limits.append(f"expires at {time(found.expires_at)}")
-    return [f"{found.user}, {found.role}", ", ".join(limits)]
+    return [f"{found.user}, {found.role}{group}", ", ".join(limits)]
 
 
 def audit(rows: Iterable[AuditEntry]) -> Table:
@@ -371,8 +372,11 @@ def quotas(rows: Iterable[Quota]) -> Table:
 
 def people(rows: Iterable[Person]) -> Table:
     return _table(
-        ("name", "role", "added", "tokens", "last used"),
-        ((row.name, row.role, row.created_at, row.tokens, row.last_used_at) for row in rows),
+        ("name", "role", "group", "added", "tokens", "last used"),
+        (
+            (row.name, row.role, row.group, row.created_at, row.tokens, row.last_used_at)
+            for row in rows
+        ),
     )
 
 

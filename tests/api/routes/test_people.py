@@ -29,6 +29,7 @@ def test_a_person_is_added_changed_and_removed(any_api: Api) -> None:
     assert added.json() == {
         "name": "ann",
         "role": "member",
+        "group": None,
         "created_at": any_api.core.clock.now.strftime(RFC_3339),
         "tokens": 0,
         "last_used_at": None,
@@ -41,6 +42,20 @@ def test_a_person_is_added_changed_and_removed(any_api: Api) -> None:
     assert _names(any_api) == {"admin": "admin"}
     assert any_api.call("DELETE", "/v1/people/ann").status_code == 404
     assert any_api.call("PATCH", "/v1/people/ann", json={"role": "admin"}).status_code == 404
+
+
+def test_a_person_is_in_at_most_one_group(any_api: Api) -> None:
+    added = any_api.post("/v1/people", {"name": "ann", "group": "cs101"}).json()
+    assert added["group"] == "cs101"
+    token = any_api.add_person("ann")
+    for group, expected in (("cs102", "cs102"), (None, "cs102"), ("", None)):
+        changed = any_api.call("PATCH", "/v1/people/ann", json={"group": group})
+        assert (changed.json()["group"], changed.json()["role"]) == (expected, "member")
+        assert any_api.get("/v1/session", token=token).json()["group"] == expected
+    entries = any_api.get("/v1/audit?kind=group-changed&limit=2").json()["entries"]
+    assert [entry["data"] for entry in entries] == [{"group": None}, {"group": "cs102"}]
+    for wrong in ("", "x" * 121, "a\nb"):
+        assert any_api.post("/v1/people", {"name": "ben", "group": wrong}).status_code == 422
 
 
 def test_the_last_admin_can_neither_be_removed_nor_lose_the_role(any_api: Api) -> None:

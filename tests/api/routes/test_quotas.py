@@ -9,7 +9,7 @@ from tests.support.searching import Searching
 
 def test_a_quota_is_set_listed_and_deleted(any_api: Api) -> None:
     limits = {"jobs": 4, "workers": None, "gpus": 0.5, "waiting": 50}
-    for key in ("tag:nightly", "user:*"):
+    for key in ("tag:nightly", "user:*", "group:cs101", "tag:*"):
         assert any_api.call("PUT", f"/v1/quotas/{key}", json=limits).json() == {
             "key": key,
             **limits,
@@ -17,6 +17,8 @@ def test_a_quota_is_set_listed_and_deleted(any_api: Api) -> None:
     any_api.call("PUT", "/v1/quotas/user:*", json={"jobs": 2})
     listed = any_api.get("/v1/quotas").json()["quotas"]
     assert [(quota["key"], quota["jobs"], quota["gpus"]) for quota in listed] == [
+        ("group:cs101", 4, 0.5),
+        ("tag:*", 4, 0.5),
         ("tag:nightly", 4, 0.5),
         ("user:*", 2, None),
     ]
@@ -24,8 +26,8 @@ def test_a_quota_is_set_listed_and_deleted(any_api: Api) -> None:
     assert any_api.call("DELETE", "/v1/quotas/user:*").status_code == 404
 
 
-@pytest.mark.parametrize("key", ["ann", "group:x", "user:"])
-def test_a_key_names_a_person_or_a_tag(api: Api, key: str) -> None:
+@pytest.mark.parametrize("key", ["ann", "course:x", "user:"])
+def test_a_key_names_a_person_a_group_or_a_tag(api: Api, key: str) -> None:
     assert api.call("PUT", f"/v1/quotas/{key}", json={"jobs": 1}).status_code == 422
 
 
@@ -44,6 +46,19 @@ def test_a_submission_beyond_a_quota_says_limit_and_use_and_when_it_frees(any_ap
     any_api.core.start_next()
     assert any_api.post("/v1/jobs", written(), token=token).status_code == 201
     assert any_api.post("/v1/jobs", written()).status_code == 201  # of the admin
+
+
+def test_the_jobs_of_all_people_of_a_group_count_for_its_quota(any_api: Api) -> None:
+    ann = any_api.add_person("ann", group="cs101")
+    ben = any_api.add_person("ben", group="cs101")
+    eve = any_api.add_person("eve", group="cs102")
+    any_api.core.set_quota("group:cs101", waiting=1)
+    assert any_api.post("/v1/jobs", written(), token=ann).status_code == 201
+    refused = any_api.post("/v1/jobs", written(), token=ben)
+    assert refused.json()["detail"].startswith("group:cs101 has 1 of 1 waiting job; ")
+    assert any_api.post("/v1/jobs", written(), token=eve).status_code == 201
+    any_api.call("PATCH", "/v1/people/ben", json={"group": ""})
+    assert any_api.post("/v1/jobs", written(), token=ben).status_code == 201
 
 
 def test_a_batch_beyond_a_quota_submits_nothing(any_api: Api) -> None:

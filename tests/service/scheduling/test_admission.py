@@ -1,5 +1,6 @@
 """Admission against a database: aging, backfill by measured times, preemption, limits."""
 
+from service.access import people
 from service.states import JobState, Reason, StopReason
 from tests.support.core import Core, job_id_of, make_point, note, workers
 
@@ -141,6 +142,18 @@ def test_a_quota_counts_from_the_next_claim_on(core: Core) -> None:
     assert _claimed(core) == []
     core.set_quota("user:ann", jobs=1)
     assert _claimed(core) == ["ann's"]
+
+
+def test_running_jobs_of_a_group_are_limited(core: Core) -> None:
+    core.set_quota("group:cs101", jobs=1)
+    core.record_cluster(cpus=8)
+    for user, group in (("ann", "cs101"), ("ben", "cs101"), ("eve", "cs102"), ("tim", None)):
+        core.add_person(user, group=group)
+        core.submit(name=f"{user}'s", user=user)
+    assert _claimed(core) == ["ann's", "eve's", "tim's"]
+    with core.database.transaction() as session:
+        people.set_group(session, "ben", None)
+    assert _claimed(core) == ["ben's"]
 
 
 def test_running_workers_with_a_tag_are_limited(core: Core) -> None:

@@ -167,14 +167,19 @@ def test_an_overdue_backfilled_job_is_preempted() -> None:
         {"user:ann": Quota(jobs=1)},
         {"user:*": Quota(workers=2)},
         {"tag:t": Quota(jobs=1)},
+        {"group:g": Quota(jobs=1)},
+        {"group:*": Quota(workers=2)},
         {"tag:*": Quota(workers=2)},
     ],
 )
 def test_a_job_over_a_limit_waits_and_does_not_block_others(
     quotas: dict[str, Quota],
 ) -> None:
-    running = [make_running("x", 1, tags=("t",))]
-    waiting = [make_waiting("ann's", 2, tags=("t",)), make_waiting("ben's", 1, user="ben")]
+    running = [make_running("x", 1, group="g", tags=("t",))]
+    waiting = [
+        make_waiting("ann's", 2, group="g", tags=("t",)),
+        make_waiting("ben's", 1, user="ben"),
+    ]
     assert policy.decide(make_snapshot(8, running, waiting, quotas)) == StartJob("ben's")
 
 

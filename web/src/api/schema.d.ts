@@ -1435,7 +1435,7 @@ export interface paths {
         head?: never;
         /**
          * Update Person
-         * @description Changes the role, from the next request on.
+         * @description Changes role and group, from the next request and the next claim on.
          */
         patch: operations["update_person_v1_people__name__patch"];
         trace?: never;
@@ -1923,7 +1923,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "quota-set" | "quota-deleted";
+        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "quota-set" | "quota-deleted";
         /** AuditPage */
         AuditPage: {
             /** Entries */
@@ -3668,6 +3668,11 @@ export interface components {
             name: string;
             /** @default member */
             role: components["schemas"]["Role"];
+            /**
+             * Group
+             * @description a course or a team
+             */
+            group?: string | null;
         };
         /** NewToken */
         NewToken: {
@@ -3934,9 +3939,17 @@ export interface components {
             /** People */
             people: components["schemas"]["PersonView"][];
         };
-        /** PersonUpdate */
+        /**
+         * PersonUpdate
+         * @description A field that is null or absent stays as it is.
+         */
         PersonUpdate: {
-            role: components["schemas"]["Role"];
+            role?: components["schemas"]["Role"] | null;
+            /**
+             * Group
+             * @description empty: no group
+             */
+            group?: string | null;
         };
         /**
          * PersonView
@@ -3946,6 +3959,8 @@ export interface components {
             /** Name */
             name: string;
             role: components["schemas"]["Role"];
+            /** Group */
+            group: string | null;
             /**
              * Created At
              * Format: date-time
@@ -4890,6 +4905,11 @@ export interface components {
             /** User */
             user: string;
             role: components["schemas"]["Role"];
+            /**
+             * Group
+             * @description that the person is in
+             */
+            group: string | null;
             scope: components["schemas"]["TokenScope"];
             /**
              * Tag
@@ -9842,7 +9862,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description `user:NAME`, `tag:TAG`; `user:*`, `tag:*`: all that have no own */
+                /** @description `user:NAME`, `group:NAME` or `tag:TAG`; `user:*`, `group:*`, `tag:*`: each that has no own */
                 key: string;
             };
             cookie?: never;
@@ -9888,7 +9908,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description `user:NAME`, `tag:TAG`; `user:*`, `tag:*`: all that have no own */
+                /** @description `user:NAME`, `group:NAME` or `tag:TAG`; `user:*`, `group:*`, `tag:*`: each that has no own */
                 key: string;
             };
             cookie?: never;

@@ -28,7 +28,8 @@ export function SettingsPage() {
       <section class="section">
         <h2>Session</h2>
         <p>
-          Signed in as <strong>{session.value?.user}</strong>, {session.value?.role}.{" "}
+          Signed in as <strong>{session.value?.user}</strong>, {session.value?.role}
+          {session.value?.group && `, in group ${session.value.group}`}.{" "}
           {session.value && RIGHTS[session.value.role]}
         </p>
         {isLimited && (

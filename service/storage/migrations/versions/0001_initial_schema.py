@@ -275,7 +275,7 @@ def upgrade() -> None:
     op.create_index("ix_study_members_job_id", "study_members", ["job_id"])
     op.create_table(
         "quotas",
-        sa.Column("key", sa.String(length=125), nullable=False),
+        sa.Column("key", sa.String(length=126), nullable=False),
         sa.Column("jobs", sa.Integer(), nullable=True),
         sa.Column("workers", sa.Integer(), nullable=True),
         sa.Column("gpus", sa.Double(), nullable=True),
@@ -294,6 +294,7 @@ def upgrade() -> None:
                 "sign-out",
                 "person-added",
                 "role-changed",
+                "group-changed",
                 "person-removed",
                 "token-created",
                 "token-rotated",
@@ -333,6 +334,7 @@ def upgrade() -> None:
             ),
             nullable=False,
         ),
+        sa.Column("group", sa.String(length=120), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_people")),
     )
