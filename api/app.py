@@ -19,6 +19,7 @@ from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
 from api.failed_sign_ins import FailedSignIns
+from api.request_limits import RequestLimits
 from api.routes import (
     analyses,
     attempts,
@@ -121,6 +122,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         # Clients do not follow redirects: a wrong path is a 404.
         redirect_slashes=False,
     )
+    app.state.settings = settings
     problems.install(app)
     app.add_middleware(ClientVersionCheck)
     for router in (
@@ -164,7 +166,8 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """Around FastAPI's own, so that each error that they answer has a request id, too."""
-        return RequestIds(problems.LargeBodyProblems(super().build_middleware_stack()))
+        inner = problems.LargeBodyProblems(super().build_middleware_stack())
+        return RequestIds(RequestLimits(inner, self.state.settings))
 
 
 def _follow_database_clock(database: Database, stopping: threading.Event) -> DatabaseClock:

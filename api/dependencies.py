@@ -123,6 +123,7 @@ def authorize(
             subject=rule.subject if subject_id is not None else None,
             subject_id=subject_id or "",
         )
+    request.state.token_id = principal.token_id
     members_see = services.settings.members_see
     require_permitted(principal, rule, members_see, subject_id=subject_id or "", owner=owner)
     services.token_uses.record(principal.token_id, last=last_used_at, now=now)

@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from api import problems
 from api.client_versions import CODE as CLIENT_TOO_OLD
 from api.problems import Problem
+from api.request_limits import CODE as TOO_MANY_REQUESTS
 from service.errors import DatabaseUnavailable, Forbidden, InvalidInput, Unauthorized, Unavailable
 
 _REFERENCES = "#/components/schemas/{model}"
@@ -20,6 +21,7 @@ _SHARED_RESPONSES = {
     "ClientTooOld": [CLIENT_TOO_OLD],
     "Forbidden": [Forbidden.code],
     "Internal": ["internal"],
+    "TooManyRequests": [TOO_MANY_REQUESTS],
     "Unauthorized": [Unauthorized.code],
     "Unavailable": [DatabaseUnavailable.code, Unavailable.code],
 }
@@ -62,6 +64,9 @@ def _add_problems(operation: dict[str, Any]) -> None:
     if "cookie" in schemes:
         # Of people: their role or token may not suffice.
         found["403"] = _refer_to("Forbidden")
+    if schemes != {"token"}:
+        # Processes of the cluster, which have no cookie, are not limited.
+        found["429"] = _refer_to("TooManyRequests")
     found["426"] = _refer_to("ClientTooOld")
     found["500"] = _refer_to("Internal")
     found["503"] = _refer_to("Unavailable")

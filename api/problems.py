@@ -132,6 +132,7 @@ def make_problem(
     code: str,
     detail: str,
     field_errors: tuple[FieldError, ...] = (),
+    retry_after_seconds: int | None = None,
 ) -> Response:
     content = {
         "type": "about:blank",
@@ -148,8 +149,8 @@ def make_problem(
     headers = {}
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "1"
+    if retry_after_seconds is not None:
+        headers["Retry-After"] = str(retry_after_seconds)
     # A message may quote a lone surrogate of the request, which UTF-8 cannot encode.
     body = json.dumps(content, ensure_ascii=False).encode("utf-8", "replace")
     return Response(body, status_code=status, headers=headers, media_type=MEDIA_TYPE)
@@ -166,7 +167,14 @@ def _handle_resnetd_error(request: Request, error: Exception) -> Response:
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return _handle_unexpected_error(request, error)
     field_errors = error.field_errors if isinstance(error, InvalidInput) else ()
-    return make_problem(request, status, code=error.code, detail=detail, field_errors=field_errors)
+    return make_problem(
+        request,
+        status,
+        code=error.code,
+        detail=detail,
+        field_errors=field_errors,
+        retry_after_seconds=1 if status is HTTPStatus.SERVICE_UNAVAILABLE else None,
+    )
 
 
 def _find_status(error: type[ResnetdError]) -> HTTPStatus:

@@ -64,6 +64,7 @@ def _check_artifacts_url(url: str) -> str:
 AbsolutePath = Annotated[Path, BeforeValidator(_reject_blank), AfterValidator(Path.absolute)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 Count = Annotated[int, Field(ge=0)]
+PerSecond = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Days = Annotated[float, Field(ge=0, le=36_600, allow_inf_nan=False)]
 # An empty secret file is a mistake.
 Secret = Annotated[SecretStr, Field(min_length=1)]
@@ -138,6 +139,12 @@ class Settings(BaseSettings):
     """URL of the API as training processes reach it."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     """Size limit of one upload: a part of a checkpoint, an archive of images."""
+    requests_per_second: PerSecond = 200.0
+    """Requests with one token, on average over ten seconds, in each API process. 0: no limit."""
+    anonymous_requests_per_second: PerSecond = 100.0
+    """The same of requests without a valid token from one address."""
+    max_streams: Count = 500
+    """Event streams that one token may have open, in each API process. 0: no limit."""
     members_see: MembersSee = MembersSee.ALL
     """Jobs, searches and studies that members see: `all`, or only their `own`."""
 

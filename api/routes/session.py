@@ -50,6 +50,8 @@ class SessionView(BaseModel):
 
 @router.post(
     "",
+    # It needs no token.
+    max_body_size=2**14,
     dependencies=[Depends(require_own_page)],
     responses=problems.responses(Unauthorized, Forbidden),
 )

@@ -34,6 +34,7 @@ from resnetd.errors import (
     SearchHeld as SearchHeld,
     ServerError as ServerError,
     Unauthorized as Unauthorized,
+    TooManyRequests as TooManyRequests,
     Unavailable as Unavailable,
     UnexpectedResponse as UnexpectedResponse,
     UnusableFile as UnusableFile,

@@ -122,7 +122,8 @@ class ApiClient:
 
     def post_once(self, path: str, kind: type[R], body: Any = None) -> R:
         """For requests that must not be repeated: the lost response may be that of a success."""
-        return _parse(kind, _json(self.request("POST", path, body=body)))
+        send = partial(self.request, "POST", path, body=body)
+        return _parse(kind, _json(self.retry.call_refused(send)))
 
     def submit(self, path: str, kind: type[R], body: Any, idempotency_key: str | None) -> R:
         """For requests that create something: with the key, a repetition creates nothing more."""

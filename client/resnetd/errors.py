@@ -12,6 +12,7 @@ ResnetdError
 │   ├── Forbidden               403: the token does not permit this request
 │   ├── NotFound                404
 │   ├── Conflict                409: valid, but not in the current state
+│   ├── TooManyRequests         429, after all repetitions
 │   └── ServerError             5xx
 │       └── Unavailable             502, 503, 504: try again later
 ├── AmbiguousId             several ids begin with the given characters
@@ -114,6 +115,10 @@ class Conflict(ApiError):
 
 class QuotaExceeded(Conflict):
     """A person or tag has as many waiting jobs as its quota allows."""
+
+
+class TooManyRequests(ApiError):
+    """The token or the address sends more requests, or has more open streams, than its limit."""
 
 
 class ServerError(ApiError):
@@ -238,6 +243,7 @@ _BY_STATUS: dict[int, type[ApiError]] = {
     404: NotFound,
     409: Conflict,
     422: InvalidInput,
+    429: TooManyRequests,
     502: Unavailable,
     503: Unavailable,
     504: Unavailable,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetd import downloads
-from resnetd.errors import CannotConnect, ServerError, error_of_job
+from resnetd.errors import CannotConnect, ServerError, TooManyRequests, error_of_job
 from resnetd.event_stream import read_new_events, stream_headers
 from resnetd.models import (
     Attempt,
@@ -328,7 +328,7 @@ class Jobs(RunResource[Job]):
                             return
                         if event.is_held_by_service:
                             break  # unless it was released since, which the job below shows
-            except (CannotConnect, ServerError):
+            except (CannotConnect, ServerError, TooManyRequests):
                 pass  # the requests below are repeated
             # The job is read before its events: the final one is then among them.
             is_over = self._is_over(patient.get(self._path(job_id), Job))

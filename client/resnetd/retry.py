@@ -6,9 +6,13 @@ from typing import TypeVar
 
 import tenacity
 
-from resnetd.errors import CannotConnect, Unavailable
+from resnetd.errors import CannotConnect, TooManyRequests, Unavailable
 
 T = TypeVar("T")
+
+Stop = Callable[[tenacity.RetryCallState], bool]
+
+_RETRIED = (CannotConnect, TooManyRequests, Unavailable)
 
 # A proxy that asks for a longer wait is not obeyed: the caller would seem to hang.
 _MAX_RETRY_AFTER_SECONDS = 60.0
@@ -16,7 +20,7 @@ _MAX_RETRY_AFTER_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Retry:
-    """How often and how long a request is repeated that found no service.
+    """How often and how long a request is repeated that found no service, or too many others.
 
     Args:
         attempts: how often a request is made in total.
@@ -25,7 +29,8 @@ class Retry:
             return together. A `Retry-After` header is respected up to a minute.
         max_delay_seconds: upper bound of all delays.
         patience_seconds: how long `wait`, `watch` and `logs(follow=True)` repeat a request: a
-            service that restarts does not end them.
+            service that restarts does not end them. So long all requests are repeated that are
+            above a limit of the service, which says after which time.
     """
 
     attempts: int = 5
@@ -34,15 +39,31 @@ class Retry:
     patience_seconds: float = 600.0
 
     def call(self, function: Callable[[], T], *, patience_seconds: float | None = None) -> T:
-        """Repeat `function` while it raises CannotConnect or Unavailable; then raise that.
+        """Repeat `function` while it raises CannotConnect, Unavailable or TooManyRequests.
 
         With `patience_seconds` the limit is that time instead of `attempts`.
         """
+        if patience_seconds is not None:
+            patient = tenacity.stop_before_delay(patience_seconds)
+            return self._repeat(function, _RETRIED, stop=patient, stop_refused=patient)
+        return self._repeat(function, _RETRIED, stop=tenacity.stop_after_attempt(self.attempts))
+
+    def call_refused(self, function: Callable[[], T]) -> T:
+        """Repeat `function` while it raises TooManyRequests: the service has done nothing yet."""
+        return self._repeat(function, (TooManyRequests,), stop=tenacity.stop_never)
+
+    def _repeat(
+        self,
+        function: Callable[[], T],
+        errors: tuple[type[Exception], ...],
+        *,
+        stop: Stop,
+        stop_refused: Stop | None = None,
+    ) -> T:
+        refused = stop_refused or tenacity.stop_before_delay(self.patience_seconds)
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((CannotConnect, Unavailable)),
-            stop=tenacity.stop_after_attempt(self.attempts)
-            if patience_seconds is None
-            else tenacity.stop_before_delay(patience_seconds),
+            retry=tenacity.retry_if_exception_type(errors),
+            stop=lambda state: (refused if _is_refused(state) else stop)(state),
             wait=self._delay_seconds,
             reraise=True,
         )
@@ -52,6 +73,13 @@ class Retry:
         backoff = tenacity.wait_random_exponential(
             multiplier=self.first_delay_seconds, max=self.max_delay_seconds
         )(state)
-        error = state.outcome.exception() if state.outcome is not None else None
-        requested = getattr(error, "retry_after_seconds", None) or 0.0
+        requested = getattr(_error_of(state), "retry_after_seconds", None) or 0.0
         return max(backoff, min(requested, _MAX_RETRY_AFTER_SECONDS))
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+def _is_refused(state: tenacity.RetryCallState) -> bool:
+    return isinstance(_error_of(state), TooManyRequests)

@@ -90,6 +90,11 @@ def unavailable(**headers: str) -> Fault:
     return respond(503, json.dumps(problem).encode(), **headers)
 
 
+def too_many(seconds: int = 0) -> Fault:
+    problem = {"code": "too-many-requests", "detail": "too many", "request_id": "r-1"}
+    return respond(429, json.dumps(problem).encode(), Retry_After=str(seconds))
+
+
 def lose_response(request: httpx.Request, send: Send) -> httpx.Response:
     """The API carries out the request, and the connection breaks before its response."""
     send(request).read()

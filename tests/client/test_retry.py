@@ -114,6 +114,30 @@ def test_a_retry_after_header_is_respected_up_to_a_minute(
     assert delays == [pytest.approx(seconds, abs=QUICK.max_delay_seconds)]
 
 
+def test_a_request_above_a_limit_waits_as_long_as_the_service_says(
+    service: Service, client: resnetd.Client, delays: list[float]
+) -> None:
+    """More often than other requests are repeated, and also what is otherwise sent once."""
+    service.inject(*[faults.too_many(3)] * (3 * QUICK.attempts))
+    client.cluster()
+    assert delays == [3.0] * (3 * QUICK.attempts)
+    service.inject(faults.too_many(2))
+    client.webhooks.create("https://203.0.114.5/hook")
+    assert len(client.webhooks.list()) == 1
+    assert delays[-1] == 2.0
+
+
+def test_the_patience_with_a_limit_ends(service: Service, delays: list[float]) -> None:
+    retry = resnetd.Retry(patience_seconds=0.0)
+    service.transport.lasting_fault = faults.too_many(1)
+    with (
+        resnetd.Client(service.url, TOKEN, retry=retry, transport=service.transport) as client,
+        pytest.raises(resnetd.TooManyRequests),
+    ):
+        client.cluster()
+    assert delays == []
+
+
 def test_a_retry_after_header_that_is_a_date_is_ignored(
     service: Service, client: resnetd.Client
 ) -> None:

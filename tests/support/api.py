@@ -164,7 +164,9 @@ def serving_new(database_url: str, var_path: Path, **settings: Any) -> Iterator[
 @contextmanager
 def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> Iterator[Api]:
     (var_path / "token").write_text(TOKEN)
-    configured = Settings(var_dir=var_path, database_url=database_url, **settings)
+    # Tests are faster than people.
+    unlimited = {"requests_per_second": 0, "anonymous_requests_per_second": 0}
+    configured = Settings(var_dir=var_path, database_url=database_url, **unlimited | settings)
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(configured, now=core.clock),

@@ -14,6 +14,7 @@ from resnetd.errors import (
     NotFound,
     ResnetdError,
     SearchHeld,
+    TooManyRequests,
     Unavailable,
 )
 from resnetd.models import Job, JobState, Reason, Search
@@ -23,7 +24,7 @@ class ExitCode(IntEnum):
     OK = 0
     ERROR = 1
     USAGE = 2  # a wrong option, an invalid spec, an ambiguous id
-    CANNOT_CONNECT = 69  # EX_UNAVAILABLE of sysexits.h: no response, or 503
+    CANNOT_CONNECT = 69  # EX_UNAVAILABLE of sysexits.h: no response, 429 or 503
     FAILED = 100
     NOT_FINISHED = 101
     NOT_FOUND = 102
@@ -56,7 +57,7 @@ def of_jobs(jobs: list[Job]) -> ExitCode:
 
 _BY_ERROR: tuple[tuple[type[ResnetdError] | tuple[type[ResnetdError], ...], ExitCode], ...] = (
     ((InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration, AmbiguousId), ExitCode.USAGE),
-    ((CannotConnect, Unavailable), ExitCode.CANNOT_CONNECT),
+    ((CannotConnect, TooManyRequests, Unavailable), ExitCode.CANNOT_CONNECT),
     (NotFound, ExitCode.NOT_FOUND),
     ((NotFinished, JobHeld, SearchHeld), ExitCode.NOT_FINISHED),
 )

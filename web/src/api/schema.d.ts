@@ -5588,6 +5588,18 @@ export interface components {
                 };
             };
         };
+        /** @description `too-many-requests` */
+        TooManyRequests: {
+            headers: {
+                [name: string]: unknown;
+            };
+            content: {
+                "application/problem+json": components["schemas"]["Problem"] & {
+                    /** @enum {unknown} */
+                    code?: "too-many-requests";
+                };
+            };
+        };
         /** @description `unauthorized` */
         Unauthorized: {
             headers: {
@@ -5677,6 +5689,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -5734,6 +5747,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -5791,6 +5805,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -5834,6 +5849,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -5873,6 +5889,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -5922,6 +5939,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -5991,6 +6009,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6030,6 +6049,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6069,6 +6089,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6124,6 +6145,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6189,6 +6211,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6246,6 +6269,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6285,6 +6309,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6336,6 +6361,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6387,6 +6413,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6438,6 +6465,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6489,6 +6517,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6540,6 +6569,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6591,6 +6621,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6664,6 +6695,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6703,6 +6735,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6766,6 +6799,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6827,6 +6861,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6866,6 +6901,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6918,6 +6954,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -6975,6 +7012,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7014,6 +7052,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7073,6 +7112,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7098,6 +7138,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7149,6 +7190,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7188,6 +7230,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7260,6 +7303,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7332,6 +7376,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7800,6 +7845,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7839,6 +7885,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7908,6 +7955,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7954,6 +8002,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -7999,6 +8048,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8038,6 +8088,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8087,6 +8138,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8156,6 +8208,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8195,6 +8248,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8234,6 +8288,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8289,6 +8344,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8354,6 +8410,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8405,6 +8462,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8456,6 +8514,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8507,6 +8566,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8578,6 +8638,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8603,6 +8664,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8647,6 +8709,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8716,6 +8779,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8755,6 +8819,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8792,6 +8857,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -8850,6 +8916,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9181,6 +9248,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9238,6 +9306,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9261,6 +9330,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9286,6 +9356,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9329,6 +9400,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9366,6 +9438,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9405,6 +9478,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9458,6 +9532,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9483,6 +9558,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9548,6 +9624,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9571,6 +9648,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9596,6 +9674,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9651,6 +9730,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9715,6 +9795,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9784,6 +9865,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9828,6 +9910,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9853,6 +9936,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9899,6 +9983,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -9949,6 +10034,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10001,6 +10087,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10059,6 +10146,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10098,6 +10186,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10135,6 +10224,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10182,6 +10272,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10207,6 +10298,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10232,6 +10324,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10257,6 +10350,7 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
@@ -10296,6 +10390,7 @@ export interface operations {
                 };
             };
             426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
         };
