@@ -14,6 +14,7 @@ SUBJECTS = {
     "study_id": Subject.STUDY,
     "comparison_id": Subject.STUDY,
     "webhook_id": Subject.WEBHOOK,
+    "alert_id": Subject.ALERT,
     "token_id": Subject.TOKEN,
 }
 OWNER_PARAMETER = "user"
@@ -42,6 +43,7 @@ _CHANGE_JOB = _change(Subject.JOB, is_tagged=True)
 _CHANGE_SEARCH = _change(Subject.SEARCH)
 _READ_WEBHOOK = _read(Subject.WEBHOOK)
 _CHANGE_WEBHOOK = _change(Subject.WEBHOOK)
+_CHANGE_ALERT = _change(Subject.ALERT)
 # People without a job of their own have tokens, too.
 _OWN_TOKENS = _change(Subject.PERSON, role=Role.VIEWER)
 _CHANGE_TOKEN = _change(Subject.TOKEN, role=Role.VIEWER)
@@ -115,6 +117,11 @@ RULES: dict[str, Rule] = {
     "DELETE /v1/webhooks/{webhook_id}": _CHANGE_WEBHOOK,
     "POST /v1/webhooks/{webhook_id}/ping": _CHANGE_WEBHOOK,
     "GET /v1/webhooks/{webhook_id}/deliveries": _READ_WEBHOOK,
+    "GET /v1/alerts": _READ,
+    "POST /v1/alerts": Rule(Role.MEMBER, TokenScope.FULL),
+    "DELETE /v1/alerts/{alert_id}": _CHANGE_ALERT,
+    "POST /v1/alerts/{alert_id}/test": _CHANGE_ALERT,
+    "GET /v1/alerts/{alert_id}/deliveries": _read(Subject.ALERT),
     "GET /v1/session": _READ_TAGGED,
     "DELETE /v1/session": _READ_TAGGED,
     "GET /v1/tokens": _OWN_TOKENS,

@@ -21,6 +21,7 @@ from api.dependencies import SESSION_SLOTS, Services
 from api.failed_sign_ins import FailedSignIns
 from api.request_limits import RequestLimits
 from api.routes import (
+    alerts,
     analyses,
     attempts,
     audit,
@@ -144,6 +145,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         datasets.router,
         system.router,
         webhooks.router,
+        alerts.router,
         session.router,
         people.router,
         audit.router,

@@ -45,7 +45,7 @@ class SharedReads:
         self, url: str, headers: Sequence[tuple[bytes, bytes]], *, visibility: Visibility
     ) -> JsonResponse:
         """The response of this tick. `headers`: of the stream, with its credentials."""
-        # Of webhooks there is no stream.
+        # Of webhooks and alerts there is no stream.
         key = f"{visibility.user!r} {visibility.tag!r} {url}"
         response = await self.share(key, lambda: self.read_alone(url, headers))
         # The stream that began the read may have lost its token, which says nothing about this one.

@@ -61,6 +61,19 @@ def _check_artifacts_url(url: str) -> str:
     return url
 
 
+def _check_smtp_url(secret: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(secret.get_secret_value().strip())
+        _ = parts.port  # ValueError where it is no number
+    except ValueError as error:
+        raise ValueError("must have a number as its port") from error
+    if parts.scheme not in {"smtp", "smtp+starttls", "smtps"} or not parts.hostname:
+        raise ValueError("must look like smtps://USER:PASSWORD@HOST or smtp+starttls://HOST")
+    if parts.scheme == "smtp" and parts.password is not None:
+        raise ValueError("smtp:// does not encrypt the password; use smtps or smtp+starttls")
+    return SecretStr(parts.geturl())
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_reject_blank), AfterValidator(Path.absolute)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 Count = Annotated[int, Field(ge=0)]
@@ -68,6 +81,7 @@ PerSecond = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Days = Annotated[float, Field(ge=0, le=36_600, allow_inf_nan=False)]
 # An empty secret file is a mistake.
 Secret = Annotated[SecretStr, Field(min_length=1)]
+SmtpUrl = Annotated[Secret, AfterValidator(_check_smtp_url)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
 # pydantic-settings would raise an error without the variable's value.
 Json = (NoDecode, BeforeValidator(_parse_json))
@@ -173,8 +187,20 @@ class Settings(BaseSettings):
     `log_lines`: newest lines that are kept of each job.
     """
 
+    # Webhooks and alerts.
     webhook_networks: Annotated[tuple[IPvAnyNetwork, ...], *Json] = ()
-    """Private networks that webhooks may call, as JSON: `["10.0.0.0/8"]`."""
+    """Private networks that webhooks and alerts may call, as JSON: `["10.0.0.0/8"]`."""
+    public_url: BaseUrl | None = None
+    """URL of the dashboard as people reach it, for links in alerts."""
+    smtp_url: SmtpUrl | None = None
+    """SMTP server for alerts by e-mail; a secret. `smtps://USER:PASSWORD@HOST`.
+
+    `smtp+starttls://` has port 587. `smtp://` is without encryption, so without a password.
+    """
+    smtp_from: Annotated[str, Field(pattern=r"^[^@\s<>]+@[^@\s<>]+$")] = "resnetd@localhost"
+    """Sender of alerts by e-mail."""
+    mail_domains: Annotated[tuple[str, ...], *Json] = ()
+    """Domains to which e-mails may go, as JSON: `["example.org"]`. Default: all."""
 
     # Intervals and timeouts.
     lease_seconds: Seconds = 15.0

@@ -290,6 +290,26 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
+class AlertCondition(StrEnum):
+    """What an alert reports: changes of a job's state, then what time decides."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    HELD = "held"  # by the service
+    DIVERGED = "diverged"
+    SILENT = "silent"
+    PLATEAU = "plateau"
+    QUOTA = "quota"
+    QUEUE_STUCK = "queue-stuck"
+
+
+class AlertChannel(StrEnum):
+    WEBHOOK = "webhook"
+    EMAIL = "email"
+    SLACK = "slack"
+    DISCORD = "discord"
+
+
 class CheckpointPart(StrEnum):
     """The files of a checkpoint; all but the first two exist for a finished training only."""
 

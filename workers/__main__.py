@@ -69,8 +69,10 @@ def _run_dispatcher() -> int:
     from service.storage.database import Database  # noqa: PLC0415
     from service.supervision import start_supervised  # noqa: PLC0415
     from workers.cluster.ray_jobs import RayJobClient  # noqa: PLC0415
+    from workers.dispatcher.alert_checker import AlertChecker  # noqa: PLC0415
+    from workers.dispatcher.delivery_sender import DeliverySender  # noqa: PLC0415
     from workers.dispatcher.dispatcher import Dispatcher  # noqa: PLC0415
-    from workers.dispatcher.webhook_sender import WebhookSender  # noqa: PLC0415
+    from workers.dispatcher.mailer import Mailer  # noqa: PLC0415
 
     configured = settings.load()
     log.configure(configured.log_format)
@@ -86,14 +88,22 @@ def _run_dispatcher() -> int:
     ):
         now = DatabaseClock(database)
         clock = start_supervised(lambda: now.follow(stopping), name="clock", stopping=stopping)
-        sender = WebhookSender(database, allowed=configured.webhook_networks, now=now)
-        sending = threading.Thread(target=sender.run, args=(stopping,), name="webhooks")
+        sender = DeliverySender(
+            database,
+            allowed=configured.webhook_networks,
+            mailer=Mailer.of(configured),
+            public_url=configured.public_url,
+            now=now,
+        )
+        sending = threading.Thread(target=sender.run, args=(stopping,), name="deliveries")
         sending.start()
+        checking = AlertChecker(database, now=now).start(stopping)
         try:
             Dispatcher(configured, database, cluster, now=now).run(stopping)
         finally:
             stopping.set()
             sending.join()
+            checking.join()
             clock.join()
     database.close()
     return 0

@@ -2,16 +2,17 @@
 
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from api import problems
+from api.delivery_views import DeliveryList, DeliveryView
 from api.dependencies import Now, ReadSession, ServicesDep, User, WriteSession, authorize
 from service.errors import NotFound, UrlNotAllowed
-from service.notifications import url_guard, webhooks
-from service.states import DeliveryState, JobState
+from service.notifications import deliveries, url_guard, webhooks
+from service.states import JobState
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], dependencies=[Depends(authorize)])
 
@@ -46,26 +47,6 @@ class NewWebhookView(WebhookView):
 
 class WebhookList(BaseModel):
     webhooks: list[WebhookView]
-
-
-class DeliveryView(BaseModel):
-    """`status`: HTTP status of the last response; `error`: why there was no response."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: str
-    payload: dict[str, Any]
-    state: DeliveryState
-    tries: int
-    next_try_at: datetime
-    status: int | None
-    error: str | None
-    created_at: datetime
-    delivered_at: datetime | None
-
-
-class DeliveryList(BaseModel):
-    deliveries: list[DeliveryView]
 
 
 @router.post("", status_code=HTTPStatus.CREATED, responses=problems.responses(UrlNotAllowed))
@@ -106,5 +87,6 @@ def list_deliveries(
     webhook_id: str, session: ReadSession, limit: Annotated[int, Query(ge=1, le=1000)] = 50
 ) -> DeliveryList:
     """Deliveries of the webhook, newest first."""
-    found = webhooks.list_deliveries(session, webhook_id, limit=limit)
+    webhook = webhooks.find_webhook(session, webhook_id)
+    found = deliveries.list_deliveries(session, webhook, limit=limit)
     return DeliveryList(deliveries=[DeliveryView.model_validate(row) for row in found])

@@ -41,6 +41,9 @@ from resnetd.errors import (
 )
 from resnetd.models import (
     ActorKind as ActorKind,
+    Alert as Alert,
+    AlertChannel as AlertChannel,
+    AlertCondition as AlertCondition,
     AnalysisJob as AnalysisJob,
     AnalysisResult as AnalysisResult,
     Attempt as Attempt,

@@ -7,6 +7,7 @@ from typing import Self
 import httpx
 
 from resnetd import config
+from resnetd.alerts import Alerts
 from resnetd.analyses import Analyses
 from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
@@ -40,6 +41,7 @@ class Client:
         studies: networks over seeds, with reports beside the paper's numbers.
         comparisons: two specs over paired seeds.
         webhooks: URLs that are notified of job state changes.
+        alerts: what people are notified of, and by which channel.
         people: who uses the service, with which role.
         tokens: the tokens of the caller and, for admins, of others.
         quotas: limits of people and tags.
@@ -72,6 +74,7 @@ class Client:
         self.studies = Studies(self._api)
         self.comparisons = Comparisons(self._api)
         self.webhooks = Webhooks(self._api)
+        self.alerts = Alerts(self._api)
         self.people = People(self._api)
         self.tokens = Tokens(self._api)
         self.quotas = Quotas(self._api)

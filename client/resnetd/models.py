@@ -826,6 +826,44 @@ class Webhook(Record, frozen=True):
     secret: str | None = None
 
 
+class AlertCondition(OpenEnum):
+    """What an alert reports: changes of a job's state, then what time decides."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    HELD = "held"
+    DIVERGED = "diverged"
+    SILENT = "silent"
+    PLATEAU = "plateau"
+    QUOTA = "quota"
+    QUEUE_STUCK = "queue-stuck"
+
+
+class AlertChannel(OpenEnum):
+    """By what a person is notified."""
+
+    WEBHOOK = "webhook"
+    EMAIL = "email"
+    SLACK = "slack"
+    DISCORD = "discord"
+
+
+class Alert(Record, frozen=True):
+    """`secret` signs the calls of a webhook; only the response to `create` has it."""
+
+    id: str
+    channel: AlertChannel
+    target: str
+    conditions: tuple[AlertCondition, ...] = ()
+    tags: tuple[str, ...] = ()
+    all_jobs: bool = False
+    minutes: int = 5
+    evaluations: int = 10
+    user: str | None = None
+    created_at: Time | None = None
+    secret: str | None = None
+
+
 class Delivery(Record, frozen=True):
     """`status` is that of the last response, `error` why there was none."""
 

@@ -10,7 +10,14 @@ from service.errors import Conflict, NotFound
 from service.states import Role
 from service.storage import changes
 from service.storage.database import Lock, serialize
-from service.storage.tables import IdempotencyKeyRow, PersonRow, QuotaRow, TokenRow, WebhookRow
+from service.storage.tables import (
+    AlertRow,
+    IdempotencyKeyRow,
+    PersonRow,
+    QuotaRow,
+    TokenRow,
+    WebhookRow,
+)
 
 
 @dataclass(frozen=True)
@@ -99,14 +106,14 @@ def find_group(session: Session, name: str) -> str | None:
 
 
 def remove_person(session: Session, name: str) -> None:
-    """With tokens, sign-ins, webhooks, quota and idempotency keys. Conflict for the last admin.
+    """With all that is private. Conflict for the last admin.
 
     Jobs, searches and studies stay as they are.
     """
     serialize(session.connection(), Lock.CHANGE_PEOPLE)
     row = find_person(session, name)
     _require_another_admin(session, row)
-    for row_type in (WebhookRow, IdempotencyKeyRow):
+    for row_type in (WebhookRow, AlertRow, IdempotencyKeyRow):
         session.execute(delete(row_type).where(row_type.user == name))
     session.execute(delete(QuotaRow).where(QuotaRow.key == f"user:{name}"))
     session.execute(delete(PersonRow).where(PersonRow.name == name))

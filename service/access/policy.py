@@ -16,13 +16,14 @@ class Subject(StrEnum):
     SEARCH = "search"
     STUDY = "study"
     WEBHOOK = "webhook"
+    ALERT = "alert"
     TOKEN = "token"  # noqa: S105 - a kind of row
     PERSON = "person"
 
     @property
     def is_private(self) -> bool:
         """Only its owner and admins know that it exists."""
-        return self in {Subject.WEBHOOK, Subject.TOKEN}
+        return self in {Subject.WEBHOOK, Subject.ALERT, Subject.TOKEN}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def make_visibility(principal: Principal, members_see: MembersSee) -> Visibility
     return Visibility(
         user=principal.user if is_limited else None,
         tag=principal.tag,
-        webhooks_of=None if principal.role is Role.ADMIN else principal.user,
+        notified=None if principal.role is Role.ADMIN else principal.user,
     )
 
 

@@ -16,6 +16,7 @@ from service.errors import InvalidInput, NotFound, Unauthorized, invalid_paramet
 from service.states import Role, TokenScope
 from service.storage.database import Lock, serialize
 from service.storage.tables import (
+    AlertRow,
     JobRow,
     PersonRow,
     SearchRow,
@@ -33,11 +34,12 @@ MIN_LENGTH = 16
 ADMIN, FILE_LABEL = "admin", "token file"
 # Between two writes of the time of a token's last use.
 USE_SECONDS = 60.0
-_OWNERS: dict[Subject, type[SubmittedRow | WebhookRow | TokenRow]] = {
+_OWNERS: dict[Subject, type[SubmittedRow | WebhookRow | AlertRow | TokenRow]] = {
     Subject.JOB: JobRow,
     Subject.SEARCH: SearchRow,
     Subject.STUDY: StudyRow,
     Subject.WEBHOOK: WebhookRow,
+    Subject.ALERT: AlertRow,
     Subject.TOKEN: TokenRow,
 }
 

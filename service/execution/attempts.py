@@ -130,7 +130,7 @@ def apply_report(
     if report.launch_times is not None:
         attempt.data_ready_at = report.launch_times.data_ready_at
         attempt.first_step_at = report.launch_times.first_step_at
-    _record_progress(session, job, attempt, report)
+    _record_progress(session, job, attempt, report, now=now)
     logs.append_lines(session, job, attempt, report.logs)
     obsolete: list[str] = []
     for manifest in report.checkpoints:
@@ -200,13 +200,19 @@ def _find_active(
     return job, attempt
 
 
-def _record_progress(session: Session, job: JobRow, attempt: AttemptRow, report: Report) -> None:
+def _record_progress(
+    session: Session, job: JobRow, attempt: AttemptRow, report: Report, *, now: datetime
+) -> None:
     if report.progress is not None:
+        before = records.progress_of(job)
+        if before is None or before.iteration != report.progress.iteration:
+            attempt.progressed_at = now
         job.progress = report.progress.model_dump(mode="json")
     if report.metrics:
         metrics.append_points(session, job, attempt, report.metrics)
         newest = max(point.iteration for point in report.metrics)
-        attempt.iteration = max(attempt.iteration or 0, newest)
+        if newest > (attempt.iteration or 0):
+            attempt.iteration, attempt.progressed_at = newest, now
     if report.progress is not None or report.metrics:
         changes.notify(session, job.id, ChangeKind.PROGRESS)
 

@@ -1,7 +1,7 @@
 """The state of a job: this module is its only writer.
 
-A change of state, its event and its webhook deliveries are one transaction, with what follows for
-the jobs that depend on it.
+A change of state, its event and the deliveries of webhooks and alerts are one transaction, with
+what follows for the jobs that depend on it.
 """
 
 from datetime import datetime
@@ -13,7 +13,7 @@ from service import ids
 from service.backoff import backoff
 from service.errors import IllegalTransition, NotFound
 from service.jobs import records, warm_start
-from service.notifications import webhooks
+from service.notifications import alerts, webhooks
 from service.specs.analysis_spec import TRAINING
 from service.specs.protocol import TrainingResult
 from service.states import (
@@ -172,6 +172,7 @@ def _set_state(
     events.append_event(session, job, EventKind.STATE, data, now=now)
     notify_analysed_job(session, job)
     webhooks.enqueue_deliveries(session, job, now=now)
+    alerts.enqueue_job_change(session, job, now=now)
 
 
 def _update_dependents(session: Session, ended: JobRow, *, now: datetime) -> list[JobRow]:

@@ -58,6 +58,7 @@ class Lock(IntEnum):
     MIGRATE = 0x7265736E01
     CHANGE_PEOPLE = 0x7265736E02
     USE_QUOTA = 0x7265736E03
+    CHECK_ALERTS = 0x7265736E04
 
 
 def serialize(connection: Connection, lock: Lock) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    CheckConstraint,
     DateTime,
     Dialect,
     Enum,
@@ -25,6 +26,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from service.states import (
     ActorKind,
+    AlertChannel,
+    AlertCondition,
     AttemptState,
     AuditKind,
     DeliveryState,
@@ -103,6 +106,8 @@ class Base(DeclarativeBase):
         SearchState: _text_enum(SearchState),
         SearchEndReason: _text_enum(SearchEndReason),
         ActorKind: _text_enum(ActorKind),
+        AlertChannel: _text_enum(AlertChannel),
+        AlertCondition: _text_enum(AlertCondition),
         AuditKind: _text_enum(AuditKind),
         Role: _text_enum(Role),
         TokenScope: _text_enum(TokenScope),
@@ -265,6 +270,7 @@ class AttemptRow(Base):
     first_iteration: where the attempt started; iteration: newest with a reported metric.
     backfill_deadline: when an attempt that was started by backfill must have ended.
     released_at: when its resources became free: its runner was idle again or had terminated.
+    progressed_at: when a report last had another iteration than the one before.
     submitted_at to first_step_at: the runner was submitted to Ray, took the attempt, had the
         images, sent the first report, finished the first step.
     """
@@ -303,6 +309,7 @@ class AttemptRow(Base):
     started_at: Mapped[datetime | None]
     first_step_at: Mapped[datetime | None]
     last_report_at: Mapped[datetime | None]
+    progressed_at: Mapped[datetime | None]
     last_sequence: Mapped[int] = mapped_column(default=0)
     ended_at: Mapped[datetime | None]
     released_at: Mapped[datetime | None]
@@ -451,18 +458,59 @@ class WebhookRow(Base):
     created_at: Mapped[datetime]
 
 
+class AlertRow(Base):
+    """What a person is notified of (service.specs.alert_spec).
+
+    secret: signs the calls of a webhook; empty for other channels.
+    """
+
+    __tablename__ = "alerts"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    user: Mapped[str] = mapped_column(String(120), index=True)
+    channel: Mapped[AlertChannel]
+    target: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(String(64))
+    conditions: Mapped[list[str]] = mapped_column(Document)
+    tags: Mapped[list[str]] = mapped_column(Document)
+    all_jobs: Mapped[bool]
+    minutes: Mapped[int]
+    evaluations: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class FiringAlertRow(Base):
+    """A condition that an alert has reported and that has not ended since.
+
+    subject: the id of a job, a quota's key and limit, or `queue`.
+    """
+
+    __tablename__ = "firing_alerts"
+
+    alert_id: Mapped[str] = mapped_column(
+        ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True
+    )
+    condition: Mapped[AlertCondition] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(String(140), primary_key=True)
+    since: Mapped[datetime]
+
+
 class DeliveryRow(Base):
-    """A call of a webhook: its payload and the outcome of the last try."""
+    """What is sent to a webhook or by an alert, and the outcome of the last try."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
         Index("ix_deliveries_state_next_try_at", "state", "next_try_at"),
         Index("ix_deliveries_created_at", "created_at"),
+        CheckConstraint("(webhook_id IS NULL) <> (alert_id IS NULL)", name="sender"),
     )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    webhook_id: Mapped[str] = mapped_column(
+    webhook_id: Mapped[str | None] = mapped_column(
         ForeignKey("webhooks.id", ondelete="CASCADE"), index=True
+    )
+    alert_id: Mapped[str | None] = mapped_column(
+        ForeignKey("alerts.id", ondelete="CASCADE"), index=True
     )
     payload: Mapped[dict[str, Any]]
     state: Mapped[DeliveryState] = mapped_column(_text_enum(DeliveryState))

@@ -12,7 +12,15 @@ from typing import Any
 from sqlalchemy import event, false, select
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 
-from service.storage.tables import JobRow, SearchRow, StudyRow, SubmittedRow, TagRow, WebhookRow
+from service.storage.tables import (
+    AlertRow,
+    JobRow,
+    SearchRow,
+    StudyRow,
+    SubmittedRow,
+    TagRow,
+    WebhookRow,
+)
 
 _VISIBILITY, _IS_DEFAULT = "visibility", "is_visibility_default"
 _OPTION = "resnetd_visible_rows"
@@ -20,24 +28,26 @@ _OPTION = "resnetd_visible_rows"
 ALL_ROWS: dict[str, Any] = {_OPTION: False}
 VISIBLE_ROWS: dict[str, Any] = {_OPTION: True}
 
-_OWNED: tuple[type[SubmittedRow | WebhookRow], ...] = (JobRow, SearchRow, StudyRow, WebhookRow)
+_Owned = type[SubmittedRow | WebhookRow | AlertRow]
+_PRIVATE: tuple[_Owned, ...] = (WebhookRow, AlertRow)
+_OWNED: tuple[_Owned, ...] = (JobRow, SearchRow, StudyRow, *_PRIVATE)
 
 
 @dataclass(frozen=True)
 class Visibility:
     """`user`: only this person's rows; `tag`: only jobs with this tag, and no searches, ...
 
-    `webhooks_of`: webhooks are private; only this person's are visible. None: no limit.
+    `notified`: webhooks and alerts are private; only this person's are visible. None: no limit.
     """
 
     user: str | None = None
     tag: str | None = None
-    webhooks_of: str | None = None
+    notified: str | None = None
 
     def criteria(self) -> list[Any]:
         found = []
         for row_type in _OWNED:
-            owner = self.webhooks_of if row_type is WebhookRow else self.user
+            owner = self.notified if row_type in _PRIVATE else self.user
             if owner is not None:
                 found.append(with_loader_criteria(row_type, row_type.user == owner))
             if self.tag is not None:

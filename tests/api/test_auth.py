@@ -36,6 +36,7 @@ def _filled(path: str) -> str:
         "part": "weights",
         "position": "0",
         "webhook_id": "0" * 16,
+        "alert_id": "0" * 16,
         "search_id": "0" * 16,
         "study_id": "0" * 16,
         "comparison_id": "0" * 16,

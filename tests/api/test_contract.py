@@ -30,6 +30,7 @@ DEPEND_ON_MORE = {
     "GET /v1/stream",  # paths of other requests; a valid one has no end
     "PATCH /v1/jobs/{job_id}",  # 50.0 is an integer in JSON Schema
     "PATCH /v1/searches/{search_id}",
+    "POST /v1/alerts",  # addresses, and names that no DNS server knows
     "POST /v1/analyses",
     "POST /v1/attempts/{attempt_id}/finish",  # rows of a table are as long as its columns
     "POST /v1/attempts/{attempt_id}/reports",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import resnetd
-from resnetd import analyses, catalog, jobs, models, people, searches, studies, webhooks
+from resnetd import alerts, analyses, catalog, jobs, models, people, searches, studies, webhooks
 from resnetd import client as client_module
 from tests.client.service import Service
 from tests.support.analyses import finish_analysis, finish_training
@@ -18,7 +18,10 @@ from tests.support.core import ENVIRONMENT
 from tests.support.searching import Searching
 
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
-_MODULES = (resnetd, client_module, jobs, analyses, searches, studies, webhooks, people, catalog)
+_MODULES = (
+    *(resnetd, client_module, jobs, analyses, searches, studies),
+    *(webhooks, alerts, people, catalog),
+)
 _EXAMPLES = [
     test for module in _MODULES for test in doctest.DocTestFinder().find(module) if test.examples
 ]
@@ -48,6 +51,9 @@ def test_an_example_prints_what_it_says(
         "search": lambda: _search(service, client),
         "study": lambda: client.studies.submit("fig1", seeds=1),
         "webhook": lambda: client.webhooks.create("https://203.0.114.5/hook"),
+        "alert": lambda: client.alerts.create(
+            "webhook", "https://203.0.114.5/hook", conditions="failed"
+        ),
         "quota": lambda: client.quotas.set("user:ann", jobs=1),
         "token": lambda: client.tokens.create("tests"),
         "person": lambda: client.people.add("ann"),

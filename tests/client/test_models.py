@@ -62,9 +62,12 @@ def test_a_record_reads_fields_that_the_api_has(name: str) -> None:
     schema_name = f"{name}View" if f"{name}View" in _SCHEMAS else name
     properties = dict(_SCHEMAS[schema_name]["properties"])
     # A record of two views: what is created or read has more than what is listed.
-    larger = {"Webhook": "NewWebhookView", "Study": "StudyReportView", "Token": "NewTokenView"}.get(
-        name, schema_name
-    )
+    larger = {
+        "Webhook": "NewWebhookView",
+        "Alert": "NewAlertView",
+        "Study": "StudyReportView",
+        "Token": "NewTokenView",
+    }.get(name, schema_name)
     properties |= _SCHEMAS[larger]["properties"]
     assert set(_RECORDS[name].__struct_fields__) <= set(properties)
     for field, schema in properties.items():

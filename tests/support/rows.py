@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from service.states import CheckpointPart
+from service.states import AlertCondition, CheckpointPart
+from tests.support.alerts import add_alert
 from tests.support.api import TOKEN, Api
 from tests.support.core import content, job_id_of, note
 from tests.support.searching import Searching
@@ -16,7 +17,7 @@ TUNE_ID = "1f3a7_00000"  # of the examples in the OpenAPI document
 
 class Rows:
     """A finished job with a checkpoint, a running attempt that starts from it, a search with a
-    driver and a trial, a runner, and a webhook with a delivery.
+    driver and a trial, a runner, a webhook with a delivery, and an alert.
 
     `in_path`: a value for each parameter of a path.
     """
@@ -37,6 +38,7 @@ class Rows:
         searching.assign_trial(search_id, TUNE_ID)
         webhook_id = api.post("/v1/webhooks", {"url": "https://example.org/hook"}).json()["id"]
         api.post(f"/v1/webhooks/{webhook_id}/ping")
+        alert_id = add_alert(core, AlertCondition.FAILED, user="admin")
         core.add_person("ann")
         core.set_quota("user:ann", jobs=1000)
         token_id = api.get("/v1/tokens?user=ann").json()["tokens"][0]["id"]
@@ -55,6 +57,7 @@ class Rows:
             "search_id": search_id,
             "driver_id": driver.id,
             "webhook_id": webhook_id,
+            "alert_id": alert_id,
             "token_id": token_id,
             "name": "ann",
             "key": "user:ann",

@@ -53,6 +53,29 @@ def test_a_webhook_is_added_tested_and_deleted(signed_in: Page, errors: list[str
     expect(signed_in.get_by_text("No webhooks.")).to_be_visible()
 
 
+def test_an_alert_is_added_tested_and_deleted(signed_in: Page, api: Api, errors: list[str]) -> None:
+    signed_in.goto(f"{api.url}/settings")
+    alerts = signed_in.get_by_role("region", name="Alerts")
+    address, add = alerts.get_by_label("Address"), alerts.get_by_role("button", name="Add an alert")
+    address.fill("ann@example.org")
+    add.click()
+    # No SMTP server is set.
+    expect(address).to_have_attribute("aria-invalid", "true")
+    errors.clear()
+    alerts.get_by_label("Notify by").select_option("slack")
+    address.fill("https://example.org/x")
+    alerts.get_by_label("no progress").check()
+    add.click()
+    expect(alerts.get_by_text("failed, silent")).to_be_visible()
+    alerts.get_by_role("button", name="Send a test").click()
+    alerts.get_by_text("Deliveries", exact=True).click()
+    expect(alerts.get_by_role("row", name="alert.test pending")).to_be_visible()
+    assert_accessible(signed_in)
+    signed_in.once("dialog", lambda dialog: dialog.accept())
+    alerts.get_by_role("button", name="Delete").click()
+    expect(alerts.get_by_text("No alerts.")).to_be_visible()
+
+
 def test_a_token_is_created_shown_once_and_revoked(signed_in: Page, api: Api) -> None:
     signed_in.goto(f"{api.url}/settings")
     expect(signed_in.get_by_text("Signed in as admin, admin.")).to_be_visible()

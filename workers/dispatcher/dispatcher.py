@@ -13,7 +13,7 @@ import structlog
 from service.errors import DatabaseUnavailable, Unavailable
 from service.execution import runners, warm_pool
 from service.jobs import retention
-from service.notifications import webhooks
+from service.notifications import deliveries
 from service.resources import ResourceBundle
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
@@ -189,7 +189,7 @@ class Dispatcher:
             expired = retention.find_expired(session, keep, since=self._swept_until, now=now)
         with self._database.transaction() as session:
             retention.delete_expired(session, expired)
-            webhooks.delete_old_deliveries(session, now=now)
+            deliveries.delete_old_deliveries(session, now=now)
         if expired.num_jobs == 0:
             self._swept_until = now
             self._next_retention = now + _RETENTION_INTERVAL

@@ -11,6 +11,7 @@ import httpx
 import typer
 
 from resnetd.cli import (
+    alert_commands,
     analysis_commands,
     exit_codes,
     job_commands,
@@ -40,6 +41,7 @@ app.add_typer(result_card_commands.commands)
 app.add_typer(search_commands.commands, name="search")
 app.add_typer(study_commands.commands, name="study")
 app.add_typer(webhook_commands.commands, name="webhook")
+app.add_typer(alert_commands.commands, name="alert")
 app.add_typer(people_commands.commands, name="people")
 app.add_typer(token_commands.commands, name="token")
 app.add_typer(quota_commands.commands, name="quota")

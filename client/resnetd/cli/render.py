@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resnetd.models import (
+    Alert,
     AnalysisJob,
     AnalysisResult,
     Attempt,
@@ -394,6 +395,23 @@ def webhooks(rows: Iterable[Webhook]) -> Table:
     return _table(
         ("id", "url", "states", "user"),
         ((row.id, row.url, ", ".join(row.states), row.user) for row in rows),
+    )
+
+
+def alerts(rows: Iterable[Alert]) -> Table:
+    return _table(
+        ("id", "channel", "target", "on", "tags", "user"),
+        (
+            (
+                row.id,
+                row.channel,
+                row.target,
+                ", ".join(row.conditions),
+                ", ".join(row.tags),
+                f"{row.user} (all jobs)" if row.all_jobs else row.user,
+            )
+            for row in rows
+        ),
     )
 
 

@@ -3,8 +3,9 @@
 from datetime import timedelta
 from typing import Any
 
-from service.states import Role
+from service.states import AlertCondition, Role
 from service.storage.tables import AuditRow, Base
+from tests.support.alerts import add_alert
 from tests.support.api import RFC_3339, Api
 from tests.support.core import job_id_of, written
 from tests.support.fake_api import eventually
@@ -80,6 +81,7 @@ def test_a_changed_role_counts_from_the_next_request_on(any_api: Api) -> None:
 def test_a_removed_person_leaves_jobs_with_their_events_and_nothing_else(any_api: Api) -> None:
     token = any_api.add_person("ann")
     any_api.post("/v1/webhooks", {"url": "https://example.org/"}, token=token)
+    add_alert(any_api.core, AlertCondition.FAILED, user="ann")
     headers = {"Idempotency-Key": "once"}
     job_id = any_api.post("/v1/jobs", written(), token=token, headers=headers).json()["id"]
     assert any_api.call("DELETE", "/v1/people/ann").status_code == 204

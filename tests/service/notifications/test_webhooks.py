@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from service.execution import attempts
-from service.notifications import webhooks
-from service.notifications.webhooks import SignedDelivery
+from service.notifications import deliveries, messages, webhooks
+from service.notifications.messages import HttpMessage, MailMessage, Outcome
 from service.specs.protocol import FinishAttemptRequest
 from service.states import DeliveryState, JobState, Reason, Role
 from service.storage.tables import DeliveryRow
@@ -22,23 +22,25 @@ def _add(core: Core, *states: JobState, user: str = "ann") -> str:
         return webhooks.add_webhook(session, url, states, user=user, now=core.clock.now).id
 
 
-def _claim(core: Core) -> SignedDelivery | None:
+def _claim(core: Core) -> HttpMessage | None:
     with core.database.transaction() as session:
-        return webhooks.claim_due_delivery(session, now=core.clock.now)
+        found = deliveries.claim_due_delivery(session, public_url=None, now=core.clock.now)
+        assert not isinstance(found, MailMessage)
+        return found
 
 
 def _record(
-    core: Core, delivery: SignedDelivery, status: int | None, error: str | None = None
+    core: Core, delivery: HttpMessage, status: int | None, error: str | None = None
 ) -> None:
     with core.database.transaction() as session:
-        webhooks.record_outcome(
-            session, delivery.delivery_id, status=status, error=error, now=core.clock.now
-        )
+        outcome = Outcome(status, error)
+        deliveries.record_outcome(session, delivery.delivery_id, outcome, now=core.clock.now)
 
 
 def _log(core: Core, webhook_id: str) -> list[DeliveryRow]:
     with core.database.reading() as session:
-        return webhooks.list_deliveries(session, webhook_id, limit=100)
+        webhook = webhooks.find_webhook(session, webhook_id)
+        return list(deliveries.list_deliveries(session, webhook, limit=100))
 
 
 def test_a_webhook_receives_the_states_that_it_subscribes_to(core: Core) -> None:
@@ -94,7 +96,7 @@ def test_a_signature_follows_standard_webhooks(core: Core) -> None:
 
 def test_a_signature_equals_that_of_the_reference_libraries() -> None:
     """The example in the tests of Standard Webhooks' libraries."""
-    headers = webhooks.sign(
+    headers = messages.sign(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "msg_p5jXN8AQM9LWM0D4loKWxJek",
         b'{"test": 2432232314}',
@@ -132,7 +134,7 @@ def test_a_delivery_whose_senders_die_fails_in_the_end(core: Core) -> None:
     webhook_id = _add(core)
     with core.database.transaction() as session:
         webhooks.enqueue_ping(session, webhook_id, now=core.clock.now)
-    for _ in range(webhooks.MAX_TRIES):
+    for _ in range(deliveries.MAX_TRIES):
         assert _claim(core) is not None
         core.clock.advance(60.0)
     assert _claim(core) is None

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import event, insert, text
 
 from service.jobs import retention
-from service.notifications import webhooks
+from service.notifications import deliveries
 from service.scheduling import admission, cluster_state, leases
 from service.settings import RecordRetention
 from service.states import LogLevel
@@ -83,7 +83,7 @@ def _run_frequent_queries(core: Core) -> None:
         cluster_state.sum_reserved(session)
         admission.is_any_eligible(session, now=now)
         admission.find_next_retry_at(session, now=now)
-        webhooks.find_next_due_time(session)
+        deliveries.find_next_due_time(session)
         keep = RecordRetention(logs_days=30, events_days=30, metrics_days=30)
         since = now - timedelta(minutes=10)
         retention.find_expired(session, keep, since=since, now=now)

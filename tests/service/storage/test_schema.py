@@ -14,12 +14,14 @@ from sqlalchemy import MetaData, inspect
 
 from service.access import audit, sign_ins
 from service.errors import DatabaseUnavailable
-from service.notifications import webhooks
+from service.notifications import alerts, webhooks
+from service.notifications.alerts import Firing, Notice
 from service.specs.protocol import LogLine
-from service.states import AuditKind, LogLevel
+from service.states import AlertCondition, AuditKind, LogLevel
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base, OtherCheckpointRow, StudyAnalysisRow
+from tests.support.alerts import add_alert
 from tests.support.analyses import RESPONSES
 from tests.support.core import Core, job_id_of, make_point, note
 from tests.support.fake_api import eventually
@@ -105,6 +107,10 @@ def _fill(core: Core) -> None:
         sign_ins.sign_in(session, token, now=core.clock.now)
         audit.record(session, AuditKind.SIGN_IN, "ann", now=core.clock.now)
         webhooks.add_webhook(session, "https://example.org/", (), user="ann", now=core.clock.now)
+    alert_id = add_alert(core, AlertCondition.QUEUE_STUCK)
+    with core.database.transaction() as session:
+        firing = Firing(alert_id, AlertCondition.QUEUE_STUCK, "queue")
+        alerts.begin(session, firing, Notice("title", "", "/", {}), now=core.clock.now)
     claimed = core.run(tags=["nightly"])
     # More than are kept without buckets.
     points = [make_point("train/loss", iteration, 1.5) for iteration in range(300)]

@@ -385,6 +385,6 @@ def test_the_dispatcher_imports_no_package_of_another_extra() -> None:
 import sys
 sys.modules.update(dict.fromkeys({_OTHER_EXTRAS}))
 from workers.cluster import ray_jobs
-from workers.dispatcher import dispatcher, webhook_sender
+from workers.dispatcher import alert_checker, delivery_sender, dispatcher, mailer
 """
     subprocess.run([sys.executable, "-c", program], check=True)

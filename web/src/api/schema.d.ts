@@ -1364,6 +1364,90 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/alerts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Alerts
+         * @description The caller's alerts, of admins those of all, without their secrets.
+         */
+        get: operations["list_alerts_v1_alerts_get"];
+        put?: never;
+        /**
+         * Add Alert
+         * @description Adds an alert about the caller's jobs, quotas and place in the queue.
+         */
+        post: operations["add_alert_v1_alerts_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alerts/{alert_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Alert
+         * @description Deletes an alert and the log of its deliveries.
+         */
+        delete: operations["delete_alert_v1_alerts__alert_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alerts/{alert_id}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Test Alert
+         * @description Sends a test delivery.
+         */
+        post: operations["test_alert_v1_alerts__alert_id__test_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/alerts/{alert_id}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Deliveries
+         * @description Deliveries of the alert, newest first.
+         */
+        get: operations["list_deliveries_v1_alerts__alert_id__deliveries_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/session": {
         parameters: {
             query?: never;
@@ -1687,6 +1771,106 @@ export interface components {
          * @enum {string}
          */
         ActorKind: "person" | "dispatcher" | "attempt" | "search";
+        /**
+         * AlertChannel
+         * @enum {string}
+         */
+        AlertChannel: "webhook" | "email" | "slack" | "discord";
+        /**
+         * AlertCondition
+         * @description What an alert reports: changes of a job's state, then what time decides.
+         * @enum {string}
+         */
+        AlertCondition: "succeeded" | "failed" | "held" | "diverged" | "silent" | "plateau" | "quota" | "queue-stuck";
+        /** AlertList */
+        AlertList: {
+            /** Alerts */
+            alerts: components["schemas"]["AlertView"][];
+        };
+        /**
+         * AlertSpec
+         * @description What a person wants to be notified of, and where.
+         */
+        AlertSpec: {
+            channel: components["schemas"]["AlertChannel"];
+            /**
+             * Target
+             * @description the URL of the webhook, also of Slack or Discord; or an e-mail address
+             * @example https://hooks.slack.com/services/T0/B0/x
+             */
+            target: string;
+            /** Conditions */
+            conditions: components["schemas"]["AlertCondition"][];
+            /**
+             * Tags
+             * @description only jobs with one of these; empty: all
+             * @default []
+             */
+            tags: string[];
+            /**
+             * All Jobs
+             * @description of an admin: the jobs of all people
+             * @default false
+             */
+            all_jobs: boolean;
+            /**
+             * Minutes
+             * @description for which a job is silent, or the queue stuck
+             * @default 5
+             */
+            minutes: number;
+            /**
+             * Evaluations
+             * @description without a lower error, which are a plateau
+             * @default 10
+             */
+            evaluations: number;
+        };
+        /** AlertView */
+        AlertView: {
+            channel: components["schemas"]["AlertChannel"];
+            /**
+             * Target
+             * @description the URL of the webhook, also of Slack or Discord; or an e-mail address
+             * @example https://hooks.slack.com/services/T0/B0/x
+             */
+            target: string;
+            /** Conditions */
+            conditions: components["schemas"]["AlertCondition"][];
+            /**
+             * Tags
+             * @description only jobs with one of these; empty: all
+             * @default []
+             */
+            tags: string[];
+            /**
+             * All Jobs
+             * @description of an admin: the jobs of all people
+             * @default false
+             */
+            all_jobs: boolean;
+            /**
+             * Minutes
+             * @description for which a job is silent, or the queue stuck
+             * @default 5
+             */
+            minutes: number;
+            /**
+             * Evaluations
+             * @description without a lower error, which are a plateau
+             * @default 10
+             */
+            evaluations: number;
+            /** Id */
+            id: string;
+            /** User */
+            user: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+        };
         /**
          * Algorithm
          * @enum {string}
@@ -2522,7 +2706,7 @@ export interface components {
         DeliveryState: "pending" | "delivered" | "failed";
         /**
          * DeliveryView
-         * @description `status`: HTTP status of the last response; `error`: why there was no response.
+         * @description `status`: of the last response, by HTTP or SMTP; `error`: why there was none.
          */
         DeliveryView: {
             /** Id */
@@ -3662,6 +3846,56 @@ export interface components {
          * @enum {string}
          */
         NetworkCount: "network/parameters" | "network/multiply_adds" | "network/share";
+        /** NewAlertView */
+        NewAlertView: {
+            channel: components["schemas"]["AlertChannel"];
+            /**
+             * Target
+             * @description the URL of the webhook, also of Slack or Discord; or an e-mail address
+             * @example https://hooks.slack.com/services/T0/B0/x
+             */
+            target: string;
+            /** Conditions */
+            conditions: components["schemas"]["AlertCondition"][];
+            /**
+             * Tags
+             * @description only jobs with one of these; empty: all
+             * @default []
+             */
+            tags: string[];
+            /**
+             * All Jobs
+             * @description of an admin: the jobs of all people
+             * @default false
+             */
+            all_jobs: boolean;
+            /**
+             * Minutes
+             * @description for which a job is silent, or the queue stuck
+             * @default 5
+             */
+            minutes: number;
+            /**
+             * Evaluations
+             * @description without a lower error, which are a plateau
+             * @default 10
+             */
+            evaluations: number;
+            /** Id */
+            id: string;
+            /** User */
+            user: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Secret
+             * @description signs the calls of a webhook; not shown again; empty for the others
+             */
+            secret: string;
+        };
         /** NewPerson */
         NewPerson: {
             /** Name */
@@ -9491,6 +9725,208 @@ export interface operations {
             header?: never;
             path: {
                 webhook_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveryList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_alerts_v1_alerts_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    add_alert_v1_alerts_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AlertSpec"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewAlertView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input`, `url-not-allowed` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input" | "url-not-allowed";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    delete_alert_v1_alerts__alert_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                alert_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    test_alert_v1_alerts__alert_id__test_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                alert_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DeliveryView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_deliveries_v1_alerts__alert_id__deliveries_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                alert_id: string;
             };
             cookie?: never;
         };

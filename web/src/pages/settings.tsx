@@ -1,6 +1,8 @@
-/** The person's role, tokens, and webhooks with their deliveries. */
+/** The person's role, tokens, alerts, and webhooks with their deliveries. */
 import { useSignal } from "@preact/signals";
 import { ApiError, api, read, type Schemas } from "../api/client";
+import { Alerts } from "../components/alerts";
+import { Deliveries } from "../components/deliveries";
 import { Field } from "../components/field";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { Tokens } from "../components/tokens";
@@ -40,6 +42,7 @@ export function SettingsPage() {
         )}
       </section>
       {!isLimited && <Tokens />}
+      <Alerts />
       <section class="section">
         <h2>Webhooks</h2>
         <ErrorNote error={polled.error.value} />
@@ -115,7 +118,6 @@ function WebhookNote({ webhook, onChange }: { webhook: Webhook; onChange: () => 
     () => read(api.GET("/v1/webhooks/{webhook_id}/deliveries", { params })),
     5,
   );
-  const deliveries = log.data.value?.deliveries ?? [];
 
   async function attempt(action: () => Promise<unknown>) {
     try {
@@ -159,34 +161,7 @@ function WebhookNote({ webhook, onChange }: { webhook: Webhook; onChange: () => 
         </button>
       </div>
       <ErrorNote error={failure.value ?? log.error.value} />
-      {deliveries.length > 0 && (
-        <details>
-          <summary>Deliveries</summary>
-          {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-          <section class="scroll values" tabIndex={0} aria-label="Deliveries">
-            <table>
-              <thead>
-                <tr>
-                  <th>At</th>
-                  <th>State</th>
-                  <th class="number">Tries</th>
-                  <th>Response</th>
-                </tr>
-              </thead>
-              <tbody>
-                {deliveries.map((delivery) => (
-                  <tr key={delivery.id}>
-                    <td>{time(delivery.created_at)}</td>
-                    <td>{delivery.state}</td>
-                    <td class="number">{delivery.tries}</td>
-                    <td>{delivery.status ?? delivery.error ?? "–"}</td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </section>
-        </details>
-      )}
+      <Deliveries deliveries={log.data.value?.deliveries ?? []} />
     </div>
   );
 }

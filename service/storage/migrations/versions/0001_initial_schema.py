@@ -392,6 +392,65 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
     )
     op.create_table(
+        "alerts",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column(
+            "channel",
+            sa.Enum(
+                "webhook",
+                "email",
+                "slack",
+                "discord",
+                name="alertchannel",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("secret", sa.String(length=64), nullable=False),
+        sa.Column(
+            "conditions", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("tags", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.Column("all_jobs", sa.Boolean(), nullable=False),
+        sa.Column("minutes", sa.Integer(), nullable=False),
+        sa.Column("evaluations", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_alerts")),
+    )
+    op.create_index("ix_alerts_user", "alerts", ["user"])
+    op.create_table(
+        "firing_alerts",
+        sa.Column("alert_id", sa.String(length=16), nullable=False),
+        sa.Column(
+            "condition",
+            sa.Enum(
+                "succeeded",
+                "failed",
+                "held",
+                "diverged",
+                "silent",
+                "plateau",
+                "quota",
+                "queue-stuck",
+                name="alertcondition",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("subject", sa.String(length=140), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["alert_id"], ["alerts.id"], name=op.f("fk_firing_alerts_alert_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("alert_id", "condition", "subject", name=op.f("pk_firing_alerts")),
+    )
+    op.create_table(
         "analysis_results",
         sa.Column("job_id", sa.String(length=16), nullable=False),
         sa.Column(
@@ -442,6 +501,7 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("first_step_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_report_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("progressed_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_sequence", sa.Integer(), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("released_at", sa.DateTime(timezone=True), nullable=True),
@@ -509,7 +569,8 @@ def upgrade() -> None:
     op.create_table(
         "deliveries",
         sa.Column("id", sa.String(length=16), nullable=False),
-        sa.Column("webhook_id", sa.String(length=16), nullable=False),
+        sa.Column("webhook_id", sa.String(length=16), nullable=True),
+        sa.Column("alert_id", sa.String(length=16), nullable=True),
         sa.Column(
             "payload", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),
@@ -538,8 +599,15 @@ def upgrade() -> None:
             name=op.f("fk_deliveries_webhook_id"),
             ondelete="CASCADE",
         ),
+        sa.ForeignKeyConstraint(
+            ["alert_id"], ["alerts.id"], name=op.f("fk_deliveries_alert_id"), ondelete="CASCADE"
+        ),
+        sa.CheckConstraint(
+            "(webhook_id IS NULL) <> (alert_id IS NULL)", name=op.f("ck_deliveries_sender")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
     )
+    op.create_index("ix_deliveries_alert_id", "deliveries", ["alert_id"])
     op.create_index("ix_deliveries_created_at", "deliveries", ["created_at"])
     op.create_index("ix_deliveries_state_next_try_at", "deliveries", ["state", "next_try_at"])
     op.create_index("ix_deliveries_webhook_id", "deliveries", ["webhook_id"])
@@ -893,6 +961,7 @@ def downgrade() -> None:
     op.drop_table("drivers")
     op.drop_index("ix_deliveries_webhook_id", table_name="deliveries")
     op.drop_index("ix_deliveries_state_next_try_at", table_name="deliveries")
+    op.drop_index("ix_deliveries_alert_id", table_name="deliveries")
     op.drop_index("ix_deliveries_created_at", table_name="deliveries")
     op.drop_table("deliveries")
     op.drop_table("checkpoints")
@@ -903,6 +972,9 @@ def downgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("analysis_results")
     op.drop_table("webhooks")
+    op.drop_table("firing_alerts")
+    op.drop_index("ix_alerts_user", table_name="alerts")
+    op.drop_table("alerts")
     op.drop_index("ix_sign_ins_token_id", table_name="sign_ins")
     op.drop_table("sign_ins")
     op.drop_index("ix_tokens_user", table_name="tokens")

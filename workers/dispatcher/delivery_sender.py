@@ -1,4 +1,4 @@
-"""Sends the deliveries of webhooks, each to an address that was checked.
+"""Sends the deliveries of webhooks and alerts: requests to addresses that were checked, e-mails.
 
 The host name is resolved once, the address checked, and the connection made to that address: a
 name server that answers differently the second time cannot redirect it. HTTP redirects are not
@@ -12,17 +12,21 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import TypeVar
 
 import httpx
 import structlog
 
-from service.notifications import url_guard, webhooks
-from service.notifications.url_guard import Address, Network
-from service.notifications.webhooks import SignedDelivery
+from service.notifications import deliveries, url_guard
+from service.notifications.messages import HttpMessage, MailMessage, Outcome
+from service.notifications.url_guard import Network
 from service.storage.changes import ChangeKind, ChangeListener
 from service.storage.database import Database
 from service.supervision import run_supervised
 from service.text import count_of
+from workers.dispatcher.mailer import Mailer
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -36,8 +40,11 @@ _POLL_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 
 
-class WebhookSender:
-    """`now` is the clock, UTC; `allowed`: private networks that may be called."""
+class DeliverySender:
+    """`now` is the clock, UTC; `allowed`: private networks that may be called.
+
+    `mailer`: None without an SMTP server. `public_url`: for links to the dashboard.
+    """
 
     def __init__(
         self,
@@ -45,11 +52,15 @@ class WebhookSender:
         *,
         allowed: Sequence[Network],
         now: Callable[[], datetime],
+        mailer: Mailer | None = None,
+        public_url: str | None = None,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         self._database = database
         self._allowed = allowed
         self._now = now
+        self._mailer = mailer
+        self._public_url = public_url
         self._deadline_seconds = deadline_seconds
         self._certificates = ssl.create_default_context()
         self._slots = threading.Semaphore(_MAX_SENDERS)
@@ -60,7 +71,7 @@ class WebhookSender:
         changes = self._database.listen(ChangeKind.DELIVERY)
         try:
             run_supervised(
-                lambda: self._start_due(changes, stopping), name="webhooks", stopping=stopping
+                lambda: self._start_due(changes, stopping), name="deliveries", stopping=stopping
             )
         finally:
             changes.close()
@@ -93,41 +104,53 @@ class WebhookSender:
             sender.start()
             self._senders = [*(thread for thread in self._senders if thread.is_alive()), sender]
 
-    def _claim(self) -> SignedDelivery | None:
+    def _claim(self) -> HttpMessage | MailMessage | None:
         with self._database.reading() as session:
-            due = webhooks.find_next_due_time(session)
+            due = deliveries.find_next_due_time(session)
         # Without the write lock that a claim takes on SQLite.
         if due is None or due > self._now():
             return None
         with self._database.transaction() as session:
-            return webhooks.claim_due_delivery(session, now=self._now())
+            return deliveries.claim_due_delivery(
+                session, public_url=self._public_url, now=self._now()
+            )
 
-    def _run_sender(self, delivery: SignedDelivery) -> None:
+    def _run_sender(self, delivery: HttpMessage | MailMessage) -> None:
         try:
             self._send_and_record(delivery)
         except Exception:
             # The database, for example; the delivery is claimed again after a minute.
-            log.exception("cannot record webhook delivery", delivery_id=delivery.delivery_id)
+            log.exception("cannot record delivery", delivery_id=delivery.delivery_id)
         finally:
             self._slots.release()
 
-    def _send_and_record(self, delivery: SignedDelivery) -> None:
-        status, error = self._send(delivery)
+    def _send_and_record(self, delivery: HttpMessage | MailMessage) -> None:
+        outcome = self._send(delivery)
         with self._database.transaction() as session:
-            webhooks.record_outcome(
-                session, delivery.delivery_id, status=status, error=error, now=self._now()
+            deliveries.record_outcome(session, delivery.delivery_id, outcome, now=self._now())
+
+    def _send(self, delivery: HttpMessage | MailMessage) -> Outcome:
+        try:
+            if isinstance(delivery, MailMessage):
+                return asyncio.run(self._mail(delivery))
+            return Outcome(status=asyncio.run(self._post(delivery)))
+        except TimeoutError:
+            return Outcome(
+                error=f"not delivered within {count_of(self._deadline_seconds, 'second')}"
+            )
+        except Exception as error:  # noqa: BLE001 - libraries raise more than they document
+            return Outcome(error=f"{type(error).__name__}: {error}"[:500])
+
+    async def _mail(self, mail: MailMessage) -> Outcome:
+        mailer = self._mailer
+        if mailer is None:
+            return Outcome(error="RESNETD_SMTP_URL is not set at the dispatcher")
+        async with asyncio.timeout(self._deadline_seconds):
+            return await _run_in_daemon(
+                lambda: mailer.send(mail, timeout_seconds=self._deadline_seconds)
             )
 
-    def _send(self, delivery: SignedDelivery) -> tuple[int | None, str | None]:
-        """The status of the response, or why there was none."""
-        try:
-            return asyncio.run(self._post(delivery)), None
-        except TimeoutError:
-            return None, f"not delivered within {count_of(self._deadline_seconds, 'second')}"
-        except Exception as error:  # noqa: BLE001 - libraries raise more than they document
-            return None, f"{type(error).__name__}: {error}"[:500]
-
-    async def _post(self, delivery: SignedDelivery) -> int:
+    async def _post(self, delivery: HttpMessage) -> int:
         async with asyncio.timeout(self._deadline_seconds):
             _, host, port = url_guard.parse_url(delivery.url, allowed=self._allowed)
             address = await _run_in_daemon(
@@ -155,30 +178,28 @@ class WebhookSender:
                 return response.status_code
 
 
-async def _run_in_daemon(
-    resolve: Callable[[], Address],
-) -> Address:
+async def _run_in_daemon(function: Callable[[], T]) -> T:
     """The result of a call that may block for minutes; asyncio would wait for its own threads."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Address] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
 
-    def set_result(address: Address | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if address is not None:
-            future.set_result(address)
-        else:
-            future.set_exception(error or OSError("no address"))
+    def set_result(result: T) -> None:
+        if not future.done():
+            future.set_result(result)
+
+    def set_exception(error: Exception) -> None:
+        if not future.done():
+            future.set_exception(error)
 
     def run() -> None:
-        address, failure = None, None
-        try:
-            address = resolve()
-        except Exception as error:  # noqa: BLE001 - raised where it is awaited
-            failure = error
         # The loop is closed after the deadline.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(set_result, address, failure)
+            try:
+                result = function()
+            except Exception as error:  # noqa: BLE001 - raised where it is awaited
+                loop.call_soon_threadsafe(set_exception, error)
+            else:
+                loop.call_soon_threadsafe(set_result, result)
 
-    threading.Thread(target=run, name="resolve", daemon=True).start()
+    threading.Thread(target=run, name="delivery", daemon=True).start()
     return await future

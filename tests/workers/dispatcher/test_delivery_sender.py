@@ -1,4 +1,4 @@
-"""The webhook sender, with a real receiver and a real connection."""
+"""The sender of deliveries, with a real receiver and a real connection."""
 
 import ipaddress
 import socket
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from service.notifications import webhooks
+from service.notifications import deliveries, messages, webhooks
 from service.states import DeliveryState, JobState
 from service.storage.tables import DeliveryRow
 from tests.support.core import Core
 from tests.support.fake_api import eventually
-from workers.dispatcher.webhook_sender import WebhookSender
+from workers.dispatcher.delivery_sender import DeliverySender
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 
@@ -79,20 +79,21 @@ def _ping(core: Core, url: str) -> str:
 
 def _read_delivery(core: Core, webhook_id: str) -> DeliveryRow:
     with core.database.reading() as session:
-        (delivery,) = webhooks.list_deliveries(session, webhook_id, limit=10)
+        webhook = webhooks.find_webhook(session, webhook_id)
+        (delivery,) = deliveries.list_deliveries(session, webhook, limit=10)
     return delivery
 
 
 def _sender(
     core: Core, *, allowed: Any = LOOPBACK, deadline_seconds: float = 10.0
-) -> WebhookSender:
-    return WebhookSender(
+) -> DeliverySender:
+    return DeliverySender(
         core.database, allowed=allowed, now=core.clock, deadline_seconds=deadline_seconds
     )
 
 
 @contextmanager
-def _running(sender: WebhookSender) -> Iterator[None]:
+def _running(sender: DeliverySender) -> Iterator[None]:
     stopping = threading.Event()
     thread = threading.Thread(target=sender.run, args=(stopping,))
     thread.start()
@@ -129,7 +130,7 @@ def test_a_name_server_that_does_not_answer_has_a_deadline(
 def test_a_slow_receiver_delays_neither_others_nor_the_end(
     core: Core, receiver: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.dispatcher.webhook_sender._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("workers.dispatcher.delivery_sender._STOP_SECONDS", 0.1)
     url = f"http://127.0.0.1:{receiver.port}"
     slow_ids = [_ping(core, f"{url}/slow") for _ in range(3)]
     webhook_id = _ping(core, f"{url}/hook")
@@ -148,7 +149,7 @@ def test_a_url_that_no_library_accepts_is_given_up(core: Core) -> None:
     """Webhooks of earlier versions were not checked."""
     webhook_id = _ping(core, "http://a..b/hook")
     sender = _sender(core)
-    for _ in range(webhooks.MAX_TRIES):
+    for _ in range(deliveries.MAX_TRIES):
         assert sender.send_next()
         core.clock.advance(7200.0)
     assert not sender.send_next()
@@ -162,7 +163,7 @@ def test_a_delivery_is_signed_and_has_the_name_as_its_host(core: Core, receiver:
     assert headers["Host"] == f"localhost:{receiver.port}"
     with core.database.reading() as session:
         secret = webhooks.find_webhook(session, webhook_id).secret
-    expected = webhooks.sign(secret, headers["webhook-id"], body, now=core.clock.now)
+    expected = messages.sign(secret, headers["webhook-id"], body, now=core.clock.now)
     assert headers["webhook-signature"] == expected["webhook-signature"]
     assert _read_delivery(core, webhook_id).state is DeliveryState.DELIVERED
 
