@@ -22,6 +22,20 @@ class ResourceBundle:
 
 
 @dataclass(frozen=True)
+class ResourceHours:
+    """What was used over a time, in hours of one CPU and of one GPU."""
+
+    core_hours: float = 0.0
+    gpu_hours: float = 0.0
+
+    def __add__(self, other: "ResourceHours") -> "ResourceHours":
+        return ResourceHours(
+            core_hours=self.core_hours + other.core_hours,
+            gpu_hours=self.gpu_hours + other.gpu_hours,
+        )
+
+
+@dataclass(frozen=True)
 class WorkerGroup:
     """The workers of an attempt, and what each of them occupies."""
 

@@ -775,13 +775,18 @@ class Token(Record, frozen=True):
 
 
 class Quota(Record, frozen=True):
-    """Limits of a person, a group or a tag; None: no limit. `waiting`: jobs in the queue."""
+    """Limits of a person, a group or a tag; None: no limit. `waiting`: jobs in the queue.
+
+    `core_hours`, `gpu_hours`: in the last seven days.
+    """
 
     key: str
     jobs: int | None = None
     workers: int | None = None
     gpus: float | None = None
     waiting: int | None = None
+    core_hours: float | None = None
+    gpu_hours: float | None = None
 
 
 class AuditKind(OpenEnum):

@@ -146,6 +146,8 @@ class Quotas(Resource):
         workers: int | None = None,
         gpus: float | None = None,
         waiting: int | None = None,
+        core_hours: float | None = None,
+        gpu_hours: float | None = None,
     ) -> Quota:
         """Set all limits of a quota, as an admin; what is left out has no limit.
 
@@ -153,11 +155,19 @@ class Quotas(Resource):
             key: `user:NAME`, `group:NAME` or `tag:TAG`; `user:*`, `group:*` or `tag:*`.
             jobs, workers, gpus: that run at the same time.
             waiting: jobs in the queue, held and paused ones included.
+            core_hours, gpu_hours: in the last seven days, with what runs.
 
         >>> client.quotas.set("user:*", jobs=4, waiting=50).jobs
         4
         """
-        limits = {"jobs": jobs, "workers": workers, "gpus": gpus, "waiting": waiting}
+        limits = {
+            "jobs": jobs,
+            "workers": workers,
+            "gpus": gpus,
+            "waiting": waiting,
+            "core_hours": core_hours,
+            "gpu_hours": gpu_hours,
+        }
         return self._api.put(self._path(key), Quota, limits)
 
     def list(self) -> tuple[Quota, ...]:

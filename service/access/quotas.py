@@ -1,11 +1,20 @@
 """Quotas of people, groups and tags, changed at run time; `user:*`, ... are for all others."""
 
+from datetime import datetime
+
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from service.access import people
+from service.access import people, usage
 from service.errors import NotFound, QuotaExceeded
-from service.specs.quota import Quota, find_quota, list_keys
+from service.specs.quota import (
+    ExceededQuota,
+    Quota,
+    find_quota,
+    find_used_up,
+    list_keys,
+    list_limited_in_hours,
+)
 from service.states import WAITING_STATES
 from service.storage import changes
 from service.storage.database import Lock, serialize
@@ -34,17 +43,29 @@ def delete_quota(session: Session, key: str) -> None:
 
 
 def require_place(
-    session: Session, user: str, tags: tuple[str, ...], quotas: dict[str, Quota]
+    session: Session,
+    user: str,
+    tags: tuple[str, ...],
+    quotas: dict[str, Quota],
+    *,
+    uses_gpus: bool,
+    now: datetime,
 ) -> None:
-    """QuotaExceeded where another waiting job would exceed one of `quotas`.
+    """QuotaExceeded where another waiting job would exceed one of `quotas`, or hours are used up.
 
-    Submissions that a quota concerns come one after the other.
+    Submissions that a quota of waiting jobs concerns come one after the other.
     """
     if not quotas:
         return
+    keys = list_keys(user, people.find_group(session, user), tags)
+    limited = list_limited_in_hours(quotas, keys)
+    hours = usage.read_usage(session, limited, now=now)
+    exceeded = find_used_up(quotas, limited, hours, uses_gpus=uses_gpus)
+    if exceeded is not None:
+        raise QuotaExceeded(explain_used_up(session, exceeded, now=now))
     limits = {
         key: quota.waiting
-        for key in list_keys(user, people.find_group(session, user), tags)
+        for key in keys
         if (quota := find_quota(quotas, key)) is not None and quota.waiting is not None
     }
     if limits:
@@ -57,6 +78,19 @@ def require_place(
                 f"{key} has {used} of {limit} waiting {jobs}; "
                 "a place becomes free when one of them starts or is cancelled"
             )
+
+
+def explain_used_up(session: Session, exceeded: ExceededQuota, *, now: datetime) -> str:
+    """Limit, use and when it frees, of a quota of hours."""
+    key, kind, limit = exceeded.key, exceeded.kind, exceeded.limit
+    hours = {"core_hours": "core-hours", "gpu_hours": "GPU-hours"}[kind]
+    message = f"{key} has used {exceeded.used:.1f} of {limit:g} {hours} in the last 7 days"
+    frees_at = usage.find_free_time(session, key, kind=kind, limit=limit, now=now)
+    return (
+        message
+        if frees_at is None
+        else f"{message}; some are free from {frees_at:%Y-%m-%d %H:%M} UTC on"
+    )
 
 
 def _count_waiting(session: Session, key: str) -> int:

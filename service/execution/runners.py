@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import ids
-from service.access import tokens
+from service.access import tokens, usage
 from service.execution import attempts, ray_job_lifecycle
 from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.resources import ResourceBundle, WorkerGroup
@@ -266,6 +266,7 @@ def _drain_warm_runners(
 
 def _release(session: Session, runner: RunnerRow, attempt: AttemptRow, *, now: datetime) -> None:
     """Frees the resources of the attempt."""
+    usage.record_usage(session, attempt, now=now)
     attempt.released_at = now
     runner.attempt_id = None
     runner.idle_since = now

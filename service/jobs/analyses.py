@@ -69,7 +69,14 @@ def submit(
 
     def create() -> JobRow:
         spec = make_spec(session, request)
-        quotas.require_place(session, user, spec.tags, quotas.read_quotas(session))
+        quotas.require_place(
+            session,
+            user,
+            spec.tags,
+            quotas.read_quotas(session),
+            uses_gpus=spec.resources.gpus_per_worker != 0,
+            now=now,
+        )
         return submission.create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     try:

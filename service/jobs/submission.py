@@ -45,9 +45,9 @@ def submit(
     """Creates the job; with a key that was used before, returns the job that it created.
 
     CannotFit where the cluster can never run the job, IdempotencyMismatch for a key that was used
-    with another spec, QuotaExceeded beyond a quota of waiting jobs, InvalidInput for an unknown job
-    in `after` or `start_from`, and for what the images and weights in `data_dir` do not permit, as
-    far as they are on this machine.
+    with another spec, QuotaExceeded beyond a quota of waiting jobs or of hours, InvalidInput for an
+    unknown job in `after` or `start_from`, and for what the images and weights in `data_dir` do not
+    permit, as far as they are on this machine.
     """
     key = IdempotencyKey.of(Operation.SUBMIT_JOB, idempotency_key, user=user, body=[spec])
     known = quotas.read_quotas(session)
@@ -59,7 +59,7 @@ def submit(
 def create_job(
     session: Session, spec: JobSpec, *, user: str, data_dir: Path, now: datetime
 ) -> JobRow:
-    """As `submit`, without an idempotency key, and also beyond a quota of waiting jobs."""
+    """As `submit`, without an idempotency key, and also beyond a quota."""
     _lock_referenced_jobs(session, [spec])
     needed, source, others = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
     written, spec = spec, _pin_checkpoints(spec, source, others)
@@ -214,7 +214,14 @@ def _submit(
     known_quotas: dict[str, Quota],
 ) -> Submission[JobRow]:
     def create() -> JobRow:
-        quotas.require_place(session, user, spec.tags, known_quotas)
+        quotas.require_place(
+            session,
+            user,
+            spec.tags,
+            known_quotas,
+            uses_gpus=spec.resources.gpus_per_worker != 0,
+            now=now,
+        )
         return create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     return idempotency.submit_once(session, JobRow, create, key=key)

@@ -10,11 +10,11 @@ so a wrong estimate delays the head by about one training step.
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, isfinite
 
-from service.resources import ResourceBundle
-from service.specs.quota import Quota, find_quota, list_keys
+from service.resources import ResourceBundle, ResourceHours
+from service.specs.quota import ExceededQuota, Quota, find_quota, find_used_up, list_keys
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,16 @@ class RunningJob:
 
 @dataclass(frozen=True)
 class SchedulerSnapshot:
-    """All that a decision depends on. `capacity`: of the cluster; `waiting`: by sort key."""
+    """All that a decision depends on. `capacity`: of the cluster; `waiting`: by sort key.
+
+    `used`: the hours of the last week, by key of a quota that limits them.
+    """
 
     capacity: ResourceBundle
     running: Sequence[RunningJob]
     waiting: Sequence[WaitingJob]
     quotas: dict[str, Quota]
+    used: Mapping[str, ResourceHours] = field(default_factory=dict)
 
     @property
     def free(self) -> ResourceBundle:
@@ -107,7 +111,7 @@ def decide(snapshot: SchedulerSnapshot) -> StartJob | PreemptJobs | None:
     for job in snapshot.waiting:
         if not snapshot.capacity.contains(job.resources):
             continue
-        if find_exceeded_quota(job, usage, snapshot.quotas) is not None:
+        if find_exceeded_quota(job, usage, snapshot) is not None:
             continue
         if reservation is None:
             if free.contains(job.resources):
@@ -160,21 +164,18 @@ def compute_usage(running: Iterable[RunningJob]) -> Usage:
     return usage
 
 
-@dataclass(frozen=True)
-class ExceededQuota:
-    """`key`: user:NAME, group:NAME or tag:NAME; `kind`: jobs, workers or gpus."""
-
-    key: str
-    kind: str
-    used: float
-    limit: float
-
-
 def find_exceeded_quota(
-    job: WaitingJob, usage: Usage, quotas: dict[str, Quota]
+    job: WaitingJob, usage: Usage, snapshot: SchedulerSnapshot
 ) -> ExceededQuota | None:
     """The first quota that would be exceeded if the job started."""
-    for key in list_keys(job.user, job.group, job.tags):
+    quotas = snapshot.quotas
+    if not quotas:
+        return None
+    keys = list_keys(job.user, job.group, job.tags)
+    used_up = find_used_up(quotas, keys, snapshot.used, uses_gpus=job.resources.gpus > 0)
+    if used_up is not None:
+        return used_up
+    for key in keys:
         quota = find_quota(quotas, key)
         if quota is None:
             continue
@@ -255,7 +256,7 @@ def _simulate_starts(
     for at, job in enumerate(snapshot.waiting, start=len(ending)):
         if not snapshot.capacity.contains(job.resources):
             continue
-        if find_exceeded_quota(job, usage, snapshot.quotas) is not None:
+        if find_exceeded_quota(job, usage, snapshot) is not None:
             continue
         while ending and not free.contains(job.resources):
             end, _, released = heapq.heappop(ending)

@@ -19,13 +19,12 @@ from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import (
     DurationEstimate,
-    ExceededQuota,
     RunningJob,
     StartJob,
     WaitingJob,
 )
 from service.specs.job_spec import JobSpec
-from service.specs.quota import list_keys
+from service.specs.quota import ExceededQuota, list_keys
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
 from service.storage.visibility import ALL_ROWS
@@ -166,7 +165,7 @@ class QueueStatus:
                 f"the cluster has {_format_resources(capacity)} in total"
             )
             return WaitReason.TOO_LARGE, message
-        exceeded = policy.find_exceeded_quota(job, self._usage, self._snapshot.quotas)
+        exceeded = policy.find_exceeded_quota(job, self._usage, self._snapshot)
         if exceeded is not None:
             return WaitReason.LIMIT, self._format_exceeded(exceeded)
         if isinstance(self._decision, StartJob) and self._decision.job_id == job.job_id:
@@ -179,6 +178,8 @@ class QueueStatus:
         return WaitReason.BEHIND, message
 
     def _format_exceeded(self, exceeded: ExceededQuota) -> str:
+        if exceeded.kind in {"core_hours", "gpu_hours"}:
+            return quotas.explain_used_up(self._session, exceeded, now=self._now)
         kind = {"jobs": "job", "workers": "worker", "gpus": "GPU"}[exceeded.kind]
         counted = plural(int(exceeded.limit), kind)
         message = f"{exceeded.key} has {exceeded.used:g} of {exceeded.limit:g} {counted} running"

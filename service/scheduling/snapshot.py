@@ -8,12 +8,12 @@ from typing import Any, Protocol
 from sqlalchemy import Row, Select, or_, select
 from sqlalchemy.orm import Session
 
-from service.access import people
+from service.access import people, usage
 from service.execution import runners
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
-from service.specs.quota import Quota
+from service.specs.quota import Quota, list_keys, list_limited_in_hours
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 from service.storage.visibility import ALL_ROWS
@@ -45,6 +45,12 @@ def read_snapshot(
     tags = _read_tags(session, job_ids) if has_tag_quotas else {}
     has_group_quotas = any(key.startswith("group:") for key in quotas)
     groups = people.read_groups(session) if has_group_quotas else {}
+    waiting_jobs = [
+        _make_waiting_job(row, capacity, estimator, groups.get(row.user), tags.get(row.id, ()))
+        for row in waiting
+    ]
+    keys = (key for job in waiting_jobs for key in list_keys(job.user, job.group, job.tags))
+    limited = list_limited_in_hours(quotas, keys) if quotas else []
     return SchedulerSnapshot(
         capacity=capacity,
         running=[
@@ -53,11 +59,9 @@ def read_snapshot(
             )
             for attempt, job in running
         ],
-        waiting=[
-            _make_waiting_job(row, capacity, estimator, groups.get(row.user), tags.get(row.id, ()))
-            for row in waiting
-        ],
+        waiting=waiting_jobs,
         quotas=quotas,
+        used=usage.read_usage(session, limited, now=now),
     )
 
 

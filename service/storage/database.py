@@ -59,6 +59,7 @@ class Lock(IntEnum):
     CHANGE_PEOPLE = 0x7265736E02
     USE_QUOTA = 0x7265736E03
     CHECK_ALERTS = 0x7265736E04
+    RECORD_USAGE = 0x7265736E05
 
 
 def serialize(connection: Connection, lock: Lock) -> None:

@@ -575,6 +575,23 @@ class QuotaRow(Base):
     workers: Mapped[int | None]
     gpus: Mapped[float | None]
     waiting: Mapped[int | None]
+    core_hours: Mapped[float | None]
+    gpu_hours: Mapped[float | None]
+
+
+class UsageHourRow(Base):
+    """What a person, group or tag used in an hour, counted since the epoch (service.access.usage).
+
+    key: as that of a quota.
+    """
+
+    __tablename__ = "usage_hours"
+    __table_args__ = (Index("ix_usage_hours_hour", "hour"),)
+
+    key: Mapped[str] = mapped_column(String(126), primary_key=True)
+    hour: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    core_hours: Mapped[float]
+    gpu_hours: Mapped[float]
 
 
 class AuditRow(Base):

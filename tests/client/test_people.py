@@ -123,7 +123,7 @@ def test_an_event_names_the_person_who_caused_it(command: Command, client: resne
 
 
 def test_quotas_are_set_listed_and_deleted(command: Command) -> None:
-    assert command("quota", "set", "user:*", "--jobs", "2", "--waiting", "20") == 0
+    assert command("quota", "set", "user:*", "--jobs", "2", "--core-hours", "20") == 0
     assert command("quota", "list") == 0
     assert _rows(command) == [["user:*", "2", "20"]]
     assert command("quota", "delete", "user:*") == 0

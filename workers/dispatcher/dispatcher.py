@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from service.access import usage
 from service.errors import DatabaseUnavailable, Unavailable
 from service.execution import runners, warm_pool
 from service.jobs import retention
@@ -190,6 +191,7 @@ class Dispatcher:
         with self._database.transaction() as session:
             retention.delete_expired(session, expired)
             deliveries.delete_old_deliveries(session, now=now)
+            usage.delete_old(session, now=now)
         if expired.num_jobs == 0:
             self._swept_until = now
             self._next_retention = now + _RETENTION_INTERVAL

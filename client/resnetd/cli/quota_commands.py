@@ -38,10 +38,20 @@ def set_command(
     workers: Annotated[int | None, typer.Option(min=0, help="Workers of running jobs.")] = None,
     gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of running jobs.")] = None,
     waiting: Annotated[int | None, typer.Option(min=0, help="Jobs in the queue.")] = None,
+    core_hours: Annotated[float | None, typer.Option(min=0, help="In seven days.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(min=0, help="In seven days.")] = None,
 ) -> None:
     """Set all limits of a person, group or tag, as an admin; what is left out has no limit."""
     session: Session = context.obj
-    quota = session.client.quotas.set(key, jobs=jobs, workers=workers, gpus=gpus, waiting=waiting)
+    quota = session.client.quotas.set(
+        key,
+        jobs=jobs,
+        workers=workers,
+        gpus=gpus,
+        waiting=waiting,
+        core_hours=core_hours,
+        gpu_hours=gpu_hours,
+    )
     session.show(Output.TEXT, quota, render.quotas([quota]))
 
 

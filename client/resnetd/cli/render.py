@@ -366,8 +366,19 @@ def audit(rows: Iterable[AuditEntry]) -> Table:
 
 def quotas(rows: Iterable[Quota]) -> Table:
     return _table(
-        ("key", "jobs", "workers", "GPUs", "waiting"),
-        ((row.key, row.jobs, row.workers, row.gpus, row.waiting) for row in rows),
+        ("key", "jobs", "workers", "GPUs", "waiting", "core-hours", "GPU-hours"),
+        (
+            (
+                row.key,
+                row.jobs,
+                row.workers,
+                row.gpus,
+                row.waiting,
+                row.core_hours,
+                row.gpu_hours,
+            )
+            for row in rows
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from tests.support.searching import Searching
 
 def test_a_quota_is_set_listed_and_deleted(any_api: Api) -> None:
     limits = {"jobs": 4, "workers": None, "gpus": 0.5, "waiting": 50}
+    limits |= {"core_hours": 100.0, "gpu_hours": None}
     for key in ("tag:nightly", "user:*", "group:cs101", "tag:*"):
         assert any_api.call("PUT", f"/v1/quotas/{key}", json=limits).json() == {
             "key": key,

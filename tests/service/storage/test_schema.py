@@ -118,6 +118,7 @@ def _fill(core: Core) -> None:
     core.report(claimed.attempt_id, 2, metrics=points, logs=[line], checkpoints=[note(20)])
     core.submit(after=[job_id_of(claimed)], key="once")
     core.finish(claimed.attempt_id, analysis=RESPONSES)
+    core.release(claimed)
     with core.database.transaction() as session:
         other = OtherCheckpointRow(job_id=job_id_of(claimed), position=0, checkpoint_id="0" * 16)
         session.add(other)

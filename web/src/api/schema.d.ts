@@ -4383,6 +4383,16 @@ export interface components {
              * @description jobs in the queue, held and paused ones included
              */
             waiting?: number | null;
+            /**
+             * Core Hours
+             * @description in the last seven days, with what runs
+             */
+            core_hours?: number | null;
+            /**
+             * Gpu Hours
+             * @description in the last seven days, with what runs
+             */
+            gpu_hours?: number | null;
         };
         /** QuotaList */
         QuotaList: {
@@ -4411,6 +4421,16 @@ export interface components {
              * @description jobs in the queue, held and paused ones included
              */
             waiting?: number | null;
+            /**
+             * Core Hours
+             * @description in the last seven days, with what runs
+             */
+            core_hours?: number | null;
+            /**
+             * Gpu Hours
+             * @description in the last seven days, with what runs
+             */
+            gpu_hours?: number | null;
             /** Key */
             key: string;
         };

@@ -280,8 +280,19 @@ def upgrade() -> None:
         sa.Column("workers", sa.Integer(), nullable=True),
         sa.Column("gpus", sa.Double(), nullable=True),
         sa.Column("waiting", sa.Integer(), nullable=True),
+        sa.Column("core_hours", sa.Double(), nullable=True),
+        sa.Column("gpu_hours", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_quotas")),
     )
+    op.create_table(
+        "usage_hours",
+        sa.Column("key", sa.String(length=126), nullable=False),
+        sa.Column("hour", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("core_hours", sa.Double(), nullable=False),
+        sa.Column("gpu_hours", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("key", "hour", name=op.f("pk_usage_hours")),
+    )
+    op.create_index("ix_usage_hours_hour", "usage_hours", ["hour"])
     op.create_table(
         "audit_log",
         sa.Column("id", sa.String(length=16), nullable=False),
@@ -981,6 +992,8 @@ def downgrade() -> None:
     op.drop_table("tokens")
     op.drop_table("people")
     op.drop_table("audit_log")
+    op.drop_index("ix_usage_hours_hour", table_name="usage_hours")
+    op.drop_table("usage_hours")
     op.drop_table("quotas")
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION refuse_audit_change")
