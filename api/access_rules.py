@@ -107,6 +107,8 @@ RULES: dict[str, Rule] = {
     "GET /v1/comparisons/{comparison_id}": _READ_STUDY,
     "GET /v1/datasets": _READ_TAGGED,
     "POST /v1/datasets": _SUBMIT,
+    # The file of an upload has its owner.
+    "DELETE /v1/datasets/{dataset}": Rule(Role.MEMBER, TokenScope.FULL),
     "GET /v1/recipes": _READ_TAGGED,
     "GET /v1/signing-key": _READ_TAGGED,
     "GET /v1/cluster": _READ_TAGGED,

@@ -380,5 +380,6 @@ class AuditKind(StrEnum):
     JOB_DELETED = "job-deleted"
     SEARCH_DELETED = "search-deleted"
     STUDY_DELETED = "study-deleted"
+    DATASET_DELETED = "dataset-deleted"
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"

@@ -24,6 +24,14 @@ def count_of(count: float, noun: str, plural_form: str | None = None) -> str:
     return f"{number} {plural(count, noun, plural_form)}"
 
 
+def format_bytes(count: int) -> str:
+    """As "512 bytes", "1.5 MB", "20 GB", in powers of 1,000."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return count_of(count, "byte")
+
+
 def format_duration(seconds: float) -> str:
     """In its largest unit: "45 seconds", "1.5 hours", "12 days"."""
     for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):

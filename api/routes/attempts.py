@@ -73,7 +73,9 @@ def add_report(
     background: BackgroundTasks,
 ) -> ReportResponse:
     """Stores a report once and in its order; the response says whether to stop."""
-    applied = attempts.apply_report(session, attempt_id, report, now=now)
+    applied = attempts.apply_report(
+        session, attempt_id, report, data_dir=services.settings.data_dir, now=now
+    )
     if applied.obsolete_keys:
         background.add_task(services.artifacts.delete, applied.obsolete_keys)
     return applied.response

@@ -22,7 +22,14 @@ from api.queries import EventQuery, FieldsQuery, PageQuery
 from api.search_views import ImportanceList, SearchPage, SearchView, SelectedSearchPage, TrialList
 from api.views import EventList
 from service.access import audit
-from service.errors import CannotFit, Conflict, IdempotencyMismatch, IllegalTransition, NotFound
+from service.errors import (
+    CannotFit,
+    Conflict,
+    IdempotencyMismatch,
+    IllegalTransition,
+    NotFound,
+    QuotaExceeded,
+)
 from service.jobs import checkpoints
 from service.searches import commands, importance, ranking, records, submission
 from service.searches import export as trial_export
@@ -40,7 +47,9 @@ class SearchUpdate(LabelUpdate):
 
 
 @router.post(
-    "", status_code=HTTPStatus.CREATED, responses=problems.responses(CannotFit, IdempotencyMismatch)
+    "",
+    status_code=HTTPStatus.CREATED,
+    responses=problems.responses(CannotFit, IdempotencyMismatch, QuotaExceeded),
 )
 def submit_search(
     spec: SearchSpec,

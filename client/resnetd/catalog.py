@@ -17,6 +17,17 @@ class Datasets(Resource):
         """
         return self._api.get_list(self.PATH, "datasets", Dataset)
 
+    def delete(self, name: str) -> None:
+        """Delete a dataset that the caller has uploaded or, as an admin, that anybody has.
+
+        Args:
+            name: as `list` has it, `folder:NAME`.
+
+        Raises:
+            Conflict: unfinished jobs or searches need it.
+        """
+        self._api.delete(self._path(name))
+
 
 class Recipes(Resource):
     """Training recipes."""

@@ -678,6 +678,7 @@ class Dataset(Record, frozen=True):
 
     `class_names` in the order of the logits. `skipped`: files of an upload that are not part of
     the dataset, by what they are.
+    `jobs`: that name it. Of an upload, `user` owns it and `stored_bytes` is the size of its images.
     `available`: whether the images are under the data directory of the service.
     """
 
@@ -693,7 +694,9 @@ class Dataset(Record, frozen=True):
     available: bool | None = None
     class_names: tuple[str, ...] | None = None
     skipped: dict[str, int] | None = None
+    jobs: int = 0
     user: str | None = None
+    stored_bytes: int | None = None
 
 
 class Recipe(Record, frozen=True):
@@ -777,7 +780,8 @@ class Token(Record, frozen=True):
 class Quota(Record, frozen=True):
     """Limits of a person, a group or a tag; None: no limit. `waiting`: jobs in the queue.
 
-    `core_hours`, `gpu_hours`: in the last seven days.
+    `core_hours`, `gpu_hours`: in the last seven days. `stored_bytes`: of checkpoints and uploaded
+    datasets.
     """
 
     key: str
@@ -787,6 +791,7 @@ class Quota(Record, frozen=True):
     waiting: int | None = None
     core_hours: float | None = None
     gpu_hours: float | None = None
+    stored_bytes: int | None = None
 
 
 class AuditKind(OpenEnum):
@@ -805,6 +810,7 @@ class AuditKind(OpenEnum):
     JOB_DELETED = "job-deleted"
     SEARCH_DELETED = "search-deleted"
     STUDY_DELETED = "study-deleted"
+    DATASET_DELETED = "dataset-deleted"
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"
 

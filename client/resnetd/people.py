@@ -148,6 +148,7 @@ class Quotas(Resource):
         waiting: int | None = None,
         core_hours: float | None = None,
         gpu_hours: float | None = None,
+        stored_bytes: int | None = None,
     ) -> Quota:
         """Set all limits of a quota, as an admin; what is left out has no limit.
 
@@ -156,6 +157,7 @@ class Quotas(Resource):
             jobs, workers, gpus: that run at the same time.
             waiting: jobs in the queue, held and paused ones included.
             core_hours, gpu_hours: in the last seven days, with what runs.
+            stored_bytes: of checkpoints and uploaded datasets.
 
         >>> client.quotas.set("user:*", jobs=4, waiting=50).jobs
         4
@@ -167,6 +169,7 @@ class Quotas(Resource):
             "waiting": waiting,
             "core_hours": core_hours,
             "gpu_hours": gpu_hours,
+            "stored_bytes": stored_bytes,
         }
         return self._api.put(self._path(key), Quota, limits)
 

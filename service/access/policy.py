@@ -91,6 +91,16 @@ def require_permitted(
         )
 
 
+def require_owned(principal: Principal, subject: str, *, owner: str) -> None:
+    """Forbidden where neither the person owns it nor is an admin. `subject`: with its kind."""
+    user, role = principal.user, principal.role
+    if owner != user and role is not Role.ADMIN:
+        raise Forbidden(
+            f"only {owner}, who owns {subject}, or an admin may do this; "
+            f"{user} is {_with_article(role)}"
+        )
+
+
 def require_tagged(principal: Principal, tags: tuple[str, ...]) -> None:
     """Of a job to submit. Forbidden where the token is limited to a tag that it does not have."""
     if principal.tag is not None and principal.tag not in tags:

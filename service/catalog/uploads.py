@@ -21,8 +21,8 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -80,13 +80,14 @@ _MIN_ABANDONED_AGE = timedelta(days=1)
 class Upload:
     """Contents of an uploaded archive; `sha256` and `size_bytes` are the archive's.
 
-    `user`: who uploaded it. `class_names` in the order of their labels. `skipped`: number of files
-    by what they are.
+    `stored_bytes`: of the images that were unpacked. `user`: who uploaded it. `class_names` in the
+    order of their labels. `skipped`: number of files by what they are.
     """
 
     user: str
     sha256: str
     size_bytes: int
+    stored_bytes: int
     class_names: list[str]
     train_images: int
     test_images: int
@@ -142,10 +143,18 @@ def verify_sha256(sha256: str, *, expected: str | None) -> None:
 
 
 def register_dataset(
-    name: str, archive: Path, *, user: str, sha256: str, data_dir: Path, max_bytes: int
+    name: str,
+    archive: Path,
+    *,
+    user: str,
+    sha256: str,
+    data_dir: Path,
+    max_bytes: int,
+    admit: Callable[[int], AbstractContextManager[object]] = nullcontext,
 ) -> tuple[Dataset, Upload]:
     """Unpacks the archive to `data_dir/name`; on an error, nothing remains there.
 
+    `admit` is entered with the number of bytes while the dataset comes into being; it may raise.
     Repeating the call with the same archive changes nothing. `max_bytes` limits the size of all
     unpacked files. Raises InvalidInput for an invalid archive, Conflict if the name is taken.
     """
@@ -172,13 +181,39 @@ def register_dataset(
                 unpacked, arranged, skipped, user=user, sha256=sha256, archive=archive
             )
             arranged.chmod(0o755)
-        try:
-            arranged.rename(folder)
-        except OSError as error:
-            raise Conflict(f"a dataset {name!r} already exists") from error
+        with admit(upload.stored_bytes):
+            try:
+                arranged.rename(folder)
+            except OSError as error:
+                raise Conflict(f"a dataset {name!r} already exists") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return dataset, upload
+
+
+def list_uploads(data_dir: Path) -> list[tuple[str, Upload]]:
+    """The names of the datasets with their uploads, by name."""
+    folders = sorted(path.parent for path in data_dir.glob("*/dataset.json"))
+    found = ((f"{datasets.FOLDER_PREFIX}{path.name}", find_upload(path)) for path in folders)
+    return [(name, upload) for name, upload in found if upload is not None]
+
+
+def count_bytes(data_dir: Path, users: Collection[str]) -> int:
+    """Of the images of datasets that these people uploaded."""
+    if not users:
+        return 0
+    return sum(upload.stored_bytes for _, upload in list_uploads(data_dir) if upload.user in users)
+
+
+def remove_dataset(name: str, data_dir: Path) -> Path:
+    """Takes the folder of an uploaded dataset away at once; returns what is left to delete.
+
+    If this process is killed before it does so, `delete_abandoned` does.
+    """
+    with convert_machine_errors():
+        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=_SCRATCH_PREFIX))
+        (data_dir / name.removeprefix(datasets.FOLDER_PREFIX)).rename(scratch / "removed")
+    return scratch
 
 
 def delete_abandoned(data_dir: Path, *, now: datetime) -> int:
@@ -397,6 +432,7 @@ def _arrange(
         found = image_folder_layout.read_image_folder(unpacked)
     except LayoutError as error:
         raise InvalidInput(f"the archive is not an image folder: {error}") from error
+    stored_bytes = sum(file.path.stat().st_size for file in [*found.train, *found.test])
     for split, files in ((TRAIN, found.train), (TEST, found.test)):
         for class_name in found.classes:
             (target / split / class_name).mkdir(parents=True)
@@ -405,6 +441,7 @@ def _arrange(
         user=user,
         sha256=sha256,
         size_bytes=archive.stat().st_size,
+        stored_bytes=stored_bytes,
         class_names=found.classes,
         train_images=len(found.train),
         test_images=len(found.test),

@@ -5,10 +5,12 @@ Only the active attempt of a job may write.
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.access import quotas, storage_use
 from service.errors import NotFound, SequenceGap, StaleAttempt
 from service.jobs import (
     analyses,
@@ -25,12 +27,13 @@ from service.specs.job_spec import StartMode
 from service.specs.protocol import (
     AttemptConfig,
     FinishAttemptRequest,
+    LogLine,
     PartDigest,
     Report,
     ReportResponse,
     ResumeCheckpoint,
 )
-from service.states import AttemptState, JobState, StopReason
+from service.states import AttemptState, JobState, LogLevel, StopReason
 from service.storage import changes
 from service.storage.changes import ChangeKind
 from service.storage.tables import AttemptRow, CheckpointRow, JobRow
@@ -105,7 +108,7 @@ class AppliedReport:
 
 
 def apply_report(
-    session: Session, attempt_id: str, report: Report, *, now: datetime
+    session: Session, attempt_id: str, report: Report, *, data_dir: Path, now: datetime
 ) -> AppliedReport:
     """Stores a report once and in its order; the response says whether to stop.
 
@@ -133,10 +136,16 @@ def apply_report(
     _record_progress(session, job, attempt, report, now=now)
     logs.append_lines(session, job, attempt, report.logs)
     obsolete: list[str] = []
-    for manifest in report.checkpoints:
-        checkpoints.record_checkpoint(session, job, attempt, manifest, now=now)
     if report.checkpoints:
+        before = checkpoints.count_bytes(session, job.id)
+        for manifest in report.checkpoints:
+            checkpoints.record_checkpoint(session, job, attempt, manifest, now=now)
         obsolete = retention.delete_superseded(session, job)
+        session.flush()
+        added_bytes = checkpoints.count_bytes(session, job.id) - before
+        _log_exceeded_storage(
+            session, job, attempt, added_bytes=added_bytes, data_dir=data_dir, now=now
+        )
     return AppliedReport(response=_make_response(job, attempt), obsolete_keys=obsolete)
 
 
@@ -198,6 +207,30 @@ def _find_active(
     if attempt.state is AttemptState.ENDED:
         raise StaleAttempt(f"attempt {attempt_id} has ended: {attempt.reason}")
     return job, attempt
+
+
+def _log_exceeded_storage(
+    session: Session,
+    job: JobRow,
+    attempt: AttemptRow,
+    *,
+    added_bytes: int,
+    data_dir: Path,
+    now: datetime,
+) -> None:
+    """The checkpoint is stored: without it a training could not resume. New jobs are refused."""
+    exceeded = storage_use.find_exceeded(
+        session,
+        job.user,
+        records.tags_of(job),
+        quotas.read_quotas(session),
+        data_dir=data_dir,
+        added_bytes=added_bytes,
+    )
+    if exceeded is not None:
+        message = f"{exceeded}, with this checkpoint; new jobs and uploads are refused"
+        line = LogLine(at=now, level=LogLevel.WARNING, message=message)
+        logs.append_lines(session, job, attempt, [line])
 
 
 def _record_progress(

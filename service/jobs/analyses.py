@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.access import quotas
+from service.access import quotas, storage_use
 from service.catalog.recipes import Precision
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import records, submission
@@ -69,11 +69,13 @@ def submit(
 
     def create() -> JobRow:
         spec = make_spec(session, request)
+        known = quotas.read_quotas(session)
+        storage_use.require_space(session, user, spec.tags, known, data_dir=data_dir)
         quotas.require_place(
             session,
             user,
             spec.tags,
-            quotas.read_quotas(session),
+            known,
             uses_gpus=spec.resources.gpus_per_worker != 0,
             now=now,
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service import ids
@@ -83,6 +83,7 @@ def record_checkpoint(
         test_error=manifest.test_error,
         selection_error=manifest.selection_error,
         train_error=manifest.train_error,
+        size_bytes=sum(file.size_bytes for file in files.values()),
         parts={part.value: asdict(file) for part, file in files.items()},
     )
     session.add(checkpoint)
@@ -141,6 +142,12 @@ def list_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:
         .order_by(CheckpointRow.iteration.desc(), CheckpointRow.attempt.desc())
     )
     return list(session.scalars(statement))
+
+
+def count_bytes(session: Session, job_id: str) -> int:
+    """Of all parts of the job's checkpoints."""
+    total = select(func.sum(CheckpointRow.size_bytes)).where(CheckpointRow.job_id == job_id)
+    return int(session.scalar(total) or 0)
 
 
 def find_newest(session: Session, job_id: str) -> CheckpointRow | None:

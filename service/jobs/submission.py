@@ -10,10 +10,18 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service import ids
-from service.access import quotas
+from service.access import quotas, storage_use
 from service.catalog import recipes, uploads
 from service.errors import FieldError, InvalidInput, NotFound
-from service.jobs import cluster_fit, lifecycle, records, training_key, warm_start, workload
+from service.jobs import (
+    cluster_fit,
+    dataset_use,
+    lifecycle,
+    records,
+    training_key,
+    warm_start,
+    workload,
+)
 from service.jobs.records import FindJob
 from service.specs import dataset_fit
 from service.specs.analysis_spec import OtherCheckpoint
@@ -45,9 +53,9 @@ def submit(
     """Creates the job; with a key that was used before, returns the job that it created.
 
     CannotFit where the cluster can never run the job, IdempotencyMismatch for a key that was used
-    with another spec, QuotaExceeded beyond a quota of waiting jobs or of hours, InvalidInput for an
-    unknown job in `after` or `start_from`, and for what the images and weights in `data_dir` do not
-    permit, as far as they are on this machine.
+    with another spec, QuotaExceeded beyond a quota of waiting jobs, hours or storage, InvalidInput
+    for an unknown job in `after` or `start_from`, and for what the images and weights in `data_dir`
+    do not permit, as far as they are on this machine.
     """
     key = IdempotencyKey.of(Operation.SUBMIT_JOB, idempotency_key, user=user, body=[spec])
     known = quotas.read_quotas(session)
@@ -61,6 +69,7 @@ def create_job(
 ) -> JobRow:
     """As `submit`, without an idempotency key, and also beyond a quota."""
     _lock_referenced_jobs(session, [spec])
+    dataset_use.keep_dataset(session, spec.dataset)
     needed, source, others = _check(session, spec, lifecycle.lock_job, data_dir=data_dir)
     written, spec = spec, _pin_checkpoints(spec, source, others)
     # The end of another job is the same checkpoint before and after it is there.
@@ -214,6 +223,7 @@ def _submit(
     known_quotas: dict[str, Quota],
 ) -> Submission[JobRow]:
     def create() -> JobRow:
+        storage_use.require_space(session, user, spec.tags, known_quotas, data_dir=data_dir)
         quotas.require_place(
             session,
             user,

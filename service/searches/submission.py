@@ -6,8 +6,10 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from service import ids
+from service.access import quotas, storage_use
 from service.catalog.architectures import Architecture
 from service.errors import FieldError, InvalidInput
+from service.jobs import dataset_use
 from service.jobs import submission as job_submission
 from service.specs import search_spec
 from service.specs.job_spec import JobSpec, Resources
@@ -32,7 +34,8 @@ def submit(
 
     InvalidInput where a value of the space makes no valid spec, or one that the images and weights
     in `data_dir` do not permit, CannotFit where the cluster can never run a trial,
-    IdempotencyMismatch for a key that was used with another spec.
+    IdempotencyMismatch for a key that was used with another spec, QuotaExceeded beyond a quota of
+    storage.
     """
     # By all that the checks in the database depend on.
     trials: dict[tuple[Resources, Architecture, str], JobSpec] = {}
@@ -46,7 +49,10 @@ def submit(
     key = IdempotencyKey.of(Operation.SUBMIT_SEARCH, idempotency_key, user=user, body=[spec])
 
     def create() -> SearchRow:
+        known = quotas.read_quotas(session)
+        storage_use.require_space(session, user, (), known, data_dir=data_dir)
         for trial in trials.values():
+            dataset_use.keep_dataset(session, trial.dataset)
             _check_trial(session, trial, data_dir=data_dir)
         return _create(session, spec, user=user, now=now)
 

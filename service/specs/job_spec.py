@@ -150,7 +150,7 @@ class JobSpec(Spec):
 
     # Validated in this order: a validator can read the fields above its own.
     dataset: Annotated[str, Field(max_length=120)]
-    """A name of `resnetd datasets`, or `folder:NAME`."""
+    """A name of `resnetd dataset list`, or `folder:NAME`."""
     family: Family
     """Default: follows from the dataset and depth."""
     block: Block

@@ -39,6 +39,9 @@ class Quota(BaseModel):
     gpu_hours: Annotated[
         _Hours | None, Field(description="in the last seven days, with what runs")
     ] = None
+    stored_bytes: Annotated[
+        int | None, Field(ge=0, lt=2**53, description="of checkpoints and uploaded datasets")
+    ] = None
 
 
 def find_quota(quotas: Mapping[str, Quota], key: str) -> Quota | None:

@@ -60,15 +60,18 @@ class Lock(IntEnum):
     USE_QUOTA = 0x7265736E03
     CHECK_ALERTS = 0x7265736E04
     RECORD_USAGE = 0x7265736E05
+    USE_DATASET = 0x7265736E06
 
 
-def serialize(connection: Connection, lock: Lock) -> None:
+def serialize(connection: Connection, lock: Lock, *, is_shared: bool = False) -> None:
     """Waits until no other transaction has the lock, and takes it until this transaction ends.
 
-    SQLite needs none: a transaction that writes excludes all others.
+    `is_shared`: others may have it, too, who share it. SQLite needs none: a transaction that writes
+    excludes all others.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(lock.value)))
+        take = func.pg_advisory_xact_lock_shared if is_shared else func.pg_advisory_xact_lock
+        connection.execute(select(take(lock.value)))
 
 
 class Database:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     DateTime,
     Dialect,
@@ -428,7 +429,7 @@ class CheckpointRow(Base):
     """A checkpoint, written after all of its parts are in the artifact store; errors in percent.
 
     selection_error: the error by which the recipe finds the best checkpoint.
-    parts: `{"key", "sha256", "size_bytes"}` by name of the part.
+    parts: `{"key", "sha256", "size_bytes"}` by name of the part; size_bytes: of all parts.
     """
 
     __tablename__ = "checkpoints"
@@ -442,6 +443,7 @@ class CheckpointRow(Base):
     test_error: Mapped[float | None]
     selection_error: Mapped[float | None]
     train_error: Mapped[float | None]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
     parts: Mapped[dict[str, Any]]
 
 
@@ -577,6 +579,7 @@ class QuotaRow(Base):
     waiting: Mapped[int | None]
     core_hours: Mapped[float | None]
     gpu_hours: Mapped[float | None]
+    stored_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class UsageHourRow(Base):

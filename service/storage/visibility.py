@@ -6,6 +6,7 @@ scheduler's snapshot of the queue. In a session that writes it is added only to 
 VISIBLE_ROWS, which look up what a request names: a job's end concerns the jobs of others, too.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,16 @@ def restrict(session: Session, visibility: Visibility, *, is_default: bool) -> N
     """`is_default`: also for statements without a mark."""
     session.info[_VISIBILITY] = visibility
     session.info[_IS_DEFAULT] = is_default
+
+
+def find_visible(
+    session: Session, row_type: type[JobRow | SearchRow], row_ids: Sequence[str]
+) -> set[str]:
+    """Those that the caller of the request sees; all where the session is of no request."""
+    if session.info.get(_VISIBILITY) is None:
+        return set(row_ids)
+    statement = select(row_type.id).where(row_type.id.in_(row_ids))
+    return set(session.scalars(statement.execution_options(**VISIBLE_ROWS)))
 
 
 @event.listens_for(Session, "do_orm_execute")

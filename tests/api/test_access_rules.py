@@ -57,7 +57,7 @@ def _least_scope(label: str) -> TokenScope:
 
 def _needs_owner(label: str) -> bool:
     method, path = label.split()
-    if "{" not in path or path.startswith(("/v1/people", "/v1/quotas")):
+    if "{" not in path or path.startswith(("/v1/people", "/v1/quotas", "/v1/datasets")):
         return False
     is_copied = path.endswith(("/clone", "/confirm"))
     return path.startswith(_PRIVATE) or not (method in {"GET", "HEAD"} or is_copied)
@@ -114,7 +114,11 @@ class _World:
         for name, subject in SUBJECTS.items():
             if f"{{{name}}}" in path:
                 path = path.replace(f"{{{name}}}", self.make(subject, owner))
-        path = path.replace("{checkpoint}", "newest").replace("{name}", "unknown")
+        path = (
+            path.replace("{checkpoint}", "newest")
+            .replace("{name}", "unknown")
+            .replace("{dataset}", "folder:unknown")
+        )
         path = path.replace("{key}", "user:unknown")
         return self.api.call(method, path, token=token).status_code
 

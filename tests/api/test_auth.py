@@ -42,6 +42,7 @@ def _filled(path: str) -> str:
         "comparison_id": "0" * 16,
         "token_id": "0" * 16,
         "name": "ann",
+        "dataset": "folder:birds",
         "key": "user:ann",
         "driver_id": "search-" + "0" * 16 + "-d1",
     }

@@ -321,11 +321,11 @@ def test_metrics_are_summarized_or_printed_completely(service: Service, command:
     assert json.loads(command.out)["series"]["test/error"]["values"] == [12.0, 9.5]
 
 
-@pytest.mark.parametrize(("name", "item"), [("datasets", "digits"), ("recipes", "quick")])
+@pytest.mark.parametrize(("name", "item"), [("dataset list", "digits"), ("recipes", "quick")])
 def test_lists_are_text_or_json_arrays(command: Command, name: str, item: str) -> None:
-    assert command(name) == 0
+    assert command(*name.split()) == 0
     assert any(line.startswith(item) for line in command.out.splitlines())
-    assert command(name, "-o", "json") == 0
+    assert command(*name.split(), "-o", "json") == 0
     assert item in {found["name"] for found in json.loads(command.out)}
 
 
@@ -366,12 +366,12 @@ def test_an_unexpected_error_is_a_sentence_and_a_traceback_on_request(
         raise KeyError("surprise")
 
     monkeypatch.setattr("resnetd.catalog.Datasets.list", fail)
-    assert command("datasets") == 1
+    assert command("dataset", "list") == 1
     assert command.err == (
         "unexpected KeyError: 'surprise'; `resnetd --debug ...` prints the traceback\n"
     )
     monkeypatch.setenv("RESNETD_DEBUG", "1")
-    assert command("datasets") == 1
+    assert command("dataset", "list") == 1
     assert "Traceback" in command.err
 
 

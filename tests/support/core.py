@@ -317,7 +317,9 @@ class Core:
     def apply(self, attempt_id: str, sequence: int, **fields: Any) -> attempts.AppliedReport:
         sent = Report(sequence=sequence, **fields)
         with self.database.transaction() as session:
-            return attempts.apply_report(session, attempt_id, sent, now=self.clock.now)
+            return attempts.apply_report(
+                session, attempt_id, sent, data_dir=self.data_dir, now=self.clock.now
+            )
 
     def finish(self, attempt_id: str, reason: Reason = Reason.COMPLETED, **fields: Any) -> JobState:
         request = FinishAttemptRequest(reason=reason, **fields)

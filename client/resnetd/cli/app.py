@@ -13,6 +13,7 @@ import typer
 from resnetd.cli import (
     alert_commands,
     analysis_commands,
+    dataset_commands,
     exit_codes,
     job_commands,
     messages,
@@ -40,6 +41,7 @@ app.add_typer(analysis_commands.commands)
 app.add_typer(result_card_commands.commands)
 app.add_typer(search_commands.commands, name="search")
 app.add_typer(study_commands.commands, name="study")
+app.add_typer(dataset_commands.commands, name="dataset")
 app.add_typer(webhook_commands.commands, name="webhook")
 app.add_typer(alert_commands.commands, name="alert")
 app.add_typer(people_commands.commands, name="people")
@@ -147,14 +149,6 @@ def cluster(context: typer.Context, *, output: OutputOption = Output.TEXT) -> No
     session: Session = context.obj
     found = session.client.cluster()
     session.show(output, found, *render.cluster(found))
-
-
-@app.command(epilog="Example: resnetd datasets")
-def datasets(context: typer.Context, *, output: OutputOption = Output.TEXT) -> None:
-    """List the datasets."""
-    session: Session = context.obj
-    found = session.client.datasets.list()
-    session.show(output, found, render.datasets(found))
 
 
 @app.command(epilog="Example: resnetd recipes")

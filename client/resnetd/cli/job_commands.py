@@ -38,7 +38,7 @@ def submit(
     shortcut: Annotated[
         str | None, typer.Option(help="A, B, C, or none for a plain network.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="See `resnetd datasets`.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="See `resnetd dataset list`.")] = None,
     recipe: Annotated[str | None, typer.Option(help="See `resnetd recipes`.")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of training processes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,

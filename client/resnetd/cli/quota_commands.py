@@ -40,6 +40,10 @@ def set_command(
     waiting: Annotated[int | None, typer.Option(min=0, help="Jobs in the queue.")] = None,
     core_hours: Annotated[float | None, typer.Option(min=0, help="In seven days.")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0, help="In seven days.")] = None,
+    storage: Annotated[
+        float | None,
+        typer.Option(min=0, help="Gigabytes of checkpoints and uploaded datasets."),
+    ] = None,
 ) -> None:
     """Set all limits of a person, group or tag, as an admin; what is left out has no limit."""
     session: Session = context.obj
@@ -51,6 +55,7 @@ def set_command(
         waiting=waiting,
         core_hours=core_hours,
         gpu_hours=gpu_hours,
+        stored_bytes=None if storage is None else round(storage * 1e9),
     )
     session.show(Output.TEXT, quota, render.quotas([quota]))
 

@@ -294,7 +294,10 @@ def importance(found: Mapping[str, Importance]) -> Table:
 
 def datasets(rows: Iterable[Dataset]) -> Table:
     return _table(
-        ("dataset", "title", "classes", "train", "test", "recipe", "available"),
+        (
+            *("dataset", "title", "classes", "train", "test", "recipe", "available"),
+            *("jobs", "owner", "size"),
+        ),
         (
             (
                 row.name,
@@ -304,6 +307,9 @@ def datasets(rows: Iterable[Dataset]) -> Table:
                 row.test_images,
                 row.default_recipe,
                 row.available,
+                row.jobs,
+                row.user,
+                _bytes(row.stored_bytes),
             )
             for row in rows
         ),
@@ -366,7 +372,7 @@ def audit(rows: Iterable[AuditEntry]) -> Table:
 
 def quotas(rows: Iterable[Quota]) -> Table:
     return _table(
-        ("key", "jobs", "workers", "GPUs", "waiting", "core-hours", "GPU-hours"),
+        ("key", "jobs", "workers", "GPUs", "waiting", "core-hours", "GPU-hours", "storage"),
         (
             (
                 row.key,
@@ -376,10 +382,15 @@ def quotas(rows: Iterable[Quota]) -> Table:
                 row.waiting,
                 row.core_hours,
                 row.gpu_hours,
+                _bytes(row.stored_bytes),
             )
             for row in rows
         ),
     )
+
+
+def _bytes(count: int | None) -> str | None:
+    return None if count is None else f"{count / 1e9:.4g} GB"
 
 
 def people(rows: Iterable[Person]) -> Table:

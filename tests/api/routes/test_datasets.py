@@ -6,18 +6,24 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from service.catalog import uploads
 from tests.service.catalog.test_uploads import SPLIT, zipped
-from tests.support.api import Api
+from tests.support.api import TOKEN, Api
+from tests.support.fake_api import eventually
 
 
 @pytest.fixture(autouse=True)
-def _no_data_afterwards(api: Api) -> Iterator[None]:
+def _no_data_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
+    names = {"api", "any_api", "own_api"} & set(request.fixturenames)
+    served: list[Api] = [request.getfixturevalue(name) for name in names]
     yield
-    shutil.rmtree(api.settings.data_dir, ignore_errors=True)
+    for api in served:
+        shutil.rmtree(api.settings.data_dir, ignore_errors=True)
 
 
 def test_an_upload_is_listed_and_can_be_trained_on(api: Api, tmp_path: Path) -> None:
@@ -163,6 +169,98 @@ def test_an_upload_with_another_checksum_is_refused(api: Api) -> None:
         headers={"X-Content-SHA256": "0" * 64},
     )
     assert (answer.status_code, answer.json()["code"]) == (422, "corrupt-artifact")
+
+
+def _upload(api: Api, tmp_path: Path, token: str = TOKEN, name: str = "birds") -> httpx.Response:
+    body = zipped(tmp_path / "birds.zip", SPLIT).read_bytes()
+    return api.call("POST", f"/v1/datasets?name={name}", content=body, token=token)
+
+
+def _listed(api: Api, name: str) -> dict[str, Any]:
+    found = {item["name"]: item for item in api.get("/v1/datasets").json()["datasets"]}
+    view: dict[str, Any] = found[name]
+    return view
+
+
+def test_a_list_has_the_owner_the_size_and_the_jobs_of_an_upload(api: Api, tmp_path: Path) -> None:
+    _upload(api, tmp_path, api.add_person("ann"))
+    images = [*(api.settings.data_dir / "birds").glob("*/*/*.png")]
+    api.post("/v1/jobs", {"depth": 18, "shortcut": "B", "dataset": "folder:birds"})
+    found = _listed(api, "folder:birds")
+    assert (found["user"], found["jobs"]) == ("ann", 1)
+    assert found["stored_bytes"] == sum(image.stat().st_size for image in images)
+    assert len(images) == len(SPLIT)
+    assert _listed(api, "digits")["stored_bytes"] is None
+
+
+def test_an_upload_is_deleted_by_its_owner_once_nothing_needs_it(
+    any_api: Api, tmp_path: Path
+) -> None:
+    ann, ben = any_api.add_person("ann"), any_api.add_person("ben")
+    assert _upload(any_api, tmp_path, ann).status_code == 201
+    spec = {"depth": 18, "shortcut": "B", "dataset": "folder:birds"}
+    job_id = any_api.post("/v1/jobs", spec, token=ben).json()["id"]
+    searched = spec | {"recipe": {"validation_images": 2}}
+    search = {"job": searched, "space": {"seed": {"choice": [1, 2]}}, "budget": {"trials": 2}}
+    answer = any_api.post("/v1/searches", search, token=ben)
+    assert answer.status_code == 201, answer.text
+    search_id = answer.json()["id"]
+
+    def delete(token: str) -> tuple[int, str]:
+        answer = any_api.call("DELETE", "/v1/datasets/folder:birds", token=token)
+        return answer.status_code, answer.json()["detail"] if answer.content else ""
+
+    assert delete(ben) == (
+        403,
+        "only ann, who owns dataset folder:birds, or an admin may do this; ben is a member",
+    )
+    assert delete(ann) == (
+        409,
+        f"folder:birds is needed by job {job_id}, search {search_id}; cancel or delete them first",
+    )
+    any_api.post(f"/v1/jobs/{job_id}/cancel")
+    any_api.post(f"/v1/searches/{search_id}/cancel")
+    assert delete(ann) == (204, "")
+    assert delete(ann) == (404, "no uploaded dataset 'folder:birds'")
+    eventually(lambda: not [*any_api.settings.data_dir.iterdir()])
+    (entry,) = any_api.get("/v1/audit?kind=dataset-deleted&limit=1").json()["entries"]
+    assert (entry["user"], entry["subject"]) == ("ann", "folder:birds")
+    assert _upload(any_api, tmp_path, ben).status_code == 201, "the name is free"
+
+
+def test_a_refusal_names_no_job_that_the_owner_does_not_see(own_api: Api, tmp_path: Path) -> None:
+    ann, ben = own_api.add_person("ann"), own_api.add_person("ben")
+    assert _upload(own_api, tmp_path, ann).status_code == 201
+    spec = {"depth": 18, "shortcut": "B", "dataset": "folder:birds"}
+    own = own_api.post("/v1/jobs", spec, token=ann).json()["id"]
+    own_api.post("/v1/jobs", spec, token=ben)
+    refused = own_api.call("DELETE", "/v1/datasets/folder:birds", token=ann)
+    assert refused.json()["detail"] == (
+        f"folder:birds is needed by job {own}, 1 other; cancel or delete them first"
+    )
+    own_api.post(f"/v1/jobs/{own}/cancel")
+    refused = own_api.call("DELETE", "/v1/datasets/folder:birds", token=ann)
+    assert refused.json()["detail"].startswith("folder:birds is needed by 1 job; ")
+
+
+def test_a_folder_that_was_not_uploaded_is_not_deleted(api: Api) -> None:
+    folder = api.settings.data_dir / "flowers"
+    (folder / "train" / "a").mkdir(parents=True)
+    assert api.call("DELETE", "/v1/datasets/folder:flowers").status_code == 404
+    assert folder.is_dir()
+
+
+def test_an_upload_beyond_a_quota_of_storage_leaves_nothing(any_api: Api, tmp_path: Path) -> None:
+    token = any_api.add_person("ann")
+    size = sum(len(image) for image in SPLIT.values())
+    any_api.core.set_quota("user:ann", stored_bytes=2 * size - 1)
+    assert _upload(any_api, tmp_path, token).status_code == 201
+    refused = _upload(any_api, tmp_path, token, "more")
+    assert (refused.status_code, refused.json()["code"]) == (409, "quota-exceeded")
+    assert "and this needs" in refused.json()["detail"]
+    assert [path.name for path in any_api.settings.data_dir.iterdir()] == ["birds"]
+    any_api.core.set_quota("user:ann", stored_bytes=2 * size)
+    assert _upload(any_api, tmp_path, token, "more").status_code == 201
 
 
 def test_an_upload_needs_a_token(api: Api) -> None:

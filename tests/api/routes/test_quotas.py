@@ -1,15 +1,18 @@
 """Quotas: set at run time, checked when a job is submitted and when it is claimed."""
 
+from typing import Any
+
 import pytest
 
+from service.access import storage_use
 from tests.support.api import Api
-from tests.support.core import written
+from tests.support.core import job_id_of, note, written
 from tests.support.searching import Searching
 
 
 def test_a_quota_is_set_listed_and_deleted(any_api: Api) -> None:
     limits = {"jobs": 4, "workers": None, "gpus": 0.5, "waiting": 50}
-    limits |= {"core_hours": 100.0, "gpu_hours": None}
+    limits |= {"core_hours": 100.0, "gpu_hours": None, "stored_bytes": 10**12}
     for key in ("tag:nightly", "user:*", "group:cs101", "tag:*"):
         assert any_api.call("PUT", f"/v1/quotas/{key}", json=limits).json() == {
             "key": key,
@@ -94,3 +97,54 @@ def test_a_waiting_job_names_the_quota_and_when_it_frees(api: Api) -> None:
     assert found["code"] == "limit"
     assert found["message"].startswith("user:ann has 1 of 1 job running; job ")
     assert running.attempt_id.rsplit("-", 1)[0] in found["message"]
+
+
+def test_above_a_quota_of_storage_nothing_is_submitted_and_what_runs_goes_on(any_api: Api) -> None:
+    core = any_api.core
+    token = any_api.add_person("ann")
+    # Three bytes less than the two parts have.
+    core.set_quota("user:*", stored_bytes=len("weights of iteration 20state of iteration 20") - 3)
+    taken = core.start(user="ann", retention={"keep_newest": 2})
+    waiting = core.submit(user="ann")
+    assert any_api.post("/v1/jobs", written(), token=token).status_code == 201
+    any_api.checkpoint(taken, 1, note(20))
+    body = {"job": written(), "space": {"seed": {"choice": [1, 2]}}}
+    analysis = {"job": job_id_of(taken), "analysis": {"kind": "layer-responses"}}
+    for path, sent in (
+        ("/v1/jobs", written()),
+        ("/v1/jobs:batch", {"jobs": [written()]}),
+        ("/v1/searches", body),
+        ("/v1/analyses", analysis),
+        (f"/v1/jobs/{waiting}/clone", {}),
+        ("/v1/datasets?name=birds", None),
+    ):
+        refused = any_api.post(path, sent, token=token)
+        assert (refused.status_code, refused.json()["code"]) == (409, "quota-exceeded"), path
+        assert refused.json()["detail"].startswith("user:ann stores 44 bytes of 41 bytes; space ")
+    assert any_api.checkpoint(taken, 2, note(40)).status_code == 200, "a training goes on"
+    assert any_api.checkpoint(taken, 3, note(60)).status_code == 200
+    logged = any_api.get(f"/v1/jobs/{job_id_of(taken)}/logs").json()["lines"]
+    used = "user:ann stores 44 bytes of 41 bytes"
+    message = f"{used}, with this checkpoint; new jobs and uploads are refused"
+    assert [(line["level"], line["message"]) for line in logged] == [("warning", message)]
+    core.finish(taken.attempt_id)
+    core.release(taken)
+    job_id = job_id_of(taken)
+    assert any_api.call("DELETE", f"/v1/jobs/{job_id}", token=token).status_code == 204
+    assert any_api.post("/v1/jobs", written(), token=token).status_code == 201
+
+
+def test_a_quota_of_storage_is_counted_once_for_a_batch(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+    count = storage_use.count_bytes
+
+    def count_and_record(session: Any, key: str, data_dir: Any) -> int:
+        counted.append(key)
+        return count(session, key, data_dir)
+
+    monkeypatch.setattr(storage_use, "count_bytes", count_and_record)
+    api.core.set_quota("user:*", stored_bytes=1000)
+    assert api.post("/v1/jobs:batch", {"jobs": [written()] * 20}).status_code == 201
+    assert counted == ["user:admin"]

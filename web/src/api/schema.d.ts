@@ -1260,6 +1260,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/datasets/{dataset}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Dataset
+         * @description Deletes an upload of the caller or, for admins, of anybody, unless something needs it.
+         */
+        delete: operations["delete_dataset_v1_datasets__dataset__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/health": {
         parameters: {
             query?: never;
@@ -2107,7 +2127,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "quota-set" | "quota-deleted";
+        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "quota-set" | "quota-deleted";
         /** AuditPage */
         AuditPage: {
             /** Entries */
@@ -2620,8 +2640,10 @@ export interface components {
          * DatasetView
          * @description `available`: whether the API has its images in the data directory.
          *
-         *     `class_names` in the order of their labels. Of an upload, `user` owns it, `sha256` is the
-         *     archive's and `skipped` counts the files that are not part of the dataset, by what they are.
+         *     `class_names` in the order of their labels. `jobs`: the number of those that name it, of all
+         *     that the caller sees. Of an upload, `user` owns it, `stored_bytes` is the size of its images,
+         *     `sha256` is the archive's and `skipped` counts the files that are not part of the dataset, by
+         *     what they are.
          */
         DatasetView: {
             /** Name */
@@ -2645,8 +2667,12 @@ export interface components {
             default_recipe: string;
             /** Available */
             available: boolean;
+            /** Jobs */
+            jobs: number;
             /** User */
             user: string | null;
+            /** Stored Bytes */
+            stored_bytes: number | null;
             /** Sha256 */
             sha256: string | null;
             /** Skipped */
@@ -4393,6 +4419,11 @@ export interface components {
              * @description in the last seven days, with what runs
              */
             gpu_hours?: number | null;
+            /**
+             * Stored Bytes
+             * @description of checkpoints and uploaded datasets
+             */
+            stored_bytes?: number | null;
         };
         /** QuotaList */
         QuotaList: {
@@ -4431,6 +4462,11 @@ export interface components {
              * @description in the last seven days, with what runs
              */
             gpu_hours?: number | null;
+            /**
+             * Stored Bytes
+             * @description of checkpoints and uploaded datasets
+             */
+            stored_bytes?: number | null;
             /** Key */
             key: string;
         };
@@ -8288,6 +8324,18 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            /** @description `quota-exceeded` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "quota-exceeded";
+                    };
+                };
+            };
             413: components["responses"]["BodyTooLarge"];
             /** @description `cannot-fit`, `idempotency-mismatch`, `invalid-input` */
             422: {
@@ -9535,7 +9583,7 @@ export interface operations {
             };
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
-            /** @description `conflict` */
+            /** @description `conflict`, `quota-exceeded` */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -9543,7 +9591,7 @@ export interface operations {
                 content: {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
-                        code?: "conflict";
+                        code?: "conflict" | "quota-exceeded";
                     };
                 };
             };
@@ -9556,6 +9604,56 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "corrupt-artifact" | "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    delete_dataset_v1_datasets__dataset__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                dataset: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
                     };
                 };
             };

@@ -282,6 +282,7 @@ def upgrade() -> None:
         sa.Column("waiting", sa.Integer(), nullable=True),
         sa.Column("core_hours", sa.Double(), nullable=True),
         sa.Column("gpu_hours", sa.Double(), nullable=True),
+        sa.Column("stored_bytes", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_quotas")),
     )
     op.create_table(
@@ -313,6 +314,7 @@ def upgrade() -> None:
                 "job-deleted",
                 "search-deleted",
                 "study-deleted",
+                "dataset-deleted",
                 "quota-set",
                 "quota-deleted",
                 name="auditkind",
@@ -566,6 +568,7 @@ def upgrade() -> None:
         sa.Column("test_error", sa.Double(), nullable=True),
         sa.Column("selection_error", sa.Double(), nullable=True),
         sa.Column("train_error", sa.Double(), nullable=True),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column(
             "parts", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
         ),

@@ -1,0 +1,98 @@
+"""Bytes that are stored for people, groups and tags, counted where they are recorded; quotas.
+
+What is stored is the checkpoints of their jobs, with their exports, as the rows of the checkpoints
+say, and the images of datasets that they uploaded, as the files of the uploads say. So nothing has
+to be kept equal: what a deletion or retention removes is not counted any more.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.access import people
+from service.catalog import uploads
+from service.errors import QuotaExceeded
+from service.specs.quota import Quota, find_quota, list_keys
+from service.storage.database import Lock, serialize
+from service.storage.tables import CheckpointRow, JobRow, PersonRow, TagRow
+from service.storage.visibility import ALL_ROWS
+from service.text import format_bytes
+
+_COUNTED = "resnetd_storage_use"
+
+
+def count_bytes(session: Session, key: str, data_dir: Path) -> int:
+    """`key`: of a quota, of one person, group or tag. Uploads have no tags."""
+    kind, _, name = key.partition(":")
+    users = [name] if kind == "user" else []
+    statement = select(func.sum(CheckpointRow.size_bytes)).join(
+        JobRow, JobRow.id == CheckpointRow.job_id
+    )
+    if kind == "group":
+        users = [*session.scalars(select(PersonRow.name).where(PersonRow.group == name))]
+    if kind == "tag":
+        tagged = select(TagRow.job_id).where(TagRow.tag == name)
+        statement = statement.where(JobRow.id.in_(tagged))
+    else:
+        statement = statement.where(JobRow.user.in_(users))
+    in_checkpoints = session.scalar(statement.execution_options(**ALL_ROWS)) or 0
+    return int(in_checkpoints) + uploads.count_bytes(data_dir, users)
+
+
+def require_space(
+    session: Session,
+    user: str,
+    tags: tuple[str, ...],
+    quotas: dict[str, Quota],
+    *,
+    data_dir: Path,
+    added_bytes: int = 1,
+) -> None:
+    """QuotaExceeded where `added_bytes` would exceed a quota of stored bytes.
+
+    How many a job will store is not known: it needs one to begin. Once it runs, its
+    checkpoints are stored in any case, as its retention says. In one transaction the bytes are
+    counted once.
+    """
+    counted: dict[str, int] = session.info.setdefault(_COUNTED, {})
+    for key, limit in _find_limits(session, user, tags, quotas):
+        if key not in counted:
+            serialize(session.connection(), Lock.USE_QUOTA)
+            counted[key] = count_bytes(session, key, data_dir)
+        if counted[key] + added_bytes > limit:
+            more = f", and this needs {format_bytes(added_bytes)}" if added_bytes > 1 else ""
+            raise QuotaExceeded(
+                f"{key} stores {format_bytes(counted[key])} of {format_bytes(limit)}{more}; "
+                "space becomes free when jobs or uploaded datasets are deleted, or when a "
+                "running job's retention deletes checkpoints"
+            )
+
+
+def find_exceeded(
+    session: Session,
+    user: str,
+    tags: tuple[str, ...],
+    quotas: dict[str, Quota],
+    *,
+    data_dir: Path,
+    added_bytes: int,
+) -> str | None:
+    """The quota that the last `added_bytes` have exceeded, with limit and use."""
+    for key, limit in _find_limits(session, user, tags, quotas):
+        used = count_bytes(session, key, data_dir)
+        if used - added_bytes <= limit < used:
+            return f"{key} stores {format_bytes(used)} of {format_bytes(limit)}"
+    return None
+
+
+def _find_limits(
+    session: Session, user: str, tags: tuple[str, ...], quotas: dict[str, Quota]
+) -> Iterable[tuple[str, int]]:
+    if all(quota.stored_bytes is None for quota in quotas.values()):
+        return
+    for key in list_keys(user, people.find_group(session, user), tags):
+        quota = find_quota(quotas, key)
+        if quota is not None and quota.stored_bytes is not None:
+            yield key, quota.stored_bytes
