@@ -270,7 +270,7 @@ bodies = st.one_of(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies, key=st.one_of(st.none(), st.text(max_size=5)))
 def test_no_body_causes_an_internal_error(any_api: Api, body: Any, key: str | None) -> None:
     headers = {} if key is None else {"Idempotency-Key": quote(key) or "empty"}
@@ -283,7 +283,7 @@ def test_no_body_causes_an_internal_error(any_api: Api, body: Any, key: str | No
     assert answer.json()["code"]
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     fields=st.dictionaries(
         st.sampled_from(["sequence", "progress", "environment", "metrics", "logs", "checkpoints"]),
