@@ -21,6 +21,7 @@ PAGES = (
     "/studies",
     "/studies/{study_id}",
     "/cluster",
+    "/people",
     "/settings",
 )
 _HEADERS = {

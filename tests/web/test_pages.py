@@ -11,7 +11,7 @@ from tests.support.browser import assert_accessible
 pytestmark = pytest.mark.browser
 
 
-PATHS = ("/", "/submit", "/compare", "/searches", "/studies", "/cluster", "/settings")
+PATHS = ("/", "/submit", "/compare", "/searches", "/studies", "/cluster", "/people", "/settings")
 
 
 def test_a_page_has_one_heading_and_loads_nothing_from_elsewhere(signed_in: Page, api: Api) -> None:

@@ -9,6 +9,7 @@ import { ClusterPage } from "./pages/cluster";
 import { ComparePage } from "./pages/compare";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
+import { PeoplePage } from "./pages/people";
 import { SearchPage } from "./pages/search";
 import { SearchesPage } from "./pages/searches";
 import { SettingsPage } from "./pages/settings";
@@ -16,7 +17,7 @@ import { SignInPage } from "./pages/sign-in";
 import { StudiesPage } from "./pages/studies";
 import { StudyPage } from "./pages/study";
 import { SubmitPage } from "./pages/submit";
-import { loadSession, session, sessionError, signOut } from "./session";
+import { isAdmin, loadSession, session, sessionError, signOut } from "./session";
 
 const NAVIGATION = [
   ["/", "Jobs"],
@@ -24,8 +25,11 @@ const NAVIGATION = [
   ["/searches", "Searches"],
   ["/studies", "Studies"],
   ["/cluster", "Cluster"],
+  ["/people", "People"],
   ["/settings", "Settings"],
 ] as const;
+// Of admins only.
+const ADMINISTRATION: ReadonlySet<string> = new Set(["/people"]);
 
 const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
   [/^\/$/, () => <JobsPage />],
@@ -36,6 +40,7 @@ const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
   [/^\/studies$/, () => <StudiesPage />],
   [/^\/studies\/([^/]+)$/, (id) => <StudyPage key={id} id={id} />],
   [/^\/cluster$/, () => <ClusterPage />],
+  [/^\/people$/, () => <PeoplePage />],
   [/^\/settings$/, () => <SettingsPage />],
   [/^\/submit$/, () => <SubmitPage />],
 ];
@@ -54,11 +59,13 @@ export function App() {
           resnetd
         </a>
         <nav aria-label="Pages">
-          {NAVIGATION.map(([target, title]) => (
-            <a href={target} aria-current={isCurrent(target) ? "page" : undefined}>
-              {title}
-            </a>
-          ))}
+          {NAVIGATION.filter(([target]) => isAdmin.value || !ADMINISTRATION.has(target)).map(
+            ([target, title]) => (
+              <a href={target} aria-current={isCurrent(target) ? "page" : undefined}>
+                {title}
+              </a>
+            ),
+          )}
         </nav>
         <div class="end">
           <button type="button" class="quiet" onClick={toggleTheme}>

@@ -15,6 +15,10 @@ export const maySubmit = computed(
   () => !!session.value && session.value.role !== "viewer" && session.value.scope !== "read",
 );
 
+export const isAdmin = computed(
+  () => session.value?.role === "admin" && session.value.scope === "full",
+);
+
 /** Whether the person may change, cancel and delete what this person owns. */
 export function mayChange(owner: string): boolean {
   const found = session.value;

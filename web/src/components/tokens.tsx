@@ -1,4 +1,4 @@
-/** The person's own tokens: listed, created and revoked. */
+/** The tokens of a person: listed, created and revoked. */
 import { useSignal } from "@preact/signals";
 import { ApiError, api, read, type Schemas } from "../api/client";
 import { time } from "../lib/format";
@@ -15,8 +15,10 @@ const SCOPES: [Scope, string][] = [
   ["read", "read"],
 ];
 
-export function Tokens() {
-  const polled = usePolled("tokens", () => read(api.GET("/v1/tokens")), 0);
+/** Without `user`: one's own. */
+export function Tokens({ user }: { user?: string }) {
+  const params = { query: user === undefined ? {} : { user } };
+  const polled = usePolled(`tokens ${user}`, () => read(api.GET("/v1/tokens", { params })), 0);
   const failure = useSignal<ApiError | null>(null);
 
   async function revoke(token: Token) {
@@ -34,7 +36,7 @@ export function Tokens() {
 
   return (
     <section class="section">
-      <h2>Tokens</h2>
+      <h2>{user === undefined ? "Tokens" : `Tokens of ${user}`}</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
       {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
       <section class="scroll" tabIndex={0} aria-label="Tokens">
@@ -71,12 +73,12 @@ export function Tokens() {
           </tbody>
         </table>
       </section>
-      <NewToken onAdded={polled.refresh} />
+      <NewToken key={user} user={user} onAdded={polled.refresh} />
     </section>
   );
 }
 
-function NewToken({ onAdded }: { onAdded: () => void }) {
+function NewToken({ user, onAdded }: { user: string | undefined; onAdded: () => void }) {
   const error = useSignal<string | undefined>(undefined);
   const secret = useSignal<string | null>(null);
 
@@ -91,7 +93,8 @@ function NewToken({ onAdded }: { onAdded: () => void }) {
         scope: String(form.get("scope")) as Scope,
         expires_at: days > 0 ? new Date(Date.now() + days * 86_400_000).toISOString() : null,
       };
-      secret.value = (await read(api.POST("/v1/tokens", { body }))).secret;
+      const params = { query: user === undefined ? {} : { user } };
+      secret.value = (await read(api.POST("/v1/tokens", { params, body }))).secret;
       error.value = undefined;
       target.reset();
       onAdded();

@@ -1,0 +1,310 @@
+/** For admins: people with roles, groups and tokens; quotas; and the audit log. */
+import { useSignal } from "@preact/signals";
+import { ApiError, api, read, type Schemas } from "../api/client";
+import { Field } from "../components/field";
+import { ErrorNote } from "../components/notes";
+import { Tokens } from "../components/tokens";
+import { number, time } from "../lib/format";
+import { describeData, LIMIT_NAMES, LIMITS, type Quota, readLimits } from "../lib/people";
+import { usePolled } from "../lib/poll";
+import { useTitle } from "../lib/title";
+
+type Person = Schemas["PersonView"];
+type Role = Schemas["Role"];
+
+const ROLES: readonly Role[] = ["viewer", "member", "admin"];
+
+export function PeoplePage() {
+  useTitle("People");
+  return (
+    <>
+      <h1>People</h1>
+      <People />
+      <Quotas />
+      <Audit />
+    </>
+  );
+}
+
+/** What a button does, with the error that the service answers. */
+function useAction(onDone: () => void) {
+  const failure = useSignal<ApiError | null>(null);
+  async function run(action: () => Promise<unknown>): Promise<boolean> {
+    try {
+      await action();
+      failure.value = null;
+      return true;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      failure.value = error;
+      return false;
+    } finally {
+      onDone();
+    }
+  }
+  return { failure, run };
+}
+
+function People() {
+  const polled = usePolled("people", () => read(api.GET("/v1/people")), 0);
+  const { failure, run } = useAction(polled.refresh);
+  const shown = useSignal<string | null>(null);
+
+  const update = (name: string, body: Schemas["PersonUpdate"]) =>
+    run(() => read(api.PATCH("/v1/people/{name}", { params: { path: { name } }, body })));
+
+  async function remove(name: string) {
+    if (!confirm(`Remove ${name}? The tokens end; jobs stay.`)) return;
+    const params = { path: { name } };
+    if (await run(() => read(api.DELETE("/v1/people/{name}", { params })))) shown.value = null;
+  }
+
+  async function add(event: SubmitEvent) {
+    event.preventDefault();
+    const target = event.currentTarget as HTMLFormElement;
+    const form = new FormData(target);
+    const name = String(form.get("name"));
+    const body = {
+      name,
+      role: String(form.get("role")) as Role,
+      group: String(form.get("group")).trim() || null,
+    };
+    if (await run(() => read(api.POST("/v1/people", { body })))) {
+      target.reset();
+      shown.value = name;
+    }
+  }
+
+  return (
+    <>
+      <ErrorNote error={polled.error.value ?? failure.value} />
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll" tabIndex={0} aria-label="People">
+        <table>
+          <thead>
+            <tr>
+              <th>Name</th>
+              <th>Role</th>
+              <th>Group</th>
+              <th class="number">Tokens</th>
+              <th>Last used</th>
+              <th>
+                <span class="hidden-visually">Actions</span>
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {polled.data.value?.people.map((person) => (
+              <PersonRow
+                key={person.name}
+                person={person}
+                onUpdate={(body) => update(person.name, body)}
+                onRemove={() => remove(person.name)}
+                onShow={() => {
+                  shown.value = shown.value === person.name ? null : person.name;
+                }}
+              />
+            ))}
+          </tbody>
+        </table>
+      </section>
+      <form class="row" onSubmit={add}>
+        <Field label="Name">
+          {(attributes) => <input {...attributes} name="name" required maxLength={120} />}
+        </Field>
+        <Field label="Role">
+          {(attributes) => (
+            <select {...attributes} name="role">
+              {ROLES.map((role) => (
+                <option value={role} selected={role === "member"}>
+                  {role}
+                </option>
+              ))}
+            </select>
+          )}
+        </Field>
+        <Field label="Group" hint="a course or a team">
+          {(attributes) => <input {...attributes} name="group" maxLength={120} />}
+        </Field>
+        <button type="submit">Add a person</button>
+      </form>
+      {shown.value !== null && <Tokens key={shown.value} user={shown.value} />}
+    </>
+  );
+}
+
+function PersonRow({
+  person,
+  onUpdate,
+  onRemove,
+  onShow,
+}: {
+  person: Person;
+  onUpdate: (body: Schemas["PersonUpdate"]) => void;
+  onRemove: () => void;
+  onShow: () => void;
+}) {
+  return (
+    <tr>
+      <th scope="row">{person.name}</th>
+      <td>
+        <select
+          aria-label={`Role of ${person.name}`}
+          value={person.role}
+          onChange={(event) => onUpdate({ role: event.currentTarget.value as Role })}
+        >
+          {ROLES.map((role) => (
+            <option value={role}>{role}</option>
+          ))}
+        </select>
+      </td>
+      <td>
+        <input
+          aria-label={`Group of ${person.name}`}
+          value={person.group ?? ""}
+          maxLength={120}
+          onChange={(event) => onUpdate({ group: event.currentTarget.value.trim() })}
+        />
+      </td>
+      <td class="number">{number(person.tokens)}</td>
+      <td>{person.last_used_at ? time(person.last_used_at) : "never"}</td>
+      <td>
+        <button type="button" class="quiet" onClick={onShow}>
+          Tokens<span class="hidden-visually"> of {person.name}</span>
+        </button>
+        <button type="button" class="quiet danger" onClick={onRemove}>
+          Remove<span class="hidden-visually"> {person.name}</span>
+        </button>
+      </td>
+    </tr>
+  );
+}
+
+function Quotas() {
+  const polled = usePolled("quotas", () => read(api.GET("/v1/quotas")), 0);
+  const { failure, run } = useAction(polled.refresh);
+
+  async function set(event: SubmitEvent) {
+    event.preventDefault();
+    const target = event.currentTarget as HTMLFormElement;
+    const form = new FormData(target);
+    const params = { path: { key: String(form.get("key")) } };
+    const body = readLimits(form);
+    if (await run(() => read(api.PUT("/v1/quotas/{key}", { params, body })))) target.reset();
+  }
+
+  function remove(quota: Quota) {
+    if (!confirm(`Remove the limits of ${quota.key}?`)) return;
+    const params = { path: { key: quota.key } };
+    run(() => read(api.DELETE("/v1/quotas/{key}", { params })));
+  }
+
+  return (
+    <section class="section">
+      <h2>Quotas</h2>
+      <ErrorNote error={polled.error.value ?? failure.value} />
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll" tabIndex={0} aria-label="Quotas">
+        <table>
+          <thead>
+            <tr>
+              <th>Of</th>
+              {LIMIT_NAMES.map((name) => (
+                <th class="number">{LIMITS[name]}</th>
+              ))}
+              <th>
+                <span class="hidden-visually">Actions</span>
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {polled.data.value?.quotas.map((quota) => (
+              <tr key={quota.key}>
+                <th scope="row">{quota.key}</th>
+                {LIMIT_NAMES.map((name) => (
+                  <td class="number">{quota[name] ?? "–"}</td>
+                ))}
+                <td>
+                  <button type="button" class="quiet danger" onClick={() => remove(quota)}>
+                    Remove<span class="hidden-visually"> {quota.key}</span>
+                  </button>
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </section>
+      <form class="row" onSubmit={set}>
+        <Field label="Of" hint="user:ann, group:lab, tag:nightly, or user:* for each other">
+          {(attributes) => (
+            <input {...attributes} name="key" required pattern="(user|group|tag):.+" />
+          )}
+        </Field>
+        {LIMIT_NAMES.map((name) => (
+          <Field label={LIMITS[name]}>
+            {(attributes) => <input {...attributes} name={name} type="number" min={0} step="any" />}
+          </Field>
+        ))}
+        <button type="submit">Set all limits</button>
+      </form>
+    </section>
+  );
+}
+
+function Audit() {
+  const polled = usePolled("audit", () => read(api.GET("/v1/audit")), 10);
+  const older = useSignal<Schemas["AuditPage"][]>([]);
+  const failure = useSignal<ApiError | null>(null);
+  const pages = polled.data.value ? [polled.data.value, ...older.value] : [];
+  const next = pages.at(-1)?.next_page_token;
+
+  async function load(token: string) {
+    try {
+      const params = { query: { page_token: token } };
+      older.value = [...older.value, await read(api.GET("/v1/audit", { params }))];
+      failure.value = null;
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      failure.value = error;
+    }
+  }
+
+  return (
+    <section class="section">
+      <h2>Audit log</h2>
+      <ErrorNote error={polled.error.value ?? failure.value} />
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
+      <section class="scroll" tabIndex={0} aria-label="Audit log">
+        <table>
+          <thead>
+            <tr>
+              <th>At</th>
+              <th>Who</th>
+              <th>What</th>
+              <th>Of</th>
+              <th>Details</th>
+            </tr>
+          </thead>
+          <tbody>
+            {pages.flatMap((page) =>
+              page.entries.map((entry) => (
+                <tr key={entry.id}>
+                  <td>{time(entry.at)}</td>
+                  <td>{entry.user ?? "–"}</td>
+                  <td>{entry.kind.replaceAll("-", " ")}</td>
+                  <td>{entry.subject}</td>
+                  <td>{describeData(entry.data)}</td>
+                </tr>
+              )),
+            )}
+          </tbody>
+        </table>
+      </section>
+      {next && (
+        <button type="button" onClick={() => load(next)}>
+          Older entries
+        </button>
+      )}
+    </section>
+  );
+}
