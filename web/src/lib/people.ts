@@ -12,6 +12,7 @@ export const LIMITS: Record<Limit, string> = {
   waiting: "Waiting jobs",
   core_hours: "Core-hours a week",
   gpu_hours: "GPU-hours a week",
+  stored_bytes: "Stored bytes",
 };
 
 export const LIMIT_NAMES = Object.keys(LIMITS) as Limit[];
