@@ -40,10 +40,12 @@ class ArtifactResponse(StreamingResponse):
         artifacts: ArtifactStore,
         file: CheckpointFile,
         headers: Mapping[str, str] | None = None,
+        *,
+        media_type: str = "application/octet-stream",
     ) -> None:
         super().__init__(
             iter(()),
-            media_type="application/octet-stream",
+            media_type=media_type,
             headers={
                 "Accept-Ranges": "bytes",
                 "Content-Length": str(file.size_bytes),

@@ -12,10 +12,17 @@ from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors
-from service.errors import DatabaseUnavailable, FieldError, InvalidInput, ResnetdError
+from service.errors import (
+    DatabaseUnavailable,
+    FieldError,
+    InputLocation,
+    InvalidInput,
+    ResnetdError,
+)
 from service.specs import validation
 
 log = structlog.get_logger()
@@ -34,7 +41,12 @@ _STATUS: dict[type[ResnetdError], HTTPStatus] = {
 }
 
 
-# Of errors that Starlette raises; the phrases of HTTPStatus differ between versions of Python.
+# Of RFC 9110; those of HTTPStatus differ between versions of Python.
+_TITLES = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "Unprocessable Content",
+}
+# Of errors that Starlette raises.
 _CODES = {
     HTTPStatus.BAD_REQUEST: "bad-request",
     HTTPStatus.NOT_FOUND: "not-found",
@@ -43,8 +55,14 @@ _CODES = {
 }
 
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
 class FieldProblem(BaseModel):
-    pointer: Annotated[str, Field(description="JSON pointer (RFC 6901) into the request")]
+    location: Annotated[InputLocation, Field(description="the part of the request")]
+    pointer: Annotated[
+        str, Field(description="JSON pointer (RFC 6901) into that part; `/NAME` of a parameter")
+    ]
     message: str
 
 
@@ -136,7 +154,7 @@ def make_problem(
 ) -> Response:
     content = {
         "type": "about:blank",
-        "title": status.phrase,
+        "title": _TITLES.get(status, status.phrase),
         "status": status.value,
         "code": code,
         "detail": detail,
@@ -144,7 +162,8 @@ def make_problem(
     }
     if field_errors:
         content["errors"] = [
-            {"pointer": field.pointer, "message": field.message} for field in field_errors
+            {"location": field.location, "pointer": field.pointer, "message": field.message}
+            for field in field_errors
         ]
     headers = {}
     if status is HTTPStatus.UNAUTHORIZED:
@@ -192,7 +211,7 @@ def _handle_validation_error(request: Request, error: Exception) -> Response:
             code=InvalidInput.code,
             detail=f"the body is not JSON: {error.errors()[0]['ctx']['error']}",
         )
-    field_errors = validation.to_field_errors(error.errors(), skip=1)
+    field_errors = validation.to_field_errors(error.errors(), is_request=True)
     return make_problem(
         request,
         HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -206,9 +225,28 @@ def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = _CODES.get(status, f"http-{status.value}")
-    response = make_problem(request, status, code=code, detail=str(error.detail))
-    response.headers.update(error.headers or {})
+    detail, headers = str(error.detail), dict(error.headers or {})
+    if status is HTTPStatus.NOT_FOUND:
+        detail = f"there is nothing at {request.url.path}"
+    elif status is HTTPStatus.METHOD_NOT_ALLOWED:
+        # Starlette names the methods of the first route only.
+        headers["Allow"] = ", ".join(_list_methods(request))
+        detail = f"{request.url.path} does not allow {request.method}, but {headers['Allow']}"
+    response = make_problem(request, status, code=code, detail=detail)
+    response.headers.update(headers)
     return response
+
+
+def _list_methods(request: Request) -> list[str]:
+    """Those of all routes with the request's path."""
+    return [
+        method
+        for method in _METHODS
+        if any(
+            route.matches(dict(request.scope) | {"method": method})[0] is Match.FULL
+            for route in request.app.router.routes
+        )
+    ]
 
 
 def _handle_disconnect(request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from api.stored_json import StoredAs
 from service.jobs import bottleneck, checkpoints, plan_notes, records
 from service.jobs.bottleneck import BottleneckCode
 from service.jobs.lineage import LineageJob
+from service.scheduling.policy import EstimateBasis
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, WaitReason
 from service.specs.job_spec import JobSpec, StartMode
 from service.specs.protocol import RunEnvironment, TrainingResult
@@ -169,10 +170,15 @@ class QueueView(View):
 
 
 class DurationView(View):
-    """Minutes: median and 90th percentile."""
+    """Minutes: median and 90th percentile, and what they rest on."""
 
     p50: float
     p90: float
+    basis: Annotated[
+        EstimateBasis | None,
+        Field(description="`same`: jobs like it; `other-networks`: others, by multiply-adds"),
+    ]
+    samples: Annotated[int, Field(description="number of measured attempts")]
 
 
 class PlanView(View):
@@ -182,7 +188,17 @@ class PlanView(View):
     network: str
     parameters: int | None
     multiply_adds: Annotated[int | None, Field(description="of the forward pass of one image")]
-    memory_bytes: Annotated[int | None, Field(description="of each worker, without its libraries")]
+    tensor_bytes: Annotated[
+        int | None,
+        Field(description="of each worker: weights, gradients, momentum and feature maps"),
+    ]
+    resident_bytes: Annotated[
+        int | None,
+        Field(
+            description="resident memory of each worker's process, with libraries and images: "
+            "measured where a job like it has run, else computed"
+        ),
+    ]
     minutes: Annotated[DurationView | None, Field(description="from its start to its end")]
     epochs: Annotated[float | None, Field(description="how often each training image is seen")]
     notes: Annotated[list[str], Field(description="advice about the spec")]
@@ -196,14 +212,23 @@ class PlanView(View):
             network=plan.spec.network,
             parameters=plan.model_stats.parameters if plan.model_stats is not None else None,
             multiply_adds=plan.model_stats.multiply_adds if plan.model_stats is not None else None,
-            memory_bytes=plan.memory_bytes,
+            tensor_bytes=plan.tensor_bytes,
+            resident_bytes=plan.resident_bytes,
             minutes=None
             if duration is None
-            else DurationView(p50=duration.p50 / 60, p90=duration.p90 / 60),
-            epochs=plan_notes.compute_epochs(plan.spec, plan.dataset),
-            notes=plan_notes.list_notes(
-                plan.spec, plan.dataset, seconds=None if duration is None else duration.p50
+            else DurationView(
+                p50=duration.p50 / 60,
+                p90=duration.p90 / 60,
+                basis=duration.basis,
+                samples=duration.samples,
             ),
+            epochs=plan_notes.compute_epochs(plan.spec, plan.dataset),
+            notes=[
+                *([] if plan.data_warning is None else [plan.data_warning]),
+                *plan_notes.list_notes(
+                    plan.spec, plan.dataset, seconds=None if duration is None else duration.p50
+                ),
+            ],
             waiting=QueueStatusView.model_validate(plan.queue_status),
         )
 

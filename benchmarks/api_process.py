@@ -33,10 +33,10 @@ class ApiProcess:
 
 
 @contextmanager
-def running_api(database_url: str, folder: Path) -> Iterator[ApiProcess]:
+def running_api(database_url: str, folder: Path, *, token: str = TOKEN) -> Iterator[ApiProcess]:
     """`folder`: is created for the API's files. The database must have its tables."""
     folder.mkdir()
-    (folder / "token").write_text(TOKEN)
+    (folder / "token").write_text(token)
     (port,) = free_ports(1)
     settings = {
         "VAR_DIR": folder,

@@ -189,6 +189,8 @@ class LocalService:
         try:
             self.var_path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.var_path / "lock").open("a")
+            # So that the API knows which datasets there are, and refuses others.
+            (self.var_path / "data").mkdir(exist_ok=True)
         except OSError as error:
             raise StartError(f"cannot write to {self.var_path}: {error.strerror}") from error
         try:

@@ -23,7 +23,10 @@ ResnetdError
     └── ApiUnavailable
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 
@@ -37,12 +40,23 @@ class Refused(ResnetdError):
     """The request cannot be carried out as it is."""
 
 
+class InputLocation(StrEnum):
+    """The part of a request that a field is in."""
+
+    BODY = "body"
+    QUERY = "query"
+    HEADER = "header"
+    PATH = "path"
+    COOKIE = "cookie"
+
+
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field; `pointer` is a JSON pointer (RFC 6901) into the input."""
+    """What is wrong with one field; `pointer` is a JSON pointer (RFC 6901) into its location."""
 
     pointer: str
     message: str
+    location: InputLocation = InputLocation.BODY
 
 
 class InvalidInput(Refused):
@@ -53,9 +67,11 @@ class InvalidInput(Refused):
         self.field_errors = field_errors
 
 
-def invalid_parameter(pointer: str, message: str) -> InvalidInput:
+def invalid_parameter(
+    pointer: str, message: str, *, location: InputLocation = InputLocation.QUERY
+) -> InvalidInput:
     """Of a request, one parameter of which is wrong."""
-    field_error = FieldError(pointer=pointer, message=message)
+    field_error = FieldError(pointer=pointer, message=message, location=location)
     return InvalidInput("the request is not valid", field_errors=(field_error,))
 
 
@@ -129,6 +145,30 @@ class ClusterUnavailable(Unavailable):
 
 class ApiUnavailable(Unavailable):
     code = "api-unavailable"
+
+
+class ErrorCollector:
+    """Collects what several independent checks refuse, so that one response names all of it."""
+
+    def __init__(self) -> None:
+        self._found: list[InvalidInput] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        try:
+            yield
+        except InvalidInput as error:
+            self._found.append(error)
+
+    def raise_collected(self) -> None:
+        """InvalidInput with all field errors, or its subclass where there is only one error."""
+        if not self._found:
+            return
+        if len(self._found) == 1:
+            raise self._found[0]
+        field_errors = tuple(field for error in self._found for field in error.field_errors)
+        message = "; ".join(dict.fromkeys(map(str, self._found)))
+        raise InvalidInput(message, field_errors=field_errors)
 
 
 def _list_subclasses(error: type[ResnetdError]) -> list[type[ResnetdError]]:

@@ -1,5 +1,13 @@
 """English for messages: counted nouns and the verbs that agree with them; text for storage."""
 
+import difflib
+from collections.abc import Iterable
+
+# Of a name, in characters: the comparison takes the square of its length.
+_MAX_COMPARED = 100
+# Of difflib's ratio, from 0 to 1: cifar-10 is cifar10, imagewoof is not imagenet.
+_SIMILAR = 0.7
+
 
 def plural(count: float, singular: str, plural_form: str | None = None) -> str:
     """The form of a word for `count` of them: `plural(2, "batch")` is "batches".
@@ -39,6 +47,12 @@ def format_duration(seconds: float) -> str:
             value = float(f"{seconds / length:.2g}")
             return count_of(value, unit)
     return count_of(round(seconds), "second")
+
+
+def format_nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; nearest: cifar10", or nothing."""
+    nearest = difflib.get_close_matches(name[:_MAX_COMPARED], list(known), n=1, cutoff=_SIMILAR)
+    return f"; nearest: {nearest[0]}" if nearest else ""
 
 
 def sanitize_text(text: str) -> str:

@@ -2,13 +2,14 @@
 
 import re
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.responses import StreamingResponse
 
 from api import problems
-from api.artifact_response import DOWNLOAD_RESPONSES, ArtifactResponse
+from api.artifact_response import BYTES, DOWNLOAD_RESPONSES, ArtifactResponse
 from api.dependencies import ReadSession, ServicesDep, authorize
 from api.views import CheckpointList, CheckpointView
 from service.errors import NotFound
@@ -19,6 +20,18 @@ router = APIRouter(
     prefix="/v1/jobs/{job_id}/checkpoints",
     tags=["checkpoints"],
     dependencies=[Depends(authorize)],
+)
+
+
+_CARD_TYPE = "text/markdown"
+_RESPONSES = (
+    DOWNLOAD_RESPONSES
+    | {
+        status: DOWNLOAD_RESPONSES[status]
+        | {"content": BYTES | {_CARD_TYPE: {"schema": {"type": "string"}}}}
+        for status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)
+    }
+    | problems.responses(NotFound)
 )
 
 
@@ -38,6 +51,10 @@ class WeightsFormat(StrEnum):
     def part(self) -> CheckpointPart:
         is_weights = self is WeightsFormat.SAFETENSORS
         return CheckpointPart.WEIGHTS if is_weights else CheckpointPart(self)
+
+    @property
+    def media_type(self) -> str:
+        return _CARD_TYPE if self is WeightsFormat.CARD else "application/octet-stream"
 
     @property
     def suffix(self) -> str:
@@ -61,12 +78,12 @@ def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     "/{checkpoint}/weights",
     response_class=StreamingResponse,
     operation_id="head_weights",
-    responses=DOWNLOAD_RESPONSES | problems.responses(NotFound),
+    responses=_RESPONSES,
 )
 @router.get(
     "/{checkpoint}/weights",
     response_class=StreamingResponse,
-    responses=DOWNLOAD_RESPONSES | problems.responses(NotFound),
+    responses=_RESPONSES,
 )
 def download_weights(
     job_id: str,
@@ -92,4 +109,5 @@ def download_weights(
         services.artifacts,
         file,
         headers={"Content-Disposition": f'attachment; filename="{filename}"'},
+        media_type=format.media_type,
     )

@@ -26,9 +26,8 @@ from api.dependencies import (
 )
 from service.access import audit, quotas, storage_use
 from service.access.policy import require_owned
-from service.catalog import datasets, image_folder_layout, uploads
+from service.catalog import dataset_folders, datasets, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
-from service.catalog.image_folder_layout import LayoutError
 from service.errors import Conflict, CorruptArtifact, NotFound, QuotaExceeded
 from service.jobs import dataset_use
 from service.specs.protocol import Sha256
@@ -75,14 +74,7 @@ class DatasetList(BaseModel):
 def list_datasets(services: ServicesDep, session: ReadSession) -> DatasetList:
     """Built-in datasets, then the image folders in the data directory."""
     data_dir = services.settings.data_dir
-    folders = [
-        found
-        for path in (sorted(data_dir.iterdir()) if data_dir.is_dir() else [])
-        if path.name not in datasets.DATASETS
-        and _is_image_folder(path)
-        and (found := datasets.find_dataset(f"{datasets.FOLDER_PREFIX}{path.name}")) is not None
-    ]
-    known = [*datasets.DATASETS.values(), *folders]
+    known = [*datasets.DATASETS.values(), *dataset_folders.list_folders(data_dir)]
     jobs = dataset_use.count_jobs(session)
     return DatasetList(
         datasets=[_make_view(dataset, data_dir, jobs.get(dataset.name, 0)) for dataset in known]
@@ -185,23 +177,10 @@ def _make_view(dataset: Dataset, data_dir: FilePath, jobs: int) -> DatasetView:
         train_images=dataset.train_images,
         test_images=dataset.test_images,
         default_recipe=dataset.default_recipe,
-        available=_is_available(dataset, folder),
+        available=dataset_folders.is_available(dataset, data_dir),
         jobs=jobs,
         user=None if upload is None else upload.user,
         stored_bytes=None if upload is None else upload.stored_bytes,
         sha256=None if upload is None else upload.sha256,
         skipped=None if upload is None else upload.skipped,
     )
-
-
-def _is_available(dataset: Dataset, folder: FilePath) -> bool:
-    if dataset.origin is DatasetOrigin.FOLDER:
-        return _is_image_folder(folder)
-    return dataset.origin is DatasetOrigin.BUNDLED or folder.is_dir()
-
-
-def _is_image_folder(folder: FilePath) -> bool:
-    try:
-        return image_folder_layout.is_image_folder(folder)
-    except (OSError, LayoutError):  # a folder that cannot be read must not hide the others
-        return False

@@ -15,6 +15,7 @@ ResnetdError
 │   ├── TooManyRequests         429, after all repetitions
 │   └── ServerError             5xx
 │       └── Unavailable             502, 503, 504: try again later
+├── EmptyId                 an id has no characters
 ├── AmbiguousId             several ids begin with the given characters
 ├── CorruptDownload         the bytes do not match their checksum
 ├── UnusableFile            a file is no result card, or no public key
@@ -51,15 +52,21 @@ class UnexpectedResponse(ResnetdError):
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """What is wrong with one field; `pointer` is a JSON pointer (RFC 6901) into the input."""
+    """What is wrong with one field; `pointer` is a JSON pointer (RFC 6901) into the input.
+
+    `location`: the part of the request: body, query, header, path or cookie.
+    """
 
     pointer: str = ""
     message: str = ""
+    location: str = "body"
 
     def __str__(self) -> str:
         path = ".".join(
             step.replace("~1", "/").replace("~0", "~") for step in self.pointer.split("/")[1:]
         )
+        if self.location in {"header", "cookie"}:
+            path = f"{self.location} {path}"
         return f"{path}: {self.message}" if path else self.message
 
 
@@ -127,6 +134,13 @@ class ServerError(ApiError):
 
 class Unavailable(ServerError):
     """The service cannot respond now; try again later."""
+
+
+class EmptyId(ResnetdError, ValueError):
+    """An id has no characters; with a prefix of it all would match."""
+
+    def __init__(self) -> None:
+        super().__init__("the id is empty")
 
 
 class AmbiguousId(ResnetdError):

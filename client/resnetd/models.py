@@ -246,16 +246,33 @@ class WaitingJob(Record, frozen=True):
     priority: int | None = None
 
 
+class EstimateBasis(OpenEnum):
+    """What an estimate of a duration rests on."""
+
+    SAME = "same"
+    OTHER_NETWORKS = "other-networks"
+    PROGRESS = "progress"
+    TIME_LIMIT = "time-limit"
+
+
 class Duration(Record, frozen=True):
-    """Minutes: half of such jobs take up to `p50`, nine of ten up to `p90`."""
+    """Minutes: half of such jobs take up to `p50`, nine of ten up to `p90`.
+
+    It rests on `samples` measured attempts: of jobs like it, or of other networks by their
+    multiply-adds.
+    """
 
     p50: float
     p90: float
+    basis: EstimateBasis | None = None
+    samples: int = 0
 
 
 class Plan(Record, frozen=True):
     """The estimate for a spec; None where nothing comparable has run. Memory is per worker.
 
+    `tensor_bytes`: weights, gradients, momentum and feature maps. `resident_bytes`: of the worker's
+    process, with its libraries and the images.
     `epochs`: how often each training image is seen; None where they are not counted. `notes`:
     advice about the spec.
     """
@@ -265,7 +282,8 @@ class Plan(Record, frozen=True):
     waiting: QueueStatus
     parameters: int | None = None
     multiply_adds: int | None = None
-    memory_bytes: int | None = None
+    tensor_bytes: int | None = None
+    resident_bytes: int | None = None
     minutes: Duration | None = None
     epochs: float | None = None
     notes: tuple[str, ...] = ()

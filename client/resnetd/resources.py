@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
 
 from resnetd.api_client import ApiClient
-from resnetd.errors import AmbiguousId, NotFinished, NotFound
+from resnetd.errors import AmbiguousId, EmptyId, NotFinished, NotFound
 from resnetd.models import Job, Search, Study
 
 Run = TypeVar("Run", Job, Search, Study)
@@ -26,6 +26,9 @@ class Resource:
         self._api = api
 
     def _path(self, *segments: str) -> str:
+        """EmptyId where one has no characters: it would be the path of another route."""
+        if not all(segments):
+            raise EmptyId
         return "/".join([self.PATH, *(quote(segment, safe="") for segment in segments)])
 
 

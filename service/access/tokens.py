@@ -12,7 +12,13 @@ from sqlalchemy.orm import Session, aliased
 from service import ids
 from service.access import people, secret_files
 from service.access.policy import Principal, Subject
-from service.errors import InvalidInput, NotFound, Unauthorized, invalid_parameter
+from service.errors import (
+    InputLocation,
+    InvalidInput,
+    NotFound,
+    Unauthorized,
+    invalid_parameter,
+)
 from service.states import Role, TokenScope
 from service.storage.database import Lock, serialize
 from service.storage.tables import (
@@ -110,9 +116,13 @@ def create_token(
     """The new token and its secret, which is stored nowhere. NotFound for an unknown person."""
     people.find_person(session, user)
     if expires_at is not None and expires_at <= now:
-        raise invalid_parameter("/expires_at", "must be in the future")
+        raise invalid_parameter("/expires_at", "must be in the future", location=InputLocation.BODY)
     if label == FILE_LABEL:
-        raise invalid_parameter("/label", f"{FILE_LABEL!r} is that of the administrator's token")
+        raise invalid_parameter(
+            "/label",
+            f"{FILE_LABEL!r} is that of the administrator's token",
+            location=InputLocation.BODY,
+        )
     secret = new_secret()
     row = TokenRow(
         id=ids.new_id(now),

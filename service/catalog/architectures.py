@@ -8,6 +8,9 @@ stochastic depth; VGG (Simonyan and Zisserman 2014), the baseline of Table 3.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from functools import cache
+
+from pydantic import TypeAdapter, ValidationError
 
 
 class Family(StrEnum):
@@ -293,6 +296,19 @@ class Architecture:
         """Every choice as text; parameters that do not belong to the shortcut form are left out."""
         return {name: str(choice) for name, choice in asdict(self).items() if choice is not None}
 
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "Architecture":
+        """The network of weights with this metadata. ValueError if the metadata does not say it."""
+        names = {field.name for field in fields(cls)}
+        chosen = {name: choice for name, choice in metadata.items() if name in names}
+        try:
+            return _get_adapter().validate_strings(chosen)
+        except ValidationError as error:
+            missing = ", ".join(str(part["loc"][-1]) for part in error.errors(include_url=False))
+            raise ValueError(
+                f"the metadata of the weights does not name their network: {missing}"
+            ) from error
+
     @property
     def survival_probabilities(self) -> list[float]:
         """Of each residual block's branch, in the order of the blocks.
@@ -340,6 +356,11 @@ class Architecture:
             Stage(blocks, width, width * expansion, stride=1 if number == 0 else 2)
             for number, (blocks, width) in enumerate(zip(counts, widths, strict=True))
         ]
+
+
+@cache
+def _get_adapter() -> TypeAdapter[Architecture]:
+    return TypeAdapter(Architecture)
 
 
 @dataclass(frozen=True)

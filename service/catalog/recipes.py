@@ -5,9 +5,10 @@ from enum import StrEnum
 from math import cos, pi
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from service.catalog.architectures import Family
+from service.text import format_nearest
 
 MAX_ITERATIONS = 10_000_000
 # From this depth on, the paper warms up with a learning rate of 0.01 (section 4.2).
@@ -221,6 +222,12 @@ class Recipe(BaseModel):
     """Iterations between checkpoints."""
     exports: tuple[Export, ...] = tuple(Export)
     """Formats of the finished network; `-image` formats have the preprocessing inside."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        _require_known(name)
+        return name
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "Recipe":
@@ -455,6 +462,14 @@ RECIPES: dict[str, Callable[[Family, int], dict[str, Any]]] = {
 }
 
 
+def _require_known(name: str) -> None:
+    if name not in RECIPES:
+        raise ValueError(
+            f"unknown recipe {name!r}{format_nearest(name, RECIPES)}; "
+            f"known are {', '.join(sorted(RECIPES))}"
+        )
+
+
 def build_recipe(
     written: str | dict[str, Any], *, family: Family, depth: int, num_workers: int = 1
 ) -> Recipe:
@@ -466,17 +481,19 @@ def build_recipe(
 def resolve_recipe(
     written: str | dict[str, Any], *, family: Family, depth: int, num_workers: int = 1
 ) -> dict[str, Any]:
-    """Fields of the named recipe, replaced by those in `written`; not validated.
+    """Fields of the named recipe, replaced by those in `written`; not validated by themselves.
 
     Fields that are not in `written` follow those that are: milestones and warm-up the number of
     iterations, the micro-batch the batch and its shares, the end of a warm-up the schedule. Raises
-    ValueError for an unknown name.
+    ValueError where `written` is an unknown name.
     """
     fields = {"name": written} if isinstance(written, str) else dict(written)
     name = fields.get("name")
-    if not isinstance(name, str) or name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}; known are {', '.join(sorted(RECIPES))}")
-    base = RECIPES[name](family, depth)
+    if isinstance(written, str):
+        _require_known(written)
+    # Recipe refuses an unknown name, and with it whatever else is wrong in the fields.
+    make_base = RECIPES.get(name, paper_cifar) if isinstance(name, str) else paper_cifar
+    base = make_base(family, depth)
     iterations = fields.get("iterations")
     if isinstance(iterations, int) and 1 <= iterations <= MAX_ITERATIONS:
         base |= _rescale(base, iterations)

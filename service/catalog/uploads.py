@@ -418,8 +418,13 @@ def _check_image(name: str, path: Path) -> None:
             problem = image_folder_layout.find_mode_problem(image.mode)
             if problem is not None:
                 raise InvalidInput(f"{name!r} {problem}")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InvalidInput(f"{name!r} cannot be decoded: {error}") from error
+    except UnidentifiedImageError as error:
+        # Its message has the path on this machine.
+        message = f"{name!r} cannot be decoded: its format is not known"
+        raise InvalidInput(message) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise InvalidInput(f"{name!r} cannot be decoded: {reason}") from error
     except Image.DecompressionBombError as error:
         raise InvalidInput(f"{name!r} has too many pixels: {error}") from error
 

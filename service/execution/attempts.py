@@ -241,6 +241,9 @@ def _record_progress(
         if before is None or before.iteration != report.progress.iteration:
             attempt.progressed_at = now
         job.progress = report.progress.model_dump(mode="json")
+        # That of an analysis has a unit of its own.
+        if report.progress.iterations == job.iterations:
+            attempt.progress_iteration = report.progress.iteration
     if report.metrics:
         metrics.append_points(session, job, attempt, report.metrics)
         newest = max(point.iteration for point in report.metrics)

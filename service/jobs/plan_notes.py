@@ -1,6 +1,8 @@
 """Advice about a spec that can be trained, but hardly as its user wants."""
 
-from service.catalog import recipes
+from pathlib import Path
+
+from service.catalog import dataset_folders, recipes
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.catalog.recipes import Recipe
 from service.specs.job_spec import JobSpec
@@ -14,6 +16,16 @@ _MANY_EPOCHS = 500
 def compute_epochs(spec: JobSpec, dataset: Dataset) -> float | None:
     """How often each training image is seen; None for an analysis, or where none are counted."""
     return None if spec.analysis is not None else _compute_epochs(spec.recipe, dataset)
+
+
+def find_data_warning(dataset: Dataset, data_dir: Path) -> str | None:
+    """Where this machine cannot say whether the images exist; None where it can."""
+    if not dataset_folders.is_uncertain(dataset, data_dir):
+        return None
+    return (
+        f"the API does not see the data directory of the nodes that train: whether they have "
+        f"{dataset.name} shows when the job starts"
+    )
 
 
 def list_notes(spec: JobSpec, dataset: Dataset, *, seconds: float | None) -> list[str]:

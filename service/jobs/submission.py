@@ -11,12 +11,13 @@ from sqlalchemy.orm import Session
 
 from service import ids
 from service.access import quotas, storage_use
-from service.catalog import recipes, uploads
-from service.errors import FieldError, InvalidInput, NotFound
+from service.catalog import dataset_folders, datasets, recipes, uploads
+from service.errors import ErrorCollector, FieldError, InvalidInput, NotFound
 from service.jobs import (
     cluster_fit,
     dataset_use,
     lifecycle,
+    plan_notes,
     records,
     training_key,
     warm_start,
@@ -120,7 +121,11 @@ def create_job(
         OtherCheckpointRow(job_id=job.id, position=position, checkpoint_id=checkpoint.id)
         for position, checkpoint in enumerate(others)
     )
-    events.append_event(session, job, EventKind.SUBMITTED, {"network": spec.network}, now=now)
+    data = {"network": spec.network}
+    dataset = uploads.describe_dataset(spec.dataset, data_dir)
+    if (warning := plan_notes.find_data_warning(dataset, data_dir)) is not None:
+        data["warning"] = warning
+    events.append_event(session, job, EventKind.SUBMITTED, data, now=now)
     lifecycle.notify_analysed_job(session, job)
     session.flush()
     return job
@@ -207,9 +212,26 @@ def pin_checkpoints(session: Session, spec: JobSpec, *, data_dir: Path) -> JobSp
 
 def check_data(spec: JobSpec, data_dir: Path) -> None:
     """What `check_submission` checks without the database: the files in the data directory."""
-    dataset = uploads.describe_dataset(spec.dataset, data_dir)
-    dataset_fit.require_fit(spec.recipe, dataset, spec.architecture)
-    warm_start.require_weights_file(spec, data_dir)
+    collector = ErrorCollector()
+    with collector.collect():
+        require_dataset(spec.dataset, data_dir)
+        dataset = uploads.describe_dataset(spec.dataset, data_dir)
+        dataset_fit.require_fit(spec.recipe, dataset, spec.architecture)
+    with collector.collect():
+        warm_start.require_weights_file(spec, data_dir)
+    collector.raise_collected()
+
+
+def require_dataset(name: str, data_dir: Path, *, pointer: str = "/dataset") -> None:
+    """InvalidInput where the data directory on this machine lacks the images.
+
+    Another check refuses a name that no dataset can have.
+    """
+    dataset = datasets.find_dataset(name)
+    message = None if dataset is None else dataset_folders.describe_missing(dataset, data_dir)
+    if message is not None:
+        field_error = FieldError(pointer=pointer, message=message)
+        raise InvalidInput("the job's images are missing", field_errors=(field_error,))
 
 
 def _submit(
@@ -262,11 +284,21 @@ def _check(
     A `find_job` that locks keeps them: a dependency cannot end, and retention cannot delete a
     checkpoint, before the new job refers to them.
     """
-    check_data(spec, data_dir)
-    cluster_fit.require_fit(session, spec.resources)
-    source = warm_start.resolve_source(session, spec, find_job, data_dir=data_dir)
-    others = warm_start.resolve_others(session, spec, find_job)
-    needed = _find_dependencies(session, _resolve_batch_references(spec, ()), find_job)
+    needed: list[JobRow] = []
+    source: CheckpointRow | None = None
+    others: list[CheckpointRow] = []
+    collector = ErrorCollector()
+    with collector.collect():
+        check_data(spec, data_dir)
+    with collector.collect():
+        cluster_fit.require_fit(session, spec.resources)
+    with collector.collect():
+        source = warm_start.resolve_source(session, spec, find_job, data_dir=data_dir)
+    with collector.collect():
+        others = warm_start.resolve_others(session, spec, find_job)
+    with collector.collect():
+        needed = _find_dependencies(session, _resolve_batch_references(spec, ()), find_job)
+    collector.raise_collected()
     return needed, source, others
 
 

@@ -106,7 +106,7 @@ def require_weights_file(spec: JobSpec, data_dir: Path) -> None:
         return
     path = data_dir / datasets.WEIGHTS_FOLDER / start.weights
     if not path.is_file():
-        message = f"there is no file {start.weights} in {path.parent}"
+        message = f"there is no file {start.weights} in {path.parent.name}/ of the data directory"
         field_error = FieldError(pointer="/start_from/weights", message=message)
         raise InvalidInput("the job cannot start from these weights", field_errors=(field_error,))
 

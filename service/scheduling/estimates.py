@@ -5,16 +5,16 @@ by the iterations that it did.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from math import ceil
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, select
+from sqlalchemy import ColumnElement, Row, func, select
 from sqlalchemy.orm import Session
 
 from service.jobs import records, workload
-from service.scheduling.policy import DurationEstimate
+from service.scheduling.policy import DurationEstimate, EstimateBasis
 from service.specs.job_spec import JobSpec
 from service.storage.tables import AttemptRow, JobRow
 from service.storage.visibility import ALL_ROWS
@@ -23,6 +23,8 @@ from service.storage.visibility import ALL_ROWS
 _MAX_SAMPLES = 50
 # p90 / p50 of a remaining time that follows from a single measured rate; an assumption.
 _SPREAD = 1.25
+_ITERATION = func.coalesce(AttemptRow.progress_iteration, AttemptRow.iteration)
+_MEMORY_SERIES = "machine/memory_bytes"  # of all workers
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Estimator:
         if iteration is None:
             return None
         startup = self.estimate_startup()
-        return DurationEstimate(
+        return replace(
+            iteration,
             p50=startup.p50 + iterations * iteration.p50,
             p90=startup.p90 + iterations * iteration.p90,
         )
@@ -87,6 +90,19 @@ class Estimator:
         if profile not in self._iterations:
             self._iterations[profile] = self._measure_iteration(profile)
         return self._iterations[profile]
+
+    def estimate_resident_bytes(self, profile: TimingProfile) -> int | None:
+        """Of each worker: the most that the newest jobs with the same timing key have reported."""
+        rows = self._session.scalars(
+            select(JobRow.latest_metrics)
+            .join(AttemptRow, JobRow.id == AttemptRow.job_id)
+            .where(AttemptRow.ended_at.is_not(None), JobRow.timing_key == profile.timing_key)
+            .order_by(AttemptRow.ended_at.desc())
+            .limit(_MAX_SAMPLES)
+            .execution_options(**ALL_ROWS)
+        )
+        found = [value for metrics in rows if (value := metrics.get(_MEMORY_SERIES)) is not None]
+        return round(max(found) / profile.num_workers) if found else None
 
     def estimate_startup(self) -> DurationEstimate:
         """From the claim to the first report."""
@@ -118,9 +134,11 @@ class Estimator:
             attempt, job, now=now
         )
         if expected is None:
-            return DurationEstimate(p50=limit, p90=limit)
-        return DurationEstimate(
-            p50=min(limit, max(0.0, expected.p50)), p90=min(limit, max(0.0, expected.p90))
+            return DurationEstimate(p50=limit, p90=limit, basis=EstimateBasis.TIME_LIMIT)
+        return replace(
+            expected,
+            p50=min(limit, max(0.0, expected.p50)),
+            p90=min(limit, max(0.0, expected.p90)),
         )
 
     def _subtract_elapsed(
@@ -131,12 +149,13 @@ class Estimator:
         if total is None:
             return None
         elapsed = (now - attempt.created_at).total_seconds()
-        return DurationEstimate(p50=total.p50 - elapsed, p90=total.p90 - elapsed)
+        return replace(total, p50=total.p50 - elapsed, p90=total.p90 - elapsed)
 
     def _measure_iteration(self, profile: TimingProfile) -> DurationEstimate | None:
         same = self._read_samples(JobRow.timing_key == profile.timing_key)
         if same:
-            return compute_percentiles([sample.seconds for sample in same])
+            found = compute_percentiles([sample.seconds for sample in same])
+            return replace(found, basis=EstimateBasis.SAME)
         macs = profile.macs_per_iteration
         if macs is None:
             return None
@@ -147,14 +166,16 @@ class Estimator:
             JobRow.macs_per_iteration.is_not(None),
         )
         scaled = [sample.seconds * macs / sample.macs for sample in others if sample.macs]
-        return compute_percentiles(scaled) if scaled else None
+        if not scaled:
+            return None
+        return replace(compute_percentiles(scaled), basis=EstimateBasis.OTHER_NETWORKS)
 
     def _read_samples(self, *conditions: ColumnElement[bool]) -> list["_Sample"]:
         rows = self._session.execute(
             select(
                 AttemptRow.started_at,
                 AttemptRow.last_report_at,
-                AttemptRow.iteration,
+                _ITERATION,
                 AttemptRow.first_iteration,
                 JobRow.macs_per_iteration,
             )
@@ -163,7 +184,7 @@ class Estimator:
                 AttemptRow.ended_at.is_not(None),
                 AttemptRow.started_at.is_not(None),
                 AttemptRow.last_report_at.is_not(None),
-                AttemptRow.iteration > AttemptRow.first_iteration,
+                AttemptRow.first_iteration < _ITERATION,
                 *conditions,
             )
             .order_by(AttemptRow.ended_at.desc())
@@ -189,7 +210,9 @@ def compute_percentiles(samples: Sequence[float]) -> DurationEstimate:
     """Median and ninth decile of at least one sample; each is itself a sample."""
     ordered = sorted(samples)
     last = len(ordered) - 1
-    return DurationEstimate(p50=ordered[ceil(0.5 * last)], p90=ordered[ceil(0.9 * last)])
+    return DurationEstimate(
+        p50=ordered[ceil(0.5 * last)], p90=ordered[ceil(0.9 * last)], samples=len(ordered)
+    )
 
 
 def _compute_remaining_limit(attempt: AttemptRow, job: JobRow, *, now: datetime) -> float:
@@ -202,12 +225,16 @@ def _compute_remaining_limit(attempt: AttemptRow, job: JobRow, *, now: datetime)
 def _extrapolate(attempt: AttemptRow, job: JobRow, *, now: datetime) -> DurationEstimate | None:
     """By the rate of the attempt itself; None before it has done an iteration."""
     reported_at = attempt.last_report_at
-    if attempt.started_at is None or reported_at is None or attempt.iteration is None:
+    iteration = attempt.progress_iteration or attempt.iteration
+    if attempt.started_at is None or reported_at is None or iteration is None:
         return None
-    done = attempt.iteration - attempt.first_iteration
-    if done <= 0:
+    done = iteration - attempt.first_iteration
+    # The first report says nothing about the speed.
+    if done <= 0 or reported_at <= attempt.started_at:
         return None
     rate = (reported_at - attempt.started_at).total_seconds() / done
-    seconds = (job.iterations - attempt.iteration) * rate
+    seconds = (job.iterations - iteration) * rate
     elapsed = (now - reported_at).total_seconds()
-    return DurationEstimate(p50=seconds - elapsed, p90=seconds * _SPREAD - elapsed)
+    return DurationEstimate(
+        p50=seconds - elapsed, p90=seconds * _SPREAD - elapsed, basis=EstimateBasis.PROGRESS
+    )

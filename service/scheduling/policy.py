@@ -11,18 +11,34 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from math import inf, isfinite
 
 from service.resources import ResourceBundle, ResourceHours
 from service.specs.quota import ExceededQuota, Quota, find_quota, find_used_up, list_keys
 
 
+class EstimateBasis(StrEnum):
+    """What an estimate of a duration rests on."""
+
+    SAME = "same"  # earlier attempts of jobs that take equally long
+    OTHER_NETWORKS = "other-networks"  # earlier attempts of others, by their multiply-adds
+    PROGRESS = "progress"  # the progress of the attempt itself
+    TIME_LIMIT = "time-limit"  # nothing is measured: the job's own limit
+
+
 @dataclass(frozen=True)
 class DurationEstimate:
-    """Seconds: the median, and what nine of ten do not exceed."""
+    """Seconds: the median, and what nine of ten do not exceed.
+
+    `basis`: None where it is known, such as that of a job that is stopping. `samples`: measured
+    attempts that it rests on.
+    """
 
     p50: float
     p90: float
+    basis: EstimateBasis | None = field(default=None, compare=False)
+    samples: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from service.access import people, quotas
 from service.catalog import uploads
 from service.catalog.datasets import Dataset
 from service.catalog.model_stats import ModelStats
-from service.jobs import lifecycle, submission, workload
+from service.catalog.recipes import Crop
+from service.jobs import lifecycle, plan_notes, submission, workload
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import (
     DurationEstimate,
+    EstimateBasis,
     RunningJob,
     StartJob,
     WaitingJob,
@@ -28,11 +30,14 @@ from service.specs.quota import ExceededQuota, list_keys
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
 from service.storage.visibility import ALL_ROWS
-from service.text import count_of, plural
+from service.text import count_of, format_duration, plural
 
 # Dispatchers record every ten seconds that they see the cluster.
 _DISPATCHER_TIMEOUT = timedelta(seconds=60)
 _BYTES_PER_VALUE = 4  # float32
+# Of a process that trains ResNet-8 on digits, by its own report on a CPU: 489 MiB; nearly all of
+# it are torch and other libraries.
+_PROCESS_BYTES = 489 * 2**20
 
 
 class WaitReason(StrEnum):
@@ -196,7 +201,13 @@ class QueueStatus:
         first = min(running, key=lambda job: job.remaining.p50)
         if first.is_stopping:
             return f"; job {first.job_id} is stopping"
-        return f"; job {first.job_id} is expected to end in {_format_seconds(first.remaining.p50)}"
+        time = format_duration(first.remaining.p50)
+        if first.remaining.basis is EstimateBasis.TIME_LIMIT:
+            return (
+                f"; job {first.job_id} ends in at most {time}, its time limit: "
+                "its speed is not measured yet"
+            )
+        return f"; job {first.job_id} is expected to end in {time}"
 
     def _count_ahead(self, job: JobRow) -> int:
         statement = select(func.count()).where(
@@ -229,17 +240,20 @@ def list_waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:
 class JobPlan:
     """What a submission of the spec would become.
 
-    `model_stats`: None where the classes of a folder are not counted. `memory_bytes`: of each
-    worker, for weights, gradients, momentum and what the backward pass keeps of each convolution;
-    libraries come on top. `duration`: from the start to the end, in seconds.
+    `model_stats`: None where the classes of a folder are not counted. `tensor_bytes`: of each
+    worker, for weights, gradients, momentum and what the backward pass keeps of each convolution.
+    `resident_bytes`: of each worker's process, with its libraries and the images. `duration`: from
+    the start to the end, in seconds. `data_warning`: the API cannot say whether the images exist.
     """
 
     spec: JobSpec
     dataset: Dataset
     model_stats: ModelStats | None
-    memory_bytes: int | None
+    tensor_bytes: int | None
+    resident_bytes: int | None
     duration: DurationEstimate | None
     queue_status: JobQueueStatus
+    data_warning: str | None
 
 
 def plan_job(
@@ -256,6 +270,11 @@ def plan_job(
     cluster = cluster_state.find_cluster(session)
     capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
     model_stats = workload.model_stats_of(spec, dataset)
+    estimator, profile = Estimator(session), TimingProfile.from_spec(spec)
+    tensor_bytes = None if model_stats is None else _estimate_tensor_bytes(spec, model_stats)
+    resident_bytes = estimator.estimate_resident_bytes(profile)
+    if resident_bytes is None and tensor_bytes is not None:
+        resident_bytes = _PROCESS_BYTES + tensor_bytes + _estimate_image_bytes(spec, dataset)
     planned = WaitingJob(
         job_id="~",  # sorts after all ids
         sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
@@ -265,22 +284,29 @@ def plan_job(
         user=user,
         group=people.find_group(session, user),
         tags=spec.tags,
-        duration=Estimator(session).estimate_total(
-            TimingProfile.from_spec(spec), iterations=workload.count_iterations(spec)
-        ),
+        duration=estimator.estimate_total(profile, iterations=workload.count_iterations(spec)),
     )
     queue_status = QueueStatus(session, now=now, planned=[planned])
     return JobPlan(
         spec=spec,
         dataset=dataset,
         model_stats=model_stats,
-        memory_bytes=None if model_stats is None else _estimate_memory_bytes(spec, model_stats),
+        tensor_bytes=tensor_bytes,
+        resident_bytes=resident_bytes,
         duration=planned.duration,
         queue_status=queue_status.explain_planned(planned),
+        data_warning=plan_notes.find_data_warning(dataset, data_dir),
     )
 
 
-def _estimate_memory_bytes(spec: JobSpec, model_stats: ModelStats) -> int:
+def _estimate_image_bytes(spec: JobSpec, dataset: Dataset) -> int:
+    """Of the decoded images in memory; 0 where they are read from their files, or not counted."""
+    images = (dataset.train_images or 0) + (dataset.test_images or 0)
+    size = dataset.image_size(spec.family)
+    return 0 if spec.recipe.crop is not Crop.PAD_CROP else images * size * size * 3
+
+
+def _estimate_tensor_bytes(spec: JobSpec, model_stats: ModelStats) -> int:
     """Each convolution's output counts twice: as it is, and normalised for the next layer."""
     share = spec.recipe.batch_size // spec.resources.num_workers
     images = min(spec.recipe.micro_batch_size or share, share)
@@ -298,7 +324,3 @@ def _format_free(job: WaitingJob, free: ResourceBundle) -> str:
     if job.resources.gpus:
         return f"{count_of(cpus, 'CPU')} and {count_of(gpus, 'GPU')} are free"
     return f"{cpus} {plural(cpus, 'is', 'are')} free"
-
-
-def _format_seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"  # noqa: PLR2004

@@ -2,13 +2,19 @@
 
 import csv
 import io
+import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service.searches.ranking import Trial
 from service.specs.search_spec import SearchSpec
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 def format_csv(spec: SearchSpec, trials: Sequence[Trial]) -> str:
@@ -38,12 +44,9 @@ def format_csv(spec: SearchSpec, trials: Sequence[Trial]) -> str:
 
 def pack_tensorboard(trials: Sequence[Trial]) -> bytes:
     """A zip archive of a log directory, with a folder for each trial that has values."""
-    # Imported here: it imports NumPy and protobuf, which takes half a second.
-    from tensorboardX import SummaryWriter  # noqa: PLC0415
-
     packed = io.BytesIO()
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(packed, "w") as archive:
-        with SummaryWriter(folder) as writer:
+        with _import_writer()(folder) as writer:
             for trial in trials:
                 if trial.values:
                     metrics = {metric.value: value for metric, value in trial.values.items()}
@@ -53,3 +56,21 @@ def pack_tensorboard(trials: Sequence[Trial]) -> bytes:
         for path in sorted(Path(folder).glob("*/*")):
             archive.write(path, path.relative_to(folder))
     return packed.getvalue()
+
+
+@cache
+def _import_writer() -> type["SummaryWriter"]:
+    """Imported on demand: it imports NumPy and protobuf, which takes half a second.
+
+    Where torch is installed it imports torch, too, only to recognize tensors: 500 MB that the API
+    would hold until it ends.
+    """
+    is_imported = "torch" in sys.modules
+    if not is_imported:
+        sys.modules["torch"] = None  # type: ignore[assignment] - an import raises ImportError
+    try:
+        from tensorboardX import SummaryWriter  # noqa: PLC0415
+    finally:
+        if not is_imported:
+            del sys.modules["torch"]
+    return SummaryWriter

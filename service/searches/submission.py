@@ -44,6 +44,11 @@ def submit(
         job_submission.check_data(trial, data_dir)
         trials[trial.resources, trial.architecture, trial.dataset] = trial
 
+    if "dataset" not in spec.space:
+        # What is wrong with the job itself is not an error of a value of the space.
+        job_submission.require_dataset(
+            str(spec.job.get("dataset")), data_dir, pointer="/job/dataset"
+        )
     # It may take seconds, so it comes before the first query begins the transaction.
     search_spec.check_search_spec(spec, check_trial)
     key = IdempotencyKey.of(Operation.SUBMIT_SEARCH, idempotency_key, user=user, body=[spec])

@@ -31,6 +31,7 @@ from service.specs.base import MAX_ID_LENGTH, MAX_NAME_LENGTH, JobId, Name, Seed
 from service.specs.labels import Tags
 from service.specs.validation import validate
 from service.states import DependencyCondition
+from service.text import format_nearest
 
 _BATCH_INDEX = re.compile(r"#(0|[1-9][0-9]{0,3})")
 # Powers of two: their sums are exact, and equal fractions fill a GPU without a rest.
@@ -255,7 +256,10 @@ class JobSpec(Spec):
     def _check_dataset(cls, name: str) -> str:
         if datasets.find_dataset(name) is None:
             known = ", ".join(sorted(datasets.DATASETS))
-            raise ValueError(f"must be one of {known}, or folder:NAME for an image folder")
+            raise ValueError(
+                f"must be one of {known}, or folder:NAME for an image folder"
+                f"{format_nearest(name, datasets.DATASETS)}"
+            )
         return name
 
     @field_validator("depth")

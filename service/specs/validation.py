@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from service.errors import FieldError, InvalidInput
+from service.errors import FieldError, InputLocation, InvalidInput
 
 _MAX_MESSAGE_LENGTH = 500
 # The fields whose model follows from the value's `kind`, which pydantic puts into locations.
@@ -23,13 +23,17 @@ def validate(model: type[Model], value: Any, *, message: str) -> Model:
         raise InvalidInput(message, field_errors=field_errors) from error
 
 
-def to_field_errors(errors: Iterable[Any], *, skip: int = 0) -> tuple[FieldError, ...]:
+def to_field_errors(errors: Iterable[Any], *, is_request: bool = False) -> tuple[FieldError, ...]:
     """Field errors for the errors that pydantic lists; messages include the received scalar.
 
-    `skip`: leading steps of each location to omit; FastAPI puts `body` or `query` first.
+    `is_request`: FastAPI lists them, and puts `body`, `query` or `header` first.
     """
     return tuple(
-        FieldError(pointer=_pointer(error["loc"][skip:]), message=_message(error))
+        FieldError(
+            pointer=_pointer(error["loc"][1:] if is_request else error["loc"]),
+            message=_message(error),
+            location=InputLocation(error["loc"][0]) if is_request else InputLocation.BODY,
+        )
         for error in errors
         # A default that depends on an invalid field, which has its own error.
         if error["type"] != "default_factory_not_called"

@@ -268,7 +268,8 @@ class AttemptRow(Base):
     fencing_token: incremented when another dispatcher takes over; writes with an older value fail.
     token_sha256: digest of the processes' API token; empty before a runner has the attempt.
     runner_id, resume_checkpoint_id: no foreign keys, since they outlive those rows.
-    first_iteration: where the attempt started; iteration: newest with a reported metric.
+    first_iteration: where the attempt started; iteration: newest with a reported metric;
+        progress_iteration: newest of a reported progress, since metrics may be minutes apart.
     backfill_deadline: when an attempt that was started by backfill must have ended.
     released_at: when its resources became free: its runner was idle again or had terminated.
     progressed_at: when a report last had another iteration than the one before.
@@ -302,6 +303,7 @@ class AttemptRow(Base):
     resume_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
     first_iteration: Mapped[int] = mapped_column(default=0)
     iteration: Mapped[int | None]
+    progress_iteration: Mapped[int | None]
     backfill_deadline: Mapped[datetime | None]
     created_at: Mapped[datetime]
     submitted_at: Mapped[datetime | None]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from service import errors
 from service.errors import ResnetdError
 from service.states import Reason
 from tests.support.api import TOKEN, Api
+from tests.support.contract import DOCUMENT
 from tests.support.core import job_id_of, written
 from tests.support.fake_api import eventually
 
@@ -32,7 +34,14 @@ def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert body["status"] == status
     assert body["code"] == code
     assert body["type"] == "about:blank"
-    assert body["title"]
+    assert body["title"] == {
+        401: "Unauthorized",
+        404: "Not Found",
+        405: "Method Not Allowed",
+        413: "Content Too Large",
+        422: "Unprocessable Content",
+        500: "Internal Server Error",
+    }.get(status, body["title"]), "the reason phrase of RFC 9110"
     assert body["detail"]
     assert body["request_id"] == answer.headers["X-Request-Id"]
     return body
@@ -92,6 +101,7 @@ def test_the_message_of_a_job_too_large_for_the_cluster_has_its_size(api: Api) -
     problem = _problem(answer, 422, "cannot-fit")
     (error,) = problem["errors"]
     assert error == {
+        "location": "body",
         "pointer": "/resources",
         "message": "8 workers need 8 CPUs; the cluster has 4",
     }
@@ -173,10 +183,78 @@ def test_an_unknown_path_is_not_found(api: Api, path: str) -> None:
     _problem(api.get(path), 404, "not-found")
 
 
-def test_a_method_that_a_path_does_not_have_is_refused(api: Api) -> None:
-    answer = api.call("DELETE", "/v1/jobs")
-    _problem(answer, 405, "method-not-allowed")
-    assert "Allow" in answer.headers
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/v1/jobs", "GET, POST"),
+        ("POST", "/v1/jobs/0", "GET, PATCH, DELETE"),
+        ("PUT", "/v1/jobs/0/checkpoints/best/weights", "GET, HEAD"),
+        ("GET", "/v1/jobs:plan", "POST"),
+        ("POST", "/v1/session/x", None),
+        ("POST", "/v1/health", "GET"),
+        ("POST", "/submit", "GET"),
+    ],
+)
+def test_a_method_that_a_path_does_not_have_is_refused_with_all_that_it_has(
+    api: Api, method: str, path: str, allowed: str | None
+) -> None:
+    answer = api.call(method, path)
+    if allowed is None:
+        assert _problem(answer, 404, "not-found")["detail"] == f"there is nothing at {path}"
+        return
+    assert path in _problem(answer, 405, "method-not-allowed")["detail"]
+    assert answer.headers["Allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    ("request_of", "location", "pointer"),
+    [
+        (lambda api: api.post("/v1/jobs", written(seed=-1)), "body", "/seed"),
+        (lambda api: api.get("/v1/jobs?limit=0"), "query", "/limit"),
+        (lambda api: api.get("/v1/jobs?where=nonsense"), "query", "/where"),
+        (
+            lambda api: api.post("/v1/jobs", written(), headers={"Idempotency-Key": 201 * "x"}),
+            "header",
+            "/idempotency-key",
+        ),
+        (
+            lambda api: api.post(
+                "/v1/tokens", {"label": "x", "expires_at": "2000-01-01T00:00:00Z"}
+            ),
+            "body",
+            "/expires_at",
+        ),
+    ],
+)
+def test_a_mistake_is_located_in_the_part_of_the_request_that_has_it(
+    api: Api, request_of: Callable[[Api], httpx.Response], location: str, pointer: str
+) -> None:
+    (error,) = _problem(request_of(api), 422, "invalid-input")["errors"]
+    assert (error["location"], error["pointer"]) == (location, pointer)
+
+
+def test_all_mistakes_of_a_request_are_listed_at_once(api: Api) -> None:
+    recipe = {"name": "slow", "batch_size": 0, "itertions": 5}
+    answer = api.post("/v1/jobs", written(depth=33, seed=-1, recipe=recipe))
+    pointers = ["/depth", "/recipe/name", "/recipe/batch_size", "/recipe/itertions", "/seed"]
+    assert sorted(_pointers(answer)) == sorted(pointers)
+
+
+def test_what_the_cluster_and_other_jobs_refuse_is_listed_at_once(api: Api) -> None:
+    api.core.record_cluster(cpus=4)
+    fields = {"start_from": {"job": "0" * 16}, "after": ["1" * 16]}
+    answer = api.post("/v1/jobs", written(resources={"num_workers": 8}, **fields))
+    assert _pointers(answer) == ["/resources", "/start_from/job", "/after/0/job"]
+
+
+def test_an_unknown_name_is_refused_with_the_nearest(api: Api) -> None:
+    for fields, nearest in (
+        ({"dataset": "cifar-10"}, "cifar10"),
+        ({"recipe": "paper_cifar"}, "paper-cifar"),
+        ({"recipe": {"name": "quik"}}, "quick"),
+    ):
+        (error,) = api.post("/v1/jobs", written(**fields)).json()["errors"]
+        assert f"nearest: {nearest}" in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -327,6 +405,21 @@ def test_no_report_causes_an_internal_error(any_api: Api, fields: dict[str, Any]
 _REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 # Raised by no route: by dispatchers, and by workers that do not reach the API.
 _OF_WORKERS = {errors.DispatcherAlreadyRunning, errors.LeaseLost, errors.ApiUnavailable}
+
+
+def test_every_code_of_the_document_is_explained() -> None:
+    text = _REFERENCE.read_text(encoding="utf-8")
+    assert [code for code in sorted(_list_codes(DOCUMENT)) if f"`{code}`" not in text] == []
+
+
+def _list_codes(document: Any) -> set[str]:
+    """Of all problems in the OpenAPI document."""
+    if isinstance(document, list):
+        return set().union(*map(_list_codes, document))
+    if not isinstance(document, dict):
+        return set()
+    own = set(document["code"].get("enum", ())) if isinstance(document.get("code"), dict) else set()
+    return own.union(*map(_list_codes, document.values()))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 import resnetd
+from api.routes.checkpoints import WeightsFormat
 from resnetd.cli import app
 from service.states import CheckpointPart, Reason
 from tests.client import faults
@@ -35,7 +36,7 @@ def test_submit_sends_the_options_and_nothing_else(
 ) -> None:
     path = tmp_path / "spec.json"
     path.write_text('{"depth": 56, "shortcut": "A", "dataset": "digits", "recipe": "quick"}')
-    options = ["--file", str(path), "--depth", "20", "--set", "recipe.iterations=100"]
+    options = [str(path), "--depth", "20", "--set", "recipe.iterations=100"]
     options += ["--workers", "2", "--seed", "7", "--priority", "90", "--name", "mine"]
     options += ["--tag", "a", "--tag", "b", "--idempotency-key", "k", "--set", "max_restarts=0"]
     assert command("submit", *options) == 0
@@ -79,7 +80,7 @@ def test_an_invalid_spec_is_a_line_for_each_field(command: Command) -> None:
     "arguments",
     [
         ["submit", "--set", "seed"],
-        ["submit", "--file", "missing.json"],
+        ["submit", "missing.json"],
         ["submit", "--depth", "deep"],
         ["submit", "--idempotency-key", "\n"],
         ["submit", "--no-such-option"],
@@ -124,6 +125,81 @@ def test_show_has_attempts_and_checkpoints(service: Service, command: Command) -
     assert "failed: dataset-missing: no folder /data/digits" in command.out
     assert "CHECKPOINT" in command.out
     assert "2.50 %" in command.out
+
+
+TRACEBACK = "ValueError: the batch has no images\n\nTraceback (most recent call last):\n" + 400 * (
+    '  File "/opt/trainer.py", line 1, in train\n'
+)
+
+
+def test_a_failure_is_a_line_everywhere_and_complete_on_request(
+    service: Service, command: Command
+) -> None:
+    training = service.run(max_restarts=0)
+    training.finish(Reason.TRAINING_ERROR, message=TRACEBACK)
+    cause = "training-error: ValueError: the batch has no images"
+    assert command("show", training.job_id) == 0
+    assert cause in command.out
+    assert "Traceback" not in command.out
+    assert len(command.out.splitlines()) < 30
+    assert f"resnetd show {training.job_id} --full" in command.out
+    assert "failed attempts" in command.out
+    assert command("show", training.job_id, "--full") == 0
+    assert command.out.count("trainer.py") == 400
+    assert [line for line in command.out.splitlines() if line != line.rstrip()] == []
+    assert command("ps") == 0
+    assert command.out.splitlines()[0].split()[-1] == "REASON"
+    assert command.out.splitlines()[1].endswith(cause)
+    assert command("watch", training.job_id) == 100
+    assert command.out.splitlines()[-1] == f"{training.job_id} failed: {cause}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["show", ""], ["logs", ""], ["cancel", ""], ["search", "show", ""], ["watch", ""]),
+        *(["study", "show", ""], ["webhook", "ping", ""], ["token", "revoke", ""]),
+    ],
+)
+def test_an_empty_id_is_a_wrong_use_and_no_request(
+    service: Service, command: Command, arguments: list[str]
+) -> None:
+    service.transport.requests.clear()
+    assert command(*arguments) == 2
+    assert command.err == "the id is empty\n"
+    assert service.transport.requests == []
+
+
+def test_what_has_no_rows_says_so(service: Service, command: Command) -> None:
+    job_id = service.submit(hold=True)
+    for arguments, note in (
+        (["logs", job_id], f"{job_id} has no log lines; it is held.\n"),
+        (["metrics", job_id], f"{job_id} has no metrics; it is held.\n"),
+        (["ps", "--state", "running"], "No jobs match.\n"),
+        (["search", "list"], "There are no searches.\n"),
+        (["webhook", "list"], "There are no webhooks.\n"),
+        (["analyses", job_id], "The job has no analyses.\n"),
+    ):
+        assert command(*arguments) == 0
+        assert command.err == note
+    assert command("ps", "--state", "running", "-o", "json") == 0
+    assert json.loads(command.out) == []
+
+
+def test_the_help_of_a_download_names_every_format() -> None:
+    download = typer.main.get_command(app.app).commands["download"]  # type: ignore[attr-defined]
+    (option,) = [param for param in download.params if "--format" in param.opts]
+    assert [name for name in WeightsFormat if name not in option.help] == []
+
+
+def test_every_spec_is_read_from_the_same_argument() -> None:
+    root = typer.main.get_command(app.app)
+    searches = root.commands["search"].commands  # type: ignore[attr-defined]
+    commands = [root.commands[name] for name in ("submit", "plan", "batch")]  # type: ignore[attr-defined]
+    for found in [*commands, searches["submit"]]:
+        first = found.params[0]
+        assert (first.name, first.param_type_name) == ("file", "argument")
+        assert not any("--file" in param.opts for param in found.params)
 
 
 def test_a_waiting_job_is_shown_with_the_reason(service: Service, command: Command) -> None:
@@ -171,6 +247,16 @@ def test_logs_and_events_are_a_json_object_per_line(service: Service, command: C
     assert command("events", training.job_id, "-o", "json") == 0
     numbers = [json.loads(line)["number"] for line in command.out.splitlines()]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_checkpoint_is_printed_with_its_errors_in_percent(
+    service: Service, command: Command
+) -> None:
+    training = service.run()
+    training.save(10, test_error=28.294270833333332)
+    assert command("events", training.job_id) == 0
+    (saved,) = [line for line in command.out.splitlines() if "checkpoint" in line]
+    assert saved.endswith(", iteration 10, test error 28.29 %")
 
 
 def test_events_are_printed_as_changes(service: Service, command: Command) -> None:

@@ -187,3 +187,15 @@ def test_the_best_trial_is_confirmed_over_seeds_that_the_search_has_not_seen(
         for member in (best, default)
     ]
     assert rates == [0.001, 0.1]
+
+
+def test_a_search_is_shown_with_what_it_varies_and_its_best_trial(
+    running: str, command: Command
+) -> None:
+    assert command("search", "show", running[:14]) == 0
+    text = " ".join(command.out.split())
+    assert "best test/error 4.5 (trial " in text
+    assert "space recipe.learning_rate: " in text
+    assert "algorithm random" in text
+    assert command("search", "show", running, "-o", "json") == 0
+    assert json.loads(command.out)["id"] == running

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 import resnetd
+from resnetd.cli import watch as watch_module
 from resnetd.cli.watch import LineScreen, LiveScreen, watch
 from service.states import Reason
 from service.storage import schema
@@ -209,6 +210,24 @@ def test_the_exit_code_is_the_outcome(
     with _after_a_stream_was_opened(service, lambda: training.finish(reason)):
         assert command("watch", training.job_id) == code
     assert command.out.splitlines()[-1].startswith(training.job_id)
+
+
+def test_a_change_during_the_start_of_a_watch_is_not_printed_twice(
+    service: Service, client: resnetd.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = service.submit()
+    read, changes = client.jobs.get, iter([service.core.start_next])
+
+    def start_then_read(wanted: str) -> resnetd.Job:
+        for change in changes:
+            service.core.record_cluster(cpus=64)
+            change()
+        return read(wanted)
+
+    monkeypatch.setattr(client.jobs, "get", start_then_read)
+    job, last = watch_module._read(client.jobs, job_id)
+    assert job.state == resnetd.JobState.STARTING
+    assert list(client.jobs.events(job_id, after=last)) == []
 
 
 def test_the_worst_of_several_outcomes_counts(service: Service, command: Command) -> None:

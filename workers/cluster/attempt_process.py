@@ -136,7 +136,7 @@ def report_failure(
             )
     outcome = _finish(
         api,
-        FinishAttemptRequest(reason=failed.reason, message=failed.message[-MAX_MESSAGE_LENGTH:]),
+        FinishAttemptRequest(reason=failed.reason, message=_cut(failed.message)),
         deadline_seconds=max(deadline - time.monotonic(), 1.0),
     )
     if outcome is not AttemptOutcome.UNDELIVERED:
@@ -150,7 +150,7 @@ def classify_failure(error: Exception) -> AttemptFailed:
         return error
     if isinstance(error, TrainingError):
         return AttemptFailed(error.reason, str(error))
-    text = "".join(traceback.format_exception(error))[-MAX_MESSAGE_LENGTH:]
+    text = _describe(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return AttemptFailed(Reason.OUT_OF_MEMORY, text)
     if isinstance(error, torch.distributed.DistError) or "gloo/transport" in text:
@@ -160,6 +160,21 @@ def classify_failure(error: Exception) -> AttemptFailed:
     if is_disk_error or isinstance(error, Unavailable | CorruptArtifact):
         return AttemptFailed(Reason.DELIVERY_FAILED, text)
     return AttemptFailed(Reason.TRAINING_ERROR, text)
+
+
+def _describe(error: Exception) -> str:
+    """The cause in a line, and below it the traceback."""
+    cause = (str(error).strip().splitlines() or [""])[0]
+    first = f"{type(error).__name__}: {cause}" if cause else type(error).__name__
+    return f"{first}\n\n{''.join(traceback.format_exception(error))}"
+
+
+def _cut(message: str) -> str:
+    """The first line and the end, which say the most."""
+    first, separator, rest = message.partition("\n")
+    first = first[: MAX_MESSAGE_LENGTH // 2]
+    left = MAX_MESSAGE_LENGTH - len(first) - len(separator)
+    return f"{first}{separator}{rest[-left:]}"
 
 
 def remove_leftovers(work_dir: Path, *, now: float) -> None:

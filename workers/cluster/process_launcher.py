@@ -30,6 +30,7 @@ from typing import Self, TypeVar
 
 from service.specs.protocol import AttemptConfig
 from service.states import Reason
+from workers.cluster import socket_folder
 from workers.cluster.attempt_outcome import AttemptFailed
 from workers.cluster.oom_kills import read_oom_kills
 from workers.cluster.process_settings import AttemptSettings, RunnerSettings
@@ -115,6 +116,7 @@ class ProcessLauncher:
         self._is_closed = False
         # numpy's threads would be lost in a fork; training computes in torch.
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        socket_folder.prepare()
         _context.set_forkserver_preload(["workers.cluster.preload"])
         forkserver.ensure_running()
         self._listener = Listener(self._address, family="AF_UNIX", authkey=self._key)

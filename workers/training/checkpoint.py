@@ -287,14 +287,6 @@ def describe_weights(
     }
 
 
-def architecture_of(metadata: Mapping[str, str]) -> Architecture:
-    """The network of weights with this metadata. ValueError if the metadata does not say it."""
-    try:
-        return JobSpec.model_validate_json(metadata["spec"]).architecture
-    except KeyError as error:
-        raise ValueError("the metadata of the weights does not name their network") from error
-
-
 def list_versions() -> dict[str, str]:
     """Of the libraries that computed the weights."""
     return {

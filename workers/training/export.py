@@ -1,7 +1,8 @@
 """What a finished run leaves for other programs, each compared with the network itself.
 
 weights.pt               the state_dict, for torch.load(weights_only=True)
-model.onnx               for ONNX Runtime and others: normalized images_NCHW float32 -> logits_NK
+model.onnx               for ONNX Runtime and others: normalized images_NCHW float32 -> logits_NK;
+                         input `images`, output `logits`, first dimension `batch`
 model.pt2                the same as a torch.export program, which needs none of our code
 model.image.onnx         with the preprocessing inside: image_HWC uint8 of any size -> logits_K
 model.image.pt2          the same as a torch.export program
@@ -16,12 +17,14 @@ Shapes: N batch, C channels, H height, W width, K classes.
 import copy
 import json
 import logging
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -303,16 +306,41 @@ def _write_onnx(
     import onnx  # noqa: PLC0415
     import onnxruntime  # noqa: PLC0415
 
-    torch.onnx.export(program, (), path, dynamo=True, external_data=False, verbose=False)
+    is_image = inputs.dtype is torch.uint8
+    name, axes = ("image", ("height", "width")) if is_image else ("images", ("batch",))
+    torch.onnx.export(
+        program,
+        (),
+        path,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        input_names=[name],
+        output_names=["logits"],
+    )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (model_input,) = session.get_inputs()
     (outputs,) = session.run(None, {model_input.name: inputs.numpy()})
     difference = float((torch.from_numpy(outputs) - expected).abs().max())
     model = onnx.load(path)
+    _name_dimensions(model, axes)
     properties = {**metadata, "max_abs_logit_difference": repr(difference)}
     onnx.helper.set_model_props(model, properties)
     onnx.save(model, path)
     return difference
+
+
+def _name_dimensions(model: Any, axes: Sequence[str]) -> None:
+    """Replaces torch's symbols, such as s11, of the input's first axes, wherever they occur."""
+    (model_input,) = model.graph.input
+    dimensions = model_input.type.tensor_type.shape.dim
+    names = {dimension.dim_param: axis for dimension, axis in zip(dimensions, axes, strict=False)}
+    symbol = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in names))
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_param = symbol.sub(lambda found: names[found[0]], dimension.dim_param)
 
 
 _Writer = Callable[[ExportedProgram, Tensor, Tensor, Path, Mapping[str, str]], float]

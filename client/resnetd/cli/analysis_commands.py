@@ -83,7 +83,7 @@ def analyses(context: typer.Context, job_id: JobId, *, output: OutputOption = Ou
     """List the analyses of a job's checkpoints with their results."""
     session: Session = context.obj
     found = session.client.analyses.list(session.client.jobs.find(job_id).id)
-    session.show(output, found, render.analyses(found))
+    session.show_list(output, found, render.analyses(found), none="The job has no analyses.")
 
 
 @commands.command(epilog="Example: resnetd analysis 0f3k --csv > responses.csv")

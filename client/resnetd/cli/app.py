@@ -127,7 +127,7 @@ def audit(
     """List sign-ins, changes of people and tokens, and deletions, newest first, as an admin."""
     session: Session = context.obj
     found = list(session.client.audit(user=user, limit=limit))
-    session.show(output, found, render.audit(found))
+    session.show_list(output, found, render.audit(found), none="The log has no such entry.")
 
 
 @app.command("queue", epilog="Example: resnetd queue")
@@ -140,7 +140,7 @@ def queue_command(
     """List waiting jobs in queue order, with the reason and the expected start."""
     session: Session = context.obj
     waiting = session.client.queue(limit=limit)
-    session.show(output, waiting, render.queue(waiting))
+    session.show_list(output, waiting, render.queue(waiting), none="No job waits.")
 
 
 @app.command(epilog="Example: resnetd cluster")

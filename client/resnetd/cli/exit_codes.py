@@ -7,6 +7,7 @@ from resnetd.errors import (
     BadConfiguration,
     CannotConnect,
     CannotFit,
+    EmptyId,
     IdempotencyMismatch,
     InvalidInput,
     JobHeld,
@@ -56,7 +57,10 @@ def of_jobs(jobs: list[Job]) -> ExitCode:
 
 
 _BY_ERROR: tuple[tuple[type[ResnetdError] | tuple[type[ResnetdError], ...], ExitCode], ...] = (
-    ((InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration, AmbiguousId), ExitCode.USAGE),
+    (
+        (InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration, AmbiguousId, EmptyId),
+        ExitCode.USAGE,
+    ),
     ((CannotConnect, TooManyRequests, Unavailable), ExitCode.CANNOT_CONNECT),
     (NotFound, ExitCode.NOT_FOUND),
     ((NotFinished, JobHeld, SearchHeld), ExitCode.NOT_FINISHED),

@@ -22,8 +22,11 @@ from resnetd.models import Job
 
 commands = typer.Typer()
 
-FileOption = Annotated[
-    str | None, typer.Option(help="A spec in JSON, - for standard input; options override it.")
+FileArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[FILE]", help="A spec in JSON, - for standard input; options override it."
+    ),
 ]
 
 
@@ -33,6 +36,7 @@ FileOption = Annotated[
 )
 def submit(
     context: typer.Context,
+    file: FileArgument = None,
     *,
     depth: Annotated[int | None, typer.Option(help="Layers, as in the paper: 20, 56, 50.")] = None,
     shortcut: Annotated[
@@ -54,7 +58,6 @@ def submit(
         ),
     ] = None,
     settings: SettingsOption = None,
-    file: FileOption = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="A repeated key returns the same job.")
     ] = None,
@@ -133,9 +136,9 @@ def batch(
 )
 def plan(
     context: typer.Context,
+    file: FileArgument = None,
     *,
     settings: SettingsOption = None,
-    file: FileOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Estimate a job's size, run time and queue wait."""
@@ -177,13 +180,21 @@ def ps(
     )
     jobs = found[:cut]
     table = render.jobs(jobs, now=datetime.now(UTC), has_bars=session.console.is_terminal)
-    session.show(output, jobs, table)
+    session.show_list(output, jobs, table, none="No jobs match.")
     if len(jobs) < len(found):
         messages.print_note(f"Only the newest {limit} are listed; --all lists every job.")
 
 
 @commands.command(epilog="Example: resnetd show 0f3k")
-def show(context: typer.Context, job_id: JobId, *, output: OutputOption = Output.TEXT) -> None:
+def show(
+    context: typer.Context,
+    job_id: JobId,
+    *,
+    is_full: Annotated[
+        bool, typer.Option("--full", help="Print complete messages, such as tracebacks.")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
     """Show a job with its attempts and checkpoints."""
     session: Session = context.obj
     job = session.client.jobs.find(job_id)
@@ -198,6 +209,7 @@ def show(context: typer.Context, job_id: JobId, *, output: OutputOption = Output
         checkpoints=checkpoints,
         envelope=session.client.jobs.envelope(job.id),
         now=datetime.now(UTC),
+        is_full=is_full,
     )
     session.show(output, job, *parts)
 
@@ -232,9 +244,13 @@ def logs(
     """Print the log of a job."""
     session: Session = context.obj
     job = session.client.jobs.find(job_id)
+    is_empty = True
     with _detachable([job], f"resnetd logs -f {job.id}"):
         for line in session.client.jobs.logs(job.id, follow=is_followed):
+            is_empty = False
             session.show_line(output, line, render.log_line(line))
+    if is_empty:
+        messages.print_note(f"{job.id} has no log lines; it is {job.state}.")
 
 
 @commands.command(epilog="Example: resnetd events 0f3k")
@@ -264,6 +280,8 @@ def metrics(
         return
     found = session.client.jobs.metrics(job.id, series=series or ())
     session.show(output, {"series": found}, render.metrics(found))
+    if not found:
+        messages.print_note(f"{job.id} has no metrics; it is {job.state}.")
 
 
 @commands.command(epilog="Example: resnetd download 0f3k --which best -o resnet.safetensors")

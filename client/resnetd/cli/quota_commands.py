@@ -26,7 +26,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List quotas."""
     session: Session = context.obj
     found = session.client.quotas.list()
-    session.show(output, found, render.quotas(found))
+    session.show_list(output, found, render.quotas(found), none="There are no quotas.")
 
 
 @commands.command("set", epilog="Example: resnetd quota set 'user:*' --jobs 2 --waiting 20")

@@ -21,8 +21,10 @@ from resnetd.models import (
     Cluster,
     Dataset,
     Delivery,
+    Duration,
     Envelope,
     EnvelopeVerdict,
+    EstimateBasis,
     Event,
     EventKind,
     Importance,
@@ -100,8 +102,9 @@ def jobs(rows: Iterable[Job], *, now: datetime, has_bars: bool) -> Table:
     listed = list(rows)
     bar = ["progress"] if has_bars else []
     kind = ["kind"] if any(row.kind != "training" for row in listed) else []
+    reason = ["reason"] if any(_failure(row) for row in listed) else []
     return _table(
-        ("id", "name", *kind, "state", *bar, "done", "error", "age"),
+        ("id", "name", *kind, "state", *bar, "done", "error", "age", *reason),
         (
             (
                 row.id,
@@ -112,10 +115,23 @@ def jobs(rows: Iterable[Job], *, now: datetime, has_bars: bool) -> Table:
                 percent(_done_percent(row), digits=0),
                 percent(_newest_error(row)),
                 duration((now - row.created_at).total_seconds()),
+                *(_failure(row) for _ in reason),
             )
             for row in listed
         ),
     )
+
+
+def _failure(row: Job) -> str:
+    """Why it failed, or why the service holds it, in a line; empty for others."""
+    if row.state != JobState.FAILED and not row.is_held_by_service:
+        return ""
+    return ": ".join(filter(None, (row.reason, first_line(row.message))))
+
+
+def first_line(message: str | None) -> str:
+    """The cause of a failure; a traceback may follow it."""
+    return (message or "").strip().partition("\n")[0]
 
 
 def job(
@@ -125,12 +141,20 @@ def job(
     checkpoints: Sequence[Checkpoint],
     envelope: Envelope,
     now: datetime,
+    is_full: bool = False,
 ) -> list[RenderableType]:
+    """`is_full`: with all lines of the messages, which may be tracebacks."""
     parts: list[RenderableType] = [_sheet(_fields_of_job(shown, envelope, now))]
     if attempts:
         parts += ["", attempts_table(attempts)]
     if checkpoints:
         parts += ["", checkpoints_table(checkpoints)]
+    long = [row for row in attempts if row.message and "\n" in row.message.strip()]
+    if is_full:
+        for row in long:
+            parts += ["", f"attempt {row.number}:", printable((row.message or "").strip())]
+    elif long:
+        parts += ["", f"The complete messages: resnetd show {shown.id} --full"]
     return parts
 
 
@@ -138,7 +162,14 @@ def attempts_table(rows: Iterable[Attempt]) -> Table:
     return _table(
         ("attempt", "state", "reason", "started", "ended", "message"),
         (
-            (row.number, row.state, row.reason, row.started_at, row.ended_at, row.message)
+            (
+                row.number,
+                row.state,
+                row.reason,
+                row.started_at,
+                row.ended_at,
+                first_line(row.message),
+            )
             for row in rows
         ),
     )
@@ -192,6 +223,40 @@ def analysis(result: AnalysisResult) -> list[RenderableType]:
 
 def _cell_of(cell: float | str | None) -> object:
     return _value(cell) if isinstance(cell, float) or cell is None else cell
+
+
+def search(shown: Search, *, now: datetime) -> Table:
+    best = [
+        ", ".join(f"{metric} {value:g}" for metric, value in trial.values.items())
+        + f" (trial {trial.number}, job {trial.job_id})"
+        for trial in shown.best or ()
+    ]
+    counts = ", ".join(f"{count} {state}" for state, count in (shown.counts or {}).items() if count)
+    spec = shown.spec
+    age = duration((now - shown.created_at).total_seconds())
+    return _sheet(
+        [
+            ("id", shown.id),
+            ("name", shown.name),
+            ("state", shown.state),
+            ("end reason", shown.end_reason),
+            ("message", first_line(shown.message) or None),
+            *(("best", text) for text in best),
+            ("trials", counts or None),
+            ("algorithm", spec.get("algorithm")),
+            *(("metric", metric) for metric in _as_list(spec.get("metric"))),
+            *(
+                ("space", f"{path}: {_plain(dimension)}")
+                for path, dimension in spec.get("space", {}).items()
+            ),
+            ("budget", _plain(spec.get("budget", {}))),
+            ("created", f"{time(shown.created_at)} ({age} ago)"),
+        ]
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def searches(rows: Iterable[Search]) -> Table:
@@ -454,25 +519,37 @@ def deliveries(rows: Iterable[Delivery]) -> Table:
 
 
 def plan(estimate: Plan) -> Table:
-    memory, minutes = estimate.memory_bytes, estimate.minutes
     return _sheet(
         [
             ("network", estimate.network),
             ("parameters", estimate.parameters),
             ("multiply-adds", estimate.multiply_adds),
-            ("memory", None if memory is None else f"{memory / 1e6:.0f} MB per worker"),
-            (
-                "run time",
-                "unknown: no comparable job has run"
-                if minutes is None
-                else f"{duration(minutes.p50 * 60)} to {duration(minutes.p90 * 60)}",
-            ),
+            ("memory", _plan_memory(estimate)),
+            ("run time", _plan_time(estimate.minutes)),
             ("epochs", estimate.epochs),
             ("expected start", estimate.waiting.starts_p50),
             ("queue", estimate.waiting.message),
             *(("note", note) for note in estimate.notes),
         ]
     )
+
+
+def _plan_memory(estimate: Plan) -> str | None:
+    resident, tensors = estimate.resident_bytes, estimate.tensor_bytes
+    if resident is None:
+        return None
+    of_it = "" if tensors is None else f", of it {tensors / 1e6:.0f} MB of tensors"
+    return f"{resident / 1e6:.0f} MB resident in each worker{of_it}"
+
+
+def _plan_time(minutes: Duration | None) -> str:
+    if minutes is None:
+        return "unknown: no comparable job has run"
+    median, high = duration(minutes.p50 * 60), duration(minutes.p90 * 60)
+    expected = f"about {median}" if median == high else f"{median} to {high}"
+    if minutes.basis == EstimateBasis.OTHER_NETWORKS:
+        return f"{expected}, by multiply-adds from other networks (attempts: {minutes.samples})"
+    return f"{expected}, from jobs like it (attempts: {minutes.samples})"
 
 
 def metrics(series: Mapping[str, Series]) -> Table:
@@ -492,8 +569,18 @@ def event(shown: Event) -> str:
         is_obvious = data.get("reason") in {None, Reason.COMPLETED, Reason.CANCELLED}
         reason = "" if is_obvious else f" ({data['reason']})"
         return printable(f"{data.get('from')} -> {data.get('to')}{reason}{by}")
-    details = _plain(data)
+    details = _plain(data if shown.kind != EventKind.CHECKPOINT else _describe_checkpoint(data))
     return printable(f"{shown.kind}: {details}{by}" if details else f"{shown.kind}{by}")
+
+
+def _describe_checkpoint(data: Mapping[str, Any]) -> dict[str, Any]:
+    """With errors as everywhere else: test error 7.50 %."""
+    return {
+        name.replace("_", " "): percent(value)
+        if name.endswith("_error") and isinstance(value, int | float)
+        else value
+        for name, value in data.items()
+    }
 
 
 def log_line(line: LogLine) -> str:
@@ -515,9 +602,10 @@ def progress(shown: Progress) -> str:
 
 
 def outcome(ended: Job) -> str:
-    """One line, but for the message of a failure."""
+    """One line."""
     if ended.state != JobState.SUCCEEDED:
-        causes = [part for part in (ended.reason, ended.message) if part and part != ended.state]
+        message = first_line(ended.message)
+        causes = [part for part in (ended.reason, message) if part and part != ended.state]
         return printable(": ".join([ended.state, *causes]))
     if ended.result is None:
         return ended.state
@@ -544,9 +632,9 @@ def _fields_of_job(shown: Job, envelope: Envelope, now: datetime) -> Iterator[tu
         yield "waiting", shown.waiting.message
         yield "expected start", shown.waiting.starts_p50
     if shown.is_final:
-        yield "outcome", outcome(shown)
+        yield "outcome", _wrap(outcome(shown))
     elif shown.reason is not None:
-        yield "last attempt", ": ".join(filter(None, (shown.reason, shown.message)))
+        yield "last attempt", ": ".join(filter(None, (shown.reason, first_line(shown.message))))
     if shown.progress is not None and not shown.is_final:
         done = shown.progress
         yield "progress", f"{done.iteration}/{done.iterations} ({done.percent:.0f} %)"
@@ -559,7 +647,7 @@ def _fields_of_job(shown: Job, envelope: Envelope, now: datetime) -> Iterator[tu
     yield "recipe", _wrap(_plain(recipe)) if isinstance(recipe, Mapping) else recipe
     yield "parameters", shown.parameters
     yield "attempts", shown.attempts
-    yield "restarts", shown.restarts or None
+    yield "failed attempts", shown.restarts or None
     age = duration((now - shown.created_at).total_seconds())
     yield "created", f"{time(shown.created_at)} ({age} ago)"
     yield from (("started", shown.started_at), ("finished", shown.finished_at))

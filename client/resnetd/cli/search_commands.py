@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,17 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List the newest 50 searches, newest first."""
     session: Session = context.obj
     found = list(session.client.searches.list(limit=50))
-    session.show(output, found, render.searches(found))
+    session.show_list(output, found, render.searches(found), none="There are no searches.")
+
+
+@commands.command(epilog="Example: resnetd search show 0f3k")
+def show(
+    context: typer.Context, search_id: SearchId, *, output: OutputOption = Output.TEXT
+) -> None:
+    """Show a search: its state, its best trial, what it varies."""
+    session: Session = context.obj
+    search = session.client.searches.find(search_id)
+    session.show(output, search, render.search(search, now=datetime.now(UTC)))
 
 
 @commands.command(epilog="Example: resnetd search best 0f3k --download best.safetensors")
@@ -78,7 +89,7 @@ def best(
     """Show the best trial so far; with several metrics, all trials of the Pareto front."""
     session: Session = context.obj
     trials = session.client.searches.find(search_id).best or ()
-    session.show(output, trials, render.trials(trials))
+    session.show_list(output, trials, render.trials(trials), none="No trial has a value yet.")
     if not trials:
         raise typer.Exit(ExitCode.NOT_FINISHED)
     if download is not None:
@@ -102,7 +113,7 @@ def trials(
         typer.echo(session.client.searches.trials_csv(search.id), nl=False)
         return
     found = session.client.searches.trials(search.id)
-    session.show(output, found, render.trials(found))
+    session.show_list(output, found, render.trials(found), none="No trial has started.")
 
 
 @commands.command(epilog="Example: resnetd search importance 0f3k")

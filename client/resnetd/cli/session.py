@@ -1,6 +1,7 @@
 """One run of the command: its client, its console, its output."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -11,6 +12,7 @@ import httpx
 import typer
 from rich.console import Console, RenderableType
 
+from resnetd.cli import messages
 from resnetd.client import Client
 from resnetd.records import Record
 from resnetd.retry import Retry
@@ -63,6 +65,15 @@ class Session:
                 typer.echo(part)  # not wrapped: a script may read it from a terminal
             else:
                 self._print(part)
+
+    def show_list(
+        self, output: Output, rows: Sequence[Record], table: RenderableType, *, none: str
+    ) -> None:
+        """As `show`; `none` is a note that replaces a table without rows."""
+        if output is Output.JSON or rows:
+            self.show(output, rows, table)
+        else:
+            messages.print_note(none)
 
     def _print(self, part: RenderableType) -> None:
         if self.console.is_terminal:

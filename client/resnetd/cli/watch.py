@@ -59,9 +59,7 @@ def watch(
     current: dict[str, Job] = {}
     with screen:
         for job_id in [job.id for job in watched]:
-            # The job is read after its events: it includes what they report.
-            last = max((event.number or 0 for event in jobs.events(job_id)), default=0)
-            current[job_id] = jobs.get(job_id)
+            current[job_id], last = _read(jobs, job_id)
             screen.start(current[job_id])
             arguments = (jobs, current[job_id], last, updates)
             threading.Thread(target=_follow, args=arguments, daemon=True).start()
@@ -80,6 +78,16 @@ def watch(
                 open_ids.discard(update.job_id)
                 screen.finish(update.value)
     return list(current.values())
+
+
+def _read(jobs: Jobs, job_id: str) -> tuple[Job, int]:
+    """The job, and the number of the newest event that it includes: none comes twice."""
+    last = 0
+    while True:
+        last = max((event.number or 0 for event in jobs.events(job_id, after=last)), default=last)
+        job = jobs.get(job_id)
+        if not any(jobs.events(job_id, after=last)):
+            return job, last
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List webhooks."""
     session: Session = context.obj
     found = session.client.webhooks.list()
-    session.show(output, found, render.webhooks(found))
+    session.show_list(output, found, render.webhooks(found), none="There are no webhooks.")
 
 
 @commands.command(epilog="Example: resnetd webhook ping 0f3k000000000001")
@@ -56,7 +56,7 @@ def deliveries(
     """List the deliveries of a webhook, newest first."""
     session: Session = context.obj
     found = session.client.webhooks.deliveries(webhook_id)
-    session.show(output, found, render.deliveries(found))
+    session.show_list(output, found, render.deliveries(found), none="It has no deliveries.")
 
 
 @commands.command(epilog="Example: resnetd webhook delete 0f3k000000000001")

@@ -114,6 +114,8 @@ def test_a_format_has_the_name_of_its_part(api: Api, part: str, suffix: str) -> 
     answer = api.get(f"{_path(claimed)}/newest/weights?format={part}")
     assert answer.content == content(CheckpointPart(part), 2)
     assert answer.headers["Content-Disposition"].endswith(f'-2.{suffix}"')
+    media_type = "text/markdown; charset=utf-8" if part == "card" else "application/octet-stream"
+    assert answer.headers["Content-Type"] == media_type
 
 
 def test_a_download_whose_artifact_was_lost_is_not_found(api: Api, kept: Taken) -> None:

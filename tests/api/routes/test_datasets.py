@@ -53,7 +53,7 @@ def test_the_plan_for_a_small_upload_knows_its_size_and_names_a_shorter_recipe(
     assert plan["spec"]["recipe"]["name"] == "paper-imagenet"
     assert plan["parameters"] == 11_177_538, "torchvision's resnet18 with two classes"
     assert plan["multiply_adds"] == 1_813_562_368
-    assert 1e8 < plan["memory_bytes"] < 2e9
+    assert 1e8 < plan["tensor_bytes"] < 2e9
     assert plan["epochs"] == 600_000 * 256 / 6
     (note,) = plan["notes"]
     assert "recipe paper-imagenet sees each of 6 training images 25,600,000 times" in note
@@ -99,6 +99,39 @@ def test_every_submission_is_checked_against_the_images_of_an_upload(
     assert len(api.get("/v1/jobs").json()["jobs"]) == 1
 
 
+MISSING = [
+    ({"dataset": "folder:brids", "depth": 18, "shortcut": "B"}, "nearest: folder:birds"),
+    ({"dataset": "folder:digits", "depth": 18, "shortcut": "B"}, "nearest: digits"),
+    ({"dataset": "imagenet", "depth": 18, "shortcut": "B"}, "imagenet/train/<class>/"),
+    ({"dataset": "cifar10", "depth": 20, "shortcut": "A"}, "resnetd-worker fetch cifar10"),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), MISSING)
+def test_a_dataset_that_the_data_directory_lacks_is_refused_by_every_submission(
+    api: Api, tmp_path: Path, spec: dict[str, Any], message: str
+) -> None:
+    search = {"job": spec, "space": {"seed": {"choice": [0, 1]}}, "budget": {"trials": 1}}
+    plan = api.post("/v1/jobs:plan", spec)
+    assert "the API does not see the data directory" in plan.json()["notes"][0]
+    job_id = api.post("/v1/jobs", spec).json()["id"]
+    (submitted,) = api.get(f"/v1/jobs/{job_id}/events").json()["events"]
+    assert "shows when the job starts" in submitted["data"]["warning"]
+    body = zipped(tmp_path / "birds.zip", SPLIT).read_bytes()
+    assert api.call("POST", "/v1/datasets?name=birds", content=body).status_code == 201
+    for path, request, pointer in (
+        ("/v1/jobs:plan", spec, "/dataset"),
+        ("/v1/jobs", spec, "/dataset"),
+        ("/v1/jobs:batch", {"jobs": [spec]}, "/jobs/0/dataset"),
+        (f"/v1/jobs/{job_id}/clone", {}, "/dataset"),
+        ("/v1/searches", search, "/job/dataset"),
+    ):
+        answer = api.post(path, request)
+        assert answer.status_code == 422, path
+        (error,) = answer.json()["errors"]
+        assert (error["pointer"], message in error["message"]) == (pointer, True), error
+
+
 def test_published_weights_that_do_not_exist_are_refused(api: Api) -> None:
     spec = {
         "depth": 18,
@@ -114,8 +147,9 @@ def test_published_weights_that_do_not_exist_are_refused(api: Api) -> None:
         assert answer.status_code == 422
         assert answer.json()["errors"] == [
             {
+                "location": "body",
                 "pointer": "/start_from/weights",
-                "message": f"there is no file resnet18.pth in {weights}",
+                "message": "there is no file resnet18.pth in weights/ of the data directory",
             }
         ]
     (weights / "resnet18.pth").touch()
@@ -158,7 +192,8 @@ def test_an_upload_with_a_broken_image_is_refused_with_its_path(api: Api, tmp_pa
     body = zipped(tmp_path / "birds.zip", broken).read_bytes()
     answer = api.call("POST", "/v1/datasets?name=birds", content=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid-input")
-    assert "birds/train/robin/bad.png" in answer.json()["detail"]
+    detail = "'birds/train/robin/bad.png' cannot be decoded: its format is not known"
+    assert answer.json()["detail"] == detail
 
 
 def test_an_upload_with_another_checksum_is_refused(api: Api) -> None:

@@ -65,6 +65,7 @@ def refusal(archive: Path, data_dir: Path, *, max_bytes: int = 2**20) -> str:
     with pytest.raises(InvalidInput) as refused:
         register(archive, data_dir, max_bytes=max_bytes)
     assert not data_dir.exists() or list(data_dir.iterdir()) == []
+    assert str(data_dir) not in str(refused.value), "only paths inside the archive are named"
     return str(refused.value)
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from service.errors import CannotFit
 from service.scheduling import queue_status
+from service.scheduling.policy import EstimateBasis
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
+from service.specs.protocol import Progress
 from service.states import Reason
 from tests.support.core import Core, job_id_of, make_point, spec, workers
 
@@ -43,7 +45,10 @@ def measure(core: Core) -> None:
     core.clock.advance(2.0)
     core.report(claimed.attempt_id, 1)
     core.clock.advance(100.0)
-    points = [make_point(series="train/loss", iteration=100, value=0.5)]
+    points = [
+        make_point(series="train/loss", iteration=100, value=0.5),
+        make_point(series="machine/memory_bytes", iteration=100, value=720e6),
+    ]
     core.report(claimed.attempt_id, 2, metrics=points)
     core.finish(claimed.attempt_id)
     core.release(claimed)
@@ -90,7 +95,28 @@ def test_the_message_names_what_is_missing_and_when_it_becomes_free(core: Core) 
     waiting = status(core, core.submit(resources=workers(2)))
     assert waiting is not None
     assert waiting.message.startswith("needs 2 CPUs; 1 is free; ")
-    assert waiting.message.endswith(f"job {job_id_of(running)} is expected to end in 2 min")
+    assert waiting.message.endswith(f"job {job_id_of(running)} is expected to end in 1.7 minutes")
+
+
+def test_the_end_of_a_running_job_follows_from_its_progress_before_its_first_evaluation(
+    core: Core,
+) -> None:
+    running = core.start(recipe=QUICK)
+    core.record_cluster(cpus=1)
+    waiting = core.submit()
+    unmeasured = status(core, waiting)
+    assert unmeasured is not None
+    assert unmeasured.message.endswith(
+        f"job {job_id_of(running)} ends in at most 1 day, its time limit: "
+        "its speed is not measured yet"
+    )
+    core.report(running.attempt_id, 1)
+    core.clock.advance(30.0)
+    progress = Progress(iteration=20, iterations=100, images_per_second=None)
+    core.report(running.attempt_id, 2, progress=progress)
+    measured = status(core, waiting)
+    assert measured is not None
+    assert measured.message.endswith(f"job {job_id_of(running)} is expected to end in 2 minutes")
 
 
 def test_a_start_is_expected_where_the_jobs_ahead_were_measured(core: Core) -> None:
@@ -157,7 +183,10 @@ def test_a_plan_has_the_model_stats_and_submits_nothing(core: Core) -> None:
     assert planned.model_stats is not None
     # He et al. 2015, table 6: 0.27M parameters.
     assert planned.model_stats.parameters == 269_722
-    assert planned.memory_bytes == 4 * (3 * 269_722 + 2 * planned.model_stats.activations * 128)
+    tensors = 4 * (3 * 269_722 + 2 * planned.model_stats.activations * 128)
+    assert planned.tensor_bytes == tensors
+    images = 60_000 * 32 * 32 * 3
+    assert planned.resident_bytes == 489 * 2**20 + tensors + images
     assert planned.duration is None
     assert planned.queue_status.code is WaitReason.NEXT
     assert core.try_claim() is None
@@ -168,6 +197,8 @@ def test_a_plan_estimates_its_duration_from_jobs_with_the_same_timing_key(core: 
     planned = plan(core, recipe=QUICK | {"iterations": 200})
     assert planned.duration is not None
     assert planned.duration.p50 == 2.0 + 200 * 1.0
+    assert (planned.duration.basis, planned.duration.samples) == (EstimateBasis.SAME, 1)
+    assert planned.resident_bytes == 720_000_000, "as the job reported"
 
 
 def test_the_duration_of_a_new_network_is_scaled_by_multiply_adds(core: Core) -> None:
@@ -178,6 +209,7 @@ def test_the_duration_of_a_new_network_is_scaled_by_multiply_adds(core: Core) ->
     assert small.duration is not None
     assert large.duration is not None
     ratio = large.model_stats.multiply_adds / small.model_stats.multiply_adds
+    assert large.duration.basis is EstimateBasis.OTHER_NETWORKS
     assert (large.duration.p50 - 2.0) / (small.duration.p50 - 2.0) == pytest.approx(ratio)
 
 

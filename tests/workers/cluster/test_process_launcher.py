@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -114,7 +115,17 @@ def test_an_attempt_that_fails_reports_its_reason(runner_id: str, tmp_path: Path
         assert caught.value.reason is Reason.DATASET_MISSING
 
 
-def test_nothing_outlives_the_process_that_started_the_launcher(tmp_path: Path) -> None:
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """For sockets, whose paths have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="rt", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_nothing_outlives_the_process_that_started_the_launcher(
+    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(short_folder))
     script = (
         "from tests.workers.cluster.test_process_launcher import *\n"
         "with fake_api(digits_config(iterations=1_000_000)) as api, started_launcher() as runner:\n"
@@ -132,6 +143,12 @@ def test_nothing_outlives_the_process_that_started_the_launcher(tmp_path: Path) 
     pids = [int(word) for word in ended.stdout.split()]
     assert len(pids) >= 2
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
+    # What the killed process left in the temporary folder, the next runner deletes.
+    left = [path.name for path in short_folder.iterdir()]
+    assert [name.startswith("resnetd-runner-") for name in left] == [True]
+    prepare = "from workers.cluster import socket_folder; socket_folder.prepare()"
+    subprocess.run([sys.executable, "-c", prepare], check=True)
+    assert list(short_folder.iterdir()) == []
 
 
 def test_nothing_outlives_the_fork_server(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 import torchvision
 
+from service.catalog.architectures import Architecture
 from service.specs.job_spec import JobSpec
 from service.states import CheckpointPart
 from tests.workers.training.support import CPU, RecordingObserver, small_spec
@@ -72,7 +73,7 @@ def test_the_metadata_of_weights_suffices_to_build_and_feed_the_network(tmp_path
     files = save(make_checkpoint(small_spec()), tmp_path / "00000007")
     with safetensors.safe_open(files[CheckpointPart.WEIGHTS], framework="pt") as file:
         metadata = file.metadata()
-    architecture = checkpoint.architecture_of(metadata)
+    architecture = Architecture.from_metadata(metadata)
     assert architecture == small_spec().architecture
     network = resnet.create_network(architecture, classes=int(metadata["classes"]))
     network.load_state_dict(safetensors.torch.load_file(files[CheckpointPart.WEIGHTS]), strict=True)

@@ -108,8 +108,10 @@ def test_exported_networks_compute_the_same_logits(tmp_path: Path) -> None:
         program = torch.export.load(files[CheckpointPart.PROGRAM]).module()
         assert torch.allclose(program(images_NCHW), logits_NK, atol=1e-4)
     session = onnxruntime.InferenceSession(files[CheckpointPart.ONNX])
-    name = session.get_inputs()[0].name
-    (theirs,) = session.run(None, {name: images_NCHW.numpy()})
+    (model_input,), (model_output,) = session.get_inputs(), session.get_outputs()
+    assert (model_input.name, model_input.shape) == ("images", ["batch", 3, 8, 8])
+    assert (model_output.name, model_output.shape) == ("logits", ["batch", 10])
+    (theirs,) = session.run(None, {"images": images_NCHW.numpy()})
     assert torch.allclose(torch.from_numpy(theirs), logits_NK, atol=1e-4)
     properties = onnx.load(files[CheckpointPart.ONNX]).metadata_props
     metadata = {entry.key: entry.value for entry in properties}
@@ -212,6 +214,13 @@ def test_the_lines_of_the_card_classify_an_image_file_without_our_code(
         encoding="utf-8",
         check=True,
     )
+    if part is CheckpointPart.ONNX_IMAGE:
+        import onnx  # noqa: PLC0415 - as above
+
+        (model_input,) = onnx.load(files[part]).graph.input
+        dimensions = model_input.type.tensor_type.shape.dim
+        assert model_input.name == "image"
+        assert [axis.dim_param or axis.dim_value for axis in dimensions] == ["height", "width", 3]
     first, *others = finished.stdout.splitlines()
     assert first.endswith(" café")
     assert len(others) == 2

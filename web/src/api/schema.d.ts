@@ -2880,13 +2880,20 @@ export interface components {
         };
         /**
          * DurationView
-         * @description Minutes: median and 90th percentile.
+         * @description Minutes: median and 90th percentile, and what they rest on.
          */
         DurationView: {
             /** P50 */
             p50: number;
             /** P90 */
             p90: number;
+            /** @description `same`: jobs like it; `other-networks`: others, by multiply-adds */
+            basis: components["schemas"]["EstimateBasis"] | null;
+            /**
+             * Samples
+             * @description number of measured attempts
+             */
+            samples: number;
         };
         /**
          * EnsembleSpec
@@ -2984,6 +2991,12 @@ export interface components {
             points: components["schemas"]["EnvelopePointView"][];
         };
         /**
+         * EstimateBasis
+         * @description What an estimate of a duration rests on.
+         * @enum {string}
+         */
+        EstimateBasis: "same" | "other-networks" | "progress" | "time-limit";
+        /**
          * EvaluationSpec
          * @description The errors of the weights, measured again, perhaps with other views or other images.
          */
@@ -3071,9 +3084,11 @@ export interface components {
         Family: "cifar" | "imagenet" | "vgg" | "vgg-bn";
         /** FieldProblem */
         FieldProblem: {
+            /** @description the part of the request */
+            location: components["schemas"]["InputLocation"];
             /**
              * Pointer
-             * @description JSON pointer (RFC 6901) into the request
+             * @description JSON pointer (RFC 6901) into that part; `/NAME` of a parameter
              */
             pointer: string;
             /** Message */
@@ -3219,6 +3234,12 @@ export interface components {
                 [key: string]: number;
             };
         };
+        /**
+         * InputLocation
+         * @description The part of a request that a field is in.
+         * @enum {string}
+         */
+        InputLocation: "body" | "query" | "header" | "path" | "cookie";
         /**
          * InterpolationSpec
          * @description Losses on the line through two checkpoints of one network (Goodfellow et al. 2015).
@@ -4247,10 +4268,15 @@ export interface components {
              */
             multiply_adds: number | null;
             /**
-             * Memory Bytes
-             * @description of each worker, without its libraries
+             * Tensor Bytes
+             * @description of each worker: weights, gradients, momentum and feature maps
              */
-            memory_bytes: number | null;
+            tensor_bytes: number | null;
+            /**
+             * Resident Bytes
+             * @description resident memory of each worker's process, with libraries and images: measured where a job like it has run, else computed
+             */
+            resident_bytes: number | null;
             /** @description from its start to its end */
             minutes: components["schemas"]["DurationView"] | null;
             /**
@@ -7548,6 +7574,7 @@ export interface operations {
                 };
                 content: {
                     "application/octet-stream": string;
+                    "text/markdown": string;
                 };
             };
             /** @description the bytes that `Range` names */
@@ -7557,6 +7584,7 @@ export interface operations {
                 };
                 content: {
                     "application/octet-stream": string;
+                    "text/markdown": string;
                 };
             };
             401: components["responses"]["Unauthorized"];
@@ -7621,6 +7649,7 @@ export interface operations {
                 };
                 content: {
                     "application/octet-stream": string;
+                    "text/markdown": string;
                 };
             };
             /** @description the bytes that `Range` names */
@@ -7630,6 +7659,7 @@ export interface operations {
                 };
                 content: {
                     "application/octet-stream": string;
+                    "text/markdown": string;
                 };
             };
             401: components["responses"]["Unauthorized"];

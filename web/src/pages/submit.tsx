@@ -225,7 +225,8 @@ function PlanNote({ plan }: { plan: Plan | null }) {
           <dl class="facts">
             <Fact name="Parameters">{count(plan.parameters)}</Fact>
             <Fact name="Multiply-adds">{count(plan.multiply_adds)}</Fact>
-            <Fact name="Memory per worker">{bytes(plan.memory_bytes)}</Fact>
+            <Fact name="Memory of a worker">{bytes(plan.resident_bytes)}</Fact>
+            <Fact name="Of it, tensors">{bytes(plan.tensor_bytes)}</Fact>
             <Fact name="Epochs">{number(plan.epochs, 1)}</Fact>
             <Fact name="Duration">{plan.minutes ? durationOf(plan.minutes) : "not known yet"}</Fact>
             <Fact name="Starts">
@@ -246,7 +247,11 @@ function PlanNote({ plan }: { plan: Plan | null }) {
   );
 }
 
-function durationOf({ p50, p90 }: Schemas["DurationView"]): string {
+function durationOf({ p50, p90, basis, samples }: Schemas["DurationView"]): string {
   const [median, high] = [duration(p50 * 60), duration(p90 * 60)];
-  return median === high ? median : `${median}, at most ${high}`;
+  const range = median === high ? `about ${median}` : `${median}, at most ${high}`;
+  const of = samples === 1 ? "1 attempt" : `${samples} attempts`;
+  return basis === "other-networks"
+    ? `${range}, by multiply-adds from ${of} of other networks`
+    : `${range}, from ${of} of jobs like it`;
 }

@@ -21,7 +21,6 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
 from service.catalog.architectures import Architecture
-from workers.training import checkpoint
 from workers.training.errors import WeightsMismatch
 from workers.training.models import resnet, weight_markers
 from workers.training.models.resnet import ResNet
@@ -62,7 +61,7 @@ def _load_network(path: Path) -> tuple[Architecture, ResNet, tuple[list[float], 
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        architecture = checkpoint.architecture_of(metadata)
+        architecture = Architecture.from_metadata(metadata)
         tensors = weight_markers.load_weights(path)
         mean_HWC = np.frombuffer(base64.b64decode(metadata["mean_image"]), dtype="<f4")
         mean = mean_HWC.reshape(-1, 3).mean(axis=0) / 255

@@ -1,14 +1,16 @@
 """Conversion of published weights: torchvision's files, and CIFAR checkpoints like akamaster's.
 
-What a file does not say follows from its origin: torchvision puts the stride in the 3x3
-convolution, akamaster's option A pads channels on both sides. The converted network computes what
-the original network computes.
+Our own files, converted ones too, name their network in the metadata. What another file does not
+say follows from its origin: torchvision puts the stride in the 3x3 convolution, akamaster's option
+A pads channels on both sides. The converted network computes what the original network computes.
 """
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -31,26 +33,68 @@ _FIRST_CONV_OF_BLOCK = re.compile(r"(layer\d)\.\d+\.conv1\.weight")
 
 
 def convert_file(path: Path, target: Path) -> Architecture:
-    """Writes the file's weights as safetensors with our names and the network in the metadata."""
+    """Writes the file's weights as safetensors with our names and the network in the metadata.
+
+    Of a file of ours, all tensors and all metadata stay as they are.
+    """
     architecture, network = load_network(path)
-    state = weight_markers.add_markers(network.state_dict(), architecture)
+    metadata = _read_metadata(path)
+    if _names_network(metadata):
+        state = safetensors.torch.load_file(path)
+    else:
+        state = weight_markers.add_markers(network.state_dict(), architecture)
     weights = {name: tensor.contiguous() for name, tensor in state.items()}
-    safetensors.torch.save_file(weights, target, {"format": "pt"} | architecture.metadata)
+    described = {"format": "pt"} | metadata | architecture.metadata
+    safetensors.torch.save_file(weights, target, described)
     return architecture
 
 
 def load_network(path: Path) -> tuple[Architecture, nn.Module]:
     """The network of a file (.pt, .pth, .th or .safetensors), in evaluation mode.
 
-    ValueError if the file is of neither origin. No code in the file is run.
+    ValueError if the file is of no known origin. No code in the file is run.
     """
-    architecture, state = recognize(_read_state_dict(path))
-    network = resnet.create_network(architecture, classes=len(state["fc.bias"]))
+    architecture, state = read_weights(path)
+    network = resnet.create_network(architecture, classes=_count_classes(state))
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{path} is not a {architecture.label}: {error}") from error
     return architecture, network.eval()
+
+
+def read_weights(path: Path) -> tuple[Architecture, StateDict]:
+    """The network of a file, and its weights under our names.
+
+    ValueError as in `load_network`, but also tensors that do not fit the network are returned.
+    """
+    metadata = _read_metadata(path)
+    if _names_network(metadata):
+        return Architecture.from_metadata(metadata), weight_markers.load_weights(path)
+    return recognize(_read_state_dict(path))
+
+
+def _read_metadata(path: Path) -> dict[str, str]:
+    """Of a safetensors file; other files have none."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _names_network(metadata: Mapping[str, str]) -> bool:
+    return {"family", "depth", "shortcut"} <= metadata.keys()
+
+
+def _count_classes(state: StateDict) -> int:
+    """The length of the classifier's bias: of VGG the last layer of `classifier`."""
+    biases = [state[name] for name in ("fc.bias", "classifier.6.bias") if name in state]
+    if not biases:
+        raise ValueError("the weights have no classifier: fc.bias is missing")
+    return len(biases[0])
 
 
 def recognize(published: StateDict) -> tuple[Architecture, StateDict]:

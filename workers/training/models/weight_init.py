@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from service.catalog.architectures import Architecture
 from service.specs.job_spec import JobSpec, StartMode
-from workers.training import checkpoint
 from workers.training.data import sampling
 from workers.training.data.data_source import DataSource
 from workers.training.distributed import RankGroup
@@ -39,7 +38,7 @@ def init_from_checkpoint(
     try:
         if spec.start_from.mode is StartMode.DEEPEN:
             assert isinstance(model, ResNet), "checked at submission"
-            shallow = checkpoint.architecture_of(metadata)
+            shallow = Architecture.from_metadata(metadata)
             deepen.deepen_network(
                 model, weights, shallow, load_statistics_images(spec, source, ranks)
             )
@@ -58,7 +57,7 @@ def init_from_file(model: nn.Module, path: Path, spec: JobSpec) -> None:
     """
     assert spec.start_from is not None
     try:
-        architecture, weights = _read_weights(path)
+        architecture, weights = convert.read_weights(path)
     except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
         raise WeightsMismatch(f"{path} does not have weights to start from: {error}") from error
     ours = spec.architecture
@@ -84,17 +83,6 @@ def load_statistics_images(spec: JobSpec, source: DataSource, ranks: RankGroup) 
         for iteration in range(_STATISTICS_BATCHES)
     ]
     return torch.cat([source.load_batch(start, stop)[0] for start, stop in ranges])
-
-
-def _read_weights(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
-    if path.suffix == ".safetensors":
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if "spec" in metadata:
-            weights = weight_markers.load_weights(path)
-            return checkpoint.architecture_of(metadata), weights
-    architecture, network = convert.load_network(path)
-    return architecture, dict(network.state_dict())
 
 
 def _get_classifier_weights(model: nn.Module) -> dict[str, Tensor]:

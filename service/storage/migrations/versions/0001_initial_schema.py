@@ -506,6 +506,7 @@ def upgrade() -> None:
         sa.Column("resume_checkpoint_id", sa.String(length=16), nullable=True),
         sa.Column("first_iteration", sa.Integer(), nullable=False),
         sa.Column("iteration", sa.Integer(), nullable=True),
+        sa.Column("progress_iteration", sa.Integer(), nullable=True),
         sa.Column("backfill_deadline", sa.DateTime(timezone=True), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=True),

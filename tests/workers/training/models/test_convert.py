@@ -3,52 +3,69 @@ from typing import Any
 
 import pytest
 import safetensors
+import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
 from service.catalog import architectures
-from service.catalog.architectures import Family, Shortcut, StrideAt, ZeroPadding
+from service.catalog.architectures import (
+    ActivationOrder,
+    Family,
+    Shortcut,
+    StrideAt,
+    ZeroPadding,
+)
 from workers.training.__main__ import main
-from workers.training.models import convert, resnet
+from workers.training.models import convert, resnet, weight_markers
 
 
 class CifarBlock(nn.Module):
-    """A block of akamaster's reproduction: zero channels on both sides."""
+    """A block of akamaster's reproduction, with zero channels on both sides, or of chenyaofo's."""
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, *, is_projected: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.quarter = width // 4 if stride == 2 else 0
+        self.downsample: nn.Module | None = None
+        if is_projected and stride == 2:
+            conv = nn.Conv2d(inputs, width, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(width))
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         out_NCHW = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(maps_NCHW)))))
-        if self.quarter:
+        if self.downsample is not None:
+            maps_NCHW = self.downsample(maps_NCHW)
+        elif self.quarter:
             around = (0, 0, 0, 0, self.quarter, self.quarter)
             maps_NCHW = functional.pad(maps_NCHW[:, :, ::2, ::2], around)
         return functional.relu(out_NCHW + maps_NCHW)
 
 
 class CifarNet(nn.Module):
-    def __init__(self, blocks: int) -> None:
+    """`is_projected`: with 1x1 convolutions and names as in chenyaofo's files."""
+
+    def __init__(self, blocks: int, *, is_projected: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         for number, (inputs, width) in enumerate(((16, 16), (16, 32), (32, 64)), start=1):
-            first = CifarBlock(inputs, width, stride=1 if number == 1 else 2)
+            first = CifarBlock(inputs, width, 1 if number == 1 else 2, is_projected=is_projected)
             others = [CifarBlock(width, width, stride=1) for _ in range(blocks - 1)]
             self.add_module(f"layer{number}", nn.Sequential(first, *others))
-        self.linear = nn.Linear(64, 10)
+        self.classifier_name = "fc" if is_projected else "linear"
+        self.add_module(self.classifier_name, nn.Linear(64, 10))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         maps_NCHW = functional.relu(self.bn1(self.conv1(images_NCHW)))
         for number in (1, 2, 3):
             maps_NCHW = self.get_submodule(f"layer{number}")(maps_NCHW)
-        logits_NK: Tensor = self.linear(maps_NCHW.mean(dim=(2, 3)))
+        classifier = self.get_submodule(self.classifier_name)
+        logits_NK: Tensor = classifier(maps_NCHW.mean(dim=(2, 3)))
         return logits_NK
 
 
@@ -95,6 +112,69 @@ def test_converted_torchvision_weights_compute_the_same_logits(depth: int, tmp_p
     assert architecture.stride_at is StrideAt.CONV_3X3
     images_NCHW = torch.randn(2, 3, 64, 64)
     assert torch.equal(ours(images_NCHW), theirs(images_NCHW))
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        return dict(file.metadata())
+
+
+def published(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A network as its authors publish it, and the content of its file."""
+    if name.startswith("akamaster"):
+        network: nn.Module = CifarNet(blocks=(int(name[10:]) - 2) // 6)
+        state = {f"module.{key}": tensor for key, tensor in network.state_dict().items()}
+        return network, {"state_dict": state, "best_prec1": 91.7}
+    if name.startswith("chenyaofo"):
+        network = CifarNet(blocks=(int(name[10:]) - 2) // 6, is_projected=True)
+        return network, network.state_dict()
+    network = torchvision.models.get_model(name, weights=None, num_classes=7)
+    return network, network.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        *((f"akamaster-{depth}", f"resnet-{depth}-A-padded-both") for depth in (20, 32, 44, 56)),
+        *((f"chenyaofo-{depth}", f"resnet-{depth}-B") for depth in (20, 32, 44, 56)),
+        ("resnet50", "resnet-50-B-v1.5"),
+    ],
+)
+@torch.no_grad()
+def test_a_converted_file_loads_as_the_network_that_it_was_converted_from(
+    name: str, label: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    theirs, content = published(name)
+    randomize_stats(theirs.eval())
+    torch.save(content, tmp_path / "published.th")
+    once, twice = tmp_path / "once.safetensors", tmp_path / "twice.safetensors"
+    architecture = convert.convert_file(tmp_path / "published.th", once)
+    assert architecture.label == label
+    found, ours = convert.load_network(once)
+    assert found == architecture
+    images_NCHW = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(ours(images_NCHW), theirs(images_NCHW), atol=1e-5)
+    assert convert.convert_file(once, twice) == architecture
+    assert metadata_of(twice) == metadata_of(once)
+    again, weights = safetensors.torch.load_file(twice), safetensors.torch.load_file(once)
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_a_file_of_a_job_keeps_all_its_metadata_and_tensors(tmp_path: Path) -> None:
+    network = architectures.make_architecture(
+        Family.CIFAR, 8, Shortcut.A, activation_order=ActivationOrder.BN_AFTER_ADDITION
+    )
+    model = resnet.create_network(network, classes=3)
+    weights = weight_markers.add_markers(model.state_dict(), network)
+    metadata = network.metadata | {"format": "pt", "class_names": '["a", "b", "c"]', "spec": "{}"}
+    safetensors.torch.save_file(weights, tmp_path / "job.safetensors", metadata)
+    target = tmp_path / "again.safetensors"
+    assert convert.convert_file(tmp_path / "job.safetensors", target) == network
+    with safetensors.safe_open(target, framework="pt") as file:
+        assert file.metadata() == metadata
+        assert set(file.keys()) == set(weights)
 
 
 def test_converted_weights_record_their_architecture(
