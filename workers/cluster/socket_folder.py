@@ -28,7 +28,7 @@ def prepare() -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     atexit.register(_delete, folder, lock)
     # Not a folder in it: the path of a socket has at most 107 bytes.
-    current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]
+    current_process()._config["tempdir"] = str(folder)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _delete(folder: Path, lock: object) -> None:
