@@ -179,6 +179,7 @@ def test_a_token_that_has_expired_says_so(any_api: Api) -> None:
     assert refused.json()["detail"] == "the token expired at 2026-11-21 13:00 UTC"
     past = any_api.post("/v1/tokens", {"label": "x", "expires_at": expires_at})
     assert past.json()["errors"][0] == {
+        "location": "body",
         "pointer": "/expires_at",
         "message": "must be in the future",
     }

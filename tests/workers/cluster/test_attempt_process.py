@@ -9,7 +9,7 @@ import torch
 from service.errors import ApiUnavailable, InvalidInput
 from service.resources import WorkerGroup
 from service.specs.job_spec import parse_job_spec
-from service.specs.protocol import AttemptConfig
+from service.specs.protocol import MAX_MESSAGE_LENGTH, AttemptConfig
 from service.specs.series import MachineSeries, StepSeries
 from service.states import CheckpointPart, LogLevel, Reason, StopReason
 from tests.support.fake_api import Fault, config_of, digits_config, fake_api, settings_of
@@ -204,12 +204,20 @@ def test_an_exception_has_a_reason(error: Exception, reason: Reason) -> None:
     assert classify_failure(error).reason is reason
 
 
-def test_an_unknown_exception_is_reported_with_its_traceback() -> None:
+def test_an_unknown_exception_is_reported_with_its_cause_in_a_line_and_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         _ = 1 // 0
     failed = classify_failure(caught.value)
     assert "_ = 1 // 0" in failed.message
-    assert str(failed).startswith("[training-error] Traceback")
+    first, empty, traceback, *_ = failed.message.splitlines()
+    assert first.startswith("ZeroDivisionError: integer division")
+    assert (empty, traceback) == ("", "Traceback (most recent call last):")
+
+
+def test_a_message_that_is_too_long_keeps_its_cause_and_its_end() -> None:
+    cut = attempt_process._cut(f"ValueError: why\n\n{MAX_MESSAGE_LENGTH * 'x'}end")
+    assert len(cut) == MAX_MESSAGE_LENGTH
+    assert (cut.splitlines()[0], cut[-4:]) == ("ValueError: why", "xend")
 
 
 def test_only_directories_unchanged_for_an_hour_are_deleted(tmp_path: Path) -> None:
