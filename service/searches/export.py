@@ -8,13 +8,10 @@ import zipfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from service.searches.ranking import Trial
 from service.specs.search_spec import SearchSpec
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 
 def format_csv(spec: SearchSpec, trials: Sequence[Trial]) -> str:
@@ -59,7 +56,7 @@ def pack_tensorboard(trials: Sequence[Trial]) -> bytes:
 
 
 @cache
-def _import_writer() -> type["SummaryWriter"]:
+def _import_writer() -> Any:
     """Imported on demand: it imports NumPy and protobuf, which takes half a second.
 
     Where torch is installed it imports torch, too, only to recognize tensors: 500 MB that the API
@@ -67,7 +64,7 @@ def _import_writer() -> type["SummaryWriter"]:
     """
     is_imported = "torch" in sys.modules
     if not is_imported:
-        sys.modules["torch"] = None  # type: ignore[assignment] - an import raises ImportError
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import raises ImportError
     try:
         from tensorboardX import SummaryWriter  # noqa: PLC0415
     finally:
