@@ -97,7 +97,7 @@ study: setup ## run a study of the paper and write its reports; STUDY=fig6 SCALE
 screenshots: setup ## train some jobs and write the pictures of the documentation
 	@$(BIN)/python -m tools.screenshots
 
-bench-%: setup ## run a benchmark: control demo gpu launch loading memory metrics search throughput train wakeups web
+bench-%: setup ## run a benchmark: control demo fair_share gpu launch loading memory metrics search throughput train wakeups web
 	@$(BIN)/python -m benchmarks.$*
 
 docs: setup ## write the reference pages that follow from the code

@@ -133,6 +133,8 @@ RULES: dict[str, Rule] = {
     "GET /v1/quotas": _READ_TAGGED,
     "PUT /v1/quotas/{key}": _ADMINISTER,
     "DELETE /v1/quotas/{key}": _ADMINISTER,
+    "GET /v1/fair-share": _READ,
+    "PUT /v1/fair-share": _ADMINISTER,
     "GET /v1/audit": _ADMINISTER,
     "GET /v1/people": _ADMINISTER,
     "POST /v1/people": _ADMINISTER,

@@ -69,6 +69,13 @@ class ProgressView(View):
         )
 
 
+class FairSharePointsView(View):
+    """Points of priority that a job loses for what its owner has used, and what for."""
+
+    points: int
+    message: str
+
+
 class QueueStatusView(View):
     """Why a job waits, as a code and a sentence; `position` counts from 1 among queued jobs."""
 
@@ -76,7 +83,14 @@ class QueueStatusView(View):
     message: str
     position: int | None
     effective_priority: Annotated[
-        float, Field(description="priority plus one point for every ten minutes of waiting")
+        float,
+        Field(
+            description="priority plus one point for every ten minutes of waiting, less the "
+            "points of fair share"
+        ),
+    ]
+    fair_share: Annotated[
+        FairSharePointsView | None, Field(description="null where it loses no points")
     ]
     starts_p50: datetime | None
     starts_p90: datetime | None

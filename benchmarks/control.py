@@ -29,7 +29,7 @@ from benchmarks.api_process import TOKEN, ApiProcess, running_api, wait_until
 from benchmarks.results_table import Result, write_results
 from service import ids
 from service.execution import runners
-from service.jobs import lifecycle
+from service.jobs import queue_order
 from service.resources import ResourceBundle
 from service.scheduling import admission, cluster_state
 from service.settings import Settings
@@ -327,7 +327,9 @@ def _insert_jobs(database: Database, count: int, state: JobState) -> None:
             "state": state,
             "created_at": created_at,
             "finished_at": created_at if state.is_final else None,
-            "queue_sort_key": lifecycle.queue_sort_key(created_at=created_at, priority=50),
+            "queue_sort_key": queue_order.make_sort_key(
+                created_at=created_at, priority=50, points=0
+            ),
             "idempotency_key": None,
             "attempts": 0,
         }

@@ -383,3 +383,4 @@ class AuditKind(StrEnum):
     DATASET_DELETED = "dataset-deleted"
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"
+    FAIR_SHARE_SET = "fair-share-set"

@@ -13,7 +13,7 @@ from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
 from resnetd.jobs import Jobs
 from resnetd.models import AuditEntry, Cluster, Session, SigningKey, WaitingJob
-from resnetd.people import People, Quotas, Tokens
+from resnetd.people import FairShares, People, Quotas, Tokens
 from resnetd.resources import PAGE_SIZE, drop_empty
 from resnetd.retry import Retry
 from resnetd.searches import Searches
@@ -44,7 +44,8 @@ class Client:
         alerts: what people are notified of, and by which channel.
         people: who uses the service, with which role.
         tokens: the tokens of the caller and, for admins, of others.
-        quotas: limits of people and tags.
+        quotas: limits of people, groups and tags.
+        fair_share: how much past usage counts in the queue.
         datasets, recipes: what a spec can name.
 
     >>> with resnetd.Client(url, token) as client:
@@ -78,6 +79,7 @@ class Client:
         self.people = People(self._api)
         self.tokens = Tokens(self._api)
         self.quotas = Quotas(self._api)
+        self.fair_share = FairShares(self._api)
         self.datasets = Datasets(self._api)
         self.recipes = Recipes(self._api)
 

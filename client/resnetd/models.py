@@ -218,6 +218,13 @@ class TrainingResult(Record, frozen=True):
     training_seconds: float | None = None
 
 
+class FairSharePoints(Record, frozen=True):
+    """Points of priority that a job loses for what its owner has used, and what for."""
+
+    points: int
+    message: str
+
+
 class QueueStatus(Record, frozen=True):
     """Why a job waits, and when it is expected to start: half of such jobs by `starts_p50`."""
 
@@ -225,6 +232,7 @@ class QueueStatus(Record, frozen=True):
     message: str
     position: int | None = None
     effective_priority: float | None = None
+    fair_share: FairSharePoints | None = None
     starts_p50: Time | None = None
     starts_p90: Time | None = None
 
@@ -812,6 +820,27 @@ class Quota(Record, frozen=True):
     stored_bytes: int | None = None
 
 
+class Usage(Record, frozen=True):
+    """What a person or group has used, decayed; `points`: None for groups.
+
+    `relative`: to the most of any person, or group, from 0 to 1.
+    """
+
+    key: str
+    core_hours: float
+    gpu_hours: float
+    relative: float
+    points: int | None = None
+
+
+class FairShare(Record, frozen=True):
+    """How much past usage counts in the queue; `usage`: what the caller may see, most first."""
+
+    weight: float
+    half_life_days: float
+    usage: tuple[Usage, ...] = ()
+
+
 class AuditKind(OpenEnum):
     """What the audit log records."""
 
@@ -831,6 +860,7 @@ class AuditKind(OpenEnum):
     DATASET_DELETED = "dataset-deleted"
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"
+    FAIR_SHARE_SET = "fair-share-set"
 
 
 class AuditEntry(Record, frozen=True):

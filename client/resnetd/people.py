@@ -1,9 +1,9 @@
-"""`client.people`, `client.tokens` and `client.quotas`: who may use how much of the service."""
+"""`client.people`, `tokens`, `quotas` and `fair_share`: who may use how much of the service."""
 
 from datetime import datetime
 from urllib.parse import urlencode
 
-from resnetd.models import Person, Quota, Role, Token, TokenScope
+from resnetd.models import FairShare, Person, Quota, Role, Token, TokenScope
 from resnetd.resources import Resource, drop_empty
 
 
@@ -187,3 +187,30 @@ class Quotas(Resource):
         >>> client.quotas.delete(quota.key)
         """
         self._api.delete(self._path(key))
+
+
+class FairShares(Resource):
+    """Fair share: jobs of people who have used much lose points of priority."""
+
+    PATH = "/v1/fair-share"
+
+    def get(self) -> FairShare:
+        """Return the settings, and what people and groups have used.
+
+        >>> client.fair_share.get().half_life_days
+        7.0
+        """
+        return self._api.get(self.PATH, FairShare)
+
+    def set(self, *, weight: float, half_life_days: float) -> FairShare:
+        """Change the settings, as an admin; the order of the queue changes at once.
+
+        Args:
+            weight: points that jobs of the heaviest user lose. 0: off.
+            half_life_days: after this time usage counts by half.
+
+        >>> client.fair_share.set(weight=50, half_life_days=7).weight
+        50.0
+        """
+        body = {"weight": weight, "half_life_days": half_life_days}
+        return self._api.put(self.PATH, FairShare, body)

@@ -2,7 +2,7 @@
 
 An attempt uses its resources from its claim until they are free. That is recorded once, in the
 transaction that frees them; until then it is added to what is recorded. So the deletion of a job
-changes nothing. Records are sums by hour, of the time since the epoch.
+changes nothing. Quotas read sums by hour, and fair share sums that decay with a half-life.
 """
 
 from collections import defaultdict
@@ -15,14 +15,23 @@ from sqlalchemy.orm import Session
 
 from service.access import people
 from service.resources import ResourceHours
+from service.specs.fair_share import FairShare, accumulate, decay
 from service.specs.quota import list_keys
 from service.storage.database import Lock, serialize
-from service.storage.tables import AttemptRow, JobRow, TagRow, UsageHourRow
+from service.storage.tables import (
+    AttemptRow,
+    FairShareRow,
+    JobRow,
+    TagRow,
+    UsageHourRow,
+    UsageRow,
+)
 from service.storage.visibility import ALL_ROWS
 
 # Quotas of hours count this hour and those before it: seven days in total.
 WINDOW_HOURS = 7 * 24
 _HOUR = 3600
+FAIR_SHARE_ID = 1
 
 
 def record_usage(session: Session, attempt: AttemptRow, *, now: datetime) -> None:
@@ -42,6 +51,12 @@ def record_usage(session: Session, attempt: AttemptRow, *, now: datetime) -> Non
                 session.add(row)
             row.core_hours += used.core_hours
             row.gpu_hours += used.gpu_hours
+    half_life_days = read_fair_share(session).half_life_days
+    seconds = (now - attempt.created_at).total_seconds()
+    added = accumulate(*resources_of(attempt), seconds, half_life_days)
+    for key in keys:
+        if not key.startswith("tag:"):
+            _add_decayed(session, key, added, half_life_days, now=now)
     session.flush()
 
 
@@ -96,6 +111,26 @@ def find_free_time(
     return None
 
 
+def read_fair_share(session: Session) -> FairShare:
+    row = session.get(FairShareRow, FAIR_SHARE_ID)
+    return FairShare() if row is None else FairShare.model_validate(row)
+
+
+def read_decayed(session: Session, *, now: datetime) -> dict[str, ResourceHours]:
+    """Of all people and groups, decayed until now, without what runs."""
+    half_life_days = read_fair_share(session).half_life_days
+    return {
+        row.key: _decay_row(row, half_life_days, now=now)
+        for row in session.scalars(select(UsageRow))
+    }
+
+
+def resources_of(attempt: AttemptRow) -> tuple[int, float]:
+    """Cores and GPUs."""
+    workers = attempt.num_workers
+    return workers * attempt.cpus_per_worker, workers * attempt.gpus_per_worker
+
+
 @dataclass(frozen=True)
 class RunningAttempt:
     """An attempt whose resources are not free, and the keys that its usage counts for."""
@@ -131,10 +166,27 @@ def delete_old(session: Session, *, now: datetime) -> None:
     session.execute(delete(UsageHourRow).where(UsageHourRow.hour <= oldest))
 
 
+def _add_decayed(
+    session: Session, key: str, added: ResourceHours, half_life_days: float, *, now: datetime
+) -> None:
+    row = session.get(UsageRow, key, populate_existing=True)
+    if row is None:
+        session.add(
+            UsageRow(key=key, core_hours=added.core_hours, gpu_hours=added.gpu_hours, at=now)
+        )
+        return
+    total = _decay_row(row, half_life_days, now=now) + added
+    row.core_hours, row.gpu_hours, row.at = total.core_hours, total.gpu_hours, now
+
+
+def _decay_row(row: UsageRow, half_life_days: float, *, now: datetime) -> ResourceHours:
+    used = ResourceHours(row.core_hours, row.gpu_hours)
+    return decay(used, (now - row.at).total_seconds(), half_life_days)
+
+
 def _split_by_hour(attempt: AttemptRow, *, now: datetime) -> Iterator[tuple[int, ResourceHours]]:
     """From the claim until now, as far as a quota counts it."""
-    cores = attempt.num_workers * attempt.cpus_per_worker
-    gpus = attempt.num_workers * attempt.gpus_per_worker
+    cores, gpus = resources_of(attempt)
     last = _hour_of(now)
     first = max(_hour_of(attempt.created_at), last - WINDOW_HOURS + 1)
     for hour in range(first, last + 1):

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from service.errors import IllegalTransition
-from service.jobs import lifecycle
+from service.jobs import lifecycle, queue_order
 from service.states import JobState, Reason, StopReason
 from service.storage import events
 from service.storage.events import EventKind
@@ -86,7 +86,9 @@ def change_priority(session: Session, job_id: str, priority: int, *, now: dateti
     if job.priority != priority:
         data = {"priority": {"from": job.priority, "to": priority}}
         job.priority = priority
-        job.queue_sort_key = lifecycle.queue_sort_key(created_at=job.created_at, priority=priority)
+        job.queue_sort_key = queue_order.make_sort_key(
+            created_at=job.created_at, priority=priority, points=job.fair_share_points
+        )
         job.spec = job.spec | {"priority": priority}
         events.append_event(session, job, EventKind.CHANGED, data, now=now)
     return job

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.backoff import backoff
 from service.errors import IllegalTransition, NotFound
-from service.jobs import records, warm_start
+from service.jobs import queue_order, records, warm_start
 from service.notifications import alerts, webhooks
 from service.specs.analysis_spec import TRAINING
 from service.specs.protocol import TrainingResult
@@ -31,22 +31,10 @@ from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, DependencyRow, JobRow
 from service.storage.visibility import ALL_ROWS, VISIBLE_ROWS
 
-# A waiting job gains one point of priority in this time, so no job starves: after 17 hours a job
-# of priority 0 starts before a new one of priority 100.
-AGING_SECONDS = 600.0
 # Ends the retries of a job on a cluster that fails all its attempts.
 MAX_INFRA_RESTARTS = 20
 # A job is held after this number of consecutive failures at the same iteration.
 POISON_ATTEMPTS = 3
-
-
-def queue_sort_key(*, created_at: datetime, priority: int) -> float:
-    """In seconds; of two jobs the one with the smaller key starts first.
-
-    All jobs age at the same rate, so the order of two jobs never changes while they wait and can
-    be an index.
-    """
-    return created_at.timestamp() - priority * AGING_SECONDS
 
 
 def lock_job(session: Session, job_id: str) -> JobRow:
@@ -158,6 +146,8 @@ def _set_state(
 ) -> None:
     if state not in NEXT_STATES[job.state]:
         raise IllegalTransition(f"job {job.id} is {job.state} and cannot become {state}")
+    if state.is_waiting and not job.state.is_waiting:
+        _enter_queue(session, job)
     data = {"from": job.state, "to": state, "reason": reason, "message": message}
     job.state = state
     job.reason = reason
@@ -173,6 +163,14 @@ def _set_state(
     notify_analysed_job(session, job)
     webhooks.enqueue_deliveries(session, job, now=now)
     alerts.enqueue_job_change(session, job, now=now)
+
+
+def _enter_queue(session: Session, job: JobRow) -> None:
+    """At its place; its owner's points may have changed while it ran."""
+    job.fair_share_points = queue_order.lock_points(session, job.user)
+    job.queue_sort_key = queue_order.make_sort_key(
+        created_at=job.created_at, priority=job.priority, points=job.fair_share_points
+    )
 
 
 def _update_dependents(session: Session, ended: JobRow, *, now: datetime) -> list[JobRow]:

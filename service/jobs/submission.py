@@ -18,6 +18,7 @@ from service.jobs import (
     dataset_use,
     lifecycle,
     plan_notes,
+    queue_order,
     records,
     training_key,
     warm_start,
@@ -76,6 +77,7 @@ def create_job(
     # The end of another job is the same checkpoint before and after it is there.
     keyed = written if written.starts_at_end else spec
     resources = spec.resources
+    points = queue_order.lock_points(session, user)
     job = JobRow(
         id=ids.new_id(now),
         name=spec.name,
@@ -85,7 +87,10 @@ def create_job(
         state=_choose_initial_state(spec, needed),
         user=user,
         priority=spec.priority,
-        queue_sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
+        queue_sort_key=queue_order.make_sort_key(
+            created_at=now, priority=spec.priority, points=points
+        ),
+        fair_share_points=points,
         preemptible=spec.preemptible,
         num_workers=resources.num_workers,
         cpus_per_worker=resources.cpus_per_worker,

@@ -13,7 +13,7 @@ from service.errors import NotFound
 from service.execution import runners
 from service.jobs import checkpoints, commands, lifecycle, records, warm_start
 from service.resources import ResourceBundle
-from service.scheduling import cluster_state, policy, snapshot
+from service.scheduling import cluster_state, fair_share, policy, snapshot
 from service.scheduling.leases import Claim
 from service.scheduling.policy import PreemptJobs, StartJob
 from service.specs.job_spec import StartMode
@@ -46,6 +46,7 @@ def claim_next_job(
     capacity = cluster_state.lock_cluster(session)
     if capacity is None:
         return None
+    fair_share.refresh_points(session, capacity, now=now)
     known = quotas.read_quotas(session)
     lease = _Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds))
     while True:

@@ -1,4 +1,4 @@
-"""Which queued job starts next, as a pure function: order, limits, backfill and preemption.
+"""Which queued job starts next, as a pure function: order, limits, backfill, preemption.
 
 Jobs are considered in the order of their sort key. The first that may run but does not fit is the
 head. It gets a reservation: the time at which enough running jobs are expected to have ended. A
@@ -204,6 +204,52 @@ def find_exceeded_quota(
             if allowed is not None and used + added > allowed:
                 return ExceededQuota(key=key, kind=kind, used=used, limit=allowed)
     return None
+
+
+@dataclass(frozen=True)
+class FairShareUse:
+    """`relative`: use of each person, or group, to that of who has used most, from 0 to 1.
+
+    `points`: of priority that the jobs of each person lose.
+    """
+
+    relative: dict[str, float]
+    points: dict[str, float]
+
+
+def compute_fair_share(
+    used: Mapping[str, ResourceHours],
+    groups: Mapping[str, str],
+    capacity: ResourceBundle,
+    *,
+    weight: float,
+) -> FairShareUse:
+    """The heaviest user loses `weight` points, half of them as a group; others in proportion.
+
+    A person without a group is a group of one. `groups`: by person. All GPUs of the cluster count
+    as much as all its CPUs. Usage decays by the same factor for all, so time alone changes nothing.
+    """
+    cores_per_gpu = capacity.cpus / capacity.gpus if capacity.gpus else 0.0
+    cores = {key: hours.core_hours + hours.gpu_hours * cores_per_gpu for key, hours in used.items()}
+    users = {key.removeprefix("user:") for key in cores if key.startswith("user:")} | groups.keys()
+    group_of = {user: f"group:{groups[user]}" for user in users & groups.keys()}
+    group_of |= {user: f"user:{user}" for user in users - groups.keys()}
+    group_keys = {key for key in cores if key.startswith("group:")}.union(group_of.values())
+    most_user = max((cores.get(f"user:{user}", 0.0) for user in users), default=0.0)
+    most_group = max((cores.get(key, 0.0) for key in group_keys), default=0.0)
+    if not most_user or not most_group:
+        return FairShareUse(relative=dict.fromkeys(cores, 0.0), points={})
+    relative = {
+        key: amount / (most_user if key.startswith("user:") else most_group)
+        for key, amount in cores.items()
+    }
+    points = {
+        user: weight
+        * (cores.get(f"user:{user}", 0.0) / most_user + cores.get(group_of[user], 0.0) / most_group)
+        / 2
+        for user in users
+    }
+    return FairShareUse(relative, points)
 
 
 def forecast_starts(snapshot: SchedulerSnapshot) -> dict[str, DurationEstimate | None]:

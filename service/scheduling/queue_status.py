@@ -14,10 +14,11 @@ from service.catalog import uploads
 from service.catalog.datasets import Dataset
 from service.catalog.model_stats import ModelStats
 from service.catalog.recipes import Crop
-from service.jobs import lifecycle, plan_notes, submission, workload
+from service.jobs import lifecycle, plan_notes, queue_order, submission, workload
 from service.resources import ResourceBundle
-from service.scheduling import cluster_state, policy, snapshot
+from service.scheduling import cluster_state, fair_share, policy, snapshot
 from service.scheduling.estimates import Estimator, TimingProfile
+from service.scheduling.fair_share import Use
 from service.scheduling.policy import (
     DurationEstimate,
     EstimateBasis,
@@ -57,17 +58,27 @@ class WaitReason(StrEnum):
 
 
 @dataclass(frozen=True)
+class FairSharePoints:
+    """`points`: of priority that the job loses; `message`: what for."""
+
+    points: int
+    message: str
+
+
+@dataclass(frozen=True)
 class JobQueueStatus:
     """`position`: from 1, among the jobs that may start; None for a job that may not.
 
-    `effective_priority`: with what the job has gained by waiting. `starts_p50`: the expected
-    start; nine of ten jobs start by `starts_p90`; None where a job ahead is of unknown duration.
+    `effective_priority`: with what the job has gained by waiting and loses for fair share.
+    `fair_share`: None where it loses nothing. `starts_p50`: the expected start; nine of ten jobs
+    start by `starts_p90`; None where a job ahead is of unknown duration.
     """
 
     code: WaitReason
     message: str
     position: int | None
     effective_priority: float
+    fair_share: FairSharePoints | None = None
     starts_p50: datetime | None = None
     starts_p90: datetime | None = None
 
@@ -83,6 +94,7 @@ class QueueStatus:
         planned: Sequence[WaitingJob] = (),
     ) -> None:
         self._session = session
+        self._uses: dict[str, Use] | None = None
         self._now = now
         cluster = cluster_state.find_cluster(session)
         self._has_dispatcher = cluster is not None and now <= cluster.seen_at + _DISPATCHER_TIMEOUT
@@ -104,7 +116,16 @@ class QueueStatus:
         if not job.state.is_waiting:
             return None
         waited = (self._now - job.created_at).total_seconds()
-        priority = round(job.priority + waited / lifecycle.AGING_SECONDS, 1)
+        gained = waited / queue_order.AGING_SECONDS
+        priority = round(job.priority + gained - job.fair_share_points, 1)
+        status = self._explain_waiting(job, priority)
+        return replace(status, fair_share=self._explain_fair_share(job.user, job.fair_share_points))
+
+    def explain_planned(self, job: WaitingJob, points: int) -> JobQueueStatus:
+        status = self._explain_eligible(job.job_id, float(job.priority - points))
+        return replace(status, fair_share=self._explain_fair_share(job.user, points))
+
+    def _explain_waiting(self, job: JobRow, priority: float) -> JobQueueStatus:
         reason = self._find_own_reason(job)
         if reason is not None:
             code, message = reason
@@ -119,8 +140,14 @@ class QueueStatus:
             effective_priority=priority,
         )
 
-    def explain_planned(self, job: WaitingJob) -> JobQueueStatus:
-        return self._explain_eligible(job.job_id, float(job.priority))
+    def _explain_fair_share(self, user: str, points: int) -> FairSharePoints | None:
+        if points == 0:
+            return None
+        if self._uses is None:
+            self._uses = fair_share.read_use(self._session, self._snapshot.capacity, now=self._now)
+        group = people.find_group(self._session, user)
+        message = fair_share.explain_points(points, user, group, self._uses)
+        return FairSharePoints(points, message)
 
     def _find_own_reason(self, job: JobRow) -> tuple[WaitReason, str] | None:
         """Why a job may not start, whatever else waits or runs; None where it may."""
@@ -275,9 +302,10 @@ def plan_job(
     resident_bytes = estimator.estimate_resident_bytes(profile)
     if resident_bytes is None and tensor_bytes is not None:
         resident_bytes = _PROCESS_BYTES + tensor_bytes + _estimate_image_bytes(spec, dataset)
+    points = queue_order.read_points(session).get(user, 0)
     planned = WaitingJob(
         job_id="~",  # sorts after all ids
-        sort_key=lifecycle.queue_sort_key(created_at=now, priority=spec.priority),
+        sort_key=queue_order.make_sort_key(created_at=now, priority=spec.priority, points=points),
         priority=spec.priority,
         resources=snapshot.choose_worker_group(capacity, spec.resources).resources,
         num_workers=spec.resources.num_workers,
@@ -294,7 +322,7 @@ def plan_job(
         tensor_bytes=tensor_bytes,
         resident_bytes=resident_bytes,
         duration=planned.duration,
-        queue_status=queue_status.explain_planned(planned),
+        queue_status=queue_status.explain_planned(planned, points),
         data_warning=plan_notes.find_data_warning(dataset, data_dir),
     )
 

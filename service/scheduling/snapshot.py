@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.access import people, usage
 from service.execution import runners
+from service.jobs import queue_order
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
@@ -39,6 +40,8 @@ def read_snapshot(
         .where(AttemptRow.released_at.is_(None))
         .execution_options(**ALL_ROWS)
     ).all()
+    # Those of the job are of the time when it last waited.
+    points = queue_order.read_points(session) if running else {}
     waiting = session.execute(select_eligible(now).limit(MAX_WAITING_JOBS)).all()
     has_tag_quotas = any(key.startswith("tag:") for key in quotas)
     job_ids = [job.id for _, job in running] + [row.id for row in waiting]
@@ -55,7 +58,13 @@ def read_snapshot(
         capacity=capacity,
         running=[
             _make_running_job(
-                attempt, job, estimator, groups.get(job.user), tags.get(job.id, ()), now=now
+                attempt,
+                job,
+                estimator,
+                points=points.get(job.user, 0),
+                group=groups.get(job.user),
+                tags=tags.get(job.id, ()),
+                now=now,
             )
             for attempt, job in running
         ],
@@ -119,16 +128,19 @@ def _make_running_job(
     attempt: AttemptRow,
     job: JobRow,
     estimator: Estimator,
+    *,
+    points: int,
     group: str | None,
     tags: tuple[str, ...],
-    *,
     now: datetime,
 ) -> RunningJob:
     is_stopping = attempt.state is AttemptState.ENDED or job.stop_requested is not None
     deadline = attempt.backfill_deadline
     return RunningJob(
         job_id=job.id,
-        sort_key=job.queue_sort_key,
+        sort_key=queue_order.make_sort_key(
+            created_at=job.created_at, priority=job.priority, points=points
+        ),
         priority=job.priority,
         resources=runners.worker_group_of(attempt).resources,
         num_workers=attempt.num_workers,

@@ -142,7 +142,8 @@ class JobRow(SubmittedRow):
     """A submitted job and its current state.
 
     kind: `training`, or the kind of its analysis.
-    queue_sort_key: order of the queue, ascending (service.jobs.lifecycle).
+    queue_sort_key: order of the queue, ascending (service.jobs.queue_order).
+    fair_share_points: that it loses in this order.
     timing_key: equal for jobs that take the same time per iteration.
     training_key: equal for jobs that train the same (service.jobs.training_key).
     replicate_key: the same without the seed.
@@ -166,6 +167,7 @@ class JobRow(SubmittedRow):
         Index("ix_jobs_queue", "state", "queue_sort_key", "id"),
         Index("ix_jobs_dataset_id", "dataset", "id"),
         Index("ix_jobs_user_id", "user", "id"),
+        Index("ix_jobs_user_state", "user", "state"),
         Index("ix_jobs_state_id", "state", "id"),
         Index("ix_jobs_timing_key", "timing_key"),
         Index("ix_jobs_training_key", "training_key"),
@@ -181,6 +183,7 @@ class JobRow(SubmittedRow):
     state: Mapped[JobState]
     priority: Mapped[int]
     queue_sort_key: Mapped[float]
+    fair_share_points: Mapped[int] = mapped_column(default=0)
     preemptible: Mapped[bool]
     num_workers: Mapped[int]
     cpus_per_worker: Mapped[int]
@@ -597,6 +600,40 @@ class UsageHourRow(Base):
     hour: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     core_hours: Mapped[float]
     gpu_hours: Mapped[float]
+
+
+class UsageRow(Base):
+    """What a person or group has used, decayed until `at` (service.specs.fair_share)."""
+
+    __tablename__ = "usage"
+
+    key: Mapped[str] = mapped_column(String(126), primary_key=True)
+    core_hours: Mapped[float]
+    gpu_hours: Mapped[float]
+    at: Mapped[datetime]
+
+
+class QueuePointsRow(Base):
+    """The points in force that a person's waiting jobs lose in the queue."""
+
+    __tablename__ = "queue_points"
+
+    user: Mapped[str] = mapped_column(String(120), primary_key=True)
+    points: Mapped[int]
+
+
+class FairShareRow(Base):
+    """The settings of fair share (service.specs.fair_share); a single row.
+
+    refreshed_at: when a dispatcher last compared points with usage.
+    """
+
+    __tablename__ = "fair_share"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    weight: Mapped[float]
+    half_life_days: Mapped[float]
+    refreshed_at: Mapped[datetime]
 
 
 class AuditRow(Base):

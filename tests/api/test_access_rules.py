@@ -37,6 +37,8 @@ def _least_role(label: str) -> Role:
     method, path = label.split()
     if path.startswith(("/v1/people", "/v1/audit")) or "/quotas/" in path:
         return ADMIN
+    if label == "PUT /v1/fair-share":
+        return ADMIN
     is_read = method in {"GET", "HEAD"} or path.endswith(":plan")
     return VIEWER if is_read or path.startswith(("/v1/session", "/v1/tokens")) else MEMBER
 
@@ -44,6 +46,8 @@ def _least_role(label: str) -> Role:
 def _least_scope(label: str) -> TokenScope:
     path = label.split()[1]
     if path.startswith(("/v1/people", "/v1/tokens", "/v1/audit", "/v1/quotas/")):
+        return TokenScope.FULL
+    if label == "PUT /v1/fair-share":
         return TokenScope.FULL
     if _least_role(label) is VIEWER:
         return TokenScope.READ

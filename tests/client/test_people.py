@@ -122,6 +122,14 @@ def test_an_event_names_the_person_who_caused_it(command: Command, client: resne
     assert command.out.splitlines()[-1].endswith("queued -> cancelled by admin")
 
 
+def test_fair_share_is_set_and_shown(command: Command) -> None:
+    assert command("fair-share", "set", "--weight", "0") == 0
+    assert command.out.splitlines()[0] == "weight 0, half-life 7 d: off"
+    assert command("fair-share", "set", "--weight", "50", "--half-life-days", "14") == 0
+    assert command("fair-share", "show") == 0
+    assert command.out.splitlines()[0] == "weight 50, half-life 14 d"
+
+
 def test_quotas_are_set_listed_and_deleted(command: Command) -> None:
     assert command("quota", "set", "user:*", "--jobs", "2", "--core-hours", "20") == 0
     assert command("quota", "list") == 0

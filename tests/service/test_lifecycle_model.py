@@ -1,11 +1,12 @@
 """Random steps through the queue on both databases, compared with a simple model.
 
-The model has the state and the attempt of each job. After each step the database must agree with
-it, and the invariants must hold.
+The model has the state and the attempt of each job, and the times for which each person had which
+cores. After each step the database must agree with it, and the invariants must hold.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import log
 from typing import Any
 
 import pytest
@@ -21,9 +22,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import func, select
 
+from service.jobs import queue_order
 from service.resources import ResourceBundle
-from service.scheduling import cluster_state
+from service.scheduling import cluster_state, fair_share
 from service.scheduling.leases import Claim
+from service.specs.fair_share import FairShare
 from service.states import AttemptState, JobState, Reason
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, Base, JobEventRow, JobRow
@@ -31,6 +34,8 @@ from tests.support.core import Clock, Core, job_id_of, workers
 
 CPUS = 4
 _CANCELLING = frozenset({Reason.CANCELLED, Reason.KILLED, Reason.EARLY_STOPPED})
+USERS = ("ann", "ben", "eve")
+WEIGHT, HALF_LIFE_SECONDS = 30.0, 900.0
 WAITS = (JobState.QUEUED, JobState.HELD, JobState.PAUSED, JobState.BLOCKED)
 
 
@@ -38,7 +43,9 @@ WAITS = (JobState.QUEUED, JobState.HELD, JobState.PAUSED, JobState.BLOCKED)
 class Model:
     """The expected state of a job. `claim` None without an active attempt."""
 
-    sort_key: tuple[float, str]
+    created_at: datetime
+    priority: int
+    user: str
     cpus: int
     state: JobState = JobState.QUEUED
     needs: str | None = None
@@ -54,8 +61,29 @@ class Attempt:
     """An attempt whose resources are not released yet."""
 
     claim: Claim
+    user: str
     cpus: int
+    began_at: datetime
     has_ended: bool = False
+
+
+@dataclass(frozen=True)
+class Use:
+    """Cores that a person had for a time, until they were released."""
+
+    user: str
+    cpus: int
+    began_at: datetime
+    ended_at: datetime
+
+    def count_decayed_hours(self, now: datetime) -> float:
+        """The integral of the cores, decayed from each moment until now."""
+        first, last = (
+            0.5 ** ((now - at).total_seconds() / HALF_LIFE_SECONDS)
+            for at in (self.began_at, self.ended_at)
+        )
+        hours: float = self.cpus * (last - first) * HALF_LIFE_SECONDS / log(2) / 3600
+        return hours
 
 
 class QueueSteps(RuleBasedStateMachine):
@@ -68,7 +96,14 @@ class QueueSteps(RuleBasedStateMachine):
                 session.execute(table.delete())
         self.jobs: dict[str, Model] = {}
         self.unreleased: list[Attempt] = []
+        self.used: list[Use] = []
+        self.refreshed_at = self.core.clock.now
         self.core.record_cluster(cpus=CPUS)
+        for user in USERS:
+            self.core.add_person(user)
+        with self.core.database.transaction() as session:
+            settings = FairShare(weight=WEIGHT, half_life_days=HALF_LIFE_SECONDS / 86_400)
+            fair_share.set_fair_share(session, settings, now=self.core.clock.now)
 
     def _pick(self, data: st.DataObject, *states: JobState) -> str | None:
         fitting = sorted(job_id for job_id, job in self.jobs.items() if job.state in states)
@@ -77,27 +112,32 @@ class QueueSteps(RuleBasedStateMachine):
     @rule(
         cpus=st.integers(1, CPUS),
         priority=st.sampled_from([0, 50, 100]),
+        user=st.sampled_from(USERS),
         data=st.data(),
         needs_other=st.booleans(),
     )
-    def submit(self, cpus: int, priority: int, data: st.DataObject, needs_other: bool) -> None:
+    def submit(
+        self, cpus: int, priority: int, user: str, data: st.DataObject, needs_other: bool
+    ) -> None:
         needed = self._pick(data, *WAITS, JobState.RUNNING) if needs_other else None
         job_id = self.core.submit(
             priority=priority,
+            user=user,
             resources=workers(cpus),
             recipe={"name": "quick", "batch_size": 12},
             after=[needed] if needed else [],
         )
-        sort_key = self.core.job(job_id).queue_sort_key
         state = JobState.BLOCKED if needed else JobState.QUEUED
-        self.jobs[job_id] = Model((sort_key, job_id), cpus, state, needs=needed)
+        created_at = self.core.clock.now
+        self.jobs[job_id] = Model(created_at, priority, user, cpus, state, needs=needed)
 
     @rule()
     def claim(self) -> None:
         """Without measured times: the first of the queue, or a job that fits beside it."""
         claimed = self.core.try_claim()
+        points = self._check_points()
         queued = sorted(
-            (job.sort_key, job_id)
+            (_sort_key(job, points), job_id)
             for job_id, job in self.jobs.items()
             if job.state is JobState.QUEUED
             and (job.ready_at is None or job.ready_at <= self.core.clock.now)
@@ -113,7 +153,7 @@ class QueueSteps(RuleBasedStateMachine):
         first = self.jobs[queued[0][1]]
         assert job is first or first.cpus > free, "the first of the queue was skipped"
         job.state, job.claim, job.sequence = JobState.STARTING, claimed, 0
-        self.unreleased.append(Attempt(claimed, job.cpus))
+        self.unreleased.append(Attempt(claimed, job.user, job.cpus, self.core.clock.now))
 
     @rule(data=st.data())
     def report(self, data: st.DataObject) -> None:
@@ -199,12 +239,37 @@ class QueueSteps(RuleBasedStateMachine):
         attempt = next(attempt for attempt in self.unreleased if attempt.has_ended)
         self.core.release(attempt.claim)
         self.unreleased.remove(attempt)
+        now = self.core.clock.now
+        self.used.append(Use(attempt.user, attempt.cpus, attempt.began_at, now))
 
     @rule()
     def wait(self) -> None:
         """Longer than any backoff."""
         self.core.clock.advance(61.0)
         self.core.record_cluster(cpus=CPUS)
+
+    def _check_points(self) -> dict[str, int]:
+        """The points in force after a claim, which follow usage where that is due."""
+        now = self.core.clock.now
+        with self.core.database.reading() as session:
+            points = queue_order.read_points(session)
+        if now >= self.refreshed_at + timedelta(seconds=10):
+            self.refreshed_at = now
+            hours = self._count_hours()
+            most = max(hours.values())
+            for user, found in points.items():
+                wanted = WEIGHT * hours[user] / most if most else 0.0
+                assert abs(found - wanted) < 1, "points follow usage"
+        return points
+
+    def _count_hours(self) -> dict[str, float]:
+        """Decayed core-hours of each person, with what runs."""
+        now = self.core.clock.now
+        running = [Use(found.user, found.cpus, found.began_at, now) for found in self.unreleased]
+        hours = dict.fromkeys(USERS, 0.0)
+        for use in (*self.used, *running):
+            hours[use.user] += use.count_decayed_hours(now)
+        return hours
 
     def _attempt_of(self, job: Model) -> Attempt:
         return next(attempt for attempt in self.unreleased if attempt.claim is job.claim)
@@ -232,6 +297,12 @@ class QueueSteps(RuleBasedStateMachine):
                 )
             )
             reserved = cluster_state.sum_reserved(session)
+            points = queue_order.read_points(session)
+            waiting = session.execute(
+                select(JobRow.id, JobRow.queue_sort_key).where(JobRow.state.in_(WAITS))
+            ).all()
+            capacity = ResourceBundle(cpus=CPUS, gpus=0)
+            uses = fair_share.read_use(session, capacity, now=self.core.clock.now)
             numbers = session.execute(
                 select(func.count(), func.max(JobEventRow.number)).group_by(JobEventRow.subject_id)
             ).all()
@@ -241,7 +312,17 @@ class QueueSteps(RuleBasedStateMachine):
             cpus=sum(attempt.cpus for attempt in self.unreleased), gpus=0
         )
         assert reserved.cpus <= CPUS
+        for job_id, sort_key in waiting:
+            assert sort_key == pytest.approx(_sort_key(self.jobs[job_id], points), abs=1e-5)
+        used = {user: hours for user, hours in self._count_hours().items() if hours}
+        assert {f"user:{user}": hours for user, hours in used.items()} == pytest.approx(
+            {key: use.used.core_hours for key, use in uses.items() if use.used.core_hours}
+        ), "each attempt counts once"
         assert all(count == newest for count, newest in numbers), "events without a gap"
+
+
+def _sort_key(job: Model, points: dict[str, int]) -> float:
+    return job.created_at.timestamp() - 600 * (job.priority - points.get(job.user, 0))
 
 
 def _run(database: Database, *, examples: int, steps: int) -> None:

@@ -15,6 +15,7 @@ from resnetd.cli import (
     analysis_commands,
     dataset_commands,
     exit_codes,
+    fair_share_commands,
     job_commands,
     messages,
     people_commands,
@@ -47,6 +48,7 @@ app.add_typer(alert_commands.commands, name="alert")
 app.add_typer(people_commands.commands, name="people")
 app.add_typer(token_commands.commands, name="token")
 app.add_typer(quota_commands.commands, name="quota")
+app.add_typer(fair_share_commands.commands, name="fair-share")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from resnetd.models import (
     EstimateBasis,
     Event,
     EventKind,
+    FairShare,
     Importance,
     Job,
     JobState,
@@ -35,6 +36,7 @@ from resnetd.models import (
     Person,
     Plan,
     Progress,
+    QueueStatus,
     Quota,
     Reason,
     Recipe,
@@ -411,11 +413,17 @@ def queue(rows: Iterable[WaitingJob]) -> Table:
                 row.state,
                 row.waiting.effective_priority,
                 row.waiting.starts_p50,
-                row.waiting.message,
+                _explain_waiting(row.waiting),
             )
             for row in rows
         ),
     )
+
+
+def _explain_waiting(status: QueueStatus) -> str:
+    if status.fair_share is None:
+        return status.message
+    return f"{status.message}; loses {status.fair_share.message}"
 
 
 def whoami(found: Session) -> list[str]:
@@ -456,6 +464,26 @@ def quotas(rows: Iterable[Quota]) -> Table:
 
 def _bytes(count: int | None) -> str | None:
     return None if count is None else f"{count / 1e9:.4g} GB"
+
+
+def fair_share(found: FairShare) -> list[RenderableType]:
+    settings = f"weight {found.weight:g}, half-life {found.half_life_days:g} d"
+    return [
+        printable(settings if found.weight else f"{settings}: off"),
+        _table(
+            ("key", "core-hours", "GPU-hours", "of most", "points"),
+            (
+                (
+                    row.key,
+                    f"{row.core_hours:.1f}",
+                    f"{row.gpu_hours:.1f}",
+                    f"{row.relative:.0%}",
+                    row.points,
+                )
+                for row in found.usage
+            ),
+        ),
+    ]
 
 
 def people(rows: Iterable[Person]) -> Table:
@@ -630,6 +658,8 @@ def _fields_of_job(shown: Job, envelope: Envelope, now: datetime) -> Iterator[tu
         yield shown.stop_requested, "requested; at its next step"
     if shown.waiting is not None:
         yield "waiting", shown.waiting.message
+        if shown.waiting.fair_share is not None:
+            yield "fair share", f"loses {shown.waiting.fair_share.message}"
         yield "expected start", shown.waiting.starts_p50
     if shown.is_final:
         yield "outcome", _wrap(outcome(shown))

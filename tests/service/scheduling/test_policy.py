@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resources import ResourceBundle
+from service.resources import ResourceBundle, ResourceHours
 from service.scheduling import policy
 from service.scheduling.policy import (
     DurationEstimate,
@@ -17,6 +17,7 @@ from service.scheduling.policy import (
     StartJob,
     WaitingJob,
 )
+from service.specs.fair_share import decay
 from service.specs.quota import Quota
 
 
@@ -181,6 +182,39 @@ def test_a_job_over_a_limit_waits_and_does_not_block_others(
         make_waiting("ben's", 1, user="ben"),
     ]
     assert policy.decide(make_snapshot(8, running, waiting, quotas)) == StartJob("ben's")
+
+
+def test_all_gpus_count_as_much_as_all_cpus_of_the_cluster() -> None:
+    used = {
+        "user:ann": ResourceHours(core_hours=16),
+        "user:ben": ResourceHours(core_hours=24, gpu_hours=1),
+    }
+    found = policy.compute_fair_share(used, {}, ResourceBundle(cpus=64, gpus=8), weight=100)
+    assert found.relative == {"user:ann": 0.5, "user:ben": 1.0}
+    assert found.points == {"ann": 50.0, "ben": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("groups", "points"),
+    [
+        ({}, {"ann": 100, "ben": 50}),
+        ({"ann": "g", "ben": "h"}, {"ann": 100, "ben": 50}),
+        ({"ann": "g"}, {"ann": 100, "ben": 50}),
+        ({"ann": "g", "eve": "g"}, {"ann": 100, "ben": 50, "eve": 50}),
+    ],
+)
+def test_the_heaviest_user_loses_the_weight_and_others_in_proportion(
+    groups: dict[str, str], points: dict[str, float]
+) -> None:
+    """Half of it for the person, half for the group; without one, a person is a group."""
+    hours = {"user:ann": 6.0, "user:ben": 3.0, "group:g": 6.0, "group:h": 3.0}
+    used = {key: ResourceHours(core_hours=amount) for key, amount in hours.items()}
+    capacity = ResourceBundle(cpus=8, gpus=0)
+    for decayed in (used, {key: decay(value, 1e6, 7.0) for key, value in used.items()}):
+        found = policy.compute_fair_share(decayed, groups, capacity, weight=100)
+        assert found.points == pytest.approx(points)
+    unused = dict.fromkeys(used, ResourceHours())
+    assert policy.compute_fair_share(unused, groups, capacity, weight=100).points == {}
 
 
 def test_a_specific_limit_overrides_the_wildcard() -> None:

@@ -1564,6 +1564,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/fair-share": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Fair Share
+         * @description The settings, and what people and groups have used.
+         */
+        get: operations["get_fair_share_v1_fair_share_get"];
+        /**
+         * Set Fair Share
+         * @description Changes the settings, and the order of the queue at once.
+         */
+        put: operations["set_fair_share_v1_fair_share_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/quotas": {
         parameters: {
             query?: never;
@@ -2127,7 +2151,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "quota-set" | "quota-deleted";
+        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "quota-set" | "quota-deleted" | "fair-share-set";
         /** AuditPage */
         AuditPage: {
             /** Entries */
@@ -3076,6 +3100,54 @@ export interface components {
          * @enum {string}
          */
         Export: "onnx" | "onnx-image" | "pt2" | "pt2-image";
+        /**
+         * FairShare
+         * @description How much past usage counts in the queue. One point is worth ten minutes of waiting.
+         */
+        FairShare: {
+            /**
+             * Weight
+             * @description points that jobs of the heaviest user lose; 0: off
+             * @default 100
+             */
+            weight: number;
+            /**
+             * Half Life Days
+             * @description after this time usage counts by half
+             * @default 7
+             */
+            half_life_days: number;
+        };
+        /**
+         * FairSharePointsView
+         * @description Points of priority that a job loses for what its owner has used, and what for.
+         */
+        FairSharePointsView: {
+            /** Points */
+            points: number;
+            /** Message */
+            message: string;
+        };
+        /** FairShareView */
+        FairShareView: {
+            /**
+             * Weight
+             * @description points that jobs of the heaviest user lose; 0: off
+             * @default 100
+             */
+            weight: number;
+            /**
+             * Half Life Days
+             * @description after this time usage counts by half
+             * @default 7
+             */
+            half_life_days: number;
+            /**
+             * Usage
+             * @description what the caller may see, most first
+             */
+            usage: components["schemas"]["UsageView"][];
+        };
         /**
          * Family
          * @description The networks for CIFAR (three stages) and for ImageNet (four stages), and VGG.
@@ -4394,9 +4466,11 @@ export interface components {
             position: number | null;
             /**
              * Effective Priority
-             * @description priority plus one point for every ten minutes of waiting
+             * @description priority plus one point for every ten minutes of waiting, less the points of fair share
              */
             effective_priority: number;
+            /** @description null where it loses no points */
+            fair_share: components["schemas"]["FairSharePointsView"] | null;
             /** Starts P50 */
             starts_p50: string | null;
             /** Starts P90 */
@@ -5763,6 +5837,31 @@ export interface components {
          * @enum {string}
          */
         TtaMode: "none" | "hflip" | "ten_crop" | "multi_scale";
+        /**
+         * UsageView
+         * @description Of a person or group; hours decay with the half-life, and include what runs.
+         */
+        UsageView: {
+            /**
+             * Key
+             * @description `user:NAME` or `group:NAME`
+             */
+            key: string;
+            /** Core Hours */
+            core_hours: number;
+            /** Gpu Hours */
+            gpu_hours: number;
+            /**
+             * Relative
+             * @description to the most of any person, or group, from 0 to 1
+             */
+            relative: number;
+            /**
+             * Points
+             * @description of priority that the person's jobs lose; null for groups
+             */
+            points: number | null;
+        };
         /**
          * Verdict
          * @description How a mean over seeds, or a count, compares with the paper's number.
@@ -10481,6 +10580,76 @@ export interface operations {
             };
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_fair_share_v1_fair_share_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FairShareView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    set_fair_share_v1_fair_share_put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FairShare"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FairShare"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            413: components["responses"]["BodyTooLarge"];
             /** @description `invalid-input` */
             422: {
                 headers: {

@@ -135,7 +135,18 @@ export function ClusterPage() {
                     ),
                   },
                   { id: "state", title: "State", cell: (job) => <State state={job.state} /> },
-                  { id: "reason", title: "Why it waits", cell: (job) => job.waiting.message },
+                  {
+                    id: "reason",
+                    title: "Why it waits",
+                    cell: (job) => (
+                      <>
+                        {job.waiting.message}
+                        {job.waiting.fair_share && (
+                          <span class="muted"> Loses {job.waiting.fair_share.message}.</span>
+                        )}
+                      </>
+                    ),
+                  },
                 ]}
                 idOf={(job) => job.job_id}
               />

@@ -195,6 +195,7 @@ function Summary(properties: { job: Job; envelope: Schemas["EnvelopeView"] | und
             {waiting.position !== null && `Position ${waiting.position}: `}
             {waiting.message}
           </p>
+          {waiting.fair_share && <p class="muted">Loses {waiting.fair_share.message}.</p>}
           {waiting.starts_p50 && (
             <p class="muted">
               Starts about {time(waiting.starts_p50)}, at the latest about{" "}

@@ -74,6 +74,7 @@ def upgrade() -> None:
         ),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("queue_sort_key", sa.Double(), nullable=False),
+        sa.Column("fair_share_points", sa.Integer(), nullable=False),
         sa.Column("preemptible", sa.Boolean(), nullable=False),
         sa.Column("num_workers", sa.Integer(), nullable=False),
         sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
@@ -171,6 +172,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset", "id"])
     op.create_index("ix_jobs_user_id", "jobs", ["user", "id"])
+    op.create_index("ix_jobs_user_state", "jobs", ["user", "state"])
     _create_partial_index("ix_jobs_finished_at", "jobs", "finished_at", "finished_at IS NOT NULL")
     _create_partial_index("ix_jobs_not_before", "jobs", "not_before", "not_before IS NOT NULL")
     op.create_index("ix_jobs_queue", "jobs", ["state", "queue_sort_key", "id"])
@@ -295,6 +297,28 @@ def upgrade() -> None:
     )
     op.create_index("ix_usage_hours_hour", "usage_hours", ["hour"])
     op.create_table(
+        "usage",
+        sa.Column("key", sa.String(length=126), nullable=False),
+        sa.Column("core_hours", sa.Double(), nullable=False),
+        sa.Column("gpu_hours", sa.Double(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_usage")),
+    )
+    op.create_table(
+        "queue_points",
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("points", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("user", name=op.f("pk_queue_points")),
+    )
+    op.create_table(
+        "fair_share",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("weight", sa.Double(), nullable=False),
+        sa.Column("half_life_days", sa.Double(), nullable=False),
+        sa.Column("refreshed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_fair_share")),
+    )
+    op.create_table(
         "audit_log",
         sa.Column("id", sa.String(length=16), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -317,6 +341,7 @@ def upgrade() -> None:
                 "dataset-deleted",
                 "quota-set",
                 "quota-deleted",
+                "fair-share-set",
                 name="auditkind",
                 native_enum=False,
                 create_constraint=True,
@@ -996,6 +1021,9 @@ def downgrade() -> None:
     op.drop_table("tokens")
     op.drop_table("people")
     op.drop_table("audit_log")
+    op.drop_table("fair_share")
+    op.drop_table("queue_points")
+    op.drop_table("usage")
     op.drop_index("ix_usage_hours_hour", table_name="usage_hours")
     op.drop_table("usage_hours")
     op.drop_table("quotas")
@@ -1006,6 +1034,7 @@ def downgrade() -> None:
     op.drop_table("studies")
     op.drop_index("ix_searches_state", table_name="searches")
     op.drop_table("searches")
+    op.drop_index("ix_jobs_user_state", table_name="jobs")
     op.drop_index("ix_jobs_user_id", table_name="jobs")
     op.drop_index("ix_jobs_replicate_key", table_name="jobs")
     op.drop_index("ix_jobs_training_key", table_name="jobs")
