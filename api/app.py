@@ -18,7 +18,7 @@ from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
-from api.failed_sign_ins import FailedSignIns
+from api.refused_credentials import RefusedCredentials
 from api.request_limits import RequestLimits
 from api.routes import (
     alerts,
@@ -90,8 +90,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         collector.start()
         token_uses = TokenUses(database)
         token_uses.start()
-        failed_sign_ins = FailedSignIns(database, now=clock)
-        failed_sign_ins.start()
+        refused_credentials = RefusedCredentials(database, now=clock)
+        refused_credentials.start()
         app.state.services = Services(
             settings=settings,
             database=database,
@@ -100,14 +100,14 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             changes=changes,
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
             token_uses=token_uses,
-            failed_sign_ins=failed_sign_ins,
+            refused_credentials=refused_credentials,
             now=clock,
         )
         app.state.shared_reads = SharedReads(app)
         yield
         stopping.set()
         token_uses.close()
-        failed_sign_ins.close()
+        refused_credentials.close()
         collector.close()
         changes.close()
         database.close()

@@ -20,7 +20,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from api.access_rules import OWNER_PARAMETER, RULES, SUBJECTS
 from api.auth import SIGN_IN_COOKIE, read_bearer_token, read_sign_in_cookie
 from api.change_listener import ChangeHub
-from api.failed_sign_ins import FailedSignIns
+from api.refused_credentials import RefusedCredentials
 from api.token_uses import TokenUses
 from service.access import tokens
 from service.access.policy import (
@@ -31,10 +31,11 @@ from service.access.policy import (
     require_permitted,
 )
 from service.access.signing_keys import SigningKey
+from service.errors import Unauthorized
 from service.execution import credentials
 from service.execution.credentials import CallerKind
 from service.settings import Settings
-from service.states import ActorKind
+from service.states import ActorKind, AuditKind
 from service.storage.actors import DISPATCHER, Actor
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database, Session
@@ -81,7 +82,7 @@ class Services:
     changes: ChangeHub
     session_slots: asyncio.Semaphore
     token_uses: TokenUses
-    failed_sign_ins: FailedSignIns
+    refused_credentials: RefusedCredentials
     now: Callable[[], datetime]
 
 
@@ -113,16 +114,23 @@ def authorize(
     rule = RULES[f"{request.method} {request.scope['route'].path}"]
     subject_id = _find_subject_id(request, rule)
     sign_in = read_sign_in_cookie(request)
+    secret = sign_in if sign_in is not None else read_bearer_token(request)
     now = services.now()
-    with services.database.reading() as session:
-        principal, owner, last_used_at = tokens.authenticate(
-            session,
-            sign_in if sign_in is not None else read_bearer_token(request),
-            is_sign_in=sign_in is not None,
-            now=now,
-            subject=rule.subject if subject_id is not None else None,
-            subject_id=subject_id or "",
-        )
+    try:
+        with services.database.reading() as session:
+            principal, owner, last_used_at = tokens.authenticate(
+                session,
+                secret,
+                is_sign_in=sign_in is not None,
+                now=now,
+                subject=rule.subject if subject_id is not None else None,
+                subject_id=subject_id or "",
+            )
+    except Unauthorized:
+        # A sign-in ends by itself, and what the process requests of itself has no client.
+        if sign_in is None and request.client is not None:
+            services.refused_credentials.record(AuditKind.TOKEN_REFUSED, request.client.host)
+        raise
     request.state.token_id = principal.token_id
     members_see = services.settings.members_see
     require_permitted(principal, rule, members_see, subject_id=subject_id or "", owner=owner)

@@ -369,6 +369,7 @@ class AuditKind(StrEnum):
 
     SIGN_IN = "sign-in"
     SIGN_IN_FAILED = "sign-in-failed"
+    TOKEN_REFUSED = "token-refused"  # noqa: S105
     SIGN_OUT = "sign-out"
     PERSON_ADDED = "person-added"
     ROLE_CHANGED = "role-changed"

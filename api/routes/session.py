@@ -68,7 +68,7 @@ def sign_in(
     try:
         secret, principal = sign_ins.sign_in(session, body.token.strip(), now=now)
     except Unauthorized:
-        services.failed_sign_ins.record(address)
+        services.refused_credentials.record(AuditKind.SIGN_IN_FAILED, address)
         raise
     user = principal.user
     audit.record(session, AuditKind.SIGN_IN, user, now=now, user=user, address=address)

@@ -846,6 +846,7 @@ class AuditKind(OpenEnum):
 
     SIGN_IN = "sign-in"
     SIGN_IN_FAILED = "sign-in-failed"
+    TOKEN_REFUSED = "token-refused"  # noqa: S105
     SIGN_OUT = "sign-out"
     PERSON_ADDED = "person-added"
     ROLE_CHANGED = "role-changed"

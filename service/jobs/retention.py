@@ -26,6 +26,7 @@ from service.storage.tables import (
     MetricRow,
     TrialRow,
 )
+from service.storage.visibility import find_visible
 
 # Of each kind of record: bounds the time for which a deletion blocks other transactions.
 _JOBS_PER_SWEEP = 20
@@ -83,9 +84,9 @@ def delete_job(session: Session, job_id: str) -> list[str]:
     checkpoint_ids = [row.id for row in checkpoints.list_checkpoints(session, job.id)]
     dependents = sorted(set(warm_start.find_dependent_jobs(session, checkpoint_ids).values()))
     if dependents:
-        raise Conflict(
-            f"job {dependents[0]} starts from a checkpoint of job {job.id} and has not ended"
-        )
+        visible = sorted(find_visible(session, JobRow, dependents))
+        dependent = f"job {visible[0]}" if visible else "another job"
+        raise Conflict(f"{dependent} starts from a checkpoint of job {job.id} and has not ended")
     session.execute(delete(JobRow).where(JobRow.id == job.id))
     # No event is left to do so.
     changes.notify(session, job.id)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,22 @@ def _make_key(spec: JobSpec, data_dir: Path, excluded: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def find_equal_jobs(session: Session, keys: Iterable[str]) -> dict[str, str]:
-    """The id of a job for each key: a finished one rather than a running one, the oldest of all."""
+def find_equal_jobs(
+    session: Session, keys: Iterable[str], *, users: Collection[str] | None = None
+) -> dict[str, str]:
+    """The id of a job for each key: a finished one rather than a running one, the oldest of all.
+
+    `users`: only jobs of these people.
+    """
     rank = case({state: number for number, state in enumerate(_REUSED)}, value=JobRow.state)
-    rows = session.execute(
+    statement = (
         select(JobRow.training_key, JobRow.id)
         .where(JobRow.training_key.in_(set(keys)), JobRow.state.in_(_REUSED))
         .order_by(rank, JobRow.id)
-        .execution_options(**VISIBLE_ROWS)
     )
+    if users is not None:
+        statement = statement.where(JobRow.user.in_(users))
+    rows = session.execute(statement.execution_options(**VISIBLE_ROWS))
     found: dict[str, str] = {}
     for key, job_id in rows:
         found.setdefault(key, job_id)

@@ -30,7 +30,7 @@ from service.specs.job_spec import JobSpec
 from service.specs.quota import ExceededQuota, list_keys
 from service.states import WAITING_STATES, JobState
 from service.storage.tables import JobRow
-from service.storage.visibility import ALL_ROWS
+from service.storage.visibility import ALL_ROWS, find_visible
 from service.text import count_of, format_duration, plural
 
 # Dispatchers record every ten seconds that they see the cluster.
@@ -106,6 +106,8 @@ class QueueStatus:
             waiting = [*self._snapshot.waiting, *planned]
             waiting.sort(key=lambda job: (job.sort_key, job.job_id))
             self._snapshot = replace(self._snapshot, waiting=waiting)
+        # What runs may be of people whose jobs the reader does not see.
+        self._named = find_visible(session, JobRow, [job.job_id for job in self._snapshot.running])
         self._usage = policy.compute_usage(self._snapshot.running)
         self._decision = policy.decide(self._snapshot)
         self._starts = policy.forecast_starts(self._snapshot)
@@ -162,7 +164,11 @@ class QueueStatus:
             return WaitReason.PAUSED, "paused by a user; resume it to continue"
         if job.state is JobState.BLOCKED:
             unmet = lifecycle.list_unmet_dependencies(self._session, job.id)
-            listed = ", ".join(f"{needed.id} ({needed.state})" for needed in unmet)
+            visible = find_visible(self._session, JobRow, [needed.id for needed in unmet])
+            named = [f"{needed.id} ({needed.state})" for needed in unmet if needed.id in visible]
+            if len(named) < len(unmet):
+                named.append(count_of(len(unmet) - len(named), "other"))
+            listed = ", ".join(named)
             return WaitReason.DEPENDENCY, f"starts after {plural(len(unmet), 'job')} {listed}"
         if job.not_before is not None and job.not_before > self._now:
             seconds = (job.not_before - self._now).total_seconds()
@@ -226,15 +232,13 @@ class QueueStatus:
         if not running:
             return ""
         first = min(running, key=lambda job: job.remaining.p50)
+        name = f"job {first.job_id}" if first.job_id in self._named else "another job"
         if first.is_stopping:
-            return f"; job {first.job_id} is stopping"
+            return f"; {name} is stopping"
         time = format_duration(first.remaining.p50)
         if first.remaining.basis is EstimateBasis.TIME_LIMIT:
-            return (
-                f"; job {first.job_id} ends in at most {time}, its time limit: "
-                "its speed is not measured yet"
-            )
-        return f"; job {first.job_id} is expected to end in {time}"
+            return f"; {name} ends in at most {time}, its time limit: its speed is not measured yet"
+        return f"; {name} is expected to end in {time}"
 
     def _count_ahead(self, job: JobRow) -> int:
         statement = select(func.count()).where(

@@ -2,7 +2,7 @@
 
 That is in the transaction that ends the training, or creates the study, so that no process has to
 watch for it. An ensemble is submitted with the last of its trainings. An analysis of the same
-checkpoints with equal parameters is reused.
+checkpoints with equal parameters is reused, if the study's or the training's owner has it.
 """
 
 from collections.abc import Iterator
@@ -181,10 +181,12 @@ def _find_or_submit(
     unpinned = analyses.make_spec(session, request)
     spec = submission.pin_checkpoints(session, unpinned, data_dir=data_dir)
     key = training_key.training_key(spec, data_dir)
-    known = training_key.find_equal_jobs(session, [key])
+    user = place.study.user
+    # The owner of the study sees the training, and with it what else the training's owner has. The
+    # session, in which a training ends, sees more.
+    known = training_key.find_equal_jobs(session, [key], users={user, source.user})
     if key in known:
         return known[key]
-    user = place.study.user
     return submission.create_job(session, spec, user=user, data_dir=data_dir, now=now).id
 
 

@@ -40,6 +40,24 @@ def _own_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         yield served
 
 
+@pytest.fixture(scope="session")
+def _own_postgres_api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    url = request.getfixturevalue("postgres").new_database()
+    with serving_new(url, tmp_path_factory.mktemp("own"), members_see="own") as served:
+        yield served
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
+def any_own_api(request: pytest.FixtureRequest) -> Api:
+    """As `own_api`, of each kind of database."""
+    name = "_own_api" if request.param == "sqlite" else "_own_postgres_api"
+    served: Api = request.getfixturevalue(name)
+    served.empty()
+    return served
+
+
 @pytest.fixture
 def own_api(_own_api: Api) -> Api:
     """Where members see what is theirs."""

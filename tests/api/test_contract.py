@@ -1,5 +1,10 @@
-"""The service does what its OpenAPI document says: statuses, media types, schemas of both sides."""
+"""The service does what its OpenAPI document says: statuses, media types, schemas of both sides.
 
+Each generated request is sent as an admin, or as the process that the route is for, and again with
+a token of another role, scope or tag, one after the other.
+"""
+
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -56,10 +61,11 @@ def test_the_service_follows_its_document(label: str, api: Api) -> None:
     operation = OPERATIONS[label]
     rows = Rows(api)
     headers = {"Authorization": f"Bearer {rows.find_token(operation.path)}"}
+    limited = cycle(rows.limited_tokens)
     excluded: list[Any] = [positive_data_acceptance] if label in DEPEND_ON_MORE else []
 
     @settings(
-        max_examples=10,
+        max_examples=8,
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate],
@@ -74,5 +80,11 @@ def test_the_service_follows_its_document(label: str, api: Api) -> None:
         if isinstance(case.body, dict) and "wait_seconds" in case.body:
             case.body["wait_seconds"] = 0
         case.call_and_validate(base_url=api.url, headers=headers, excluded_checks=excluded)
+        # What is valid may be refused.
+        case.call_and_validate(
+            base_url=api.url,
+            headers={"Authorization": f"Bearer {next(limited)}"},
+            excluded_checks=[positive_data_acceptance],
+        )
 
     check()

@@ -35,8 +35,8 @@ class _Two:
 
 
 @pytest.fixture
-def two(own_api: Api) -> _Two:
-    return _Two(own_api)
+def two(any_own_api: Api) -> _Two:
+    return _Two(any_own_api)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,34 @@ def test_the_position_in_the_queue_counts_all_jobs_and_the_list_shows_ones_own(
     (waiting,) = two.get("/v1/queue")["jobs"]
     assert (waiting["job_id"], waiting["waiting"]["position"]) == (own, 2)
     assert two.get(f"/v1/jobs/{own}")["waiting"]["position"] == 2
+
+
+def test_a_waiting_job_names_no_job_that_its_reader_does_not_see(two: _Two) -> None:
+    core = two.api.core
+    core.record_cluster(cpus=1)
+    core.set_quota("tag:nightly", jobs=1)
+    running = core.submit(user="bob", tags=["nightly"])
+    core.start_next()
+    limited = core.submit(user="ann", tags=["nightly"])
+    own = core.submit(user="ann")
+    for job_id in (limited, own):
+        message = two.get(f"/v1/jobs/{job_id}")["waiting"]["message"]
+        assert "; another job ends in at most " in message
+        complete = two.api.get(f"/v1/jobs/{job_id}").json()["waiting"]["message"]
+        assert f"job {running} ends in at most " in complete
+    assert running not in json.dumps(two.get("/v1/queue"))
+    blocked = core.submit(user="ann", after=[running, own])
+    assert two.get(f"/v1/jobs/{blocked}")["waiting"]["message"] == (
+        f"starts after jobs {own} (queued), 1 other"
+    )
+
+
+def test_a_job_that_another_starts_from_is_kept_without_naming_that(two: _Two) -> None:
+    start = {"job": two.own, "mode": "weights"}
+    other = two.api.core.submit(user="bob", start_from=start)
+    refused = two.api.call("DELETE", f"/v1/jobs/{two.own}", token=two.token)
+    assert (refused.status_code, other in refused.text) == (409, False)
+    assert other in two.api.call("DELETE", f"/v1/jobs/{two.own}").json()["detail"]
 
 
 def test_the_end_of_a_job_cancels_jobs_that_its_owner_does_not_see(two: _Two) -> None:

@@ -35,13 +35,13 @@ def finish_training(core: Core, **fields: Any) -> str:
     return job_id_of(claimed)
 
 
-def submit_analysis(core: Core, job_id: str, **fields: Any) -> str:
+def submit_analysis(core: Core, job_id: str, *, user: str = "ann", **fields: Any) -> str:
     """The id of the analysis, by default an evaluation."""
     core.clock.advance(1.0)
     request = AnalysisRequest.model_validate({"job": job_id, "analysis": EVALUATION} | fields)
     with core.database.transaction() as session:
         submitted = analyses.submit(
-            session, request, user="ann", data_dir=core.data_dir, now=core.clock.now
+            session, request, user=user, data_dir=core.data_dir, now=core.clock.now
         )
         return submitted.row.id
 

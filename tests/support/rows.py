@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from service.states import AlertCondition, CheckpointPart
+from service.states import AlertCondition, CheckpointPart, Role, TokenScope
 from tests.support.alerts import add_alert
 from tests.support.api import TOKEN, Api
 from tests.support.core import content, job_id_of, note
@@ -40,6 +40,14 @@ class Rows:
         api.post(f"/v1/webhooks/{webhook_id}/ping")
         alert_id = add_alert(core, AlertCondition.FAILED, user="admin")
         core.add_person("ann")
+        # Of each role and scope; the token of the admin has all.
+        self.limited_tokens = [
+            core.add_person("vera", Role.VIEWER),
+            core.add_person("mike"),
+            core.add_person("mike", scope=TokenScope.SUBMIT),
+            core.add_person("mike", scope=TokenScope.READ),
+            core.add_person("mike", tag="nightly"),
+        ]
         core.set_quota("user:ann", jobs=1000)
         token_id = api.get("/v1/tokens?user=ann").json()["tokens"][0]["id"]
         self._secrets = {

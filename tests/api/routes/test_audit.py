@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Executable, delete, text, update
 from sqlalchemy.exc import DBAPIError
 
-from api import failed_sign_ins
+from api import refused_credentials
 from service.access import audit
 from service.states import AuditKind, Role
 from service.storage.database import Database
@@ -91,16 +91,25 @@ def test_the_log_comes_in_pages(audited: Api) -> None:
     assert rest["next_page_token"] is None
 
 
-def test_failed_sign_ins_are_counted_in_one_entry_an_interval(
+def test_failed_sign_ins_and_wrong_tokens_are_counted_in_one_entry_an_interval(
     audited: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failed_sign_ins, "INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr(refused_credentials, "INTERVAL_SECONDS", 0.05)
     for _ in range(5):
         _sign_in(audited, "x" * 43)
-    eventually(lambda: sum(entry["data"]["count"] for entry in _entries(audited)) == 5)
+    for _ in range(3):
+        assert audited.get("/v1/jobs", token="x" * 43).status_code == 401
+    assert audited.get("/v1/jobs", token=None).status_code == 401, "no token is no wrong one"
+    eventually(
+        lambda: (_count(audited, "sign-in-failed"), _count(audited, "token-refused")) == (5, 3)
+    )
     for entry in _entries(audited):
-        assert (entry["kind"], entry["user"]) == ("sign-in-failed", None)
+        assert entry["user"] is None
         assert entry["data"]["addresses"] == {"127.0.0.1": entry["data"]["count"]}
+
+
+def _count(api: Api, kind: str) -> int:
+    return sum(entry["data"]["count"] for entry in _entries(api, f"?kind={kind}"))
 
 
 def test_the_database_refuses_to_change_or_delete_an_entry(database: Database) -> None:

@@ -94,6 +94,18 @@ def test_an_analysis_that_a_user_has_made_is_reused(core: Core) -> None:
         assert [analysis_id for _, analysis_id, _ in plain.analyses[0].jobs] == [made]
 
 
+def test_an_analysis_of_another_person_is_not_reused(core: Core) -> None:
+    """The owner of the study may not see it."""
+    submit_study(core, seeds=1)
+    job_id = finish_next(core, 9.0)
+    analysis = RESPONSES["responses"]
+    made = submit_analysis(core, job_id, user="eve", analysis=analysis, checkpoint="newest")
+    study_id = submit_study(core, written=_with_responses(), seeds=1)
+    [plain, _] = read_report(core, study_id).members
+    [(_, analysis_id, _)] = plain.analyses[0].jobs
+    assert analysis_id != made
+
+
 def test_a_failed_training_ends_its_analyses_too(core: Core) -> None:
     study_id = submit_study(core, written=_with_responses(), seeds=1)
     claimed = core.start_next()

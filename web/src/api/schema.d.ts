@@ -2151,7 +2151,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "quota-set" | "quota-deleted" | "fair-share-set";
+        AuditKind: "sign-in" | "sign-in-failed" | "token-refused" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "quota-set" | "quota-deleted" | "fair-share-set";
         /** AuditPage */
         AuditPage: {
             /** Entries */

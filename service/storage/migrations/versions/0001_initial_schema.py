@@ -327,6 +327,7 @@ def upgrade() -> None:
             sa.Enum(
                 "sign-in",
                 "sign-in-failed",
+                "token-refused",
                 "sign-out",
                 "person-added",
                 "role-changed",
