@@ -134,6 +134,7 @@ RULES: dict[str, Rule] = {
     "PUT /v1/quotas/{key}": _ADMINISTER,
     "DELETE /v1/quotas/{key}": _ADMINISTER,
     "GET /v1/fair-share": _READ,
+    "GET /v1/storage": Rule(Role.VIEWER, TokenScope.READ, Subject.PERSON, is_owned=True),
     "PUT /v1/fair-share": _ADMINISTER,
     "GET /v1/audit": _ADMINISTER,
     "GET /v1/people": _ADMINISTER,

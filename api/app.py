@@ -42,6 +42,7 @@ from api.routes import (
     runners,
     searches,
     session,
+    storage,
     stream,
     studies,
     system,
@@ -152,6 +153,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         audit.router,
         fair_share.router,
         quotas.router,
+        storage.router,
         token_routes.router,
         stream.router,
     ):

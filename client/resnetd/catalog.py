@@ -23,6 +23,8 @@ class Datasets(Resource):
         Args:
             name: as `list` has it, `folder:NAME`.
 
+        >>> client.datasets.delete(upload.name)
+
         Raises:
             Conflict: unfinished jobs or searches need it.
         """

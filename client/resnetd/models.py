@@ -841,6 +841,22 @@ class FairShare(Record, frozen=True):
     usage: tuple[Usage, ...] = ()
 
 
+class StoredJob(Record, frozen=True):
+    id: str
+    name: str = ""
+    stored_bytes: int = 0
+
+
+class Storage(Record, frozen=True):
+    """Bytes that are stored for a person. `limit_bytes`: of the person's quota, None: no limit."""
+
+    user: str
+    checkpoint_bytes: int = 0
+    dataset_bytes: int = 0
+    limit_bytes: int | None = None
+    largest_jobs: tuple[StoredJob, ...] = ()
+
+
 class AuditKind(OpenEnum):
     """What the audit log records."""
 

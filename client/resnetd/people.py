@@ -3,7 +3,7 @@
 from datetime import datetime
 from urllib.parse import urlencode
 
-from resnetd.models import FairShare, Person, Quota, Role, Token, TokenScope
+from resnetd.models import FairShare, Person, Quota, Role, Storage, Token, TokenScope
 from resnetd.resources import Resource, drop_empty
 
 
@@ -180,6 +180,17 @@ class Quotas(Resource):
         ()
         """
         return self._api.get_list(self.PATH, "quotas", Quota)
+
+    def storage(self, *, user: str | None = None) -> Storage:
+        """Return the bytes that are stored for a person, and the ten jobs that store most.
+
+        Args:
+            user: whose; for admins. Default: the caller's.
+
+        >>> client.quotas.storage().dataset_bytes
+        0
+        """
+        return self._api.get("/v1/storage", Storage, drop_empty(user=user))
 
     def delete(self, key: str) -> None:
         """Remove the limits of a quota, as an admin.

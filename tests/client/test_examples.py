@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 import resnetd
@@ -15,6 +16,7 @@ from tests.client.service import Service
 from tests.support.analyses import finish_analysis, finish_training
 from tests.support.api import TOKEN
 from tests.support.core import ENVIRONMENT
+from tests.support.rows import upload_for
 from tests.support.searching import Searching
 
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
@@ -56,6 +58,7 @@ def test_an_example_prints_what_it_says(
         ),
         "quota": lambda: client.quotas.set("user:ann", jobs=1),
         "token": lambda: client.tokens.create("tests"),
+        "upload": lambda: _upload(service, client),
         "person": lambda: client.people.add("ann"),
         "job": lambda: client.submit(_SPEC),
     }
@@ -74,6 +77,16 @@ def test_an_example_prints_what_it_says(
     output: list[str] = []
     result = doctest.DocTestRunner().run(example, out=output.append, clear_globs=False)
     assert result.failed == 0, "".join(output)
+
+
+def _upload(service: Service, client: resnetd.Client) -> models.Dataset:
+    httpx.post(
+        f"{service.url}/v1/datasets?name=birds",
+        content=upload_for("/v1/datasets"),
+        headers={"Authorization": f"Bearer {TOKEN}"},
+        trust_env=False,
+    ).raise_for_status()
+    return next(found for found in client.datasets.list() if found.name == "folder:birds")
 
 
 def _finished_job(service: Service, client: resnetd.Client) -> models.Job:

@@ -60,6 +60,19 @@ def set_command(
     session.show(Output.TEXT, quota, render.quotas([quota]))
 
 
+@commands.command(epilog="Example: resnetd quota storage --user ann")
+def storage(
+    context: typer.Context,
+    *,
+    user: Annotated[str | None, typer.Option(help="Whose, as an admin. Default: yours.")] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show what is stored for a person, and the jobs that store most."""
+    session: Session = context.obj
+    found = session.client.quotas.storage(user=user)
+    session.show(output, found, *render.storage(found))
+
+
 @commands.command(epilog="Example: resnetd quota delete user:ann")
 def delete(context: typer.Context, key: Key) -> None:
     """Remove the limits of a person, group or tag, as an admin."""

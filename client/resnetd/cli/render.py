@@ -44,6 +44,7 @@ from resnetd.models import (
     Search,
     Series,
     Session,
+    Storage,
     Study,
     StudyEnsemble,
     Token,
@@ -460,6 +461,16 @@ def quotas(rows: Iterable[Quota]) -> Table:
             for row in rows
         ),
     )
+
+
+def storage(found: Storage) -> list[RenderableType]:
+    sizes = (
+        ("checkpoints", _bytes(found.checkpoint_bytes)),
+        ("uploaded datasets", _bytes(found.dataset_bytes)),
+        ("limit", _bytes(found.limit_bytes)),
+    )
+    jobs = ((job.id, job.name, _bytes(job.stored_bytes)) for job in found.largest_jobs)
+    return [_table(("stored", "size"), sizes), _table(("job", "name", "size"), jobs)]
 
 
 def _bytes(count: int | None) -> str | None:

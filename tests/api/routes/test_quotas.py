@@ -130,6 +130,11 @@ def test_above_a_quota_of_storage_nothing_is_submitted_and_what_runs_goes_on(any
     core.finish(taken.attempt_id)
     core.release(taken)
     job_id = job_id_of(taken)
+    found = any_api.get("/v1/storage", token=token).json()
+    assert (found["checkpoint_bytes"], found["dataset_bytes"], found["limit_bytes"]) == (88, 0, 41)
+    assert [(job["id"], job["stored_bytes"]) for job in found["largest_jobs"]] == [(job_id, 88)]
+    assert any_api.get("/v1/storage?user=ann").json() == found
+    assert any_api.get("/v1/storage?user=admin", token=token).status_code == 403
     assert any_api.call("DELETE", f"/v1/jobs/{job_id}", token=token).status_code == 204
     assert any_api.post("/v1/jobs", written(), token=token).status_code == 201
 

@@ -1632,6 +1632,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/storage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Storage
+         * @description The bytes that are stored for a person, and the ten jobs that store most.
+         */
+        get: operations["get_storage_v1_storage_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tokens": {
         parameters: {
             query?: never;
@@ -5404,6 +5424,37 @@ export interface components {
             tune_id: string;
             /** Iteration */
             iteration: number;
+        };
+        /** StorageView */
+        StorageView: {
+            /** User */
+            user: string;
+            /**
+             * Checkpoint Bytes
+             * @description of the person's jobs, with exports
+             */
+            checkpoint_bytes: number;
+            /**
+             * Dataset Bytes
+             * @description images of the person's uploads
+             */
+            dataset_bytes: number;
+            /**
+             * Limit Bytes
+             * @description of the person's quota; null: none
+             */
+            limit_bytes: number | null;
+            /** Largest Jobs */
+            largest_jobs: components["schemas"]["StoredJobView"][];
+        };
+        /** StoredJobView */
+        StoredJobView: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            /** Stored Bytes */
+            stored_bytes: number;
         };
         /**
          * StrideAt
@@ -10759,6 +10810,59 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_storage_v1_storage_get: {
+        parameters: {
+            query?: {
+                /** @description default: the caller; for admins, anybody */
+                user?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StorageView"];
+                };
             };
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
