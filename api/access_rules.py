@@ -16,6 +16,7 @@ SUBJECTS = {
     "webhook_id": Subject.WEBHOOK,
     "alert_id": Subject.ALERT,
     "token_id": Subject.TOKEN,
+    "share_id": Subject.SHARE,
 }
 OWNER_PARAMETER = "user"
 
@@ -23,6 +24,11 @@ OWNER_PARAMETER = "user"
 def _read(subject: Subject | None = None, *, is_tagged: bool = False) -> Rule:
     """Of what the caller sees."""
     return Rule(Role.VIEWER, TokenScope.READ, subject, is_tagged=is_tagged)
+
+
+def _read_shared(subject: Subject | None = None, *, is_tagged: bool = False) -> Rule:
+    """Of what the caller sees, also by a link that shares it."""
+    return Rule(Role.VIEWER, TokenScope.SHARED, subject, is_tagged=is_tagged)
 
 
 def _submit(subject: Subject | None = None, *, is_tagged: bool = False) -> Rule:
@@ -37,7 +43,10 @@ def _change(subject: Subject, *, role: Role = Role.MEMBER, is_tagged: bool = Fal
 
 _READ, _READ_TAGGED = _read(), _read(is_tagged=True)
 _READ_JOB = _read(Subject.JOB, is_tagged=True)
-_READ_SEARCH, _READ_STUDY = _read(Subject.SEARCH), _read(Subject.STUDY)
+_READ_SHARED = _read_shared(is_tagged=True)
+_READ_SHARED_JOB = _read_shared(Subject.JOB, is_tagged=True)
+_READ_SHARED_STUDY = _read_shared(Subject.STUDY)
+_READ_SEARCH = _read(Subject.SEARCH)
 _SUBMIT, _SUBMIT_TAGGED = _submit(), _submit(is_tagged=True)
 _CHANGE_JOB = _change(Subject.JOB, is_tagged=True)
 _CHANGE_SEARCH = _change(Subject.SEARCH)
@@ -50,27 +59,27 @@ _CHANGE_TOKEN = _change(Subject.TOKEN, role=Role.VIEWER)
 _ADMINISTER = Rule(Role.ADMIN, TokenScope.FULL)
 
 RULES: dict[str, Rule] = {
-    "GET /v1/jobs": _READ_TAGGED,
+    "GET /v1/jobs": _READ_SHARED,
     "POST /v1/jobs": _SUBMIT_TAGGED,
     "POST /v1/jobs:batch": _SUBMIT_TAGGED,
     "POST /v1/jobs:plan": _READ_TAGGED,
-    "GET /v1/jobs/{job_id}": _READ_JOB,
+    "GET /v1/jobs/{job_id}": _READ_SHARED_JOB,
     "PATCH /v1/jobs/{job_id}": _CHANGE_JOB,
     "DELETE /v1/jobs/{job_id}": _CHANGE_JOB,
-    "GET /v1/jobs/{job_id}/analyses": _READ_JOB,
-    "GET /v1/jobs/{job_id}/analysis": _READ_JOB,
-    "GET /v1/jobs/{job_id}/attempts": _READ_JOB,
-    "GET /v1/jobs/{job_id}/checkpoints": _READ_JOB,
+    "GET /v1/jobs/{job_id}/analyses": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/analysis": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/attempts": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/checkpoints": _READ_SHARED_JOB,
     "GET /v1/jobs/{job_id}/checkpoints/{checkpoint}/weights": _READ_JOB,
     "HEAD /v1/jobs/{job_id}/checkpoints/{checkpoint}/weights": _READ_JOB,
-    "GET /v1/jobs/{job_id}/confusion": _READ_JOB,
-    "GET /v1/jobs/{job_id}/envelope": _READ_JOB,
-    "GET /v1/jobs/{job_id}/events": _READ_JOB,
-    "GET /v1/jobs/{job_id}/lineage": _READ_JOB,
+    "GET /v1/jobs/{job_id}/confusion": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/envelope": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/events": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/lineage": _READ_SHARED_JOB,
     "GET /v1/jobs/{job_id}/logs": _READ_JOB,
-    "GET /v1/jobs/{job_id}/metrics": _READ_JOB,
-    "GET /v1/jobs/{job_id}/progress": _READ_JOB,
-    "GET /v1/jobs/{job_id}/result-card": _READ_JOB,
+    "GET /v1/jobs/{job_id}/metrics": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/progress": _READ_SHARED_JOB,
+    "GET /v1/jobs/{job_id}/result-card": _READ_SHARED_JOB,
     "POST /v1/jobs/{job_id}/hold": _CHANGE_JOB,
     "POST /v1/jobs/{job_id}/release": _CHANGE_JOB,
     "POST /v1/jobs/{job_id}/pause": _CHANGE_JOB,
@@ -78,10 +87,10 @@ RULES: dict[str, Rule] = {
     "POST /v1/jobs/{job_id}/cancel": _CHANGE_JOB,
     "POST /v1/jobs/{job_id}/kill": _CHANGE_JOB,
     "POST /v1/jobs/{job_id}/clone": _submit(Subject.JOB, is_tagged=True),
-    "GET /v1/groups": _READ_TAGGED,
-    "GET /v1/metrics": _READ_TAGGED,
+    "GET /v1/groups": _READ_SHARED,
+    "GET /v1/metrics": _READ_SHARED,
     "GET /v1/predictions": _READ_TAGGED,
-    "GET /v1/stream": _READ_TAGGED,
+    "GET /v1/stream": _READ_SHARED,
     "POST /v1/analyses": _SUBMIT,
     "GET /v1/searches": _READ,
     "POST /v1/searches": _SUBMIT,
@@ -100,11 +109,11 @@ RULES: dict[str, Rule] = {
     "GET /v1/study-definitions": _READ,
     "GET /v1/studies": _READ,
     "POST /v1/studies": _SUBMIT,
-    "GET /v1/studies/{study_id}": _READ_STUDY,
+    "GET /v1/studies/{study_id}": _READ_SHARED_STUDY,
     "DELETE /v1/studies/{study_id}": _change(Subject.STUDY),
-    "GET /v1/studies/{study_id}/report": _READ_STUDY,
+    "GET /v1/studies/{study_id}/report": _READ_SHARED_STUDY,
     "POST /v1/comparisons": _SUBMIT,
-    "GET /v1/comparisons/{comparison_id}": _READ_STUDY,
+    "GET /v1/comparisons/{comparison_id}": _READ_SHARED_STUDY,
     "GET /v1/datasets": _READ_TAGGED,
     "POST /v1/datasets": _SUBMIT,
     # The file of an upload has its owner.
@@ -124,8 +133,11 @@ RULES: dict[str, Rule] = {
     "DELETE /v1/alerts/{alert_id}": _CHANGE_ALERT,
     "POST /v1/alerts/{alert_id}/test": _CHANGE_ALERT,
     "GET /v1/alerts/{alert_id}/deliveries": _read(Subject.ALERT),
-    "GET /v1/session": _READ_TAGGED,
-    "DELETE /v1/session": _READ_TAGGED,
+    "GET /v1/shares": _READ,
+    "POST /v1/shares": Rule(Role.MEMBER, TokenScope.FULL),
+    "DELETE /v1/shares/{share_id}": _change(Subject.SHARE),
+    "GET /v1/session": _READ_SHARED,
+    "DELETE /v1/session": _READ_SHARED,
     "GET /v1/tokens": _OWN_TOKENS,
     "POST /v1/tokens": _OWN_TOKENS,
     "DELETE /v1/tokens/{token_id}": _CHANGE_TOKEN,

@@ -23,6 +23,7 @@ PAGES = (
     "/cluster",
     "/people",
     "/settings",
+    "/shared",
 )
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "

@@ -46,7 +46,7 @@ class SharedReads:
     ) -> JsonResponse:
         """The response of this tick. `headers`: of the stream, with its credentials."""
         # Of webhooks and alerts there is no stream.
-        key = f"{visibility.user!r} {visibility.tag!r} {url}"
+        key = f"{visibility.user!r} {visibility.tag!r} {visibility.shared!r} {url}"
         response = await self.share(key, lambda: self.read_alone(url, headers))
         # The stream that began the read may have lost its token, which says nothing about this one.
         if response.status == HTTPStatus.UNAUTHORIZED:

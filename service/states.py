@@ -339,6 +339,7 @@ class Role(StrEnum):
 class TokenScope(StrEnum):
     """What a token may do of what its person may, each more than the one before."""
 
+    SHARED = "shared"  # of a link: reads what was shared
     READ = "read"
     SUBMIT = "submit"
     FULL = "full"
@@ -382,6 +383,9 @@ class AuditKind(StrEnum):
     SEARCH_DELETED = "search-deleted"
     STUDY_DELETED = "study-deleted"
     DATASET_DELETED = "dataset-deleted"
+    SHARE_CREATED = "share-created"
+    SHARE_OPENED = "share-opened"
+    SHARE_REVOKED = "share-revoked"
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"
     FAIR_SHARE_SET = "fair-share-set"

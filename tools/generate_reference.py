@@ -87,8 +87,9 @@ def _list_routes() -> Iterator[str]:
 
 def _list_rules() -> Iterator[str]:
     yield (
-        "Roles and scopes include those before them: `viewer`, `member`, `admin`; `read`, "
-        "`submit`, `full`. Admins own everything. Routes of attempts, runners and drivers take the "
+        "Roles and scopes include those before them: `viewer`, `member`, `admin`; `shared`, "
+        "`read`, `submit`, `full`. A link that shares something has the scope `shared` and sees "
+        "only that. Admins own everything. Routes of attempts, runners and drivers take the "
         "tokens of those processes only; `GET /v1/health` and `POST /v1/session` need none."
     )
     rows = [

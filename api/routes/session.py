@@ -14,6 +14,7 @@ from service.access import audit, sign_ins
 from service.access.policy import Principal
 from service.errors import Forbidden, Unauthorized
 from service.states import AuditKind, MembersSee, Role, TokenScope
+from service.storage.visibility import Shared
 
 router = APIRouter(prefix="/v1/session", tags=["session"])
 
@@ -22,6 +23,15 @@ class SignIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     token: Annotated[str, Field(max_length=1000)]
+
+
+class SharedView(BaseModel):
+    jobs: list[str]
+    study: str | None
+
+    @classmethod
+    def of(cls, shared: Shared | None) -> "SharedView | None":
+        return None if shared is None else cls(jobs=list(shared.job_ids), study=shared.study_id)
 
 
 class SessionView(BaseModel):
@@ -33,6 +43,7 @@ class SessionView(BaseModel):
     scope: TokenScope
     tag: Annotated[str | None, Field(description="the token is limited to jobs with this tag")]
     expires_at: datetime | None
+    shared: Annotated[SharedView | None, Field(description="what a link shows; null: no link")]
     members_see: Annotated[MembersSee, Field(description="jobs, searches and studies")]
 
     @classmethod
@@ -44,6 +55,7 @@ class SessionView(BaseModel):
             scope=principal.scope,
             tag=principal.tag,
             expires_at=principal.expires_at,
+            shared=SharedView.of(principal.shared),
             members_see=services.settings.members_see,
         )
 
@@ -71,7 +83,9 @@ def sign_in(
         services.refused_credentials.record(AuditKind.SIGN_IN_FAILED, address)
         raise
     user = principal.user
-    audit.record(session, AuditKind.SIGN_IN, user, now=now, user=user, address=address)
+    kind = AuditKind.SIGN_IN if principal.shared is None else AuditKind.SHARE_OPENED
+    subject = user if principal.shared is None else principal.token_id
+    audit.record(session, kind, subject, now=now, user=user, address=address)
     response.set_cookie(
         SIGN_IN_COOKIE,
         secret,
@@ -97,5 +111,6 @@ def sign_out(
     secret = read_sign_in_cookie(request)
     if secret is not None:
         sign_ins.sign_out(session, secret)
-        audit.record(session, AuditKind.SIGN_OUT, caller.user, now=now)
+        if caller.shared is None:
+            audit.record(session, AuditKind.SIGN_OUT, caller.user, now=now)
     response.delete_cookie(SIGN_IN_COOKIE, httponly=True, samesite="strict")

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from api import problems
 from api.dependencies import Caller, Now, ReadSession, WriteSession, authorize
@@ -27,11 +27,17 @@ PersonQuery = Annotated[
 ]
 
 
+def _refuse_shared(scope: TokenScope) -> TokenScope:
+    if scope is TokenScope.SHARED:
+        raise ValueError("must be read, submit or full; POST /v1/shares creates links")
+    return scope
+
+
 class NewToken(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     label: Annotated[Name, Field(description="what it is for", examples=["laptop"])]
-    scope: TokenScope = TokenScope.FULL
+    scope: Annotated[TokenScope, AfterValidator(_refuse_shared)] = TokenScope.FULL
     tag: Annotated[Tag | None, Field(description="limits it to jobs with this tag")] = None
     expires_at: AwareDatetime | None = None
 

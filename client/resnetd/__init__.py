@@ -99,6 +99,7 @@ from resnetd.models import (
     SearchState as SearchState,
     Series as Series,
     Session as Session,
+    Share as Share,
     SigningKey as SigningKey,
     StopReason as StopReason,
     Study as Study,

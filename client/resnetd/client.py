@@ -17,6 +17,7 @@ from resnetd.people import FairShares, People, Quotas, Tokens
 from resnetd.resources import PAGE_SIZE, drop_empty
 from resnetd.retry import Retry
 from resnetd.searches import Searches
+from resnetd.shares import Shares
 from resnetd.studies import Comparisons, Studies
 from resnetd.webhooks import Webhooks
 
@@ -46,6 +47,7 @@ class Client:
         tokens: the tokens of the caller and, for admins, of others.
         quotas: limits of people, groups and tags.
         fair_share: how much past usage counts in the queue.
+        shares: read-only links to jobs and studies, for people without an account.
         datasets, recipes: what a spec can name.
 
     >>> with resnetd.Client(url, token) as client:
@@ -78,6 +80,7 @@ class Client:
         self.alerts = Alerts(self._api)
         self.people = People(self._api)
         self.tokens = Tokens(self._api)
+        self.shares = Shares(self._api)
         self.quotas = Quotas(self._api)
         self.fair_share = FairShares(self._api)
         self.datasets = Datasets(self._api)

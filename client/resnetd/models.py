@@ -754,6 +754,7 @@ class Role(OpenEnum):
 class TokenScope(OpenEnum):
     """What a token may do of what its person may, each more than the one before."""
 
+    SHARED = "shared"
     READ = "read"
     SUBMIT = "submit"
     FULL = "full"
@@ -797,6 +798,20 @@ class Token(Record, frozen=True):
     label: str
     scope: TokenScope
     tag: str | None = None
+    created_at: Time | None = None
+    expires_at: Time | None = None
+    last_used_at: Time | None = None
+    secret: str | None = None
+
+
+class Share(Record, frozen=True):
+    """A link; only the response to `create` has its `secret`."""
+
+    id: str
+    user: str
+    label: str
+    jobs: tuple[str, ...] = ()
+    study: str | None = None
     created_at: Time | None = None
     expires_at: Time | None = None
     last_used_at: Time | None = None
@@ -875,6 +890,9 @@ class AuditKind(OpenEnum):
     SEARCH_DELETED = "search-deleted"
     STUDY_DELETED = "study-deleted"
     DATASET_DELETED = "dataset-deleted"
+    SHARE_CREATED = "share-created"
+    SHARE_OPENED = "share-opened"
+    SHARE_REVOKED = "share-revoked"
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"
     FAIR_SHARE_SET = "fair-share-set"

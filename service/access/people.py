@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, NotFound
-from service.states import Role
+from service.states import Role, TokenScope
 from service.storage import changes
 from service.storage.database import Lock, serialize
 from service.storage.tables import (
@@ -61,7 +61,10 @@ def list_people(session: Session, name: str | None = None) -> list[Person]:
     """By name; all, or the one of this name."""
     statement = (
         select(PersonRow, func.count(TokenRow.id), func.max(TokenRow.last_used_at))
-        .outerjoin(TokenRow, TokenRow.user == PersonRow.name)
+        .outerjoin(
+            TokenRow,
+            and_(TokenRow.user == PersonRow.name, TokenRow.scope != TokenScope.SHARED),
+        )
         .group_by(PersonRow.name)
         .order_by(PersonRow.name)
     )

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from service.errors import Forbidden, NotFound
 from service.states import MembersSee, Role, TokenScope
-from service.storage.visibility import Visibility
+from service.storage.visibility import Shared, Visibility
 
 
 class Subject(StrEnum):
@@ -18,12 +18,13 @@ class Subject(StrEnum):
     WEBHOOK = "webhook"
     ALERT = "alert"
     TOKEN = "token"  # noqa: S105 - a kind of row
+    SHARE = "share"
     PERSON = "person"
 
     @property
     def is_private(self) -> bool:
         """Only its owner and admins know that it exists."""
-        return self in {Subject.WEBHOOK, Subject.ALERT, Subject.TOKEN}
+        return self in {Subject.WEBHOOK, Subject.ALERT, Subject.TOKEN, Subject.SHARE}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Principal:
-    """The person and the token of a request. `tag`: the token is limited to jobs with it."""
+    """The person and the token of a request. `tag`: the token is limited to jobs with it.
+
+    `shared`: what a link shows, which is all that its token reads; None for other tokens.
+    """
 
     user: str
     role: Role
@@ -52,6 +56,7 @@ class Principal:
     tag: str | None
     token_id: str
     expires_at: datetime | None
+    shared: Shared | None = None
 
 
 def make_visibility(principal: Principal, members_see: MembersSee) -> Visibility:
@@ -59,6 +64,7 @@ def make_visibility(principal: Principal, members_see: MembersSee) -> Visibility
     return Visibility(
         user=principal.user if is_limited else None,
         tag=principal.tag,
+        shared=principal.shared,
         notified=None if principal.role is Role.ADMIN else principal.user,
     )
 
@@ -71,6 +77,10 @@ def require_permitted(
     Forbidden says what is missing. NotFound where the caller may not know that there is such a row.
     """
     user, role = principal.user, principal.role
+    if principal.shared is not None:
+        if rule.scope is not TokenScope.SHARED:
+            raise Forbidden("the link reads only what was shared, without its log and weights")
+        return
     if not role.includes(rule.role):
         raise Forbidden(f"needs the role {rule.role}; {user} is {_with_article(role)}")
     if not principal.scope.includes(rule.scope):

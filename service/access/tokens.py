@@ -32,6 +32,7 @@ from service.storage.tables import (
     TokenRow,
     WebhookRow,
 )
+from service.storage.visibility import Shared
 from service.text import count_of
 
 # In characters. Shorter tokens could be guessed; generated ones have 43.
@@ -47,6 +48,7 @@ _OWNERS: dict[Subject, type[SubmittedRow | WebhookRow | AlertRow | TokenRow]] = 
     Subject.WEBHOOK: WebhookRow,
     Subject.ALERT: AlertRow,
     Subject.TOKEN: TokenRow,
+    Subject.SHARE: TokenRow,
 }
 
 
@@ -98,9 +100,17 @@ def authenticate(
         tag=token.tag,
         token_id=token.id,
         expires_at=token.expires_at,
+        shared=shared_of(token),
     )
     # A person owns what is his. The name of one may be any text here.
     return principal, subject_id if subject is Subject.PERSON else owner, token.last_used_at
+
+
+def shared_of(token: TokenRow) -> Shared | None:
+    """What a link shows; None for a token that is no link."""
+    if token.scope is not TokenScope.SHARED:
+        return None
+    return Shared(job_ids=tuple(token.shared_job_ids), study_id=token.shared_study_id)
 
 
 def create_token(
@@ -111,6 +121,7 @@ def create_token(
     scope: TokenScope,
     tag: str | None,
     expires_at: datetime | None,
+    shared: Shared | None = None,
     now: datetime,
 ) -> tuple[TokenRow, str]:
     """The new token and its secret, which is stored nowhere. NotFound for an unknown person."""
@@ -131,6 +142,8 @@ def create_token(
         label=label,
         scope=scope,
         tag=tag,
+        shared_job_ids=[] if shared is None else list(shared.job_ids),
+        shared_study_id=None if shared is None else shared.study_id,
         created_at=now,
         expires_at=expires_at,
         last_used_at=None,
@@ -141,16 +154,20 @@ def create_token(
 
 
 def list_tokens(session: Session, user: str) -> list[TokenRow]:
-    """Of one person, oldest first. NotFound."""
+    """Of one person, oldest first, without links. NotFound."""
     people.find_person(session, user)
     return list(
-        session.scalars(select(TokenRow).where(TokenRow.user == user).order_by(TokenRow.id))
+        session.scalars(
+            select(TokenRow)
+            .where(TokenRow.user == user, TokenRow.scope != TokenScope.SHARED)
+            .order_by(TokenRow.id)
+        )
     )
 
 
 def find_token(session: Session, token_id: str) -> TokenRow:
     row = session.get(TokenRow, token_id) if ids.is_id(token_id) else None
-    if row is None:
+    if row is None or row.scope is TokenScope.SHARED:
         raise NotFound(f"no token {token_id!r}")
     return row
 
@@ -166,7 +183,10 @@ def rotate_token(session: Session, token_id: str) -> tuple[TokenRow, str]:
 
 def revoke_token(session: Session, token_id: str) -> None:
     """Deletes the token; sign-ins with it end."""
-    row = find_token(session, token_id)
+    delete_token(session, find_token(session, token_id))
+
+
+def delete_token(session: Session, row: TokenRow) -> None:
     session.execute(delete(TokenRow).where(TokenRow.id == row.id))
 
 

@@ -13,10 +13,11 @@ from functools import cached_property
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from service.access import people, quotas
+from service.access import people, quotas, usage
 from service.notifications import alerts
 from service.notifications.alerts import Firing, Notice
 from service.notifications.messages import describe_job
+from service.resources import ResourceHours
 from service.specs.quota import Quota, find_quota, list_keys
 from service.states import (
     WAITING_STATES,
@@ -54,6 +55,8 @@ _QUOTA_WORDS = {
     "workers": "worker",
     "gpus": "GPU",
     "waiting": "waiting job",
+    "core_hours": "core-hour",
+    "gpu_hours": "GPU-hour",
 }
 _QUEUE = "queue"
 _MAX_WAITING = 500
@@ -118,6 +121,7 @@ class _State:
     def __init__(self, session: Session, now: datetime) -> None:
         self._session = session
         self._errors: dict[str, list[float]] = {}
+        self._hours: dict[str, ResourceHours] = {}
         self.now = now
 
     @cached_property
@@ -195,6 +199,14 @@ class _State:
                     found[f"group:{self.groups[name]}"]["waiting"] += count
         return found
 
+    def read_use(self, key: str, kind: str) -> float:
+        """Of a limit; hours are those of the last seven days."""
+        if kind not in {"core_hours", "gpu_hours"}:
+            return self.usage[key][kind]
+        if key not in self._hours:
+            self._hours |= usage.read_usage(self._session, [key], now=self.now)
+        return float(getattr(self._hours[key], kind)) if key in self._hours else 0.0
+
     @cached_property
     def idle_since(self) -> datetime | None:
         """When the last attempt ended; None where one holds resources or none has ended."""
@@ -257,14 +269,16 @@ def _find_used_quotas(scope: _Scope, state: _State) -> _Found:
     tags = [f"tag:{tag}" for tag in scope.alert.tags]
     keys = tags or list_keys(user, state.groups.get(user), ())
     if scope.is_all and not scope.alert.tags:
-        keys = sorted(state.usage)
+        keys = sorted(key for key in {*state.usage, *state.quotas} if not key.endswith(":*"))
     for key in keys if state.quotas else ():
         quota = find_quota(state.quotas, key)
         for kind, words in _QUOTA_WORDS.items():
             limit = None if quota is None else getattr(quota, kind)
-            used = state.usage[key][kind]
-            if limit and used >= QUOTA_SHARE * limit:
-                title = f"{key} uses {used:g} of {count_of(limit, words)}"
+            if not limit:
+                continue
+            used = state.read_use(key, kind)
+            if used >= QUOTA_SHARE * limit:
+                title = f"{key} uses {used:.4g} of {count_of(limit, words)}"
                 text = f"The quota is used to {100 * used / limit:.0f} %."
                 data = {"quota": key, "kind": kind, "used": used, "limit": limit}
                 yield f"{key} {kind}", Notice(title, text, "/cluster", data)

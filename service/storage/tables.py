@@ -547,6 +547,8 @@ class TokenRow(Base):
     """A token of a person; only its digest is stored.
 
     tag: the token is limited to jobs with this tag. last_used_at: to the minute.
+    shared_job_ids, shared_study_id: of a link, whose scope is `shared`, what it shows. No foreign
+        keys: a link to what was deleted shows nothing.
     """
 
     __tablename__ = "tokens"
@@ -557,6 +559,8 @@ class TokenRow(Base):
     label: Mapped[str] = mapped_column(String(120))
     scope: Mapped[TokenScope]
     tag: Mapped[str | None] = mapped_column(String(63))
+    shared_job_ids: Mapped[list[str]] = mapped_column(Document, default=list)
+    shared_study_id: Mapped[str | None] = mapped_column(String(16))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import event, false, select
+from sqlalchemy import ColumnElement, event, false, or_, select
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 
 from service.storage.tables import (
     AlertRow,
     JobRow,
     SearchRow,
+    StudyAnalysisRow,
+    StudyMemberRow,
     StudyRow,
     SubmittedRow,
     TagRow,
@@ -35,14 +37,39 @@ _OWNED: tuple[_Owned, ...] = (JobRow, SearchRow, StudyRow, *_PRIVATE)
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What a link shows: these jobs, or this study with its jobs."""
+
+    job_ids: tuple[str, ...] = ()
+    study_id: str | None = None
+
+    def criterion_of(self, row_type: type[Any]) -> ColumnElement[bool]:
+        if row_type is StudyRow and self.study_id is not None:
+            return StudyRow.id == self.study_id
+        if row_type is not JobRow:
+            return false()
+        if self.study_id is None:
+            return JobRow.id.in_(self.job_ids)
+        return or_(
+            *(
+                JobRow.id.in_(select(member.job_id).where(member.study_id == self.study_id))
+                for member in (StudyMemberRow, StudyAnalysisRow)
+            )
+        )
+
+
+@dataclass(frozen=True)
 class Visibility:
     """`user`: only this person's rows; `tag`: only jobs with this tag, and no searches, ...
+
+    `shared`: only what a link shows.
 
     `notified`: webhooks and alerts are private; only this person's are visible. None: no limit.
     """
 
     user: str | None = None
     tag: str | None = None
+    shared: Shared | None = None
     notified: str | None = None
 
     def criteria(self) -> list[Any]:
@@ -51,6 +78,9 @@ class Visibility:
             owner = self.notified if row_type in _PRIVATE else self.user
             if owner is not None:
                 found.append(with_loader_criteria(row_type, row_type.user == owner))
+            if self.shared is not None:
+                criterion = self.shared.criterion_of(row_type)
+                found.append(with_loader_criteria(row_type, criterion))
             if self.tag is not None:
                 is_tagged = (
                     JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == self.tag))

@@ -1,5 +1,6 @@
 """Who may call which route: each route of the OpenAPI document, by role, owner and scope."""
 
+import re
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +17,12 @@ from tests.support.searching import Searching
 from tests.support.studies import submit_study
 
 VIEWER, MEMBER, ADMIN = Role.VIEWER, Role.MEMBER, Role.ADMIN
-_PRIVATE = ("/v1/webhooks", "/v1/alerts", "/v1/tokens")
+_PRIVATE = ("/v1/webhooks", "/v1/alerts", "/v1/tokens", "/v1/shares")
+# What a link reads, if it was shared: what the pages of jobs, comparisons and studies show.
+_SHARED = re.compile(
+    r"GET /v1/(jobs(/\{job_id\}(/(?!logs|checkpoints/).+)?)?|groups|metrics|stream|session"
+    r"|studies/\{study_id\}(/report)?|comparisons/\{comparison_id\})|DELETE /v1/session"
+)
 _MACHINES = ("/v1/attempts/", "/v1/runners/", "/v1/drivers/")
 _PUBLIC = {"GET /v1/health", "POST /v1/session"}
 # What is not secret, and what has only jobs.
@@ -49,12 +55,14 @@ def _least_scope(label: str) -> TokenScope:
         return TokenScope.FULL
     if label == "PUT /v1/fair-share":
         return TokenScope.FULL
+    if _SHARED.fullmatch(label):
+        return TokenScope.SHARED
     if _least_role(label) is VIEWER:
         return TokenScope.READ
     creates = "{" not in path or path.endswith(("/clone", "/confirm"))
     return (
         TokenScope.SUBMIT
-        if creates and path not in {"/v1/webhooks", "/v1/alerts"}
+        if creates and path not in {"/v1/webhooks", "/v1/alerts", "/v1/shares"}
         else TokenScope.FULL
     )
 
@@ -101,8 +109,9 @@ class _World:
         row: Any
         if subject is Subject.WEBHOOK:
             row = WebhookRow(url="https://example.org/", secret="s", states=[], created_at=now)
-        elif subject is Subject.TOKEN:
-            row = TokenRow(label="x", scope=TokenScope.FULL, created_at=now, token_sha256=row_id)
+        elif subject in {Subject.TOKEN, Subject.SHARE}:
+            scope = TokenScope.FULL if subject is Subject.TOKEN else TokenScope.SHARED
+            row = TokenRow(label="x", scope=scope, created_at=now, token_sha256=row_id)
         else:
             template = self._templates[subject]
             columns = {column.key for column in template.__table__.columns}

@@ -37,6 +37,7 @@ def _filled(path: str) -> str:
         "position": "0",
         "webhook_id": "0" * 16,
         "alert_id": "0" * 16,
+        "share_id": "0" * 16,
         "search_id": "0" * 16,
         "study_id": "0" * 16,
         "comparison_id": "0" * 16,

@@ -49,6 +49,7 @@ DEPEND_ON_MORE = {
     "POST /v1/searches",
     "POST /v1/searches/{search_id}/extend",
     "POST /v1/searches/{search_id}/confirm",
+    "POST /v1/shares",  # either jobs or a study, of those that exist
     "POST /v1/studies",
     "POST /v1/tokens",  # a time that is over
     "POST /v1/webhooks",  # names that no DNS server knows

@@ -10,7 +10,18 @@ import httpx
 import pytest
 
 import resnetd
-from resnetd import alerts, analyses, catalog, jobs, models, people, searches, studies, webhooks
+from resnetd import (
+    alerts,
+    analyses,
+    catalog,
+    jobs,
+    models,
+    people,
+    searches,
+    shares,
+    studies,
+    webhooks,
+)
 from resnetd import client as client_module
 from tests.client.service import Service
 from tests.support.analyses import finish_analysis, finish_training
@@ -22,7 +33,7 @@ from tests.support.searching import Searching
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
 _MODULES = (
     *(resnetd, client_module, jobs, analyses, searches, studies),
-    *(webhooks, alerts, people, catalog),
+    *(webhooks, alerts, shares, people, catalog),
 )
 _EXAMPLES = [
     test for module in _MODULES for test in doctest.DocTestFinder().find(module) if test.examples
@@ -53,6 +64,7 @@ def test_an_example_prints_what_it_says(
         "search": lambda: _search(service, client),
         "study": lambda: client.studies.submit("fig1", seeds=1),
         "webhook": lambda: client.webhooks.create("https://203.0.114.5/hook"),
+        "share": lambda: client.shares.create(jobs=client.submit(_SPEC).id),
         "alert": lambda: client.alerts.create(
             "webhook", "https://203.0.114.5/hook", conditions="failed"
         ),

@@ -65,6 +65,7 @@ def test_a_record_reads_fields_that_the_api_has(name: str) -> None:
     larger = {
         "Webhook": "NewWebhookView",
         "Alert": "NewAlertView",
+        "Share": "NewShareView",
         "Study": "StudyReportView",
         "Token": "NewTokenView",
     }.get(name, schema_name)

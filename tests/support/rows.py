@@ -17,7 +17,7 @@ TUNE_ID = "1f3a7_00000"  # of the examples in the OpenAPI document
 
 class Rows:
     """A finished job with a checkpoint, a running attempt that starts from it, a search with a
-    driver and a trial, a runner, a webhook with a delivery, and an alert.
+    driver and a trial, a runner, a webhook with a delivery, an alert, and a share.
 
     `in_path`: a value for each parameter of a path.
     """
@@ -50,6 +50,7 @@ class Rows:
         ]
         core.set_quota("user:ann", jobs=1000)
         token_id = api.get("/v1/tokens?user=ann").json()["tokens"][0]["id"]
+        share_id = api.post("/v1/shares", {"jobs": [job_id]}).json()["id"]
         self._secrets = {
             "attempt_id": attempt.secret,
             "runner_id": runner.secret,
@@ -67,6 +68,7 @@ class Rows:
             "webhook_id": webhook_id,
             "alert_id": alert_id,
             "token_id": token_id,
+            "share_id": share_id,
             "name": "ann",
             "key": "user:ann",
         }

@@ -2,6 +2,7 @@
 import type { ComponentChild } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { EmptyNote, ErrorNote } from "./components/notes";
+import { time } from "./lib/format";
 import { path } from "./lib/route";
 import { theme, toggleTheme } from "./lib/theme";
 import { useTitle } from "./lib/title";
@@ -13,11 +14,20 @@ import { PeoplePage } from "./pages/people";
 import { SearchPage } from "./pages/search";
 import { SearchesPage } from "./pages/searches";
 import { SettingsPage } from "./pages/settings";
+import { SharedPage } from "./pages/shared";
 import { SignInPage } from "./pages/sign-in";
 import { StudiesPage } from "./pages/studies";
 import { StudyPage } from "./pages/study";
 import { SubmitPage } from "./pages/submit";
-import { isAdmin, loadSession, session, sessionError, signOut } from "./session";
+import {
+  addressOf,
+  isAdmin,
+  loadSession,
+  type Session,
+  session,
+  sessionError,
+  signOut,
+} from "./session";
 
 const NAVIGATION = [
   ["/", "Jobs"],
@@ -47,33 +57,37 @@ const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
 
 export function App() {
   useFocusOnNavigation();
+  if (session.value !== undefined && path.value === "/shared") return <SharedPage />;
   if (session.value === undefined) return sessionError.value && <Unavailable />;
   if (session.value === null) return <SignInPage />;
+  const { shared } = session.value;
   return (
     <>
       <a class="skip" href="#main">
         Skip to the content
       </a>
       <header class="bar">
-        <a class="brand" href="/">
+        <a class="brand" href={shared ? addressOf(shared) : "/"}>
           resnetd
         </a>
         <nav aria-label="Pages">
-          {NAVIGATION.filter(([target]) => isAdmin.value || !ADMINISTRATION.has(target)).map(
-            ([target, title]) => (
-              <a href={target} aria-current={isCurrent(target) ? "page" : undefined}>
-                {title}
-              </a>
-            ),
-          )}
+          {pagesFor(shared).map(([target, title]) => (
+            <a href={target} aria-current={isCurrent(target) ? "page" : undefined}>
+              {title}
+            </a>
+          ))}
         </nav>
         <div class="end">
           <button type="button" class="quiet" onClick={toggleTheme}>
             {theme.value === "dark" ? "Light" : "Dark"}
           </button>
-          <span class="muted wide">{session.value.user}</span>
+          <span class="muted wide">
+            {shared && "by "}
+            {session.value.user}
+            {shared && `, until ${time(session.value.expires_at)}`}
+          </span>
           <button type="button" class="quiet" onClick={signOut}>
-            Sign out
+            {shared ? "Close" : "Sign out"}
           </button>
         </div>
       </header>
@@ -82,6 +96,12 @@ export function App() {
       </main>
     </>
   );
+}
+
+/** Of a link, what it shows; of people, what their role permits. */
+function pagesFor(shared: Session["shared"]): (readonly [string, string])[] {
+  if (shared) return [[addressOf(shared), "Shared"]];
+  return NAVIGATION.filter(([target]) => isAdmin.value || !ADMINISTRATION.has(target));
 }
 
 function Unavailable() {

@@ -12,7 +12,10 @@ export const sessionError = signal<ApiError | null>(null);
 
 /** As the service's rules say, so that only what it permits is offered. */
 export const maySubmit = computed(
-  () => !!session.value && session.value.role !== "viewer" && session.value.scope !== "read",
+  () =>
+    !!session.value &&
+    session.value.role !== "viewer" &&
+    ["submit", "full"].includes(session.value.scope),
 );
 
 export const isAdmin = computed(
@@ -37,8 +40,17 @@ export async function loadSession(): Promise<void> {
   }
 }
 
-export async function signIn(token: string): Promise<void> {
-  session.value = await read(api.POST("/v1/session", { body: { token } }));
+export async function signIn(token: string): Promise<Session> {
+  const opened = await read(api.POST("/v1/session", { body: { token } }));
+  session.value = opened;
+  return opened;
+}
+
+/** The page of what a link shows. */
+export function addressOf({ jobs, study }: Pick<Schemas["ShareView"], "jobs" | "study">): string {
+  if (study) return `/studies/${study}`;
+  if (jobs.length === 1) return `/jobs/${jobs[0]}`;
+  return `/compare?${new URLSearchParams(jobs.map((job) => ["job", job]))}`;
 }
 
 export async function signOut(): Promise<void> {

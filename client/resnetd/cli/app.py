@@ -23,6 +23,7 @@ from resnetd.cli import (
     render,
     result_card_commands,
     search_commands,
+    share_commands,
     study_commands,
     token_commands,
     webhook_commands,
@@ -46,6 +47,7 @@ app.add_typer(dataset_commands.commands, name="dataset")
 app.add_typer(webhook_commands.commands, name="webhook")
 app.add_typer(alert_commands.commands, name="alert")
 app.add_typer(people_commands.commands, name="people")
+app.add_typer(share_commands.commands, name="share")
 app.add_typer(token_commands.commands, name="token")
 app.add_typer(quota_commands.commands, name="quota")
 app.add_typer(fair_share_commands.commands, name="fair-share")

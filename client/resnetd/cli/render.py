@@ -44,6 +44,7 @@ from resnetd.models import (
     Search,
     Series,
     Session,
+    Share,
     Storage,
     Study,
     StudyEnsemble,
@@ -521,6 +522,13 @@ def webhooks(rows: Iterable[Webhook]) -> Table:
     return _table(
         ("id", "url", "states", "user"),
         ((row.id, row.url, ", ".join(row.states), row.user) for row in rows),
+    )
+
+
+def shares(rows: Iterable[Share]) -> Table:
+    return _table(
+        ("id", "shows", "user", "expires", "last used"),
+        ((row.id, row.label, row.user, row.expires_at, row.last_used_at) for row in rows),
     )
 
 

@@ -41,9 +41,11 @@ def test_the_cookie_replaces_the_token(any_api: Api, cookie: str) -> None:
     assert answer.json() == {
         "user": "admin",
         "role": "admin",
+        "group": None,
         "scope": "full",
         "tag": None,
         "expires_at": None,
+        "shared": None,
         "members_see": "all",
     }
     assert _call(any_api, "GET", "/v1/jobs", cookie).status_code == 200

@@ -105,6 +105,17 @@ def test_a_quota_is_reported_from_nine_tenths_on(core: Core) -> None:
     assert read_reported(core, of_tag) == ["quota"]
 
 
+def test_a_quota_of_hours_is_reported_while_a_job_uses_them(core: Core) -> None:
+    alert_id = add_alert(core, AlertCondition.QUOTA)
+    core.set_quota("user:ann", core_hours=1)
+    core.run()
+    core.clock.advance(53 * MINUTE)
+    assert _check(core) == 0
+    core.clock.advance(1 * MINUTE)
+    assert _check(core) == 1
+    assert read_reported(core, alert_id) == ["quota"]
+
+
 def test_a_queue_is_stuck_when_jobs_wait_and_nothing_runs(core: Core) -> None:
     alert_id = add_alert(core, AlertCondition.QUEUE_STUCK, minutes=5)
     other = add_alert(core, AlertCondition.QUEUE_STUCK, user="bob")

@@ -1468,6 +1468,50 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/shares": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Shares
+         * @description The caller's links, of admins those of all, oldest first, without their secrets.
+         */
+        get: operations["list_shares_v1_shares_get"];
+        put?: never;
+        /**
+         * Create Share
+         * @description Creates a link that shows what is the caller's, without its log and weights.
+         */
+        post: operations["create_share_v1_shares_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/shares/{share_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Revoke Share
+         * @description Ends the link and the browsers that opened it.
+         */
+        delete: operations["revoke_share_v1_shares__share_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/session": {
         parameters: {
             query?: never;
@@ -2171,7 +2215,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "token-refused" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "quota-set" | "quota-deleted" | "fair-share-set";
+        AuditKind: "sign-in" | "sign-in-failed" | "token-refused" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "share-created" | "share-opened" | "share-revoked" | "quota-set" | "quota-deleted" | "fair-share-set";
         /** AuditPage */
         AuditPage: {
             /** Entries */
@@ -4047,6 +4091,57 @@ export interface components {
              */
             group?: string | null;
         };
+        /**
+         * NewShare
+         * @description Either jobs, several of which are a comparison, or a study with its jobs.
+         */
+        NewShare: {
+            /**
+             * Jobs
+             * @default []
+             */
+            jobs: string[];
+            /**
+             * Study
+             * @description also a comparison of specs
+             */
+            study?: string | null;
+            /**
+             * Expires At
+             * @description null: in 30 days; at most a year from now
+             */
+            expires_at?: string | null;
+        };
+        /** NewShareView */
+        NewShareView: {
+            /** Id */
+            id: string;
+            /** User */
+            user: string;
+            /** Label */
+            label: string;
+            /** Jobs */
+            jobs: string[];
+            /** Study */
+            study: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Expires At */
+            expires_at: string | null;
+            /**
+             * Last Used At
+             * @description to the minute
+             */
+            last_used_at: string | null;
+            /**
+             * Secret
+             * @description opens the share at `/shared#SECRET`; it is not shown again
+             */
+            secret: string;
+        };
         /** NewToken */
         NewToken: {
             /**
@@ -5328,8 +5423,47 @@ export interface components {
             tag: string | null;
             /** Expires At */
             expires_at: string | null;
+            /** @description what a link shows; null: no link */
+            shared: components["schemas"]["SharedView"] | null;
             /** @description jobs, searches and studies */
             members_see: components["schemas"]["MembersSee"];
+        };
+        /** ShareList */
+        ShareList: {
+            /** Shares */
+            shares: components["schemas"]["ShareView"][];
+        };
+        /** ShareView */
+        ShareView: {
+            /** Id */
+            id: string;
+            /** User */
+            user: string;
+            /** Label */
+            label: string;
+            /** Jobs */
+            jobs: string[];
+            /** Study */
+            study: string | null;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Expires At */
+            expires_at: string | null;
+            /**
+             * Last Used At
+             * @description to the minute
+             */
+            last_used_at: string | null;
+        };
+        /** SharedView */
+        SharedView: {
+            /** Jobs */
+            jobs: string[];
+            /** Study */
+            study: string | null;
         };
         /**
          * Shortcut
@@ -5720,7 +5854,7 @@ export interface components {
          * @description What a token may do of what its person may, each more than the one before.
          * @enum {string}
          */
-        TokenScope: "read" | "submit" | "full";
+        TokenScope: "shared" | "read" | "submit" | "full";
         /** TokenView */
         TokenView: {
             /** Id */
@@ -10262,6 +10396,126 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_shares_v1_shares_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ShareList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    create_share_v1_shares_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewShare"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewShareView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    revoke_share_v1_shares__share_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                share_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
                     };
                 };
             };

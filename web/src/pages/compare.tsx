@@ -5,6 +5,7 @@ import type { Schemas } from "../api/client";
 import { Chart } from "../components/chart";
 import { Controls, setZoom, zoomOf } from "../components/curves";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { Share } from "../components/share";
 import { formatOf } from "../lib/axes";
 import { AXES, type Axis, continued, type Line } from "../lib/curves";
 import { type Figure, toCsv, toLatex, toPng, toSvg } from "../lib/figure";
@@ -14,6 +15,7 @@ import { flatten, testError, trainError } from "../lib/jobs";
 import { dataOf, errorOf, source, useLive } from "../lib/live";
 import { query, setQuery } from "../lib/route";
 import { useTitle } from "../lib/title";
+import { mayChange } from "../session";
 
 const BUCKETS = 500;
 const MAX_JOBS = 100;
@@ -75,6 +77,9 @@ function Compared({ ids }: { ids: string[] }) {
         <h1>Compare</h1>
         <span class="muted">{ids.length === 1 ? "1 job" : `${ids.length} jobs`}</span>
         <div class="end">
+          {data?.jobs.jobs.every((job) => mayChange(job.user)) && (
+            <Share key={ids.join()} subject={{ jobs: ids }} />
+          )}
           <label class="check">
             <input
               type="checkbox"

@@ -10,6 +10,7 @@ import { Labels } from "../components/labels";
 import { Lineage } from "../components/lineage";
 import { Logs } from "../components/logs";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { Share } from "../components/share";
 import { State } from "../components/state";
 import { Timeline } from "../components/timeline";
 import { isAnalysis } from "../lib/analyses";
@@ -19,7 +20,7 @@ import { inheritedOf } from "../lib/lineage";
 import { source, useLive } from "../lib/live";
 import { navigate } from "../lib/route";
 import { useTitle } from "../lib/title";
-import { mayChange, maySubmit } from "../session";
+import { mayChange, maySubmit, session } from "../session";
 
 type Command = "cancel" | "pause" | "resume" | "hold" | "release";
 type Checkpoint = Schemas["CheckpointView"];
@@ -90,8 +91,12 @@ export function JobPage({ id }: { id: string }) {
       {checkpoints.data.value?.checkpoints.some(({ parts }) => parts.predictions) && (
         <Confusion jobId={job.id} />
       )}
-      <Logs jobId={job.id} />
-      <ClassNames dataset={job.spec.dataset} />
+      {!session.value?.shared && (
+        <>
+          <Logs jobId={job.id} />
+          <ClassNames dataset={job.spec.dataset} />
+        </>
+      )}
       <Spec job={job} />
     </>
   );
@@ -155,6 +160,7 @@ function Commands({ job }: { job: Job }) {
           Delete
         </button>
       )}
+      {isOwn && <Share subject={{ jobs: [job.id] }} />}
       {isAnalysis(job) ? (
         <a class="button" href={`/jobs/${job.spec.start_from?.job}`}>
           The analysed job
@@ -326,7 +332,7 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
                   <td class="downloads">
                     {Object.keys(checkpoint.parts).map((part) => {
                       const format = FORMATS[part];
-                      if (!format) return null;
+                      if (!format || session.value?.shared) return null;
                       const file = `/v1/jobs/${job.id}/checkpoints/${checkpoint.id}/weights`;
                       return (
                         <a href={`${file}?format=${format[0]}`} download>

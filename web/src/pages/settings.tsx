@@ -5,6 +5,7 @@ import { Alerts } from "../components/alerts";
 import { Deliveries } from "../components/deliveries";
 import { Field } from "../components/field";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { Shares } from "../components/shares";
 import { Tokens } from "../components/tokens";
 import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
@@ -42,6 +43,7 @@ export function SettingsPage() {
         )}
       </section>
       {!isLimited && <Tokens />}
+      {!isLimited && <Shares />}
       <Alerts />
       <section class="section">
         <h2>Webhooks</h2>

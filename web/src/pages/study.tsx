@@ -1,11 +1,13 @@
 /** One study: results over seeds beside the paper's, tested differences, curves, and files. */
 import type { Schemas } from "../api/client";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { Share } from "../components/share";
 import { State } from "../components/state";
 import { count, number } from "../lib/format";
 import { source, useLive } from "../lib/live";
 import { COLUMNS, spread, verdictOf } from "../lib/study";
 import { useTitle } from "../lib/title";
+import { mayChange } from "../session";
 
 type Report = Schemas["StudyReportView"];
 type Member = Schemas["MemberView"];
@@ -47,6 +49,7 @@ export function StudyPage({ id }: { id: string }) {
       <div class="head">
         <h1>{study.title}</h1>
         <div class="end">
+          {mayChange(study.user) && <Share subject={{ study: study.id }} />}
           <a class="button" href={`/compare?${compared}`}>
             Compare the jobs
           </a>

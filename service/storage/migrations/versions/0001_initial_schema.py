@@ -340,6 +340,9 @@ def upgrade() -> None:
                 "search-deleted",
                 "study-deleted",
                 "dataset-deleted",
+                "share-created",
+                "share-opened",
+                "share-revoked",
                 "quota-set",
                 "quota-deleted",
                 "fair-share-set",
@@ -386,6 +389,7 @@ def upgrade() -> None:
         sa.Column(
             "scope",
             sa.Enum(
+                "shared",
                 "read",
                 "submit",
                 "full",
@@ -397,6 +401,12 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("tag", sa.String(length=63), nullable=True),
+        sa.Column(
+            "shared_job_ids",
+            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column("shared_study_id", sa.String(length=16), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
