@@ -23,7 +23,7 @@ from service.searches import records as search_records
 from service.storage import events
 from service.storage.database import Session
 from service.storage.tables import JobRow, SearchRow
-from service.storage.visibility import Visibility
+from service.storage.visibility import Visibility, restrict
 
 # A compressed stream arrives in blocks; a 204 is cached unless it says otherwise (RFC 9110).
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -69,7 +69,12 @@ def follow_job(
     204 where no event will follow: it ends an EventSource, which reconnects after any 200.
     """
     return _follow(
-        request, services, session, job, partial(_read_job, services, job.id), after=after
+        request,
+        services,
+        session,
+        job,
+        partial(_read_job, services, request.state.visibility, job.id),
+        after=after,
     )
 
 
@@ -160,8 +165,9 @@ def _format_progress(progress: BaseModel) -> bytes:
     return format_sse_event(event="progress", data_str=progress.model_dump_json())
 
 
-def _read_job(services: Services, job_id: str, after: int) -> _Update:
+def _read_job(services: Services, visibility: Visibility, job_id: str, after: int) -> _Update:
     with services.database.reading() as session:
+        restrict(session, visibility, is_default=True)
         job = job_records.find_job(session, job_id)
         found = events.list_events_after(session, job, after, limit=BATCH_SIZE)
         views = [EventView.of(event) for event in found]

@@ -11,6 +11,7 @@ from service.storage import changes
 from service.storage.actors import actor_of
 from service.storage.changes import ChangeKind
 from service.storage.tables import EventRow, JobEventRow, JobRow, SearchEventRow, SearchRow
+from service.storage.visibility import find_visible
 
 
 class EventKind(StrEnum):
@@ -64,7 +65,10 @@ def append_event(
 def list_events_after(
     session: Session, subject: JobRow | SearchRow, number: int, *, limit: int
 ) -> list[EventRow]:
-    """Events that follow `number`, oldest first."""
+    """Events that follow `number`, oldest first.
+
+    An event that names a job which the caller of the request does not see, `by`, is without it.
+    """
     row_type = _ROW_TYPES[type(subject)]
     statement = (
         select(row_type)
@@ -72,4 +76,11 @@ def list_events_after(
         .order_by(row_type.number)
         .limit(limit)
     )
-    return list(session.scalars(statement))
+    found = list(session.scalars(statement))
+    named = {event.data["by"] for event in found if event.data.get("by") is not None}
+    hidden = named - find_visible(session, JobRow, sorted(named)) if named else set()
+    for event in found:
+        if event.data.get("by") in hidden:
+            session.expunge(event)
+            event.data = event.data | {"by": None}
+    return found

@@ -10,6 +10,7 @@ from api import event_streams
 from api.dependencies import Services
 from service.jobs import retention
 from service.storage.tables import JobEventRow
+from service.storage.visibility import Visibility
 from tests.support.api import TOKEN, Api, read_events
 from tests.support.core import cancelled, job_id_of
 from tests.support.searching import Searching
@@ -59,9 +60,9 @@ def test_a_report_of_another_job_wakes_no_stream(
     reads: list[int] = []
     read = event_streams._read_job
 
-    def count(services: Services, job_id: str, after: int) -> object:
+    def count(services: Services, seen: Visibility, job_id: str, after: int) -> object:
         reads.append(after)
-        return read(services, job_id, after)
+        return read(services, seen, job_id, after)
 
     monkeypatch.setattr(event_streams, "_read_job", count)
     with any_api.stream(followed) as stream:
@@ -81,11 +82,11 @@ def test_the_stream_of_a_deleted_job_ends(api: Api, monkeypatch: pytest.MonkeyPa
     job_id = cancelled(api.core)
     read = event_streams._read_job
 
-    def delete_after_first(services: Services, job_id: str, after: int) -> object:
+    def delete_after_first(services: Services, seen: Visibility, job_id: str, after: int) -> object:
         if after:
             with services.database.transaction() as session:
                 retention.delete_job(session, job_id)
-        return read(services, job_id, after)
+        return read(services, seen, job_id, after)
 
     monkeypatch.setattr(event_streams, "_read_job", delete_after_first)
     with api.stream(job_id) as stream:

@@ -1,12 +1,13 @@
 """What members see where they see only what is theirs, and what a token of one tag sees."""
 
 import json
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from service.states import Role
-from tests.support.api import Api, read_events
+from tests.support.api import TOKEN, Api, read_events
 from tests.support.core import job_id_of, note, written
 from tests.support.searching import search_body
 from tests.support.studies import definition
@@ -135,6 +136,24 @@ def test_a_waiting_job_names_no_job_that_its_reader_does_not_see(two: _Two) -> N
     assert two.get(f"/v1/jobs/{blocked}")["waiting"]["message"] == (
         f"starts after jobs {own} (queued), 1 other"
     )
+
+
+def test_an_event_names_no_job_that_its_reader_does_not_see(two: _Two) -> None:
+    core = two.api.core
+    core.record_cluster(cpus=1)
+    own = core.submit(user="ann", priority=0, preemptible=True)
+    core.start_next()
+    urgent = core.submit(user="bob", priority=100)
+    assert core.try_claim() is None, "the other job is asked to stop"
+    seen = {}
+    for reader, token in (("ann", two.token), ("admin", TOKEN)):
+        listed = two.api.get(f"/v1/jobs/{own}/events", token=token).json()["events"]
+        headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+        with two.api.http.stream("GET", f"/v1/jobs/{own}/events", headers=headers) as answer:
+            streamed = [message["data"] for message in islice(read_events(answer.iter_lines()), 4)]
+        stops = [event for event in [*listed, *streamed] if event.get("kind") == "stop-requested"]
+        seen[reader] = [event["data"]["by"] for event in stops]
+    assert seen == {"ann": [None, None], "admin": [urgent, urgent]}
 
 
 def test_a_job_that_another_starts_from_is_kept_without_naming_that(two: _Two) -> None:
