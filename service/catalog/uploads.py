@@ -369,7 +369,9 @@ def _read_to_end(tarred: tarfile.TarFile) -> None:
 
 
 def _broken_archive(error: Exception) -> InvalidInput:
-    return InvalidInput(f"the archive is not a complete tar or zip file: {error}")
+    # tarfile lists what each compression says, a line for each.
+    reason = str(error).partition("\n")[0].rstrip(":")
+    return InvalidInput(f"the archive is not a complete tar or zip file: {reason}")
 
 
 def _identity(content: IO[bytes]) -> IO[bytes]:

@@ -150,6 +150,9 @@ def test_a_failure_is_a_line_everywhere_and_complete_on_request(
     assert command("ps") == 0
     assert command.out.splitlines()[0].split()[-1] == "REASON"
     assert command.out.splitlines()[1].endswith(cause)
+    assert command("events", training.job_id) == 0
+    assert cause.partition(": ")[2] in command.out
+    assert "Traceback" not in command.out
     assert command("watch", training.job_id) == 100
     assert command.out.splitlines()[-1] == f"{training.job_id} failed: {cause}"
 

@@ -25,7 +25,7 @@ commands = typer.Typer()
 FileArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[FILE]", help="A spec in JSON, - for standard input; options override it."
+        metavar="FILE", help="A spec in JSON, - for standard input; options override it."
     ),
 ]
 
@@ -114,7 +114,10 @@ def clone(
 @commands.command(epilog="Example: resnetd batch jobs.json")
 def batch(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="A JSON array of specs, - for standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="A JSON array of specs, - for standard input."),
+    ],
     *,
     idempotency_key: Annotated[
         str | None, typer.Option(help="A repeated key returns the same jobs.")

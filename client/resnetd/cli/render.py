@@ -616,7 +616,11 @@ def event(shown: Event) -> str:
         is_obvious = data.get("reason") in {None, Reason.COMPLETED, Reason.CANCELLED}
         reason = "" if is_obvious else f" ({data['reason']})"
         return printable(f"{data.get('from')} -> {data.get('to')}{reason}{by}")
-    details = _plain(data if shown.kind != EventKind.CHECKPOINT else _describe_checkpoint(data))
+    if shown.kind == EventKind.CHECKPOINT:
+        data = _describe_checkpoint(data)
+    if isinstance(message := data.get("message"), str):
+        data = {**data, "message": first_line(message)}
+    details = _plain(data)
     return printable(f"{shown.kind}: {details}{by}" if details else f"{shown.kind}{by}")
 
 

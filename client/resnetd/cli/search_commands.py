@@ -30,7 +30,9 @@ _POLL_SECONDS = 1.0
 @commands.command(epilog="Example: resnetd search submit search.json --set budget.trials=20")
 def submit(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="A spec in JSON, - for standard input.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A spec in JSON, - for standard input.")
+    ],
     *,
     settings: SettingsOption = None,
     idempotency_key: Annotated[

@@ -82,7 +82,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+        raise ValueError(f"not a safetensors file: {error}") from error
 
 
 def _names_network(metadata: Mapping[str, str]) -> bool:
