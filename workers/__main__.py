@@ -97,7 +97,7 @@ def _run_dispatcher() -> int:
         )
         sending = threading.Thread(target=sender.run, args=(stopping,), name="deliveries")
         sending.start()
-        checking = AlertChecker(database, now=now).start(stopping)
+        checking = AlertChecker(database, data_dir=configured.data_dir, now=now).start(stopping)
         try:
             Dispatcher(configured, database, cluster, now=now).run(stopping)
         finally:

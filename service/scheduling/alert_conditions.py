@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from service.access import people, quotas, usage
+from service.access import people, quotas, storage_use, usage
 from service.notifications import alerts
 from service.notifications.alerts import Firing, Notice
 from service.notifications.messages import describe_job
@@ -36,7 +37,7 @@ from service.storage.tables import (
     PersonRow,
     TagRow,
 )
-from service.text import count_of, plural
+from service.text import count_of, format_bytes, plural
 
 TIMED = frozenset(
     {
@@ -57,16 +58,18 @@ _QUOTA_WORDS = {
     "waiting": "waiting job",
     "core_hours": "core-hour",
     "gpu_hours": "GPU-hour",
+    "stored_bytes": "byte",
 }
 _QUEUE = "queue"
 _MAX_WAITING = 500
 _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-def check(database: Database, *, now: datetime) -> int:
+def check(database: Database, *, data_dir: Path, now: datetime) -> int:
     """Reports conditions that have begun, forgets those that have ended. Returns the begun ones."""
     with database.reading() as session:
-        found, firing = _find_holding(session, now=now), alerts.read_firing(session)
+        found = _find_holding(session, data_dir=data_dir, now=now)
+        firing = alerts.read_firing(session)
     if found.keys() == firing:
         return 0
     with database.transaction() as session:
@@ -80,12 +83,12 @@ def check(database: Database, *, now: datetime) -> int:
     return len(begun)
 
 
-def _find_holding(session: Session, *, now: datetime) -> dict[Firing, Notice]:
+def _find_holding(session: Session, *, data_dir: Path, now: datetime) -> dict[Firing, Notice]:
     timed = [row for row in alerts.list_alerts(session) if TIMED & set(row.conditions)]
     if not timed:
         return {}
     admins = set(session.scalars(select(PersonRow.name).where(PersonRow.role == Role.ADMIN)))
-    state = _State(session, now)
+    state = _State(session, data_dir, now)
     finders = {
         AlertCondition.SILENT: _find_silent,
         AlertCondition.PLATEAU: _find_plateaus,
@@ -118,8 +121,10 @@ class _Scope:
 class _State:
     """What the alerts look at, each read once and only if an alert needs it."""
 
-    def __init__(self, session: Session, now: datetime) -> None:
+    def __init__(self, session: Session, data_dir: Path, now: datetime) -> None:
         self._session = session
+        self._data_dir = data_dir
+        self._stored: dict[str, int] = {}
         self._errors: dict[str, list[float]] = {}
         self._hours: dict[str, ResourceHours] = {}
         self.now = now
@@ -201,6 +206,10 @@ class _State:
 
     def read_use(self, key: str, kind: str) -> float:
         """Of a limit; hours are those of the last seven days."""
+        if kind == "stored_bytes":
+            if key not in self._stored:
+                self._stored[key] = storage_use.count_bytes(self._session, key, self._data_dir)
+            return self._stored[key]
         if kind not in {"core_hours", "gpu_hours"}:
             return self.usage[key][kind]
         if key not in self._hours:
@@ -278,10 +287,16 @@ def _find_used_quotas(scope: _Scope, state: _State) -> _Found:
                 continue
             used = state.read_use(key, kind)
             if used >= QUOTA_SHARE * limit:
-                title = f"{key} uses {used:.4g} of {count_of(limit, words)}"
+                title = f"{key} uses {_format_use(kind, used, limit, words)}"
                 text = f"The quota is used to {100 * used / limit:.0f} %."
                 data = {"quota": key, "kind": kind, "used": used, "limit": limit}
                 yield f"{key} {kind}", Notice(title, text, "/cluster", data)
+
+
+def _format_use(kind: str, used: float, limit: float, words: str) -> str:
+    if kind == "stored_bytes":
+        return f"{format_bytes(int(used))} of {format_bytes(int(limit))} of storage"
+    return f"{used:.4g} of {count_of(limit, words)}"
 
 
 def _find_stuck_queue(scope: _Scope, state: _State) -> _Found:

@@ -6,13 +6,13 @@ from service.scheduling import alert_conditions
 from service.specs.protocol import Progress
 from service.states import AlertCondition, Role
 from tests.support.alerts import add_alert, read_reported
-from tests.support.core import Core, Taken, make_point
+from tests.support.core import Core, Taken, make_point, note
 
 MINUTE = 60.0
 
 
 def _check(core: Core) -> int:
-    return alert_conditions.check(core.database, now=core.clock.now)
+    return alert_conditions.check(core.database, data_dir=core.data_dir, now=core.clock.now)
 
 
 def _progress(core: Core, running: Taken, sequence: int, iteration: int) -> None:
@@ -112,6 +112,18 @@ def test_a_quota_of_hours_is_reported_while_a_job_uses_them(core: Core) -> None:
     core.clock.advance(53 * MINUTE)
     assert _check(core) == 0
     core.clock.advance(1 * MINUTE)
+    assert _check(core) == 1
+    assert read_reported(core, alert_id) == ["quota"]
+
+
+def test_a_quota_of_storage_is_reported_once_checkpoints_use_it(core: Core) -> None:
+    alert_id = add_alert(core, AlertCondition.QUOTA)
+    size = sum(part.size_bytes for part in note(20).parts)
+    core.set_quota("user:ann", stored_bytes=2 * size)
+    running = core.run(retention={"keep_newest": 2})
+    core.report(running.attempt_id, 2, checkpoints=[note(20)])
+    assert _check(core) == 0
+    core.report(running.attempt_id, 3, checkpoints=[note(40)])
     assert _check(core) == 1
     assert read_reported(core, alert_id) == ["quota"]
 
