@@ -15,10 +15,13 @@ pytestmark = pytest.mark.browser
 def test_the_cluster_shows_who_holds_what_and_why_the_next_job_waits(
     signed_in: Page, api: Api
 ) -> None:
+    api.core.add_person("ann")
     api.core.run(name="holder")
+    api.core.clock.advance(1800)
     nodes = [ResourceBundle(cpus=cpus, gpus=0) for cpus in (4, 2)]
     api.core.record_cluster(cpus=1, nodes=nodes)
     api.core.submit(name="waits")
+    api.call("PUT", "/v1/fair-share", json={"weight": 20, "half_life_days": 7})
     signed_in.get_by_role("link", name="Cluster").click()
     expect(signed_in.get_by_text("1 of 1")).to_be_visible()
     holders = signed_in.get_by_role("region", name="Holders")
@@ -26,7 +29,9 @@ def test_the_cluster_shows_who_holds_what_and_why_the_next_job_waits(
     nodes_table = signed_in.get_by_role("region", name="Nodes")
     expect(nodes_table.get_by_role("row")).to_have_text(["NodeCPUsGPUs", "120", "240"])
     head = signed_in.get_by_role("region", name="Head of the queue")
-    expect(head.get_by_role("row", name="waits queued")).to_contain_text("CPU")
+    row = head.get_by_role("row", name="waits queued")
+    expect(row).to_contain_text("CPU")
+    expect(row).to_contain_text("Loses 20 points for ann's 0.5 core-hours")
     expect(signed_in.get_by_role("region", name="Runners").get_by_role("link")).to_have_count(1)
     assert_accessible(signed_in)
 
