@@ -66,6 +66,12 @@ class SharedReads:
 
     async def read_alone(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> JsonResponse:
         """A response of now. Shares nothing."""
+        status, body = await self.request(url, headers)
+        following = json.loads(body).get("next")
+        return JsonResponse(status, body.decode(), None if following is None else str(following))
+
+    async def request(self, url: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[int, bytes]:
+        """Status and body of a response that may be no JSON."""
         parts = urlsplit(url)
         scope = {
             "type": "http",
@@ -100,6 +106,4 @@ class SharedReads:
             # It was logged, and the response is a problem that says so.
             if status == 0:
                 raise
-        body = b"".join(chunks)
-        following = json.loads(body).get("next")
-        return JsonResponse(status, body.decode(), None if following is None else str(following))
+        return status, b"".join(chunks)

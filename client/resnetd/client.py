@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 import httpx
 
@@ -11,6 +13,7 @@ from resnetd.alerts import Alerts
 from resnetd.analyses import Analyses
 from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
+from resnetd.errors import NotFound
 from resnetd.jobs import Jobs
 from resnetd.models import AuditEntry, Cluster, Session, SigningKey, WaitingJob
 from resnetd.people import FairShares, People, Quotas, Tokens
@@ -148,6 +151,24 @@ class Client:
         params = drop_empty(user=user) | {"limit": min(limit or PAGE_SIZE, PAGE_SIZE)}
         pages = self._api.get_pages("/v1/audit", "entries", AuditEntry, params)
         return itertools.islice(pages, limit)
+
+    def export(self, run_id: str, path: str | Path) -> None:
+        """Write the page of a job or a study as one HTML file that needs no service.
+
+        Args:
+            run_id: the id of a job or of a study.
+            path: of the file.
+
+        Raises:
+            NotFound: there is neither a job nor a study of this id.
+            Conflict: the service has no dashboard.
+        """
+        segment = quote(run_id, safe="")
+        try:
+            content = self._api.get_bytes(f"/v1/jobs/{segment}/export", {})
+        except NotFound:
+            content = self._api.get_bytes(f"/v1/studies/{segment}/export", {})
+        Path(path).write_bytes(content)
 
     def health(self) -> None:
         """Return if the service is ready. The request is not repeated.

@@ -50,7 +50,10 @@ def test_every_public_method_has_an_example() -> None:
         if callable(value) and not name.startswith("_")
     }
     assert len(methods) > 40
-    assert methods - {test.name for test in _EXAMPLES} == {"resnetd.client.Client.close"}
+    assert methods - {test.name for test in _EXAMPLES} == {
+        "resnetd.client.Client.close",
+        "resnetd.client.Client.export",  # needs a built dashboard
+    }
 
 
 @pytest.mark.parametrize("example", _EXAMPLES, ids=lambda test: test.name)

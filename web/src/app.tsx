@@ -2,6 +2,7 @@
 import type { ComponentChild } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { EmptyNote, ErrorNote } from "./components/notes";
+import { exported } from "./lib/exported";
 import { time } from "./lib/format";
 import { path } from "./lib/route";
 import { theme, toggleTheme } from "./lib/theme";
@@ -84,11 +85,13 @@ export function App() {
           <span class="muted wide">
             {shared && "by "}
             {session.value.user}
-            {shared && `, until ${time(session.value.expires_at)}`}
+            {shared && !exported && `, until ${time(session.value.expires_at)}`}
           </span>
-          <button type="button" class="quiet" onClick={signOut}>
-            {shared ? "Close" : "Sign out"}
-          </button>
+          {!exported && (
+            <button type="button" class="quiet" onClick={signOut}>
+              {shared ? "Close" : "Sign out"}
+            </button>
+          )}
         </div>
       </header>
       <main id="main" tabIndex={-1}>

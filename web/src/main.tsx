@@ -2,9 +2,11 @@ import "uplot/dist/uPlot.min.css";
 import "./style.css";
 import { render } from "preact";
 import { App } from "./app";
+import { exported } from "./lib/exported";
 import { followLinks } from "./lib/route";
-import { loadSession } from "./session";
+import { loadSession, session } from "./session";
 
 followLinks();
-loadSession();
+if (exported) session.value = exported.session;
+else loadSession();
 render(<App />, document.body);

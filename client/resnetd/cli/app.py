@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -132,6 +133,19 @@ def audit(
     session: Session = context.obj
     found = list(session.client.audit(user=user, limit=limit))
     session.show_list(output, found, render.audit(found), none="The log has no such entry.")
+
+
+@app.command("export", epilog="Example: resnetd export 0f3k000000000001 --html job.html")
+def export_command(
+    context: typer.Context,
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a job or a study.")],
+    *,
+    html: Annotated[Path, typer.Option("--html", help="Write to this file.")],
+) -> None:
+    """Write the page of a job or a study as one HTML file that needs no service."""
+    session: Session = context.obj
+    session.client.export(run_id, html)
+    messages.print_note(f"Saved {html}")
 
 
 @app.command("queue", epilog="Example: resnetd queue")

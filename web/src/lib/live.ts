@@ -5,6 +5,7 @@ import { useEffect, useMemo } from "preact/hooks";
 import { ApiError, api, type Complete, read, toError } from "../api/client";
 import type { paths } from "../api/schema";
 import { session } from "../session";
+import { exported, responseTo } from "./exported";
 
 type Path =
   | "/v1/cluster"
@@ -63,7 +64,12 @@ export function source<P extends Path>(
 export function useLive<T>({ url, merge }: Source<T>): Live<T> {
   // The address says what is read, and with it how bodies continue.
   const entry = useMemo(() => new Entry(url, merge), [url]);
-  useEffect(() => stream.follow(entry as Entry<unknown>), [entry]);
+  useEffect(() => {
+    if (!exported) return stream.follow(entry as Entry<unknown>);
+    const body = responseTo(url);
+    if (body !== undefined) entry.accept(200, body);
+    return undefined;
+  }, [entry]);
   return entry;
 }
 

@@ -1,16 +1,22 @@
 /** The address is the state of a page: its path and its query, as signals. */
 import { computed, signal } from "@preact/signals";
+import { exported } from "./exported";
 
-const address = signal(new URL(location.href));
+const address = signal(new URL(exported?.path ?? "", exported ? "http://export" : location.href));
 
 export const path = computed(() => address.value.pathname);
 export const query = computed(() => address.value.searchParams);
 
 addEventListener("popstate", () => {
+  if (exported) return;
   address.value = new URL(location.href);
 });
 
 export function navigate(target: string, how: "push" | "replace" = "push"): void {
+  if (exported) {
+    address.value = new URL(target, address.value);
+    return;
+  }
   history[how === "push" ? "pushState" : "replaceState"](null, "", target);
   address.value = new URL(location.href);
   if (how === "push") scrollTo(0, 0);
@@ -40,9 +46,20 @@ export function followLinks(): void {
     const link = (event.target as Element).closest?.("a");
     if (!link || event.defaultPrevented || event.button !== 0) return;
     if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
-    if (link.target || link.hasAttribute("download") || link.origin !== location.origin) return;
-    if (link.pathname.startsWith("/v1/") || link.getAttribute("href")?.startsWith("#")) return;
+    if (
+      link.target ||
+      (!exported && link.hasAttribute("download")) ||
+      link.origin !== location.origin
+    )
+      return;
+    if (
+      (!exported && link.pathname.startsWith("/v1/")) ||
+      link.getAttribute("href")?.startsWith("#")
+    )
+      return;
     event.preventDefault();
+    // Other pages are not in the file.
+    if (exported) return;
     navigate(link.pathname + link.search);
   });
 }

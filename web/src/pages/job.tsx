@@ -14,6 +14,7 @@ import { Share } from "../components/share";
 import { State } from "../components/state";
 import { Timeline } from "../components/timeline";
 import { isAnalysis } from "../lib/analyses";
+import { exported } from "../lib/exported";
 import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
 import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
 import { inheritedOf } from "../lib/lineage";
@@ -88,7 +89,7 @@ export function JobPage({ id }: { id: string }) {
           <Analyses job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
         </>
       )}
-      {checkpoints.data.value?.checkpoints.some(({ parts }) => parts.predictions) && (
+      {!exported && checkpoints.data.value?.checkpoints.some(({ parts }) => parts.predictions) && (
         <Confusion jobId={job.id} />
       )}
       {!session.value?.shared && (
@@ -159,6 +160,11 @@ function Commands({ job }: { job: Job }) {
         <button type="button" class="danger" onClick={remove}>
           Delete
         </button>
+      )}
+      {!exported && (
+        <a class="button" href={`/v1/jobs/${job.id}/export`} download>
+          Save as HTML
+        </a>
       )}
       {isOwn && <Share subject={{ jobs: [job.id] }} />}
       {isAnalysis(job) ? (

@@ -3,6 +3,7 @@ import type { Schemas } from "../api/client";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { Share } from "../components/share";
 import { State } from "../components/state";
+import { exported } from "../lib/exported";
 import { count, number } from "../lib/format";
 import { source, useLive } from "../lib/live";
 import { COLUMNS, spread, verdictOf } from "../lib/study";
@@ -49,6 +50,11 @@ export function StudyPage({ id }: { id: string }) {
       <div class="head">
         <h1>{study.title}</h1>
         <div class="end">
+          {!exported && (
+            <a class="button" href={`/v1/studies/${study.id}/export`} download>
+              Save as HTML
+            </a>
+          )}
           {mayChange(study.user) && <Share subject={{ study: study.id }} />}
           <a class="button" href={`/compare?${compared}`}>
             Compare the jobs
@@ -79,7 +85,7 @@ export function StudyPage({ id }: { id: string }) {
         ) : (
           <img
             class="figure"
-            src={figure}
+            src={exported?.pictures[report] ?? figure}
             alt="Figure of the study; its numbers are in the tables above"
           />
         )}
