@@ -7,7 +7,7 @@ wait takes them under a shared lock of their row, so that they cannot change bef
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -72,7 +72,8 @@ def set_points(session: Session, user: str, points: int) -> None:
     is_waiting = (JobRow.user == user, JobRow.state.in_(WAITING_STATES))
     waiting = select(JobRow.id).where(*is_waiting).execution_options(**ALL_ROWS)
     locked = session.scalars(waiting.with_for_update(skip_locked=True)).all()
-    if len(locked) < len(session.scalars(waiting).all()):
+    total = session.scalar(select(func.count()).select_from(waiting.subquery())) or 0
+    if len(locked) < total:
         return
     row.points = points
     session.execute(
