@@ -28,7 +28,7 @@ from service.access import audit, quotas, storage_use
 from service.access.policy import require_owned
 from service.catalog import dataset_folders, datasets, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
-from service.errors import Conflict, CorruptArtifact, NotFound, QuotaExceeded
+from service.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, QuotaExceeded
 from service.jobs import dataset_use
 from service.specs.protocol import Sha256
 from service.states import AuditKind
@@ -119,7 +119,7 @@ async def upload_dataset(
 @router.delete(
     "/{dataset}",
     status_code=HTTPStatus.NO_CONTENT,
-    responses=problems.responses(NotFound, Conflict),
+    responses=problems.responses(NotFound, Conflict, InvalidInput),
 )
 def delete_dataset(
     dataset: Annotated[str, Path(max_length=120)],

@@ -13,7 +13,7 @@ from api.dependencies import Now, ReadSession, ServicesDep, WriteSession, author
 from api.views import View
 from service.access import audit, people
 from service.errors import Conflict, NotFound
-from service.jobs import checkpoints, retention
+from service.jobs import checkpoints, queue_order, retention
 from service.jobs import records as job_records
 from service.searches import commands as search_commands
 from service.searches import records as search_records
@@ -129,4 +129,5 @@ def _delete_owned(session: Session, user: str) -> list[str]:
     # The newest first: they may need the others.
     for job_id in reversed(job_records.list_ids_of(session, user)):
         attempt_ids += retention.delete_job(session, job_id)
+    queue_order.delete_points(session, user)
     return attempt_ids

@@ -1,5 +1,6 @@
 """Which datasets the data directory of this machine has, and the nearest to one that it lacks."""
 
+import os
 from pathlib import Path
 
 from service.catalog import datasets, image_folder_layout
@@ -8,9 +9,17 @@ from service.catalog.image_folder_layout import LayoutError
 from service.text import format_nearest
 
 
+def is_readable(data_dir: Path) -> bool:
+    """Whether this process sees the data directory."""
+    try:
+        return data_dir.is_dir() and os.access(data_dir, os.R_OK | os.X_OK)
+    except PermissionError:  # of a directory above it
+        return False
+
+
 def list_folders(data_dir: Path) -> list[Dataset]:
     """The image folders, sorted by name."""
-    if not data_dir.is_dir():
+    if not is_readable(data_dir):
         return []
     return [
         found
@@ -31,12 +40,12 @@ def is_available(dataset: Dataset, data_dir: Path) -> bool:
 
 def is_uncertain(dataset: Dataset, data_dir: Path) -> bool:
     """Whether only the nodes that train know if they have it: there is no data directory here."""
-    return dataset.origin is not DatasetOrigin.BUNDLED and not data_dir.is_dir()
+    return dataset.origin is not DatasetOrigin.BUNDLED and not is_readable(data_dir)
 
 
 def describe_missing(dataset: Dataset, data_dir: Path) -> str | None:
     """What is missing, and what to do; None where nothing is, or where it is uncertain."""
-    if not data_dir.is_dir() or is_available(dataset, data_dir):
+    if not is_readable(data_dir) or is_available(dataset, data_dir):
         return None
     if dataset.origin is DatasetOrigin.DOWNLOAD:
         return (

@@ -7,7 +7,7 @@ wait takes them under a shared lock of their row, so that they cannot change bef
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -54,6 +54,11 @@ def lock_points(session: Session, user: str) -> int:
             points = session.scalars(statement).one()
         locked[user] = points
     return locked[user]
+
+
+def delete_points(session: Session, user: str) -> None:
+    """Of a person without waiting jobs."""
+    session.execute(delete(QueuePointsRow).where(QueuePointsRow.user == user))
 
 
 def set_points(session: Session, user: str, points: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.catalog import architectures, datasets, uploads
+from service.catalog import architectures, dataset_folders, datasets, uploads
 from service.catalog.architectures import Architecture
 from service.catalog.recipes import LrSchedule, Recipe
 from service.errors import FieldError, InvalidInput, NotFound
@@ -102,7 +102,7 @@ def resolve_others(session: Session, spec: JobSpec, find_job: FindJob) -> list[C
 def require_weights_file(spec: JobSpec, data_dir: Path) -> None:
     """InvalidInput where a data directory on this machine lacks the spec's published weights."""
     start = spec.start_from
-    if start is None or start.weights is None or not data_dir.is_dir():
+    if start is None or start.weights is None or not dataset_folders.is_readable(data_dir):
         return
     path = data_dir / datasets.WEIGHTS_FOLDER / start.weights
     if not path.is_file():

@@ -93,6 +93,8 @@ def test_every_data_set_known_by_name_is_listed(api: Api) -> None:
         "sha256": None,
         "class_names": list("0123456789"),
         "skipped": None,
+        "jobs": 0,
+        "stored_bytes": None,
     }
 
 

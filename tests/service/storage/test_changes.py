@@ -41,7 +41,8 @@ def test_a_commit_by_another_process_ends_the_wait(database_url: str, database: 
         "import sys; from service.storage import changes, database; from sqlalchemy import text\n"
         "with database.Database(sys.argv[1]).transaction() as session:\n"
         "    session.execute(text('DELETE FROM people')); changes.notify(session, 'x')\n"
-        "    session.execute(text(\"INSERT INTO people VALUES ('x', 'member', '2026-11-21')\"))\n"
+        "    columns, values = 'name, role, created_at', \"'x', 'member', '2026-11-21'\"\n"
+        "    session.execute(text(f'INSERT INTO people ({columns}) VALUES ({values})'))\n"
     )
     subprocess.run([sys.executable, "-c", program, database_url], check=True)
     assert listener.wait(30.0)
