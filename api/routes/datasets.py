@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Path, Query, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request
 from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
@@ -28,7 +28,7 @@ from service.access import audit, quotas, storage_use
 from service.access.policy import require_owned
 from service.catalog import dataset_folders, datasets, uploads
 from service.catalog.datasets import Dataset, DatasetOrigin
-from service.errors import Conflict, CorruptArtifact, InvalidInput, NotFound, QuotaExceeded
+from service.errors import Conflict, CorruptArtifact, NotFound, QuotaExceeded
 from service.jobs import dataset_use
 from service.specs.protocol import Sha256
 from service.states import AuditKind
@@ -119,10 +119,10 @@ async def upload_dataset(
 @router.delete(
     "/{dataset}",
     status_code=HTTPStatus.NO_CONTENT,
-    responses=problems.responses(NotFound, Conflict, InvalidInput),
+    responses=problems.responses(NotFound, Conflict),
 )
 def delete_dataset(
-    dataset: Annotated[str, Path(max_length=120)],
+    dataset: str,
     session: WriteSession,
     services: ServicesDep,
     caller: Caller,
@@ -162,7 +162,7 @@ def _require_any_space(services: Services, user: str) -> None:
         pass
 
 
-def _make_view(dataset: Dataset, data_dir: FilePath, jobs: int) -> DatasetView:
+def _make_view(dataset: Dataset, data_dir: Path, jobs: int) -> DatasetView:
     folder = data_dir / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
     dataset = uploads.describe_dataset(dataset.name, data_dir)
     upload = uploads.find_upload(folder)
