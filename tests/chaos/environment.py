@@ -132,6 +132,8 @@ def run_environment(
             "RESNETD_START_TIMEOUT_SECONDS": "90",
             "RESNETD_TERMINATION_GRACE_SECONDS": "10",
         }
+        # As an interrupted fetch leaves it: the API sees the folder, a training finds no images.
+        (path / "var" / "data" / "cifar10").mkdir(parents=True)
         with LocalService(
             path / "var", num_cpus=num_cpus, settings=settings, logs_path=path / "logs"
         ) as service:
