@@ -1,13 +1,15 @@
 /** The person's alerts: added, tested and deleted, with their deliveries. */
 import { useSignal } from "@preact/signals";
-import { ApiError, api, read, type Schemas } from "../api/client";
+import { api, read, type Schemas } from "../api/client";
+import { messageOf, useAction } from "../lib/action";
 import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { mayChange, session } from "../session";
-import { Deliveries } from "./deliveries";
 import { Field } from "./field";
 import { tagsOf } from "./labels";
+import { NewSecret } from "./new-secret";
 import { EmptyNote, ErrorNote } from "./notes";
+import { Receiver } from "./receiver";
 
 type Alert = Schemas["AlertView"];
 type Channel = Schemas["AlertChannel"];
@@ -52,7 +54,7 @@ export function Alerts() {
 }
 
 function NewAlert({ onAdded }: { onAdded: () => void }) {
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
   const secret = useSignal("");
 
   async function add(event: SubmitEvent) {
@@ -68,15 +70,11 @@ function NewAlert({ onAdded }: { onAdded: () => void }) {
       minutes: Number(form.get("minutes")),
       evaluations: Number(form.get("evaluations")),
     };
-    try {
+    await run(async () => {
       secret.value = (await read(api.POST("/v1/alerts", { body }))).secret;
-      failure.value = null;
       target.reset();
       onAdded();
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    });
   }
 
   return (
@@ -92,10 +90,7 @@ function NewAlert({ onAdded }: { onAdded: () => void }) {
               </select>
             )}
           </Field>
-          <Field
-            label="Address"
-            error={failure.value?.errors[0]?.message ?? failure.value?.message}
-          >
+          <Field label="Address" error={messageOf(failure.value)}>
             {(attributes) => (
               <input
                 {...attributes}
@@ -152,73 +147,30 @@ function NewAlert({ onAdded }: { onAdded: () => void }) {
           <button type="submit">Add an alert</button>
         </div>
       </form>
-      {secret.value && (
-        <div class="note" role="status">
-          <p>
-            The secret that signs its deliveries: <code>{secret.value}</code>
-          </p>
-          <p class="muted">Copy it now: it is not shown again.</p>
-        </div>
-      )}
+      <NewSecret title="The secret that signs its deliveries" secret={secret.value} />
     </>
   );
 }
 
 function AlertNote({ alert, onChange }: { alert: Alert; onChange: () => void }) {
   const params = { path: { alert_id: alert.id } };
-  const failure = useSignal<ApiError | null>(null);
-  const log = usePolled(
-    alert.id,
-    () => read(api.GET("/v1/alerts/{alert_id}/deliveries", { params })),
-    5,
-  );
-
-  async function attempt(action: () => Promise<unknown>) {
-    try {
-      await action();
-      failure.value = null;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
-    onChange();
-  }
-
   return (
-    <div class="note">
-      <div class="row">
-        <span>
-          {alert.channel} <code>{alert.target}</code>
-        </span>
-        <span class="muted">
-          {alert.conditions.join(", ")}
-          {alert.tags && alert.tags.length > 0 && ` of ${alert.tags.join(", ")}`}
-          {alert.all_jobs && " of all people"}, added {time(alert.created_at)} by {alert.user}
-        </span>
-        <button
-          type="button"
-          onClick={() =>
-            attempt(async () => {
-              await read(api.POST("/v1/alerts/{alert_id}/test", { params }));
-              log.refresh();
-            })
-          }
-        >
-          Send a test
-        </button>
-        <button
-          type="button"
-          class="danger"
-          onClick={() => {
-            if (confirm(`Delete the alert to ${alert.target}?`))
-              attempt(() => read(api.DELETE("/v1/alerts/{alert_id}", { params })));
-          }}
-        >
-          Delete
-        </button>
-      </div>
-      <ErrorNote error={failure.value ?? log.error.value} />
-      <Deliveries deliveries={log.data.value?.deliveries ?? []} />
-    </div>
+    <Receiver
+      id={alert.id}
+      name={`alert to ${alert.target}`}
+      readDeliveries={() => read(api.GET("/v1/alerts/{alert_id}/deliveries", { params }))}
+      test={() => read(api.POST("/v1/alerts/{alert_id}/test", { params }))}
+      remove={() => read(api.DELETE("/v1/alerts/{alert_id}", { params }))}
+      onChange={onChange}
+    >
+      <span>
+        {alert.channel} <code>{alert.target}</code>
+      </span>
+      <span class="muted">
+        {alert.conditions.join(", ")}
+        {alert.tags && alert.tags.length > 0 && ` of ${alert.tags.join(", ")}`}
+        {alert.all_jobs && " of all people"}, added {time(alert.created_at)} by {alert.user}
+      </span>
+    </Receiver>
   );
 }

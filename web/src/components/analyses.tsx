@@ -1,6 +1,7 @@
 /** Analyses of a job's checkpoints: their list and figures, a form for another one, one result. */
 import { useSignal } from "@preact/signals";
-import { ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { api, type Job, read, type Schemas } from "../api/client";
+import { messageOf, useAction } from "../lib/action";
 import { type AnalysisJob, describeNumbers, KINDS, titleOf } from "../lib/analyses";
 import { number, precise } from "../lib/format";
 import { isFinished } from "../lib/jobs";
@@ -11,6 +12,7 @@ import { maySubmit } from "../session";
 import { Fact } from "./facts";
 import { Field } from "./field";
 import { EmptyNote, ErrorNote } from "./notes";
+import { ScrollRegion } from "./scroll-region";
 import { State } from "./state";
 
 type Checkpoint = Schemas["CheckpointView"];
@@ -37,8 +39,7 @@ export function Analyses({ job, checkpoints }: { job: Job; checkpoints: Checkpoi
 
 function AnalysisTable({ analyses }: { analyses: AnalysisJob[] }) {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-    <section class="scroll" tabIndex={0} aria-label="Results of analyses">
+    <ScrollRegion label="Results of analyses">
       <table>
         <thead>
           <tr>
@@ -63,7 +64,7 @@ function AnalysisTable({ analyses }: { analyses: AnalysisJob[] }) {
           ))}
         </tbody>
       </table>
-    </section>
+    </ScrollRegion>
   );
 }
 
@@ -96,26 +97,23 @@ function Figure({ jobId, kind }: { jobId: string; kind: string }) {
 function NewAnalysis({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[] }) {
   const kind = useSignal("layer-responses");
   const checkpoint = useSignal("best");
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
 
   async function submit(event: Event) {
     event.preventDefault();
     const analysis = { kind: kind.value } as Schemas["AnalysisRequest"]["analysis"];
     const body = { job: job.id, checkpoint: checkpoint.value, analysis };
-    try {
+    await run(async () => {
       const created = await read(
         api.POST("/v1/analyses", { body: body as Schemas["AnalysisRequest"] }),
       );
       navigate(`/jobs/${created.id}`);
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    });
   }
 
   return (
     <form class="row" onSubmit={submit}>
-      <Field label="Kind" error={failure.value?.errors[0]?.message ?? failure.value?.message}>
+      <Field label="Kind" error={messageOf(failure.value)}>
         {(attributes) => (
           <select
             {...attributes}
@@ -217,8 +215,7 @@ function ResultTable({ table }: { table: Schemas["ResultTable"] }) {
       <summary>
         {table.name.replaceAll("_", " ")} ({number(table.rows.length)} rows)
       </summary>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label={table.name}>
+      <ScrollRegion label={table.name}>
         <table>
           <thead>
             <tr>
@@ -239,7 +236,7 @@ function ResultTable({ table }: { table: Schemas["ResultTable"] }) {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
     </details>
   );
 }

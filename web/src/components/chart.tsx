@@ -6,6 +6,7 @@ import { type Line, picked } from "../lib/curves";
 import { precise } from "../lib/format";
 import { colorOf, theme } from "../lib/theme";
 import { type Range, zoomedByKey } from "../lib/zoom";
+import { ScrollRegion } from "./scroll-region";
 
 interface Properties {
   title: string;
@@ -281,8 +282,7 @@ function Values(properties: {
     <details onToggle={(event) => (isOpen.value = event.currentTarget.open)}>
       <summary>Values</summary>
       {isOpen.value && (
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-        <section class="scroll values" tabIndex={0} aria-label={`${title}: values`}>
+        <ScrollRegion label={`${title}: values`} isCompact>
           <table>
             <thead>
               <tr>
@@ -303,7 +303,7 @@ function Values(properties: {
               ))}
             </tbody>
           </table>
-        </section>
+        </ScrollRegion>
       )}
     </details>
   );

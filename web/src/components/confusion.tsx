@@ -4,6 +4,7 @@ import { api, read, type Schemas } from "../api/client";
 import { number, percent } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { EmptyNote, ErrorNote } from "./notes";
+import { ScrollRegion } from "./scroll-region";
 
 /** A matrix of more classes cannot be read on a screen. */
 const MATRIX_CLASSES = 25;
@@ -56,8 +57,7 @@ type Found = Schemas["ConfusionView"];
 
 function Matrix({ found, names, matrix }: { found: Found; names: string[]; matrix: number[][] }) {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-    <section class="scroll" tabIndex={0} aria-label="Confusion matrix">
+    <ScrollRegion label="Confusion matrix">
       <table class="confusion">
         <thead>
           <tr>
@@ -85,7 +85,7 @@ function Matrix({ found, names, matrix }: { found: Found; names: string[]; matri
           ))}
         </tbody>
       </table>
-    </section>
+    </ScrollRegion>
   );
 }
 

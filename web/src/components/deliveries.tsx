@@ -1,14 +1,14 @@
 /** The log of the deliveries of a webhook or an alert. */
 import type { Schemas } from "../api/client";
 import { time } from "../lib/format";
+import { ScrollRegion } from "./scroll-region";
 
 export function Deliveries({ deliveries }: { deliveries: readonly Schemas["DeliveryView"][] }) {
   if (deliveries.length === 0) return null;
   return (
     <details>
       <summary>Deliveries</summary>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll values" tabIndex={0} aria-label="Deliveries">
+      <ScrollRegion label="Deliveries" isCompact>
         <table>
           <thead>
             <tr>
@@ -31,7 +31,7 @@ export function Deliveries({ deliveries }: { deliveries: readonly Schemas["Deliv
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
     </details>
   );
 }

@@ -1,6 +1,7 @@
 /** What people write on a job after its submission: a star, tags, a note, and its name. */
 import { useSignal } from "@preact/signals";
-import { ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { type ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { useAction } from "../lib/action";
 import { mayChange } from "../session";
 import { Field } from "./field";
 import { ErrorNote } from "./notes";
@@ -17,17 +18,10 @@ export function tagsOf(text: string): string[] {
 
 export function Labels({ job }: { job: Job }) {
   const isEdited = useSignal(false);
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
 
   async function change(body: LabelChange) {
-    try {
-      await changeLabels(job.id, body);
-      failure.value = null;
-      isEdited.value = false;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    if (await run(() => changeLabels(job.id, body))) isEdited.value = false;
   }
 
   return (

@@ -1,28 +1,23 @@
 /** Links that the person shares: listed and revoked. */
-import { useSignal } from "@preact/signals";
-import { ApiError, api, read, type Schemas } from "../api/client";
+import { api, read, type Schemas } from "../api/client";
+import { useAction } from "../lib/action";
 import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { addressOf } from "../session";
 import { EmptyNote, ErrorNote } from "./notes";
+import { ScrollRegion } from "./scroll-region";
 
 type Share = Schemas["ShareView"];
 
 export function Shares() {
   const polled = usePolled("shares", () => read(api.GET("/v1/shares")), 0);
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
   const found = polled.data.value?.shares;
 
   async function revoke(share: Share) {
     if (!confirm(`Revoke the link to ${share.label}?`)) return;
-    try {
-      const params = { path: { share_id: share.id } };
-      await read(api.DELETE("/v1/shares/{share_id}", { params }));
-      failure.value = null;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    const params = { path: { share_id: share.id } };
+    await run(() => read(api.DELETE("/v1/shares/{share_id}", { params })));
     polled.refresh();
   }
 
@@ -36,8 +31,7 @@ export function Shares() {
         </EmptyNote>
       )}
       {found && found.length > 0 && (
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-        <section class="scroll" tabIndex={0} aria-label="Shared links">
+        <ScrollRegion label="Shared links">
           <table>
             <thead>
               <tr>
@@ -70,7 +64,7 @@ export function Shares() {
               ))}
             </tbody>
           </table>
-        </section>
+        </ScrollRegion>
       )}
     </section>
   );

@@ -4,6 +4,7 @@ import type { Schemas } from "../api/client";
 import { precise } from "../lib/format";
 import { categories, type Dimension, dimensionOf } from "../lib/parallel";
 import { pointsOf, type SlicePoint } from "../lib/slices";
+import { ScrollRegion } from "./scroll-region";
 
 type Search = Schemas["SearchView"];
 type Trial = Schemas["TrialView"];
@@ -195,8 +196,7 @@ function Values({
     <details onToggle={(event) => (isOpen.value = event.currentTarget.open)}>
       <summary>Values</summary>
       {isOpen.value && (
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-        <section class="scroll values" tabIndex={0} aria-label={`${field}: values`}>
+        <ScrollRegion label={`${field}: values`} isCompact>
           <table>
             <thead>
               <tr>
@@ -219,7 +219,7 @@ function Values({
               ))}
             </tbody>
           </table>
-        </section>
+        </ScrollRegion>
       )}
     </details>
   );

@@ -4,6 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { memo } from "../lib/memo";
 import { ROW_HEIGHT, visibleRows } from "../lib/virtual";
+import { ScrollRegion } from "./scroll-region";
 
 export interface Column<T> {
   id: string;
@@ -62,8 +63,7 @@ export function Table<T>(properties: Properties<T>) {
 
   const width = columns.length + (selected ? 1 : 0);
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-    <section class="scroll" tabIndex={0} aria-label={label}>
+    <ScrollRegion label={label}>
       <table aria-rowcount={rows.length + 1}>
         <thead>
           <tr>
@@ -104,7 +104,7 @@ export function Table<T>(properties: Properties<T>) {
           <Spacer rows={rows.length - shown.end} width={width} />
         </tbody>
       </table>
-    </section>
+    </ScrollRegion>
   );
 }
 

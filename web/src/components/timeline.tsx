@@ -2,6 +2,7 @@
 import type { Schemas } from "../api/client";
 import { describeEvent, spansOf } from "../lib/events";
 import { duration, time } from "../lib/format";
+import { ScrollRegion } from "./scroll-region";
 
 interface Properties {
   job: Schemas["JobView"];
@@ -86,8 +87,7 @@ function Attempts({ attempts }: { attempts: Properties["attempts"] }) {
   return (
     <details>
       <summary>{attempts.length === 1 ? "1 attempt" : `${attempts.length} attempts`}</summary>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll values" tabIndex={0} aria-label="Attempts">
+      <ScrollRegion label="Attempts" isCompact>
         <table>
           <thead>
             <tr>
@@ -116,7 +116,7 @@ function Attempts({ attempts }: { attempts: Properties["attempts"] }) {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
     </details>
   );
 }

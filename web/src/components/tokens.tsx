@@ -1,10 +1,13 @@
 /** The tokens of a person: listed, created and revoked. */
 import { useSignal } from "@preact/signals";
-import { ApiError, api, read, type Schemas } from "../api/client";
+import { api, read, type Schemas } from "../api/client";
+import { messageOf, useAction } from "../lib/action";
 import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { Field } from "./field";
+import { NewSecret } from "./new-secret";
 import { ErrorNote } from "./notes";
+import { ScrollRegion } from "./scroll-region";
 
 type Token = Schemas["TokenView"];
 type Scope = Schemas["TokenScope"];
@@ -19,18 +22,12 @@ const SCOPES: [Scope, string][] = [
 export function Tokens({ user }: { user?: string }) {
   const params = { query: user === undefined ? {} : { user } };
   const polled = usePolled(`tokens ${user}`, () => read(api.GET("/v1/tokens", { params })), 0);
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
 
   async function revoke(token: Token) {
     if (!confirm(`Revoke the token ${token.label}? Whatever uses it is signed out.`)) return;
-    try {
-      const params = { path: { token_id: token.id } };
-      await read(api.DELETE("/v1/tokens/{token_id}", { params }));
-      failure.value = null;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    const params = { path: { token_id: token.id } };
+    await run(() => read(api.DELETE("/v1/tokens/{token_id}", { params })));
     polled.refresh();
   }
 
@@ -38,8 +35,7 @@ export function Tokens({ user }: { user?: string }) {
     <section class="section">
       <h2>{user === undefined ? "Tokens" : `Tokens of ${user}`}</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label="Tokens">
+      <ScrollRegion label="Tokens">
         <table>
           <thead>
             <tr>
@@ -72,14 +68,14 @@ export function Tokens({ user }: { user?: string }) {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
       <NewToken key={user} user={user} onAdded={polled.refresh} />
     </section>
   );
 }
 
 function NewToken({ user, onAdded }: { user: string | undefined; onAdded: () => void }) {
-  const error = useSignal<string | undefined>(undefined);
+  const { failure, run } = useAction();
   const secret = useSignal<string | null>(null);
 
   async function create(event: SubmitEvent) {
@@ -87,7 +83,7 @@ function NewToken({ user, onAdded }: { user: string | undefined; onAdded: () => 
     const target = event.currentTarget as HTMLFormElement;
     const form = new FormData(target);
     const days = Number(form.get("days"));
-    try {
+    await run(async () => {
       const body = {
         label: String(form.get("label")),
         scope: String(form.get("scope")) as Scope,
@@ -95,19 +91,15 @@ function NewToken({ user, onAdded }: { user: string | undefined; onAdded: () => 
       };
       const params = { query: user === undefined ? {} : { user } };
       secret.value = (await read(api.POST("/v1/tokens", { params, body }))).secret;
-      error.value = undefined;
       target.reset();
       onAdded();
-    } catch (failure) {
-      if (!(failure instanceof ApiError)) throw failure;
-      error.value = failure.errors[0]?.message ?? failure.message;
-    }
+    });
   }
 
   return (
     <>
       <form class="row" onSubmit={create}>
-        <Field label="Label" error={error.value} hint="what it is for">
+        <Field label="Label" error={messageOf(failure.value)} hint="what it is for">
           {(attributes) => <input {...attributes} name="label" required maxLength={120} />}
         </Field>
         <Field label="Scope">
@@ -124,14 +116,7 @@ function NewToken({ user, onAdded }: { user: string | undefined; onAdded: () => 
         </Field>
         <button type="submit">Create a token</button>
       </form>
-      {secret.value && (
-        <div class="note" role="status">
-          <p>
-            The token: <code>{secret.value}</code>
-          </p>
-          <p class="muted">Copy it now: it is not shown again.</p>
-        </div>
-      )}
+      <NewSecret title="The token" secret={secret.value} />
     </>
   );
 }

@@ -2,6 +2,7 @@
 import type { Job, Schemas } from "../api/client";
 import { Fact } from "../components/facts";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { ScrollRegion } from "../components/scroll-region";
 import { State } from "../components/state";
 import { type Column, Table } from "../components/table";
 import { number, time } from "../lib/format";
@@ -180,8 +181,7 @@ function Nodes({ nodes }: { nodes: Schemas["NodeView"][] }) {
         <h2>Nodes</h2>
         <span class="muted">{nodes.length}</span>
       </header>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label="Nodes">
+      <ScrollRegion label="Nodes">
         <table>
           <thead>
             <tr>
@@ -200,7 +200,7 @@ function Nodes({ nodes }: { nodes: Schemas["NodeView"][] }) {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
     </section>
   );
 }

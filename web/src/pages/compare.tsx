@@ -5,6 +5,7 @@ import type { Schemas } from "../api/client";
 import { Chart } from "../components/chart";
 import { Controls, setZoom, zoomOf } from "../components/curves";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { ScrollRegion } from "../components/scroll-region";
 import { Share } from "../components/share";
 import { formatOf } from "../lib/axes";
 import { AXES, type Axis, continued, type Line } from "../lib/curves";
@@ -176,8 +177,7 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
   return (
     <section class="section">
       <h2>Results</h2>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label="Results">
+      <ScrollRegion label="Results">
         <table>
           <thead>
             <tr>
@@ -237,7 +237,7 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
             })}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
     </section>
   );
 }
@@ -287,8 +287,7 @@ function Differences({ groups, pointed }: { groups: Group[]; pointed: Signal<str
       {found.length === 0 ? (
         <EmptyNote title="The specs are equal but for the seed." />
       ) : (
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-        <section class="scroll" tabIndex={0} aria-label="Differences">
+        <ScrollRegion label="Differences">
           <table>
             <thead>
               <tr>
@@ -315,7 +314,7 @@ function Differences({ groups, pointed }: { groups: Group[]; pointed: Signal<str
               ))}
             </tbody>
           </table>
-        </section>
+        </ScrollRegion>
       )}
     </section>
   );

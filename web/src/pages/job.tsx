@@ -1,6 +1,5 @@
 /** One job: its curves, what happened, its log, its checkpoints and its spec. */
-import { useSignal } from "@preact/signals";
-import { ApiError, api, type Job, read, type Schemas } from "../api/client";
+import { api, type Job, read, type Schemas } from "../api/client";
 import { Analyses, AnalysisResult } from "../components/analyses";
 import { ClassNames } from "../components/class-names";
 import { Confusion } from "../components/confusion";
@@ -10,9 +9,11 @@ import { Labels } from "../components/labels";
 import { Lineage } from "../components/lineage";
 import { Logs } from "../components/logs";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { ScrollRegion } from "../components/scroll-region";
 import { Share } from "../components/share";
 import { State } from "../components/state";
 import { Timeline } from "../components/timeline";
+import { useAction } from "../lib/action";
 import { isAnalysis } from "../lib/analyses";
 import { exported } from "../lib/exported";
 import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
@@ -111,31 +112,18 @@ function continuedEvents(
 }
 
 function Commands({ job }: { job: Job }) {
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
   const isOwn = mayChange(job.user);
+  const params = { path: { job_id: job.id } };
 
   async function send(command: Command) {
     if (command === "cancel" && !confirm(`Cancel ${job.name}?`)) return;
-    try {
-      await read(
-        api.POST(`/v1/jobs/{job_id}/${command}`, { params: { path: { job_id: job.id } } }),
-      );
-      failure.value = null;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    await run(() => read(api.POST(`/v1/jobs/{job_id}/${command}`, { params })));
   }
 
   async function remove() {
     if (!confirm(`Delete ${job.name} with its metrics, log and checkpoints?`)) return;
-    try {
-      await read(api.DELETE("/v1/jobs/{job_id}", { params: { path: { job_id: job.id } } }));
-      navigate("/");
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    if (await run(() => read(api.DELETE("/v1/jobs/{job_id}", { params })))) navigate("/");
   }
 
   return (
@@ -311,8 +299,7 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
             : "The recipe says how often they are saved."}
         </EmptyNote>
       ) : (
-        // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-        <section class="scroll" tabIndex={0} aria-label="Checkpoints">
+        <ScrollRegion label="Checkpoints">
           <table>
             <thead>
               <tr>
@@ -351,7 +338,7 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
               ))}
             </tbody>
           </table>
-        </section>
+        </ScrollRegion>
       )}
     </section>
   );
@@ -364,8 +351,7 @@ function Spec({ job }: { job: Job }) {
         <summary>
           <h2 class="inline">Spec</h2>
         </summary>
-        {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-        <section class="scroll" tabIndex={0} aria-label="Spec">
+        <ScrollRegion label="Spec">
           <table class="mono">
             <tbody>
               {Object.entries(flatten(job.spec)).map(([field, value]) => (
@@ -376,7 +362,7 @@ function Spec({ job }: { job: Job }) {
               ))}
             </tbody>
           </table>
-        </section>
+        </ScrollRegion>
       </details>
     </section>
   );

@@ -1,9 +1,11 @@
 /** For admins: people with roles, groups and tokens; quotas; and the audit log. */
 import { useSignal } from "@preact/signals";
-import { ApiError, api, read, type Schemas } from "../api/client";
+import { api, read, type Schemas } from "../api/client";
 import { Field } from "../components/field";
 import { ErrorNote } from "../components/notes";
+import { ScrollRegion } from "../components/scroll-region";
 import { Tokens } from "../components/tokens";
+import { useAction } from "../lib/action";
 import { number, time } from "../lib/format";
 import { describeData, LIMIT_NAMES, LIMITS, type Quota, readLimits } from "../lib/people";
 import { usePolled } from "../lib/poll";
@@ -26,37 +28,24 @@ export function PeoplePage() {
   );
 }
 
-/** What a button does, with the error that the service answers. */
-function useAction(onDone: () => void) {
-  const failure = useSignal<ApiError | null>(null);
-  async function run(action: () => Promise<unknown>): Promise<boolean> {
-    try {
-      await action();
-      failure.value = null;
-      return true;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-      return false;
-    } finally {
-      onDone();
-    }
-  }
-  return { failure, run };
-}
-
 function People() {
   const polled = usePolled("people", () => read(api.GET("/v1/people")), 0);
-  const { failure, run } = useAction(polled.refresh);
+  const { failure, run } = useAction();
   const shown = useSignal<string | null>(null);
 
+  async function change(action: () => Promise<unknown>): Promise<boolean> {
+    const hasSucceeded = await run(action);
+    polled.refresh();
+    return hasSucceeded;
+  }
+
   const update = (name: string, body: Schemas["PersonUpdate"]) =>
-    run(() => read(api.PATCH("/v1/people/{name}", { params: { path: { name } }, body })));
+    change(() => read(api.PATCH("/v1/people/{name}", { params: { path: { name } }, body })));
 
   async function remove(name: string) {
     if (!confirm(`Remove ${name}? The tokens end; jobs stay.`)) return;
     const params = { path: { name } };
-    if (await run(() => read(api.DELETE("/v1/people/{name}", { params })))) shown.value = null;
+    if (await change(() => read(api.DELETE("/v1/people/{name}", { params })))) shown.value = null;
   }
 
   async function add(event: SubmitEvent) {
@@ -69,7 +58,7 @@ function People() {
       role: String(form.get("role")) as Role,
       group: String(form.get("group")).trim() || null,
     };
-    if (await run(() => read(api.POST("/v1/people", { body })))) {
+    if (await change(() => read(api.POST("/v1/people", { body })))) {
       target.reset();
       shown.value = name;
     }
@@ -78,8 +67,7 @@ function People() {
   return (
     <>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label="People">
+      <ScrollRegion label="People">
         <table>
           <thead>
             <tr>
@@ -107,7 +95,7 @@ function People() {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
       <form class="row" onSubmit={add}>
         <Field label="Name">
           {(attributes) => <input {...attributes} name="name" required maxLength={120} />}
@@ -182,7 +170,7 @@ function PersonRow({
 
 function Quotas() {
   const polled = usePolled("quotas", () => read(api.GET("/v1/quotas")), 0);
-  const { failure, run } = useAction(polled.refresh);
+  const { failure, run } = useAction();
 
   async function set(event: SubmitEvent) {
     event.preventDefault();
@@ -191,20 +179,21 @@ function Quotas() {
     const params = { path: { key: String(form.get("key")) } };
     const body = readLimits(form);
     if (await run(() => read(api.PUT("/v1/quotas/{key}", { params, body })))) target.reset();
+    polled.refresh();
   }
 
-  function remove(quota: Quota) {
+  async function remove(quota: Quota) {
     if (!confirm(`Remove the limits of ${quota.key}?`)) return;
     const params = { path: { key: quota.key } };
-    run(() => read(api.DELETE("/v1/quotas/{key}", { params })));
+    await run(() => read(api.DELETE("/v1/quotas/{key}", { params })));
+    polled.refresh();
   }
 
   return (
     <section class="section">
       <h2>Quotas</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label="Quotas">
+      <ScrollRegion label="Quotas">
         <table>
           <thead>
             <tr>
@@ -233,7 +222,7 @@ function Quotas() {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
       <form class="row" onSubmit={set}>
         <Field label="Of" hint="user:ann, group:lab, tag:nightly, or user:* for each other">
           {(attributes) => (
@@ -254,27 +243,21 @@ function Quotas() {
 function Audit() {
   const polled = usePolled("audit", () => read(api.GET("/v1/audit")), 10);
   const older = useSignal<Schemas["AuditPage"][]>([]);
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
   const pages = polled.data.value ? [polled.data.value, ...older.value] : [];
   const next = pages.at(-1)?.next_page_token;
 
-  async function load(token: string) {
-    try {
+  const load = (token: string) =>
+    run(async () => {
       const params = { query: { page_token: token } };
       older.value = [...older.value, await read(api.GET("/v1/audit", { params }))];
-      failure.value = null;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
-  }
+    });
 
   return (
     <section class="section">
       <h2>Audit log</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label="Audit log">
+      <ScrollRegion label="Audit log">
         <table>
           <thead>
             <tr>
@@ -299,7 +282,7 @@ function Audit() {
             )}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
       {next && (
         <button type="button" onClick={() => load(next)}>
           Older entries

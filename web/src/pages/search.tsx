@@ -1,14 +1,16 @@
 /** One search: the ranking of its trials, their fields and metric, importance, learning curves. */
 import { type Signal, useSignal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { ApiError, api, read, type Schemas } from "../api/client";
+import { api, read, type Schemas } from "../api/client";
 import { Chart } from "../components/chart";
 import { Fact } from "../components/facts";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { ParallelCoordinates } from "../components/parallel";
+import { ScrollRegion } from "../components/scroll-region";
 import { Slices } from "../components/slices";
 import { State } from "../components/state";
 import { type Column, Table } from "../components/table";
+import { useAction } from "../lib/action";
 import { continued, type Line } from "../lib/curves";
 import { duration, number, precise, time } from "../lib/format";
 import { dataOf, errorOf, source, useLive } from "../lib/live";
@@ -132,7 +134,7 @@ function dimensionsOf(search: Search, rows: { values: Record<string, Value> }[])
 }
 
 function Commands({ search }: { search: Search }) {
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
   const isFinal = ["succeeded", "failed", "cancelled"].includes(search.state);
   const commands: [Command, string][] =
     isFinal || !mayChange(search.user)
@@ -144,14 +146,8 @@ function Commands({ search }: { search: Search }) {
 
   async function send(command: Command) {
     if (command === "cancel" && !confirm(`Cancel ${search.name} and its trials?`)) return;
-    try {
-      const params = { path: { search_id: search.id } };
-      await read(api.POST(`/v1/searches/{search_id}/${command}`, { params }));
-      failure.value = null;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    const params = { path: { search_id: search.id } };
+    await run(() => read(api.POST(`/v1/searches/{search_id}/${command}`, { params })));
   }
 
   return (
@@ -304,8 +300,7 @@ function EarlyStops({ trials }: { trials: Trial[] }) {
   return (
     <details>
       <summary>{stopped.length === 1 ? "1 early stop" : `${stopped.length} early stops`}</summary>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll values" tabIndex={0} aria-label="Early stops">
+      <ScrollRegion label="Early stops" isCompact>
         <table>
           <thead>
             <tr>
@@ -326,7 +321,7 @@ function EarlyStops({ trials }: { trials: Trial[] }) {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
     </details>
   );
 }

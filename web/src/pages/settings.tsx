@@ -1,12 +1,14 @@
 /** The person's role, tokens, alerts, and webhooks with their deliveries. */
 import { useSignal } from "@preact/signals";
-import { ApiError, api, read, type Schemas } from "../api/client";
+import { api, read, type Schemas } from "../api/client";
 import { Alerts } from "../components/alerts";
-import { Deliveries } from "../components/deliveries";
 import { Field } from "../components/field";
+import { NewSecret } from "../components/new-secret";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { Receiver } from "../components/receiver";
 import { Shares } from "../components/shares";
 import { Tokens } from "../components/tokens";
+import { messageOf, useAction } from "../lib/action";
 import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { useTitle } from "../lib/title";
@@ -64,27 +66,27 @@ export function SettingsPage() {
 
 function NewWebhook({ onAdded }: { onAdded: () => void }) {
   const url = useSignal("");
-  const error = useSignal<string | undefined>(undefined);
+  const { failure, run } = useAction();
   const secret = useSignal<string | null>(null);
 
   async function add(event: SubmitEvent) {
     event.preventDefault();
-    try {
+    await run(async () => {
       const body = { url: url.value, states: [] };
       secret.value = (await read(api.POST("/v1/webhooks", { body }))).secret;
-      error.value = undefined;
       url.value = "";
       onAdded();
-    } catch (failure) {
-      if (!(failure instanceof ApiError)) throw failure;
-      error.value = failure.errors[0]?.message ?? failure.message;
-    }
+    });
   }
 
   return (
     <>
       <form class="row" onSubmit={add}>
-        <Field label="URL" error={error.value} hint="called for each final state of a job">
+        <Field
+          label="URL"
+          error={messageOf(failure.value)}
+          hint="called for each final state of a job"
+        >
           {(attributes) => (
             <input
               {...attributes}
@@ -100,70 +102,27 @@ function NewWebhook({ onAdded }: { onAdded: () => void }) {
         </Field>
         <button type="submit">Add a webhook</button>
       </form>
-      {secret.value && (
-        <div class="note" role="status">
-          <p>
-            The secret that signs its deliveries: <code>{secret.value}</code>
-          </p>
-          <p class="muted">Copy it now: it is not shown again.</p>
-        </div>
-      )}
+      <NewSecret title="The secret that signs its deliveries" secret={secret.value} />
     </>
   );
 }
 
 function WebhookNote({ webhook, onChange }: { webhook: Webhook; onChange: () => void }) {
   const params = { path: { webhook_id: webhook.id } };
-  const failure = useSignal<ApiError | null>(null);
-  const log = usePolled(
-    webhook.id,
-    () => read(api.GET("/v1/webhooks/{webhook_id}/deliveries", { params })),
-    5,
-  );
-
-  async function attempt(action: () => Promise<unknown>) {
-    try {
-      await action();
-      failure.value = null;
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
-    onChange();
-  }
-
   return (
-    <div class="note">
-      <div class="row">
-        <code>{webhook.url}</code>
-        <span class="muted">
-          {webhook.states.join(", ") || "final states"}, added {time(webhook.created_at)} by{" "}
-          {webhook.user}
-        </span>
-        <button
-          type="button"
-          onClick={() =>
-            attempt(async () => {
-              await read(api.POST("/v1/webhooks/{webhook_id}/ping", { params }));
-              log.refresh();
-            })
-          }
-        >
-          Send a test
-        </button>
-        <button
-          type="button"
-          class="danger"
-          onClick={() => {
-            if (confirm(`Delete the webhook ${webhook.url}?`))
-              attempt(() => read(api.DELETE("/v1/webhooks/{webhook_id}", { params })));
-          }}
-        >
-          Delete
-        </button>
-      </div>
-      <ErrorNote error={failure.value ?? log.error.value} />
-      <Deliveries deliveries={log.data.value?.deliveries ?? []} />
-    </div>
+    <Receiver
+      id={webhook.id}
+      name={`webhook ${webhook.url}`}
+      readDeliveries={() => read(api.GET("/v1/webhooks/{webhook_id}/deliveries", { params }))}
+      test={() => read(api.POST("/v1/webhooks/{webhook_id}/ping", { params }))}
+      remove={() => read(api.DELETE("/v1/webhooks/{webhook_id}", { params }))}
+      onChange={onChange}
+    >
+      <code>{webhook.url}</code>
+      <span class="muted">
+        {webhook.states.join(", ") || "final states"}, added {time(webhook.created_at)} by{" "}
+        {webhook.user}
+      </span>
+    </Receiver>
   );
 }

@@ -1,9 +1,10 @@
 /** The list of studies, and a form that submits one that the service has. */
 import { useSignal } from "@preact/signals";
-import { ApiError, api, read, type Schemas } from "../api/client";
+import { api, read, type Schemas } from "../api/client";
 import { Field } from "../components/field";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { type Column, Table } from "../components/table";
+import { useAction } from "../lib/action";
 import { time } from "../lib/format";
 import { source, useLive } from "../lib/live";
 import { usePolled } from "../lib/poll";
@@ -60,14 +61,14 @@ function NewStudy() {
   const name = useSignal("fig6");
   const scale = useSignal<Scale>("smoke");
   const seeds = useSignal("");
-  const failure = useSignal<ApiError | null>(null);
+  const { failure, run } = useAction();
   const chosen = definitions.find((definition) => definition.name === name.value);
   const scales = Object.entries(chosen?.scales ?? {});
   const shown = chosen?.scales?.[scale.value] ?? scales[0]?.[1];
 
   async function submit(event: SubmitEvent) {
     event.preventDefault();
-    try {
+    await run(async () => {
       const body = {
         study: name.value,
         scale: scale.value,
@@ -75,10 +76,7 @@ function NewStudy() {
       };
       const study = await read(api.POST("/v1/studies", { body }));
       navigate(`/studies/${study.id}`);
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error;
-      failure.value = error;
-    }
+    });
   }
 
   return (

@@ -1,6 +1,7 @@
 /** One study: results over seeds beside the paper's, tested differences, curves, and files. */
 import type { Schemas } from "../api/client";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { ScrollRegion } from "../components/scroll-region";
 import { Share } from "../components/share";
 import { State } from "../components/state";
 import { exported } from "../lib/exported";
@@ -108,8 +109,7 @@ export function StudyPage({ id }: { id: string }) {
 
 function Results({ study }: { study: Report }) {
   return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus
-    <section class="scroll" tabIndex={0} aria-label="Results">
+    <ScrollRegion label="Results">
       <table>
         <thead>
           <tr>
@@ -151,7 +151,7 @@ function Results({ study }: { study: Report }) {
           ))}
         </tbody>
       </table>
-    </section>
+    </ScrollRegion>
   );
 }
 
@@ -192,8 +192,7 @@ function AnalysedMembers({ study }: { study: Report }) {
   return (
     <section class="section">
       <h2>Analyses of the last checkpoints</h2>
-      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: a region that scrolls must take the focus */}
-      <section class="scroll" tabIndex={0} aria-label="Analyses">
+      <ScrollRegion label="Analyses">
         <table>
           <thead>
             <tr>
@@ -223,7 +222,7 @@ function AnalysedMembers({ study }: { study: Report }) {
             ))}
           </tbody>
         </table>
-      </section>
+      </ScrollRegion>
     </section>
   );
 }
