@@ -369,6 +369,11 @@ class StudySpec(Spec):
         return tuple(self.definition.analyses)
 
     @property
+    def all_seeds(self) -> range:
+        """Of each member."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """Of the report's table."""
         return (*self.definition.counts, *self.definition.metrics)

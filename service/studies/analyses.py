@@ -5,7 +5,6 @@ watch for it. An ensemble is submitted with the last of its trainings. An analys
 checkpoints with equal parameters is reused, if the study's or the training's owner has it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,14 +58,16 @@ def submit_due(session: Session, job_id: str, *, data_dir: Path, now: datetime) 
     for row, member in rows:
         definition = row.spec["definition"]
         # Most studies have none, and a spec is large.
-        if definition.get("analyses"):
-            _submit_for_member(session, row, member, data_dir=data_dir, now=now)
-        if definition.get("ensembles"):
-            _submit_ensembles(session, row, member, data_dir=data_dir, now=now)
+        if definition.get("analyses") or definition.get("ensembles"):
+            study = StudySpec.model_validate(row.spec)
+            _submit_for_member(session, row, study, member, data_dir=data_dir, now=now)
+            _submit_ensembles(session, row, study, member, data_dir=data_dir, now=now)
 
 
-def list_analyses(session: Session, study_id: str) -> Iterator[tuple[str, int, MemberAnalysis]]:
-    """With label and seed of their members; those that wait for a training are not listed."""
+def read_analyses(
+    session: Session, study_id: str
+) -> dict[tuple[str, int], dict[str, MemberAnalysis]]:
+    """By label and seed, then by name; those that wait for a training are left out."""
     rows = session.execute(
         select(StudyAnalysisRow, JobRow, AnalysisResultRow.numbers)
         .outerjoin(JobRow, JobRow.id == StudyAnalysisRow.job_id)
@@ -74,15 +75,23 @@ def list_analyses(session: Session, study_id: str) -> Iterator[tuple[str, int, M
         .where(StudyAnalysisRow.study_id == study_id)
         .order_by(StudyAnalysisRow.label, StudyAnalysisRow.seed, StudyAnalysisRow.name)
     )
+    found: dict[tuple[str, int], dict[str, MemberAnalysis]] = {}
     for row, job, numbers in rows:
-        yield row.label, row.seed, MemberAnalysis(row.name, job, row.problem, numbers or {})
+        analysis = MemberAnalysis(row.name, job, row.problem, numbers or {})
+        found.setdefault((row.label, row.seed), {})[row.name] = analysis
+    return found
 
 
 def _submit_for_member(
-    session: Session, row: StudyRow, member: StudyMemberRow, *, data_dir: Path, now: datetime
+    session: Session,
+    row: StudyRow,
+    study: StudySpec,
+    member: StudyMemberRow,
+    *,
+    data_dir: Path,
+    now: datetime,
 ) -> None:
     assert member.job_id is not None
-    study = StudySpec.model_validate(row.spec)
     for name in study.analyses:
         place = _Place(row, member.label, member.seed, name)
         analysis = study.make_analysis(name)
@@ -90,10 +99,15 @@ def _submit_for_member(
 
 
 def _submit_ensembles(
-    session: Session, row: StudyRow, member: StudyMemberRow, *, data_dir: Path, now: datetime
+    session: Session,
+    row: StudyRow,
+    study: StudySpec,
+    member: StudyMemberRow,
+    *,
+    data_dir: Path,
+    now: datetime,
 ) -> None:
     """Of this seed, where the trainings of all members have succeeded."""
-    study = StudySpec.model_validate(row.spec)
     chosen = {label: labels for label, labels in study.ensembles.items() if member.label in labels}
     if not chosen:
         return

@@ -91,19 +91,20 @@ def list_page(
     )
 
 
-def list_members(session: Session, study_id: str) -> list[Member]:
-    """By label and seed."""
+def list_members(
+    session: Session,
+    study_id: str,
+    by_place: Mapping[tuple[str, int], dict[str, MemberAnalysis]],
+) -> list[Member]:
+    """By label and seed. `by_place`: of `analyses.read_analyses`."""
     rows = session.execute(
         select(StudyMemberRow, JobRow)
         .outerjoin(JobRow, JobRow.id == StudyMemberRow.job_id)
         .where(StudyMemberRow.study_id == study_id)
         .order_by(StudyMemberRow.label, StudyMemberRow.seed)
     )
-    found: dict[tuple[str, int], dict[str, MemberAnalysis]] = {}
-    for label, seed, analysis in analyses.list_analyses(session, study_id):
-        found.setdefault((label, seed), {})[analysis.name] = analysis
     return [
-        Member(member.label, member.seed, job, found.get((member.label, member.seed), {}))
+        Member(member.label, member.seed, job, by_place.get((member.label, member.seed), {}))
         for member, job in rows
     ]
 
@@ -124,7 +125,7 @@ def _make_members(study: StudySpec) -> dict[tuple[str, int], JobSpec]:
         raise InvalidInput(message, field_errors=(FieldError(pointer="/seeds", message=message),))
     return {
         (label, seed): study.make_member(label, seed)
-        for seed in range(study.first_seed, study.first_seed + study.seeds)
+        for seed in study.all_seeds
         for label in study.labels
     }
 

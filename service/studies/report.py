@@ -3,7 +3,7 @@
 A report follows from the study and its jobs alone, so that equal results give equal bytes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
@@ -31,7 +31,7 @@ from service.states import JobState
 from service.storage.tables import JobRow, StudyRow
 from service.studies import analyses as study_analyses
 from service.studies import paired_statistics, records
-from service.studies.analyses import MemberAnalysis, is_waiting
+from service.studies.analyses import ENSEMBLE, MemberAnalysis, is_waiting
 from service.studies.paired_statistics import PairedComparison
 from service.studies.records import Member
 from service.text import count_of
@@ -165,9 +165,13 @@ def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> 
     """Of the jobs as they are now. Without curves `panels` is empty."""
     spec = records.spec_of(row)
     by_label: dict[str, list[Member]] = {label: [] for label in spec.labels}
-    for member in records.list_members(session, row.id):
+    by_place = study_analyses.read_analyses(session, row.id)
+    for member in records.list_members(session, row.id, by_place):
         by_label[member.label].append(member)
-    ensembles = _read_ensembles(session, row, spec)
+    ensembles = {
+        label: {seed: by_place.get((label, seed), {}).get(ENSEMBLE) for seed in spec.all_seeds}
+        for label in spec.ensembles
+    }
     is_final = [
         final
         for members in by_label.values()
@@ -180,12 +184,16 @@ def make_report(session: Session, row: StudyRow, *, has_curves: bool = True) -> 
             _is_final(analysis, is_awaited=seed in awaited) for seed, analysis in by_seed.items()
         ]
     definition = spec.definition
+    counts = _count_networks(spec) if definition.counts else {}
     return StudyReport(
         id=row.id,
         spec=spec,
         finished=sum(is_final),
         total=len(is_final),
-        members=[_report_member(spec, label, members) for label, members in by_label.items()],
+        members=[
+            _report_member(spec, label, members, counts.get(label, {}))
+            for label, members in by_label.items()
+        ],
         ensembles=[_report_ensemble(spec, label, by_seed) for label, by_seed in ensembles.items()],
         paper_only={
             label: values
@@ -224,7 +232,12 @@ def describe_difference(expected: ExpectedDifference, found: PairedComparison | 
     return f"{title} of {expected.a} against {expected.b}: {text}"
 
 
-def _report_member(spec: StudySpec, label: str, members: Sequence[Member]) -> MemberReport:
+def _report_member(
+    spec: StudySpec,
+    label: str,
+    members: Sequence[Member],
+    counts: Mapping[NetworkCount, float],
+) -> MemberReport:
     jobs = [member.job for member in members if member.job is not None]
     # Building a spec takes a millisecond, and a page reads the report again with each change.
     architecture = (
@@ -235,13 +248,11 @@ def _report_member(spec: StudySpec, label: str, members: Sequence[Member]) -> Me
         label=label,
         architecture=architecture,
         parameters=environments[0]["parameters"] if environments else None,
-        jobs=[
-            (member.seed, None, None)
-            if member.job is None
-            else (member.seed, member.job.id, member.job.state)
-            for member in members
-        ],
-        cells=_make_counts(spec, label)
+        jobs=_list_jobs((member.seed, member.job) for member in members),
+        cells={
+            count: _make_cell(spec, label, count, groups.describe_values([counts.get(count)]))
+            for count in spec.definition.counts
+        }
         | {
             metric: _make_cell(
                 spec,
@@ -265,23 +276,9 @@ def _report_analysis(name: str, members: Sequence[Member]) -> AnalysisReport:
     }
     return AnalysisReport(
         name,
-        jobs=_list_jobs(due),
+        jobs=_list_jobs((seed, analysis.job) for seed, analysis in due.items()),
         numbers={number: found for number, found in numbers.items() if found is not None},
     )
-
-
-def _read_ensembles(
-    session: Session, row: StudyRow, spec: StudySpec
-) -> dict[str, dict[int, MemberAnalysis | None]]:
-    """By label and seed; None where it has not been submitted."""
-    if not spec.ensembles:
-        return {}
-    found = {
-        (label, seed): analysis
-        for label, seed, analysis in study_analyses.list_analyses(session, row.id)
-    }
-    seeds = range(spec.first_seed, spec.first_seed + spec.seeds)
-    return {label: {seed: found.get((label, seed)) for seed in seeds} for label in spec.ensembles}
 
 
 def _list_awaited_seeds(
@@ -302,7 +299,7 @@ def _report_ensemble(
     return EnsembleReport(
         label,
         spec.ensembles[label],
-        _list_jobs(due),
+        _list_jobs((seed, analysis.job) for seed, analysis in due.items()),
         {
             metric: _make_cell(
                 spec,
@@ -319,36 +316,29 @@ def _report_ensemble(
 
 
 def _list_jobs(
-    due: Mapping[int, MemberAnalysis],
+    jobs: Iterable[tuple[int, JobRow | None]],
 ) -> list[tuple[int, str | None, JobState | None]]:
-    return [
-        (seed, None, None) if analysis.job is None else (seed, analysis.job.id, analysis.job.state)
-        for seed, analysis in due.items()
-    ]
+    return [(seed, None, None) if job is None else (seed, job.id, job.state) for seed, job in jobs]
 
 
-def _make_counts(spec: StudySpec, label: str) -> dict[Column, Cell]:
-    definition = spec.definition
-    stats = _count(spec, label) if definition.counts else None
-    if stats is None:
-        return {count: _make_cell(spec, label, count, None) for count in definition.counts}
-    values: dict[Column, float] = {
-        NetworkCount.PARAMETERS: stats.parameters / 1e6,
-        NetworkCount.MULTIPLY_ADDS: stats.multiply_adds / 1e9,
-    }
-    if (
-        definition.share_of is not None
-        and (compared := _count(spec, definition.share_of)) is not None
-    ):
-        values[NetworkCount.SHARE] = 100 * stats.multiply_adds / compared.multiply_adds
-    return {
-        count: _make_cell(spec, label, count, groups.describe_values([values.get(count)]))
-        for count in definition.counts
-    }
+def _count_networks(spec: StudySpec) -> dict[str, dict[NetworkCount, float]]:
+    """By label; without those of a dataset whose classes are not counted."""
+    labels = dict.fromkeys([*spec.labels, *filter(None, [spec.definition.share_of])])
+    stats = {label: found for label in labels if (found := _compute_stats(spec, label)) is not None}
+    compared = stats.get(spec.definition.share_of or "")
+    counts: dict[str, dict[NetworkCount, float]] = {}
+    for label, found in stats.items():
+        counts[label] = {
+            NetworkCount.PARAMETERS: found.parameters / 1e6,
+            NetworkCount.MULTIPLY_ADDS: found.multiply_adds / 1e9,
+        }
+        if compared is not None:
+            share = 100 * found.multiply_adds / compared.multiply_adds
+            counts[label][NetworkCount.SHARE] = share
+    return counts
 
 
-def _count(spec: StudySpec, label: str) -> ModelStats | None:
-    """None where the classes of the dataset are not counted."""
+def _compute_stats(spec: StudySpec, label: str) -> ModelStats | None:
     member = spec.make_member(label, 0)
     dataset = find_dataset(member.dataset)
     assert dataset is not None, "validated"

@@ -59,7 +59,7 @@ def submit_study(core: Core, **request: Any) -> str:
 def members_of(core: Core, study_id: str) -> dict[tuple[str, int], str | None]:
     """The job of each label and seed."""
     with core.database.reading() as session:
-        members = records.list_members(session, study_id)
+        members = records.list_members(session, study_id, {})
         return {
             (found.label, found.seed): None if found.job is None else found.job.id
             for found in members
