@@ -9,11 +9,12 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
 
-from service.jobs.queue_order import AGING_SECONDS
+from service.jobs.queue_order import make_sort_key
 from service.resources import ResourceBundle, ResourceHours
 from service.scheduling import policy
 from service.scheduling.policy import (
@@ -145,8 +146,11 @@ def _decide(
     described = [
         WaitingJob(
             job_id=job.job_id,
-            sort_key=job.created_at
-            - AGING_SECONDS * (job.priority - round(points.get(job.user, 0.0))),
+            sort_key=make_sort_key(
+                created_at=datetime.fromtimestamp(job.created_at, UTC),
+                priority=job.priority,
+                points=round(points.get(job.user, 0.0)),
+            ),
             priority=job.priority,
             resources=ResourceBundle(cpus=job.cpus, gpus=0),
             num_workers=job.cpus,

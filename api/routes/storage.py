@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api import problems
 from api.dependencies import Caller, ReadSession, ServicesDep, authorize
@@ -21,7 +21,7 @@ class StoredJobView(View):
     stored_bytes: int
 
 
-class StorageView(BaseModel):
+class StorageView(View):
     user: str
     checkpoint_bytes: Annotated[int, Field(description="of the person's jobs, with exports")]
     dataset_bytes: Annotated[int, Field(description="images of the person's uploads")]
@@ -41,13 +41,4 @@ def get_storage(
 ) -> StorageView:
     """The bytes that are stored for a person, and the ten jobs that store most."""
     found = storage_use.read_use(session, user or caller.user, services.settings.data_dir)
-    return StorageView(
-        user=found.user,
-        checkpoint_bytes=found.checkpoint_bytes,
-        dataset_bytes=found.dataset_bytes,
-        limit_bytes=found.limit_bytes,
-        largest_jobs=[
-            StoredJobView(id=job.id, name=job.name, stored_bytes=job.stored_bytes)
-            for job in found.largest_jobs
-        ],
-    )
+    return StorageView.model_validate(found)

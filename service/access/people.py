@@ -76,7 +76,7 @@ def list_people(session: Session, name: str | None = None) -> list[Person]:
     ]
 
 
-def set_role(session: Session, name: str, role: Role) -> Person:
+def set_role(session: Session, name: str, role: Role) -> None:
     """Conflict for the last admin."""
     serialize(session.connection(), Lock.CHANGE_PEOPLE)
     row = find_person(session, name)
@@ -84,15 +84,13 @@ def set_role(session: Session, name: str, role: Role) -> Person:
         _require_another_admin(session, row)
     row.role = role
     session.flush()
-    return read_person(session, name)
 
 
-def set_group(session: Session, name: str, group: str | None) -> Person:
+def set_group(session: Session, name: str, group: str | None) -> None:
     """Of whatever runs or waits, too. None: no group."""
     find_person(session, name).group = group
     session.flush()
     changes.notify(session, "groups")
-    return read_person(session, name)
 
 
 def read_groups(session: Session) -> dict[str, str]:

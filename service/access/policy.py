@@ -95,19 +95,20 @@ def require_permitted(
     if rule.subject.is_private or (sees_own and rule.subject is not Subject.PERSON):
         raise NotFound(f"no {rule.subject} {subject_id!r}")
     if rule.is_owned:
-        owns = "" if rule.subject is Subject.PERSON else f", who owns {rule.subject} {subject_id},"
-        raise Forbidden(
-            f"only {owner}{owns} or an admin may do this; {user} is {_with_article(role)}"
-        )
+        is_person = rule.subject is Subject.PERSON
+        require_owned(principal, None if is_person else f"{rule.subject} {subject_id}", owner=owner)
 
 
-def require_owned(principal: Principal, subject: str, *, owner: str) -> None:
-    """Forbidden where neither the person owns it nor is an admin. `subject`: with its kind."""
+def require_owned(principal: Principal, subject: str | None, *, owner: str) -> None:
+    """Forbidden where neither the person owns it nor is an admin.
+
+    `subject`: with its kind; None: the owner's self.
+    """
     user, role = principal.user, principal.role
     if owner != user and role is not Role.ADMIN:
+        owns = "" if subject is None else f", who owns {subject},"
         raise Forbidden(
-            f"only {owner}, who owns {subject}, or an admin may do this; "
-            f"{user} is {_with_article(role)}"
+            f"only {owner}{owns} or an admin may do this; {user} is {_with_article(role)}"
         )
 
 

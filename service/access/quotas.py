@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.access import people, usage
@@ -93,14 +93,16 @@ def explain_used_up(session: Session, exceeded: ExceededQuota, *, now: datetime)
     )
 
 
-def _count_waiting(session: Session, key: str) -> int:
-    statement = select(func.count()).where(JobRow.state.in_(WAITING_STATES))
+def is_concerned(key: str) -> ColumnElement[bool]:
+    """Whether a job counts for the key: of this person, of a person of this group, or tagged."""
     kind, _, name = key.partition(":")
     if kind == "user":
-        statement = statement.where(JobRow.user == name)
-    elif kind == "group":
-        members = select(PersonRow.name).where(PersonRow.group == name)
-        statement = statement.where(JobRow.user.in_(members))
-    else:
-        statement = statement.where(JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == name)))
-    return session.scalar(statement) or 0
+        return JobRow.user == name
+    if kind == "group":
+        return JobRow.user.in_(select(PersonRow.name).where(PersonRow.group == name))
+    return JobRow.id.in_(select(TagRow.job_id).where(TagRow.tag == name))
+
+
+def _count_waiting(session: Session, key: str) -> int:
+    is_waiting = JobRow.state.in_(WAITING_STATES)
+    return session.scalar(select(func.count()).where(is_waiting, is_concerned(key))) or 0

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 
 from service import ids
 from service.access import tokens
-from service.access.policy import Principal
-from service.errors import Forbidden, NotFound, invalid_parameter
-from service.states import Role, TokenScope
+from service.access.policy import Principal, require_owned
+from service.errors import NotFound, invalid_parameter
+from service.states import TokenScope
 from service.storage.tables import JobRow, StudyRow, SubmittedRow, TokenRow
 from service.storage.visibility import VISIBLE_ROWS, Shared
 from service.text import count_of
@@ -50,8 +50,7 @@ def create_share(
     if study_id is not None:
         rows.append(_find(session, StudyRow, study_id))
     for row in rows:
-        if caller.role is not Role.ADMIN and row.user != caller.user:
-            raise Forbidden(f"only {row.user}, who owns {row.name}, or an admin may share it")
+        require_owned(caller, row.name, owner=row.user)
     label = rows[0].name if len(rows) == 1 else count_of(len(rows), "job")
     return tokens.create_token(
         session,

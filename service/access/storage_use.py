@@ -5,7 +5,7 @@ say, and the images of datasets that they uploaded, as the files of the uploads 
 to be kept equal: what a deletion or retention removes is not counted any more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from service.catalog import uploads
 from service.errors import QuotaExceeded
 from service.specs.quota import Quota, find_quota, list_keys
 from service.storage.database import Lock, serialize
-from service.storage.tables import CheckpointRow, JobRow, PersonRow, TagRow
+from service.storage.tables import CheckpointRow, JobRow, PersonRow
 from service.storage.visibility import ALL_ROWS
 from service.text import format_bytes
 
@@ -29,16 +29,13 @@ def count_bytes(session: Session, key: str, data_dir: Path) -> int:
     """`key`: of a quota, of one person, group or tag. Uploads have no tags."""
     kind, _, name = key.partition(":")
     users = [name] if kind == "user" else []
-    statement = select(func.sum(CheckpointRow.size_bytes)).join(
-        JobRow, JobRow.id == CheckpointRow.job_id
-    )
     if kind == "group":
         users = [*session.scalars(select(PersonRow.name).where(PersonRow.group == name))]
-    if kind == "tag":
-        tagged = select(TagRow.job_id).where(TagRow.tag == name)
-        statement = statement.where(JobRow.id.in_(tagged))
-    else:
-        statement = statement.where(JobRow.user.in_(users))
+    statement = (
+        select(func.sum(CheckpointRow.size_bytes))
+        .join(JobRow, JobRow.id == CheckpointRow.job_id)
+        .where(quotas.is_concerned(key))
+    )
     in_checkpoints = session.scalar(statement.execution_options(**ALL_ROWS)) or 0
     return int(in_checkpoints) + uploads.count_bytes(data_dir, users)
 
@@ -115,6 +112,11 @@ def require_space(
             )
 
 
+def has_limit(known: Mapping[str, Quota]) -> bool:
+    """Whether any quota limits stored bytes."""
+    return any(quota.stored_bytes is not None for quota in known.values())
+
+
 def find_exceeded(
     session: Session,
     user: str,
@@ -135,7 +137,7 @@ def find_exceeded(
 def _find_limits(
     session: Session, user: str, tags: tuple[str, ...], known: dict[str, Quota]
 ) -> Iterable[tuple[str, int]]:
-    if all(quota.stored_bytes is None for quota in known.values()):
+    if not has_limit(known):
         return
     for key in list_keys(user, people.find_group(session, user), tags):
         quota = find_quota(known, key)

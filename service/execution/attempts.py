@@ -33,6 +33,7 @@ from service.specs.protocol import (
     ReportResponse,
     ResumeCheckpoint,
 )
+from service.specs.quota import Quota
 from service.states import AttemptState, JobState, LogLevel, StopReason
 from service.storage import changes
 from service.storage.changes import ChangeKind
@@ -137,15 +138,18 @@ def apply_report(
     logs.append_lines(session, job, attempt, report.logs)
     obsolete: list[str] = []
     if report.checkpoints:
-        before = checkpoints.count_bytes(session, job.id)
+        known = quotas.read_quotas(session)
+        # Two sums that most services do not need.
+        before = checkpoints.count_bytes(session, job.id) if storage_use.has_limit(known) else None
         for manifest in report.checkpoints:
             checkpoints.record_checkpoint(session, job, attempt, manifest, now=now)
         obsolete = retention.delete_superseded(session, job)
-        session.flush()
-        added_bytes = checkpoints.count_bytes(session, job.id) - before
-        _log_exceeded_storage(
-            session, job, attempt, added_bytes=added_bytes, data_dir=data_dir, now=now
-        )
+        if before is not None:
+            session.flush()
+            added_bytes = checkpoints.count_bytes(session, job.id) - before
+            _log_exceeded_storage(
+                session, job, attempt, known, added_bytes=added_bytes, data_dir=data_dir, now=now
+            )
     return AppliedReport(response=_make_response(job, attempt), obsolete_keys=obsolete)
 
 
@@ -213,6 +217,7 @@ def _log_exceeded_storage(
     session: Session,
     job: JobRow,
     attempt: AttemptRow,
+    known: dict[str, Quota],
     *,
     added_bytes: int,
     data_dir: Path,
@@ -223,7 +228,7 @@ def _log_exceeded_storage(
         session,
         job.user,
         records.tags_of(job),
-        quotas.read_quotas(session),
+        known,
         data_dir=data_dir,
         added_bytes=added_bytes,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.access import quotas, storage_use
+from service.access import quotas
 from service.catalog.recipes import Precision
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import records, submission
@@ -70,15 +70,7 @@ def submit(
     def create() -> JobRow:
         spec = make_spec(session, request)
         known = quotas.read_quotas(session)
-        storage_use.require_space(session, user, spec.tags, known, data_dir=data_dir)
-        quotas.require_place(
-            session,
-            user,
-            spec.tags,
-            known,
-            uses_gpus=spec.resources.gpus_per_worker != 0,
-            now=now,
-        )
+        submission.require_quotas(session, spec, known, user=user, data_dir=data_dir, now=now)
         return submission.create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     try:

@@ -127,7 +127,8 @@ def create_job(
         for position, checkpoint in enumerate(others)
     )
     data = {"network": spec.network}
-    dataset = uploads.describe_dataset(spec.dataset, data_dir)
+    dataset = datasets.find_dataset(spec.dataset)
+    assert dataset is not None, "validated"
     if (warning := plan_notes.find_data_warning(dataset, data_dir)) is not None:
         data["warning"] = warning
     events.append_event(session, job, EventKind.SUBMITTED, data, now=now)
@@ -250,18 +251,25 @@ def _submit(
     known_quotas: dict[str, Quota],
 ) -> Submission[JobRow]:
     def create() -> JobRow:
-        storage_use.require_space(session, user, spec.tags, known_quotas, data_dir=data_dir)
-        quotas.require_place(
-            session,
-            user,
-            spec.tags,
-            known_quotas,
-            uses_gpus=spec.resources.gpus_per_worker != 0,
-            now=now,
-        )
+        require_quotas(session, spec, known_quotas, user=user, data_dir=data_dir, now=now)
         return create_job(session, spec, user=user, data_dir=data_dir, now=now)
 
     return idempotency.submit_once(session, JobRow, create, key=key)
+
+
+def require_quotas(
+    session: Session,
+    spec: JobSpec,
+    known: dict[str, Quota],
+    *,
+    user: str,
+    data_dir: Path,
+    now: datetime,
+) -> None:
+    """QuotaExceeded where the person may not submit another job, by one of the `known` quotas."""
+    storage_use.require_space(session, user, spec.tags, known, data_dir=data_dir)
+    uses_gpus = spec.resources.gpus_per_worker != 0
+    quotas.require_place(session, user, spec.tags, known, uses_gpus=uses_gpus, now=now)
 
 
 def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:

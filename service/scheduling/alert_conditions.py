@@ -182,16 +182,12 @@ class _State:
     def usage(self) -> dict[str, dict[str, float]]:
         """How much of each limit of a quota is used, by key of a person, group or tag."""
         found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        holders = (
-            select(JobRow.id, JobRow.user, AttemptRow.num_workers, AttemptRow.gpus_per_worker)
-            .join(AttemptRow, AttemptRow.job_id == JobRow.id)
-            .where(AttemptRow.released_at.is_(None))
-        )
-        for job_id, user, workers, gpus_per_worker in self._session.execute(holders):
-            for key in list_keys(user, self.groups.get(user), tuple(self.tags[job_id])):
+        for attempt in usage.list_running(self._session):
+            _, gpus = usage.resources_of(attempt.row)
+            for key in attempt.keys:
                 found[key]["jobs"] += 1
-                found[key]["workers"] += workers
-                found[key]["gpus"] += workers * gpus_per_worker
+                found[key]["workers"] += attempt.row.num_workers
+                found[key]["gpus"] += gpus
         is_waiting = JobRow.state.in_(WAITING_STATES)
         by_user = select(JobRow.user, func.count()).where(is_waiting).group_by(JobRow.user)
         by_tag = (
