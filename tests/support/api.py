@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,15 @@ class Api:
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         headers |= request.pop("headers", {})
         return self.http.request(method, path, headers=headers, **request)
+
+    def list_audit(self, *kinds: str, but: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Entries of these kinds, newest first, without `but`: the log outlives each test.
+
+        Those of one moment are in any order.
+        """
+        params = {"kind": kinds, "limit": 1000}
+        found = self.get("/v1/audit", params=params).json()["entries"]
+        return [entry for entry in found if entry not in but]
 
     def get(self, path: str, **request: Any) -> httpx.Response:
         return self.call("GET", path, **request)

@@ -231,6 +231,7 @@ def test_a_list_has_the_owner_the_size_and_the_jobs_of_an_upload(api: Api, tmp_p
 def test_an_upload_is_deleted_by_its_owner_once_nothing_needs_it(
     any_api: Api, tmp_path: Path
 ) -> None:
+    before = any_api.list_audit("dataset-deleted")
     ann, ben = any_api.add_person("ann"), any_api.add_person("ben")
     assert _upload(any_api, tmp_path, ann).status_code == 201
     spec = {"depth": 18, "shortcut": "B", "dataset": "folder:birds"}
@@ -258,7 +259,7 @@ def test_an_upload_is_deleted_by_its_owner_once_nothing_needs_it(
     assert delete(ann) == (204, "")
     assert delete(ann) == (404, "no uploaded dataset 'folder:birds'")
     eventually(lambda: not [*any_api.settings.data_dir.iterdir()])
-    (entry,) = any_api.get("/v1/audit?kind=dataset-deleted&limit=1").json()["entries"]
+    (entry,) = any_api.list_audit("dataset-deleted", but=before)
     assert (entry["user"], entry["subject"]) == ("ann", "folder:birds")
     assert _upload(any_api, tmp_path, ben).status_code == 201, "the name is free"
 

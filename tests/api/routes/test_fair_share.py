@@ -16,6 +16,7 @@ def _use(api: Api, user: str, *, hours: float) -> None:
 
 
 def test_the_settings_are_changed_and_the_usage_is_listed(any_api: Api) -> None:
+    before = any_api.list_audit("fair-share-set")
     any_api.add_person("ann", group="cs101")
     token = any_api.add_person("ben")
     assert any_api.get("/v1/fair-share", token=token).json() == {
@@ -33,7 +34,7 @@ def test_the_settings_are_changed_and_the_usage_is_listed(any_api: Api) -> None:
         ("user:ann", 1.0, 10),
     ]
     assert found["usage"][0]["core_hours"] == pytest.approx(1.0, abs=0.01)
-    (entry,) = any_api.get("/v1/audit?kind=fair-share-set&limit=1").json()["entries"]
+    (entry,) = any_api.list_audit("fair-share-set", but=before)
     assert entry["data"] == settings
 
 
