@@ -24,7 +24,7 @@ from benchmarks.baselines import AkamasterStyle, MinimalLoop, Script, Torchvisio
 from benchmarks.interleaved import Measurements, Turns
 from benchmarks.processes import running_service
 from benchmarks.results_table import Result, write_results
-from service.catalog.architectures import Family
+from service.catalog.architectures import Stem
 from service.catalog.recipes import Recipe
 from service.specs.job_spec import JobSpec, parse_job_spec
 from service.states import StopReason
@@ -118,7 +118,7 @@ def _run_trainer(spec: JobSpec, data_dir: Path, turns: Turns) -> None:
 
 
 def _read_images(dataset: str, data_dir: Path) -> Images:
-    return datasets.read_images(dataset, data_dir, family=Family.CIFAR)
+    return datasets.read_images(dataset, data_dir, stem=Stem.CIFAR)
 
 
 class _TurnTaker(NullObserver):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from service.catalog import class_names
-from service.catalog.architectures import Family
+from service.catalog.architectures import Stem
 
 FOLDER_PREFIX = "folder:"
 # Of published weights, in the data directory; no dataset has this name.
@@ -59,15 +59,15 @@ class Dataset:
         """
         return (self.size or 32) // 8
 
-    def choose_recipe(self, family: Family) -> str:
-        """The name of the recipe that a network of this family is trained with by default."""
-        if self.origin is DatasetOrigin.FOLDER and family is Family.CIFAR:
+    def choose_recipe(self, stem: Stem) -> str:
+        """The name of the recipe that a network with this stem is trained with by default."""
+        if self.origin is DatasetOrigin.FOLDER and stem is Stem.CIFAR:
             return "paper-cifar"
         return self.default_recipe
 
-    def image_size(self, family: Family) -> int:
+    def image_size(self, stem: Stem) -> int:
         """Height and width in pixels of the images in memory (sections 4.2 and 3.4)."""
-        return self.size or (32 if family is Family.CIFAR else CROP_SIZE)
+        return self.size or (32 if stem is Stem.CIFAR else CROP_SIZE)
 
 
 # Name, title, size, class names, training images, test images, flip.

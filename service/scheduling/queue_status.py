@@ -334,7 +334,7 @@ def plan_job(
 def _estimate_image_bytes(spec: JobSpec, dataset: Dataset) -> int:
     """Of the decoded images in memory; 0 where they are read from their files, or not counted."""
     images = (dataset.train_images or 0) + (dataset.test_images or 0)
-    size = dataset.image_size(spec.family)
+    size = dataset.image_size(spec.stem)
     return 0 if spec.recipe.crop is not Crop.PAD_CROP else images * size * size * 3
 
 

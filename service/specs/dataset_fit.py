@@ -9,7 +9,7 @@ from service.text import count_of
 
 def get_input_size(recipe: Recipe, dataset: Dataset, network: Architecture) -> int:
     """Height and width in pixels of the images that the network is trained on."""
-    return dataset.image_size(network.family) if recipe.crop is Crop.PAD_CROP else CROP_SIZE
+    return dataset.image_size(network.stem) if recipe.crop is Crop.PAD_CROP else CROP_SIZE
 
 
 def find_recipe_problem(recipe: Recipe, dataset: Dataset, network: Architecture) -> str | None:

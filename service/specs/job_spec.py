@@ -503,7 +503,7 @@ def _default_recipe(validated: dict[str, Any]) -> Recipe:
 def _find_default_recipe(validated: dict[str, Any]) -> str:
     dataset = datasets.find_dataset(validated.get("dataset", "digits"))
     assert dataset is not None, "validated before"
-    return dataset.choose_recipe(validated.get("family", Family.CIFAR))
+    return dataset.choose_recipe(validated.get("stem", Stem.CIFAR))
 
 
 def _default_name(validated: dict[str, Any]) -> str:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.catalog import architectures
+from service.catalog import architectures, datasets
 from service.catalog.architectures import Family
 from service.errors import FieldError, InvalidInput
+from service.specs import dataset_fit
 from service.specs.job_spec import JobSpec, parse_job_spec
 from tests.support.core import written
 
@@ -314,21 +315,29 @@ def test_what_can_be_trained_is_accepted(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "dataset", "recipe"),
+    ("fields", "dataset", "recipe"),
     [
-        (18, "folder:birds", "paper-imagenet"),
-        (20, "folder:birds", "paper-cifar"),
-        (18, "cifar10", "paper-cifar"),
-        (20, "imagenet", "paper-cifar"),
-        (50, "imagenet", "paper-imagenet"),
-        (18, "digits", "quick"),
+        ({"depth": 18}, "folder:birds", "paper-imagenet"),
+        ({"depth": 18, "stem": "cifar"}, "folder:birds", "paper-cifar"),
+        ({"depth": 20}, "folder:birds", "paper-cifar"),
+        ({"depth": 18}, "cifar10", "paper-cifar"),
+        ({"depth": 20}, "imagenet", "paper-cifar"),
+        ({"depth": 50}, "imagenet", "paper-imagenet"),
+        ({"depth": 18}, "digits", "quick"),
     ],
 )
-def test_the_default_recipe_follows_from_the_images_and_the_family(
-    depth: int, dataset: str, recipe: str
+def test_the_default_recipe_follows_from_the_images_and_the_stem(
+    fields: dict[str, Any], dataset: str, recipe: str
 ) -> None:
-    spec = parse_job_spec({"depth": depth, "shortcut": "A", "dataset": dataset})
+    spec = parse_job_spec({"shortcut": "A", "dataset": dataset} | fields)
     assert spec.recipe.name == recipe
+
+
+def test_a_folder_is_read_at_the_size_of_the_stem() -> None:
+    spec = parse_job_spec(written(depth=18, stem="cifar", dataset="folder:birds"))
+    dataset = datasets.find_dataset(spec.dataset)
+    assert dataset is not None
+    assert dataset_fit.get_input_size(spec.recipe, dataset, spec.architecture) == 32
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.catalog.architectures import Family
+from service.catalog.architectures import Stem
 from service.specs.job_spec import parse_job_spec
 from service.states import StopReason
 from tests.workers.training.support import CPU, RecordingObserver, digests, run, small_spec
@@ -128,7 +128,7 @@ def test_a_plateau_takes_effect_at_the_evaluation_that_shows_it(tmp_path: Path) 
 
 def test_an_async_evaluation_is_of_the_weights_at_its_start() -> None:
     spec = small_spec()
-    images = datasets.read_images("digits", Path("nowhere"), family=Family.CIFAR)
+    images = datasets.read_images("digits", Path("nowhere"), stem=Stem.CIFAR)
     model = resnet.build_network(spec, images.classes)
     source = ResidentSource(images, spec.recipe, seed=0, device=CPU)
     ranks = RankGroup(0, 1, None)

@@ -27,7 +27,7 @@ def test_a_finished_run_keeps_the_logits_of_all_test_images(tmp_path: Path) -> N
     outcome, observer = run(spec, tmp_path)
     path = observer.files[12][CheckpointPart.PREDICTIONS]
     tensors = safetensors.torch.load_file(path)
-    expected = datasets.read_images("digits", tmp_path, family=spec.family).test.labels_N
+    expected = datasets.read_images("digits", tmp_path, stem=spec.stem).test.labels_N
     assert tensors["labels"].tolist() == expected.tolist()
     assert (tensors["logits"].shape, tensors["logits"].dtype) == ((360, 10), torch.float16)
     assert _percent_wrong(tensors) == pytest.approx(outcome.test_error)
@@ -48,7 +48,7 @@ def test_several_ranks_keep_predictions_in_the_order_of_the_images(
         directory / "uninterrupted" / "00000012" / "predictions.safetensors"
     )
     spec = small_spec()
-    expected = datasets.read_images("digits", directory, family=spec.family).test.labels_N
+    expected = datasets.read_images("digits", directory, stem=spec.stem).test.labels_N
     assert tensors["labels"].tolist() == expected.tolist()
     assert _percent_wrong(tensors) == pytest.approx(
         ranks[0]["uninterrupted"]["outcome"]["test_error"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from service.catalog.architectures import Family
+from service.catalog.architectures import Stem
 from tests.workers.training.support import small_spec
 from workers.training import evaluation, metric_sums
 from workers.training.data import datasets
@@ -26,7 +26,7 @@ GPU = torch.device("cuda", 0)
 @pytest.fixture
 def images() -> Iterator[Images]:
     # Read outside the mode: later tests share the cached images.
-    images = datasets.read_images("digits", Path("nowhere"), family=Family.CIFAR)
+    images = datasets.read_images("digits", Path("nowhere"), stem=Stem.CIFAR)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield images
 

@@ -86,7 +86,7 @@ def open_data_source(
     DatasetMissing says how to fetch the images, DatasetUnusable what is wrong with them.
     """
     if spec.recipe.crop is Crop.PAD_CROP:
-        images = datasets.read_images(spec.dataset, data_dir, family=spec.family, log=log)
+        images = datasets.read_images(spec.dataset, data_dir, stem=spec.stem, log=log)
         return ResidentSource(
             images, spec.recipe, seed=spec.seed, device=device, normalizer=normalizer
         )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from service.catalog import datasets, image_folder_layout
-from service.catalog.architectures import Family
+from service.catalog.architectures import Stem
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.errors import NotFound
 from workers.training.data import checksum, image_folders
@@ -72,16 +72,14 @@ class Images:
         return len(self.class_names)
 
 
-def read_images(
-    name: str, data_dir: Path, *, family: Family, log: LogFunction = ignore_log
-) -> Images:
+def read_images(name: str, data_dir: Path, *, stem: Stem, log: LogFunction = ignore_log) -> Images:
     """The images of a dataset.
 
     DatasetMissing says how to fetch it, DatasetUnusable what is wrong with it.
     """
     dataset = _find_dataset(name)
     if dataset.origin is DatasetOrigin.FOLDER:
-        return _read_folder(dataset, data_dir, family, log)
+        return _read_folder(dataset, data_dir, stem, log)
     if not is_available(name, data_dir):
         raise DatasetMissing(
             f"dataset {name} not found at {data_dir / name}; fetch it with: "
@@ -180,8 +178,8 @@ def image_folder_path(name: str, data_dir: Path) -> Path:
     return data_dir / name.removeprefix(datasets.FOLDER_PREFIX)
 
 
-def _read_folder(dataset: Dataset, data_dir: Path, family: Family, log: LogFunction) -> Images:
-    size = dataset.image_size(family)
+def _read_folder(dataset: Dataset, data_dir: Path, stem: Stem, log: LogFunction) -> Images:
+    size = dataset.image_size(stem)
     folder = image_folder_path(dataset.name, data_dir)
     decoded = image_folders.read_folder(folder, size=size, log=log)
     return Images(

@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 from service.catalog import datasets as catalog_datasets
-from service.catalog.architectures import Family
+from service.catalog.architectures import Stem
 from service.errors import NotFound
 from workers.training.data import checksum
 from workers.training.data import datasets as data_datasets
@@ -24,7 +24,7 @@ NOWHERE = Path("nowhere")
 
 
 def read(name: str, data_dir: Path = NOWHERE) -> Images:
-    return data_datasets.read_images(name, data_dir, family=Family.CIFAR)
+    return data_datasets.read_images(name, data_dir, stem=Stem.CIFAR)
 
 
 @pytest.mark.parametrize("name", ["digits", "fake"])
@@ -205,13 +205,13 @@ def test_images_published_channels_first_become_channels_last(
 def test_a_published_data_set_is_parsed_once_per_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = data_datasets.read_images("digits", tmp_path, family=Family.CIFAR)
+    first = data_datasets.read_images("digits", tmp_path, stem=Stem.CIFAR)
 
     def fail(_path: Path) -> NoReturn:
         raise AssertionError("parsed again")
 
     monkeypatch.setitem(data_datasets._READERS, "digits", fail)
-    second = data_datasets.read_images("digits", tmp_path, family=Family.CIFAR)
+    second = data_datasets.read_images("digits", tmp_path, stem=Stem.CIFAR)
     assert torch.equal(first.train.images_NHWC, second.train.images_NHWC)
     assert torch.equal(first.test.labels_N, second.test.labels_N)
 

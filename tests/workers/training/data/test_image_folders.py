@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.catalog.architectures import Family
+from service.catalog.architectures import Stem
 from service.states import Reason
 from tests.workers.training.support import run, small_spec
 from workers.training.data import datasets, image_folders
@@ -185,12 +185,10 @@ def test_without_a_usable_file_system_images_are_decoded_without_a_cache(
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "padding"), [(Family.CIFAR, 32, 4), (Family.IMAGENET, 224, 28)]
+    ("stem", "size", "padding"), [(Stem.CIFAR, 32, 4), (Stem.IMAGENET, 224, 28)]
 )
-def test_the_family_determines_the_size(
-    folder: Path, family: Family, size: int, padding: int
-) -> None:
-    images = datasets.read_images("folder:colors", folder.parent, family=family)
+def test_the_stem_determines_the_size(folder: Path, stem: Stem, size: int, padding: int) -> None:
+    images = datasets.read_images("folder:colors", folder.parent, stem=stem)
     assert images.train.images_NHWC.shape == (6, size, size, 3)
     assert (images.classes, images.padding, images.flip) == (2, padding, True)
 
