@@ -27,8 +27,8 @@ TEXTS = {
     "10,000 characters": "a" * 10_000,
     "10,000 digits": "9" * 10_000,
 }
-# What a check forgets most easily, so that each field has them: PostgreSQL stores no NUL and indexes
-# no long text; no database stores a surrogate, and Python reads no integer of so many digits.
+# Texts that every field has, since a check forgets them most easily: PostgreSQL stores no NUL and
+# indexes no long text; no database stores a surrogate; Python reads no integer of so many digits.
 TEXTS_OF_ALL_FIELDS = {
     "sqlite": ("a lone surrogate", "10,000 digits"),
     "postgresql": ("NUL", "10,000 characters"),
@@ -129,7 +129,9 @@ def _list_requests(operation: Operation, valid: Request, text: str) -> Iterator[
     for item in operation.list_parameters("query"):
         name, kind = item["name"], _describe_kind("query", item["schema"])
         yield valid._replace(field=name, kind=kind, path={}, query=valid.query | {name: text})
-    headers = [(item["name"],) for item in operation.list_parameters("header")]
+    headers: list[tuple[str, ...]] = [
+        (item["name"],) for item in operation.list_parameters("header")
+    ]
     if operation in FIRST_OF_ROUTERS:
         headers += [HEADERS, ("Authorization",)]
     for names in headers:
@@ -200,9 +202,7 @@ def _sample(schema: dict[str, Any]) -> Any:
     return schema.get("default", simplest.get(schema.get("type", ""), {}))
 
 
-def _insert(
-    schema: dict[str, Any], text: str
-) -> Iterator[tuple[str, dict[str, Any], Any]]:
+def _insert(schema: dict[str, Any], text: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
     """Values of the schema with the text in one place, which a JSON pointer and a schema tell."""
     schema = _resolve(schema)
     for option in schema.get("anyOf", ()):

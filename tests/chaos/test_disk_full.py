@@ -1,7 +1,6 @@
 """A full disk, here a small tmpfs: of a worker, of the artifact store, of SQLite."""
 
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,11 @@ import pytest
 from service.states import Blame, CheckpointPart, LogLevel, Reason
 from tests.support.api import Api, serving_new
 from tests.support.core import note, written
-from tests.support.fake_api import FakeApi, digits_config, eventually, fake_api, settings_of
+from tests.support.fake_api import digits_config, fake_api, settings_of
 from tests.support.training import expected_points, points_by_series
 from workers.cluster.attempt_outcome import AttemptOutcome
 from workers.cluster.attempt_process import run_in_process
+from workers.reporting.reporter import Reporter
 
 # Space for the checkpoints that are being uploaded and for the last one.
 _DISK_SIZE = "8m"
@@ -42,27 +42,30 @@ def _fill(disk: Path) -> Path:
     return ballast
 
 
-def test_a_workers_full_disk_loses_checkpoints_but_no_training(disk: Path) -> None:
-    config = digits_config(iterations=2_000)  # still training when space is freed
+def test_a_workers_full_disk_loses_checkpoints_but_no_training(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = digits_config(iterations=50)
     (disk / "work" / "attempts").mkdir(parents=True)
     ballast = _fill(disk)
 
-    def free_space_after_a_warning(api: FakeApi) -> None:
-        eventually(lambda: any("cannot be written" in line.message for line in api.lines))
-        ballast.unlink()
+    on_log = Reporter.on_log
 
+    def free_space_after_a_warning(reporter: Reporter, level: LogLevel, message: str) -> None:
+        on_log(reporter, level, message)
+        if "cannot be written" in message:
+            ballast.unlink(missing_ok=True)
+
+    monkeypatch.setattr(Reporter, "on_log", free_space_after_a_warning)
     with fake_api(config) as api:
-        operator = threading.Thread(target=free_space_after_a_warning, args=(api,))
-        operator.start()
         assert run_in_process(settings_of(api, disk)) is AttemptOutcome.FINISHED
-        operator.join()
 
     [finish] = api.finishes
     assert finish.reason is Reason.COMPLETED
     assert points_by_series(api.points) == expected_points(config.spec)
     levels = {line.level for line in api.lines if "cannot be written" in line.message}
     assert levels == {LogLevel.WARNING}
-    assert api.checkpoints[-1].iteration == 2_000
+    assert api.checkpoints[-1].iteration == 50
     assert api.violations == []
 
 
