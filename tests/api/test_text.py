@@ -28,7 +28,7 @@ TEXTS = {
     "10,000 digits": "9" * 10_000,
 }
 # Texts that every field has, since a check forgets them most easily: PostgreSQL stores no NUL and
-# indexes no long text; no database stores a surrogate; Python reads no integer of so many digits.
+# indexes no long text; no database stores a surrogate; Python reads no integer of 10,000 digits.
 TEXTS_OF_ALL_FIELDS = {
     "sqlite": ("a lone surrogate", "10,000 digits"),
     "postgresql": ("NUL", "10,000 characters"),
@@ -203,7 +203,7 @@ def _sample(schema: dict[str, Any]) -> Any:
 
 
 def _insert(schema: dict[str, Any], text: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Values of the schema with the text in one place, which a JSON pointer and a schema tell."""
+    """Values of the schema with the text in one place, each with the place's JSON pointer and schema."""
     schema = _resolve(schema)
     for option in schema.get("anyOf", ()):
         yield from _insert(option, text)
