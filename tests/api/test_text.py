@@ -203,7 +203,7 @@ def _sample(schema: dict[str, Any]) -> Any:
 
 
 def _insert(schema: dict[str, Any], text: str) -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Values of the schema with the text in one place, each with the place's JSON pointer and schema."""
+    """Values of the schema with the text in one place, each with that place: pointer and schema."""
     schema = _resolve(schema)
     for option in schema.get("anyOf", ()):
         yield from _insert(option, text)
