@@ -39,6 +39,8 @@ def make_secrets(path: Path) -> list[str]:
         _create(path / "resnetd_ray_token", secrets.token_hex(32)),
         _create(path / "resnetd_admin_token", secrets.token_urlsafe(32)),
         _create(path / "resnetd_signing_key", _generate_signing_key()),
+        # None, until the operator writes the URL of a server.
+        _create(path / "resnetd_smtp_url", ""),
     ]
     return [name for name in created if name is not None]
 

@@ -61,6 +61,11 @@ def _check_artifacts_url(url: str) -> str:
     return url
 
 
+def _read_blank_as_none(value: Any) -> Any:
+    """Compose mounts the secret of a server that an operator may not have as an empty file."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
 def _check_smtp_url(secret: SecretStr) -> SecretStr:
     try:
         parts = urlsplit(secret.get_secret_value().strip())
@@ -192,8 +197,8 @@ class Settings(BaseSettings):
     """Private networks that webhooks and alerts may call, as JSON: `["10.0.0.0/8"]`."""
     public_url: BaseUrl | None = None
     """URL of the dashboard as people reach it, for links in alerts."""
-    smtp_url: SmtpUrl | None = None
-    """SMTP server for alerts by e-mail; a secret. `smtps://USER:PASSWORD@HOST`.
+    smtp_url: Annotated[SmtpUrl | None, BeforeValidator(_read_blank_as_none)] = None
+    """SMTP server for alerts by e-mail; a secret, blank: none. `smtps://USER:PASSWORD@HOST`.
 
     `smtp+starttls://` has port 587. `smtp://` is without encryption, so without a password.
     """

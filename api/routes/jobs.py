@@ -156,12 +156,13 @@ def list_jobs(
 
 
 @router.get("/{job_id}", responses=problems.responses(NotFound))
-def get_job(job_id: str, session: ReadSession, now: Now) -> JobView:
+def get_job(job_id: str, session: ReadSession, services: ServicesDep, now: Now) -> JobView:
     """A job; if it waits, with the reason and an estimate of its start."""
     job = records.find_job(session, job_id)
     if not job.state.is_waiting:
         return JobView.of(job)
-    return JobView.of(job, QueueStatus(session, now=now).explain(job))
+    queue_status = QueueStatus(session, data_dir=services.settings.data_dir, now=now)
+    return JobView.of(job, queue_status.explain(job))
 
 
 @router.get("/{job_id}/lineage", responses=problems.responses(NotFound))

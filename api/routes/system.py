@@ -100,11 +100,12 @@ def list_runners(session: ReadSession) -> RunnerList:
 @authenticated_router.get("/queue")
 def get_queue(
     session: ReadSession,
+    services: ServicesDep,
     now: Now,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> QueueView:
     """Waiting jobs: queued ones in their order, then blocked, held and paused ones."""
-    queue_status = QueueStatus(session, now=now)
+    queue_status = QueueStatus(session, data_dir=services.settings.data_dir, now=now)
     found = [(job, queue_status.explain(job)) for job in list_waiting_jobs(session, limit=limit)]
     return QueueView(
         jobs=[

@@ -5,19 +5,21 @@ say, and the images of datasets that they uploaded, as the files of the uploads 
 to be kept equal: what a deletion or retention removes is not counted any more.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.access import people, quotas
 from service.catalog import uploads
 from service.errors import QuotaExceeded
-from service.specs.quota import Quota, find_quota, list_keys
+from service.specs.quota import ExceededQuota, Quota, find_quota, list_keys
 from service.storage.database import Lock, serialize
-from service.storage.tables import CheckpointRow, JobRow, PersonRow
+from service.storage.tables import CheckpointRow, JobRow, TagRow
 from service.storage.visibility import ALL_ROWS
 from service.text import format_bytes
 
@@ -25,19 +27,45 @@ _MAX_LISTED = 10
 _COUNTED = "resnetd_storage_use"
 
 
-def count_bytes(session: Session, key: str, data_dir: Path) -> int:
-    """`key`: of a quota, of one person, group or tag. Uploads have no tags."""
-    kind, _, name = key.partition(":")
-    users = [name] if kind == "user" else []
-    if kind == "group":
-        users = [*session.scalars(select(PersonRow.name).where(PersonRow.group == name))]
+def count_bytes(session: Session, keys: Iterable[str], data_dir: Path) -> dict[str, int]:
+    """By key, each of one person, group or tag. Uploads have no tags."""
+    groups = people.read_groups(session)
+    users_of, tags = dict[str, list[str]](), []
+    for key in keys:
+        kind, _, name = key.partition(":")
+        if kind == "tag":
+            tags.append(name)
+        else:
+            members = [user for user, group in groups.items() if group == name]
+            users_of[key] = [name] if kind == "user" else members
+    by_tag = _sum_by(session, TagRow.tag, TagRow.job_id, tags)
+    counted = {f"tag:{tag}": by_tag[tag] for tag in tags}
+    if users_of:
+        users = set(chain.from_iterable(users_of.values()))
+        by_user = _sum_by(session, JobRow.user, JobRow.id, users)
+        by_user.update(uploads.count_bytes(data_dir))
+        counted |= {key: sum(by_user[user] for user in users_of[key]) for key in users_of}
+    return counted
+
+
+def _sum_by(
+    session: Session,
+    column: InstrumentedAttribute[str],
+    job_id: InstrumentedAttribute[str],
+    names: Collection[str],
+) -> Counter[str]:
+    """Bytes of checkpoints, by the owners or tags of their jobs."""
+    if not names:
+        return Counter()
     statement = (
-        select(func.sum(CheckpointRow.size_bytes))
-        .join(JobRow, JobRow.id == CheckpointRow.job_id)
-        .where(quotas.is_concerned(key))
+        select(column, func.sum(CheckpointRow.size_bytes))
+        .select_from(CheckpointRow)
+        .join(column.class_, job_id == CheckpointRow.job_id)
+        .where(column.in_(names))
+        .group_by(column)
     )
-    in_checkpoints = session.scalar(statement.execution_options(**ALL_ROWS)) or 0
-    return int(in_checkpoints) + uploads.count_bytes(data_dir, users)
+    rows = session.execute(statement.execution_options(**ALL_ROWS))
+    return Counter({name: int(size) for name, size in rows})
 
 
 @dataclass(frozen=True)
@@ -63,7 +91,7 @@ def read_use(session: Session, user: str, data_dir: Path) -> StorageUse:
     people.find_person(session, user)
     key = f"user:{user}"
     quota = find_quota(quotas.read_quotas(session), key)
-    dataset_bytes = uploads.count_bytes(data_dir, [user])
+    dataset_bytes = uploads.count_bytes(data_dir)[user]
     size = func.sum(CheckpointRow.size_bytes)
     largest = session.execute(
         select(JobRow.id, JobRow.name, size)
@@ -76,7 +104,7 @@ def read_use(session: Session, user: str, data_dir: Path) -> StorageUse:
     )
     return StorageUse(
         user=user,
-        checkpoint_bytes=count_bytes(session, key, data_dir) - dataset_bytes,
+        checkpoint_bytes=count_bytes(session, [key], data_dir)[key] - dataset_bytes,
         dataset_bytes=dataset_bytes,
         limit_bytes=None if quota is None else quota.stored_bytes,
         largest_jobs=[StoredJob(job_id, name, int(count)) for job_id, name, count in largest],
@@ -94,22 +122,32 @@ def require_space(
 ) -> None:
     """QuotaExceeded where `added_bytes` would exceed a quota of stored bytes.
 
-    How many a job will store is not known: it needs one to begin. Once it runs, its
-    checkpoints are stored in any case, as its retention says. In one transaction the bytes are
-    counted once.
+    How many a job will store is not known: it needs one to be submitted, and one to begin. Once
+    it has stored a checkpoint, it stores others in any case, as its retention says. In one
+    transaction the bytes are counted once.
     """
+    limits = dict(_find_limits(session, user, tags, known))
     counted: dict[str, int] = session.info.setdefault(_COUNTED, {})
-    for key, limit in _find_limits(session, user, tags, known):
-        if key not in counted:
-            serialize(session.connection(), Lock.USE_QUOTA)
-            counted[key] = count_bytes(session, key, data_dir)
+    if new := limits.keys() - counted.keys():
+        serialize(session.connection(), Lock.USE_QUOTA)
+        counted |= count_bytes(session, new, data_dir)
+    for key, limit in limits.items():
         if counted[key] + added_bytes > limit:
-            more = f", and this needs {format_bytes(added_bytes)}" if added_bytes > 1 else ""
             raise QuotaExceeded(
-                f"{key} stores {format_bytes(counted[key])} of {format_bytes(limit)}{more}; "
-                "space becomes free when jobs or uploaded datasets are deleted, or when a "
-                "running job's retention deletes checkpoints"
+                explain_full(
+                    ExceededQuota(key, "stored_bytes", counted[key], limit), added_bytes=added_bytes
+                )
             )
+
+
+def explain_full(exceeded: ExceededQuota, *, added_bytes: int = 1) -> str:
+    """Limit, use and what frees space, of a quota of stored bytes."""
+    used, limit = format_bytes(int(exceeded.used)), format_bytes(int(exceeded.limit))
+    more = f", and this needs {format_bytes(added_bytes)}" if added_bytes > 1 else ""
+    return (
+        f"{exceeded.key} stores {used} of {limit}{more}; space becomes free when jobs or uploaded "
+        "datasets are deleted, or when a running job's retention deletes checkpoints"
+    )
 
 
 def has_limit(known: Mapping[str, Quota]) -> bool:
@@ -127,8 +165,10 @@ def find_exceeded(
     added_bytes: int,
 ) -> str | None:
     """The quota that the last `added_bytes` have exceeded, with limit and use."""
-    for key, limit in _find_limits(session, user, tags, known):
-        used = count_bytes(session, key, data_dir)
+    limits = dict(_find_limits(session, user, tags, known))
+    counted = count_bytes(session, limits, data_dir)
+    for key, limit in limits.items():
+        used = counted[key]
         if used - added_bytes <= limit < used:
             return f"{key} stores {format_bytes(used)} of {format_bytes(limit)}"
     return None

@@ -198,11 +198,12 @@ def list_uploads(data_dir: Path) -> list[tuple[str, Upload]]:
     return [(name, upload) for name, upload in found if upload is not None]
 
 
-def count_bytes(data_dir: Path, users: Collection[str]) -> int:
-    """Of the images of datasets that these people uploaded."""
-    if not users:
-        return 0
-    return sum(upload.stored_bytes for _, upload in list_uploads(data_dir) if upload.user in users)
+def count_bytes(data_dir: Path) -> Counter[str]:
+    """Of the images of datasets that people uploaded, by person."""
+    counted: Counter[str] = Counter()
+    for _, upload in list_uploads(data_dir):
+        counted[upload.user] += upload.stored_bytes
+    return counted
 
 
 def remove_dataset(name: str, data_dir: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,6 +36,7 @@ def claim_next_job(
     owner: str,
     now: datetime,
     lease_seconds: float,
+    data_dir: Path,
     attempts_per_runner: int = 1,
 ) -> Claim | None:
     """Starts an attempt of the next job on a runner, as the policy decides; None: all must wait.
@@ -53,7 +55,7 @@ def claim_next_job(
         first = session.execute(snapshot.select_eligible(now).limit(1)).first()
         if first is None:
             return None
-        decision = _decide(session, capacity, first, known=known, now=now)
+        decision = _decide(session, capacity, first, known=known, data_dir=data_dir, now=now)
         if isinstance(decision, PreemptJobs):
             _preempt(session, decision, now=now)
         if not isinstance(decision, StartJob):
@@ -99,6 +101,7 @@ def _decide(
     first: Row[tuple[Any, ...]],
     *,
     known: dict[str, Quota],
+    data_dir: Path,
     now: datetime,
 ) -> StartJob | PreemptJobs | None:
     """Reads the complete snapshot, with its estimates, only where the decision depends on it."""
@@ -109,7 +112,8 @@ def _decide(
         # Each state change wakes dispatchers, and usually the cluster is full.
         if free.cpus < 1 and not _is_any_preemptible(session):
             return None
-    return policy.decide(snapshot.read_snapshot(session, capacity, quotas=known, now=now))
+    found = snapshot.read_snapshot(session, capacity, quotas=known, data_dir=data_dir, now=now)
+    return policy.decide(found)
 
 
 def _is_any_preemptible(session: Session) -> bool:

@@ -204,7 +204,7 @@ class _State:
         """Of a limit; hours are those of the last seven days."""
         if kind == "stored_bytes":
             if key not in self._stored:
-                self._stored[key] = storage_use.count_bytes(self._session, key, self._data_dir)
+                self._stored |= storage_use.count_bytes(self._session, [key], self._data_dir)
             return self._stored[key]
         if kind not in {"core_hours", "gpu_hours"}:
             return self.usage[key][kind]

@@ -15,7 +15,7 @@ from enum import StrEnum
 from math import inf, isfinite
 
 from service.resources import ResourceBundle, ResourceHours
-from service.specs.quota import ExceededQuota, Quota, find_quota, find_used_up, list_keys
+from service.specs.quota import ExceededQuota, Quota, find_full, find_quota, find_used_up, list_keys
 
 
 class EstimateBasis(StrEnum):
@@ -45,7 +45,8 @@ class DurationEstimate:
 class WaitingJob:
     """A job in the queue.
 
-    `resources`: what it would occupy; `duration`: None where nothing like it was measured.
+    `resources`: what it would occupy; `has_checkpoint`: it would resume from one; `duration`: None
+    where nothing like it was measured.
     """
 
     job_id: str
@@ -56,6 +57,7 @@ class WaitingJob:
     user: str
     group: str | None = None
     tags: tuple[str, ...] = ()
+    has_checkpoint: bool = False
     duration: DurationEstimate | None = None
 
 
@@ -85,7 +87,7 @@ class RunningJob:
 class SchedulerSnapshot:
     """All that a decision depends on. `capacity`: of the cluster; `waiting`: by sort key.
 
-    `used`: the hours of the last week, by key of a quota that limits them.
+    `used`: the hours of the last week, and `stored`: bytes, by key of a quota that limits them.
     """
 
     capacity: ResourceBundle
@@ -93,6 +95,7 @@ class SchedulerSnapshot:
     waiting: Sequence[WaitingJob]
     quotas: dict[str, Quota]
     used: Mapping[str, ResourceHours] = field(default_factory=dict)
+    stored: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def free(self) -> ResourceBundle:
@@ -183,7 +186,10 @@ def compute_usage(running: Iterable[RunningJob]) -> Usage:
 def find_exceeded_quota(
     job: WaitingJob, usage: Usage, snapshot: SchedulerSnapshot
 ) -> ExceededQuota | None:
-    """The first quota that would be exceeded if the job started."""
+    """The first quota that would be exceeded if the job started.
+
+    One of stored bytes concerns jobs that have stored nothing: others hold what they would free.
+    """
     quotas = snapshot.quotas
     if not quotas:
         return None
@@ -191,6 +197,9 @@ def find_exceeded_quota(
     used_up = find_used_up(quotas, keys, snapshot.used, uses_gpus=job.resources.gpus > 0)
     if used_up is not None:
         return used_up
+    full = None if job.has_checkpoint else find_full(quotas, keys, snapshot.stored)
+    if full is not None:
+        return full
     for key in keys:
         quota = find_quota(quotas, key)
         if quota is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from service.access import people, quotas
+from service.access import people, quotas, storage_use
 from service.catalog import uploads
 from service.catalog.datasets import Dataset
 from service.catalog.model_stats import ModelStats
@@ -90,6 +90,7 @@ class QueueStatus:
         self,
         session: Session,
         *,
+        data_dir: Path,
         now: datetime,
         planned: Sequence[WaitingJob] = (),
     ) -> None:
@@ -100,7 +101,7 @@ class QueueStatus:
         self._has_dispatcher = cluster is not None and now <= cluster.seen_at + _DISPATCHER_TIMEOUT
         capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
         self._snapshot = snapshot.read_snapshot(
-            session, capacity, quotas=quotas.read_quotas(session), now=now
+            session, capacity, quotas=quotas.read_quotas(session), data_dir=data_dir, now=now
         )
         if planned:
             waiting = [*self._snapshot.waiting, *planned]
@@ -218,6 +219,8 @@ class QueueStatus:
     def _format_exceeded(self, exceeded: ExceededQuota) -> str:
         if exceeded.kind in {"core_hours", "gpu_hours"}:
             return quotas.explain_used_up(self._session, exceeded, now=self._now)
+        if exceeded.kind == "stored_bytes":
+            return storage_use.explain_full(exceeded)
         kind = {"jobs": "job", "workers": "worker", "gpus": "GPU"}[exceeded.kind]
         counted = plural(int(exceeded.limit), kind)
         message = f"{exceeded.key} has {exceeded.used:g} of {exceeded.limit:g} {counted} running"
@@ -318,7 +321,7 @@ def plan_job(
         tags=spec.tags,
         duration=estimator.estimate_total(profile, iterations=workload.count_iterations(spec)),
     )
-    queue_status = QueueStatus(session, now=now, planned=[planned])
+    queue_status = QueueStatus(session, data_dir=data_dir, now=now, planned=[planned])
     return JobPlan(
         spec=spec,
         dataset=dataset,

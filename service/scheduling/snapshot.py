@@ -3,18 +3,24 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Row, Select, or_, select
 from sqlalchemy.orm import Session
 
-from service.access import people, usage
+from service.access import people, storage_use, usage
 from service.execution import runners
 from service.jobs import queue_order
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
-from service.specs.quota import Quota, list_keys, list_limited_in_hours
+from service.specs.quota import (
+    Quota,
+    list_keys,
+    list_limited_in_hours,
+    list_limited_in_storage,
+)
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 from service.storage.visibility import ALL_ROWS
@@ -30,6 +36,7 @@ def read_snapshot(
     capacity: ResourceBundle,
     *,
     quotas: dict[str, Quota],
+    data_dir: Path,
     now: datetime,
 ) -> SchedulerSnapshot:
     """All that runs, and the first jobs that may start now, in their order."""
@@ -52,8 +59,12 @@ def read_snapshot(
         _make_waiting_job(row, capacity, estimator, groups.get(row.user), tags.get(row.id, ()))
         for row in waiting
     ]
-    keys = (key for job in waiting_jobs for key in list_keys(job.user, job.group, job.tags))
-    limited = list_limited_in_hours(quotas, keys) if quotas else []
+    keys = (
+        [key for job in waiting_jobs for key in list_keys(job.user, job.group, job.tags)]
+        if quotas
+        else []
+    )
+    limited_in_storage = list_limited_in_storage(quotas, keys)
     return SchedulerSnapshot(
         capacity=capacity,
         running=[
@@ -70,7 +81,10 @@ def read_snapshot(
         ],
         waiting=waiting_jobs,
         quotas=quotas,
-        used=usage.read_usage(session, limited, now=now),
+        used=usage.read_usage(session, list_limited_in_hours(quotas, keys), now=now),
+        stored=storage_use.count_bytes(session, limited_in_storage, data_dir)
+        if limited_in_storage
+        else {},
     )
 
 
@@ -170,6 +184,7 @@ def _make_waiting_job(
         user=row.user,
         group=group,
         tags=tags,
+        has_checkpoint=row.checkpointed_iteration > 0,
         duration=estimator.estimate_total(
             TimingProfile.from_row(row), iterations=row.iterations - row.checkpointed_iteration
         ),

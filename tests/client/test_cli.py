@@ -20,6 +20,7 @@ from tests.client.faults import body_of
 from tests.client.service import SPEC, Service
 from tests.support.api import TOKEN
 from tests.support.core import content
+from tests.support.searching import Searching
 
 SUBMIT = ("submit", "--depth", "8", "--shortcut", "A", "--dataset", "digits")
 
@@ -173,18 +174,32 @@ def test_an_empty_id_is_a_wrong_use_and_no_request(
     assert service.transport.requests == []
 
 
-def test_what_has_no_rows_says_so(service: Service, command: Command) -> None:
-    job_id = service.submit(hold=True)
+def test_what_has_no_rows_says_so(
+    service: Service, command: Command, client: resnetd.Client, searching: Searching
+) -> None:
+    job_id, search_id = service.submit(hold=True), searching.submit()
+    service.core.add_person("ben")
+    client.tokens.revoke(client.tokens.list(user="ben")[0].id)
     for arguments, note in (
         (["logs", job_id], f"{job_id} has no log lines; it is held.\n"),
         (["metrics", job_id], f"{job_id} has no metrics; it is held.\n"),
         (["ps", "--state", "running"], "No jobs match.\n"),
-        (["search", "list"], "There are no searches.\n"),
+        (["search", "importance", search_id], "Fewer than four trials have a value.\n"),
+        (["search", "trials", search_id], "No trial has started.\n"),
         (["webhook", "list"], "There are no webhooks.\n"),
         (["analyses", job_id], "The job has no analyses.\n"),
+        (["alert", "list"], "There are no alerts.\n"),
+        (["share", "list"], "There are no links.\n"),
+        (["study", "list"], "There are no studies.\n"),
+        (["quota", "list"], "There are no quotas.\n"),
+        (["token", "list", "--user", "ben"], "There are no tokens.\n"),
     ):
         assert command(*arguments) == 0
         assert command.err == note
+        assert command.out == "" or arguments == ["study", "list"]
+    alert = client.alerts.create("slack", "https://203.0.114.5/hook", conditions=["failed"])
+    assert command("alert", "log", alert.id) == 0
+    assert command.err == "It has no deliveries.\n"
     assert command("ps", "--state", "running", "-o", "json") == 0
     assert json.loads(command.out) == []
 

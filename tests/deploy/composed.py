@@ -196,5 +196,9 @@ class ComposedServices:
             "LANG": "C.UTF-8",
             "RESNETD_SECRETS_DIR": str(self.path / "secrets"),
             "RAY_TMPDIR": str(self.path),
-            **{key: self.translated(name, str(value)) for key, value in environment.items()},
+            **{
+                key: self.translated(name, str(value))
+                for key, value in environment.items()
+                if value is not None
+            },
         }

@@ -66,6 +66,7 @@ def test_a_service_that_calls_the_internet_reaches_it(name: str) -> None:
     ("name", "written"),
     [
         ("api", {"/var/lib/resnetd/artifacts", "/var/lib/resnetd/data"}),
+        ("dispatcher", set()),
         ("ray-worker", {"/var/lib/resnetd/data", "/var/lib/resnetd/work"}),
         ("fetch", {"/var/lib/resnetd/data"}),
     ],
@@ -96,7 +97,14 @@ def test_each_resnetd_variable_is_a_setting(name: str) -> None:
 
 def test_secrets_are_named_like_the_settings_that_read_them() -> None:
     fields = {f"resnetd_{field}" for field in Settings.model_fields}
-    assert {"resnetd_database_url", "resnetd_ray_token"} <= fields & set(COMPOSE["secrets"])
+    read = {"resnetd_database_url", "resnetd_ray_token", "resnetd_smtp_url"}
+    assert read <= fields & set(COMPOSE["secrets"])
+
+
+def test_the_api_and_the_dispatcher_know_the_mail_server_and_see_the_datasets() -> None:
+    for name in ("api", "dispatcher"):
+        assert "resnetd_smtp_url" in SERVICES[name]["secrets"]
+        assert "/var/lib/resnetd/data" in {mount.target for mount in find_mounts(SERVICES[name])}
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -107,7 +107,11 @@ def confined_api(tmp_path: Path) -> Iterator[Api]:
                 ),
                 "TMPFS": " ".join(SERVICE["tmpfs"]),
                 "TMP_BYTES": str(TMP_BYTES),
-                **{name: str(value) for name, value in SERVICE["environment"].items()},
+                **{
+                    name: str(value)
+                    for name, value in SERVICE["environment"].items()
+                    if value is not None
+                },
                 "RESNETD_API_HOST": "127.0.0.1",
                 "RESNETD_API_PORT": str(port),
                 # Where the container has the network of PostgreSQL.

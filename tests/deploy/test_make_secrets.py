@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from deploy.make_secrets import SecretsError, make_secrets
+from service import settings
 from service.access import signing_keys, tokens
 
 
@@ -24,7 +25,8 @@ def test_the_database_url_contains_the_database_password(tmp_path: Path) -> None
 def test_two_deployments_share_no_secret(tmp_path: Path) -> None:
     for name in ("first", "second"):
         make_secrets(tmp_path / name)
-    assert not set(_read(tmp_path / "first").values()) & set(_read(tmp_path / "second").values())
+    shared = set(_read(tmp_path / "first").items()) & set(_read(tmp_path / "second").items())
+    assert shared == {("resnetd_smtp_url", "")}
 
 
 def test_an_existing_secret_is_kept(tmp_path: Path) -> None:
@@ -65,3 +67,18 @@ def test_the_api_signs_with_the_key(tmp_path: Path) -> None:
     before = path.read_bytes()
     assert len(signing_keys.read_or_create(path).sign(b"card")) == 64
     assert path.read_bytes() == before
+
+
+def test_there_is_no_mail_server_until_its_url_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_secrets(tmp_path)
+    monkeypatch.setenv("RESNETD_SECRETS_DIR", str(tmp_path))
+    assert settings.load().smtp_url is None
+    path = tmp_path / "resnetd_smtp_url"
+    path.unlink()
+    path.write_text("smtps://user:password@smtp.example.org\n")
+    assert make_secrets(tmp_path) == []
+    url = settings.load().smtp_url
+    assert url is not None
+    assert url.get_secret_value() == "smtps://user:password@smtp.example.org"

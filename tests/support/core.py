@@ -190,6 +190,7 @@ class Core:
                 owner=owner,
                 now=self.clock.now,
                 lease_seconds=LEASE_SECONDS,
+                data_dir=self.data_dir,
             )
 
     def claim(self, owner: str = "one") -> Claim:

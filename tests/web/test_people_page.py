@@ -47,6 +47,7 @@ def test_an_admin_adds_a_person_with_a_token_and_changes_role_and_group(
 
 def test_an_admin_sets_and_removes_a_quota(signed_in: Page, api: Api) -> None:
     signed_in.goto(f"{api.url}/people")
+    expect(signed_in.get_by_text("No quotas.")).to_be_visible()
     quotas = signed_in.get_by_role("region", name="Quotas")
     signed_in.get_by_label("Of", exact=True).fill("user:ann")
     signed_in.get_by_label("Running jobs").fill("2")

@@ -219,6 +219,7 @@ class Dispatcher:
                 owner=self.owner,
                 now=self._now(),
                 lease_seconds=self._settings.lease_seconds,
+                data_dir=self._settings.data_dir,
                 attempts_per_runner=self._settings.attempts_per_runner,
             )
 

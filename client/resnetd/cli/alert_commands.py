@@ -63,7 +63,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List your alerts; as an admin, those of all."""
     session: Session = context.obj
     found = session.client.alerts.list()
-    session.show(output, found, render.alerts(found))
+    session.show_list(output, found, render.alerts(found), none="There are no alerts.")
 
 
 @commands.command(epilog="Example: resnetd alert test 0f3k000000000001")
@@ -79,7 +79,7 @@ def log(context: typer.Context, alert_id: AlertId, *, output: OutputOption = Out
     """List the deliveries of an alert, newest first."""
     session: Session = context.obj
     found = session.client.alerts.log(alert_id)
-    session.show(output, found, render.deliveries(found))
+    session.show_list(output, found, render.deliveries(found), none="It has no deliveries.")
 
 
 @commands.command(epilog="Example: resnetd alert rm 0f3k000000000001")

@@ -19,7 +19,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List the datasets."""
     session: Session = context.obj
     found = session.client.datasets.list()
-    session.show(output, found, render.datasets(found))
+    session.show_list(output, found, render.datasets(found), none="There are no datasets.")
 
 
 @commands.command(epilog="Example: resnetd dataset delete folder:birds")

@@ -282,8 +282,9 @@ def metrics(
         typer.echo(text, nl=False)
         return
     found = session.client.jobs.metrics(job.id, series=series or ())
-    session.show(output, {"series": found}, render.metrics(found))
-    if not found:
+    if output is Output.JSON or found:
+        session.show(output, {"series": found}, render.metrics(found))
+    else:
         messages.print_note(f"{job.id} has no metrics; it is {job.state}.")
 
 

@@ -31,7 +31,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List people with their roles and groups."""
     session: Session = context.obj
     found = session.client.people.list()
-    session.show(output, found, render.people(found))
+    session.show_list(output, found, render.people(found), none="There are no people.")
 
 
 @commands.command(epilog="Example: resnetd people add ann --role viewer")

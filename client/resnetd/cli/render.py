@@ -470,8 +470,9 @@ def storage(found: Storage) -> list[RenderableType]:
         ("uploaded datasets", _bytes(found.dataset_bytes)),
         ("limit", _bytes(found.limit_bytes)),
     )
-    jobs = ((job.id, job.name, _bytes(job.stored_bytes)) for job in found.largest_jobs)
-    return [_table(("stored", "size"), sizes), _table(("job", "name", "size"), jobs)]
+    jobs = [(job.id, job.name, _bytes(job.stored_bytes)) for job in found.largest_jobs]
+    tables: list[RenderableType] = [_table(("stored", "size"), sizes)]
+    return [*tables, _table(("job", "name", "size"), jobs)] if jobs else tables
 
 
 def _bytes(count: int | None) -> str | None:
@@ -480,8 +481,11 @@ def _bytes(count: int | None) -> str | None:
 
 def fair_share(found: FairShare) -> list[RenderableType]:
     settings = f"weight {found.weight:g}, half-life {found.half_life_days:g} d"
+    settings = settings if found.weight else f"{settings}: off"
+    if not found.usage:
+        return [settings]
     return [
-        printable(settings if found.weight else f"{settings}: off"),
+        settings,
         _table(
             ("key", "core-hours", "GPU-hours", "of most", "points"),
             (

@@ -125,7 +125,10 @@ def importance(
     """Show how much each field matters for each metric."""
     session: Session = context.obj
     found = session.client.searches.importance(session.client.searches.find(search_id).id)
-    session.show(output, found, render.importance(found))
+    if output is Output.JSON or any(importance.shares for importance in found.values()):
+        session.show(output, found, render.importance(found))
+    else:
+        messages.print_note("Fewer than four trials have a value.")
 
 
 def _add_action(action: Callable[[Searches, str], Search], help_text: str) -> None:
@@ -204,5 +207,6 @@ def _watch(session: Session, search: Search) -> None:
         messages.print_note(f"\nDetached. The search continues; watch again with: {command}")
         raise typer.Exit(ExitCode.DETACHED) from interrupt
     messages.print_note(": ".join(filter(None, (f"{search.id} {search.state}", search.message))))
-    session.show(Output.TEXT, None, render.trials(search.best or ()))
+    best = search.best or ()
+    session.show_list(Output.TEXT, best, render.trials(best), none="No trial has a value.")
     raise typer.Exit(exit_codes.of_search(search))

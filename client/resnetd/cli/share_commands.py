@@ -44,7 +44,7 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     """List your links; as an admin, those of all."""
     session: Session = context.obj
     found = session.client.shares.list()
-    session.show(output, found, render.shares(found))
+    session.show_list(output, found, render.shares(found), none="There are no links.")
 
 
 @commands.command(epilog="Example: resnetd share revoke 0f3k000000000001")

@@ -79,7 +79,9 @@ def list_command(context: typer.Context, *, output: OutputOption = Output.TEXT) 
     found = list(session.client.studies.list(limit=50))
     definitions = session.client.studies.definitions()
     known = "\n".join(f"{name}: {title}" for name, title in definitions.items())
-    session.show(output, found, render.studies(found), f"\nresnetd study run NAME:\n{known}")
+    session.show_list(output, found, render.studies(found), none="There are no studies.")
+    if output is Output.TEXT:
+        session.show(output, None, f"\nresnetd study run NAME:\n{known}")
 
 
 @commands.command(epilog="Example: resnetd study show 0f3k")

@@ -26,7 +26,7 @@ def list_command(
     """List tokens, without their secrets."""
     session: Session = context.obj
     found = session.client.tokens.list(user=user)
-    session.show(output, found, render.tokens(found))
+    session.show_list(output, found, render.tokens(found), none="There are no tokens.")
 
 
 @commands.command(epilog="Example: resnetd token create CI --scope submit --tag nightly --days 90")

@@ -121,6 +121,12 @@ def test_above_a_quota_of_storage_nothing_is_submitted_and_what_runs_goes_on(any
         refused = any_api.post(path, sent, token=token)
         assert (refused.status_code, refused.json()["code"]) == (409, "quota-exceeded"), path
         assert refused.json()["detail"].startswith("user:ann stores 44 bytes of 41 bytes; space ")
+    for found in (
+        any_api.get(f"/v1/jobs/{waiting}").json(),
+        any_api.get("/v1/queue", token=token).json()["jobs"][0],
+    ):
+        assert found["waiting"]["code"] == "limit"
+        assert found["waiting"]["message"].startswith("user:ann stores 44 bytes of 41 bytes; ")
     assert any_api.checkpoint(taken, 2, note(40)).status_code == 200, "a training goes on"
     assert any_api.checkpoint(taken, 3, note(60)).status_code == 200
     logged = any_api.get(f"/v1/jobs/{job_id_of(taken)}/logs").json()["lines"]
@@ -145,9 +151,9 @@ def test_a_quota_of_storage_is_counted_once_for_a_batch(
     counted: list[str] = []
     count = storage_use.count_bytes
 
-    def count_and_record(session: Any, key: str, data_dir: Any) -> int:
-        counted.append(key)
-        return count(session, key, data_dir)
+    def count_and_record(session: Any, keys: Any, data_dir: Any) -> dict[str, int]:
+        counted.extend(keys)
+        return count(session, keys, data_dir)
 
     monkeypatch.setattr(storage_use, "count_bytes", count_and_record)
     api.core.set_quota("user:*", stored_bytes=1000)

@@ -1,5 +1,6 @@
 """Signing in with a browser: the cookie, what it permits, and how it ends."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -137,3 +138,18 @@ def test_a_sign_in_ends_with_its_token_and_its_person(
 def test_a_token_in_the_header_counts_and_not_the_cookie(any_api: Api, cookie: str) -> None:
     headers = {"Authorization": f"Bearer {'x' * 43}"}
     assert _call(any_api, "GET", "/v1/session", cookie, **headers).status_code == 401
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_sign_in_may_have_16_kib_since_it_needs_no_token(api: Api, is_chunked: bool) -> None:
+    largest = json.dumps({"token": TOKEN}).encode().ljust(2**14)
+    for body, status, code in ((largest, 200, None), (largest + b" ", 413, "body-too-large")):
+        answer = api.call(
+            "POST",
+            "/v1/session",
+            token=None,
+            content=iter([body]) if is_chunked else body,
+            headers=OWN_PAGE | {"Content-Type": "application/json", "Connection": "close"},
+        )
+        assert (answer.status_code, answer.json().get("code")) == (status, code)
+    api.http.cookies.clear()

@@ -94,7 +94,9 @@ def test_a_job_waits_while_the_hours_of_its_group_are_used_up(core: Core) -> Non
     core.record_cluster(cpus=8)
     assert core.try_claim() is None
     with core.database.reading() as session:
-        status = QueueStatus(session, now=core.clock.now).explain(core.job(waiting))
+        status = QueueStatus(session, data_dir=core.data_dir, now=core.clock.now).explain(
+            core.job(waiting)
+        )
     assert status is not None
     assert status.code == "limit"
     assert status.message == (

@@ -36,6 +36,7 @@ def _claim(core: Core) -> leases.Claim:
             owner="one",
             now=core.clock.now,
             lease_seconds=15.0,
+            data_dir=core.data_dir,
             attempts_per_runner=LIVES,
         )
     assert claimed is not None

@@ -1,6 +1,9 @@
 """Admission against a database: aging, backfill by measured times, preemption, limits."""
 
+import pytest
+
 from service.access import people
+from service.jobs import retention
 from service.states import JobState, Reason, StopReason
 from tests.support.core import Core, job_id_of, make_point, note, workers
 
@@ -163,3 +166,27 @@ def test_running_workers_with_a_tag_are_limited(core: Core) -> None:
     core.submit(name="second", tags=["nightly"])
     core.submit(name="by day", tags=["x"])
     assert _claimed(core) == ["first", "by day"]
+
+
+@pytest.mark.parametrize("key", ["user:*", "group:cs101", "tag:t"])
+def test_what_was_submitted_before_its_quota_of_storage_was_full_begins_when_space_is_free(
+    core: Core, key: str
+) -> None:
+    core.record_cluster(cpus=8)
+    core.add_person("ann", group="cs101")
+    core.set_quota(key, stored_bytes=50)
+    full = core.run(tags=["t"])
+    preempted = core.run(tags=["t"])
+    core.submit(name="new", tags=["t"])
+    core.submit(name="ben's", user="ben")
+    core.report(preempted.attempt_id, 2, checkpoints=[note(1)])
+    core.end(preempted, Reason.PREEMPTED)
+    core.release(preempted)
+    core.report(full.attempt_id, 2, checkpoints=[note(20)])
+    core.finish(full.attempt_id)
+    core.release(full)
+    core.clock.advance(60.0)
+    assert _claimed(core) == [core.job(job_id_of(preempted)).name, "ben's"]
+    with core.database.transaction() as session:
+        retention.delete_job(session, job_id_of(full))
+    assert _claimed(core) == ["new"]

@@ -42,7 +42,9 @@ def _points(core: Core) -> dict[str, int]:
 
 def _explain(core: Core, job_id: str) -> tuple[float, FairSharePoints | None]:
     with core.database.reading() as session:
-        status = QueueStatus(session, now=core.clock.now).explain(core.job(job_id))
+        status = QueueStatus(session, data_dir=core.data_dir, now=core.clock.now).explain(
+            core.job(job_id)
+        )
     assert status is not None
     return status.effective_priority, status.fair_share
 

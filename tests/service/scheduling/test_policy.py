@@ -1,6 +1,7 @@
 """Decisions without a database: order, gangs, backfill, preemption, limits, forecasts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,6 +183,21 @@ def test_a_job_over_a_limit_waits_and_does_not_block_others(
         make_waiting("ben's", 1, user="ben"),
     ]
     assert policy.decide(make_snapshot(8, running, waiting, quotas)) == StartJob("ben's")
+
+
+@pytest.mark.parametrize("key", ["user:ann", "group:g", "tag:t"])
+def test_nothing_new_begins_above_a_quota_of_storage_and_what_has_a_checkpoint_does(
+    key: str,
+) -> None:
+    quotas = {key.partition(":")[0] + ":*": Quota(stored_bytes=100)}
+    ann: Any = {"group": "g", "tags": ("t",)}
+    waiting = [make_waiting("new", 1, **ann), make_waiting("other", 1, user="ben")]
+    found = make_snapshot(8, [], waiting, quotas)
+    assert policy.decide(replace(found, stored={key: 99})) == StartJob("new")
+    found = replace(found, stored={key: 100})
+    assert policy.decide(found) == StartJob("other")
+    resuming = replace(waiting[0], has_checkpoint=True)
+    assert policy.decide(replace(found, waiting=[resuming])) == StartJob("new")
 
 
 def test_all_gpus_count_as_much_as_all_cpus_of_the_cluster() -> None:

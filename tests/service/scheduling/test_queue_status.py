@@ -18,7 +18,7 @@ QUICK = {"name": "quick", "iterations": 100}
 
 def status(core: Core, job_id: str) -> JobQueueStatus | None:
     with core.database.reading() as session:
-        queue = QueueStatus(session, now=core.clock.now)
+        queue = QueueStatus(session, data_dir=core.data_dir, now=core.clock.now)
         return queue.explain(core.job(job_id))
 
 

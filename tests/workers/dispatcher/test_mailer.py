@@ -3,11 +3,20 @@
 import asyncio
 import email
 import email.policy
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
 
 import pytest
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from service.notifications import alerts, deliveries
 from service.states import AlertCondition, DeliveryState
@@ -42,10 +51,19 @@ class _Server:
 
 @pytest.fixture
 def server() -> Iterator[_Server]:
+    with _serving() as running:
+        yield running
+
+
+@contextmanager
+def _serving(encryption: ssl.SSLContext | None = None, **options: Any) -> Iterator[_Server]:
+    """`encryption`: from the first byte on; `options`: of aiosmtpd."""
     handler, loop = _Server(), asyncio.new_event_loop()
 
     async def listen() -> asyncio.Server:
-        return await loop.create_server(lambda: SMTP(handler, loop=loop), "127.0.0.1", 0)
+        return await loop.create_server(
+            lambda: SMTP(handler, loop=loop, **options), "127.0.0.1", 0, ssl=encryption
+        )
 
     listening = loop.run_until_complete(listen())
     handler.port = listening.sockets[0].getsockname()[1]
@@ -105,6 +123,73 @@ def test_a_server_without_the_encryption_that_the_setting_names_gets_no_e_mail(
     delivery = _send(core, server, url="smtp+starttls://user:password@127.0.0.1:{}")
     assert delivery.state is DeliveryState.PENDING
     assert "STARTTLS" in (delivery.error or "")
+    assert server.received == []
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    path = tmp_path_factory.mktemp("certificate") / "server.pem"
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + made.public_bytes(pem)
+    )
+    return path
+
+
+def _authenticate(*arguments: Any) -> AuthResult:
+    is_right = arguments[-1] == LoginPassword(b"ann", b"p@ss")
+    return AuthResult(success=is_right, handled=False)
+
+
+@contextmanager
+def _encrypting(scheme: str, certificate: Path) -> Iterator[_Server]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    # aiosmtpd counts only STARTTLS as TLS, which it needs by default before it reads a password.
+    serving = (
+        _serving(context, authenticator=_authenticate, auth_require_tls=False)
+        if scheme == "smtps"
+        else _serving(tls_context=context, authenticator=_authenticate, auth_required=True)
+    )
+    with serving as running:
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["smtp+starttls", "smtps"])
+def test_a_server_with_a_trusted_certificate_gets_the_password_and_the_e_mail(
+    core: Core, certificate: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with _encrypting(scheme, certificate) as server:
+        wrong = _send(core, server, url=scheme + "://ann:wrong@127.0.0.1:{}")
+        assert (wrong.state, wrong.status) == (DeliveryState.PENDING, 535)
+        delivery = _send(core, server, url=scheme + "://ann:p%40ss@127.0.0.1:{}")
+    assert (delivery.state, delivery.status) == (DeliveryState.DELIVERED, 250)
+    assert [envelope.rcpt_tos for envelope in server.received] == [["ann@example.org"]]
+
+
+@pytest.mark.parametrize("scheme", ["smtp+starttls", "smtps"])
+def test_a_server_with_an_unknown_certificate_gets_nothing(
+    core: Core, certificate: Path, scheme: str
+) -> None:
+    with _encrypting(scheme, certificate) as server:
+        delivery = _send(core, server, url=scheme + "://ann:p%40ss@127.0.0.1:{}")
+    assert delivery.state is DeliveryState.PENDING
+    assert "certificate verify failed" in (delivery.error or "")
     assert server.received == []
 
 

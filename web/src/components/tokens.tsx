@@ -6,7 +6,7 @@ import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { Field } from "./field";
 import { NewSecret } from "./new-secret";
-import { ErrorNote } from "./notes";
+import { EmptyNote, ErrorNote } from "./notes";
 import { ScrollRegion } from "./scroll-region";
 
 type Token = Schemas["TokenView"];
@@ -22,6 +22,7 @@ const SCOPES: [Scope, string][] = [
 export function Tokens({ user }: { user?: string }) {
   const params = { query: user === undefined ? {} : { user } };
   const polled = usePolled(`tokens ${user}`, () => read(api.GET("/v1/tokens", { params })), 0);
+  const tokens = polled.data.value?.tokens;
   const { failure, run } = useAction();
 
   async function revoke(token: Token) {
@@ -35,40 +36,43 @@ export function Tokens({ user }: { user?: string }) {
     <section class="section">
       <h2>{user === undefined ? "Tokens" : `Tokens of ${user}`}</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      <ScrollRegion label="Tokens">
-        <table>
-          <thead>
-            <tr>
-              <th>Label</th>
-              <th>Scope</th>
-              <th>Tag</th>
-              <th>Created</th>
-              <th>Expires</th>
-              <th>Last used</th>
-              <th>
-                <span class="hidden-visually">Actions</span>
-              </th>
-            </tr>
-          </thead>
-          <tbody>
-            {polled.data.value?.tokens.map((token) => (
-              <tr key={token.id}>
-                <th scope="row">{token.label}</th>
-                <td>{token.scope}</td>
-                <td>{token.tag ?? "–"}</td>
-                <td>{time(token.created_at)}</td>
-                <td>{token.expires_at ? time(token.expires_at) : "never"}</td>
-                <td>{token.last_used_at ? time(token.last_used_at) : "never"}</td>
-                <td>
-                  <button type="button" class="quiet danger" onClick={() => revoke(token)}>
-                    Revoke<span class="hidden-visually"> {token.label}</span>
-                  </button>
-                </td>
+      {tokens?.length === 0 && <EmptyNote title="No tokens." />}
+      {tokens && tokens.length > 0 && (
+        <ScrollRegion label="Tokens">
+          <table>
+            <thead>
+              <tr>
+                <th>Label</th>
+                <th>Scope</th>
+                <th>Tag</th>
+                <th>Created</th>
+                <th>Expires</th>
+                <th>Last used</th>
+                <th>
+                  <span class="hidden-visually">Actions</span>
+                </th>
               </tr>
-            ))}
-          </tbody>
-        </table>
-      </ScrollRegion>
+            </thead>
+            <tbody>
+              {tokens.map((token) => (
+                <tr key={token.id}>
+                  <th scope="row">{token.label}</th>
+                  <td>{token.scope}</td>
+                  <td>{token.tag ?? "–"}</td>
+                  <td>{time(token.created_at)}</td>
+                  <td>{token.expires_at ? time(token.expires_at) : "never"}</td>
+                  <td>{token.last_used_at ? time(token.last_used_at) : "never"}</td>
+                  <td>
+                    <button type="button" class="quiet danger" onClick={() => revoke(token)}>
+                      Revoke<span class="hidden-visually"> {token.label}</span>
+                    </button>
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </ScrollRegion>
+      )}
       <NewToken key={user} user={user} onAdded={polled.refresh} />
     </section>
   );

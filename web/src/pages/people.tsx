@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { api, read, type Schemas } from "../api/client";
 import { Field } from "../components/field";
-import { ErrorNote } from "../components/notes";
+import { EmptyNote, ErrorNote } from "../components/notes";
 import { ScrollRegion } from "../components/scroll-region";
 import { Tokens } from "../components/tokens";
 import { useAction } from "../lib/action";
@@ -170,6 +170,7 @@ function PersonRow({
 
 function Quotas() {
   const polled = usePolled("quotas", () => read(api.GET("/v1/quotas")), 0);
+  const quotas = polled.data.value?.quotas;
   const { failure, run } = useAction();
 
   async function set(event: SubmitEvent) {
@@ -193,36 +194,41 @@ function Quotas() {
     <section class="section">
       <h2>Quotas</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      <ScrollRegion label="Quotas">
-        <table>
-          <thead>
-            <tr>
-              <th>Of</th>
-              {LIMIT_NAMES.map((name) => (
-                <th class="number">{LIMITS[name]}</th>
-              ))}
-              <th>
-                <span class="hidden-visually">Actions</span>
-              </th>
-            </tr>
-          </thead>
-          <tbody>
-            {polled.data.value?.quotas.map((quota) => (
-              <tr key={quota.key}>
-                <th scope="row">{quota.key}</th>
+      {quotas?.length === 0 && (
+        <EmptyNote title="No quotas.">Without one, no person, group or tag is limited.</EmptyNote>
+      )}
+      {quotas && quotas.length > 0 && (
+        <ScrollRegion label="Quotas">
+          <table>
+            <thead>
+              <tr>
+                <th>Of</th>
                 {LIMIT_NAMES.map((name) => (
-                  <td class="number">{quota[name] ?? "–"}</td>
+                  <th class="number">{LIMITS[name]}</th>
                 ))}
-                <td>
-                  <button type="button" class="quiet danger" onClick={() => remove(quota)}>
-                    Remove<span class="hidden-visually"> {quota.key}</span>
-                  </button>
-                </td>
+                <th>
+                  <span class="hidden-visually">Actions</span>
+                </th>
               </tr>
-            ))}
-          </tbody>
-        </table>
-      </ScrollRegion>
+            </thead>
+            <tbody>
+              {quotas.map((quota) => (
+                <tr key={quota.key}>
+                  <th scope="row">{quota.key}</th>
+                  {LIMIT_NAMES.map((name) => (
+                    <td class="number">{quota[name] ?? "–"}</td>
+                  ))}
+                  <td>
+                    <button type="button" class="quiet danger" onClick={() => remove(quota)}>
+                      Remove<span class="hidden-visually"> {quota.key}</span>
+                    </button>
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </ScrollRegion>
+      )}
       <form class="row" onSubmit={set}>
         <Field label="Of" hint="user:ann, group:lab, tag:nightly, or user:* for each other">
           {(attributes) => (
@@ -244,8 +250,9 @@ function Audit() {
   const polled = usePolled("audit", () => read(api.GET("/v1/audit")), 10);
   const older = useSignal<Schemas["AuditPage"][]>([]);
   const { failure, run } = useAction();
-  const pages = polled.data.value ? [polled.data.value, ...older.value] : [];
-  const next = pages.at(-1)?.next_page_token;
+  const pages = polled.data.value && [polled.data.value, ...older.value];
+  const entries = pages?.flatMap((page) => page.entries);
+  const next = pages?.at(-1)?.next_page_token;
 
   const load = (token: string) =>
     run(async () => {
@@ -257,20 +264,21 @@ function Audit() {
     <section class="section">
       <h2>Audit log</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      <ScrollRegion label="Audit log">
-        <table>
-          <thead>
-            <tr>
-              <th>At</th>
-              <th>Who</th>
-              <th>What</th>
-              <th>Of</th>
-              <th>Details</th>
-            </tr>
-          </thead>
-          <tbody>
-            {pages.flatMap((page) =>
-              page.entries.map((entry) => (
+      {entries?.length === 0 && <EmptyNote title="No entries." />}
+      {entries && entries.length > 0 && (
+        <ScrollRegion label="Audit log">
+          <table>
+            <thead>
+              <tr>
+                <th>At</th>
+                <th>Who</th>
+                <th>What</th>
+                <th>Of</th>
+                <th>Details</th>
+              </tr>
+            </thead>
+            <tbody>
+              {entries.map((entry) => (
                 <tr key={entry.id}>
                   <td>{time(entry.at)}</td>
                   <td>{entry.user ?? "–"}</td>
@@ -278,11 +286,11 @@ function Audit() {
                   <td>{entry.subject}</td>
                   <td>{describeData(entry.data)}</td>
                 </tr>
-              )),
-            )}
-          </tbody>
-        </table>
-      </ScrollRegion>
+              ))}
+            </tbody>
+          </table>
+        </ScrollRegion>
+      )}
       {next && (
         <button type="button" onClick={() => load(next)}>
           Older entries
