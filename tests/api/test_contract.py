@@ -66,7 +66,7 @@ def test_the_service_follows_its_document(label: str, api: Api) -> None:
     excluded: list[Any] = [positive_data_acceptance] if label in DEPEND_ON_MORE else []
 
     @settings(
-        max_examples=8,
+        max_examples=5,
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate],
