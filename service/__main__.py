@@ -1,16 +1,17 @@
-"""`resnetd-server`: commands for operators that need only the database and the artifact store."""
+"""`resnetd-server`: commands for operators that need the database and the stored files only."""
 
 import argparse
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 from service import log, settings
 from service.errors import ResnetdError
-from service.jobs import consistency
+from service.jobs import backup, consistency
 from service.storage import schema
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
-from service.text import count_of
+from service.text import count_of, format_bytes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
             if parsed.command == "migrate":
                 return _migrate(database)
             artifacts = ArtifactStore(configured.artifacts_url)
-            return _fsck(database, artifacts, should_repair=parsed.repair)
+            if parsed.command == "fsck":
+                return _fsck(database, artifacts, should_repair=parsed.repair)
+            if parsed.command == "migrate-artifacts":
+                return _migrate_artifacts(database, artifacts, ArtifactStore(parsed.url))
+            data_dir = configured.data_dir
+            if parsed.command == "backup":
+                return _back_up(database, artifacts, data_dir, parsed.folder)
+            return _restore(database, artifacts, data_dir, parsed.folder)
         finally:
             database.close()
     except ResnetdError as error:
@@ -39,6 +47,16 @@ def make_parser() -> argparse.ArgumentParser:
     fsck.add_argument(
         "--repair", action="store_true", help="delete orphans and drop broken checkpoint records"
     )
+    saving = commands.add_parser(
+        "backup", help="save the database, artifacts and uploaded datasets, while the service runs"
+    )
+    saving.add_argument("folder", type=Path, help="new, empty, or of an earlier backup")
+    restoring = commands.add_parser("restore", help="restore a backup to an empty database")
+    restoring.add_argument("folder", type=Path, help="of a backup")
+    moving = commands.add_parser(
+        "migrate-artifacts", help="copy the artifacts of all checkpoints to another store"
+    )
+    moving.add_argument("url", help="file:///PATH, s3://BUCKET/PREFIX, gs:// or az://")
     return parser
 
 
@@ -59,6 +77,46 @@ def _fsck(database: Database, artifacts: ArtifactStore, *, should_repair: bool) 
     action = "repaired" if should_repair else "found"
     print(f"{count_of(len(issues), 'issue')} {action}")
     return 0 if should_repair or not issues else 1
+
+
+def _back_up(database: Database, artifacts: ArtifactStore, data_dir: Path, folder: Path) -> int:
+    """Returns 1 if files are missing."""
+    done = backup.back_up(
+        database, artifacts, data_dir=data_dir, folder=folder, now=datetime.now(UTC)
+    )
+    print(f"saved to {folder}: {_describe(done.manifest)}")
+    return _print_problems(done.problems)
+
+
+def _restore(database: Database, artifacts: ArtifactStore, data_dir: Path, folder: Path) -> int:
+    """Returns 1 if files are missing."""
+    done = backup.restore(database, artifacts, data_dir=data_dir, folder=folder)
+    print(f"restored the backup of {done.manifest.created_at}: {_describe(done.manifest)}")
+    return _print_problems(done.problems)
+
+
+def _migrate_artifacts(database: Database, source: ArtifactStore, target: ArtifactStore) -> int:
+    """Returns 1 if files are missing."""
+    problems = backup.copy_artifacts(database, source, target)
+    print("copied; now set RESNETD_ARTIFACTS_URL to the new store and restart the API")
+    return _print_problems(problems)
+
+
+def _print_problems(problems: list[str]) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        missing = count_of(len(problems), "file")
+        print(f"{missing} missing; see `resnetd-server fsck`", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _describe(manifest: backup.Manifest) -> str:
+    jobs = count_of(manifest.rows["jobs"], "job")
+    artifacts = count_of(manifest.artifacts, "artifact")
+    size = format_bytes(manifest.artifact_bytes)
+    uploads = count_of(len(manifest.datasets), "uploaded dataset")
+    return f"{jobs}, {artifacts} of {size}, {uploads}"
 
 
 if __name__ == "__main__":

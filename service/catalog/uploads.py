@@ -71,7 +71,7 @@ _BROKEN_ARCHIVE = (
 # Of an upload, buffered between two writes.
 _WRITE_BYTES = 4 * 2**20
 
-_SCRATCH_PREFIX = ".upload-"
+SCRATCH_PREFIX = ".upload-"
 # Of a scratch folder without a new file: an upload that runs adds one every few seconds.
 _MIN_ABANDONED_AGE = timedelta(days=1)
 
@@ -172,7 +172,7 @@ def register_dataset(
         raise Conflict(f"a dataset {name!r} already exists")
     with convert_machine_errors():
         data_dir.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=_SCRATCH_PREFIX))
+        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=SCRATCH_PREFIX))
     try:
         unpacked, arranged = scratch / "unpacked", scratch / "arranged"
         with convert_machine_errors():
@@ -212,7 +212,7 @@ def remove_dataset(name: str, data_dir: Path) -> Path:
     If this process is killed before it does so, `delete_abandoned` does.
     """
     with convert_machine_errors():
-        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=_SCRATCH_PREFIX))
+        scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=SCRATCH_PREFIX))
         (data_dir / name.removeprefix(datasets.FOLDER_PREFIX)).rename(scratch / "removed")
     return scratch
 
@@ -220,7 +220,7 @@ def remove_dataset(name: str, data_dir: Path) -> Path:
 def delete_abandoned(data_dir: Path, *, now: datetime) -> int:
     """Deletes scratch folders of API processes that were killed. Returns their number."""
     deleted = 0
-    for path in data_dir.glob(f"{_SCRATCH_PREFIX}*"):
+    for path in data_dir.glob(f"{SCRATCH_PREFIX}*"):
         with suppress(FileNotFoundError):  # the upload has ended
             if now.timestamp() - path.stat().st_mtime > _MIN_ABANDONED_AGE.total_seconds():
                 shutil.rmtree(path, ignore_errors=True)

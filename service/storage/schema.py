@@ -33,7 +33,7 @@ def downgrade(database: Database, *, revision: str) -> None:
 
 def require_current(database: Database) -> None:
     """Raises DatabaseUnavailable, with the command to run, unless the schema is the newest."""
-    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    newest = newest_revision()
     _create_parent(database)
     database.check()
     with database.engine.connect() as connection:
@@ -43,6 +43,12 @@ def require_current(database: Database) -> None:
             f"the database schema is {current or 'empty'}, this version needs {newest}: "
             "run `resnetd-server migrate`"
         )
+
+
+def newest_revision() -> str:
+    newest = ScriptDirectory.from_config(_config()).get_current_head()
+    assert newest is not None, "there is a migration"
+    return newest
 
 
 def _config() -> Config:

@@ -1,16 +1,19 @@
 """Calls of the service, each in a transaction of its own, on a clock that only tests move."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from service.access import people, quotas, tokens
 from service.execution import attempts, runners, warm_pool
 from service.execution.ray_job_lifecycle import RayJobSubmission
-from service.jobs import commands, records, submission
+from service.jobs import checkpoints, commands, records, submission
+from service.jobs.checkpoints import CheckpointFile
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.leases import Claim
@@ -27,6 +30,7 @@ from service.specs.protocol import (
 from service.specs.quota import Quota
 from service.states import CheckpointPart, JobState, Reason, Role, TokenScope
 from service.storage import events
+from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, EventRow, JobRow, PersonRow, RunnerRow
 
@@ -383,6 +387,24 @@ class Core:
     def list_owned(self, owner: str) -> list[str]:
         with self.database.reading() as session:
             return [owned.attempt.id for owned in leases.list_owned(session, owner=owner)]
+
+
+def store_checkpoint(
+    artifacts: ArtifactStore, claimed: Claim, iteration: int
+) -> CheckpointManifest:
+    """Uploads the parts of a checkpoint; it counts once its manifest is reported."""
+
+    async def bytes_of(part: CheckpointPart) -> AsyncIterator[bytes]:
+        yield content(part, iteration)
+
+    manifest = note(iteration)
+    for part, file in checkpoints.files_of_manifest(claimed.attempt_id, manifest).items():
+
+        async def write(part: CheckpointPart = part, file: CheckpointFile = file) -> None:
+            await artifacts.write(file.key, bytes_of(part), sha256=file.sha256, max_bytes=1000)
+
+        anyio.run(write)
+    return manifest
 
 
 def job_id_of(attempt: Claim | str) -> str:
