@@ -88,7 +88,7 @@ class _Worker:
         started = time.perf_counter()
         for _ in range(STEPS):
             if self._group is not None:
-                self._group.broadcast_stop(None)
+                self._group.agree(None)
             start, stop = batch_range(
                 self._iteration,
                 self._batch_size,

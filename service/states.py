@@ -120,6 +120,7 @@ class Reason(StrEnum):
     """Why an attempt ended, or a job without an attempt."""
 
     COMPLETED = "completed"
+    BUDGET_REACHED = "budget-reached"  # recipe.max_seconds or recipe.target_error
     CANCELLED = "cancelled"
     KILLED = "killed"
     PAUSED = "paused"
@@ -153,9 +154,15 @@ class Reason(StrEnum):
         """Whether another attempt may succeed."""
         return self in _RETRYABLE
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the training ended as its recipe says, with all its results."""
+        return self in {Reason.COMPLETED, Reason.BUDGET_REACHED}
+
 
 _BLAME: dict[Reason, Blame | None] = {
     Reason.COMPLETED: None,
+    Reason.BUDGET_REACHED: None,
     Reason.CANCELLED: None,
     Reason.KILLED: None,
     Reason.PAUSED: None,

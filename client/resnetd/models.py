@@ -35,6 +35,7 @@ class Reason(OpenEnum):
     """Why an attempt ended, or why a job ended that had none."""
 
     COMPLETED = "completed"
+    BUDGET_REACHED = "budget-reached"
     CANCELLED = "cancelled"
     KILLED = "killed"
     PAUSED = "paused"
@@ -216,6 +217,7 @@ class TrainingResult(Record, frozen=True):
     test_top5_error: float | None = None
     validation_error: float | None = None
     training_seconds: float | None = None
+    step_seconds: float | None = None
 
 
 class FairSharePoints(Record, frozen=True):
@@ -260,6 +262,7 @@ class EstimateBasis(OpenEnum):
     SAME = "same"
     OTHER_NETWORKS = "other-networks"
     PROGRESS = "progress"
+    MAX_SECONDS = "max-seconds"
     TIME_LIMIT = "time-limit"
 
 

@@ -11,6 +11,7 @@ from service.catalog.architectures import Family
 from service.text import format_nearest
 
 MAX_ITERATIONS = 10_000_000
+MAX_SECONDS = 90 * 24 * 3600.0  # as long as the longest time limit of a job
 # From this depth on, the paper warms up with a learning rate of 0.01 (section 4.2).
 WARMUP_DEPTH = 110
 # Share of the iterations that this warm-up takes: about 400 of 64,000 (section 4.2).
@@ -147,6 +148,12 @@ class Recipe(BaseModel):
     """Recipe whose values the other fields have by default."""
     iterations: Iterations
     """Length of the training. Milestones and warm-up that are not given scale with it."""
+    max_seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = None
+    """The training ends after the step in which it has trained for this long, over all attempts;
+    evaluations and checkpoints do not count, compilation does. Null: no limit."""
+    target_error: Annotated[float, Field(ge=0, lt=100)] | None = None
+    """The training ends with the first evaluation whose error is at most this: the error that
+    `select_by` names. Null: no target."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     """Images of an optimizer step, of all workers together."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
@@ -268,6 +275,11 @@ class Recipe(BaseModel):
                 'schedule "plateau" needs an error to watch: hold out validation_images, or set '
                 "select_by to test"
             )
+        if self.target_error is not None and self.select_by is Selection.LAST:
+            raise ValueError(
+                "target_error needs an error to watch: hold out validation_images, or set "
+                "select_by to test"
+            )
         if self.nesterov and (self.momentum == 0 or self.momentum_form is MomentumForm.CAFFE):
             raise ValueError(
                 f"nesterov needs momentum above 0 and momentum_form {MomentumForm.TORCH}, "
@@ -290,6 +302,11 @@ class Recipe(BaseModel):
             assert self.warmup_iterations is not None
             return warmup + (self.learning_rate - warmup) * iteration / self.warmup_iterations
         return self.learning_rate * self._decay(iteration, drops)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the training may end before its last iteration."""
+        return self.max_seconds is not None or self.target_error is not None
 
     def selection_error(
         self, *, test_error: float | None, validation_error: float | None

@@ -239,7 +239,7 @@ def _finish_or_requeue(
 
 
 def _next_state(job: JobRow, reason: Reason) -> JobState:
-    if reason is Reason.COMPLETED:
+    if reason.is_success:
         return JobState.SUCCEEDED
     is_cancelled = job.stop_requested in {StopReason.CANCEL, StopReason.EARLY_STOP}
     if is_cancelled or reason in {Reason.CANCELLED, Reason.KILLED, Reason.EARLY_STOPPED}:

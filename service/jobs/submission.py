@@ -100,6 +100,7 @@ def create_job(
         replicate_key=training_key.replicate_key(keyed, data_dir),
         macs_per_iteration=workload.count_macs_per_iteration(spec),
         iterations=workload.count_iterations(spec),
+        max_seconds=workload.max_seconds_of(spec),
         checkpointed_iteration=0,
         source_checkpoint_id=source.id if source is not None else None,
         source_job_id=source.job_id if source is not None else None,

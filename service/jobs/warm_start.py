@@ -19,7 +19,17 @@ from service.states import FINAL_STATES
 from service.storage.tables import CheckpointRow, JobRow, OtherCheckpointRow
 
 # Recipe fields that may differ in a continued run: they do not change the steps before it.
-_MAY_DIFFER = frozenset({"name", "iterations", "milestones", "checkpoint_every", "exports"})
+_MAY_DIFFER = frozenset(
+    {
+        "name",
+        "iterations",
+        "milestones",
+        "max_seconds",
+        "target_error",
+        "checkpoint_every",
+        "exports",
+    }
+)
 
 # Fields of a network that matter only where weights are initialized.
 _INITIAL_ONLY = frozenset({"zero_init_residual", "gate_bias"})

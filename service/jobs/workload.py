@@ -22,6 +22,11 @@ def make_timing_key(spec: JobSpec) -> str:
     )
 
 
+def max_seconds_of(spec: JobSpec) -> float | None:
+    """After which the training ends; None without such a limit, and for analyses."""
+    return spec.recipe.max_seconds if spec.analysis is None else None
+
+
 def count_iterations(spec: JobSpec) -> int:
     """An analysis counts as one iteration: what it does inside differs by its kind."""
     return spec.recipe.iterations if spec.analysis is None else 1

@@ -32,7 +32,8 @@ class TimingProfile:
     """What the time of an iteration depends on.
 
     `timing_key`: equal for jobs that take equally long. `macs_per_iteration`: multiply-adds;
-    None where unknown. `gpus_per_worker`: None where the cluster decides.
+    None where unknown. `gpus_per_worker`: None where the cluster decides. `max_seconds`: of the
+    recipe; evaluations come on top of it.
     """
 
     timing_key: str
@@ -40,6 +41,7 @@ class TimingProfile:
     num_workers: int
     cpus_per_worker: int
     gpus_per_worker: float | None
+    max_seconds: float | None
 
     @classmethod
     def from_row(cls, row: JobRow | Row[tuple[Any, ...]]) -> "TimingProfile":
@@ -49,6 +51,7 @@ class TimingProfile:
             num_workers=row.num_workers,
             cpus_per_worker=row.cpus_per_worker,
             gpus_per_worker=row.gpus_per_worker,
+            max_seconds=row.max_seconds,
         )
 
     @classmethod
@@ -59,6 +62,7 @@ class TimingProfile:
             num_workers=spec.resources.num_workers,
             cpus_per_worker=spec.resources.cpus_per_worker,
             gpus_per_worker=spec.resources.gpus_per_worker,
+            max_seconds=workload.max_seconds_of(spec),
         )
 
 
@@ -71,16 +75,23 @@ class Estimator:
         self._startup: DurationEstimate | None = None
 
     def estimate_total(self, profile: TimingProfile, *, iterations: int) -> DurationEstimate | None:
-        """From the claim to the end of the last iteration; None where nothing is measured."""
-        iteration = self.estimate_iteration(profile)
-        if iteration is None:
-            return None
+        """From the claim to the end of the last iteration, or of `max_seconds`.
+
+        None where nothing is measured and there is no such limit.
+        """
+        iteration, limit = self.estimate_iteration(profile), profile.max_seconds
         startup = self.estimate_startup()
-        return replace(
-            iteration,
-            p50=startup.p50 + iterations * iteration.p50,
-            p90=startup.p90 + iterations * iteration.p90,
-        )
+        if iteration is None:
+            if limit is None:
+                return None
+            seconds = DurationEstimate(p50=limit, p90=limit, basis=EstimateBasis.MAX_SECONDS)
+        else:
+            seconds = replace(
+                iteration,
+                p50=_limit(iterations * iteration.p50, limit),
+                p90=_limit(iterations * iteration.p90, limit),
+            )
+        return replace(seconds, p50=startup.p50 + seconds.p50, p90=startup.p90 + seconds.p90)
 
     def estimate_iteration(self, profile: TimingProfile) -> DurationEstimate | None:
         """From jobs with the same timing key, or else from other networks by their multiply-adds.
@@ -234,7 +245,14 @@ def _extrapolate(attempt: AttemptRow, job: JobRow, *, now: datetime) -> Duration
         return None
     rate = (reported_at - attempt.started_at).total_seconds() / done
     seconds = (job.iterations - iteration) * rate
+    left = None if job.max_seconds is None else job.max_seconds - job.trained_seconds
     elapsed = (now - reported_at).total_seconds()
     return DurationEstimate(
-        p50=seconds - elapsed, p90=seconds * _SPREAD - elapsed, basis=EstimateBasis.PROGRESS
+        p50=_limit(seconds, left) - elapsed,
+        p90=_limit(seconds * _SPREAD, left) - elapsed,
+        basis=EstimateBasis.PROGRESS,
     )
+
+
+def _limit(seconds: float, limit: float | None) -> float:
+    return seconds if limit is None else min(seconds, limit)

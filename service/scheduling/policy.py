@@ -24,6 +24,7 @@ class EstimateBasis(StrEnum):
     SAME = "same"  # earlier attempts of jobs that take equally long
     OTHER_NETWORKS = "other-networks"  # earlier attempts of others, by their multiply-adds
     PROGRESS = "progress"  # the progress of the attempt itself
+    MAX_SECONDS = "max-seconds"  # nothing is measured: its recipe's limit
     TIME_LIMIT = "time-limit"  # nothing is measured: the job's own limit
 
 

@@ -102,6 +102,7 @@ def select_eligible(now: datetime) -> Select[*tuple[Any, ...]]:
             JobRow.timing_key,
             JobRow.macs_per_iteration,
             JobRow.iterations,
+            JobRow.max_seconds,
             JobRow.checkpointed_iteration,
         )
         .where(

@@ -206,11 +206,13 @@ class TrainingResult(ProtocolModel):
     """What a finished training attained; errors in percent.
 
     `test_top5_error`: with more than five classes. `validation_error`: with held-out images.
+    `step_seconds`: `training_seconds` without evaluations and checkpoints.
     """
 
     train_error: Percent | None
     test_error: Percent | None
     training_seconds: Annotated[float, Field(ge=0)]
+    step_seconds: Annotated[float, Field(ge=0)] | None = None
     test_top5_error: Percent | None = None
     validation_error: Percent | None = None
 

@@ -193,6 +193,7 @@ class JobRow(SubmittedRow):
     replicate_key: Mapped[str] = mapped_column(String(64))
     macs_per_iteration: Mapped[float | None]
     iterations: Mapped[int]
+    max_seconds: Mapped[float | None]
     checkpointed_iteration: Mapped[int] = mapped_column(default=0)
     source_checkpoint_id: Mapped[str | None] = mapped_column(String(16))
     source_job_id: Mapped[str | None] = mapped_column(String(16))

@@ -32,7 +32,7 @@ from resnetd import (
     Webhook,
 )
 from resnetd.cli import render
-from resnetd.models import AttemptState, Delivery, DeliveryState, EventKind
+from resnetd.models import AttemptState, Delivery, DeliveryState, EventKind, Reason
 
 WIDTH = 80
 ID, OTHER = "0f3k000000000001", "0f3k000000000002"
@@ -51,6 +51,9 @@ JOB = Job(
     created_at=NOW,
     parameters=1_730_714,
     result=TrainingResult(train_error=0.5, test_error=2.5, training_seconds=40.0),
+)
+LIMITED = msgspec.structs.replace(
+    JOB, reason=Reason.BUDGET_REACHED, message="used up its max_seconds of 6"
 )
 TRIAL = Trial(
     number=10_000,
@@ -196,3 +199,7 @@ def test_a_path_of_the_demo_is_not_broken() -> None:
     demo._print(console, f"The logs are in {path}")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == f"The logs are in {path}\n"
+
+
+def test_the_outcome_of_a_job_that_reached_its_budget_says_so() -> None:
+    assert render.outcome(LIMITED).endswith(": budget-reached: used up its max_seconds of 6")

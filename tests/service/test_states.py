@@ -47,7 +47,7 @@ def test_a_walk_runs_only_after_it_has_started(choices: list[int]) -> None:
         assert after is not JobState.SUCCEEDED or before is not JobState.QUEUED
 
 
-@pytest.mark.parametrize("reason", [Reason.COMPLETED, Reason.CANCELLED])
+@pytest.mark.parametrize("reason", [Reason.COMPLETED, Reason.BUDGET_REACHED, Reason.CANCELLED])
 def test_a_completed_or_cancelled_attempt_blames_nothing(reason: Reason) -> None:
     assert reason.blame is None
     assert not reason.is_retryable

@@ -244,14 +244,17 @@ def _deliver(
 
 
 def _describe_training(outcome: trainer.Outcome) -> FinishAttemptRequest:
+    reason = Reason.COMPLETED if outcome.budget_end is None else Reason.BUDGET_REACHED
     return FinishAttemptRequest(
-        reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
+        reason=outcome.stopped.reason if outcome.stopped else reason,
+        message="" if outcome.stopped else outcome.budget_end or "",
         result=TrainingResult(
             train_error=outcome.train_error,
             test_error=outcome.test_error,
             test_top5_error=outcome.test_top5_error,
             validation_error=outcome.validation_error,
             training_seconds=outcome.training_seconds,
+            step_seconds=outcome.step_seconds,
         ),
     )
 

@@ -8,6 +8,7 @@ Shapes: N batch, C channels, H height, W width; R ranks.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import Enum
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from service.states import StopReason
 
-_STOPS: tuple[StopReason | None, ...] = (None, *StopReason)
+
+class StepLimit(Enum):
+    """What ranks agree on beside a stop."""
+
+    LAST_STEP = "last-step"  # the step that follows is the last of the run
+
+
+_AGREED: tuple[StopReason | StepLimit | None, ...] = (None, StepLimit.LAST_STEP, *StopReason)
 
 
 @contextmanager
@@ -109,7 +117,9 @@ class RankGroup:
             dist.all_reduce(flat)
             _set_stats(model, flat / self.world_size)
 
-    def broadcast_stop(self, requested: StopReason | None) -> StopReason | None:
+    def agree(
+        self, requested: StopReason | StepLimit | None
+    ) -> StopReason | StepLimit | None:
         """Called by all ranks before a step: what rank 0 requested at the previous call.
 
         The flag travels while the step is computed, so it costs no time, and all ranks stop before
@@ -119,7 +129,7 @@ class RankGroup:
             return requested
         agreed = self._wait_for_flag()
         if agreed is None:
-            self._flag.fill_(_STOPS.index(requested))
+            self._flag.fill_(_AGREED.index(requested))
             self._pending = dist.broadcast(self._flag, src=0, group=self._control, async_op=True)
         return agreed
 
@@ -127,12 +137,12 @@ class RankGroup:
         """Must be called after the last step: no message may be pending when the group ends."""
         self._wait_for_flag()
 
-    def _wait_for_flag(self) -> StopReason | None:
+    def _wait_for_flag(self) -> StopReason | StepLimit | None:
         if self._pending is None:
             return None
         self._pending.wait()
         self._pending = None
-        return _STOPS[int(self._flag)]
+        return _AGREED[int(self._flag)]
 
 
 def _list_stats(model: nn.Module) -> list[Tensor]:

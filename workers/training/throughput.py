@@ -1,4 +1,4 @@
-"""Training throughput, without the time for evaluation and checkpoints."""
+"""Throughput and time of training steps, without evaluation and checkpoints."""
 
 import time
 from collections.abc import Iterator
@@ -6,10 +6,16 @@ from contextlib import contextmanager
 
 
 class ThroughputMeter:
-    """`images_per_second`: between the last two measurements; None before the first."""
+    """`images_per_second`: between the last two measurements; None before the first.
 
-    def __init__(self, images_per_iteration: int, iteration: int) -> None:
+    `step_seconds`: of earlier attempts.
+    """
+
+    def __init__(
+        self, images_per_iteration: int, iteration: int, *, step_seconds: float = 0.0
+    ) -> None:
         self._images_per_iteration = images_per_iteration
+        self._steps_since = time.monotonic() - step_seconds
         self._iteration, self._measured_at = iteration, time.monotonic()
         self.images_per_second: float | None = None
 
@@ -21,6 +27,11 @@ class ThroughputMeter:
         self._iteration, self._measured_at = iteration, now
         return self.images_per_second
 
+    @property
+    def step_seconds(self) -> float:
+        """Since the run began, over all attempts."""
+        return time.monotonic() - self._steps_since
+
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Excludes the time spent inside."""
@@ -28,4 +39,6 @@ class ThroughputMeter:
         try:
             yield
         finally:
-            self._measured_at += time.monotonic() - started
+            paused = time.monotonic() - started
+            self._measured_at += paused
+            self._steps_since += paused

@@ -21,6 +21,8 @@ class TrainState:
         evaluations_since_best: evaluations without a lower one.
         lr_drops: how often a plateau has dropped the learning rate.
         training_seconds: of all attempts together.
+        step_seconds: the same without evaluations and checkpoints; what max_seconds limits.
+        budget_end: how the run reached a budget of its recipe, with its last step; else None.
         error_curve: (iteration, test error) of each evaluation.
     """
 
@@ -37,6 +39,8 @@ class TrainState:
     evaluations_since_best: int = 0
     lr_drops: int = 0
     training_seconds: float = 0.0
+    step_seconds: float = 0.0
+    budget_end: str | None = None
     error_curve: tuple[tuple[int, float], ...] = ()
 
     def with_evaluation(

@@ -2,7 +2,7 @@
 
 A run that is stopped and resumed with the same number of workers equals the uninterrupted run bit
 for bit on a CPU: every decision depends on the iteration and on sums that are saved in
-checkpoints, none on time.
+checkpoints, none on time but the last step of a recipe with `max_seconds`.
 
 Shapes: N batch, C channels, H height, W width; S sums, R ranks.
 """
@@ -37,7 +37,7 @@ from workers.training.data import sampling
 from workers.training.data.data_source import DataSource, EvaluationSplit, open_data_source
 from workers.training.device_context import DeviceContext
 from workers.training.diagnostics import Diagnostics
-from workers.training.distributed import RankGroup
+from workers.training.distributed import RankGroup, StepLimit
 from workers.training.errors import TrainingDiverged
 from workers.training.evaluation import Evaluator, PendingEvaluation
 from workers.training.metric_sums import TOP, Means, TrainingMetrics, Window
@@ -57,6 +57,8 @@ PROGRESS_SECONDS = 1.0
 class Outcome:
     """`stopped` is None if the run is complete. Errors in percent, of the last evaluation.
 
+    `budget_end`: how the run reached a budget of its recipe, before its last iteration.
+
     `test_top5_error`: with more than five classes. `validation_error`: with held-out images. The
     last checkpoint may still be pending: see Observer.on_checkpoint_pending.
     """
@@ -68,6 +70,8 @@ class Outcome:
     training_seconds: float
     test_top5_error: float | None = None
     validation_error: float | None = None
+    budget_end: str | None = None
+    step_seconds: float | None = None
 
 
 def train(
@@ -100,7 +104,10 @@ def train(
         with closing(trainer):
             if resume is not None and start_mode in {None, StartMode.CONTINUE}:
                 is_same_job = start_mode is None
-                trainer.restore(checkpoint.load(resume, spec=spec, is_same_job=is_same_job))
+                saved = checkpoint.load(resume, spec=spec, is_same_job=is_same_job)
+                # Another job has budgets of its own.
+                end = saved.state.budget_end if is_same_job else None
+                trainer.restore(replace(saved, state=replace(saved.state, budget_end=end)))
             elif resume is not None:
                 trainer.init_weights(resume[CheckpointPart.WEIGHTS])
             elif spec.start_from is not None and spec.start_from.weights is not None:
@@ -160,6 +167,11 @@ class Trainer:
         )
         self.state = TrainState()
         self.precision = precision.resolve_precision(self.recipe.precision, context.device)
+        self._waits_for_evaluation = (
+            self.recipe.schedule is LrSchedule.PLATEAU
+            or self.recipe.has_budget
+            or not self.evaluator.is_async
+        )
         self._pending: _PendingEvaluation | None = None
         self._saved_iteration = 0
         self._stopped: StopReason | None = None
@@ -168,7 +180,9 @@ class Trainer:
         """Trains from the current state to the recipe's last iteration, or until a stop."""
         step = self._prepare()
         while not self._is_last():
-            self._stopped = self.ranks.broadcast_stop(self.observer.stop_requested)
+            agreed = self.ranks.agree(self.observer.stop_requested or self._find_step_limit())
+            is_last_step = agreed is StepLimit.LAST_STEP
+            self._stopped = agreed if isinstance(agreed, StopReason) else None
             if self._stopped is not None:
                 self._finish_evaluation()
                 self._save_checkpoint()
@@ -179,7 +193,7 @@ class Trainer:
             learning_rate = self._learning_rate()
             with self.randomness.step(self.state.iteration):
                 self.metrics.add(step(images_NCHW, labels_N, learning_rate))
-            self._advance(learning_rate)
+            self._advance(learning_rate, is_last_step=is_last_step)
 
             if self._is_due(self.recipe.evaluate_every) or self._is_due(report_every(self.recipe)):
                 self._finish_evaluation()
@@ -189,8 +203,7 @@ class Trainer:
             if self._is_due(self.recipe.checkpoint_every):
                 self._save_checkpoint()
             # On a GPU the evaluation continues during the next steps, unless they depend on it.
-            is_plateau = self.recipe.schedule is LrSchedule.PLATEAU
-            if self._is_last() or is_plateau or not self.evaluator.is_async:
+            if self._is_last() or self._waits_for_evaluation:
                 self._finish_evaluation()
             self._report_progress()
         self.ranks.close()
@@ -202,6 +215,8 @@ class Trainer:
             self.state.training_seconds,
             test_top5_error=self.state.test_top5_error,
             validation_error=self.state.validation_error,
+            budget_end=self.state.budget_end,
+            step_seconds=self.state.step_seconds,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -256,12 +271,20 @@ class Trainer:
         self._scaler = step.scaler
         self._started_at = time.monotonic() - self.state.training_seconds
         self._progress_at = time.monotonic()
-        self._throughput = ThroughputMeter(self.recipe.batch_size, self.state.iteration)
+        self._throughput = ThroughputMeter(
+            self.recipe.batch_size, self.state.iteration, step_seconds=self.state.step_seconds
+        )
         self._has_stepped = False
         return step
 
     def _is_last(self) -> bool:
-        return self.state.iteration >= self.recipe.iterations
+        return self.state.iteration >= self.recipe.iterations or self.state.budget_end is not None
+
+    def _find_step_limit(self) -> StepLimit | None:
+        """Whether rank 0 has trained for so long that the next step is the last."""
+        limit = self.recipe.max_seconds
+        is_over = limit is not None and self._throughput.step_seconds >= limit
+        return StepLimit.LAST_STEP if is_over else None
 
     def _is_due(self, every: int) -> bool:
         return self._is_last() or self.state.iteration % every == 0
@@ -280,13 +303,16 @@ class Trainer:
             self.state.iteration, is_warm=self.state.warmup_done, drops=self.state.lr_drops
         )
 
-    def _advance(self, learning_rate: float) -> None:
+    def _advance(self, learning_rate: float, *, is_last_step: bool) -> None:
         self.state = replace(
             self.state,
             iteration=self.state.iteration + 1,
             learning_rate=learning_rate,
             training_seconds=time.monotonic() - self._started_at,
+            step_seconds=self._throughput.step_seconds,
         )
+        if is_last_step and self.state.iteration < self.recipe.iterations:
+            self._end_by_budget(f"used up its max_seconds of {self.recipe.max_seconds:g}")
         self._step_time = StepTime(
             self.state.iteration, self.state.training_seconds, datetime.now(UTC)
         )
@@ -325,7 +351,8 @@ class Trainer:
     def _start_evaluation(self) -> None:
         train = self.metrics.take_means(Window.SINCE_EVALUATION, self.ranks)
         with self._pause_throughput():
-            started = self.evaluator.start(keeps_predictions=self._is_last())
+            keeps_predictions = self._is_last() or self.recipe.target_error is not None
+            started = self.evaluator.start(keeps_predictions=keeps_predictions)
         self._pending = _PendingEvaluation(started, self._step_time, train.error)
 
     def _finish_evaluation(self) -> None:
@@ -362,8 +389,13 @@ class Trainer:
         if self.state.lr_drops > drops:
             message = f"plateau at iteration {iteration}: the learning rate drops"
             self.observer.on_log(LogLevel.INFO, message)
+        if self._reaches_target(selection_error) and not self._is_last():
+            self._end_by_budget(f"reached its target_error of {self.recipe.target_error:g} % with {selection_error:g} %")
+            if pending.checkpoint is None:
+                pending.checkpoint = self._copy_checkpoint()
         if pending.checkpoint is not None:
-            evaluated = replace(pending.checkpoint, state=record(pending.checkpoint.state))
+            state = replace(record(pending.checkpoint.state), budget_end=self.state.budget_end)
+            evaluated = replace(pending.checkpoint, state=state)
             self._write_checkpoint(evaluated, test.error, selection_error, predictions)
 
     def _save_checkpoint(self) -> None:
@@ -373,21 +405,41 @@ class Trainer:
             return
         if self._pending is not None and self._pending.step.iteration < iteration:
             self._finish_evaluation()
-        with self._pause_throughput():
-            sums_RWS = self.ranks.all_gather(self.metrics.sums_WS)
-            self._check_finite(sums_RWS)
-            self._saved_iteration = iteration
-            if self.context.rank > 0:
-                return
-            self.state = replace(self.state, loss_scale=self._scaler.state())
-            self.writer.wait()  # memory is planned for one copy, not for two
-            copied = Checkpoint(
-                self.state, self.model.state_dict(), self.optimizer.momentum(), sums_RWS
-            ).copy_to_cpu()
+        copied = self._copy_checkpoint()
+        if copied is None:
+            return
         if self._pending is None:
             self._write_checkpoint(copied, test_error=None, selection_error=None)
         else:
             self._pending.checkpoint = copied
+
+    def _copy_checkpoint(self) -> Checkpoint | None:
+        """Of the network as it is now; None but on rank 0. All ranks call it."""
+        with self._pause_throughput():
+            sums_RWS = self.ranks.all_gather(self.metrics.sums_WS)
+            self._check_finite(sums_RWS)
+            self._saved_iteration = self.state.iteration
+            if self.context.rank > 0:
+                return None
+            self.state = replace(self.state, loss_scale=self._scaler.state())
+            self.writer.wait()  # memory is planned for one copy, not for two
+            return Checkpoint(
+                self.state, self.model.state_dict(), self.optimizer.momentum(), sums_RWS
+            ).copy_to_cpu()
+
+    def _reaches_target(self, selection_error: float | None) -> bool:
+        target = self.recipe.target_error
+        if target is None:
+            return False
+        assert selection_error is not None, "validated with the recipe"
+        return selection_error <= target
+
+    def _end_by_budget(self, end: str) -> None:
+        """Makes the last step the last of the run: it is reported, evaluated, saved, exported."""
+        seconds = self.state.step_seconds
+        end = f"{end}, after {seconds:.1f} s at iteration {self.state.iteration}"
+        self.state = replace(self.state, budget_end=end)
+        self.observer.on_log(LogLevel.INFO, f"the training ends: it has {end}")
 
     def _name_means(self, split: str, means: Means) -> dict[str, float]:
         """By the names of their series."""
@@ -412,7 +464,8 @@ class Trainer:
         predictions: dict[str, Tensor] | None = None,
     ) -> None:
         iteration = copied.state.iteration
-        is_complete = iteration == self.recipe.iterations
+        has_ended = copied.state.budget_end is not None
+        is_complete = has_ended or iteration == self.recipe.iterations
         is_final = is_complete or (self._stopped is not None and iteration == self.state.iteration)
         with self._pause_throughput():
             self.writer.write(

@@ -600,6 +600,8 @@ def _plan_time(minutes: Duration | None) -> str:
     expected = f"about {median}" if median == high else f"{median} to {high}"
     if minutes.basis == EstimateBasis.OTHER_NETWORKS:
         return f"{expected}, by multiply-adds from other networks (attempts: {minutes.samples})"
+    if minutes.basis == EstimateBasis.MAX_SECONDS:
+        return f"at most {high}, by its max_seconds: no comparable job has run"
     return f"{expected}, from jobs like it (attempts: {minutes.samples})"
 
 
@@ -673,7 +675,9 @@ def outcome(ended: Job) -> str:
         ("training time ", "" if seconds is None else duration(seconds)),
     )
     details = ", ".join(f"{label}{value}" for label, value in values if value)
-    return ": ".join(filter(None, (ended.state, details)))
+    is_limited = ended.reason == Reason.BUDGET_REACHED
+    budget = printable(f"{ended.reason}: {first_line(ended.message)}") if is_limited else ""
+    return ": ".join(filter(None, (ended.state, details, budget)))
 
 
 def _fields_of_job(shown: Job, envelope: Envelope, now: datetime) -> Iterator[tuple[str, object]]:

@@ -219,6 +219,7 @@ def test_a_recipe_selects_on_test_images_only_where_it_says_so(fields: Any, expe
     ("fields", "message"),
     [
         ({"schedule": "plateau"}, "needs an error to watch"),
+        ({"target_error": 10}, "needs an error to watch"),
         ({"select_by": "validation"}, "needs held-out images"),
     ],
 )

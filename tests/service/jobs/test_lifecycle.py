@@ -132,11 +132,14 @@ def test_a_dependency_that_ends_during_the_submission_leaves_no_job_blocked(core
     assert {core.job(job_id).state for job_id in waiting} == {JobState.QUEUED}
 
 
-def test_a_job_succeeds_when_its_attempt_completes(core: Core) -> None:
+@pytest.mark.parametrize("reason", [Reason.COMPLETED, Reason.BUDGET_REACHED])
+def test_a_job_succeeds_when_its_attempt_ends_as_its_recipe_says(
+    core: Core, reason: Reason
+) -> None:
     claimed = core.run()
-    assert core.finish(claimed.attempt_id) is JobState.SUCCEEDED
+    assert core.finish(claimed.attempt_id, reason) is JobState.SUCCEEDED
     job = core.job(job_id_of(claimed))
-    assert job.reason is Reason.COMPLETED
+    assert job.reason is reason
     assert job.finished_at == core.clock.now
 
 

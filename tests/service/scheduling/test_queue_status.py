@@ -7,6 +7,7 @@ import pytest
 
 from service.errors import CannotFit
 from service.scheduling import queue_status
+from service.scheduling.estimates import Estimator
 from service.scheduling.policy import EstimateBasis
 from service.scheduling.queue_status import JobPlan, JobQueueStatus, QueueStatus, WaitReason
 from service.specs.protocol import Progress
@@ -199,6 +200,29 @@ def test_a_plan_estimates_its_duration_from_jobs_with_the_same_timing_key(core: 
     assert planned.duration.p50 == 2.0 + 200 * 1.0
     assert (planned.duration.basis, planned.duration.samples) == (EstimateBasis.SAME, 1)
     assert planned.resident_bytes == 720_000_000, "as the job reported"
+
+
+def test_a_plan_takes_no_longer_than_its_max_seconds(core: Core) -> None:
+    core.record_cluster(cpus=1)
+    limited = QUICK | {"iterations": 200, "max_seconds": 30}
+    unmeasured = plan(core, recipe=limited).duration
+    assert unmeasured is not None
+    assert (unmeasured.p50, unmeasured.basis) == (30.0, EstimateBasis.MAX_SECONDS)
+
+    measure(core)
+    measured = [plan(core, recipe=limited | {"iterations": n}).duration for n in (20, 200)]
+    assert [found and found.p50 for found in measured] == [2.0 + 20 * 1.0, 2.0 + 30.0]
+
+
+def test_a_running_job_is_expected_to_end_with_its_max_seconds(core: Core) -> None:
+    claimed = core.start(recipe=QUICK | {"iterations": 200, "max_seconds": 30})
+    core.report(claimed.attempt_id, 1)
+    core.clock.advance(5.0)
+    core.report(claimed.attempt_id, 2, progress=Progress(iteration=5, iterations=200))
+    attempt, job = core.attempt(claimed.attempt_id), core.job(job_id_of(claimed))
+    with core.database.reading() as session:
+        found = Estimator(session).estimate_remaining(attempt, job, now=core.clock.now)
+    assert (found.p50, found.basis) == (25.0, EstimateBasis.PROGRESS)
 
 
 def test_the_duration_of_a_new_network_is_scaled_by_multiply_adds(core: Core) -> None:

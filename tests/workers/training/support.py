@@ -224,6 +224,8 @@ def run_in_processes(directory: Path, context: DeviceContext) -> None:
     add("stopped", stop_at=6)
     add("resumed", resume=checkpoint.find_newest(directory / "stopped"))
     add("stopped late", stop_at=11)
+    add("limited", {"max_seconds": 1e-6})
+    add("target", {"validation_images": 437, "target_error": 99.9})
     add("sync_batch_norm", BATCH_NORM_RECIPE | {"sync_batch_norm": True})
     add("local_batch_norm", BATCH_NORM_RECIPE)
     for name, fields in (("stochastic", STOCHASTIC), ("dropout", {"shortcut_form": "dropout"})):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from service.specs.series import MachineSeries, StepSeries
-from service.states import Reason, StopReason
+from service.specs.job_spec import StartMode
+from service.states import CheckpointPart, Reason, StopReason
 from tests.workers.training.support import (
     STOCHASTIC,
     STOCHASTIC_RECIPE,
@@ -19,10 +20,12 @@ from tests.workers.training.support import (
     run,
     small_spec,
 )
-from workers.training import checkpoint, machine_meter, trainer
+from workers.training import checkpoint, machine_meter, throughput, trainer
 from workers.training.errors import CheckpointMismatch, DatasetMissing, TrainingDiverged
+from workers.training.evaluation import Evaluator
 from workers.training.models import resnet
 from workers.training.models.resnet import ResNet
+from workers.training.train_step import TrainStep
 
 
 def test_a_resnet_8_learns_digits(tmp_path: Path) -> None:
@@ -315,6 +318,89 @@ def test_a_plateau_drops_the_learning_rate(tmp_path: Path) -> None:
     assert rate < 1e-9
 
 
+class StepClock:
+    """Each step takes a second, each evaluation a hundred."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._seconds = 0.0
+        monkeypatch.setattr(throughput, "time", self)
+        self._delay(monkeypatch, TrainStep, "__call__", 1.0)
+        self._delay(monkeypatch, Evaluator, "start", 100.0)
+
+    def monotonic(self) -> float:
+        return self._seconds
+
+    def _delay(
+        self, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, seconds: float
+    ) -> None:
+        function = getattr(owner, name)
+
+        def slow(*args: Any, **options: Any) -> Any:
+            self._seconds += seconds
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, slow)
+
+
+def test_a_run_ends_with_the_step_after_its_max_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StepClock(monkeypatch)
+    spec = small_spec({"max_seconds": 6})
+    outcome, observer = run(spec, tmp_path)
+    assert outcome.stopped is None
+    assert outcome.budget_end == "used up its max_seconds of 6, after 7.0 s at iteration 7"
+    # The evaluation after step 4 does not count; the last step is evaluated and saved as the last.
+    assert [saved.iteration for saved in observer.saved] == [6, 7]
+    assert observer.values()["test/error", 7] == outcome.test_error
+    assert {CheckpointPart.CARD, CheckpointPart.PREDICTIONS} <= observer.files[7].keys()
+
+
+def test_a_resumed_run_goes_on_counting_its_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small_spec({"max_seconds": 6})
+    StepClock(monkeypatch)
+    expected, uninterrupted = run(spec, tmp_path / "uninterrupted")
+    _, stopped = run(spec, tmp_path / "stopped", stop_at=5)
+    outcome, resumed = run(spec, tmp_path / "resumed", resume=stopped.files[5])
+    assert outcome.budget_end == expected.budget_end
+    assert digests(resumed.files[7]) == digests(uninterrupted.files[7])
+
+    again, nothing = run(spec, tmp_path / "again", resume=resumed.files[7])
+    assert (again, nothing.points) == (outcome, {})
+    continued, _ = run(
+        small_spec({"max_seconds": 9}),
+        tmp_path / "continued",
+        resume=resumed.files[7],
+        start_mode=StartMode.CONTINUE,
+    )
+    assert continued.iteration == 10
+
+
+def test_a_run_ends_with_the_evaluation_that_reaches_its_target(tmp_path: Path) -> None:
+    recipe = {"validation_images": 437, "target_error": 99.9,}
+    outcome, observer = run(small_spec(recipe), tmp_path)
+    assert outcome.validation_error is not None
+    assert outcome.budget_end == (
+        f"reached its target_error of 99.9 % with {outcome.validation_error:g} %, "
+        f"after {outcome.step_seconds:.1f} s at iteration 4"
+    )
+    (saved,) = observer.saved
+    assert (saved.iteration, saved.test_error) == (4, outcome.test_error)
+    assert {CheckpointPart.CARD, CheckpointPart.PREDICTIONS} <= saved.files.keys()
+    assert checkpoint.load(saved.files, spec=small_spec(recipe)).state.budget_end
+
+
+def test_a_target_that_is_not_reached_changes_no_step(tmp_path: Path) -> None:
+    _, expected = run(small_spec({"validation_images": 437}), tmp_path / "expected")
+    recipe = {"validation_images": 437, "target_error": 0.0, "max_seconds": 3600}
+    outcome, observer = run(small_spec(recipe), tmp_path / "budget")
+    assert (outcome.iteration, outcome.budget_end) == (12, None)
+    weights = [digests(files)["weights"] for files in (expected.files[12], observer.files[12])]
+    assert weights[0] == weights[1]
+
+
 def test_validation_images_have_series_of_their_own(tmp_path: Path) -> None:
     _, observer = run(small_spec({"validation_images": 437}), tmp_path)
     (environment,) = observer.environments
@@ -357,6 +443,19 @@ def test_all_processes_stop_before_the_same_step(process_runs: ProcessRuns) -> N
     # A request before step 6 travels during that step and takes effect before step 7.
     assert {(outcome["stopped"], outcome["iteration"]) for outcome in outcomes} == {("cancel", 7)}
     assert ranks[0]["stopped"]["checkpoints"] == [6, 7]
+
+
+@pytest.mark.slow
+def test_all_processes_reach_a_budget_after_the_same_step(process_runs: ProcessRuns) -> None:
+    _, ranks = process_runs
+    ends = {
+        name: {(rank[name]["outcome"]["iteration"], rank[name]["outcome"]["stopped"])
+               for rank in ranks}
+        for name in ("limited", "target")
+    }
+    # The limit is over before step 1, and the flag travels during it.
+    assert ends == {"limited": {(2, None)}, "target": {(4, None)}}
+    assert ranks[0]["limited"]["checkpoints"] == [2]
 
 
 @pytest.mark.slow

@@ -3123,7 +3123,7 @@ export interface components {
          * @description What an estimate of a duration rests on.
          * @enum {string}
          */
-        EstimateBasis: "same" | "other-networks" | "progress" | "time-limit";
+        EstimateBasis: "same" | "other-networks" | "progress" | "max-seconds" | "time-limit";
         /**
          * EvaluationSpec
          * @description The errors of the weights, measured again, perhaps with other views or other images.
@@ -4736,7 +4736,7 @@ export interface components {
          * @description Why an attempt ended, or a job without an attempt.
          * @enum {string}
          */
-        Reason: "completed" | "cancelled" | "killed" | "paused" | "preempted" | "early-stopped" | "dependency-failed" | "time-limit" | "dataset-missing" | "diverged" | "training-error" | "out-of-memory" | "worker-died" | "heartbeat-timeout" | "start-timeout" | "cluster-lost" | "delivery-failed" | "internal";
+        Reason: "completed" | "budget-reached" | "cancelled" | "killed" | "paused" | "preempted" | "early-stopped" | "dependency-failed" | "time-limit" | "dataset-missing" | "diverged" | "training-error" | "out-of-memory" | "worker-died" | "heartbeat-timeout" | "start-timeout" | "cluster-lost" | "delivery-failed" | "internal";
         /**
          * Recipe
          * @description Hyperparameters: everything about a training but the network and the data.
@@ -4748,6 +4748,10 @@ export interface components {
             name: string;
             /** Iterations */
             iterations: number;
+            /** Max Seconds */
+            max_seconds?: number | null;
+            /** Target Error */
+            target_error?: number | null;
             /** Batch Size */
             batch_size: number;
             /** Micro Batch Size */
@@ -5924,6 +5928,7 @@ export interface components {
          * @description What a finished training attained; errors in percent.
          *
          *     `test_top5_error`: with more than five classes. `validation_error`: with held-out images.
+         *     `step_seconds`: `training_seconds` without evaluations and checkpoints.
          */
         TrainingResult: {
             /** Train Error */
@@ -5932,6 +5937,8 @@ export interface components {
             test_error: number | null;
             /** Training Seconds */
             training_seconds: number;
+            /** Step Seconds */
+            step_seconds?: number | null;
             /** Test Top5 Error */
             test_top5_error?: number | null;
             /** Validation Error */

@@ -204,6 +204,13 @@ function Summary(properties: { job: Job; envelope: Schemas["EnvelopeView"] | und
           )}
         </div>
       )}
+      {job.reason === "budget-reached" && (
+        <div class="note">
+          <p>
+            {job.reason}: {job.message}
+          </p>
+        </div>
+      )}
       {job.state === "failed" && (
         <div class="note error">
           <p>

@@ -84,6 +84,7 @@ def upgrade() -> None:
         sa.Column("replicate_key", sa.String(length=64), nullable=False),
         sa.Column("macs_per_iteration", sa.Double(), nullable=True),
         sa.Column("iterations", sa.Integer(), nullable=False),
+        sa.Column("max_seconds", sa.Double(), nullable=True),
         sa.Column("checkpointed_iteration", sa.Integer(), nullable=False),
         sa.Column("source_checkpoint_id", sa.String(length=16), nullable=True),
         sa.Column("source_job_id", sa.String(length=16), nullable=True),
@@ -109,6 +110,7 @@ def upgrade() -> None:
             "reason",
             sa.Enum(
                 "completed",
+                "budget-reached",
                 "cancelled",
                 "killed",
                 "paused",
@@ -559,6 +561,7 @@ def upgrade() -> None:
             "reason",
             sa.Enum(
                 "completed",
+                "budget-reached",
                 "cancelled",
                 "killed",
                 "paused",
