@@ -117,9 +117,7 @@ class RankGroup:
             dist.all_reduce(flat)
             _set_stats(model, flat / self.world_size)
 
-    def agree(
-        self, requested: StopReason | StepLimit | None
-    ) -> StopReason | StepLimit | None:
+    def agree(self, requested: StopReason | StepLimit | None) -> StopReason | StepLimit | None:
         """Called by all ranks before a step: what rank 0 requested at the previous call.
 
         The flag travels while the step is computed, so it costs no time, and all ranks stop before

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from service.specs.series import MachineSeries, StepSeries
 from service.specs.job_spec import StartMode
+from service.specs.series import MachineSeries, StepSeries
 from service.states import CheckpointPart, Reason, StopReason
 from tests.workers.training.support import (
     STOCHASTIC,
@@ -379,7 +379,7 @@ def test_a_resumed_run_goes_on_counting_its_seconds(
 
 
 def test_a_run_ends_with_the_evaluation_that_reaches_its_target(tmp_path: Path) -> None:
-    recipe = {"validation_images": 437, "target_error": 99.9,}
+    recipe = {"validation_images": 437, "target_error": 99.9}
     outcome, observer = run(small_spec(recipe), tmp_path)
     assert outcome.validation_error is not None
     assert outcome.budget_end == (
@@ -449,8 +449,9 @@ def test_all_processes_stop_before_the_same_step(process_runs: ProcessRuns) -> N
 def test_all_processes_reach_a_budget_after_the_same_step(process_runs: ProcessRuns) -> None:
     _, ranks = process_runs
     ends = {
-        name: {(rank[name]["outcome"]["iteration"], rank[name]["outcome"]["stopped"])
-               for rank in ranks}
+        name: {
+            (rank[name]["outcome"]["iteration"], rank[name]["outcome"]["stopped"]) for rank in ranks
+        }
         for name in ("limited", "target")
     }
     # The limit is over before step 1, and the flag travels during it.
