@@ -268,6 +268,15 @@ class Recipe(BaseModel):
                 f"test_time_augmentation {self.test_time_augmentation} needs crop "
                 f"{Crop.SCALE_JITTER} or {Crop.RANDOM_RESIZED_CROP}, received {self.crop}"
             )
+        if self.nesterov and (self.momentum == 0 or self.momentum_form is MomentumForm.CAFFE):
+            raise ValueError(
+                f"nesterov needs momentum above 0 and momentum_form {MomentumForm.TORCH}, "
+                f"received {self.momentum:g} and {self.momentum_form}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> "Recipe":
         if self.select_by is Selection.VALIDATION and self.validation_images == 0:
             raise ValueError("select_by validation needs held-out images: validation_images is 0")
         if self.schedule is LrSchedule.PLATEAU and self.select_by is Selection.LAST:
@@ -279,11 +288,6 @@ class Recipe(BaseModel):
             raise ValueError(
                 "target_error needs an error to watch: hold out validation_images, or set "
                 "select_by to test"
-            )
-        if self.nesterov and (self.momentum == 0 or self.momentum_form is MomentumForm.CAFFE):
-            raise ValueError(
-                f"nesterov needs momentum above 0 and momentum_form {MomentumForm.TORCH}, "
-                f"received {self.momentum:g} and {self.momentum_form}"
             )
         return self
 

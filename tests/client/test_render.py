@@ -32,7 +32,7 @@ from resnetd import (
     Webhook,
 )
 from resnetd.cli import render
-from resnetd.models import AttemptState, Delivery, DeliveryState, EventKind, Reason
+from resnetd.models import AttemptState, Delivery, DeliveryState, EventKind
 
 WIDTH = 80
 ID, OTHER = "0f3k000000000001", "0f3k000000000002"

@@ -390,9 +390,8 @@ class Trainer:
             message = f"plateau at iteration {iteration}: the learning rate drops"
             self.observer.on_log(LogLevel.INFO, message)
         if self._reaches_target(selection_error) and not self._is_last():
-            self._end_by_budget(
-                f"reached its target_error of {self.recipe.target_error:g} % with {selection_error:g} %"
-            )
+            reached = f"target_error of {self.recipe.target_error:g} % with {selection_error:g} %"
+            self._end_by_budget(f"reached its {reached}")
             if pending.checkpoint is None:
                 pending.checkpoint = self._copy_checkpoint()
         if pending.checkpoint is not None:

@@ -218,7 +218,8 @@ def test_a_running_job_is_expected_to_end_with_its_max_seconds(core: Core) -> No
     claimed = core.start(recipe=QUICK | {"iterations": 200, "max_seconds": 30})
     core.report(claimed.attempt_id, 1)
     core.clock.advance(5.0)
-    core.report(claimed.attempt_id, 2, progress=Progress(iteration=5, iterations=200))
+    progress = Progress(iteration=5, iterations=200, images_per_second=None)
+    core.report(claimed.attempt_id, 2, progress=progress)
     attempt, job = core.attempt(claimed.attempt_id), core.job(job_id_of(claimed))
     with core.database.reading() as session:
         found = Estimator(session).estimate_remaining(attempt, job, now=core.clock.now)
