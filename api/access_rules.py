@@ -88,6 +88,7 @@ RULES: dict[str, Rule] = {
     "POST /v1/jobs/{job_id}/cancel": _CHANGE_JOB,
     "POST /v1/jobs/{job_id}/kill": _CHANGE_JOB,
     "POST /v1/jobs/{job_id}/clone": _submit(Subject.JOB, is_tagged=True),
+    "GET /v1/export": _READ_SHARED,
     "GET /v1/groups": _READ_SHARED,
     "GET /v1/metrics": _READ_SHARED,
     "GET /v1/predictions": _READ_TAGGED,

@@ -1,23 +1,28 @@
-"""Pages of jobs and studies as files: their data and the dashboard in one."""
+"""Pages of jobs, comparisons and studies as files: their data and the dashboard in one."""
 
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from api import problems, static_export
 from api.dependencies import authorize
+from api.queries import FilterText
 from api.shared_reads import SharedReads
 from service.errors import Conflict, NotFound
 from service.jobs.metric_axes import MetricAxis
 from service.states import MembersSee, Role, TokenScope
 from service.storage.visibility import Shared
+from service.text import count_of
 
 router = APIRouter(prefix="/v1", tags=["exports"], dependencies=[Depends(authorize)])
 
 _PARTS = ("", "/attempts", "/events", "/checkpoints", "/lineage", "/envelope", "/analyses")
+# As many as the page shows.
+_MAX_COMPARED = 100
 _FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {}}}}
 
 
@@ -30,15 +35,36 @@ async def export_job(job_id: str, request: Request) -> Response:
     """The page of the job as one HTML file with curves, spec, results and checkpoints."""
     base = f"/v1/jobs/{job_id}"
     reads = {f"{base}{part}": f"{base}{part}" for part in _PARTS}
-    reads |= {
-        f"/v1/metrics?x={axis}": f"/v1/metrics?job={job_id}&x={axis}&buckets=500"
-        for axis in MetricAxis
-    }
-    bodies = await _read_all(request, reads)
+    bodies = await _read_all(request, reads | _list_metrics(f"job={job_id}"))
     if base not in bodies:
         raise NotFound(f"no job {job_id!r}")
     title = bodies[base]["name"]
-    return _respond(f"/jobs/{job_id}", title, bodies, {}, Shared(job_ids=(job_id,)))
+    return _respond(f"/jobs/{job_id}", job_id, title, bodies, {}, Shared(job_ids=(job_id,)))
+
+
+@router.get(
+    "/export",
+    response_class=Response,
+    responses=_FILE | problems.responses(NotFound, Conflict),
+)
+async def export_comparison(
+    request: Request,
+    job: Annotated[
+        list[FilterText], Query(min_length=1, max_length=_MAX_COMPARED, description="of jobs")
+    ],
+) -> Response:
+    """The page that compares these jobs as one HTML file with their curves and results."""
+    job_ids = tuple(dict.fromkeys(job))
+    chosen = urlencode({"job": job_ids}, doseq=True)
+    reads = {f"/v1/groups?by={by}": f"/v1/groups?{chosen}&by={by}" for by in ("-seed", "id")}
+    reads["/v1/jobs"] = f"/v1/jobs?{chosen}&limit={_MAX_COMPARED}"
+    bodies = await _read_all(request, reads | _list_metrics(chosen))
+    found = {row["id"] for row in bodies["/v1/jobs"]["jobs"]}
+    for job_id in job_ids:
+        if job_id not in found:
+            raise NotFound(f"no job {job_id!r}")
+    title = f"Comparison of {count_of(len(job_ids), 'job')}"
+    return _respond(f"/compare?{chosen}", "comparison", title, bodies, {}, Shared(job_ids=job_ids))
 
 
 @router.get(
@@ -56,7 +82,14 @@ async def export_study(study_id: str, request: Request) -> Response:
     _, figure = await shared.request(f"{base}/report?format=svg", request.headers.raw)
     title, path = bodies[base]["title"], f"/studies/{study_id}"
     pictures = {f"{base}/report": figure}
-    return _respond(path, title, bodies, pictures, Shared(study_id=study_id))
+    return _respond(path, study_id, title, bodies, pictures, Shared(study_id=study_id))
+
+
+def _list_metrics(chosen: str) -> dict[str, str]:
+    """`chosen`: jobs, as in a query."""
+    return {
+        f"/v1/metrics?x={axis}": f"/v1/metrics?{chosen}&x={axis}&buckets=500" for axis in MetricAxis
+    }
 
 
 async def _read_all(request: Request, reads: Mapping[str, str]) -> dict[str, Any]:
@@ -71,8 +104,14 @@ async def _read_all(request: Request, reads: Mapping[str, str]) -> dict[str, Any
 
 
 def _respond(
-    path: str, title: str, bodies: Mapping[str, Any], pictures: Mapping[str, bytes], shared: Shared
+    path: str,
+    name: str,
+    title: str,
+    bodies: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
+    shared: Shared,
 ) -> Response:
+    """`path`: of the page; `name`: of the file."""
     session = {
         "user": "resnetd",
         "role": Role.VIEWER,
@@ -86,7 +125,6 @@ def _respond(
     content = static_export.make_file(
         path, title=title, session=session, responses=bodies, pictures=pictures
     )
-    name = path.rpartition("/")[2]
     return Response(
         content,
         media_type="text/html",

@@ -1,7 +1,7 @@
 """`Client`: a connection to one service."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -152,17 +152,21 @@ class Client:
         pages = self._api.get_pages("/v1/audit", "entries", AuditEntry, params)
         return itertools.islice(pages, limit)
 
-    def export(self, run_id: str, path: str | Path) -> None:
-        """Write the page of a job or a study as one HTML file that needs no service.
+    def export(self, run_id: str | Sequence[str], path: str | Path) -> None:
+        """Write the page of a job, a comparison or a study as one HTML file without a service.
 
         Args:
-            run_id: the id of a job or of a study.
+            run_id: the id of a job or of a study; ids of jobs are a comparison.
             path: of the file.
 
         Raises:
             NotFound: there is neither a job nor a study of this id.
             Conflict: the service has no dashboard.
         """
+        if not isinstance(run_id, str):
+            content = self._api.get_bytes("/v1/export", {"job": list(run_id)})
+            Path(path).write_bytes(content)
+            return
         segment = quote(run_id, safe="")
         try:
             content = self._api.get_bytes(f"/v1/jobs/{segment}/export", {})

@@ -20,14 +20,14 @@ VIEWER, MEMBER, ADMIN = Role.VIEWER, Role.MEMBER, Role.ADMIN
 _PRIVATE = ("/v1/webhooks", "/v1/alerts", "/v1/tokens", "/v1/shares")
 # What a link reads, if it was shared: what the pages of jobs, comparisons and studies show.
 _SHARED = re.compile(
-    r"GET /v1/(jobs(/\{job_id\}(/(?!logs|checkpoints/).+)?)?|groups|metrics|stream|session"
+    r"GET /v1/(jobs(/\{job_id\}(/(?!logs|checkpoints/).+)?)?|export|groups|metrics|stream|session"
     r"|studies/\{study_id\}(/(report|export))?|comparisons/\{comparison_id\})|DELETE /v1/session"
 )
 _MACHINES = ("/v1/attempts/", "/v1/runners/", "/v1/drivers/")
 _PUBLIC = {"GET /v1/health", "POST /v1/session"}
 # What is not secret, and what has only jobs.
 _OF_JOBS = (
-    *("jobs", "groups", "metrics", "predictions", "stream", "queue", "session"),
+    *("jobs", "export", "groups", "metrics", "predictions", "stream", "queue", "session"),
     *("datasets", "recipes", "cluster", "runners", "signing-key", "quotas"),
 )
 OPERATIONS = [

@@ -48,14 +48,38 @@ def test_a_job_in_a_file_has_its_curves_spec_and_results(
     assert errors == []
 
 
-def test_the_command_writes_the_file_of_a_job_and_of_a_study(api: Api, tmp_path: Path) -> None:
+def test_a_comparison_in_a_file_has_its_curves_and_its_groups(
+    page: Page, api: Api, errors: list[str], tmp_path: Path
+) -> None:
+    job_ids = [_train(api, error=8.25, seed=1), _train(api, error=9.25, seed=2)]
+    chosen = "&".join(f"job={job_id}" for job_id in job_ids)
+    requested = _open(page, api, f"/v1/export?{chosen}", tmp_path)
+    expect(page.get_by_role("figure", name="Error, %").locator("canvas")).to_be_visible()
+    results = page.get_by_role("region", name="Results")
+    expect(results.get_by_role("row", name="8.75 ± 0.71 (n 2)")).to_be_visible()
+    page.get_by_label("Mean over seeds").uncheck()
+    expect(results.get_by_role("row")).to_have_count(3)
+    page.get_by_label("Axis").select_option("seconds")
+    expect(page.get_by_role("figure", name="Error, %").locator("canvas")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert len(requested) == 1, requested
+    assert errors == []
+
+
+def test_the_command_writes_the_file_of_a_job_a_study_and_a_comparison(
+    api: Api, tmp_path: Path
+) -> None:
     study_id, file = submit_study(api.core), tmp_path / "export.html"
     with resnetd.Client(api.url, TOKEN) as client:
         for run_id, name in ((api.core.submit(name="a job"), "a job"), (study_id, "Plain")):
             client.export(run_id, file)
             assert f"<title>{name}" in file.read_text()
+        client.export([api.core.submit(), api.core.submit()], file)
+        assert "<title>Comparison of 2 jobs" in file.read_text()
         with pytest.raises(resnetd.NotFound):
             client.export("0" * 16, file)
+        with pytest.raises(resnetd.NotFound):
+            client.export([api.core.submit(), "0" * 16], file)
 
 
 def test_a_study_in_a_file_has_its_report_and_its_figure(

@@ -138,13 +138,18 @@ def audit(
 @app.command("export", epilog="Example: resnetd export 0f3k000000000001 --html job.html")
 def export_command(
     context: typer.Context,
-    run_id: Annotated[str, typer.Argument(metavar="ID", help="The id of a job or a study.")],
+    run_ids: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ID...", help="The id of a job or a study; several jobs are a comparison."
+        ),
+    ],
     *,
     html: Annotated[Path, typer.Option("--html", help="Write to this file.")],
 ) -> None:
-    """Write the page of a job or a study as one HTML file that needs no service."""
+    """Write the page of a job, a comparison or a study as one HTML file without a service."""
     session: Session = context.obj
-    session.client.export(run_id, html)
+    session.client.export(run_ids[0] if len(run_ids) == 1 else run_ids, html)
     messages.print_note(f"Saved {html}")
 
 

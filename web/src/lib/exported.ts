@@ -5,7 +5,7 @@ interface Export {
   /** Of the dashboard's page. */
   path: string;
   session: Schemas["SessionView"];
-  /** Bodies by the path of the request; of metrics, also by the axis. */
+  /** Bodies by the path of the request; of metrics also by axis, of groups by what they share. */
   responses: Record<string, unknown>;
   /** Addresses with the data of pictures. */
   pictures: Record<string, string>;
@@ -18,6 +18,6 @@ export const exported = element && (JSON.parse(element.textContent) as Export);
 
 export function responseTo(url: string): unknown {
   const { pathname, searchParams } = new URL(url, "http://export");
-  const axis = searchParams.get("x");
-  return exported?.responses[axis ? `${pathname}?x=${axis}` : pathname];
+  const name = ["x", "by"].find((key) => searchParams.has(key));
+  return exported?.responses[name ? `${pathname}?${name}=${searchParams.get(name)}` : pathname];
 }

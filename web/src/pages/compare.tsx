@@ -9,6 +9,7 @@ import { ScrollRegion } from "../components/scroll-region";
 import { Share } from "../components/share";
 import { formatOf } from "../lib/axes";
 import { AXES, type Axis, continued, type Line } from "../lib/curves";
+import { exported } from "../lib/exported";
 import { type Figure, toCsv, toLatex, toPng, toSvg } from "../lib/figure";
 import { count, duration, number, secondsBetween } from "../lib/format";
 import { average, drawGroups, type Group, groupLines } from "../lib/groups";
@@ -80,6 +81,15 @@ function Compared({ ids }: { ids: string[] }) {
         <div class="end">
           {data?.jobs.jobs.every((job) => mayChange(job.user)) && (
             <Share key={ids.join()} subject={{ jobs: ids }} />
+          )}
+          {!exported && (
+            <a
+              class="button"
+              href={`/v1/export?${new URLSearchParams(ids.map((id) => ["job", id]))}`}
+              download
+            >
+              Save as HTML
+            </a>
           )}
           <label class="check">
             <input
@@ -228,9 +238,11 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
                   <td class="number wide">{count(first?.parameters)}</td>
                   <td class="number wide">{seconds.length ? duration(average(seconds)) : "–"}</td>
                   <td>
-                    <button type="button" class="quiet" onClick={() => remove(group)}>
-                      Remove<span class="hidden-visually"> {group.label}</span>
-                    </button>
+                    {!exported && (
+                      <button type="button" class="quiet" onClick={() => remove(group)}>
+                        Remove<span class="hidden-visually"> {group.label}</span>
+                      </button>
+                    )}
                   </td>
                 </tr>
               );
