@@ -106,9 +106,7 @@ class ProcessLauncher:
     `delivery_seconds`; then all processes are killed.
     """
 
-    def __init__(
-        self, runner_id: str, *, key: str, delivery_seconds: float, has_several_ranks: bool = False
-    ) -> None:
+    def __init__(self, runner_id: str, *, key: str, delivery_seconds: float) -> None:
         self._address = _address_of(runner_id)
         self._key = key.encode()
         self._delivery_seconds = delivery_seconds
@@ -119,8 +117,7 @@ class ProcessLauncher:
         # numpy's threads would be lost in a fork; training computes in torch.
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
         socket_folder.prepare()
-        preloaded = ["workers.training.preload"] if has_several_ranks else []
-        _context.set_forkserver_preload(["workers.cluster.preload", *preloaded])
+        _context.set_forkserver_preload(["workers.cluster.preload"])
         forkserver.ensure_running()
         self._listener = Listener(self._address, family="AF_UNIX", authkey=self._key)
         self._thread = threading.Thread(target=self._accept, name="launcher", daemon=True)
@@ -129,10 +126,7 @@ class ProcessLauncher:
     @classmethod
     def of(cls, settings: RunnerSettings) -> Self:
         return cls(
-            settings.runner_id,
-            key=settings.token,
-            delivery_seconds=settings.delivery_seconds,
-            has_several_ranks=settings.worker_group.num_workers > 1,
+            settings.runner_id, key=settings.token, delivery_seconds=settings.delivery_seconds
         )
 
     def __enter__(self) -> Self:

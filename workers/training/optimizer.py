@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import SGD
 
 from service.catalog.recipes import MomentumForm, Recipe, WeightDecayScope
-from workers.training.fused_sgd import FusedSgd
 from workers.training.precision import LossScaler
 
 
@@ -29,11 +29,12 @@ class Optimizer:
         self._learning_rate: float | None = None
         self._has_stepped = False
         self._has_momentum = recipe.momentum > 0
-        self._sgd = FusedSgd(
+        self._sgd = SGD(
             _make_groups(model, recipe),
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             nesterov=recipe.nesterov,
+            fused=True,
         )
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -55,7 +56,7 @@ class Optimizer:
         """
         if not self._has_stepped:
             self._has_stepped = True
-            # The fused kernel silently reads a gradient in its parameter's memory layout.
+            # torch's fused SGD silently reads a gradient in its parameter's memory layout.
             for parameter, name in self._names.items():
                 gradient = parameter.grad
                 assert gradient is None or _layout(gradient) == _layout(parameter), name
@@ -68,19 +69,20 @@ class Optimizer:
         return torch.nn.utils.get_total_norm(gradients)
 
     def init_momentum(self) -> None:
-        """Zeros, unless it exists. Where the first step is skipped, it leaves it undefined."""
+        """Zeros, unless it exists. Where torch's first step is skipped, it leaves it undefined."""
         for parameter in self._names:
-            if self._has_momentum and parameter not in self._sgd.momentum_buffers:
-                self._sgd.momentum_buffers[parameter] = torch.zeros_like(parameter)
+            if self._has_momentum and parameter not in self._sgd.state:
+                self._sgd.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
 
     def zero_grad(self) -> None:
-        self._sgd.zero_grad()
+        self._sgd.zero_grad(set_to_none=True)
 
     def momentum(self) -> dict[str, Tensor]:
         """The momentum buffers by parameter name; empty before the first step."""
         return {
-            self._names[parameter]: buffer
-            for parameter, buffer in self._sgd.momentum_buffers.items()
+            self._names[parameter]: state["momentum_buffer"]
+            for parameter, state in self._sgd.state.items()
+            if state.get("momentum_buffer") is not None
         }
 
     def restore(self, momentum: Mapping[str, Tensor], learning_rate: float | None) -> None:
@@ -90,7 +92,7 @@ class Optimizer:
         for parameter, name in self._names.items():
             if name in momentum:
                 buffer = torch.empty_like(parameter).copy_(momentum[name])
-                self._sgd.momentum_buffers[parameter] = buffer
+                self._sgd.state[parameter] = {"momentum_buffer": buffer}
 
 
 def _layout(tensor: Tensor) -> list[int]:

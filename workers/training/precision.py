@@ -8,7 +8,6 @@ from torch import Tensor
 
 from service.catalog.recipes import Precision
 from workers.training.errors import TrainingError
-from workers.training.fused_sgd import FusedSgd
 
 _GROWTH_TRACKER = "_growth_tracker"  # GradScaler's name in its state_dict
 
@@ -55,11 +54,10 @@ class LossScaler:
         scale, _ = self.state_tensors()
         return torch.where(norm.isfinite(), norm / scale, torch.zeros_like(norm))
 
-    def step(self, optimizer: FusedSgd) -> None:
-        """Steps the optimizer, unless a gradient is not finite."""
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Steps a fused optimizer, unless a gradient is not finite."""
         try:
-            # It reads no more of an optimizer than FusedSgd has.
-            self._scaler.step(optimizer)  # type: ignore[arg-type]
+            self._scaler.step(optimizer)
         finally:
             # A step that fails, as where a CUDA graph cannot be recorded, would leave them behind.
             for name in ("grad_scale", "found_inf"):

@@ -119,7 +119,6 @@ def run_until_killed(iteration: int, work_dir: Path) -> None:
         @property
         def stop_requested(self) -> StopReason | None:
             if self.steps_started == iteration:
-                assert "torch._dynamo" not in sys.modules, "importing it takes seconds"
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().stop_requested
 
