@@ -344,6 +344,7 @@ def test_a_finished_job_has_a_reason_and_a_result(api: Api) -> None:
         "train_error": 0.1,
         "test_error": 2.2,
         "training_seconds": 40.1,
+        "step_seconds": 38.5,
         "test_top5_error": 0.0,
         "validation_error": 3.5,
     }
