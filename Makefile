@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup dashboard fix lint types imports web fast check test test-service test-ray test-gpu chaos cover up demo study screenshots docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu chaos cover up demo study screenshots docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -64,18 +64,12 @@ fast: setup ## run the tests that need neither PostgreSQL nor Ray and take secon
 
 check: lint types imports web fast ## run all quick checks before a push
 
-# The tests with Ray mostly wait: beside the others they take no time of their own.
-test: setup ## run all tests that need no GPU
-	@$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target test-service test-ray
-
 # A browser keeps an event loop running in its process, in which no other test can start one.
-test-service: setup
+test: setup ## run all tests that need no GPU
 	$(BIN)/pytest -m "not gpu and not ray" --ignore tests/web --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and not ray" tests/web --numprocesses 2 --dist loadfile
-
-test-ray: setup
-	@$(BIN)/python -m tools.web check
 	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS)
+	@$(BIN)/python -m tools.web check
 
 # Importing all test modules for those with Ray takes half a minute.
 RAY_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark\.ray' tests)
