@@ -84,20 +84,20 @@ class ApiClient:
         return patient
 
     def get(self, path: str, kind: type[R], params: Params | None = None) -> R:
-        return _parse(kind, self._repeat("GET", path, params=params))
+        return self._parse(kind, self._repeat("GET", path, params=params))
 
     def get_list(
         self, path: str, name: str, kind: type[R], params: Params | None = None
     ) -> tuple[R, ...]:
         """The list that the JSON object of the response has under `name`."""
-        return _parse_list(name, kind, self._repeat("GET", path, params=params))
+        return self._parse_list(name, kind, self._repeat("GET", path, params=params))
 
     def get_pages(self, path: str, name: str, kind: type[R], params: Params) -> Iterator[R]:
         """The items of all pages; a page is requested when its first item is needed."""
         params = dict(params)
         while True:
             page = self._repeat("GET", path, params=params)
-            yield from _parse_list(name, kind, page)
+            yield from self._parse_list(name, kind, page)
             if (token := page.get("next_page_token")) is None:
                 return
             params |= {"page_token": token}
@@ -116,14 +116,21 @@ class ApiClient:
     def get_bytes(self, path: str, params: Params) -> bytes:
         return self.retry.call(partial(self.request, "GET", path, params=params)).content
 
+    def read_optional(self, path: str, params: Params) -> Any:
+        """For what may be missing, as the curve of a job that is shown: None after any error."""
+        try:
+            return _json(self.request("GET", path, params=params))
+        except ResnetdError:
+            return None
+
     def post(self, path: str, kind: type[R], body: Any = None) -> R:
         """For requests that may be repeated as they are."""
-        return _parse(kind, self._repeat("POST", path, body=body))
+        return self._parse(kind, self._repeat("POST", path, body=body))
 
     def post_once(self, path: str, kind: type[R], body: Any = None) -> R:
         """For requests that must not be repeated: the lost response may be that of a success."""
         send = partial(self.request, "POST", path, body=body)
-        return _parse(kind, _json(self.retry.call_refused(send)))
+        return self._parse(kind, _json(self.retry.call_refused(send)))
 
     def submit(self, path: str, kind: type[R], body: Any, idempotency_key: str | None) -> R:
         """For requests that create something: with the key, a repetition creates nothing more."""
@@ -131,13 +138,13 @@ class ApiClient:
         if not (key.isascii() and key.isprintable()):
             raise ValueError(f"an idempotency key must be printable ASCII, received {key!r}")
         headers = {"Idempotency-Key": key}
-        return _parse(kind, self._repeat("POST", path, body=body, headers=headers))
+        return self._parse(kind, self._repeat("POST", path, body=body, headers=headers))
 
     def patch(self, path: str, kind: type[R], body: Any) -> R:
-        return _parse(kind, self._repeat("PATCH", path, body=body))
+        return self._parse(kind, self._repeat("PATCH", path, body=body))
 
     def put(self, path: str, kind: type[R], body: Any) -> R:
-        return _parse(kind, self._repeat("PUT", path, body=body))
+        return self._parse(kind, self._repeat("PUT", path, body=body))
 
     def delete(self, path: str, params: Params | None = None) -> None:
         self.retry.call(partial(self.request, "DELETE", path, params=params))
@@ -182,6 +189,21 @@ class ApiClient:
         send = partial(self.request, method, path, **request)
         return _json(self.retry.call(send, patience_seconds=self._patience_seconds))
 
+    def _parse(self, kind: type[R], document: Any) -> R:
+        try:
+            return parse(kind, document, self)
+        except ValueError as error:
+            raise UnexpectedResponse(
+                f"unexpected response: not a valid {kind.__name__.removeprefix('_')}: {error}"
+            ) from error
+
+    def _parse_list(self, name: str, kind: type[R], document: Any) -> tuple[R, ...]:
+        if not isinstance(document, dict) or not isinstance(document.get(name), list):
+            raise UnexpectedResponse(
+                f"unexpected response: an object with a list {name!r} is missing"
+            )
+        return tuple(self._parse(kind, item) for item in document[name])
+
     def _cannot_connect(self, error: httpx.TransportError) -> CannotConnect:
         cause = str(error) or type(error).__name__
         return CannotConnect(f"no response from {self._connection.url}: {cause}")
@@ -201,21 +223,6 @@ class ApiClient:
                 " and may not support the request"
             )
         raise error
-
-
-def _parse(kind: type[R], document: Any) -> R:
-    try:
-        return parse(kind, document)
-    except ValueError as error:
-        raise UnexpectedResponse(
-            f"unexpected response: not a valid {kind.__name__.removeprefix('_')}: {error}"
-        ) from error
-
-
-def _parse_list(name: str, kind: type[R], document: Any) -> tuple[R, ...]:
-    if not isinstance(document, dict) or not isinstance(document.get(name), list):
-        raise UnexpectedResponse(f"unexpected response: an object with a list {name!r} is missing")
-    return tuple(_parse(kind, item) for item in document[name])
 
 
 def _json(response: httpx.Response) -> Any:

@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resnetd import downloads
+from resnetd import downloads, plot
 from resnetd.errors import CannotConnect, ServerError, TooManyRequests, error_of_job
 from resnetd.event_stream import read_new_events, stream_headers
+from resnetd.metrics import Metrics
 from resnetd.models import (
     Attempt,
     Checkpoint,
@@ -23,12 +24,15 @@ from resnetd.models import (
 from resnetd.records import Record
 from resnetd.resources import RunResource, as_list, drop_empty
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class _JobList(Record, frozen=True):
     jobs: tuple[Job, ...]
 
 
-class _Metrics(Record, frozen=True):
+class _MetricsDocument(Record, frozen=True):
     series: dict[str, Series]
 
 
@@ -339,6 +343,29 @@ class Jobs(RunResource[Job]):
                 return
             time.sleep(poll_seconds)
 
+    def follow(self, *job_ids: str, timeout_seconds: float | None = None) -> tuple[Job, ...]:
+        """Show the progress of jobs until all have ended, and return them, whatever their outcome.
+
+        In a notebook below the cell, with their curves; in a terminal as bars; elsewhere as lines.
+
+        Args:
+            timeout_seconds: how long to follow. Default: no limit.
+
+        >>> [ended] = client.jobs.follow(finished.id)  # doctest: +ELLIPSIS
+        0... resnet-8-A on digits, succeeded
+        0... succeeded: test error 2.50 %, ...
+
+        Raises:
+            NotFinished: `timeout_seconds` are over; the jobs continue.
+        """
+        # Programs that only submit need no screen, which takes 100 ms to import.
+        from resnetd import notebook  # noqa: PLC0415
+        from resnetd.cli.watch import watch  # noqa: PLC0415
+
+        jobs = [self._get(job_id) for job_id in job_ids]
+        screen = notebook.make_screen()
+        return tuple(watch(self, jobs, screen, timeout_seconds=timeout_seconds))
+
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Iterate over the events of a job until now, oldest first.
 
@@ -376,8 +403,10 @@ class Jobs(RunResource[Job]):
                 return
             time.sleep(poll_seconds)
 
-    def metrics(self, job_id: str, *, series: str | Sequence[str] = ()) -> dict[str, Series]:
+    def metrics(self, job_id: str, *, series: str | Sequence[str] = ()) -> Metrics:
         """Return the metrics of a job by name: train/loss, train/error, test/loss, test/error ...
+
+        `to_pandas()` and `to_polars()` of the result make a frame.
 
         Args:
             series: the names of the series. Default: all.
@@ -386,7 +415,8 @@ class Jobs(RunResource[Job]):
         (50.0, 2.5)
         """
         params = drop_empty(series=as_list(series))
-        return self._api.get(self._path(job_id, "metrics"), _Metrics, params).series
+        read = self._api.get(self._path(job_id, "metrics"), _MetricsDocument, params)
+        return Metrics(read.series)
 
     def metrics_csv(self, job_id: str, *, series: str | Sequence[str] = ()) -> str:
         """Return the metrics of a job as CSV.
@@ -399,6 +429,28 @@ class Jobs(RunResource[Job]):
         """
         params = drop_empty(series=as_list(series), format="csv")
         return self._api.get_text(self._path(job_id, "metrics"), params)
+
+    def plot(self, job_ids: str | Sequence[str], *, axes: "Axes | None" = None) -> "Axes":
+        """Draw the errors of jobs as the paper does: train dashed, test bold. Needs matplotlib.
+
+        Plain networks have warm colors, residual networks cold ones.
+
+        Args:
+            job_ids: one or several; each has a color.
+            axes: axes of matplotlib to draw in. Default: a new figure.
+
+        >>> client.jobs.plot(finished.id).get_ylabel()
+        'error (%)'
+        """
+        curves: dict[str, Metrics] = {}
+        plain = set()
+        for job_id in as_list(job_ids):
+            job = self._get(job_id)
+            label = job.name if job.name not in curves else f"{job.name}, {job_id}"
+            if job.spec["shortcut"] == "none":
+                plain.add(label)
+            curves[label] = self.metrics(job_id, series=("train/error", "test/error"))
+        return plot.draw(curves, axes, plain=plain)
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """Return the attempts of a job, oldest first.

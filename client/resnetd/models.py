@@ -6,6 +6,7 @@ times are aware, sizes are bytes.
 
 from typing import Any
 
+from resnetd import html
 from resnetd.records import OpenEnum, Record, Time, parse
 
 
@@ -299,6 +300,9 @@ class Plan(Record, frozen=True):
     epochs: float | None = None
     notes: tuple[str, ...] = ()
 
+    def _repr_html_(self) -> str:
+        return html.plan(self)
+
 
 class EnvelopeVerdict(OpenEnum):
     """`unknown`: there are too few jobs to compare with, or the job has no evaluation."""
@@ -384,6 +388,18 @@ class Job(Record, frozen=True):
     def is_held_by_service(self) -> bool:
         """Whether its attempts failed repeatedly at one iteration: it waits for a release."""
         return _is_held_by_service(self)
+
+    def read_curve(self) -> html.Points:
+        """The test errors until now by iteration; none where the service cannot be asked."""
+        if self.connection is None or not self.attempts:
+            return ()
+        path = f"/v1/jobs/{self.id}/metrics"
+        read = self.connection.read_optional(path, {"series": "test/error"}) or {}
+        document = read.get("series", {}).get("test/error")
+        return () if document is None else html.finite_points(parse(Series, document))
+
+    def _repr_html_(self) -> str:
+        return html.job(self, self.read_curve())
 
 
 class AnalysisJob(Record, frozen=True):
@@ -661,6 +677,9 @@ class Study(Record, frozen=True):
     def state(self) -> str:
         return f"unfinished: {self.finished} of {self.total}"
 
+    def _repr_html_(self) -> str:
+        return html.study(self)
+
 
 class Comparison(Record, frozen=True):
     """Two specs over paired seeds, with their difference so far."""
@@ -671,6 +690,9 @@ class Comparison(Record, frozen=True):
     total: int
     difference: Difference
     members: tuple[Member, ...] = ()
+
+    def _repr_html_(self) -> str:
+        return html.comparison(self)
 
 
 class Search(Record, frozen=True):
@@ -693,6 +715,9 @@ class Search(Record, frozen=True):
     @property
     def is_final(self) -> bool:
         return self.state.is_final or self.finished_at is not None
+
+    def _repr_html_(self) -> str:
+        return html.search(self)
 
 
 class Importance(Record, frozen=True):

@@ -15,6 +15,7 @@ from resnetd import (
     analyses,
     catalog,
     jobs,
+    metrics,
     models,
     people,
     searches,
@@ -32,7 +33,7 @@ from tests.support.searching import Searching
 
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
 _MODULES = (
-    *(resnetd, client_module, jobs, analyses, searches, studies),
+    *(resnetd, client_module, jobs, metrics, analyses, searches, studies),
     *(webhooks, alerts, shares, people, catalog),
 )
 _EXAMPLES = [
@@ -53,6 +54,7 @@ def test_every_public_method_has_an_example() -> None:
     assert methods - {test.name for test in _EXAMPLES} == {
         "resnetd.client.Client.close",
         "resnetd.client.Client.export",  # needs a built dashboard
+        "resnetd.metrics.Metrics.to_polars",  # needs polars
     }
 
 

@@ -46,6 +46,11 @@ def screen_for(console: Console) -> Screen:
     return LiveScreen(console) if console.is_terminal else LineScreen(console)
 
 
+def screen_for_output() -> Screen:
+    """For the standard output of this process."""
+    return screen_for(Console(highlight=False))
+
+
 def watch(
     jobs: Jobs, watched: Sequence[Job], screen: Screen, *, timeout_seconds: float | None = None
 ) -> list[Job]:
