@@ -5,7 +5,7 @@ import { time } from "../lib/format";
 import { usePolled } from "../lib/poll";
 import { addressOf } from "../session";
 import { EmptyNote, ErrorNote } from "./notes";
-import { ScrollRegion } from "./scroll-region";
+import { ActionsHeading, ShortTable } from "./short-table";
 
 type Share = Schemas["ShareView"];
 
@@ -25,47 +25,42 @@ export function Shares() {
     <section class="section">
       <h2>Shared links</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {found?.length === 0 && (
-        <EmptyNote title="No links.">
-          The pages of jobs, comparisons and studies have a button Share.
-        </EmptyNote>
-      )}
-      {found && found.length > 0 && (
-        <ScrollRegion label="Shared links">
-          <table>
-            <thead>
-              <tr>
-                <th>Shows</th>
-                <th>Of</th>
-                <th>Created</th>
-                <th>Expires</th>
-                <th>Last used</th>
-                <th>
-                  <span class="hidden-visually">Actions</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {found.map((share) => (
-                <tr key={share.id}>
-                  <th scope="row">
-                    <a href={addressOf(share)}>{share.label}</a>
-                  </th>
-                  <td>{share.user}</td>
-                  <td>{time(share.created_at)}</td>
-                  <td>{time(share.expires_at)}</td>
-                  <td>{share.last_used_at ? time(share.last_used_at) : "never"}</td>
-                  <td>
-                    <button type="button" class="quiet danger" onClick={() => revoke(share)}>
-                      Revoke<span class="hidden-visually"> {share.label}</span>
-                    </button>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </ScrollRegion>
-      )}
+      <ShortTable
+        label="Shared links"
+        rows={found}
+        note={
+          <EmptyNote title="No links.">
+            The pages of jobs, comparisons and studies have a button Share.
+          </EmptyNote>
+        }
+        headings={
+          <>
+            <th>Shows</th>
+            <th>Of</th>
+            <th>Created</th>
+            <th>Expires</th>
+            <th>Last used</th>
+            <ActionsHeading />
+          </>
+        }
+      >
+        {(share) => (
+          <tr key={share.id}>
+            <th scope="row">
+              <a href={addressOf(share)}>{share.label}</a>
+            </th>
+            <td>{share.user}</td>
+            <td>{time(share.created_at)}</td>
+            <td>{time(share.expires_at)}</td>
+            <td>{share.last_used_at ? time(share.last_used_at) : "never"}</td>
+            <td>
+              <button type="button" class="quiet danger" onClick={() => revoke(share)}>
+                Revoke<span class="hidden-visually"> {share.label}</span>
+              </button>
+            </td>
+          </tr>
+        )}
+      </ShortTable>
     </section>
   );
 }

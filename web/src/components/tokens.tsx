@@ -7,7 +7,7 @@ import { usePolled } from "../lib/poll";
 import { Field } from "./field";
 import { NewSecret } from "./new-secret";
 import { EmptyNote, ErrorNote } from "./notes";
-import { ScrollRegion } from "./scroll-region";
+import { ActionsHeading, ShortTable } from "./short-table";
 
 type Token = Schemas["TokenView"];
 type Scope = Schemas["TokenScope"];
@@ -36,43 +36,38 @@ export function Tokens({ user }: { user?: string }) {
     <section class="section">
       <h2>{user === undefined ? "Tokens" : `Tokens of ${user}`}</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {tokens?.length === 0 && <EmptyNote title="No tokens." />}
-      {tokens && tokens.length > 0 && (
-        <ScrollRegion label="Tokens">
-          <table>
-            <thead>
-              <tr>
-                <th>Label</th>
-                <th>Scope</th>
-                <th>Tag</th>
-                <th>Created</th>
-                <th>Expires</th>
-                <th>Last used</th>
-                <th>
-                  <span class="hidden-visually">Actions</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {tokens.map((token) => (
-                <tr key={token.id}>
-                  <th scope="row">{token.label}</th>
-                  <td>{token.scope}</td>
-                  <td>{token.tag ?? "–"}</td>
-                  <td>{time(token.created_at)}</td>
-                  <td>{token.expires_at ? time(token.expires_at) : "never"}</td>
-                  <td>{token.last_used_at ? time(token.last_used_at) : "never"}</td>
-                  <td>
-                    <button type="button" class="quiet danger" onClick={() => revoke(token)}>
-                      Revoke<span class="hidden-visually"> {token.label}</span>
-                    </button>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </ScrollRegion>
-      )}
+      <ShortTable
+        label="Tokens"
+        rows={tokens}
+        note={<EmptyNote title="No tokens." />}
+        headings={
+          <>
+            <th>Label</th>
+            <th>Scope</th>
+            <th>Tag</th>
+            <th>Created</th>
+            <th>Expires</th>
+            <th>Last used</th>
+            <ActionsHeading />
+          </>
+        }
+      >
+        {(token) => (
+          <tr key={token.id}>
+            <th scope="row">{token.label}</th>
+            <td>{token.scope}</td>
+            <td>{token.tag ?? "–"}</td>
+            <td>{time(token.created_at)}</td>
+            <td>{token.expires_at ? time(token.expires_at) : "never"}</td>
+            <td>{token.last_used_at ? time(token.last_used_at) : "never"}</td>
+            <td>
+              <button type="button" class="quiet danger" onClick={() => revoke(token)}>
+                Revoke<span class="hidden-visually"> {token.label}</span>
+              </button>
+            </td>
+          </tr>
+        )}
+      </ShortTable>
       <NewToken key={user} user={user} onAdded={polled.refresh} />
     </section>
   );

@@ -7,6 +7,7 @@ import { Controls, setZoom, zoomOf } from "../components/curves";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { ScrollRegion } from "../components/scroll-region";
 import { Share } from "../components/share";
+import { ActionsHeading } from "../components/short-table";
 import { formatOf } from "../lib/axes";
 import { AXES, type Axis, continued, type Line } from "../lib/curves";
 import { exported } from "../lib/exported";
@@ -198,9 +199,7 @@ function Results({ groups, pointed }: { groups: Group[]; pointed: Signal<string 
               <th>Jobs</th>
               <th class="number wide">Parameters</th>
               <th class="number wide">Duration</th>
-              <th>
-                <span class="hidden-visually">Actions</span>
-              </th>
+              <ActionsHeading />
             </tr>
           </thead>
           <tbody>

@@ -4,6 +4,7 @@ import { api, read, type Schemas } from "../api/client";
 import { Field } from "../components/field";
 import { EmptyNote, ErrorNote } from "../components/notes";
 import { ScrollRegion } from "../components/scroll-region";
+import { ActionsHeading, ShortTable } from "../components/short-table";
 import { Tokens } from "../components/tokens";
 import { useAction } from "../lib/action";
 import { number, time } from "../lib/format";
@@ -76,9 +77,7 @@ function People() {
               <th>Group</th>
               <th class="number">Tokens</th>
               <th>Last used</th>
-              <th>
-                <span class="hidden-visually">Actions</span>
-              </th>
+              <ActionsHeading />
             </tr>
           </thead>
           <tbody>
@@ -194,41 +193,36 @@ function Quotas() {
     <section class="section">
       <h2>Quotas</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {quotas?.length === 0 && (
-        <EmptyNote title="No quotas.">Without one, no person, group or tag is limited.</EmptyNote>
-      )}
-      {quotas && quotas.length > 0 && (
-        <ScrollRegion label="Quotas">
-          <table>
-            <thead>
-              <tr>
-                <th>Of</th>
-                {LIMIT_NAMES.map((name) => (
-                  <th class="number">{LIMITS[name]}</th>
-                ))}
-                <th>
-                  <span class="hidden-visually">Actions</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {quotas.map((quota) => (
-                <tr key={quota.key}>
-                  <th scope="row">{quota.key}</th>
-                  {LIMIT_NAMES.map((name) => (
-                    <td class="number">{quota[name] ?? "–"}</td>
-                  ))}
-                  <td>
-                    <button type="button" class="quiet danger" onClick={() => remove(quota)}>
-                      Remove<span class="hidden-visually"> {quota.key}</span>
-                    </button>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </ScrollRegion>
-      )}
+      <ShortTable
+        label="Quotas"
+        rows={quotas}
+        note={
+          <EmptyNote title="No quotas.">Without one, no person, group or tag is limited.</EmptyNote>
+        }
+        headings={
+          <>
+            <th>Of</th>
+            {LIMIT_NAMES.map((name) => (
+              <th class="number">{LIMITS[name]}</th>
+            ))}
+            <ActionsHeading />
+          </>
+        }
+      >
+        {(quota) => (
+          <tr key={quota.key}>
+            <th scope="row">{quota.key}</th>
+            {LIMIT_NAMES.map((name) => (
+              <td class="number">{quota[name] ?? "–"}</td>
+            ))}
+            <td>
+              <button type="button" class="quiet danger" onClick={() => remove(quota)}>
+                Remove<span class="hidden-visually"> {quota.key}</span>
+              </button>
+            </td>
+          </tr>
+        )}
+      </ShortTable>
       <form class="row" onSubmit={set}>
         <Field label="Of" hint="user:ann, group:lab, tag:nightly, or user:* for each other">
           {(attributes) => (
@@ -264,33 +258,30 @@ function Audit() {
     <section class="section">
       <h2>Audit log</h2>
       <ErrorNote error={polled.error.value ?? failure.value} />
-      {entries?.length === 0 && <EmptyNote title="No entries." />}
-      {entries && entries.length > 0 && (
-        <ScrollRegion label="Audit log">
-          <table>
-            <thead>
-              <tr>
-                <th>At</th>
-                <th>Who</th>
-                <th>What</th>
-                <th>Of</th>
-                <th>Details</th>
-              </tr>
-            </thead>
-            <tbody>
-              {entries.map((entry) => (
-                <tr key={entry.id}>
-                  <td>{time(entry.at)}</td>
-                  <td>{entry.user ?? "–"}</td>
-                  <td>{entry.kind.replaceAll("-", " ")}</td>
-                  <td>{entry.subject}</td>
-                  <td>{describeData(entry.data)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </ScrollRegion>
-      )}
+      <ShortTable
+        label="Audit log"
+        rows={entries}
+        note={<EmptyNote title="No entries." />}
+        headings={
+          <>
+            <th>At</th>
+            <th>Who</th>
+            <th>What</th>
+            <th>Of</th>
+            <th>Details</th>
+          </>
+        }
+      >
+        {(entry) => (
+          <tr key={entry.id}>
+            <td>{time(entry.at)}</td>
+            <td>{entry.user ?? "–"}</td>
+            <td>{entry.kind.replaceAll("-", " ")}</td>
+            <td>{entry.subject}</td>
+            <td>{describeData(entry.data)}</td>
+          </tr>
+        )}
+      </ShortTable>
       {next && (
         <button type="button" onClick={() => load(next)}>
           Older entries
