@@ -40,11 +40,10 @@ from service.storage.database import Database
 from service.storage.tables import AttemptRow, JobRow
 from service.text import count_of
 from tests.support.cluster import FakeCluster
+from tests.support.core import NO_DATA
 from tests.support.postgres import postgres_server
 from workers.dispatcher.dispatcher import Dispatcher
 
-# Digits are in no data directory.
-_NO_DATA = Path("/nonexistent")
 SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
 POSTS = 300
 LISTS = 200
@@ -205,7 +204,7 @@ def _begin_attempt(database: Database, api: ApiProcess) -> _Attempt:
     job_id = api.post("/v1/jobs", SPEC)["id"]
     with database.transaction() as session:
         claimed = admission.claim_next_job(
-            session, owner="bench", now=_now(), lease_seconds=1e6, data_dir=_NO_DATA
+            session, owner="bench", now=_now(), lease_seconds=1e6, data_dir=NO_DATA
         )
         assert claimed is not None
         runners.take_startable(session, ResourceBundle(cpus=10_000, gpus=0), now=_now())
@@ -311,7 +310,7 @@ def _claim_all(url: str, owner: str, barrier: Any) -> None:
     while True:
         with database.transaction() as session:
             claimed = admission.claim_next_job(
-                session, owner=owner, now=_now(), lease_seconds=1e6, data_dir=_NO_DATA
+                session, owner=owner, now=_now(), lease_seconds=1e6, data_dir=NO_DATA
             )
         if claimed is None:
             break

@@ -17,7 +17,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from service.access import people, quotas
 from service.catalog import uploads
 from service.errors import QuotaExceeded
-from service.specs.quota import ExceededQuota, Quota, find_quota, list_keys
+from service.specs.quota import (
+    ExceededQuota,
+    Quota,
+    find_quota,
+    find_storage_limits,
+    list_keys,
+)
 from service.storage.database import Lock, serialize
 from service.storage.tables import CheckpointRow, JobRow, TagRow
 from service.storage.visibility import ALL_ROWS
@@ -29,7 +35,9 @@ _COUNTED = "resnetd_storage_use"
 
 def count_bytes(session: Session, keys: Iterable[str], data_dir: Path) -> dict[str, int]:
     """By key, each of one person, group or tag. Uploads have no tags."""
-    groups = people.read_groups(session)
+    keys = list(keys)
+    has_group = any(key.startswith("group:") for key in keys)
+    groups = people.read_groups(session) if has_group else {}
     users_of, tags = dict[str, list[str]](), []
     for key in keys:
         kind, _, name = key.partition(":")
@@ -89,9 +97,7 @@ class StorageUse:
 def read_use(session: Session, user: str, data_dir: Path) -> StorageUse:
     """NotFound for an unknown person."""
     people.find_person(session, user)
-    key = f"user:{user}"
-    quota = find_quota(quotas.read_quotas(session), key)
-    dataset_bytes = uploads.count_bytes(data_dir)[user]
+    quota = find_quota(quotas.read_quotas(session), f"user:{user}")
     size = func.sum(CheckpointRow.size_bytes)
     largest = session.execute(
         select(JobRow.id, JobRow.name, size)
@@ -104,8 +110,8 @@ def read_use(session: Session, user: str, data_dir: Path) -> StorageUse:
     )
     return StorageUse(
         user=user,
-        checkpoint_bytes=count_bytes(session, [key], data_dir)[key] - dataset_bytes,
-        dataset_bytes=dataset_bytes,
+        checkpoint_bytes=_sum_by(session, JobRow.user, JobRow.id, [user])[user],
+        dataset_bytes=uploads.count_bytes(data_dir)[user],
         limit_bytes=None if quota is None else quota.stored_bytes,
         largest_jobs=[StoredJob(job_id, name, int(count)) for job_id, name, count in largest],
     )
@@ -126,7 +132,7 @@ def require_space(
     it has stored a checkpoint, it stores others in any case, as its retention says. In one
     transaction the bytes are counted once.
     """
-    limits = dict(_find_limits(session, user, tags, known))
+    limits = _find_limits(session, user, tags, known)
     counted: dict[str, int] = session.info.setdefault(_COUNTED, {})
     if new := limits.keys() - counted.keys():
         serialize(session.connection(), Lock.USE_QUOTA)
@@ -165,7 +171,7 @@ def find_exceeded(
     added_bytes: int,
 ) -> str | None:
     """The quota that the last `added_bytes` have exceeded, with limit and use."""
-    limits = dict(_find_limits(session, user, tags, known))
+    limits = _find_limits(session, user, tags, known)
     counted = count_bytes(session, limits, data_dir)
     for key, limit in limits.items():
         used = counted[key]
@@ -176,10 +182,7 @@ def find_exceeded(
 
 def _find_limits(
     session: Session, user: str, tags: tuple[str, ...], known: dict[str, Quota]
-) -> Iterable[tuple[str, int]]:
+) -> dict[str, int]:
     if not has_limit(known):
-        return
-    for key in list_keys(user, people.find_group(session, user), tags):
-        quota = find_quota(known, key)
-        if quota is not None and quota.stored_bytes is not None:
-            yield key, quota.stored_bytes
+        return {}
+    return find_storage_limits(known, list_keys(user, people.find_group(session, user), tags))

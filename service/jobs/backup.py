@@ -17,7 +17,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -119,13 +119,8 @@ def restore(
     schema.upgrade(database)
     with database.reading() as session:
         _require_empty(session.connection())
-    saved = ArtifactStore((folder / "artifacts").absolute().as_uri())
     with _open_backup(path) as backup:
-        problems = [
-            problem
-            for file in _list_files(backup)
-            for problem in _copy_artifact(saved, artifacts, file)
-        ]
+        problems = _copy_files(_saved_artifacts(folder), artifacts, _list_files(backup))
         _restore_uploads(folder / "datasets", data_dir, manifest.datasets)
         with database.transaction() as session:
             _require_empty(session.connection())
@@ -149,7 +144,7 @@ def copy_artifacts(database: Database, source: ArtifactStore, target: ArtifactSt
     schema.require_current(database)
     with database.reading() as session:
         files = list(_list_files(session.connection()))
-    return [problem for file in files for problem in _copy_artifact(source, target, file)]
+    return _copy_files(source, target, files)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -160,10 +155,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise InvalidInput(f"{folder} has no complete backup") from error
     if manifest.format != _FORMAT:
         raise InvalidInput(f"{folder} has a backup of format {manifest.format}, not {_FORMAT}")
-    if manifest.schema != schema.newest_revision():
+    newest = schema.newest_revision()
+    if manifest.schema != newest:
         raise InvalidInput(
             f"{folder} has tables of revision {manifest.schema}, this version those of "
-            f"{schema.newest_revision()}: restore it with the version that wrote it, then upgrade"
+            f"{newest}: restore it with the version that wrote it, then upgrade"
         )
     return manifest
 
@@ -185,14 +181,14 @@ def _copy_artifacts(
     database: Database, copy: Database, artifacts: ArtifactStore, folder: Path
 ) -> tuple[list[CheckpointFile], list[str]]:
     """Drops the rows of checkpoints that were deleted since the rows were read."""
-    target = ArtifactStore((folder / "artifacts").absolute().as_uri())
+    target = _saved_artifacts(folder)
     copied, problems = [], []
     with copy.reading() as session:
         rows = session.scalars(select(CheckpointRow).order_by(CheckpointRow.id)).all()
     deleted = []
     for row in rows:
         files = list(checkpoints.files_of(row).values())
-        failed = [problem for file in files for problem in _copy_artifact(artifacts, target, file)]
+        failed = _copy_files(artifacts, target, files)
         if failed and not _exists(database, row.id):
             deleted.append(row.id)
             continue
@@ -209,10 +205,22 @@ def _exists(database: Database, checkpoint_id: str) -> bool:
         return session.get(CheckpointRow, checkpoint_id) is not None
 
 
-def _copy_artifact(source: ArtifactStore, target: ArtifactStore, file: CheckpointFile) -> list[str]:
-    """The problem, if there is one. A key contains a part of its checksum: its bytes are fixed."""
+def _saved_artifacts(folder: Path) -> ArtifactStore:
+    return ArtifactStore((folder / "artifacts").absolute().as_uri())
+
+
+def _copy_files(
+    source: ArtifactStore, target: ArtifactStore, files: Iterable[CheckpointFile]
+) -> list[str]:
+    """Copies those that the target lacks. Returns what could not be copied, as sentences."""
+    found = (_copy_file(source, target, file) for file in files)
+    return [problem for problem in found if problem is not None]
+
+
+def _copy_file(source: ArtifactStore, target: ArtifactStore, file: CheckpointFile) -> str | None:
+    # A key contains a part of its checksum, so its bytes are fixed.
     if target.size(file.key) == file.size_bytes:
-        return []
+        return None
     try:
         asyncio.run(
             target.write(
@@ -220,10 +228,10 @@ def _copy_artifact(source: ArtifactStore, target: ArtifactStore, file: Checkpoin
             )
         )
     except NotFound:
-        return [f"{file.key} does not exist"]
+        return f"{file.key} does not exist"
     except (CorruptArtifact, InvalidInput) as error:
-        return [f"{file.key}: {error}"]
-    return []
+        return f"{file.key}: {error}"
+    return None
 
 
 def _list_files(connection: Connection) -> Iterator[CheckpointFile]:
@@ -284,7 +292,7 @@ def _prune(folder: Path, manifest: Manifest, keys: set[str]) -> None:
     for path in folder.glob("database-*.db"):
         if path.name != manifest.database:
             path.unlink()
-    store = ArtifactStore((folder / "artifacts").absolute().as_uri())
+    store = _saved_artifacts(folder)
     found = [artifact.key for artifact in store.list_prefix(checkpoints.ARTIFACT_PREFIX)]
     store.delete([key for key in found if key not in keys])
     if (folder / "datasets").is_dir():

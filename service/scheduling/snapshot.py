@@ -15,12 +15,7 @@ from service.jobs import queue_order
 from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
-from service.specs.quota import (
-    Quota,
-    list_keys,
-    list_limited_in_hours,
-    list_limited_in_storage,
-)
+from service.specs.quota import Quota, find_storage_limits, list_keys, list_limited_in_hours
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 from service.storage.visibility import ALL_ROWS
@@ -64,7 +59,6 @@ def read_snapshot(
         if quotas
         else []
     )
-    limited_in_storage = list_limited_in_storage(quotas, keys)
     return SchedulerSnapshot(
         capacity=capacity,
         running=[
@@ -82,9 +76,7 @@ def read_snapshot(
         waiting=waiting_jobs,
         quotas=quotas,
         used=usage.read_usage(session, list_limited_in_hours(quotas, keys), now=now),
-        stored=storage_use.count_bytes(session, limited_in_storage, data_dir)
-        if limited_in_storage
-        else {},
+        stored=storage_use.count_bytes(session, find_storage_limits(quotas, keys), data_dir),
     )
 
 

@@ -75,20 +75,22 @@ def list_limited_in_hours(quotas: Mapping[str, Quota], keys: Iterable[str]) -> l
     ]
 
 
-def list_limited_in_storage(quotas: Mapping[str, Quota], keys: Iterable[str]) -> list[str]:
-    """Those of the keys that have a quota of stored bytes."""
-    found = ((key, find_quota(quotas, key)) for key in dict.fromkeys(keys))
-    return [key for key, quota in found if quota is not None and quota.stored_bytes is not None]
+def find_storage_limits(quotas: Mapping[str, Quota], keys: Iterable[str]) -> dict[str, int]:
+    """Bytes, by those of the keys that have a quota of stored bytes."""
+    found = ((key, find_quota(quotas, key)) for key in keys)
+    return {
+        key: quota.stored_bytes
+        for key, quota in found
+        if quota is not None and quota.stored_bytes is not None
+    }
 
 
 def find_full(
     quotas: Mapping[str, Quota], keys: Iterable[str], stored: Mapping[str, int]
 ) -> ExceededQuota | None:
     """The first quota of stored bytes of which nothing is left."""
-    for key in keys:
-        quota = find_quota(quotas, key)
-        limit = None if quota is None else quota.stored_bytes
-        if limit is not None and stored.get(key, 0) >= limit:
+    for key, limit in find_storage_limits(quotas, keys).items():
+        if stored.get(key, 0) >= limit:
             return ExceededQuota(key, "stored_bytes", stored.get(key, 0), limit)
     return None
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -81,24 +82,16 @@ class ArtifactStore:
         options: GetOptions = (
             {} if byte_range is None else {"range": (byte_range.start, byte_range.stop)}
         )
-        try:
+        with _converting_errors_of_read(key):
             result = self._store.get(key, options=options)
-        except (NotFoundError, FileNotFoundError) as error:
-            raise NotFound(f"no artifact {key}") from error
-        except BaseError as error:
-            raise Unavailable(f"the artifact store cannot read {key}: {error}") from error
         return (bytes(chunk) for chunk in result.stream(min_chunk_size=_CHUNK_BYTES))
 
     async def stream(self, key: str) -> AsyncIterator[bytes]:
         """The bytes, as from `read`; for `write`, in whose event loop `read` cannot wait."""
-        try:
+        with _converting_errors_of_read(key):
             result = await self._store.get_async(key)
             async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
                 yield bytes(chunk)
-        except (NotFoundError, FileNotFoundError) as error:
-            raise NotFound(f"no artifact {key}") from error
-        except BaseError as error:
-            raise Unavailable(f"the artifact store cannot read {key}: {error}") from error
 
     def size(self, key: str) -> int | None:
         """Size in bytes; None if the key does not exist."""
@@ -132,6 +125,16 @@ class ArtifactStore:
                 continue
             except BaseError as error:
                 raise Unavailable(f"the artifact store cannot delete {key}: {error}") from error
+
+
+@contextmanager
+def _converting_errors_of_read(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError) as error:
+        raise NotFound(f"no artifact {key}") from error
+    except BaseError as error:
+        raise Unavailable(f"the artifact store cannot read {key}: {error}") from error
 
 
 def _open(url: str) -> ObjectStore:
