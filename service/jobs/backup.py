@@ -37,6 +37,8 @@ from service.storage.tables import CheckpointRow
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
+# What a first backup that was interrupted may have left.
+_OUR_NAMES = ("partial", "artifacts", "database-", "datasets")
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,7 @@ def _prepare(folder: Path) -> None:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise InvalidInput(f"{folder} cannot be written: {error.strerror}") from error
-    is_ours = _MANIFEST in names or all(name.startswith(("partial", "artifacts")) for name in names)
-    if not is_ours:
+    if _MANIFEST not in names and not all(name.startswith(_OUR_NAMES) for name in names):
         raise InvalidInput(f"{folder} is not empty and has no backup")
 
 

@@ -1,6 +1,7 @@
 """Backup and restore: everything is lost, and then there again, on either database."""
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from sqlalchemy import select
 
 from service import __main__ as command
 from service.catalog import uploads
+from service.errors import InvalidInput
 from service.jobs import backup, checkpoints, consistency
 from service.states import Reason
 from service.storage import copying
@@ -150,6 +152,33 @@ def test_files_of_a_checkpoint_that_is_deleted_meanwhile_are_not_missed(
         with database.reading() as session:
             assert session.scalars(select(CheckpointRow)).all() == []
             assert len(session.scalars(select(JobRow)).all()) == 3
+
+
+def test_a_first_backup_that_was_interrupted_can_be_repeated(
+    core: Core,
+    artifacts: ArtifactStore,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _fill(core, artifacts)
+
+    def back_up() -> backup.Copied:
+        return backup.back_up(
+            core.database, artifacts, data_dir=data_dir, folder=tmp_path / "backup", now=NOW
+        )
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    # The last of what it does before the manifest is there.
+    monkeypatch.setattr(os, "sync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        back_up()
+    monkeypatch.undo()
+    with pytest.raises(InvalidInput, match="has no complete backup"):
+        backup.read_manifest(tmp_path / "backup")
+    assert back_up().manifest.datasets == ["colors"]
 
 
 def test_a_lost_file_is_named_and_the_rest_is_saved(
