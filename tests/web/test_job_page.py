@@ -89,12 +89,13 @@ def test_a_range_is_zoomed_and_stays_in_the_address(signed_in: Page, api: Api) -
     _report(api, running.attempt_id, 2, iterations=range(5, 505, 5))
     signed_in.goto(f"{api.url}/jobs/{job_id_of(running)}")
     plot = signed_in.get_by_role("figure", name="Error, %").locator(".u-over")
+    # `hover` waits until the page has its final layout.
+    plot.hover()
     box = plot.bounding_box()
     assert box is not None
-    middle = box["y"] + box["height"] / 2
-    signed_in.mouse.move(box["x"] + box["width"] * 0.25, middle)
+    plot.hover(position={"x": box["width"] * 0.25, "y": 20})
     signed_in.mouse.down()
-    signed_in.mouse.move(box["x"] + box["width"] * 0.5, middle, steps=4)
+    plot.hover(position={"x": box["width"] * 0.5, "y": 20})
     signed_in.mouse.up()
     expect(signed_in).to_have_url(re.compile(r"from=1\d\d.*to=2\d\d"))
     signed_in.reload()
@@ -233,6 +234,19 @@ def test_name_tags_note_and_star_are_edited(signed_in: Page, api: Api, errors: l
     expect(signed_in.get_by_text("course, week-1")).to_be_visible()
     job = api.core.job(job_id)
     assert (job.starred, job.note) == (True, "for the report")
+
+
+def test_what_one_types_stays_while_the_job_changes(signed_in: Page, api: Api) -> None:
+    job_id = cancelled(api.core, name="old name")
+    signed_in.goto(f"{api.url}/jobs/{job_id}")
+    signed_in.get_by_role("button", name="Edit name, tags and note").click()
+    typed = {"Name": "new name", "Tags": "course", "Note": "half a sent"}
+    for label, text in typed.items():
+        signed_in.get_by_label(label).fill(text)
+    signed_in.get_by_role("button", name="Star").click()
+    expect(signed_in.get_by_role("button", name="Starred")).to_be_visible()
+    for label, text in typed.items():
+        expect(signed_in.get_by_label(label)).to_have_value(text)
 
 
 def test_a_page_reads_over_one_connection_that_a_hidden_tab_closes(

@@ -27,10 +27,12 @@ def test_an_admin_adds_a_person_with_a_token_and_changes_role_and_group(
     secret = tokens.get_by_role("status").locator("code").inner_text()
     assert api.get("/v1/session", token=secret).json()["user"] == "ann"
 
-    with signed_in.expect_response("**/v1/people/ann"):
-        people.get_by_label("Role of ann").select_option("viewer")
     group = people.get_by_label("Group of ann")
     group.fill("course")
+    with signed_in.expect_response("**/v1/people"):
+        people.get_by_label("Role of ann").select_option("viewer")
+    expect(people.get_by_label("Role of ann")).to_have_value("viewer")
+    expect(group).to_have_value("course")  # typed, not saved, and the list was read again
     with signed_in.expect_response("**/v1/people/ann"):
         group.blur()
     audit = signed_in.get_by_role("region", name="Audit log")

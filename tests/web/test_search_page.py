@@ -47,12 +47,13 @@ def test_trials_are_ranked_with_their_curves(search: Page) -> None:
 
 def test_a_range_of_an_axis_chooses_trials(search: Page) -> None:
     expect(_trials(search)).to_have_count(3)
-    box = search.locator("[data-axis='test/error']").bounding_box()
-    assert box is not None
-    # The lower half: errors below 34 %.
-    search.mouse.move(box["x"] + 5, box["y"] + box["height"] - 1)
+    axis = search.locator("[data-axis='test/error']")
+    # The lower half: errors below 34 %. Unlike the mouse's own moves, `hover` waits until the page
+    # has its final layout.
+    height = int(axis.get_attribute("height") or 0)
+    axis.hover(position={"x": 2, "y": height - 1})
     search.mouse.down()
-    search.mouse.move(box["x"] + 5, box["y"] + box["height"] / 2, steps=4)
+    axis.hover(position={"x": 2, "y": height // 2})
     search.mouse.up()
     expect(_trials(search)).to_have_text(["trial 2", "trial 1"])
     search.get_by_role("button", name="Show all 3 trials").click()

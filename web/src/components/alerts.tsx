@@ -107,7 +107,14 @@ function NewAlert({ onAdded }: { onAdded: () => void }) {
           </Field>
           <Field label="Minutes" hint="without progress">
             {(attributes) => (
-              <input {...attributes} name="minutes" type="number" min={1} max={10080} value={5} />
+              <input
+                {...attributes}
+                name="minutes"
+                type="number"
+                min={1}
+                max={10080}
+                defaultValue={5}
+              />
             )}
           </Field>
           <Field label="Evaluations" hint="of a plateau">
@@ -118,7 +125,7 @@ function NewAlert({ onAdded }: { onAdded: () => void }) {
                 type="number"
                 min={2}
                 max={1000}
-                value={10}
+                defaultValue={10}
               />
             )}
           </Field>

@@ -21,7 +21,7 @@ export function Labels({ job }: { job: Job }) {
   const { failure, run } = useAction();
 
   async function change(body: LabelChange) {
-    if (await run(() => changeLabels(job.id, body))) isEdited.value = false;
+    return await run(() => changeLabels(job.id, body));
   }
 
   return (
@@ -61,27 +61,28 @@ export function Labels({ job }: { job: Job }) {
       {isEdited.value && (
         <form
           class="form"
-          onSubmit={(event) => {
+          onSubmit={async (event) => {
             event.preventDefault();
             const form = new FormData(event.currentTarget);
-            change({
+            const body = {
               name: String(form.get("name")),
               tags: tagsOf(String(form.get("tags"))),
               note: String(form.get("note")),
-            });
+            };
+            if (await change(body)) isEdited.value = false;
           }}
         >
           <Field label="Name" error={errorAt(failure.value, "/name")}>
-            {(attributes) => <input name="name" value={job.name} required {...attributes} />}
+            {(attributes) => <input name="name" defaultValue={job.name} required {...attributes} />}
           </Field>
           <Field label="Tags" error={errorAt(failure.value, "/tags")} hint="separated by spaces">
-            {(attributes) => <input name="tags" value={job.spec.tags.join(" ")} {...attributes} />}
+            {(attributes) => (
+              <input name="tags" defaultValue={job.spec.tags.join(" ")} {...attributes} />
+            )}
           </Field>
           <Field label="Note" error={errorAt(failure.value, "/note")}>
             {(attributes) => (
-              <textarea name="note" rows={3} {...attributes}>
-                {job.note}
-              </textarea>
+              <textarea name="note" rows={3} defaultValue={job.note} {...attributes} />
             )}
           </Field>
           <button type="submit" class="primary">

@@ -33,7 +33,14 @@ export function Share({ subject }: { subject: Subject }) {
       <form onSubmit={create}>
         <Field label="Days" error={messageOf(failure.value)} hint="until the link expires">
           {(attributes) => (
-            <input {...attributes} name="days" type="number" min={1} max={366} value={DAYS} />
+            <input
+              {...attributes}
+              name="days"
+              type="number"
+              min={1}
+              max={366}
+              defaultValue={DAYS}
+            />
           )}
         </Field>
         <button type="submit">Create a link</button>

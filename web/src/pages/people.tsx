@@ -148,7 +148,7 @@ function PersonRow({
       <td>
         <input
           aria-label={`Group of ${person.name}`}
-          value={person.group ?? ""}
+          defaultValue={person.group ?? ""}
           maxLength={120}
           onChange={(event) => onUpdate({ group: event.currentTarget.value.trim() })}
         />
