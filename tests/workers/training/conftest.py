@@ -1,16 +1,10 @@
-import json
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from tests.workers.training import support
-from tests.workers.training.support import ProcessRuns
-from workers.training import spawn
 
 
 @pytest.fixture(autouse=True)
@@ -19,19 +13,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def process_runs(tmp_path_factory: pytest.TempPathFactory) -> ProcessRuns:
-    """The directory of support.run_in_processes, and what each of its processes reported.
-
-    Two processes could only sum in one order; three show whether the order is kept.
-    """
-    directory = tmp_path_factory.mktemp("processes")
-    run = partial(support.run_in_processes, directory)
-    spawn.run_processes(run, num_processes=3, threads=1)
-    reports = [(directory / f"rank-{rank}.json").read_text() for rank in range(3)]
-    return directory, [json.loads(report) for report in reports]
 
 
 @pytest.fixture(scope="module")

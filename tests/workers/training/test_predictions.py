@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from service.states import CheckpointPart
-from tests.workers.training.support import ProcessRuns, run, small_spec
+from tests.workers.training.support import run, small_spec
 from workers.training import predictions
 from workers.training.data import datasets
 from workers.training.distributed import RankGroup
@@ -37,22 +37,6 @@ def test_a_finished_run_keeps_the_logits_of_all_test_images(tmp_path: Path) -> N
         metadata = file.metadata()
     assert (metadata["dataset"], metadata["network"]) == ("digits", "resnet-8-A")
     assert CheckpointPart.PREDICTIONS not in observer.files[6]
-
-
-@pytest.mark.slow
-def test_several_ranks_keep_predictions_in_the_order_of_the_images(
-    process_runs: ProcessRuns,
-) -> None:
-    directory, ranks = process_runs
-    tensors = safetensors.torch.load_file(
-        directory / "uninterrupted" / "00000012" / "predictions.safetensors"
-    )
-    spec = small_spec()
-    expected = datasets.read_images("digits", directory, stem=spec.stem).test.labels_N
-    assert tensors["labels"].tolist() == expected.tolist()
-    assert _percent_wrong(tensors) == pytest.approx(
-        ranks[0]["uninterrupted"]["outcome"]["test_error"]
-    )
 
 
 def test_above_the_size_limit_the_five_highest_logits_and_their_margin_are_kept(

@@ -12,9 +12,6 @@ from service.specs.job_spec import StartMode
 from service.specs.series import MachineSeries, StepSeries
 from service.states import CheckpointPart, Reason, StopReason
 from tests.workers.training.support import (
-    STOCHASTIC,
-    STOCHASTIC_RECIPE,
-    ProcessRuns,
     RecordingObserver,
     digests,
     run,
@@ -428,92 +425,3 @@ def test_a_run_makes_about_500_reports(iterations: int, evaluate_every: int) -> 
     every = trainer.report_every(recipe)
     assert every <= max(5, iterations // 500)
     assert iterations / every <= 1_100 or every <= 5
-
-
-def _newest_digests(directory: Path) -> dict[str, str]:
-    files = checkpoint.find_newest(directory)
-    assert files is not None
-    return digests(files)
-
-
-@pytest.mark.slow
-def test_all_processes_stop_before_the_same_step(process_runs: ProcessRuns) -> None:
-    _, ranks = process_runs
-    outcomes = [rank["stopped"]["outcome"] for rank in ranks]
-    # A request before step 6 travels during that step and takes effect before step 7.
-    assert {(outcome["stopped"], outcome["iteration"]) for outcome in outcomes} == {("cancel", 7)}
-    assert ranks[0]["stopped"]["checkpoints"] == [6, 7]
-
-
-@pytest.mark.slow
-def test_all_processes_reach_a_budget_after_the_same_step(process_runs: ProcessRuns) -> None:
-    _, ranks = process_runs
-    ends = {
-        name: {
-            (rank[name]["outcome"]["iteration"], rank[name]["outcome"]["stopped"]) for rank in ranks
-        }
-        for name in ("limited", "target")
-    }
-    # The limit is over before step 1, and the flag travels during it.
-    assert ends == {"limited": {(2, None)}, "target": {(4, None)}}
-    assert ranks[0]["limited"]["checkpoints"] == [2]
-
-
-@pytest.mark.slow
-def test_resumed_processes_equal_uninterrupted_ones(process_runs: ProcessRuns) -> None:
-    directory, ranks = process_runs
-    assert _newest_digests(directory / "resumed") == _newest_digests(directory / "uninterrupted")
-    points = {
-        name: {tuple(point) for point in ranks[0][name]["points"]}
-        for name in ("uninterrupted", "stopped", "resumed")
-    }
-    assert not points["stopped"] & points["resumed"]
-    assert points["stopped"] | points["resumed"] == points["uninterrupted"]
-
-
-@pytest.mark.slow
-def test_a_stop_requested_before_the_last_step_takes_no_effect(process_runs: ProcessRuns) -> None:
-    directory, ranks = process_runs
-    assert {rank["stopped late"]["outcome"]["stopped"] for rank in ranks} == {None}
-    expected = _newest_digests(directory / "uninterrupted")
-    assert _newest_digests(directory / "stopped late") == expected
-
-
-@pytest.mark.slow
-def test_only_rank_0_reports(process_runs: ProcessRuns) -> None:
-    _, (first, *others) = process_runs
-    assert len(first["uninterrupted"]["points"]) == 24
-    assert len(first["uninterrupted"]["pids"][0]) == 1 + len(others)
-    for other in others:
-        assert other["uninterrupted"]["points"] == other["uninterrupted"]["pids"] == []
-        assert other["uninterrupted"]["outcome"]["iteration"] == 12
-
-
-@pytest.mark.slow
-def test_gathered_tensors_are_in_the_order_of_the_ranks(process_runs: ProcessRuns) -> None:
-    _, ranks = process_runs
-    assert [rank["gathered"] for rank in ranks] == [[0, 1, 2]] * 3
-
-
-@pytest.mark.slow
-def test_processes_drop_the_same_branches(process_runs: ProcessRuns, tmp_path: Path) -> None:
-    """Their mean gradient is that of one process with their micro-batches."""
-    directory, ranks = process_runs
-    spec = small_spec(STOCHASTIC_RECIPE | {"micro_batch_size": 16}, **STOCHASTIC)
-    _, single = run(spec, tmp_path)
-    ours = checkpoint.load(single.files[6], spec=spec)
-    files = checkpoint.find_newest(directory / "stochastic")
-    assert files is not None
-    theirs = checkpoint.load(files, spec=spec, is_same_job=False)
-    for name, momentum in ours.momentum.items():
-        torch.testing.assert_close(theirs.weights[name], ours.weights[name], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(theirs.momentum[name], momentum, rtol=1e-3, atol=1e-4)
-    assert ranks[0]["stochastic"]["checkpoints"] == [3, 6]
-
-
-@pytest.mark.slow
-def test_dropping_processes_are_resumed_bit_for_bit(process_runs: ProcessRuns) -> None:
-    directory, _ = process_runs
-    for kind in ("stochastic", "dropout"):
-        resumed = _newest_digests(directory / f"{kind} resumed")
-        assert resumed == _newest_digests(directory / kind)

@@ -205,6 +205,7 @@ def test_fine_tuning_takes_all_weights_but_the_classifiers(tmp_path: Path) -> No
         {
             "name": "fine-tune",
             "iterations": 1,
+            "batch_size": 3,
             "learning_rate": 1e-12,
             "warmup_learning_rate": None,
             "warmup_until_error": None,
