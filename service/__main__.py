@@ -1,4 +1,4 @@
-"""`resnetd-server`: commands for operators that need the database and the stored files only."""
+"""`resnetd-server`: commands for operators: schema, stored files, backups, checks of machines."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 from service import log, settings
 from service.errors import ResnetdError
 from service.jobs import backup, consistency
+from service.settings import Settings
 from service.storage import schema
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
@@ -21,17 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.configure(configured.log_format)
         database = Database(configured.database_url.get_secret_value())
         try:
-            if parsed.command == "migrate":
-                return _migrate(database)
-            artifacts = ArtifactStore(configured.artifacts_url)
-            if parsed.command == "fsck":
-                return _fsck(database, artifacts, should_repair=parsed.repair)
-            if parsed.command == "migrate-artifacts":
-                return _migrate_artifacts(database, artifacts, ArtifactStore(parsed.url))
-            data_dir = configured.data_dir
-            if parsed.command == "backup":
-                return _back_up(database, artifacts, data_dir, parsed.folder)
-            return _restore(database, artifacts, data_dir, parsed.folder)
+            return _run(parsed, configured, database)
         finally:
             database.close()
     except ResnetdError as error:
@@ -47,6 +38,12 @@ def make_parser() -> argparse.ArgumentParser:
     fsck.add_argument(
         "--repair", action="store_true", help="delete orphans and drop broken checkpoint records"
     )
+    doctor = commands.add_parser(
+        "doctor", help="check the machine of the API; exit status 1 if a check fails"
+    )
+    doctor.add_argument(
+        "--cluster", action="store_true", help="check each node of the Ray cluster, too"
+    )
     saving = commands.add_parser(
         "backup", help="save the database, artifacts and uploaded datasets, while the service runs"
     )
@@ -60,10 +57,37 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run(parsed: argparse.Namespace, configured: Settings, database: Database) -> int:
+    if parsed.command == "migrate":
+        return _migrate(database)
+    if parsed.command == "doctor":
+        return _examine(configured, database, with_cluster=parsed.cluster)
+    artifacts = ArtifactStore(configured.artifacts_url)
+    if parsed.command == "fsck":
+        return _fsck(database, artifacts, should_repair=parsed.repair)
+    if parsed.command == "migrate-artifacts":
+        return _migrate_artifacts(database, artifacts, ArtifactStore(parsed.url))
+    data_dir = configured.data_dir
+    if parsed.command == "backup":
+        return _back_up(database, artifacts, data_dir, parsed.folder)
+    return _restore(database, artifacts, data_dir, parsed.folder)
+
+
 def _migrate(database: Database) -> int:
     schema.upgrade(database)
     print("the database has this version's schema")
     return 0
+
+
+def _examine(configured: Settings, database: Database, *, with_cluster: bool) -> int:
+    """Returns 1 if a check fails."""
+    # Imported here: the only command that needs Ray, over HTTP.
+    from workers.cluster.doctor import command  # noqa: PLC0415
+
+    schema.require_current(database)
+    diagnosis = command.examine(configured, database, with_cluster=with_cluster)
+    print(diagnosis.text)
+    return 0 if diagnosis.is_healthy else 1
 
 
 def _fsck(database: Database, artifacts: ArtifactStore, *, should_repair: bool) -> int:

@@ -13,22 +13,16 @@ from service.catalog import datasets as catalog_datasets
 from service.catalog.datasets import DatasetOrigin
 from service.errors import ResnetdError, Unavailable
 
+_RAY_JOBS = frozenset({"runner", "search", "check-nodes"})
+
 
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         if options.command == "dispatcher":
             return _run_dispatcher()
-        if options.command == "runner":
-            # Imported here: the dispatcher needs neither Ray nor torch.
-            from workers.cluster import runner_main  # noqa: PLC0415
-
-            return runner_main.main()
-        if options.command == "search":
-            # Imported here, as above.
-            from workers.cluster import search_driver  # noqa: PLC0415
-
-            return search_driver.main()
+        if options.command in _RAY_JOBS:
+            return _run_ray_job(options.command)
         if options.command == "evaluate":
             return _evaluate(options.card, options.weights, options.data_dir)
         return _fetch(
@@ -45,6 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser("dispatcher", help="start queued jobs on the cluster until interrupted")
     commands.add_parser("runner", help="run attempts of jobs (started by the dispatcher)")
     commands.add_parser("search", help="drive a search (started by the dispatcher)")
+    commands.add_parser(
+        "check-nodes", help="collect facts of all nodes (started by `resnetd-server doctor`)"
+    )
     fetch = commands.add_parser("fetch", help="download a dataset to where attempts read it")
     downloads = [
         dataset.name
@@ -60,6 +57,21 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("weights", type=Path, help="its weights, as safetensors")
     evaluate.add_argument("--data-dir", help="default: the setting RESNETD_DATA_DIR")
     return parser
+
+
+def _run_ray_job(command: str) -> int:
+    """Imports what the command needs: the dispatcher needs neither Ray nor torch."""
+    if command == "runner":
+        from workers.cluster import runner_main  # noqa: PLC0415
+
+        return runner_main.main()
+    if command == "search":
+        from workers.cluster import search_driver  # noqa: PLC0415
+
+        return search_driver.main()
+    from workers.cluster.doctor import node_driver  # noqa: PLC0415
+
+    return node_driver.main()
 
 
 def _run_dispatcher() -> int:

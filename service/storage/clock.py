@@ -29,6 +29,11 @@ class DatabaseClock:
     def __call__(self) -> datetime:
         return self._local() + self._offset
 
+    @property
+    def offset(self) -> timedelta:
+        """The database's clock minus this host's."""
+        return self._offset
+
     def follow(self, stopping: threading.Event) -> None:
         """Waits ten seconds and synchronizes: the step of a supervised thread."""
         if not stopping.wait(_INTERVAL_SECONDS):

@@ -125,6 +125,15 @@ def driver_env(*, api_url: str, driver_id: str, token: str, work_dir: Path) -> d
     }
 
 
+def doctor_env(*, api_url: str, data_dir: Path, work_dir: Path) -> dict[str, str]:
+    """The environment of the Ray job that checks each node; it has no token of the service."""
+    return _RAY_ENV | {
+        "RESNETD_API_URL": api_url,
+        "RESNETD_DATA_DIR": str(data_dir),
+        "RESNETD_WORK_DIR": str(work_dir),
+    }
+
+
 class RayJobClient:
     """Every call raises ClusterUnavailable without a response, or with an unexpected one."""
 

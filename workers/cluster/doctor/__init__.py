@@ -1,0 +1,1 @@
+"""`resnetd-server doctor`: what machines of a cluster need, checked on each of them."""
