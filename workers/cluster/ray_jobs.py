@@ -23,6 +23,8 @@ from service.resources import WorkerGroup
 # The first request makes Ray's job agent connect to the cluster: 4 s on two cores.
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 _MAX_LOG_BYTES = 16 * 2**20
+# From when a node is cut off until the attempts on it have failed.
+LOST_NODE_SECONDS = 15.0
 
 _RAY_ENV = {
     # On SIGINT, Train and Tune shut their workers down, in 2 s; SIGTERM ends the driver only.
@@ -104,6 +106,11 @@ def runner_env(
         "RESNETD_RUNNER_NODES": str(num_nodes),
         # How soon the end of a worker is noticed; the default is 2 s. A check takes 3 ms of CPU.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # How long a rank's Ray process may not answer: its machine is cut off. Ray itself takes a
+        # minute to notice that, and the other ranks wait in gloo for ten.
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": f"{LOST_NODE_SECONDS:g}",
+        # Of the group that has lost a rank: it waits for that one in vain.
+        "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
         # Saves a process per runner: an attempt on a preempted node is retried by the service.
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_TRAIN_METRICS_ENABLED": "0",

@@ -1,0 +1,119 @@
+"""A service and a Ray cluster on machines of their own: `make test-hosts`."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import resnetd
+from tests.chaos.invariants import check_event_numbers, check_job_ends, check_training
+from tests.chaos.workload import ReferenceRun
+from tests.hosts.cases import TWO_HOSTS
+from tests.hosts.support import NODES, Host, Network
+from workers.cluster.ray_jobs import LOST_NODE_SECONDS
+
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(390)]
+
+JOB_SECONDS = 240.0
+# Until the other ranks have stopped and the runner has reported the failure.
+REPORT_SECONDS = 15.0
+
+
+def rank_hosts(network: Network, job: resnetd.Job) -> list[Host]:
+    """The machine of each rank's process."""
+    return [network.host_of(pid) for pid in job.document["environment"]["pids"]]
+
+
+def wait_until_running(network: Network, client: resnetd.Client, job_id: str) -> resnetd.Job:
+    """The job, once it has trained for some iterations of its newest attempt."""
+    job = client.jobs.get(job_id)
+
+    def is_running() -> bool:
+        nonlocal job
+        job = client.jobs.get(job_id)
+        assert not job.is_final, job.message
+        return job.progress is not None and job.progress.iteration >= 150
+
+    network.wait_until(is_running, within_seconds=JOB_SECONDS)
+    return job
+
+
+def wait_until_final(network: Network, client: resnetd.Client, job_id: str) -> None:
+    network.wait_until(lambda: client.jobs.get(job_id).is_final, within_seconds=JOB_SECONDS)
+
+
+def wait_until_attempt_ended(network: Network, client: resnetd.Client, job_id: str) -> None:
+    """Of the first attempt."""
+    network.wait_until(
+        lambda: client.jobs.attempts(job_id)[0].ended_at is not None, within_seconds=90.0
+    )
+
+
+def check_complete(
+    network: Network,
+    client: resnetd.Client,
+    job_id: str,
+    reference: ReferenceRun,
+    folder: Path,
+) -> None:
+    """The job ended as on one machine: each metric once, the same weights, each event once."""
+    try:
+        check_job_ends(client, {job_id: TWO_HOSTS})
+    except AssertionError as error:
+        error.add_note(network.logs())
+        raise
+    check_training(client, job_id, TWO_HOSTS, reference, folder)
+    check_event_numbers(client, [job_id])
+
+
+def test_the_doctor_finds_what_a_node_lacks(network: Network) -> None:
+    for name in ("service", "left"):
+        (network.hosts[name].path / "data" / "colours").mkdir()
+
+    found = network.service.run("resnetd-server", "doctor", "--cluster", env=network.service_env)
+
+    titles, head, *rows, _, sentence, last = found.stdout.splitlines()
+    assert titles.split()[:4] == ["node", "answer", "clock", "versions"]
+    assert head.split() == [network.hosts["head"].address, *["ok"] * 9]
+    left, right = sorted(rows)
+    assert left.split() == [network.hosts["left"].address, *["ok"] * 9]
+    assert right.split() == [network.hosts["right"].address, *["ok"] * 3, "FAILED", *["ok"] * 5]
+    assert sentence.startswith(f"{network.hosts['right'].address}: data: ")
+    assert "lacks colours; copy it from the API's machine" in sentence
+    assert last == "1 check failed"
+    assert found.returncode == 1
+
+
+def test_a_job_on_two_machines_equals_the_same_on_one(
+    network: Network, reference: ReferenceRun, tmp_path: Path
+) -> None:
+    with network.client() as client:
+        job = client.submit(dict(TWO_HOSTS.spec))
+        running = wait_until_running(network, client, job.id)
+        assert {host.name for host in rank_hosts(network, running)} == set(NODES)
+        wait_until_final(network, client, job.id)
+        check_complete(network, client, job.id, reference, tmp_path)
+        assert client.jobs.get(job.id).attempts == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_job_resumes_after_the_machine_of_a_rank_was_cut_off(
+    rank: int, network: Network, reference: ReferenceRun, tmp_path: Path
+) -> None:
+    with network.client() as client:
+        job = client.submit(dict(TWO_HOSTS.spec))
+        host = rank_hosts(network, wait_until_running(network, client, job.id))[rank]
+
+        host.unplug()
+        cut_at = datetime.now(UTC)
+        wait_until_attempt_ended(network, client, job.id)
+        host.plug()
+        wait_until_final(network, client, job.id)
+
+        check_complete(network, client, job.id, reference, tmp_path)
+        attempt, *others = client.jobs.attempts(job.id)
+        assert (attempt.reason, attempt.blame) == ("worker-died", "infrastructure")
+        assert attempt.ended_at is not None
+        noticed_seconds = (attempt.ended_at - cut_at).total_seconds()
+        assert noticed_seconds < LOST_NODE_SECONDS + REPORT_SECONDS, noticed_seconds
+        assert others[-1].reason == "completed"
