@@ -79,6 +79,8 @@ RULES: dict[str, Rule] = {
     "GET /v1/jobs/{job_id}/lineage": _READ_SHARED_JOB,
     "GET /v1/jobs/{job_id}/logs": _READ_JOB,
     "GET /v1/jobs/{job_id}/metrics": _READ_SHARED_JOB,
+    # It changes nothing.
+    "POST /v1/jobs/{job_id}/predictions": _READ_JOB,
     "GET /v1/jobs/{job_id}/progress": _READ_SHARED_JOB,
     "GET /v1/jobs/{job_id}/result-card": _READ_SHARED_JOB,
     "POST /v1/jobs/{job_id}/hold": _CHANGE_JOB,

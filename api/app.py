@@ -18,6 +18,7 @@ from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
+from api.predictor import Predictor
 from api.refused_credentials import RefusedCredentials
 from api.request_limits import RequestLimits
 from api.routes import (
@@ -33,6 +34,7 @@ from api.routes import (
     exports,
     fair_share,
     groups,
+    image_predictions,
     job_actions,
     jobs,
     metrics,
@@ -95,12 +97,14 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         token_uses.start()
         refused_credentials = RefusedCredentials(database, now=clock)
         refused_credentials.start()
+        predictor = Predictor(artifacts, memory_bytes=settings.prediction_memory_bytes)
         app.state.services = Services(
             settings=settings,
             database=database,
             artifacts=artifacts,
             signing_key=signing_keys.read_or_create(settings.signing_key_file),
             changes=changes,
+            predictor=predictor,
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
             token_uses=token_uses,
             refused_credentials=refused_credentials,
@@ -109,6 +113,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         app.state.shared_reads = SharedReads(app)
         yield
         stopping.set()
+        await predictor.close()
         token_uses.close()
         refused_credentials.close()
         collector.close()
@@ -137,6 +142,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         groups.router,
         metrics.router,
         predictions.router,
+        image_predictions.router,
         analyses.router,
         result_cards.router,
         checkpoints.router,

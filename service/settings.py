@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     """The same of requests without a valid token from one address."""
     max_streams: Count = 500
     """Event streams that one token may have open, in each API process. 0: no limit."""
+    prediction_memory_bytes: Annotated[int, Field(ge=2**28)] = 2**31
+    """Memory of a process that predicts images; each API process has up to two of them."""
     members_see: MembersSee = MembersSee.ALL
     """Jobs, searches and studies that members see: `all`, or only their `own`."""
 

@@ -15,6 +15,7 @@ from resnetd.models import (
     Checkpoint,
     Envelope,
     Event,
+    ImagePrediction,
     Job,
     JobState,
     LogLine,
@@ -529,6 +530,23 @@ class Jobs(RunResource[Job]):
             default_name=f"{job_id}-{which}.{format}",
             on_progress=on_progress,
         )
+
+    def predict(self, job_id: str, image: str | Path | bytes) -> ImagePrediction:
+        """Return the five likeliest classes of an image, by the network of a finished job.
+
+        Args:
+            image: the path of an image file, or its bytes. At most 16 MiB and 33 million pixels.
+
+        >>> predicted = client.jobs.predict(classifier.id, "picture.png")
+        >>> [found.class_name for found in predicted.classes]
+        ['red', 'green', 'blue']
+
+        Raises:
+            Conflict: the job has no network that was exported as `onnx-image`.
+            InvalidInput: the file is no image, or is too large.
+        """
+        content = image if isinstance(image, bytes) else Path(image).read_bytes()
+        return self._api.post_bytes(self._path(job_id, "predictions"), ImagePrediction, content)
 
     def _is_over(self, run: Job) -> bool:
         return run.is_final or run.is_held_by_service

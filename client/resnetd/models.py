@@ -341,6 +341,23 @@ class Envelope(Record, frozen=True):
     points: tuple[EnvelopePoint, ...] = ()
 
 
+class ClassProbability(Record, frozen=True):
+    """`label`: the number of the class; `probability`: 0 to 1."""
+
+    label: int
+    class_name: str
+    probability: float
+
+
+class ImagePrediction(Record, frozen=True):
+    """The likeliest classes of an image, highest first; `iteration`: of the checkpoint."""
+
+    job_id: str
+    checkpoint_id: str
+    iteration: int
+    classes: tuple[ClassProbability, ...]
+
+
 class SigningKey(Record, frozen=True):
     """Verifies result cards. `public_key` in PEM; `fingerprint`: SHA-256 of its DER encoding."""
 

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service import ids
-from service.errors import InvalidInput, NotFound
+from service.errors import Conflict, InvalidInput, NotFound
 from service.specs.protocol import CheckpointManifest
 from service.states import CheckpointPart
 from service.storage import events
@@ -132,6 +132,18 @@ def find_file(session: Session, checkpoint: CheckpointRow, part: CheckpointPart)
             "export only if recipe.exports has its name"
         )
     raise NotFound(message)
+
+
+def find_export(session: Session, job: JobRow, part: CheckpointPart) -> CheckpointRow:
+    """The newest checkpoint with the part, which only a finished training exports. Conflict."""
+    for row in list_checkpoints(session, job.id):
+        if part in row.parts:
+            return row
+    if job.state.is_final:
+        reason = f"a training exports {part} at its end if recipe.exports has that name"
+    else:
+        reason = f"it is {job.state}, and its network is exported at its end"
+    raise Conflict(f"job {job.id} has no exported network {part}: {reason}")
 
 
 def list_checkpoints(session: Session, job_id: str) -> list[CheckpointRow]:

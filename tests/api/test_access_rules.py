@@ -45,7 +45,7 @@ def _least_role(label: str) -> Role:
         return ADMIN
     if label == "PUT /v1/fair-share":
         return ADMIN
-    is_read = method in {"GET", "HEAD"} or path.endswith(":plan")
+    is_read = method in {"GET", "HEAD"} or path.endswith((":plan", "/predictions"))
     return VIEWER if is_read or path.startswith(("/v1/session", "/v1/tokens")) else MEMBER
 
 
@@ -71,7 +71,7 @@ def _needs_owner(label: str) -> bool:
     method, path = label.split()
     if "{" not in path or path.startswith(("/v1/people", "/v1/quotas", "/v1/datasets")):
         return False
-    is_copied = path.endswith(("/clone", "/confirm"))
+    is_copied = path.endswith(("/clone", "/confirm", "/predictions"))
     return path.startswith(_PRIVATE) or not (method in {"GET", "HEAD"} or is_copied)
 
 

@@ -44,6 +44,7 @@ DEPEND_ON_MORE = {
     "POST /v1/jobs",
     "POST /v1/comparisons",
     "POST /v1/jobs/{job_id}/clone",
+    "POST /v1/jobs/{job_id}/predictions",  # an image
     "POST /v1/jobs:batch",
     "POST /v1/jobs:plan",
     "POST /v1/searches",

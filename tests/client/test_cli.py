@@ -20,6 +20,7 @@ from tests.client.faults import body_of
 from tests.client.service import SPEC, Service
 from tests.support.api import TOKEN
 from tests.support.core import content
+from tests.support.onnx_networks import finish_with_network, make_color_network, make_picture
 from tests.support.searching import Searching
 
 SUBMIT = ("submit", "--depth", "8", "--shortcut", "A", "--dataset", "digits")
@@ -202,6 +203,28 @@ def test_what_has_no_rows_says_so(
     assert command.err == "It has no deliveries.\n"
     assert command("ps", "--state", "running", "-o", "json") == 0
     assert json.loads(command.out) == []
+
+
+def test_predict_prints_the_classes_of_each_image_that_is_one(
+    service: Service, command: Command
+) -> None:
+    job_id = finish_with_network(service.api, make_color_network())
+    Path("warm.png").write_bytes(make_picture(200, 100, 0))
+    Path("cold.png").write_bytes(make_picture(0, 50, 250))
+    Path("notes.txt").write_text("no image")
+    assert command("predict", job_id[:14], "warm.png", "notes.txt", "cold.png") == 2
+    assert command.err.startswith("notes.txt: the body is not the bytes of an image file")
+    header, *rows = (line.split() for line in command.out.splitlines())
+    assert header == ["IMAGE", "CLASS", "PROBABILITY"]
+    assert rows[0] == ["warm.png", "red", "86.68", "%"]
+    assert [row[0] for row in rows] == ["warm.png", "green", "blue", "cold.png", "green", "red"]
+    assert command("predict", job_id, "cold.png", "-o", "json") == 0
+    (found,) = json.loads(command.out)
+    assert (found["image"], found["classes"][0]["class_name"]) == ("cold.png", "blue")
+    assert command("predict", job_id, "missing.png") == 2
+    running = service.run().job_id
+    assert command("predict", running, "cold.png") == 1
+    assert "has no exported network onnx-image" in command.err
 
 
 def test_the_help_of_a_download_names_every_format() -> None:

@@ -4,6 +4,7 @@ import doctest
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,6 +26,7 @@ from resnetd import (
 )
 from resnetd import client as client_module
 from tests.client.service import Service
+from tests.support import onnx_networks
 from tests.support.analyses import finish_analysis, finish_training
 from tests.support.api import TOKEN
 from tests.support.core import ENVIRONMENT
@@ -65,6 +67,7 @@ def test_an_example_prints_what_it_says(
     assert example.docstring is not None
     objects: dict[str, Callable[[], Any]] = {
         "analysed": lambda: _analysed_job(service, client),
+        "classifier": lambda: _classifier(service, client),
         "finished": lambda: _finished_job(service, client),
         "search": lambda: _search(service, client),
         "study": lambda: client.studies.submit("fig1", seeds=1),
@@ -115,6 +118,13 @@ def _finished_job(service: Service, client: resnetd.Client) -> models.Job:
     training.save(20, test_error=2.5)
     training.finish()
     return client.jobs.get(training.job_id)
+
+
+def _classifier(service: Service, client: resnetd.Client) -> models.Job:
+    """A job with an exported network, and a picture in the working directory."""
+    Path("picture.png").write_bytes(onnx_networks.make_picture(200, 100, 0))
+    network = onnx_networks.make_color_network()
+    return client.jobs.get(onnx_networks.finish_with_network(service.api, network))
 
 
 def _analysed_job(service: Service, client: resnetd.Client) -> models.Job:

@@ -1,7 +1,8 @@
-"""Jobs that have finished and keep predictions."""
+"""Jobs that have finished and keep predictions, or other parts of a checkpoint."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,14 @@ def _predictions(predicted: list[int]) -> bytes:
 
 def finish_with_predictions(api: Api, claimed: Taken, predicted: list[int]) -> str:
     """The job's id; its last checkpoint keeps these predictions."""
-    parts = {part: content(part, 20) for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)} | {
-        CheckpointPart.PREDICTIONS: _predictions(predicted)
-    }
+    return finish_with_parts(api, claimed, {CheckpointPart.PREDICTIONS: _predictions(predicted)})
+
+
+def finish_with_parts(api: Api, claimed: Taken, parts: Mapping[CheckpointPart, bytes]) -> str:
+    """The job's id; its last checkpoint has these parts, and those that each checkpoint has."""
+    required = {part: content(part, 20) for part in (CheckpointPart.WEIGHTS, CheckpointPart.STATE)}
     digests = []
-    for part, body in parts.items():
+    for part, body in (required | dict(parts)).items():
         sha256 = hashlib.sha256(body).hexdigest()
         headers = {"X-Content-SHA256": sha256}
         path = f"/checkpoints/20/{part}"

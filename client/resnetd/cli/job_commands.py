@@ -18,7 +18,7 @@ from resnetd.cli.session import JobId, JobIds, Output, OutputOption, Session, Se
 from resnetd.cli.watch import JsonScreen, screen_for, watch
 from resnetd.errors import NotFinished, ResnetdError
 from resnetd.jobs import Jobs
-from resnetd.models import Job
+from resnetd.models import ImagePrediction, Job
 
 commands = typer.Typer()
 
@@ -335,6 +335,40 @@ def download(
         )
     document = {"job_id": job.id, "path": str(saved), "size_bytes": saved.stat().st_size}
     session.show(output, document, str(saved))
+
+
+@commands.command(epilog="Example: resnetd predict 0f3k picture.jpg")
+def predict(
+    context: typer.Context,
+    job_id: JobId,
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, such as JPEG or PNG.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ],
+    *,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Predict what images show, by the exported network of a finished job."""
+    session: Session = context.obj
+    job = session.client.jobs.find(job_id)
+    found: list[tuple[Path, ImagePrediction]] = []
+    first_error: ResnetdError | None = None
+    for image in images:
+        try:
+            found.append((image, session.client.jobs.predict(job.id, image)))
+        except ResnetdError as error:
+            messages.print_error(error, subject=str(image))
+            first_error = first_error or error
+    documents = [{"image": str(image), **prediction.document} for image, prediction in found]
+    session.show(output, documents, *([render.predictions(found)] if found else []))
+    if first_error is not None:
+        raise typer.Exit(exit_codes.of_error(first_error))
 
 
 def _add_action(action: Callable[[Jobs, str], Job], help_text: str) -> None:

@@ -10,9 +10,11 @@ def print_note(text: str) -> None:
     typer.echo(render.printable(text), err=True)
 
 
-def print_error(error: Exception) -> None:
+def print_error(error: Exception, *, subject: str | None = None) -> None:
+    """`subject`: the one of several that the error is about."""
+    prefix = "" if subject is None else f"{subject}: "
     for line in [*_describe(error), *getattr(error, "__notes__", ())]:
-        print_note(line)
+        print_note(prefix + line)
 
 
 def _describe(error: Exception) -> list[str]:

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -28,6 +29,7 @@ from resnetd.models import (
     Event,
     EventKind,
     FairShare,
+    ImagePrediction,
     Importance,
     Job,
     JobState,
@@ -122,6 +124,18 @@ def jobs(rows: Iterable[Job], *, now: datetime, has_bars: bool) -> Table:
                 *(_failure(row) for _ in reason),
             )
             for row in listed
+        ),
+    )
+
+
+def predictions(found: Iterable[tuple[Path, ImagePrediction]]) -> Table:
+    """An image has a row for each class, its path in the first."""
+    return _table(
+        ("image", "class", "probability"),
+        (
+            (image if index == 0 else "", row.class_name, percent(100 * row.probability))
+            for image, prediction in found
+            for index, row in enumerate(prediction.classes)
         ),
     )
 

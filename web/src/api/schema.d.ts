@@ -470,6 +470,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/jobs/{job_id}/predictions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Predict Image
+         * @description What the network of a finished job sees on an image: the body is the bytes of its file.
+         *
+         *     BMP, GIF, JPEG, PNG, PPM, TIFF or WebP of at most 16 MiB and 33,554,432 pixels. It is decoded,
+         *     cropped and normalized as the evaluation does with test images.
+         */
+        post: operations["predict_image_v1_jobs__job_id__predictions_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/analyses": {
         parameters: {
             query?: never;
@@ -2644,6 +2667,24 @@ export interface components {
          */
         ChecksumScope: "images" | "file-list";
         /**
+         * ClassProbabilityView
+         * @description `label`: the number of the class in the order of the logits.
+         */
+        ClassProbabilityView: {
+            /** Label */
+            label: number;
+            /**
+             * Class Name
+             * @description the label where the network has no names
+             */
+            class_name: string;
+            /**
+             * Probability
+             * @description 0 to 1; of all classes they sum to 1
+             */
+            probability: number;
+        };
+        /**
          * ClusterView
          * @description CPUs and GPUs in total, and what attempts occupy; null until a dispatcher saw it.
          *
@@ -3410,6 +3451,20 @@ export interface components {
              * @default 0
              */
             wait_seconds: number;
+        };
+        /**
+         * ImagePredictionView
+         * @description `iteration`: of the checkpoint. The likeliest classes, at most five, highest first.
+         */
+        ImagePredictionView: {
+            /** Job Id */
+            job_id: string;
+            /** Checkpoint Id */
+            checkpoint_id: string;
+            /** Iteration */
+            iteration: number;
+            /** Classes */
+            classes: components["schemas"]["ClassProbabilityView"][];
         };
         /** ImportanceList */
         ImportanceList: {
@@ -7605,6 +7660,86 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    predict_image_v1_jobs__job_id__predictions_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ImagePredictionView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            /** @description `body-too-large` */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "body-too-large";
                     };
                 };
             };

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from service.catalog import image_folder_layout
+from service.catalog import image_files, image_folder_layout
 from service.catalog.datasets import MAX_DECODED_BYTES, ChecksumScope
 from service.catalog.image_folder_layout import ImageFile, LayoutError
 from service.states import LogLevel
@@ -23,17 +23,6 @@ from service.text import count_of
 from workers.training.data import checksum
 from workers.training.errors import DatasetMissing, DatasetUnusable
 from workers.training.observers import DataChecksum, LogFunction, ignore_log
-
-# By EXIF orientation. Pillow's exif_transpose fails if any other EXIF field is broken.
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -236,21 +225,11 @@ def open_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            transpose = _TRANSPOSE.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            image = _convert_to_rgb(file, path)
-            return image if transpose is None else image.transpose(transpose)
+            return image_files.decode_upright(file)
+    except image_files.UndefinedMode as error:
+        raise DatasetUnusable(f"{path} {error}") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetUnusable(f"{path} is not a readable image: {error}") from error
-
-
-def _convert_to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    problem = image_folder_layout.find_mode_problem(image.mode)
-    if problem is not None:
-        raise DatasetUnusable(f"{path} {problem}")
-    if image.mode.startswith("I;16"):
-        # Pillow's convert would clip instead of scale.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _decode_square(path: Path, size: int) -> np.ndarray:
