@@ -32,6 +32,7 @@ from service.execution import runners
 from service.jobs import queue_order
 from service.resources import ResourceBundle
 from service.scheduling import admission, cluster_state
+from service.scheduling.leases import Claim
 from service.settings import Settings
 from service.specs.protocol import MAX_POINTS, MetricPoint, Report
 from service.states import AttemptState, JobState
@@ -203,10 +204,9 @@ class _Attempt:
 def _begin_attempt(database: Database, api: ApiProcess) -> _Attempt:
     job_id = api.post("/v1/jobs", SPEC)["id"]
     with database.transaction() as session:
-        claimed = admission.claim_next_job(
+        (claimed,) = admission.claim_jobs(
             session, owner="bench", now=_now(), lease_seconds=1e6, data_dir=NO_DATA
         )
-        assert claimed is not None
         runners.take_startable(session, ResourceBundle(cpus=10_000, gpus=0), now=_now())
         response = runners.next_attempt(session, claimed.runner_id, now=_now())
     assert response is not None
@@ -307,13 +307,12 @@ def _claim_all(url: str, owner: str, barrier: Any) -> None:
     database = Database(url)
     database.check()
     barrier.wait()
-    while True:
+    claims: list[Claim] | None = None
+    while claims is None or claims:
         with database.transaction() as session:
-            claimed = admission.claim_next_job(
+            claims = admission.claim_jobs(
                 session, owner=owner, now=_now(), lease_seconds=1e6, data_dir=NO_DATA
             )
-        if claimed is None:
-            break
     database.close()
 
 

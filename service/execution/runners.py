@@ -5,7 +5,8 @@ drained as soon as another attempt needs its resources. Dispatchers decide that 
 the cluster's row; the API answers a runner that asks for its next attempt.
 """
 
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from sqlalchemy import select
@@ -48,30 +49,36 @@ def plan_runner(
     return runner
 
 
-def assign_runner(
-    session: Session, attempt: AttemptRow, *, max_attempts: int, now: datetime
-) -> RunnerRow:
-    """Gives the attempt a warm runner with its resources, a ready one first, or plans a runner."""
-    worker_group = worker_group_of(attempt)
-    warm_runner = session.scalars(
+def assign_runners(
+    session: Session, starting: Sequence[AttemptRow], *, max_attempts: int, now: datetime
+) -> list[RunnerRow]:
+    """Gives each attempt a warm runner with its resources, ready ones first, or plans a runner."""
+    if not starting:
+        return []
+    warm_runners: defaultdict[WorkerGroup, deque[RunnerRow]] = defaultdict(deque)
+    for runner in session.scalars(
         select(RunnerRow)
         .where(
             RunnerRow.state.in_((RayJobState.STARTING, RayJobState.READY)),
             RunnerRow.attempt_id.is_(None),
-            RunnerRow.num_workers == worker_group.num_workers,
-            RunnerRow.cpus_per_worker == worker_group.cpus_per_worker,
-            RunnerRow.gpus_per_worker == worker_group.gpus_per_worker,
         )
         .order_by(RunnerRow.ready_at.is_(None), RunnerRow.id)
-        .limit(1)
         .with_for_update()
-    ).first()
-    runner = warm_runner or plan_runner(session, worker_group, max_attempts=max_attempts, now=now)
-    runner.attempt_id = attempt.id
-    changes.notify(session, runner.id)
-    attempt.runner_id = runner.id
-    attempt.submitted_at = runner.submitted_at and now
-    return runner
+    ):
+        warm_runners[worker_group_of(runner)].append(runner)
+    assigned = []
+    for attempt in starting:
+        worker_group = worker_group_of(attempt)
+        if warm := warm_runners[worker_group]:
+            runner = warm.popleft()
+        else:
+            runner = plan_runner(session, worker_group, max_attempts=max_attempts, now=now)
+        runner.attempt_id = attempt.id
+        changes.notify(session, runner.id)
+        attempt.runner_id = runner.id
+        attempt.submitted_at = runner.submitted_at and now
+        assigned.append(runner)
+    return assigned
 
 
 def is_any_startable(session: Session) -> bool:

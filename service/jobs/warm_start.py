@@ -13,7 +13,7 @@ from service.catalog.recipes import LrSchedule, Recipe
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import checkpoints, records
 from service.jobs.records import FindJob
-from service.specs.analysis_spec import MAX_OTHERS
+from service.specs.analysis_spec import MAX_OTHERS, TRAINING
 from service.specs.job_spec import JobSpec, StartMode
 from service.states import FINAL_STATES
 from service.storage.tables import CheckpointRow, JobRow, OtherCheckpointRow
@@ -154,6 +154,8 @@ def find_source_checkpoint(session: Session, job: JobRow) -> CheckpointRow | Non
 
 def find_other_checkpoints(session: Session, job: JobRow) -> list[CheckpointRow]:
     """That an analysis uses besides its source, in their order. NotFound where one was deleted."""
+    if job.kind == TRAINING:
+        return []
     rows = session.execute(
         select(OtherCheckpointRow.checkpoint_id, CheckpointRow)
         .outerjoin(CheckpointRow, CheckpointRow.id == OtherCheckpointRow.checkpoint_id)

@@ -55,11 +55,7 @@ def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
 
     Webhooks of its user, and those of admins, which report the jobs of all.
     """
-    admins = select(PersonRow.name).where(PersonRow.role == Role.ADMIN)
-    concerned = select(WebhookRow).where(
-        or_(WebhookRow.user == job.user, WebhookRow.user.in_(admins))
-    )
-    for webhook in session.scalars(concerned):
+    for webhook in _list_concerned(session, job.user):
         if job.state in webhook.states:
             payload = {
                 "type": f"job.{job.state}",
@@ -67,6 +63,16 @@ def enqueue_deliveries(session: Session, job: JobRow, *, now: datetime) -> None:
                 "data": describe_job(job),
             }
             deliveries.enqueue(session, webhook, payload, now=now)
+
+
+def _list_concerned(session: Session, user: str) -> Sequence[WebhookRow]:
+    """Read once in a transaction, which may change the state of many jobs."""
+    known: dict[str, Sequence[WebhookRow]] = session.info.setdefault("concerned_webhooks", {})
+    if user not in known:
+        admins = select(PersonRow.name).where(PersonRow.role == Role.ADMIN)
+        concerned = or_(WebhookRow.user == user, WebhookRow.user.in_(admins))
+        known[user] = session.scalars(select(WebhookRow).where(concerned)).all()
+    return known[user]
 
 
 def enqueue_ping(session: Session, webhook_id: str, *, now: datetime) -> DeliveryRow:

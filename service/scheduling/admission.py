@@ -1,7 +1,9 @@
-"""Admission: gives the next job to a dispatcher under a lease, or preempts others for it."""
+"""Admission: gives the next jobs to a dispatcher under a lease, or preempts others for them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,16 @@ from service.storage import events
 from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, JobRow
 
+# Of one transaction: while it runs, no other dispatcher decides.
+MAX_CLAIMS = 100
+
 
 def is_any_eligible(session: Session, *, now: datetime) -> bool:
-    """Whether `claim_next_job` may find a job; without a lock."""
+    """Whether `claim_jobs` may find a job; without a lock."""
     return session.execute(snapshot.select_eligible(now).limit(1)).first() is not None
 
 
-def claim_next_job(
+def claim_jobs(
     session: Session,
     *,
     owner: str,
@@ -38,8 +43,9 @@ def claim_next_job(
     lease_seconds: float,
     data_dir: Path,
     attempts_per_runner: int = 1,
-) -> Claim | None:
-    """Starts an attempt of the next job on a runner, as the policy decides; None: all must wait.
+    limit: int = MAX_CLAIMS,
+) -> list[Claim]:
+    """Starts attempts of the next jobs on runners, as the policy decides; empty: all must wait.
 
     Dispatchers decide one after the other, under the lock of the cluster's row, so that none
     assigns resources that another has assigned. Where a more urgent job needs the resources of
@@ -47,37 +53,20 @@ def claim_next_job(
     """
     capacity = cluster_state.lock_cluster(session)
     if capacity is None:
-        return None
+        return []
     fair_share.refresh_points(session, capacity, now=now)
-    known = quotas.read_quotas(session)
-    lease = _Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds))
-    while True:
-        first = session.execute(snapshot.select_eligible(now).limit(1)).first()
-        if first is None:
-            return None
-        decision = _decide(session, capacity, first, known=known, data_dir=data_dir, now=now)
-        if isinstance(decision, PreemptJobs):
-            _preempt(session, decision, now=now)
-        if not isinstance(decision, StartJob):
-            return None
-        job = _lock_queued(session, decision.job_id)
-        if job is None:
-            return None
-        message = _find_start_error(session, job)
-        if message is not None:
-            reason = Reason.INTERNAL
-            lifecycle.transition(
-                session, job, JobState.FAILED, reason=reason, message=message, now=now
-            )
-            session.flush()
-            continue
-        attempt = _create_attempt(session, job, capacity, lease=lease, now=now)
-        if decision.backfill_seconds is not None:
-            attempt.backfill_deadline = now + timedelta(seconds=decision.backfill_seconds)
-        runner = runners.assign_runner(session, attempt, max_attempts=attempts_per_runner, now=now)
-        return Claim(
-            attempt_id=attempt.id, fencing_token=attempt.fencing_token, runner_id=runner.id
-        )
+    round_ = _Round(
+        session=session,
+        capacity=capacity,
+        quotas=quotas.read_quotas(session),
+        lease=_Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds)),
+        data_dir=data_dir,
+        attempts_per_runner=attempts_per_runner,
+        now=now,
+    )
+    while len(round_.claims) < limit and round_.advance(limit - len(round_.claims)):
+        pass
+    return round_.claims
 
 
 def find_next_retry_at(session: Session, *, now: datetime) -> datetime | None:
@@ -95,25 +84,111 @@ class _Lease:
     expires_at: datetime
 
 
-def _decide(
-    session: Session,
-    capacity: ResourceBundle,
-    first: Row[tuple[Any, ...]],
-    *,
-    known: dict[str, Quota],
-    data_dir: Path,
-    now: datetime,
-) -> StartJob | PreemptJobs | None:
-    """Reads the complete snapshot, with its estimates, only where the decision depends on it."""
-    if not known:
-        free = capacity - cluster_state.sum_reserved(session)
-        if free.contains(snapshot.choose_worker_group(capacity, first).resources):
-            return StartJob(first.id)
-        # Each state change wakes dispatchers, and usually the cluster is full.
-        if free.cpus < 1 and not _is_any_preemptible(session):
-            return None
-    found = snapshot.read_snapshot(session, capacity, quotas=known, data_dir=data_dir, now=now)
-    return policy.decide(found)
+@dataclass
+class _Round:
+    """What a dispatcher claims while it holds the lock of the cluster's row."""
+
+    session: Session
+    capacity: ResourceBundle
+    quotas: dict[str, Quota]
+    lease: _Lease
+    data_dir: Path
+    attempts_per_runner: int
+    now: datetime
+    claims: list[Claim] = field(default_factory=list)
+
+    def advance(self, limit: int) -> bool:
+        """Takes up to `limit` jobs from the queue; False where none may start now."""
+        first = self.session.execute(snapshot.select_eligible(self.now).limit(limit)).all()
+        if not first:
+            return False
+        if not self.quotas:
+            # The complete snapshot, with its estimates, is read only where a decision needs it.
+            free = self.capacity - cluster_state.sum_reserved(self.session)
+            if fitting := self._choose_fitting(first, free):
+                return self._start(fitting)
+            # Each state change wakes dispatchers, and usually the cluster is full.
+            if free.cpus < 1 and not _is_any_preemptible(self.session):
+                return False
+        found = snapshot.read_snapshot(
+            self.session,
+            self.capacity,
+            quotas=self.quotas,
+            data_dir=self.data_dir,
+            now=self.now,
+        )
+        decision = policy.decide(found)
+        if isinstance(decision, PreemptJobs):
+            _preempt(self.session, decision, now=self.now)
+        if not isinstance(decision, StartJob):
+            return False
+        return self._start([decision.job_id], backfill_seconds=decision.backfill_seconds)
+
+    def _choose_fitting(
+        self, first: Sequence[Row[tuple[Any, ...]]], free: ResourceBundle
+    ) -> list[str]:
+        """Those before the first that does not fit: without quotas, the policy starts them."""
+        fitting = []
+        for row in first:
+            required = snapshot.choose_worker_group(self.capacity, row).resources
+            if not free.contains(required):
+                break
+            free -= required
+            fitting.append(row.id)
+        return fitting
+
+    def _start(self, job_ids: Sequence[str], *, backfill_seconds: float | None = None) -> bool:
+        """Starts the jobs or, where one cannot begin, fails it; False where the first is locked."""
+        jobs = _lock_queued(self.session, job_ids)
+        attempts = []
+        # One INSERT for the attempts, and one for their events.
+        with self.session.no_autoflush:
+            for job in jobs:
+                message = _find_start_error(self.session, job)
+                if message is None:
+                    attempts.append(self._create_attempt(job, backfill_seconds))
+                    continue
+                reason = Reason.INTERNAL
+                lifecycle.transition(
+                    self.session, job, JobState.FAILED, reason=reason, message=message, now=self.now
+                )
+        self.session.flush()
+        assigned = runners.assign_runners(
+            self.session, attempts, max_attempts=self.attempts_per_runner, now=self.now
+        )
+        self.claims += [
+            Claim(attempt_id=attempt.id, fencing_token=attempt.fencing_token, runner_id=runner.id)
+            for attempt, runner in zip(attempts, assigned, strict=True)
+        ]
+        return bool(jobs)
+
+    def _create_attempt(self, job: JobRow, backfill_seconds: float | None) -> AttemptRow:
+        job.attempts += 1
+        start = _find_start_point(self.session, job)
+        worker_group = snapshot.choose_worker_group(self.capacity, job)
+        attempt = AttemptRow(
+            id=f"{job.id}-a{job.attempts}",
+            job_id=job.id,
+            number=job.attempts,
+            state=AttemptState.STARTING,
+            owner=self.lease.owner,
+            fencing_token=1,
+            lease_expires_at=self.lease.expires_at,
+            num_workers=worker_group.num_workers,
+            cpus_per_worker=worker_group.cpus_per_worker,
+            gpus_per_worker=worker_group.gpus_per_worker,
+            resume_checkpoint_id=start.checkpoint_id,
+            first_iteration=start.iteration or 0,
+            created_at=self.now,
+            last_sequence=0,
+        )
+        if backfill_seconds is not None:
+            attempt.backfill_deadline = self.now + timedelta(seconds=backfill_seconds)
+        self.session.add(attempt)
+        data = {"number": attempt.number, "resumed_at": start.iteration}
+        events.append_event(self.session, job, EventKind.ATTEMPT, data, now=self.now)
+        lifecycle.transition(self.session, job, JobState.STARTING, now=self.now)
+        return attempt
 
 
 def _is_any_preemptible(session: Session) -> bool:
@@ -138,14 +213,19 @@ def _preempt(session: Session, decision: PreemptJobs, *, now: datetime) -> None:
             commands.preempt(session, job, by=decision.job_id, now=now)
 
 
-def _lock_queued(session: Session, job_id: str) -> JobRow | None:
-    """None where the job left the queue, or is locked: that transaction's commit wakes us."""
-    return session.scalar(
+def _lock_queued(session: Session, job_ids: Sequence[str]) -> list[JobRow]:
+    """In their order, those before the first that left the queue or is locked.
+
+    The commit of the transaction that has locked it wakes us.
+    """
+    rows = session.scalars(
         select(JobRow)
-        .where(JobRow.id == job_id, JobRow.state == JobState.QUEUED)
+        .where(JobRow.id.in_(job_ids), JobRow.state == JobState.QUEUED)
         .with_for_update(skip_locked=True)
         .execution_options(populate_existing=True)
     )
+    found = {row.id: row for row in rows}
+    return [found[job_id] for job_id in takewhile(found.__contains__, job_ids)]
 
 
 def _find_start_error(session: Session, job: JobRow) -> str | None:
@@ -159,36 +239,6 @@ def _find_start_error(session: Session, job: JobRow) -> str | None:
     except NotFound as error:
         return None if job.checkpointed_iteration > 0 else str(error)
     return None
-
-
-def _create_attempt(
-    session: Session, job: JobRow, capacity: ResourceBundle, *, lease: _Lease, now: datetime
-) -> AttemptRow:
-    job.attempts += 1
-    start = _find_start_point(session, job)
-    worker_group = snapshot.choose_worker_group(capacity, job)
-    attempt = AttemptRow(
-        id=f"{job.id}-a{job.attempts}",
-        job_id=job.id,
-        number=job.attempts,
-        state=AttemptState.STARTING,
-        owner=lease.owner,
-        fencing_token=1,
-        lease_expires_at=lease.expires_at,
-        num_workers=worker_group.num_workers,
-        cpus_per_worker=worker_group.cpus_per_worker,
-        gpus_per_worker=worker_group.gpus_per_worker,
-        resume_checkpoint_id=start.checkpoint_id,
-        first_iteration=start.iteration or 0,
-        created_at=now,
-        last_sequence=0,
-    )
-    session.add(attempt)
-    session.flush()
-    data = {"number": attempt.number, "resumed_at": start.iteration}
-    events.append_event(session, job, EventKind.ATTEMPT, data, now=now)
-    lifecycle.transition(session, job, JobState.STARTING, now=now)
-    return attempt
 
 
 @dataclass(frozen=True)

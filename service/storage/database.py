@@ -31,6 +31,10 @@ from service.storage.changes import (
     SqliteChangeListener,
 )
 
+# Compiled statements that are kept, of 50 KiB each; lists with random conditions make new ones
+# without end. SQLAlchemy keeps 500, and half as many more before it removes any.
+_COMPILED_STATEMENTS = 200
+
 _EXPECTED_URL = (
     "must look like sqlite:////PATH, postgresql://USER:PASSWORD@HOST/NAME or "
     "postgresql://USER:PASSWORD@HOST1,HOST2/NAME?target_session_attrs=read-write"
@@ -211,6 +215,7 @@ def _sqlite_engine(url: URL) -> Engine:
         connect_args={"timeout": 30, "check_same_thread": False},
         # Logged errors must not contain secrets of rows.
         hide_parameters=True,
+        query_cache_size=_COMPILED_STATEMENTS,
     )
 
     @event.listens_for(engine, "connect")
@@ -252,6 +257,7 @@ def _postgres_engine(conninfo: str) -> Engine:
         pool_timeout=10,
         # As above.
         hide_parameters=True,
+        query_cache_size=_COMPILED_STATEMENTS,
     )
 
     @event.listens_for(engine, "begin")

@@ -198,8 +198,7 @@ def claim_only(core: Core, dispatcher: Dispatcher, **fields: Any) -> str:
     """A claimed attempt of a dispatcher that dies before it submits the runner."""
     dispatcher.run_round()
     core.submit(**fields)
-    claimed = dispatcher._claim()
-    assert claimed is not None
+    (claimed,) = dispatcher._claim()
     return claimed.attempt_id
 
 

@@ -187,15 +187,28 @@ class Core:
             )
             return submitted.row.id
 
-    def try_claim(self, owner: str = "one") -> Claim | None:
+    def claim_jobs(self, owner: str = "one", *, limit: int = admission.MAX_CLAIMS) -> list[Claim]:
+        """What one transaction claims."""
         with self.database.transaction() as session:
-            return admission.claim_next_job(
+            return admission.claim_jobs(
                 session,
                 owner=owner,
                 now=self.clock.now,
                 lease_seconds=LEASE_SECONDS,
                 data_dir=self.data_dir,
+                limit=limit,
             )
+
+    def try_claim(self, owner: str = "one") -> Claim | None:
+        claims = self.claim_jobs(owner, limit=1)
+        return claims[0] if claims else None
+
+    def start_all(self, *, limit: int = admission.MAX_CLAIMS) -> list[str]:
+        """Names of all jobs that start now, in the order of their claims, `limit` at once."""
+        found: list[str] = []
+        while claims := self.claim_jobs(limit=limit):
+            found += [self.job(job_id_of(claim)).name for claim in claims]
+        return found
 
     def claim(self, owner: str = "one") -> Claim:
         claimed = self.try_claim(owner)

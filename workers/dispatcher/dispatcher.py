@@ -101,12 +101,13 @@ class Dispatcher:
         """Reconciles where that is due, and starts what fits. Returns seconds until the next round.
 
         Every state change in the database ends the wait for a round. Reconciling costs two
-        requests to Ray, so it has its own interval; a claim costs one query.
+        requests to Ray, so it has its own interval; a look at the queue costs one query.
         """
         if self._now() >= self._next_reconciliation:
             self._reconcile()
-        while (claim := self._claim()) is not None:
-            log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
+        while claims := self._claim():
+            for claim in claims:
+                log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
         self._runners.submit_startable()
         self._drivers.submit_startable()
         now = self._now()
@@ -209,12 +210,12 @@ class Dispatcher:
                     now=self._now(),
                 )
 
-    def _claim(self) -> Claim | None:
+    def _claim(self) -> list[Claim]:
         with self._database.reading() as session:
             if not admission.is_any_eligible(session, now=self._now()):
-                return None
+                return []
         with self._database.transaction() as session:
-            return admission.claim_next_job(
+            return admission.claim_jobs(
                 session,
                 owner=self.owner,
                 now=self._now(),

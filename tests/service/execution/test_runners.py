@@ -31,15 +31,15 @@ def _warm_runner(core: Core, worker_group: WorkerGroup = ONE, *, max_attempts: i
 
 def _claim(core: Core) -> leases.Claim:
     with core.database.transaction() as session:
-        claimed = admission.claim_next_job(
+        (claimed,) = admission.claim_jobs(
             session,
             owner="one",
             now=core.clock.now,
             lease_seconds=15.0,
             data_dir=core.data_dir,
             attempts_per_runner=LIVES,
+            limit=1,
         )
-    assert claimed is not None
     return claimed
 
 

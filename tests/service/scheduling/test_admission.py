@@ -11,14 +11,6 @@ STEPS = 100
 QUICK = {"name": "quick", "iterations": STEPS}
 
 
-def _claimed(core: Core) -> list[str]:
-    """Names of all jobs that start now, in the order of their claims."""
-    found = []
-    while (claimed := core.try_claim()) is not None:
-        found.append(core.job(job_id_of(claimed)).name)
-    return found
-
-
 def measure(core: Core, *, seconds_per_step: float) -> None:
     """Runs a job alone at that rate; its first report comes at once."""
     claimed = core.run(recipe=QUICK)
@@ -35,7 +27,7 @@ def test_a_point_of_priority_is_worth_ten_minutes_of_waiting(core: Core) -> None
     core.submit(name="young, ten points more", priority=60)
     core.submit(name="young, eleven points more", priority=61)
     core.record_cluster(cpus=8)
-    assert _claimed(core) == ["young, eleven points more", "old", "young, ten points more"]
+    assert core.start_all() == ["young, eleven points more", "old", "young, ten points more"]
 
 
 def test_a_changed_priority_counts_as_if_submitted_with_it(core: Core) -> None:
@@ -45,7 +37,7 @@ def test_a_changed_priority_counts_as_if_submitted_with_it(core: Core) -> None:
     assert core.job(second).spec["priority"] == core.job(second).priority == 51
     assert core.events(second)[-1].data == {"priority": {"from": 50, "to": 51}}
     core.record_cluster(cpus=8)
-    assert _claimed(core) == ["second", "first"]
+    assert core.start_all() == ["second", "first"]
 
 
 def test_a_job_that_is_measured_to_fit_is_backfilled(core: Core) -> None:
@@ -63,7 +55,7 @@ def test_a_job_that_is_measured_to_fit_is_backfilled(core: Core) -> None:
     core.submit(name="too long", recipe=QUICK | {"iterations": 201})
     core.submit(name="never seen before", shortcut="B", resources=workers(1, cpus_per_worker=2))
     core.submit(name="short enough", recipe=QUICK | {"iterations": 190})
-    assert _claimed(core) == ["short enough"]
+    assert core.start_all() == ["short enough"]
 
 
 def test_an_overdue_backfilled_job_returns_to_the_queue_without_a_restart(core: Core) -> None:
@@ -79,11 +71,11 @@ def test_an_overdue_backfilled_job_returns_to_the_queue_without_a_restart(core: 
     core.clock.advance(100.0)
     core.finish(first.attempt_id)
     core.release(first)
-    assert _claimed(core) == []
+    assert core.start_all() == []
     assert core.report(short.attempt_id, 1).stop_reason is StopReason.PREEMPT
     assert core.finish(short.attempt_id, Reason.PREEMPTED) is JobState.QUEUED
     core.release(short)
-    assert _claimed(core) == ["head"]
+    assert core.start_all() == ["head"]
     job = core.job(job_id_of(short))
     assert (job.preemptions, job.restarts, job.infra_restarts, job.not_before) == (1, 0, 0, None)
 
@@ -126,7 +118,7 @@ def test_running_jobs_of_a_user_are_limited(core: Core) -> None:
     core.submit(name="ann's first", user="ann")
     core.submit(name="ann's second", user="ann")
     core.submit(name="ben's", user="ben")
-    assert _claimed(core) == ["ann's first", "ben's"]
+    assert core.start_all() == ["ann's first", "ben's"]
 
 
 def test_running_gpus_of_a_user_are_limited(core: Core) -> None:
@@ -135,16 +127,16 @@ def test_running_gpus_of_a_user_are_limited(core: Core) -> None:
     core.submit(name="one", user="ann", resources=workers(1, gpus_per_worker=1))
     core.submit(name="a second", user="ann", resources=workers(1, gpus_per_worker=1))
     core.submit(name="a half", user="ann", resources=workers(1, gpus_per_worker=0.5))
-    assert _claimed(core) == ["one", "a half"]
+    assert core.start_all() == ["one", "a half"]
 
 
 def test_a_quota_counts_from_the_next_claim_on(core: Core) -> None:
     core.set_quota("user:*", jobs=0)
     core.record_cluster(cpus=8)
     core.submit(name="ann's", user="ann")
-    assert _claimed(core) == []
+    assert core.start_all() == []
     core.set_quota("user:ann", jobs=1)
-    assert _claimed(core) == ["ann's"]
+    assert core.start_all() == ["ann's"]
 
 
 def test_running_jobs_of_a_group_are_limited(core: Core) -> None:
@@ -153,10 +145,10 @@ def test_running_jobs_of_a_group_are_limited(core: Core) -> None:
     for user, group in (("ann", "cs101"), ("ben", "cs101"), ("eve", "cs102"), ("tim", None)):
         core.add_person(user, group=group)
         core.submit(name=f"{user}'s", user=user)
-    assert _claimed(core) == ["ann's", "eve's", "tim's"]
+    assert core.start_all() == ["ann's", "eve's", "tim's"]
     with core.database.transaction() as session:
         people.set_group(session, "ben", None)
-    assert _claimed(core) == ["ben's"]
+    assert core.start_all() == ["ben's"]
 
 
 def test_running_workers_with_a_tag_are_limited(core: Core) -> None:
@@ -165,7 +157,7 @@ def test_running_workers_with_a_tag_are_limited(core: Core) -> None:
     core.submit(name="first", tags=["nightly"], resources=workers(2))
     core.submit(name="second", tags=["nightly"])
     core.submit(name="by day", tags=["x"])
-    assert _claimed(core) == ["first", "by day"]
+    assert core.start_all() == ["first", "by day"]
 
 
 @pytest.mark.parametrize("key", ["user:*", "group:cs101", "tag:t"])
@@ -186,7 +178,7 @@ def test_what_was_submitted_before_its_quota_of_storage_was_full_begins_when_spa
     core.finish(full.attempt_id)
     core.release(full)
     core.clock.advance(60.0)
-    assert _claimed(core) == [core.job(job_id_of(preempted)).name, "ben's"]
+    assert core.start_all() == [core.job(job_id_of(preempted)).name, "ben's"]
     with core.database.transaction() as session:
         retention.delete_job(session, job_id_of(full))
-    assert _claimed(core) == ["new"]
+    assert core.start_all() == ["new"]

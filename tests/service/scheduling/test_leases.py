@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from service.errors import LeaseLost
 from service.jobs import commands
-from service.resources import ResourceBundle
+from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling import admission, cluster_state, leases
 from service.scheduling.cluster_state import ClusterState
 from service.scheduling.leases import Claim
@@ -17,14 +17,6 @@ from service.storage.changes import ChangeKind
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, JobRow
 from tests.support.core import LEASE_SECONDS, START, Core, job_id_of, workers
-
-
-def _claimed_jobs(core: Core) -> list[str]:
-    """Names of all jobs that fit now, in the order of their claims."""
-    found = []
-    while (claimed := core.try_claim()) is not None:
-        found.append(core.job(job_id_of(claimed)).name)
-    return found
 
 
 def _reserved(core: Core) -> ResourceBundle:
@@ -64,14 +56,14 @@ def test_priority_comes_before_age(core: Core) -> None:
     core.submit(name="urgent", priority=90)
     core.submit(name="young", priority=10)
     core.submit(name="as urgent", priority=90)
-    assert _claimed_jobs(core) == ["urgent", "as urgent", "old", "young"]
+    assert core.start_all(limit=1) == ["urgent", "as urgent", "old", "young"]
 
 
 def test_nothing_is_claimed_that_does_not_fit(core: Core) -> None:
     core.record_cluster(cpus=3)
     core.submit(name="fits", resources=workers(2))
     core.submit(name="waits", resources=workers(2))
-    assert _claimed_jobs(core) == ["fits"]
+    assert core.start_all(limit=1) == ["fits"]
 
 
 def test_small_jobs_do_not_overtake_the_head(core: Core) -> None:
@@ -79,19 +71,19 @@ def test_small_jobs_do_not_overtake_the_head(core: Core) -> None:
     running = core.start_small(cpus=1)
     core.submit(name="large", resources=workers(4))
     core.submit(name="small")
-    assert _claimed_jobs(core) == []
+    assert core.start_all(limit=1) == []
     core.end(running, Reason.DIVERGED)
     core.release(running)
-    assert _claimed_jobs(core) == ["large"]
+    assert core.start_all(limit=1) == ["large"]
 
 
 def test_a_job_larger_than_the_cluster_does_not_block_others(core: Core) -> None:
     core.submit(name="too large", resources=workers(64))
     core.record_cluster(cpus=4)
     core.submit(name="small")
-    assert _claimed_jobs(core) == ["small"]
+    assert core.start_all(limit=1) == ["small"]
     core.record_cluster(cpus=128)
-    assert _claimed_jobs(core) == ["too large"]
+    assert core.start_all(limit=1) == ["too large"]
 
 
 def test_an_unreadable_spec_fails_its_job_and_no_other(core: Core) -> None:
@@ -100,10 +92,47 @@ def test_an_unreadable_spec_fails_its_job_and_no_other(core: Core) -> None:
     core.submit(name="fine")
     with core.database.transaction() as session:
         session.execute(update(JobRow).where(JobRow.id == job_id).values(spec={"layers": 20}))
-    assert _claimed_jobs(core) == ["fine"]
+    assert core.start_all(limit=1) == ["fine"]
     job = core.job(job_id)
     assert job.state is JobState.FAILED
     assert job.reason is Reason.INTERNAL
+
+
+def test_one_transaction_claims_what_several_would(core: Core) -> None:
+    """All that fits, in its order, past a job that cannot begin."""
+    core.record_cluster(cpus=6)
+    warm = core.start_warm_runner(WorkerGroup(num_workers=2, cpus_per_worker=1, gpus_per_worker=0))
+    names = {"first": 2, "unreadable": 1, "second": 2, "third": 1, "too large": 2}
+    ids = {name: core.submit(name=name, resources=workers(cpus)) for name, cpus in names.items()}
+    with core.database.transaction() as session:
+        unreadable = update(JobRow).where(JobRow.id == ids["unreadable"])
+        session.execute(unreadable.values(spec={"layers": 20}))
+    first, *others = core.claim_jobs()
+    started = [core.job(job_id_of(claim)).name for claim in (first, *others)]
+    assert started == ["first", "second", "third"]
+    assert first.runner_id == warm.id
+    assert len({claim.runner_id for claim in others} - {warm.id}) == 2
+    for claim in (first, *others):
+        attempt = core.attempt(claim.attempt_id)
+        assert (attempt.runner_id, attempt.owner) == (claim.runner_id, "one")
+        kinds = [event.kind for event in core.events(attempt.job_id)]
+        assert kinds == ["submitted", "attempt", "state"]
+    assert core.job(ids["unreadable"]).state is JobState.FAILED
+    assert _reserved(core) == ResourceBundle(cpus=5, gpus=0)
+    assert core.claim_jobs() == []
+
+
+def test_a_claim_of_several_stops_before_a_job_that_another_transaction_holds(core: Core) -> None:
+    core.record_cluster(cpus=8)
+    for name in ("first", "held", "behind"):
+        core.submit(name=name)
+    held = select(JobRow).where(JobRow.name == "held").with_for_update()
+    if core.database.is_sqlite:
+        pytest.skip("a transaction that writes excludes all others")
+    with core.database.transaction() as session:
+        session.execute(held)
+        assert [core.job(job_id_of(claim)).name for claim in core.claim_jobs()] == ["first"]
+    assert [core.job(job_id_of(claim)).name for claim in core.claim_jobs()] == ["held", "behind"]
 
 
 def test_each_worker_gets_a_gpu_where_the_cluster_has_enough(core: Core) -> None:
@@ -122,7 +151,7 @@ def test_a_gpu_is_assigned_once(core: Core) -> None:
     core.record_cluster(cpus=8, gpus=1)
     core.submit(name="first")
     core.submit(name="second")
-    assert _claimed_jobs(core) == ["first"]
+    assert core.start_all(limit=1) == ["first"]
 
 
 def test_jobs_share_a_gpu_up_to_its_capacity(core: Core) -> None:
@@ -130,7 +159,7 @@ def test_jobs_share_a_gpu_up_to_its_capacity(core: Core) -> None:
     parts = {"half": 0.5, "quarter": 0.25, "other half": 0.5, "other quarter": 0.25, "rest": 0.25}
     for name, gpus in parts.items():
         core.submit(name=name, resources=workers(1, gpus_per_worker=gpus))
-    assert _claimed_jobs(core) == ["half", "quarter", "other quarter"]
+    assert core.start_all(limit=1) == ["half", "quarter", "other quarter"]
     assert _reserved(core) == ResourceBundle(cpus=3, gpus=1)
 
 
@@ -215,7 +244,7 @@ def test_an_ended_attempt_keeps_its_resources_until_it_is_released(core: Core) -
     assert core.try_claim() is None
     core.release(claimed)
     assert _reserved(core) == ResourceBundle(cpus=0, gpus=0)
-    assert _claimed_jobs(core) == ["next"]
+    assert core.start_all(limit=1) == ["next"]
 
 
 def test_a_lease_is_taken_over_only_after_it_has_expired(core: Core) -> None:
