@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import structlog
 
+from api import prediction_process
+from api.prediction_process import LENGTH_BYTES
 from service.errors import InvalidInput, Unavailable
 from service.jobs.checkpoints import CheckpointFile
 from service.storage.artifacts import ArtifactStore
@@ -24,8 +26,7 @@ IDLE_SECONDS = 300.0
 MAX_PROCESSES = 2
 # Further ones are refused: each waits for those before it.
 MAX_WAITING = 16
-_MODULE = "api.prediction_process"
-_LENGTH_BYTES = 8
+_MODULE = prediction_process.__name__
 # Of an answer, which has five classes.
 _MAX_ANSWER_BYTES = 2**20
 # What an installation may need to find its libraries; other variables may be secret.
@@ -167,11 +168,11 @@ class _NetworkProcess:
         """The answer to a message. IncompleteReadError where the process ends without one."""
         # A process that fails need not read all of the message before it answers.
         with suppress(ConnectionError):
-            self._input.write(size_bytes.to_bytes(_LENGTH_BYTES))
+            self._input.write(size_bytes.to_bytes(LENGTH_BYTES))
             async for chunk in chunks:
                 self._input.write(chunk)
                 await self._input.drain()
-        length = int.from_bytes(await self._output.readexactly(_LENGTH_BYTES))
+        length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES))
         if length > _MAX_ANSWER_BYTES:
             raise _NetworkFailed(f"its answer has {count_of(length, 'byte')}")
         answer: dict[str, Any] = json.loads(await self._output.readexactly(length))

@@ -203,10 +203,8 @@ class _Attempt:
 
 def _begin_attempt(database: Database, api: ApiProcess) -> _Attempt:
     job_id = api.post("/v1/jobs", SPEC)["id"]
+    (claimed,) = _claim(database, "bench")
     with database.transaction() as session:
-        (claimed,) = admission.claim_jobs(
-            session, owner="bench", now=_now(), lease_seconds=1e6, data_dir=NO_DATA
-        )
         runners.take_startable(session, ResourceBundle(cpus=10_000, gpus=0), now=_now())
         response = runners.next_attempt(session, claimed.runner_id, now=_now())
     assert response is not None
@@ -307,13 +305,16 @@ def _claim_all(url: str, owner: str, barrier: Any) -> None:
     database = Database(url)
     database.check()
     barrier.wait()
-    claims: list[Claim] | None = None
-    while claims is None or claims:
-        with database.transaction() as session:
-            claims = admission.claim_jobs(
-                session, owner=owner, now=_now(), lease_seconds=1e6, data_dir=NO_DATA
-            )
+    while len(_claim(database, owner)) == admission.MAX_CLAIMS:
+        pass
     database.close()
+
+
+def _claim(database: Database, owner: str) -> list[Claim]:
+    with database.transaction() as session:
+        return admission.claim_jobs(
+            session, owner=owner, now=_now(), lease_seconds=1e6, data_dir=NO_DATA
+        )
 
 
 def _insert_jobs(database: Database, count: int, state: JobState) -> None:

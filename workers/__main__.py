@@ -93,11 +93,7 @@ def _run_dispatcher() -> int:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    token = configured.ray_token.get_secret_value().strip() if configured.ray_token else None
-    with (
-        database.lock_dispatcher(),
-        RayJobClient(url=configured.ray_url, token=token) as cluster,
-    ):
+    with database.lock_dispatcher(), RayJobClient.of(configured) as cluster:
         now = DatabaseClock(database)
         clock = start_supervised(lambda: now.follow(stopping), name="clock", stopping=stopping)
         sender = DeliverySender(

@@ -45,7 +45,9 @@ def claim_jobs(
     attempts_per_runner: int = 1,
     limit: int = MAX_CLAIMS,
 ) -> list[Claim]:
-    """Starts attempts of the next jobs on runners, as the policy decides; empty: all must wait.
+    """Starts attempts of the next jobs on runners, as the policy decides.
+
+    Fewer than `limit`: all others must wait.
 
     Dispatchers decide one after the other, under the lock of the cluster's row, so that none
     assigns resources that another has assigned. Where a more urgent job needs the resources of
@@ -59,7 +61,8 @@ def claim_jobs(
         session=session,
         capacity=capacity,
         quotas=quotas.read_quotas(session),
-        lease=_Lease(owner=owner, expires_at=now + timedelta(seconds=lease_seconds)),
+        owner=owner,
+        lease_expires_at=now + timedelta(seconds=lease_seconds),
         data_dir=data_dir,
         attempts_per_runner=attempts_per_runner,
         now=now,
@@ -78,12 +81,6 @@ def find_next_retry_at(session: Session, *, now: datetime) -> datetime | None:
     )
 
 
-@dataclass(frozen=True)
-class _Lease:
-    owner: str
-    expires_at: datetime
-
-
 @dataclass
 class _Round:
     """What a dispatcher claims while it holds the lock of the cluster's row."""
@@ -91,7 +88,8 @@ class _Round:
     session: Session
     capacity: ResourceBundle
     quotas: dict[str, Quota]
-    lease: _Lease
+    owner: str
+    lease_expires_at: datetime
     data_dir: Path
     attempts_per_runner: int
     now: datetime
@@ -171,9 +169,9 @@ class _Round:
             job_id=job.id,
             number=job.attempts,
             state=AttemptState.STARTING,
-            owner=self.lease.owner,
+            owner=self.owner,
             fencing_token=1,
-            lease_expires_at=self.lease.expires_at,
+            lease_expires_at=self.lease_expires_at,
             num_workers=worker_group.num_workers,
             cpus_per_worker=worker_group.cpus_per_worker,
             gpus_per_worker=worker_group.gpus_per_worker,

@@ -19,6 +19,7 @@ import httpx
 
 from service.errors import ClusterUnavailable
 from service.resources import WorkerGroup
+from service.settings import Settings
 
 # The first request makes Ray's job agent connect to the cluster: 4 s on two cores.
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
@@ -152,6 +153,13 @@ class RayJobClient:
             timeout=_TIMEOUT,
             trust_env=False,
         )
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Of the cluster that the settings name."""
+        secret = settings.ray_token
+        token = secret.get_secret_value().strip() if secret else None
+        return cls(url=settings.ray_url, token=token)
 
     def __enter__(self) -> Self:
         return self

@@ -105,9 +105,8 @@ class Dispatcher:
         """
         if self._now() >= self._next_reconciliation:
             self._reconcile()
-        while claims := self._claim():
-            for claim in claims:
-                log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
+        while len(self._claim()) == admission.MAX_CLAIMS:
+            pass  # more of them may fit
         self._runners.submit_startable()
         self._drivers.submit_startable()
         now = self._now()
@@ -215,7 +214,7 @@ class Dispatcher:
             if not admission.is_any_eligible(session, now=self._now()):
                 return []
         with self._database.transaction() as session:
-            return admission.claim_jobs(
+            claims = admission.claim_jobs(
                 session,
                 owner=self.owner,
                 now=self._now(),
@@ -223,6 +222,9 @@ class Dispatcher:
                 data_dir=self._settings.data_dir,
                 attempts_per_runner=self._settings.attempts_per_runner,
             )
+        for claim in claims:
+            log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
+        return claims
 
     def _wait_for_change(
         self, changes: ChangeListener, stopping: threading.Event, seconds: float

@@ -20,9 +20,7 @@ export function Labels({ job }: { job: Job }) {
   const isEdited = useSignal(false);
   const { failure, run } = useAction();
 
-  async function change(body: LabelChange) {
-    return await run(() => changeLabels(job.id, body));
-  }
+  const change = (body: LabelChange) => run(() => changeLabels(job.id, body));
 
   return (
     <section class="labels" aria-label="Labels">

@@ -57,8 +57,7 @@ def examine(settings: Settings, database: Database, *, with_cluster: bool) -> Di
 def ask_nodes(settings: Settings) -> list[NodeAnswer]:
     """Submits the Ray job that asks each node, waits for it, and deletes it."""
     submission_id = f"doctor-{new_id(datetime.now(UTC))}"
-    token = settings.ray_token.get_secret_value().strip() if settings.ray_token else None
-    with RayJobClient(url=settings.ray_url, token=token) as jobs:
+    with RayJobClient.of(settings) as jobs:
         jobs.submit(
             submission_id,
             entrypoint=_ENTRYPOINT,
