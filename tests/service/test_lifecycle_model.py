@@ -178,7 +178,7 @@ class QueueSteps(RuleBasedStateMachine):
         assert self.core.end(job.claim, reason)
         self._attempt_of(job).has_ended = True
         row = self.core.job(job_id)
-        if reason is Reason.COMPLETED:
+        if reason.is_success:
             expected = {JobState.SUCCEEDED}
         elif job.is_cancelling or reason in _CANCELLING:
             expected = {JobState.CANCELLED}
