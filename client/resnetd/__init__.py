@@ -28,6 +28,7 @@ from resnetd.errors import (
     JobHeld as JobHeld,
     JobNotSucceeded as JobNotSucceeded,
     JobTimedOut as JobTimedOut,
+    NoSuchNetwork as NoSuchNetwork,
     NotFinished as NotFinished,
     NotFound as NotFound,
     QuotaExceeded as QuotaExceeded,

@@ -18,7 +18,8 @@ ResnetdError
 ├── EmptyId                 an id has no characters
 ├── AmbiguousId             several ids begin with the given characters
 ├── CorruptDownload         the bytes do not match their checksum
-├── UnusableFile            a file is no result card, or no public key
+├── UnusableFile            a file is no result card, no public key, or no weights
+├── NoSuchNetwork           another library has no network that computes the same
 ├── JobNotSucceeded         wait() raises it for a job that ended otherwise
 │   ├── JobFailed
 │   │   └── JobTimedOut         the job reached its own time limit
@@ -157,7 +158,11 @@ class CorruptDownload(ResnetdError):
 
 
 class UnusableFile(ResnetdError):
-    """The file is no result card, or no public key; the message says why."""
+    """The file is no result card, no public key, or no weights; the message says why."""
+
+
+class NoSuchNetwork(ResnetdError):
+    """Another library has no network that computes the same; the message names what differs."""
 
 
 class JobNotSucceeded(ResnetdError):

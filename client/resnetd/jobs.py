@@ -1,12 +1,13 @@
 """`client.jobs`: submit jobs, find them, follow them, act on them."""
 
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnetd import downloads, plot
+from resnetd import downloads, plot, timm_layout
 from resnetd.errors import CannotConnect, ServerError, TooManyRequests, error_of_job
 from resnetd.event_stream import read_new_events, stream_headers
 from resnetd.metrics import Metrics
@@ -27,6 +28,10 @@ from resnetd.resources import RunResource, as_list, drop_empty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+# A format that this client makes of safetensors.
+_TIMM = "timm"
 
 
 class _JobList(Record, frozen=True):
@@ -504,13 +509,15 @@ class Jobs(RunResource[Job]):
 
         Args:
             which: the `best` checkpoint, the `newest`, or the one with this id. Default: `best`
-                for `safetensors`; `newest` for the other formats, which only the last checkpoint
-                of a finished job has.
+                for `safetensors` and `timm`; `newest` for the other formats, which only the last
+                checkpoint of a finished job has.
             format: `safetensors` (default), `pt` for `torch.load(weights_only=True)`, `onnx`,
                 `pt2` (a torch.export program), `onnx-image` and `pt2-image` (with the
-                preprocessing inside), `card` (the model card), or `predictions` (the logits
-                of the test images, as safetensors).
-            path: a file, which is replaced, or a folder. Default: the working directory.
+                preprocessing inside), `card` (the model card), `predictions` (the logits
+                of the test images, as safetensors), or `timm`: a folder that timm and the
+                Hugging Face Hub read.
+            path: a file, which is replaced, or a folder. Default: the working directory; for
+                `timm` a new folder in it.
             on_progress: called with the bytes received so far and in total, None if unknown.
 
         >>> client.jobs.download(finished.id, "newest", path="net.safetensors")
@@ -520,8 +527,12 @@ class Jobs(RunResource[Job]):
             NotFound: there is no such checkpoint.
             CorruptDownload: the bytes do not match their checksum. Nothing is left on disk
                 after an error.
+            NoSuchNetwork: timm has no network that computes the same logits.
         """
-        which = which or ("best" if format == "safetensors" else "newest")
+        which = which or ("best" if format in {"safetensors", _TIMM} else "newest")
+        if format == _TIMM:
+            folder = Path(path or f"{job_id}-{which}-{_TIMM}")
+            return self._download_timm(job_id, which, folder, on_progress)
         return downloads.download(
             self._api,
             self._path(job_id, "checkpoints", which, "weights"),
@@ -547,6 +558,16 @@ class Jobs(RunResource[Job]):
         """
         content = image if isinstance(image, bytes) else Path(image).read_bytes()
         return self._api.post_bytes(self._path(job_id, "predictions"), ImagePrediction, content)
+
+    def _download_timm(
+        self, job_id: str, which: str, folder: Path, on_progress: downloads.OnProgress | None
+    ) -> Path:
+        # On the disk of the folder, to which the file is moved.
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder.absolute().parent) as received:
+            weights = Path(received) / timm_layout.WEIGHTS_NAME
+            self.download(job_id, which, path=weights, on_progress=on_progress)
+            timm_layout.write(weights, folder)
+        return folder
 
     def _is_over(self, run: Job) -> bool:
         return run.is_final or run.is_held_by_service

@@ -304,8 +304,8 @@ def download(
         str,
         typer.Option(
             "--format",
-            help="safetensors; of a finished job also pt, onnx, pt2, onnx-image, pt2-image, card, "
-            "predictions.",
+            help="safetensors, or timm: a folder for timm and the Hugging Face Hub; of a finished "
+            "job also pt, onnx, pt2, onnx-image, pt2-image, card, predictions.",
         ),
     ] = "safetensors",
     path: Annotated[
@@ -333,7 +333,9 @@ def download(
             path=path,
             on_progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
-    document = {"job_id": job.id, "path": str(saved), "size_bytes": saved.stat().st_size}
+    files = [*saved.iterdir()] if saved.is_dir() else [saved]
+    size_bytes = sum(file.stat().st_size for file in files)
+    document = {"job_id": job.id, "path": str(saved), "size_bytes": size_bytes}
     session.show(output, document, str(saved))
 
 
