@@ -1,6 +1,6 @@
 """Responses about jobs and runners, made from rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -371,13 +371,17 @@ class AttemptList(View):
 
 
 class RunnerView(View):
-    """`attempt_id`: its current attempt; a ready runner without one is a warm runner."""
+    """`busy`: it has an attempt; a ready runner without one is a warm runner.
+
+    `attempt_id`: of a job that the caller sees; null for others.
+    """
 
     id: str
     state: RayJobState
     num_workers: int
     cpus_per_worker: int
     gpus_per_worker: float
+    busy: bool
     attempt_id: str | None
     attempts_left: int
     created_at: datetime
@@ -385,8 +389,21 @@ class RunnerView(View):
     ready_at: datetime | None
 
     @classmethod
-    def of(cls, runner: RunnerRow) -> "RunnerView":
-        return cls.model_validate(runner)
+    def of(cls, runner: RunnerRow, *, visible: Collection[str]) -> "RunnerView":
+        """`visible`: ids of attempts."""
+        return cls(
+            id=runner.id,
+            state=runner.state,
+            num_workers=runner.num_workers,
+            cpus_per_worker=runner.cpus_per_worker,
+            gpus_per_worker=runner.gpus_per_worker,
+            busy=runner.attempt_id is not None,
+            attempt_id=runner.attempt_id if runner.attempt_id in visible else None,
+            attempts_left=runner.attempts_left,
+            created_at=runner.created_at,
+            submitted_at=runner.submitted_at,
+            ready_at=runner.ready_at,
+        )
 
 
 class RunnerList(View):

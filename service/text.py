@@ -32,6 +32,17 @@ def count_of(count: float, noun: str, plural_form: str | None = None) -> str:
     return f"{number} {plural(count, noun, plural_form)}"
 
 
+def format_number(value: float, *, digits: int = 3) -> str:
+    """With three significant digits, or all those before the point: "0", "0.00278", "1,234".
+
+    For amounts of any size: the number of digits after the point follows the amount.
+    """
+    if abs(value) >= 10**digits:
+        return f"{value:,.0f}"
+    # Never with an exponent.
+    return f"{float(f'{value:.{digits}g}'):,.12f}".rstrip("0").rstrip(".")
+
+
 def format_bytes(count: int) -> str:
     """As "512 bytes", "1.5 MB", "20 GB", in powers of 1,000."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):

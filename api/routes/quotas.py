@@ -7,8 +7,9 @@ from fastapi import APIRouter, Depends, Path
 from pydantic import BaseModel
 
 from api import problems
-from api.dependencies import Now, ReadSession, WriteSession, authorize
-from service.access import audit, quotas
+from api.dependencies import Caller, Now, ReadSession, ServicesDep, WriteSession, authorize
+from service.access import audit, people, quotas
+from service.access.policy import make_visibility
 from service.errors import NotFound
 from service.specs.quota import Quota, QuotaKey
 from service.states import AuditKind
@@ -33,9 +34,13 @@ class QuotaList(BaseModel):
 
 
 @router.get("")
-def list_quotas(session: ReadSession) -> QuotaList:
-    """All quotas, by key."""
+def list_quotas(session: ReadSession, caller: Caller, services: ServicesDep) -> QuotaList:
+    """Quotas by key; for members who see only what is theirs, without those of other people."""
     found = quotas.read_quotas(session)
+    seen = make_visibility(caller, services.settings.members_see).user
+    if seen is not None:
+        named = {f"user:{seen}", f"group:{people.find_group(session, seen)}"}
+        found = {key: quota for key, quota in found.items() if _is_general(key) or key in named}
     return QuotaList(
         quotas=[QuotaView(key=key, **quota.model_dump()) for key, quota in found.items()]
     )
@@ -54,3 +59,8 @@ def delete_quota(key: Key, session: WriteSession, now: Now) -> None:
     """Removes the limits."""
     quotas.delete_quota(session, key)
     audit.record(session, AuditKind.QUOTA_DELETED, key[:120], now=now)
+
+
+def _is_general(key: str) -> bool:
+    """Of tags, or of each person or group that has no own."""
+    return key.startswith("tag:") or key.endswith(":*")

@@ -94,7 +94,9 @@ def get_cluster(session: ReadSession) -> ClusterView:
 @authenticated_router.get("/runners")
 def list_runners(session: ReadSession) -> RunnerList:
     """All runners that have not terminated, oldest first."""
-    return RunnerList(runners=[RunnerView.of(row) for row in runners.list_runners(session)])
+    rows = runners.list_runners(session)
+    visible = runners.find_visible_attempts(session, rows)
+    return RunnerList(runners=[RunnerView.of(row, visible=visible) for row in rows])
 
 
 @authenticated_router.get("/queue")

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from resnetd.text import format_number
+
 if TYPE_CHECKING:
     from resnetd.models import Comparison, Job, Plan, SampleStatistics, Search, Series, Study
 
@@ -32,7 +34,7 @@ def job(shown: "Job", curve: Points = ()) -> str:
     if progress is not None:
         parts = [f"iteration {progress.iteration:,} of {progress.iterations:,}"]
         if not shown.is_final and progress.images_per_second is not None:
-            parts.append(f"{progress.images_per_second:,.0f} images/s")
+            parts.append(f"{format_number(progress.images_per_second)} images/s")
         if not shown.is_final and progress.eta_seconds is not None:
             parts.append(f"{progress.eta_seconds:,.0f} s left")
         lines += [
@@ -72,7 +74,8 @@ def plan(shown: "Plan") -> str:
     if shown.multiply_adds is not None:
         rows.append(("multiply-adds", f"{shown.multiply_adds:,}"))
     if shown.minutes is not None:
-        rows.append(("minutes", f"{shown.minutes.p50:.1f}, or up to {shown.minutes.p90:.1f}"))
+        median, high = format_number(shown.minutes.p50), format_number(shown.minutes.p90)
+        rows.append(("minutes", f"{median}, or up to {high}"))
     rows += [("note", note) for note in shown.notes]
     return _block([_head(shown.network), _table((), rows)])
 

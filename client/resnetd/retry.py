@@ -1,5 +1,7 @@
 """When a failed request is repeated, and when the client gives up."""
 
+import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +18,9 @@ _RETRIED = (CannotConnect, TooManyRequests, Unavailable)
 
 # A proxy that asks for a longer wait is not obeyed: the caller would seem to hang.
 _MAX_RETRY_AFTER_SECONDS = 60.0
+# A longer wait for a limit of the service is logged.
+_SILENT_SECONDS = 5.0
+_LOGGER = logging.getLogger("resnetd")
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,13 @@ class Retry:
         attempts: how often a request is made in total.
         first_delay_seconds: upper bound of the first delay; it doubles with each attempt. The
             delays are random below their bounds, so that clients that failed together do not
-            return together. A `Retry-After` header is respected up to a minute.
+            return together. A `Retry-After` header is respected up to a minute, and that of a
+            limit of the service in full.
         max_delay_seconds: upper bound of all delays.
         patience_seconds: how long `wait`, `watch` and `logs(follow=True)` repeat a request: a
             service that restarts does not end them. So long all requests are repeated that are
-            above a limit of the service, which says after which time.
+            above a limit of the service; if it asks for a longer wait, TooManyRequests is raised
+            at once.
     """
 
     attempts: int = 5
@@ -65,6 +72,7 @@ class Retry:
             retry=tenacity.retry_if_exception_type(errors),
             stop=lambda state: (refused if _is_refused(state) else stop)(state),
             wait=self._delay_seconds,
+            before_sleep=_log_long_wait,
             reraise=True,
         )
         return retrying(function)
@@ -74,7 +82,13 @@ class Retry:
             multiplier=self.first_delay_seconds, max=self.max_delay_seconds
         )(state)
         requested = getattr(_error_of(state), "retry_after_seconds", None) or 0.0
-        return max(backoff, min(requested, _MAX_RETRY_AFTER_SECONDS))
+        limit = math.inf if _is_refused(state) else _MAX_RETRY_AFTER_SECONDS
+        return max(backoff, min(requested, limit))
+
+
+def _log_long_wait(state: tenacity.RetryCallState) -> None:
+    if _is_refused(state) and state.upcoming_sleep > _SILENT_SECONDS:
+        _LOGGER.warning("%s; waiting %.0f s", _error_of(state), state.upcoming_sleep)
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException | None:

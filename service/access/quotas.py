@@ -19,7 +19,7 @@ from service.states import WAITING_STATES
 from service.storage import changes
 from service.storage.database import Lock, serialize
 from service.storage.tables import JobRow, PersonRow, QuotaRow, TagRow
-from service.text import plural
+from service.text import format_number, plural
 
 
 def read_quotas(session: Session) -> dict[str, Quota]:
@@ -84,7 +84,8 @@ def explain_used_up(session: Session, exceeded: ExceededQuota, *, now: datetime)
     """Limit, use and when it frees, of a quota of hours."""
     key, kind, limit = exceeded.key, exceeded.kind, exceeded.limit
     hours = {"core_hours": "core-hours", "gpu_hours": "GPU-hours"}[kind]
-    message = f"{key} has used {exceeded.used:.1f} of {limit:g} {hours} in the last 7 days"
+    used, permitted = format_number(exceeded.used), format_number(limit, digits=6)
+    message = f"{key} has used {used} of {permitted} {hours} in the last 7 days"
     frees_at = usage.find_free_time(session, key, kind=kind, limit=limit, now=now)
     return (
         message

@@ -20,7 +20,7 @@ from service.resources import ResourceBundle, WorkerGroup
 from service.specs.protocol import AttemptAssignment, NextAttemptResponse
 from service.states import AttemptState, RayJobState
 from service.storage import changes
-from service.storage.tables import AttemptRow, RunnerRow
+from service.storage.tables import AttemptRow, JobRow, RunnerRow
 
 
 def worker_group_of(row: RunnerRow | AttemptRow) -> WorkerGroup:
@@ -222,6 +222,17 @@ def list_runners(session: Session) -> list[RunnerRow]:
         select(RunnerRow).where(RunnerRow.state != RayJobState.TERMINATED).order_by(RunnerRow.id)
     )
     return list(session.scalars(statement))
+
+
+def find_visible_attempts(session: Session, rows: Iterable[RunnerRow]) -> set[str]:
+    """The current attempts of these runners whose jobs the session sees."""
+    attempt_ids = [row.attempt_id for row in rows if row.attempt_id is not None]
+    statement = (
+        select(AttemptRow.id)
+        .join(JobRow, JobRow.id == AttemptRow.job_id)
+        .where(AttemptRow.id.in_(attempt_ids))
+    )
+    return set(session.scalars(statement))
 
 
 def lock_runners(session: Session) -> list[RunnerRow]:

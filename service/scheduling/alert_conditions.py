@@ -37,7 +37,7 @@ from service.storage.tables import (
     PersonRow,
     TagRow,
 )
-from service.text import count_of, format_bytes, plural
+from service.text import count_of, format_bytes, format_number, plural
 
 TIMED = frozenset(
     {
@@ -292,7 +292,7 @@ def _find_used_quotas(scope: _Scope, state: _State) -> _Found:
 def _format_use(kind: str, used: float, limit: float, words: str) -> str:
     if kind == "stored_bytes":
         return f"{format_bytes(int(used))} of {format_bytes(int(limit))} of storage"
-    return f"{used:.4g} of {count_of(limit, words)}"
+    return f"{format_number(used)} of {count_of(limit, words)}"
 
 
 def _find_stuck_queue(scope: _Scope, state: _State) -> _Found:

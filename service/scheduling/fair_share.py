@@ -13,7 +13,7 @@ from service.scheduling import cluster_state, policy
 from service.specs.fair_share import FairShare, accumulate
 from service.storage import changes
 from service.storage.tables import FairShareRow, PersonRow
-from service.text import count_of
+from service.text import count_of, format_number
 
 # Usage changes slowly, and claims come often.
 _REFRESH_SECONDS = 10.0
@@ -73,7 +73,7 @@ def explain_points(points: int, user: str, group: str | None, uses: dict[str, Us
     """`2 points for ann's 31 core-hours (2 % of the heaviest user's)`."""
     parts = [
         f"{name}'s {_format_hours(found.used)} "
-        f"({100 * found.relative:.0f} % of the heaviest {kind}'s)"
+        f"({format_number(100 * found.relative, digits=2)} % of the heaviest {kind}'s)"
         for kind, name in (("user", user), ("group", group))
         if name is not None and (found := uses.get(f"{kind}:{name}")) is not None
     ]
@@ -104,7 +104,7 @@ def _compute_points(
 
 
 def _format_hours(used: ResourceHours) -> str:
-    hours = f"{used.core_hours:.1f}" if used.core_hours < 10 else f"{used.core_hours:.0f}"  # noqa: PLR2004
+    cores = f"{format_number(used.core_hours)} core-hours"
     if used.gpu_hours == 0:
-        return f"{hours} core-hours"
-    return f"{hours} core-hours and {used.gpu_hours:.1f} GPU-hours"
+        return cores
+    return f"{cores} and {format_number(used.gpu_hours)} GPU-hours"

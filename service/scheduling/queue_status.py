@@ -241,6 +241,9 @@ class QueueStatus:
         time = format_duration(first.remaining.p50)
         if first.remaining.basis is EstimateBasis.TIME_LIMIT:
             return f"; {name} ends in at most {time}, its time limit: its speed is not measured yet"
+        if first.remaining.p50 < 1:
+            # It has taken as long as jobs like it.
+            return f"; {name} is expected to end soon"
         return f"; {name} is expected to end in {time}"
 
     def _count_ahead(self, job: JobRow) -> int:

@@ -12,7 +12,7 @@ from service.errors import FieldError, InvalidInput
 from service.jobs import dataset_use
 from service.jobs import submission as job_submission
 from service.specs import search_spec
-from service.specs.job_spec import JobSpec, Resources
+from service.specs.job_spec import JobSpec, Resources, StartFrom
 from service.specs.search_spec import SearchSpec
 from service.states import SearchState
 from service.storage import events, idempotency
@@ -38,11 +38,11 @@ def submit(
     storage.
     """
     # By all that the checks in the database depend on.
-    trials: dict[tuple[Resources, Architecture, str], JobSpec] = {}
+    trials: dict[tuple[Resources, Architecture, str, StartFrom | None], JobSpec] = {}
 
     def check_trial(trial: JobSpec) -> None:
         job_submission.check_data(trial, data_dir)
-        trials[trial.resources, trial.architecture, trial.dataset] = trial
+        trials[trial.resources, trial.architecture, trial.dataset, trial.start_from] = trial
 
     if "dataset" not in spec.space:
         # What is wrong with the job itself is not an error of a value of the space.

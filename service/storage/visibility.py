@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, event, false, or_, select
+from sqlalchemy import ColumnElement, and_, event, false, or_, select
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 
 from service.storage.tables import (
@@ -27,6 +27,8 @@ from service.storage.tables import (
 
 _VISIBILITY, _IS_DEFAULT = "visibility", "is_visibility_default"
 _OPTION = "resnetd_visible_rows"
+# As in service.specs.analysis_spec, which is beside this package.
+_TRAINING = "training"
 
 ALL_ROWS: dict[str, Any] = {_OPTION: False}
 VISIBLE_ROWS: dict[str, Any] = {_OPTION: True}
@@ -38,7 +40,7 @@ _OWNED: tuple[_Owned, ...] = (JobRow, SearchRow, StudyRow, *_PRIVATE)
 
 @dataclass(frozen=True)
 class Shared:
-    """What a link shows: these jobs, or this study with its jobs."""
+    """What a link shows: these jobs with their analyses, or this study with its jobs."""
 
     job_ids: tuple[str, ...] = ()
     study_id: str | None = None
@@ -49,7 +51,8 @@ class Shared:
         if row_type is not JobRow:
             return false()
         if self.study_id is None:
-            return JobRow.id.in_(self.job_ids)
+            is_analysis = and_(JobRow.source_job_id.in_(self.job_ids), JobRow.kind != _TRAINING)
+            return or_(JobRow.id.in_(self.job_ids), is_analysis)
         return or_(
             *(
                 JobRow.id.in_(select(member.job_id).where(member.study_id == self.study_id))

@@ -13,6 +13,7 @@ from service.storage.tables import SearchRow, StudyRow, TokenRow, WebhookRow
 from tests.support.alerts import add_alert
 from tests.support.api import Api
 from tests.support.contract import DOCUMENT
+from tests.support.rows import MACHINES, Rows
 from tests.support.searching import Searching
 from tests.support.studies import submit_study
 
@@ -23,7 +24,15 @@ _SHARED = re.compile(
     r"GET /v1/(jobs(/\{job_id\}(/(?!logs|checkpoints/).+)?)?|export|groups|metrics|stream|session"
     r"|studies/\{study_id\}(/(report|export))?|comparisons/\{comparison_id\})|DELETE /v1/session"
 )
-_MACHINES = ("/v1/attempts/", "/v1/runners/", "/v1/drivers/")
+# Of routes that need one, or have no end without.
+_QUERIES = {
+    "/v1/export": "?job={job_id}",
+    "/v1/metrics": "?job={job_id}",
+    "/v1/predictions": "?job={job_id}",
+    "/v1/stream": "?read=nothing",
+}
+# What the job of the rows, or the dashboard of the tests, may not have.
+_NOT_MADE = ("/analysis", "/confusion", "/export", "/result-card")
 _PUBLIC = {"GET /v1/health", "POST /v1/session"}
 # What is not secret, and what has only jobs.
 _OF_JOBS = (
@@ -34,7 +43,7 @@ OPERATIONS = [
     f"{method.upper()} {path}"
     for path, operations in DOCUMENT["paths"].items()
     for method in operations
-    if f"{method.upper()} {path}" not in _PUBLIC and not path.startswith(_MACHINES)
+    if f"{method.upper()} {path}" not in _PUBLIC and not path.startswith(MACHINES)
 ]
 
 
@@ -190,6 +199,37 @@ def test_a_scope_permits_what_its_routes_say(api: Api) -> None:
             status = world.call(label, world.tokens_of_scopes[scope], owner="the-member")
             if (status != 403) != is_permitted or status in {401, 500}:
                 wrong.append((label, scope, status))
+    assert wrong == []
+
+
+def test_every_route_answers_a_link_by_its_rule(api: Api) -> None:
+    """What was shared is read, what was not does not exist, and all else is refused."""
+    rows = Rows(api)
+    study_routes = ("{study_id}", "{comparison_id}")
+    wrong = []
+    for path, operations in DOCUMENT["paths"].items():
+        for method in map(str.upper, operations):
+            label = f"{method} {path}"
+            # The second ends the sign-in of a browser.
+            if label in {*_PUBLIC, "DELETE /v1/session"}:
+                continue
+            is_of_study = any(name in path for name in study_routes)
+            for is_own in (True, False):
+                link = rows.comparison_link if is_of_study is is_own else rows.job_link
+                query = _QUERIES.get(path, "").format(**rows.in_path)
+                answer = api.call(method, rows.fill(path) + query, token=link)
+                if path.startswith(MACHINES):
+                    expected = {401}
+                elif not _SHARED.fullmatch(label):
+                    expected = {403}
+                elif path == "/v1/stream":
+                    expected = {422}
+                elif is_own or not ("{" in path or "job=" in query):
+                    expected = {200, 404, 409} if path.endswith(_NOT_MADE) else {200}
+                else:
+                    expected = {404}
+                if answer.status_code not in expected:
+                    wrong.append((label, is_own, answer.status_code, answer.text[:200]))
     assert wrong == []
 
 

@@ -1,7 +1,7 @@
 """The service does what its OpenAPI document says: statuses, media types, schemas of both sides.
 
 Each generated request is sent as an admin, or as the process that the route is for, and again with
-a token of another role, scope or tag, one after the other.
+a link, or a token of another role, scope or tag, one after the other.
 """
 
 from itertools import cycle
@@ -67,7 +67,7 @@ def test_the_service_follows_its_document(label: str, api: Api) -> None:
     excluded: list[Any] = [positive_data_acceptance] if label in DEPEND_ON_MORE else []
 
     @settings(
-        max_examples=5,
+        max_examples=len(rows.limited_tokens),
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate],

@@ -9,10 +9,12 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+import resnetd
 from api import request_limits
 from api.auth import SIGN_IN_COOKIE
 from api.request_limits import BURST_SECONDS, RateLimiter, RequestLimits
 from service.settings import Settings
+from tests.client.faults import FaultyTransport
 from tests.support.api import Api, read_events, serving_new
 
 TOKENS = {"Bearer ann": "token-of-ann", "Bearer ben": "token-of-ben"}
@@ -193,6 +195,17 @@ def test_a_token_has_a_limited_number_of_open_streams(limited: Api) -> None:
     limited.core.cancel(job_id)
     with limited.stream(job_id) as events:
         assert [event["event"] for event in events][-1] == "state"
+
+
+def test_the_client_waits_as_long_as_the_answer_says(limited: Api) -> None:
+    transport = FaultyTransport()
+    token = limited.add_person("ann")
+    made = 0
+    with resnetd.Client(limited.url, token, transport=transport) as client:
+        while len(transport.requests) == made:
+            assert client.whoami().user == "ann"
+            made += 1
+    assert len(transport.requests) == made + 1, "one was refused, and its repetition was not"
 
 
 def test_a_stream_reads_as_often_as_it_must(limited: Api) -> None:

@@ -1,15 +1,17 @@
 """What members see where they see only what is theirs, and what a token of one tag sees."""
 
 import json
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import pytest
 
 from service.states import Role
 from tests.support.api import TOKEN, Api, read_events
+from tests.support.contract import DOCUMENT
 from tests.support.core import job_id_of, note, written
-from tests.support.searching import search_body
+from tests.support.rows import MACHINES, Rows
+from tests.support.searching import TINY, search_body
 from tests.support.studies import definition
 
 
@@ -56,6 +58,57 @@ def test_lists_have_the_jobs_of_their_reader(two: _Two, path: str, read: Any) ->
     assert set(read(two.api.get(path).json())) == {two.own, two.finished}
 
 
+@pytest.mark.parametrize("reader", ["member", "tag token", "link"])
+def test_no_route_shows_what_its_reader_does_not_see(api: Api, own_api: Api, reader: str) -> None:
+    """A member who sees what is his, a token of a tag, and a link to something else."""
+    served = own_api if reader == "member" else api
+    rows = Rows(served)
+    tokens = {"member": rows.member, "tag token": rows.tag_token, "link": rows.comparison_link}
+    names = ["job_id", "attempt_id", "search_id", "webhook_id", "alert_id", "token_id", "share_id"]
+    if reader != "link":
+        names.append("study_id")
+    hidden = [str(rows.in_path[name]) for name in names]
+    if reader == "member":
+        hidden += ['"ann"', "user:ann"]
+    job_id = rows.in_path["job_id"]
+    queries = ("", f"?job={job_id}", "?where=user:ann", f"?id_prefix={job_id}")
+    shown: list[tuple[str, str, int | str]] = []
+    for path, operations in DOCUMENT["paths"].items():
+        if "get" not in operations or path == "/v1/stream" or path.startswith(MACHINES):
+            continue
+        accepted = ("*/*", "text/event-stream") if path.endswith("/events") else ("*/*",)
+        for query, accept in product(queries if "{" not in path else ("",), accepted):
+            answer = served.get(
+                rows.fill(path) + query, token=tokens[reader], headers={"Accept": accept}
+            )
+            is_named = any(f"{{{name}}}" in path for name in names)
+            if is_named and answer.status_code not in {403, 404}:
+                shown.append((path, query, answer.status_code))
+            if answer.is_success and any(value in answer.text for value in hidden):
+                shown.append((path, query, answer.text[:500]))
+    assert shown == []
+
+
+@pytest.mark.parametrize("reader", ["member", "tag token", "link"])
+def test_a_stream_shows_no_more_than_its_routes(api: Api, own_api: Api, reader: str) -> None:
+    served = own_api if reader == "member" else api
+    rows = Rows(served)
+    tokens = {"member": rows.member, "tag token": rows.tag_token, "link": rows.comparison_link}
+    job, search = f"/v1/jobs/{rows.in_path['job_id']}", f"/v1/searches/{rows.in_path['search_id']}"
+    parts = ("", "/attempts", "/checkpoints", "/envelope", "/events", "/lineage", "/logs")
+    hidden = [f"{job}{part}" for part in (*parts, "/analyses")]
+    hidden += [f"{search}{part}" for part in ("", "/trials", "/events")]
+    hidden.append(f"/v1/metrics?job={rows.in_path['job_id']}")
+    lists = ["/v1/jobs", "/v1/runners", "/v1/queue", "/v1/searches"]
+    params = {"read": hidden + lists}
+    headers = {"Authorization": f"Bearer {tokens[reader]}"}
+    with served.http.stream("GET", "/v1/stream", params=params, headers=headers) as answer:
+        count = len(hidden) + len(lists)
+        seen = [message["data"] for message in islice(read_events(answer.iter_lines()), count)]
+    assert {message["status"] for message in seen[: len(hidden)]} <= {403, 404}
+    assert rows.in_path["job_id"] not in json.dumps(seen[len(hidden) :])
+
+
 def test_viewers_see_all(two: _Two) -> None:
     found = two.api.get("/v1/jobs", token=two.api.add_person("vera", Role.VIEWER)).json()
     assert len(found["jobs"]) == 2
@@ -73,6 +126,18 @@ def test_a_hidden_job_in_a_query_does_not_exist(two: _Two, path: str) -> None:
         ("/v1/jobs", written(after=["{}"])),
         ("/v1/jobs", written(start_from={"job": "{}", "mode": "weights"})),
         ("/v1/jobs:plan", written(start_from={"job": "{}", "mode": "weights"})),
+        ("/v1/jobs:batch", {"jobs": [written(after=["{}"])]}),
+        (
+            "/v1/searches",
+            search_body(job=written(recipe=TINY, start_from={"job": "{}", "mode": "weights"})),
+        ),
+        (
+            "/v1/comparisons",
+            {
+                side: written(recipe=recipe, start_from={"job": "{}", "mode": "weights"})
+                for side, recipe in (("a", TINY), ("b", TINY | {"weight_decay": 0.001}))
+            },
+        ),
         ("/v1/analyses", {"job": "{}", "analysis": {"kind": "layer-responses"}}),
     ],
 )

@@ -90,9 +90,11 @@ def unavailable(**headers: str) -> Fault:
     return respond(503, json.dumps(problem).encode(), **headers)
 
 
-def too_many(seconds: int = 0) -> Fault:
+def too_many(seconds: int | None = 0) -> Fault:
+    """None: without a time to wait."""
     problem = {"code": "too-many-requests", "detail": "too many", "request_id": "r-1"}
-    return respond(429, json.dumps(problem).encode(), Retry_After=str(seconds))
+    headers = {} if seconds is None else {"Retry_After": str(seconds)}
+    return respond(429, json.dumps(problem).encode(), **headers)
 
 
 def lose_response(request: httpx.Request, send: Send) -> httpx.Response:

@@ -8,6 +8,8 @@ import pytest
 
 import resnetd
 from tests.client.conftest import Command
+from tests.client.service import Service
+from tests.support.core import cancelled
 
 
 def _rows(command: Command) -> list[list[str]]:
@@ -43,6 +45,18 @@ def test_roles_are_changed_and_people_removed(command: Command) -> None:
     assert command("people", "remove", "ann", "--delete-jobs") == 0
     assert command.out == "ann removed\n"
     assert command("people", "remove", "ann") == 102
+
+
+def test_the_jobs_of_a_removed_person_stay_or_go_by_choice(
+    command: Command, service: Service, client: resnetd.Client
+) -> None:
+    kept, deleted = (cancelled(service.core, user=name) for name in ("ann", "ben"))
+    for name in ("ann", "ben"):
+        command("people", "add", name)
+    assert command("people", "remove", "ann") == 0
+    assert command("people", "remove", "ben", "--delete-jobs") == 0
+    assert [job.id for job in client.jobs.list()] == [kept]
+    assert command("show", deleted) == 102
 
 
 def test_a_token_is_created_listed_rotated_and_revoked(

@@ -127,6 +127,39 @@ def test_a_request_above_a_limit_waits_as_long_as_the_service_says(
     assert delays[-1] == 2.0
 
 
+def test_a_long_wait_is_obeyed_and_logged(
+    service: Service,
+    client: resnetd.Client,
+    delays: list[float],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service.inject(faults.too_many(2), faults.too_many(100))
+    client.cluster()
+    assert delays == [2.0, 100.0]
+    assert caplog.messages == ["too many; waiting 100 s"]
+
+
+def test_a_wait_beyond_the_patience_is_not_begun(
+    service: Service, client: resnetd.Client, delays: list[float]
+) -> None:
+    service.transport.lasting_fault = faults.too_many(3600)
+    with pytest.raises(resnetd.TooManyRequests) as refused:
+        client.cluster()
+    assert (refused.value.retry_after_seconds, delays) == (3600.0, [])
+
+
+def test_a_limit_that_says_no_time_is_asked_again_after_growing_delays(
+    service: Service, delays: list[float]
+) -> None:
+    retry = resnetd.Retry(attempts=2, first_delay_seconds=1.0, max_delay_seconds=4.0)
+    for _ in range(20):
+        service.inject(*[faults.too_many(None)] * 4)
+        with resnetd.Client(service.url, TOKEN, retry=retry, transport=service.transport) as client:
+            client.cluster()
+    for number, bound in enumerate((1, 2, 4, 4)):
+        assert bound / 4 < max(delays[number::4]) <= bound
+
+
 def test_the_patience_with_a_limit_ends(service: Service, delays: list[float]) -> None:
     retry = resnetd.Retry(patience_seconds=0.0)
     service.transport.lasting_fault = faults.too_many(1)

@@ -263,8 +263,19 @@ def test_lines_have_progress_at_a_limited_rate(service: Service, client: resnetd
     assert lines[-2] == "running -> succeeded"
     (progress,) = [line for line in lines if "loss" in line]
     assert re.fullmatch(
-        r"\d+/20, \d+ s left, loss 0\.500, test 12\.00 %, train 14\.00 %, 1890 images/s", progress
+        r"\d+/20, \d+ s left, loss 0\.500, test 12\.00 %, train 14\.00 %, 1,890 images/s", progress
     )
+
+
+def test_a_line_of_progress_without_values_is_the_iteration(
+    service: Service, client: resnetd.Client
+) -> None:
+    job = client.jobs.get(service.submit())
+    console = Console(file=io.StringIO(), width=200)
+    data = {"iteration": 4, "iterations": 60, "percent": 6.7}
+    progress = resnetd.Event(kind=resnetd.EventKind.PROGRESS, data=data)
+    LineScreen(console, line_seconds=60).update(job, progress)
+    assert _text(console) == f"{job.id} 4/60\n"
 
 
 def test_a_terminal_has_a_bar_for_each_job(service: Service, client: resnetd.Client) -> None:

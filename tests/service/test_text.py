@@ -1,6 +1,7 @@
 import pytest
 
-from service.text import count_of, format_duration, plural
+from resnetd import text as client_text
+from service.text import count_of, format_bytes, format_duration, format_number, plural
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,36 @@ def test_a_verb_agrees_with_its_count() -> None:
         "1 CPU is free",
         "2 CPUs are free",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (1 / 3600, "0.000278"),
+        (2.5e-5, "0.000025"),
+        (0.5, "0.5"),
+        (9.999, "10"),
+        (31.25, "31.2"),
+        (999.6, "1,000"),
+        (12_345.6, "12,346"),
+    ],
+)
+def test_a_number_keeps_its_significant_digits_and_has_no_exponent(value: float, text: str) -> None:
+    assert [format_number(value), client_text.format_number(value)] == [text, text]
+
+
+def test_a_number_may_have_fewer_digits() -> None:
+    shares = (100.0, 82.3, 6.25, 0.043)
+    assert [format_number(share, digits=2) for share in shares] == ["100", "82", "6.2", "0.043"]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (1, "1 byte"), (944_500, "944.5 kB"), (5 * 10**10, "50 GB")],
+)
+def test_a_size_is_in_its_largest_unit(count: int, text: str) -> None:
+    assert [format_bytes(count), client_text.format_bytes(count)] == [text, text]
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,20 @@ from PIL import Image
 from service.states import AlertCondition, CheckpointPart, Role, TokenScope
 from tests.support.alerts import add_alert
 from tests.support.api import TOKEN, Api
-from tests.support.core import content, job_id_of, note
-from tests.support.searching import Searching
+from tests.support.core import content, job_id_of, note, written
+from tests.support.searching import TINY, Searching
 
+# Of the processes of the cluster, whose tokens are their own.
+MACHINES = ("/v1/attempts/", "/v1/runners/", "/v1/drivers/")
 TUNE_ID = "1f3a7_00000"  # of the examples in the OpenAPI document
 
 
 class Rows:
-    """A finished job with a checkpoint, a running attempt that starts from it, a search with a
-    driver and a trial, a runner, a webhook with a delivery, an alert, and a share.
+    """A finished job of ann with a checkpoint, a running attempt that starts from it, a search with
+    a driver and a trial, a runner, a comparison, a webhook with a delivery, an alert, and links.
 
-    `in_path`: a value for each parameter of a path.
+    `in_path`: a value for each parameter of a path. `job_link`, `comparison_link`: tokens that
+    show the finished job, and the comparison.
     """
 
     def __init__(self, api: Api) -> None:
@@ -40,17 +43,29 @@ class Rows:
         api.post(f"/v1/webhooks/{webhook_id}/ping")
         alert_id = add_alert(core, AlertCondition.FAILED, user="admin")
         core.add_person("ann")
+        # Of another depth than the trial, which they would reuse.
+        specs = {
+            side: written(depth=14, shortcut=shortcut, recipe=TINY)
+            for side, shortcut in (("a", "A"), ("b", "none"))
+        }
+        comparison_id = api.post("/v1/comparisons", specs | {"seeds": 1}).json()["id"]
+        job_link = api.post("/v1/shares", {"jobs": [job_id]}).json()
+        self.job_link: str = job_link["secret"]
+        comparison_link = api.post("/v1/shares", {"study": comparison_id}).json()
+        self.comparison_link: str = comparison_link["secret"]
+        self.member = core.add_person("mike")
+        self.tag_token = core.add_person("mike", tag="nightly")
         # Of each role and scope; the token of the admin has all.
         self.limited_tokens = [
+            self.job_link,
             core.add_person("vera", Role.VIEWER),
-            core.add_person("mike"),
+            self.member,
             core.add_person("mike", scope=TokenScope.SUBMIT),
             core.add_person("mike", scope=TokenScope.READ),
-            core.add_person("mike", tag="nightly"),
+            self.tag_token,
         ]
         core.set_quota("user:ann", jobs=1000)
         token_id = api.get("/v1/tokens?user=ann").json()["tokens"][0]["id"]
-        share_id = api.post("/v1/shares", {"jobs": [job_id]}).json()["id"]
         self._secrets = {
             "attempt_id": attempt.secret,
             "runner_id": runner.secret,
@@ -65,18 +80,27 @@ class Rows:
             "runner_id": runner.id,
             "search_id": search_id,
             "driver_id": driver.id,
+            "study_id": comparison_id,
+            "comparison_id": comparison_id,
             "webhook_id": webhook_id,
             "alert_id": alert_id,
             "token_id": token_id,
-            "share_id": share_id,
+            "share_id": job_link["id"],
             "name": "ann",
             "key": "user:ann",
+            "dataset": "folder:unknown",
         }
 
     def find_token(self, path: str) -> str:
         """The token of those who may call the route; `path` with the names of its parameters."""
         found = (secret for name, secret in self._secrets.items() if f"{{{name}}}" in path)
         return next(found, TOKEN)
+
+    def fill(self, path: str) -> str:
+        """The path with these rows."""
+        for name, value in self.in_path.items():
+            path = path.replace(f"{{{name}}}", str(value))
+        return path
 
 
 def upload_for(path: str) -> bytes:

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { bytes, count, duration, percent, precise, time } from "../src/lib/format";
+import { amount, bytes, count, duration, percent, precise, time } from "../src/lib/format";
 
 describe("format", () => {
   it("gives durations the two units that matter", () => {
@@ -23,6 +23,16 @@ describe("format", () => {
       "12346",
       "1.00e-5",
       "0",
+    ]);
+  });
+
+  it("shows amounts of any size without an exponent", () => {
+    expect([0, 1 / 3600, 0.5, 31.25, 1234.5].map(amount)).toEqual([
+      "0",
+      "0.000278",
+      "0.5",
+      "31.3",
+      "1,235",
     ]);
   });
 

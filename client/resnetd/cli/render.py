@@ -56,6 +56,7 @@ from resnetd.models import (
     Webhook,
 )
 from resnetd.records import OpenEnum
+from resnetd.text import format_bytes, format_number
 
 _STYLES: dict[str, str] = {
     JobState.RUNNING: "cyan",
@@ -203,7 +204,7 @@ def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:
                 row.iteration,
                 percent(row.test_error),
                 percent(row.train_error),
-                f"{row.size_bytes / 1e6:.1f} MB",
+                format_bytes(row.size_bytes),
                 row.created_at,
             )
             for row in rows
@@ -490,7 +491,7 @@ def storage(found: Storage) -> list[RenderableType]:
 
 
 def _bytes(count: int | None) -> str | None:
-    return None if count is None else f"{count / 1e9:.4g} GB"
+    return None if count is None else format_bytes(count)
 
 
 def fair_share(found: FairShare) -> list[RenderableType]:
@@ -505,9 +506,9 @@ def fair_share(found: FairShare) -> list[RenderableType]:
             (
                 (
                     row.key,
-                    f"{row.core_hours:.1f}",
-                    f"{row.gpu_hours:.1f}",
-                    f"{row.relative:.0%}",
+                    format_number(row.core_hours),
+                    format_number(row.gpu_hours),
+                    f"{format_number(100 * row.relative)} %",
                     row.points,
                 )
                 for row in found.usage
@@ -668,7 +669,7 @@ def progress(shown: Progress) -> str:
     for label, series in (("test ", "test/error"), ("train ", "train/error")):
         values.append((label, percent(shown.metrics.get(series))))
     if shown.images_per_second is not None:
-        values.append(("", f"{shown.images_per_second:.0f} images/s"))
+        values.append(("", f"{format_number(shown.images_per_second)} images/s"))
     return ", ".join(f"{label}{value}" for label, value in values if value)
 
 

@@ -162,7 +162,8 @@ class LineScreen(Screen):
         if now - self._progress_at.get(job.id, -self._line_seconds) >= self._line_seconds:
             self._progress_at[job.id] = now
             done = f"{progress.iteration}/{progress.iterations}"
-            self._write(job, f"{done}, {render.progress(progress)}")
+            values = render.progress(progress)
+            self._write(job, f"{done}, {values}" if values else done)
 
     def finish(self, job: Job) -> None:
         self._write(job, render.outcome(job))

@@ -45,8 +45,8 @@ def test_a_waiting_job_says_how_many_points_it_loses_and_what_for(api: Api) -> N
     api.call("PUT", "/v1/fair-share", json={"weight": 20, "half_life_days": 7})
     expected = {
         "points": 20,
-        "message": "20 points for ann's 2.0 core-hours (100 % of the heaviest user's) "
-        "and cs101's 2.0 core-hours (100 % of the heaviest group's)",
+        "message": "20 points for ann's 1.99 core-hours (100 % of the heaviest user's) "
+        "and cs101's 1.99 core-hours (100 % of the heaviest group's)",
     }
     found = api.get(f"/v1/jobs/{job_id}").json()["waiting"]
     assert found["fair_share"] == expected

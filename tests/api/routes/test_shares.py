@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from service.states import Role, TokenScope
+from tests.support.analyses import finish_analysis, finish_training, submit_analysis
 from tests.support.api import RFC_3339, TOKEN, Api, read_events
 from tests.support.core import job_id_of, make_point, note
 from tests.support.studies import submit_study
@@ -61,6 +62,22 @@ def test_a_link_reads_what_the_page_of_its_job_shows_and_no_other_job(any_api: A
         refused = any_api.get(path, token=secret)
         assert refused.status_code == 403
         assert "only what was shared" in refused.json()["detail"]
+
+
+def test_a_link_to_a_job_shows_its_analyses_and_not_what_continues_it(any_api: Api) -> None:
+    core = any_api.core
+    job_id = finish_training(core)
+    analysis = submit_analysis(core, job_id)
+    finish_analysis(core)
+    continued = core.submit(start_from={"job": job_id, "mode": "weights"})
+    of_another = submit_analysis(core, finish_training(core))
+    secret = _share(any_api, jobs=[job_id])["secret"]
+    listed = any_api.get(f"/v1/jobs/{job_id}/analyses", token=secret).json()["analyses"]
+    assert [found["job_id"] for found in listed] == [analysis]
+    expected = {analysis: 200, continued: 404, of_another: 404}
+    for shown, status in expected.items():
+        assert any_api.get(f"/v1/jobs/{shown}", token=secret).status_code == status
+    assert any_api.get(f"/v1/jobs/{analysis}/analysis", token=secret).status_code == 200
 
 
 def test_a_link_changes_nothing(api: Api) -> None:

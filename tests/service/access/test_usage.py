@@ -73,7 +73,7 @@ def test_a_submission_beyond_a_quota_of_hours_says_limit_and_use_and_when_it_fre
     with pytest.raises(QuotaExceeded) as refused:
         core.submit()
     assert str(refused.value) == (
-        "user:ann has used 5.0 of 4 core-hours in the last 7 days; "
+        "user:ann has used 5 of 4 core-hours in the last 7 days; "
         "some are free from 2026-11-28 12:00 UTC on"
     )
     core.submit(user="ben")
@@ -100,7 +100,7 @@ def test_a_job_waits_while_the_hours_of_its_group_are_used_up(core: Core) -> Non
     assert status is not None
     assert status.code == "limit"
     assert status.message == (
-        "group:cs101 has used 2.0 of 2 core-hours in the last 7 days; "
+        "group:cs101 has used 2 of 2 core-hours in the last 7 days; "
         "some are free from 2026-11-28 12:00 UTC on"
     )
     core.clock.now = START + timedelta(days=7)
@@ -110,7 +110,7 @@ def test_a_job_waits_while_the_hours_of_its_group_are_used_up(core: Core) -> Non
 def test_gpu_hours_concern_jobs_with_gpus_only(core: Core) -> None:
     core.record_cluster(cpus=8, gpus=1)
     core.set_quota("user:ann", gpu_hours=0)
-    with pytest.raises(QuotaExceeded, match=r"used 0\.0 of 0 GPU-hours in the last 7 days$"):
+    with pytest.raises(QuotaExceeded, match=r"used 0 of 0 GPU-hours in the last 7 days$"):
         core.submit(resources=workers(1, gpus_per_worker=1))
     core.submit(resources=workers(1, gpus_per_worker=0))
     core.claim()

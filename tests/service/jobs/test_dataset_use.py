@@ -1,15 +1,41 @@
 """A dataset is deleted only while no transaction writes a job that needs it."""
 
 import threading
+from typing import Any
 
 import pytest
 
 from service.errors import Conflict
 from service.jobs import dataset_use, submission
-from tests.support.core import Core, spec
+from tests.support.core import Core, job_id_of, spec
 from tests.support.locks import wait_for_blocked_transaction
 
 NAME = "folder:birds"
+
+
+def test_jobs_of_every_state_need_their_dataset_until_they_have_ended(core: Core) -> None:
+    fields: dict[str, Any] = {"depth": 18, "shortcut": "B", "dataset": NAME}
+    running = core.run(**fields)
+    paused, queued = core.submit(**fields), core.submit(**fields)
+    core.command("pause", paused)
+    held, blocked = core.submit(hold=True, **fields), core.submit(after=[queued], **fields)
+    core.submit(dataset="digits")
+    waiting = [paused, queued, held, blocked]
+    assert [core.job(job_id).state for job_id in waiting] == ["paused", "queued", "held", "blocked"]
+    needing = [job_id_of(running), *waiting]
+    core.finish(running.attempt_id)
+    for ended, needed in ((None, waiting), (blocked, waiting[:3]), (held, waiting[:2])):
+        if ended is not None:
+            core.cancel(ended)
+        with pytest.raises(Conflict) as refused, core.database.transaction() as session:
+            dataset_use.require_unused(session, NAME)
+        listed = ", ".join(f"job {job_id}" for job_id in needed)
+        assert str(refused.value) == f"{NAME} is needed by {listed}; cancel or delete them first"
+    for job_id in waiting[:2]:
+        core.cancel(job_id)
+    with core.database.transaction() as session:
+        dataset_use.require_unused(session, NAME)
+        assert dataset_use.count_jobs(session)[NAME] == len(needing)
 
 
 def test_a_deletion_waits_for_a_submission_that_needs_the_dataset(core: Core) -> None:

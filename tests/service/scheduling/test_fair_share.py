@@ -56,7 +56,7 @@ def test_the_job_of_who_has_used_less_starts_first(core: Core) -> None:
     assert job_id_of(core.claim()) == of_ben
     priority, found = _explain(core, of_ann)
     assert found == FairSharePoints(
-        100, "100 points for ann's 4.0 core-hours (100 % of the heaviest user's)"
+        100, "100 points for ann's 3.98 core-hours (100 % of the heaviest user's)"
     )
     assert priority == -50.0
 

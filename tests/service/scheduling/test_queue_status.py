@@ -93,10 +93,14 @@ def test_the_message_names_what_is_missing_and_when_it_becomes_free(core: Core) 
     core.record_cluster(cpus=2)
     core.submit(recipe=QUICK)
     running = core.start_next()
-    waiting = status(core, core.submit(resources=workers(2)))
-    assert waiting is not None
-    assert waiting.message.startswith("needs 2 CPUs; 1 is free; ")
-    assert waiting.message.endswith(f"job {job_id_of(running)} is expected to end in 1.7 minutes")
+    job_id = core.submit(resources=workers(2))
+    for seconds, end in ((0, "in 1.7 minutes"), (600, "soon")):
+        core.clock.advance(seconds)
+        core.record_cluster(cpus=2)
+        waiting = status(core, job_id)
+        assert waiting is not None
+        assert waiting.message.startswith("needs 2 CPUs; 1 is free; ")
+        assert waiting.message.endswith(f"job {job_id_of(running)} is expected to end {end}")
 
 
 def test_the_end_of_a_running_job_follows_from_its_progress_before_its_first_evaluation(

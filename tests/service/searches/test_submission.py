@@ -52,6 +52,16 @@ def test_a_search_with_a_network_that_does_not_fit_its_checkpoint_is_refused(
     assert refused.value.field_errors[0].pointer == "/job/depth"
 
 
+def test_every_job_that_a_trial_may_start_from_is_checked(searching: Searching) -> None:
+    source = searching.core.run(depth=8)
+    searching.core.report(source.attempt_id, 2, checkpoints=[note(100)])
+    job = search_body()["job"] | {"start_from": {"job": job_id_of(source), "mode": "weights"}}
+    for values in (["0" * 16, job_id_of(source)], [job_id_of(source), "0" * 16]):
+        with pytest.raises(InvalidInput) as refused:
+            searching.submit(job=job, space={"start_from.job": {"choice": values}})
+        assert refused.value.field_errors[0].pointer == "/job/start_from/job"
+
+
 def test_the_trials_of_a_search_are_trainings(searching: Searching) -> None:
     source = searching.core.run(depth=8)
     searching.core.report(source.attempt_id, 2, checkpoints=[note(100)])

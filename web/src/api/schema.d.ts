@@ -1724,7 +1724,7 @@ export interface paths {
         };
         /**
          * List Quotas
-         * @description All quotas, by key.
+         * @description Quotas by key; for members who see only what is theirs, without those of other people.
          */
         get: operations["list_quotas_v1_quotas_get"];
         put?: never;
@@ -5152,7 +5152,9 @@ export interface components {
         };
         /**
          * RunnerView
-         * @description `attempt_id`: its current attempt; a ready runner without one is a warm runner.
+         * @description `busy`: it has an attempt; a ready runner without one is a warm runner.
+         *
+         *     `attempt_id`: of a job that the caller sees; null for others.
          */
         RunnerView: {
             /** Id */
@@ -5164,6 +5166,8 @@ export interface components {
             cpus_per_worker: number;
             /** Gpus Per Worker */
             gpus_per_worker: number;
+            /** Busy */
+            busy: boolean;
             /** Attempt Id */
             attempt_id: string | null;
             /** Attempts Left */

@@ -1,7 +1,7 @@
 /** The columns of the lists of jobs. */
 import type { Schemas } from "../api/client";
 import { isAnalysis } from "../lib/analyses";
-import { count, duration, number, percent, secondsBetween, time } from "../lib/format";
+import { amount, count, duration, number, percent, secondsBetween, time } from "../lib/format";
 import { type ListedJob, testError, trainError } from "../lib/jobs";
 import { State } from "./state";
 import type { Column } from "./table";
@@ -134,7 +134,7 @@ export const RUNNING_COLUMNS: JobColumn[] = [
     title: "Images/s",
     number: true,
     wide: true,
-    cell: (job) => number(job.progress?.images_per_second),
+    cell: (job) => amount(job.progress?.images_per_second),
   },
 ];
 export const FINISHED_COLUMNS: JobColumn[] = [

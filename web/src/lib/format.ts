@@ -7,6 +7,7 @@ const NUMBERS = [0, 1, 2].map(
   (digits) =>
     new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }),
 );
+const AMOUNTS = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const DAY_AND_YEAR = new Intl.DateTimeFormat("en-GB", {
@@ -18,6 +19,12 @@ const DAY_AND_YEAR = new Intl.DateTimeFormat("en-GB", {
 export function number(value: number | null | undefined, digits: 0 | 1 | 2 = 0): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   return NUMBERS[digits]?.format(value) ?? NONE;
+}
+
+/** With three significant digits, or all those before the point: "0.0028", "31.2", "1,234". */
+export function amount(value: number | null | undefined): string {
+  if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
+  return Math.abs(value) >= 1000 ? number(value) : AMOUNTS.format(value);
 }
 
 /** With about three significant digits: a loss, a learning rate. */

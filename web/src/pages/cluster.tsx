@@ -60,7 +60,7 @@ const RUNNERS: Column<Runner>[] = [
       runner.attempt_id ? (
         <a href={`/jobs/${runner.attempt_id.split("-a")[0]}`}>{runner.attempt_id}</a>
       ) : (
-        <span class="muted">none: warm</span>
+        <span class="muted">{runner.busy ? "of a hidden job" : "none: warm"}</span>
       ),
   },
   { id: "workers", title: "Workers", number: true, cell: (runner) => runner.num_workers },

@@ -16,7 +16,16 @@ import { Timeline } from "../components/timeline";
 import { useAction } from "../lib/action";
 import { isAnalysis } from "../lib/analyses";
 import { exported } from "../lib/exported";
-import { bytes, count, duration, number, percent, secondsBetween, time } from "../lib/format";
+import {
+  amount,
+  bytes,
+  count,
+  duration,
+  number,
+  percent,
+  secondsBetween,
+  time,
+} from "../lib/format";
 import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
 import { inheritedOf } from "../lib/lineage";
 import { source, useLive } from "../lib/live";
@@ -249,7 +258,7 @@ function Summary(properties: { job: Job; envelope: Schemas["EnvelopeView"] | und
               <strong>{percent(testError(job))}</strong>
             </Fact>
             <Fact name="Train error">{percent(trainError(job))}</Fact>
-            <Fact name="Images/s">{number(progress?.images_per_second)}</Fact>
+            <Fact name="Images/s">{amount(progress?.images_per_second)}</Fact>
           </>
         )}
         {envelope?.verdict === "within" && (

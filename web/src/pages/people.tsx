@@ -7,7 +7,7 @@ import { ScrollRegion } from "../components/scroll-region";
 import { ActionsHeading, ShortTable } from "../components/short-table";
 import { Tokens } from "../components/tokens";
 import { useAction } from "../lib/action";
-import { number, time } from "../lib/format";
+import { amount, number, time } from "../lib/format";
 import { describeData, LIMIT_NAMES, LIMITS, type Quota, readLimits } from "../lib/people";
 import { usePolled } from "../lib/poll";
 import { useTitle } from "../lib/title";
@@ -43,9 +43,13 @@ function People() {
   const update = (name: string, body: Schemas["PersonUpdate"]) =>
     change(() => read(api.PATCH("/v1/people/{name}", { params: { path: { name } }, body })));
 
-  async function remove(name: string) {
-    if (!confirm(`Remove ${name}? The tokens end; jobs stay.`)) return;
-    const params = { path: { name } };
+  async function remove(name: string, jobs: Schemas["OwnedJobs"]) {
+    const fate =
+      jobs === "keep"
+        ? "jobs, searches and studies stay."
+        : "all jobs, searches and studies are deleted, with their weights. They must have ended.";
+    if (!confirm(`Remove ${name}? The tokens end; ${fate}`)) return;
+    const params = { path: { name }, query: { jobs } };
     if (await change(() => read(api.DELETE("/v1/people/{name}", { params })))) shown.value = null;
   }
 
@@ -86,7 +90,7 @@ function People() {
                 key={person.name}
                 person={person}
                 onUpdate={(body) => update(person.name, body)}
-                onRemove={() => remove(person.name)}
+                onRemove={(jobs) => remove(person.name, jobs)}
                 onShow={() => {
                   shown.value = shown.value === person.name ? null : person.name;
                 }}
@@ -128,7 +132,7 @@ function PersonRow({
 }: {
   person: Person;
   onUpdate: (body: Schemas["PersonUpdate"]) => void;
-  onRemove: () => void;
+  onRemove: (jobs: Schemas["OwnedJobs"]) => void;
   onShow: () => void;
 }) {
   return (
@@ -159,8 +163,11 @@ function PersonRow({
         <button type="button" class="quiet" onClick={onShow}>
           Tokens<span class="hidden-visually"> of {person.name}</span>
         </button>
-        <button type="button" class="quiet danger" onClick={onRemove}>
+        <button type="button" class="quiet danger" onClick={() => onRemove("keep")}>
           Remove<span class="hidden-visually"> {person.name}</span>
+        </button>
+        <button type="button" class="quiet danger" onClick={() => onRemove("delete")}>
+          Remove with jobs<span class="hidden-visually"> of {person.name}</span>
         </button>
       </td>
     </tr>
@@ -213,7 +220,7 @@ function Quotas() {
           <tr key={quota.key}>
             <th scope="row">{quota.key}</th>
             {LIMIT_NAMES.map((name) => (
-              <td class="number">{quota[name] ?? "–"}</td>
+              <td class="number">{amount(quota[name])}</td>
             ))}
             <td>
               <button type="button" class="quiet danger" onClick={() => remove(quota)}>

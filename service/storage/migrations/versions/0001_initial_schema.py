@@ -13,9 +13,14 @@ depends_on = None
 # The audit log is only appended to.
 _APPEND_ONLY = {
     "sqlite": [
-        f"CREATE TRIGGER audit_log_{change.lower()} BEFORE {change} ON audit_log "
+        f"CREATE TRIGGER audit_log_{change.lower()} BEFORE {change} ON audit_log {condition} "
         "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
-        for change in ("UPDATE", "DELETE")
+        for change, condition in (
+            ("UPDATE", ""),
+            ("DELETE", ""),
+            # REPLACE would delete without the trigger of DELETE.
+            ("INSERT", "WHEN EXISTS (SELECT 1 FROM audit_log WHERE id = NEW.id)"),
+        )
     ],
     "postgresql": [
         """CREATE FUNCTION refuse_audit_change() RETURNS trigger LANGUAGE plpgsql AS
