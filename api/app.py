@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import browser_docs, dashboard, openapi, problems
 from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
-from api.client_versions import ClientVersionCheck
+from api.client_versions import API_VERSION, ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
 from api.predictor import Predictor
 from api.refused_credentials import RefusedCredentials
@@ -123,7 +123,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     app = _Application(
         title="resnetd",
         summary="Trains deep residual networks from a durable queue",
-        version="1",
+        version=API_VERSION,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

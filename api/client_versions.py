@@ -11,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import problems
 
 VERSION = metadata.version("resnetd-server")
+# Of the routes below /v1.
+API_VERSION = "1"
 # Raised by a change that breaks older clients. Added fields do not: clients ignore unknown ones.
 OLDEST_CLIENT = (0, 1)
 CODE = "client-too-old"

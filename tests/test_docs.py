@@ -67,6 +67,7 @@ def test_generated_pages_are_current() -> None:
     pages = generate_reference.make_pages()
     written = {name: (generate_reference.REFERENCE / name).read_text() for name in pages}
     assert written == pages, "run `make docs`"
+    assert generate_reference.SPEC_HELP.read_text() == generate_reference.make_spec_help()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

@@ -11,9 +11,10 @@ import ast
 import inspect
 import json
 import os
+import re
 import textwrap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import typer
@@ -25,6 +26,7 @@ import workers.__main__
 import workers.training.__main__
 from api.access_rules import RULES
 from api.app import create_app
+from resnetd import spec_help
 from resnetd.cli import app as cli
 from resnetd.cli.exit_codes import ExitCode
 from service.catalog import recipes
@@ -37,6 +39,8 @@ from service.specs.analysis_spec import ANALYSES
 from tools.check_prose import REPOSITORY
 
 REFERENCE = REPOSITORY / "docs" / "reference"
+# The same texts for `resnetd help`.
+SPEC_HELP = REPOSITORY / "client" / "resnetd" / spec_help.FILE
 _NOTE = "<!-- Generated from the code by `make docs`. Do not edit. -->"
 _VAR = "/VAR"
 # The options of every command that prints a result.
@@ -46,6 +50,7 @@ _COMMON_OPTIONS = {"--output", "--help"}
 def main() -> None:
     for name, text in make_pages().items():
         (REFERENCE / name).write_text(text, encoding="utf-8")
+    SPEC_HELP.write_text(make_spec_help(), encoding="utf-8")
 
 
 def make_pages() -> dict[str, str]:
@@ -61,6 +66,45 @@ def make_pages() -> dict[str, str]:
         "cli.md": ["# Commands", *_list_commands()],
     }
     return {name: "\n\n".join([_NOTE, *blocks]) + "\n" for name, blocks in pages.items()}
+
+
+def make_spec_help() -> str:
+    """The topics of `resnetd help` as JSON, a line for each field."""
+    topics = {
+        "job": job_spec.JobSpec,
+        "recipe": Recipe,
+        "resources": job_spec.Resources,
+        "after": job_spec.Dependency,
+        "start_from": job_spec.StartFrom,
+        "retention": job_spec.Retention,
+        "search": search_spec.SearchSpec,
+        "space": search_space.Dimension,
+        "scheduler": search_spec.SchedulerSpec,
+        "budget": search_spec.Budget,
+        **{_kind_of(analysis): analysis for analysis in ANALYSES},
+    }
+    found = [
+        {
+            "name": name,
+            "text": _plain(_docstring(model)),
+            "fields": [
+                dict(zip(("name", "type", "default", "text"), map(_plain, row), strict=True))
+                for row in _list_fields(model)
+            ],
+        }
+        for name, model in topics.items()
+    ]
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def _kind_of(analysis: type[BaseModel]) -> str:
+    (kind,) = get_args(analysis.model_fields["kind"].annotation)
+    return str(kind)
+
+
+def _plain(text: str) -> str:
+    """Without the links and backticks of Markdown."""
+    return re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text).replace("`", "")
 
 
 # ---- API ----
@@ -172,14 +216,17 @@ def _describe_model(model: type[BaseModel]) -> Iterator[str]:
 
 
 def _model_table(model: type[BaseModel]) -> str:
+    return _table(["field", "type", "default", "meaning"], list(_list_fields(model)))
+
+
+def _list_fields(model: type[BaseModel]) -> Iterator[list[str]]:
+    """Name, type, default and meaning of each."""
     schema = model.model_json_schema()
     docs = _field_docs(model)
-    rows = []
     for name, field in schema["properties"].items():
         text = docs.get(name, "")
         default = _default_of_field(model, name, text)
-        rows.append([f"`{name}`", _type_of(field, schema.get("$defs", {})), default, text])
-    return _table(["field", "type", "default", "meaning"], rows)
+        yield [f"`{name}`", _type_of(field, schema.get("$defs", {})), default, text]
 
 
 def _default_of_field(model: type[BaseModel], name: str, text: str) -> str:

@@ -1,7 +1,7 @@
 """Jobs that are alike in everything but some fields, with statistics over each group."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
@@ -14,8 +14,10 @@ from service.jobs import groups, records
 from service.jobs.groups import GroupKey, GroupSeries, JobGroup
 from service.jobs.metric_axes import MetricAxis
 from service.specs.analysis_spec import TRAINING
+from service.specs.study_spec import StudyMetric
 from service.states import JobState
 from service.storage.tables import JobRow
+from service.studies import group_differences
 from service.text import count_of
 
 router = APIRouter(prefix="/v1/groups", tags=["metrics"], dependencies=[Depends(authorize)])
@@ -23,6 +25,8 @@ router = APIRouter(prefix="/v1/groups", tags=["metrics"], dependencies=[Depends(
 _MAX_JOBS = 1000
 # The metrics of each are read.
 _MAX_JOBS_WITH_SERIES = 100
+# Each comparison is a bootstrap with thousands of samples.
+_MAX_COMPARED = 10
 
 Values = list[float | None]
 
@@ -66,10 +70,48 @@ class GroupView(View):
     series: dict[str, GroupSeriesView]
 
 
+class GroupDifferenceView(View):
+    """Of group `a` against group `b`, by their positions, over `n` pairs of equal seeds.
+
+    `mean`: a minus b, in points. `ci_low`, `ci_high`: 95 % interval by the BCa bootstrap. `p`:
+    two-sided, by sign flips. All are null without a pair, and all but `mean` with a single one.
+    """
+
+    a: int
+    b: int
+    metric: StudyMetric
+    n: int
+    mean: float | None
+    std: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p: float | None
+    is_significant: bool
+    text: str
+
+    @classmethod
+    def of(cls, compared: list[JobGroup], a: int, b: int, metric: StudyMetric) -> Self:
+        found = group_differences.compare_groups(compared[a], compared[b], metric)
+        names = ("mean", "std", "ci_low", "ci_high", "p")
+        return cls(
+            a=a,
+            b=b,
+            metric=metric,
+            n=0 if found is None else found.n,
+            is_significant=found is not None and found.is_significant,
+            text=group_differences.describe(found, metric),
+            **{name: None if found is None else getattr(found, name) for name in names},
+        )
+
+
 class GroupsView(View):
     by: list[str]
     x: MetricAxis
     groups: list[GroupView]
+    differences: Annotated[
+        list[GroupDifferenceView],
+        Field(description="with `metric`: of the first group against each other"),
+    ]
 
 
 @router.get("")
@@ -88,6 +130,10 @@ def list_groups(
     ] = None,
     series: Annotated[list[FilterText] | None, Query(max_length=100)] = None,
     buckets: Annotated[int, Query(ge=1, le=5000, description="at most, per series")] = 500,
+    metric: Annotated[
+        StudyMetric | None,
+        Query(description="also compare the first group with the others, over pairs of seeds"),
+    ] = None,
 ) -> GroupsView:
     """Groups of the trainings that match all filters, with mean, deviation and 95 % interval.
 
@@ -101,6 +147,10 @@ def list_groups(
     page = records.list_page(session, wanted, limit=limit)
     if page.next_token is not None:
         raise invalid_parameter("/where", f"must leave at most {count_of(limit, 'job')}")
+    found = key.group(page.rows)
+    if metric is not None and len(found) > _MAX_COMPARED:
+        message = f"compares at most {_MAX_COMPARED} groups; the jobs have {len(found)}"
+        raise invalid_parameter("/metric", message)
     return GroupsView(
         by=by,
         x=range_.x,
@@ -117,7 +167,12 @@ def list_groups(
                     buckets=buckets,
                 ),
             )
-            for group in key.group(page.rows)
+            for group in found
+        ],
+        differences=[
+            GroupDifferenceView.of(found, 0, other, metric)
+            for other in range(1, len(found))
+            if metric is not None
         ],
     )
 

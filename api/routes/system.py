@@ -4,8 +4,9 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from api.client_versions import API_VERSION, VERSION
 from api.dependencies import Now, ReadSession, ServicesDep, authorize
 from api.views import QueueStatusView, QueueView, RunnerList, RunnerView, WaitingJobView
 from service.catalog import recipes
@@ -20,6 +21,8 @@ authenticated_router = APIRouter(prefix="/v1", tags=["system"], dependencies=[De
 
 class Health(BaseModel):
     status: str
+    version: Annotated[str, Field(description="of the server")]
+    api_version: Annotated[str, Field(description="of the routes below /v1")]
 
 
 class RecipeView(BaseModel):
@@ -55,7 +58,7 @@ class ClusterView(BaseModel):
 def check_health(services: ServicesDep) -> Health:
     """503 where the database does not answer or is read-only. The only route without a token."""
     services.database.check()
-    return Health(status="ok")
+    return Health(status="ok", version=VERSION, api_version=API_VERSION)
 
 
 @authenticated_router.get("/recipes")

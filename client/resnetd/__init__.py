@@ -39,6 +39,7 @@ from resnetd.errors import (
     TooManyRequests as TooManyRequests,
     Unavailable as Unavailable,
     UnexpectedResponse as UnexpectedResponse,
+    UnknownTopic as UnknownTopic,
     UnusableFile as UnusableFile,
 )
 from resnetd.models import (
@@ -75,6 +76,11 @@ from resnetd.models import (
     Event as Event,
     EventKind as EventKind,
     ImagePrediction as ImagePrediction,
+    Group as Group,
+    GroupDifference as GroupDifference,
+    GroupMember as GroupMember,
+    Groups as Groups,
+    Health as Health,
     Importance as Importance,
     Job as Job,
     JobState as JobState,

@@ -86,6 +86,10 @@ class ApiClient:
     def get(self, path: str, kind: type[R], params: Params | None = None) -> R:
         return self._parse(kind, self._repeat("GET", path, params=params))
 
+    def get_once(self, path: str, kind: type[R]) -> R:
+        """Without repetitions."""
+        return self._parse(kind, _json(self.request("GET", path)))
+
     def get_list(
         self, path: str, name: str, kind: type[R], params: Params | None = None
     ) -> tuple[R, ...]:

@@ -15,7 +15,7 @@ from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
 from resnetd.errors import NotFound
 from resnetd.jobs import Jobs
-from resnetd.models import AuditEntry, Cluster, Session, SigningKey, WaitingJob
+from resnetd.models import AuditEntry, Cluster, Health, Session, SigningKey, WaitingJob
 from resnetd.people import FairShares, People, Quotas, Tokens
 from resnetd.resources import PAGE_SIZE, drop_empty
 from resnetd.retry import Retry
@@ -174,12 +174,13 @@ class Client:
             content = self._api.get_bytes(f"/v1/studies/{segment}/export", {})
         Path(path).write_bytes(content)
 
-    def health(self) -> None:
-        """Return if the service is ready. The request is not repeated.
+    def health(self) -> Health:
+        """Return the versions of the service if it is ready. The request is not repeated.
 
-        >>> client.health()
+        >>> client.health().api_version
+        '1'
 
         Raises:
             CannotConnect, Unavailable: the service is not ready.
         """
-        self._api.request("GET", "/v1/health")
+        return self._api.get_once("/v1/health", Health)

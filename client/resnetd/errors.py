@@ -20,6 +20,7 @@ ResnetdError
 ├── CorruptDownload         the bytes do not match their checksum
 ├── UnusableFile            a file is no result card, no public key, or no weights
 ├── NoSuchNetwork           another library has no network that computes the same
+├── UnknownTopic            `resnetd help` has no such topic
 ├── JobNotSucceeded         wait() raises it for a job that ended otherwise
 │   ├── JobFailed
 │   │   └── JobTimedOut         the job reached its own time limit
@@ -163,6 +164,14 @@ class UnusableFile(ResnetdError):
 
 class NoSuchNetwork(ResnetdError):
     """Another library has no network that computes the same; the message names what differs."""
+
+
+class UnknownTopic(ResnetdError):
+    """No part of a spec, and no field, has this name."""
+
+    def __init__(self, name: str, similar: Sequence[str]) -> None:
+        hint = f"similar: {', '.join(similar)}" if similar else "`resnetd help` lists the topics"
+        super().__init__(f"specs have no field {name!r}; {hint}")
 
 
 class JobNotSucceeded(ResnetdError):

@@ -16,6 +16,7 @@ from resnetd.models import (
     Checkpoint,
     Envelope,
     Event,
+    Groups,
     ImagePrediction,
     Job,
     JobState,
@@ -384,12 +385,19 @@ class Jobs(RunResource[Job]):
         return self._api.get_numbered(self._path(job_id, "events"), "events", Event, after=after)
 
     def logs(
-        self, job_id: str, *, after: int = 0, follow: bool = False, poll_seconds: float = 1.0
+        self,
+        job_id: str,
+        *,
+        after: int = 0,
+        tail: int | None = None,
+        follow: bool = False,
+        poll_seconds: float = 1.0,
     ) -> Iterator[LogLine]:
         """Iterate over the log lines of all attempts of a job, oldest first.
 
         Args:
             after: only lines with a higher number. Default: 0, all.
+            tail: begin with at most this number of the newest lines, up to 1000. Default: all.
             follow: continue with new lines until the job ends, or until the service holds it.
                 Default: False.
             poll_seconds: time between two requests for new lines. Default: 1.
@@ -399,6 +407,12 @@ class Jobs(RunResource[Job]):
         """
         api = self._api.patient() if follow else self._api
         path = self._path(job_id, "logs")
+        if tail is not None:
+            newest = api.get_list(path, "lines", LogLine, {"after": after, "tail": tail})
+            yield from newest
+            if not follow:
+                return
+            after = newest[-1].number if newest else after
         while True:
             # The job is read before its lines: the last one is then among them.
             is_last = not follow or self._is_over(api.get(self._path(job_id), Job))
@@ -457,6 +471,25 @@ class Jobs(RunResource[Job]):
                 plain.add(label)
             curves[label] = self.metrics(job_id, series=("train/error", "test/error"))
         return plot.draw(curves, axes, plain=plain)
+
+    def compare(self, job_ids: Sequence[str], *, metric: str = "test/error") -> Groups:
+        """Compare jobs in groups: those that train the same but for the seed are one group.
+
+        The first group, that of the newest job, is compared with each other over pairs of equal
+        seeds. Nothing is submitted.
+
+        Args:
+            job_ids: of two groups or more, up to 10.
+            metric: `test/error`, `test/top5_error`, `validation/error` or `train/error`.
+
+        >>> groups = client.jobs.compare([finished.id, client.submit(depth=8, dataset="digits",
+        ...     shortcut="none").id])
+        >>> [group.fields["shortcut"] for group in groups.groups]
+        ['none', 'A']
+        >>> groups.differences[0].text
+        'test error: the groups have no pair of results of one seed and dataset'
+        """
+        return self._api.get("/v1/groups", Groups, {"job": list(job_ids), "metric": metric})
 
     def attempts(self, job_id: str) -> tuple[Attempt, ...]:
         """Return the attempts of a job, oldest first.

@@ -588,6 +588,52 @@ class SampleStatistics(Record, frozen=True):
     max: float | None = None
 
 
+class GroupMember(Record, frozen=True):
+    """A job of a group."""
+
+    id: str
+    name: str
+    state: JobState
+    seed: int
+
+
+class Group(Record, frozen=True):
+    """Jobs that differ in their seeds. `fields`: the values in which the groups differ.
+
+    `results`: over the jobs that have a result, by its name, such as `test_error`.
+    """
+
+    fields: dict[str, Any] = {}
+    jobs: tuple[GroupMember, ...] = ()
+    results: dict[str, SampleStatistics] = {}
+
+
+class GroupDifference(Record, frozen=True):
+    """Of group `a` against group `b`, by their positions, over `n` pairs of equal seeds.
+
+    `mean`: a minus b in points, with its 95 % interval and p; `text` says it in words.
+    """
+
+    a: int
+    b: int
+    metric: StudyMetric
+    n: int
+    text: str
+    mean: float | None = None
+    std: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p: float | None = None
+    is_significant: bool = False
+
+
+class Groups(Record, frozen=True):
+    """`differences`: of the first group against each other."""
+
+    groups: tuple[Group, ...] = ()
+    differences: tuple[GroupDifference, ...] = ()
+
+
 class PaperValue(Record, frozen=True):
     """What the paper prints."""
 
@@ -776,6 +822,14 @@ class Recipe(Record, frozen=True):
     name: str
     source: str = ""
     fields: dict[str, Any] = {}
+
+
+class Health(Record, frozen=True):
+    """Of a service that is ready: its version, and that of its routes."""
+
+    status: str
+    version: str = ""
+    api_version: str = ""
 
 
 class Cluster(Record, frozen=True):

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 import resnetd
+from api import client_versions
 from api.routes.checkpoints import WeightsFormat
 from resnetd.cli import app
 from service.states import CheckpointPart, Reason
@@ -502,9 +503,37 @@ def test_an_unexpected_error_is_a_sentence_and_a_traceback_on_request(
     assert "Traceback" in command.err
 
 
-def test_the_version_is_printed(command: Command) -> None:
+def test_the_versions_of_both_sides_are_printed(service: Service, command: Command) -> None:
+    assert command("--version") == 0
+    ours, theirs = command.out.splitlines()
+    assert ours.startswith("resnetd 0.")
+    assert theirs == f"service {client_versions.VERSION}, API version 1, at {service.url}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--url", "URL", "--version"], ["--version", "--url", "URL"]]
+)
+def test_a_service_that_does_not_respond_costs_one_request(
+    service: Service, command: Command, arguments: list[str]
+) -> None:
+    service.transport.lasting_fault = faults.refuse_connection
+    url = "http://127.0.0.1:9"
+    assert command(*(argument.replace("URL", url) for argument in arguments)) == 0
+    assert command.out.splitlines()[1] == (
+        f"the service does not respond: no response from {url}: connection refused"
+    )
+    (request,) = service.transport.requests
+    assert max(request.extensions["timeout"].values()) <= 1.0
+
+
+@pytest.mark.parametrize("variable", ["RESNETD_URL", "RESNETD_TOKEN"])
+def test_the_own_version_is_printed_with_settings_that_cannot_be_used(
+    command: Command, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "not usable")
     assert command("--version") == 0
     assert command.out.startswith("resnetd 0.")
+    assert "must be" in command.out
 
 
 @pytest.mark.parametrize("name", sorted(typer.main.get_group(app.app).commands))

@@ -17,7 +17,9 @@ from resnetd.cli import (
     dataset_commands,
     exit_codes,
     fair_share_commands,
+    help_command,
     job_commands,
+    mcp_command,
     messages,
     people_commands,
     quota_commands,
@@ -31,7 +33,11 @@ from resnetd.cli import (
 )
 from resnetd.cli.exit_codes import ExitCode
 from resnetd.cli.session import Output, OutputOption, Session
+from resnetd.client import Client
+from resnetd.errors import CannotConnect, ResnetdError
 from resnetd.retry import Retry
+
+_VERSION_SECONDS = 1.0
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +47,8 @@ app = typer.Typer(
 )
 app.add_typer(job_commands.commands)
 app.add_typer(analysis_commands.commands)
+app.add_typer(mcp_command.commands)
+app.add_typer(help_command.commands)
 app.add_typer(result_card_commands.commands)
 app.add_typer(search_commands.commands, name="search")
 app.add_typer(study_commands.commands, name="study")
@@ -84,10 +92,23 @@ def run(
     return ExitCode.OK
 
 
-def _show_version(is_requested: bool) -> None:  # typer passes the value by position
+def _show_versions(context: typer.Context, is_requested: bool) -> None:  # given by position
     if is_requested:
         typer.echo(f"resnetd {metadata.version('resnetd')}")
+        typer.echo(_describe_service(context.obj, context.params["url"]))
         raise typer.Exit
+
+
+def _describe_service(session: Session, url: str | None) -> str:
+    """Its versions, or why they are not known. It has a second to respond."""
+    try:
+        with Client(url, transport=session.transport, timeout_seconds=_VERSION_SECONDS) as client:
+            found = client.health()
+    except CannotConnect as error:
+        return f"the service does not respond: {error}"
+    except ResnetdError as error:
+        return f"the service is not ready: {error}"
+    return f"service {found.version}, API version {found.api_version}, at {client.url}"
 
 
 @app.callback()
@@ -96,8 +117,10 @@ def options(
     *,
     url: Annotated[
         str | None,
+        # Eager: it is read before --version, which needs it.
         typer.Option(
-            help="URL of the service. Default: RESNETD_URL, the config file, this machine."
+            is_eager=True,
+            help="URL of the service. Default: RESNETD_URL, the config file, this machine.",
         ),
     ] = None,
     debug: Annotated[
@@ -105,7 +128,11 @@ def options(
     ] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version",
+            callback=_show_versions,
+            help="Print the versions of the client and of the service.",
+        ),
     ] = False,
 ) -> None:
     del version

@@ -17,6 +17,7 @@ from resnetd.errors import (
     SearchHeld,
     TooManyRequests,
     Unavailable,
+    UnknownTopic,
 )
 from resnetd.models import Job, JobState, Reason, Search
 
@@ -58,7 +59,10 @@ def of_jobs(jobs: list[Job]) -> ExitCode:
 
 _BY_ERROR: tuple[tuple[type[ResnetdError] | tuple[type[ResnetdError], ...], ExitCode], ...] = (
     (
-        (InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration, AmbiguousId, EmptyId),
+        (
+            *(InvalidInput, IdempotencyMismatch, CannotFit, BadConfiguration),
+            *(AmbiguousId, EmptyId, UnknownTopic),
+        ),
         ExitCode.USAGE,
     ),
     ((CannotConnect, TooManyRequests, Unavailable), ExitCode.CANNOT_CONNECT),

@@ -242,6 +242,9 @@ def logs(
     is_followed: Annotated[
         bool, typer.Option("--follow", "-f", help="Continue until the job ends.")
     ] = False,
+    tail: Annotated[
+        int | None, typer.Option(min=0, max=1000, help="Begin with the newest lines only.")
+    ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Print the log of a job."""
@@ -249,7 +252,7 @@ def logs(
     job = session.client.jobs.find(job_id)
     is_empty = True
     with _detachable([job], f"resnetd logs -f {job.id}"):
-        for line in session.client.jobs.logs(job.id, follow=is_followed):
+        for line in session.client.jobs.logs(job.id, tail=tail, follow=is_followed):
             is_empty = False
             session.show_line(output, line, render.log_line(line))
     if is_empty:

@@ -62,3 +62,39 @@ def test_more_jobs_than_one_response_holds_are_refused(
     answer = api.get("/v1/groups")
     assert answer.status_code == 422
     assert "at most 1 job" in answer.json()["errors"][0]["message"]
+
+
+def test_groups_are_compared_over_pairs_of_equal_seeds(api: Api) -> None:
+    for seed in (1, 2, 3):
+        for error, depth in ((8.0, 14), (6.0, 8)):
+            api.core.clock.advance(1.0)
+            _train(api, error + seed, seed=seed, depth=depth)
+    api.core.clock.advance(1.0)
+    _train(api, 1.0, seed=4, depth=8)  # without a partner
+    assert api.get("/v1/groups").json()["differences"] == []
+    found = api.get("/v1/groups?metric=test/error").json()
+    assert [group["fields"]["depth"] for group in found["groups"]] == [8, 14]
+    (difference,) = found["differences"]
+    assert (difference["a"], difference["b"], difference["n"]) == (0, 1, 3)
+    assert (difference["mean"], difference["is_significant"]) == (-2.0, False)
+    assert difference["text"].startswith("test error: smaller by 2.00 points in every pair")
+
+
+def test_groups_of_two_datasets_or_without_equal_seeds_have_no_difference(api: Api) -> None:
+    _train(api, 8.0, seed=1)
+    _train(api, 8.0, seed=2, depth=14)
+    _train(api, 8.0, seed=1, dataset="fake")
+    found = api.get("/v1/groups?metric=test/error").json()
+    assert [(difference["n"], difference["mean"]) for difference in found["differences"]] == [
+        (0, None),
+        (0, None),
+    ]
+    assert "no pair" in found["differences"][0]["text"]
+
+
+def test_too_many_groups_are_not_compared(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.routes.groups._MAX_COMPARED", 1)
+    for depth in (8, 14):
+        api.core.submit(depth=depth)
+    answer = api.get("/v1/groups?metric=test/error")
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/metric")

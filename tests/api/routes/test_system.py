@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from api import client_versions
 from service.catalog import datasets, recipes
 from service.resources import ResourceBundle
 from tests.support.api import Api, serving_new
@@ -20,7 +21,8 @@ from tests.support.postgres import PostgresServer, postgres_server
 
 def test_health_needs_no_token(any_api: Api) -> None:
     answer = any_api.get("/v1/health", token=None)
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+    versions = {"version": client_versions.VERSION, "api_version": "1"}
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"} | versions)
 
 
 @pytest.mark.db

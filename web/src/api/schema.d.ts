@@ -3366,6 +3366,36 @@ export interface components {
          * @enum {string}
          */
         Flip: "random" | "alternating";
+        /**
+         * GroupDifferenceView
+         * @description Of group `a` against group `b`, by their positions, over `n` pairs of equal seeds.
+         *
+         *     `mean`: a minus b, in points. `ci_low`, `ci_high`: 95 % interval by the BCa bootstrap. `p`:
+         *     two-sided, by sign flips. All are null without a pair, and all but `mean` with a single one.
+         */
+        GroupDifferenceView: {
+            /** A */
+            a: number;
+            /** B */
+            b: number;
+            metric: components["schemas"]["StudyMetric"];
+            /** N */
+            n: number;
+            /** Mean */
+            mean: number | null;
+            /** Std */
+            std: number | null;
+            /** Ci Low */
+            ci_low: number | null;
+            /** Ci High */
+            ci_high: number | null;
+            /** P */
+            p: number | null;
+            /** Is Significant */
+            is_significant: boolean;
+            /** Text */
+            text: string;
+        };
         /** GroupMemberView */
         GroupMemberView: {
             /** Id */
@@ -3438,11 +3468,26 @@ export interface components {
             x: components["schemas"]["MetricAxis"];
             /** Groups */
             groups: components["schemas"]["GroupView"][];
+            /**
+             * Differences
+             * @description with `metric`: of the first group against each other
+             */
+            differences: components["schemas"]["GroupDifferenceView"][];
         };
         /** Health */
         Health: {
             /** Status */
             status: string;
+            /**
+             * Version
+             * @description of the server
+             */
+            version: string;
+            /**
+             * Api Version
+             * @description of the routes below /v1
+             */
+            api_version: string;
         };
         /** HeartbeatRequest */
         HeartbeatRequest: {
@@ -7476,6 +7521,8 @@ export interface operations {
                 series?: string[] | null;
                 /** @description at most, per series */
                 buckets?: number;
+                /** @description also compare the first group with the others, over pairs of seeds */
+                metric?: components["schemas"]["StudyMetric"] | null;
                 /** @description ids */
                 job?: string[] | null;
                 state?: components["schemas"]["JobState"][] | null;
