@@ -105,6 +105,7 @@ bench-%: setup ## run a benchmark: control demo fair_share gpu launch loading me
 
 docs: setup ## write the reference pages that follow from the code
 	$(BIN)/python -m tools.generate_reference
+	@$(BIN)/python -m tools.async_stub
 	@$(BIN)/python -m tools.web types
 
 lock: setup ## pin the newest compatible versions

@@ -9,6 +9,7 @@
 
 # "X as X" re-exports a name (PEP 484).
 # isort: off
+from resnetd.async_client import AsyncClient as AsyncClient
 from resnetd.client import Client as Client
 from resnetd.errors import (
     AmbiguousId as AmbiguousId,

@@ -4,7 +4,7 @@ import copy
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import httpx
 import msgspec
+import tenacity
 
 from resnetd.config import Connection
 from resnetd.errors import (
@@ -24,13 +25,19 @@ from resnetd.errors import (
 )
 from resnetd.models import Event, LogLine
 from resnetd.records import Record, parse
-from resnetd.retry import Retry
+from resnetd.retry import Retry, Sleep
 
+T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 Numbered = TypeVar("Numbered", Event, LogLine)
 Params = Mapping[str, Any]
 
-_LOOPBACK_PATTERNS = ("all://localhost", "all://127.0.0.1", "all://[::1]")
+# A proxy of the environment is for other machines.
+DIRECT_MOUNTS: Mapping[str, None] = dict.fromkeys(
+    ("all://localhost", "all://127.0.0.1", "all://[::1]")
+)
+# Each watched job has a connection as long as it runs.
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 # The service sends a comment every 15 seconds: a silent stream has lost its connection.
 _STREAM_READ_SECONDS = 60.0
 
@@ -46,7 +53,10 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 class ApiClient:
-    """Makes requests. `get`, `post`, `patch`, `delete` and `submit` repeat what may be repeated."""
+    """Makes requests. `get`, `post`, `patch`, `delete` and `submit` repeat what may be repeated.
+
+    `sleep` is how it waits between repetitions, and its callers between polls.
+    """
 
     def __init__(
         self,
@@ -57,6 +67,7 @@ class ApiClient:
         transport: httpx.BaseTransport | None,
     ) -> None:
         self.retry = retry
+        self.sleep: Sleep = tenacity.nap.sleep
         self._patience_seconds: float | None = None
         self._connection = connection
         self._timeout_seconds = timeout_seconds
@@ -68,10 +79,8 @@ class ApiClient:
             headers=headers,
             timeout=timeout_seconds,
             transport=transport,
-            # A proxy of the environment is for other machines.
-            mounts=dict.fromkeys(_LOOPBACK_PATTERNS),
-            # Each watched job has a connection as long as it runs.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            mounts=DIRECT_MOUNTS,
+            limits=LIMITS,
         )
 
     def close(self) -> None:
@@ -115,10 +124,10 @@ class ApiClient:
             after = max(item.number or after for item in items)
 
     def get_text(self, path: str, params: Params) -> str:
-        return self.retry.call(partial(self.request, "GET", path, params=params)).text
+        return self.repeat(partial(self.request, "GET", path, params=params)).text
 
     def get_bytes(self, path: str, params: Params) -> bytes:
-        return self.retry.call(partial(self.request, "GET", path, params=params)).content
+        return self.repeat(partial(self.request, "GET", path, params=params)).content
 
     def read_optional(self, path: str, params: Params) -> Any:
         """For what may be missing, as the curve of a job that is shown: None after any error."""
@@ -134,12 +143,12 @@ class ApiClient:
     def post_once(self, path: str, kind: type[R], body: Any = None) -> R:
         """For requests that must not be repeated: the lost response may be that of a success."""
         send = partial(self.request, "POST", path, body=body)
-        return self._parse(kind, _json(self.retry.call_refused(send)))
+        return self._parse(kind, _json(self.retry.call_refused(send, sleep=self.sleep)))
 
     def post_bytes(self, path: str, kind: type[R], content: bytes) -> R:
         """For a person who waits: repeated only where there are too many requests."""
         send = partial(self.request, "POST", path, content=content)
-        return self._parse(kind, _json(self.retry.call_refused(send)))
+        return self._parse(kind, _json(self.retry.call_refused(send, sleep=self.sleep)))
 
     def submit(self, path: str, kind: type[R], body: Any, idempotency_key: str | None) -> R:
         """For requests that create something: with the key, a repetition creates nothing more."""
@@ -156,7 +165,7 @@ class ApiClient:
         return self._parse(kind, self._repeat("PUT", path, body=body))
 
     def delete(self, path: str, params: Params | None = None) -> None:
-        self.retry.call(partial(self.request, "DELETE", path, params=params))
+        self.repeat(partial(self.request, "DELETE", path, params=params))
 
     def request(
         self,
@@ -196,10 +205,14 @@ class ApiClient:
         except httpx.TransportError as error:
             raise self._cannot_connect(error) from error
 
+    def repeat(self, function: Callable[[], T]) -> T:
+        """Call it until it finds the service, as `Retry` says."""
+        return self.retry.call(function, sleep=self.sleep, patience_seconds=self._patience_seconds)
+
     def _repeat(self, method: str, path: str, **request: Any) -> Any:
         """The decoded JSON of the response."""
         send = partial(self.request, method, path, **request)
-        return _json(self.retry.call(send, patience_seconds=self._patience_seconds))
+        return _json(self.repeat(send))
 
     def _parse(self, kind: type[R], document: Any) -> R:
         try:

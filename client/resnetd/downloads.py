@@ -40,7 +40,7 @@ def download(
         return partial.finish()
 
     try:
-        return api.retry.call(attempt)
+        return api.repeat(attempt)
     finally:
         partial.discard()
 

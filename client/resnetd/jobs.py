@@ -1,7 +1,6 @@
 """`client.jobs`: submit jobs, find them, follow them, act on them."""
 
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -348,7 +347,7 @@ class Jobs(RunResource[Job]):
                 yield event
             if is_over:
                 return
-            time.sleep(poll_seconds)
+            self._api.sleep(poll_seconds)
 
     def follow(self, *job_ids: str, timeout_seconds: float | None = None) -> tuple[Job, ...]:
         """Show the progress of jobs until all have ended, and return them, whatever their outcome.
@@ -421,7 +420,7 @@ class Jobs(RunResource[Job]):
                 yield line
             if is_last:
                 return
-            time.sleep(poll_seconds)
+            self._api.sleep(poll_seconds)
 
     def metrics(self, job_id: str, *, series: str | Sequence[str] = ()) -> Metrics:
         """Return the metrics of a job by name: train/loss, train/error, test/loss, test/error ...
@@ -484,8 +483,8 @@ class Jobs(RunResource[Job]):
 
         >>> groups = client.jobs.compare([finished.id, client.submit(depth=8, dataset="digits",
         ...     shortcut="none").id])
-        >>> [group.fields["shortcut"] for group in groups.groups]
-        ['none', 'A']
+        >>> sorted(group.fields["shortcut"] for group in groups.groups)
+        ['A', 'none']
         >>> groups.differences[0].text
         'test error: the groups have no pair of results of one seed and dataset'
         """

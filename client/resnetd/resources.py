@@ -73,7 +73,7 @@ class RunResource(Resource, Generic[Run]):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise NotFinished(run, timeout_seconds=timeout_seconds or 0.0)
-            time.sleep(min(remaining, poll_seconds))
+            self._api.sleep(min(remaining, poll_seconds))
 
 
 def as_list(values: str | Sequence[str]) -> list[str]:

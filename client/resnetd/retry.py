@@ -13,6 +13,7 @@ from resnetd.errors import CannotConnect, TooManyRequests, Unavailable
 T = TypeVar("T")
 
 Stop = Callable[[tenacity.RetryCallState], bool]
+Sleep = Callable[[float], None]
 
 _RETRIED = (CannotConnect, TooManyRequests, Unavailable)
 
@@ -45,24 +46,33 @@ class Retry:
     max_delay_seconds: float = 5.0
     patience_seconds: float = 600.0
 
-    def call(self, function: Callable[[], T], *, patience_seconds: float | None = None) -> T:
+    def call(
+        self,
+        function: Callable[[], T],
+        *,
+        sleep: Sleep,
+        patience_seconds: float | None = None,
+    ) -> T:
         """Repeat `function` while it raises CannotConnect, Unavailable or TooManyRequests.
 
-        With `patience_seconds` the limit is that time instead of `attempts`.
+        `sleep` waits for a number of seconds. With `patience_seconds` the limit is that time
+        instead of `attempts`.
         """
         if patience_seconds is not None:
             patient = tenacity.stop_before_delay(patience_seconds)
-            return self._repeat(function, _RETRIED, stop=patient, stop_refused=patient)
-        return self._repeat(function, _RETRIED, stop=tenacity.stop_after_attempt(self.attempts))
+            return self._repeat(function, _RETRIED, sleep, stop=patient, stop_refused=patient)
+        limit = tenacity.stop_after_attempt(self.attempts)
+        return self._repeat(function, _RETRIED, sleep, stop=limit)
 
-    def call_refused(self, function: Callable[[], T]) -> T:
+    def call_refused(self, function: Callable[[], T], *, sleep: Sleep) -> T:
         """Repeat `function` while it raises TooManyRequests: the service has done nothing yet."""
-        return self._repeat(function, (TooManyRequests,), stop=tenacity.stop_never)
+        return self._repeat(function, (TooManyRequests,), sleep, stop=tenacity.stop_never)
 
     def _repeat(
         self,
         function: Callable[[], T],
         errors: tuple[type[Exception], ...],
+        sleep: Sleep,
         *,
         stop: Stop,
         stop_refused: Stop | None = None,
@@ -73,6 +83,7 @@ class Retry:
             stop=lambda state: (refused if _is_refused(state) else stop)(state),
             wait=self._delay_seconds,
             before_sleep=_log_long_wait,
+            sleep=sleep,
             reraise=True,
         )
         return retrying(function)
