@@ -2,15 +2,22 @@
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 
 import structlog
 
+# In each line of this process, from all its threads.
+_process_ids: dict[str, str] = {}
 
-def configure(log_format: str = "console") -> None:
+
+def configure(log_format: str = "console", **ids: str) -> None:
     """Log to standard error from INFO up, in the format `console` or `json`.
 
-    A traceback has no local variables: they include the tokens of callers.
+    `ids`: of what this process works on; each line has them. A traceback has no local variables:
+    they include the tokens of callers.
     """
+    _process_ids.clear()
+    _process_ids.update(ids)
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -21,6 +28,7 @@ def configure(log_format: str = "console") -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _add_process_ids,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.ExceptionRenderer(
@@ -33,3 +41,19 @@ def configure(log_format: str = "console") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def ids_of_attempt(attempt_id: str) -> dict[str, str]:
+    """The fields by which lines about an attempt are found."""
+    return {"job_id": attempt_id.rpartition("-a")[0], "attempt_id": attempt_id}
+
+
+def about_attempt(attempt_id: str) -> AbstractContextManager[None]:
+    """Lines of this thread within the context have the ids of the attempt."""
+    return structlog.contextvars.bound_contextvars(**ids_of_attempt(attempt_id))
+
+
+def _add_process_ids(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {**event, **_process_ids}

@@ -224,7 +224,7 @@ class Settings(BaseSettings):
     """Time that a runner has to exit by itself."""
 
     log_format: Literal["console", "json"] = "console"
-    """`console` or `json`."""
+    """`console` or `json`, also of runners and drivers, which get it from the dispatcher."""
 
     @property
     def attempts_per_runner(self) -> int:

@@ -17,7 +17,9 @@ from pathlib import Path
 import structlog
 import torch
 
+from service import log as logs
 from service.errors import CorruptArtifact, Refused, Unavailable
+from service.log import ids_of_attempt
 from service.specs.protocol import (
     MAX_MESSAGE_LENGTH,
     AttemptConfig,
@@ -53,6 +55,7 @@ log = structlog.get_logger()
 
 def run_in_process(settings: AttemptSettings) -> AttemptOutcome:
     """Runs an attempt of one worker in this process, without a cluster."""
+    configure_logs(settings, rank=0)
     with settings.client() as api:
         config = fetch_config(api, settings)
         if config is None:
@@ -67,12 +70,18 @@ def run_in_process(settings: AttemptSettings) -> AttemptOutcome:
             return report_failure(api, settings, failed)
 
 
+def configure_logs(settings: AttemptSettings, *, rank: int) -> None:
+    """Each line of this process has the ids of its attempt."""
+    ids = ids_of_attempt(settings.attempt_id)
+    logs.configure(settings.log_format, rank=str(rank), **ids)
+
+
 def fetch_config(api: AttemptClient, settings: AttemptSettings) -> AttemptConfig | None:
     """None if the attempt has ended."""
     try:
         return retry_until(api.fetch_config, deadline_seconds=settings.delivery_seconds)
     except FENCED_ERRORS as error:
-        log.warning("attempt has ended", attempt_id=settings.attempt_id, error=str(error))
+        log.warning("attempt has ended", error=str(error), **ids_of_attempt(settings.attempt_id))
         return None
 
 
@@ -97,6 +106,8 @@ def run_rank(
 
     Returns the outcome of the attempt on rank 0; FINISHED or FENCED on the others.
     """
+    if context.rank == 0:
+        log.info("attempt started", workers=context.world_size)
     path = settings.attempt_path
     is_clean = context.rank != 0
     if local_rank == 0:
@@ -124,7 +135,7 @@ def report_failure(
     api: AttemptClient, settings: AttemptSettings, failed: AttemptFailed
 ) -> AttemptOutcome:
     """Delivers what the failed ranks left on this node, then finishes the attempt."""
-    log.error("attempt failed", attempt_id=settings.attempt_id, reason=failed.reason)
+    log.error("attempt failed", reason=failed.reason, **ids_of_attempt(settings.attempt_id))
     deadline = time.monotonic() + settings.delivery_seconds
     if settings.attempt_path.exists():
         # If the disk fails, the reason of the failure is still reported.

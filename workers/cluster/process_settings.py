@@ -22,6 +22,7 @@ class AttemptSettings:
     data_dir: Path
     work_dir: Path
     delivery_seconds: float = DELIVERY_SECONDS
+    log_format: str = "console"
 
     @property
     def attempt_path(self) -> Path:
@@ -49,6 +50,7 @@ class RunnerSettings:
     work_dir: Path
     is_on_one_node: bool = False
     delivery_seconds: float = DELIVERY_SECONDS
+    log_format: str = "console"
 
     @classmethod
     def of_env(cls, env: Mapping[str, str]) -> "RunnerSettings":
@@ -67,6 +69,7 @@ class RunnerSettings:
                 work_dir=Path(env["RESNETD_WORK_DIR"]),
                 is_on_one_node=env.get("RESNETD_RUNNER_NODES") == "1",
                 delivery_seconds=float(env.get("RESNETD_DELIVERY_SECONDS", DELIVERY_SECONDS)),
+                log_format=env.get("RESNETD_LOG_FORMAT", "console"),
             )
         except KeyError as error:
             raise InvalidInput(
@@ -84,4 +87,5 @@ class RunnerSettings:
             data_dir=self.data_dir,
             work_dir=self.work_dir,
             delivery_seconds=self.delivery_seconds,
+            log_format=self.log_format,
         )

@@ -34,10 +34,10 @@ log = structlog.get_logger()
 
 def run_rank_loop(config: dict[str, Any]) -> None:
     """Runs one attempt after another until the API dismisses the runner; called by Ray."""
-    logs.configure()
+    settings: RunnerSettings = config["settings"]
+    logs.configure(settings.log_format, runner_id=settings.runner_id)
     # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings: RunnerSettings = config["settings"]
     context = get_context()
     placement = RankPlacement(
         rank=context.get_world_rank(),

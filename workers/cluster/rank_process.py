@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from service import log
-from workers.cluster.attempt_process import classify_failure, run_rank
+from workers.cluster.attempt_process import classify_failure, configure_logs, run_rank
 from workers.cluster.process_launcher import (
     Joined,
     RankPlacement,
@@ -63,6 +63,7 @@ def _run_attempt(pipe: Connection, placement: RankPlacement) -> None:
         attempt: RunAttempt = pipe.recv()
     except EOFError:
         return  # the runner exits
+    configure_logs(attempt.settings, rank=placement.rank)
 
     def release_device() -> None:
         if dist.is_initialized():

@@ -89,6 +89,7 @@ def runner_env(
     data_dir: Path,
     work_dir: Path,
     num_nodes: int,
+    log_format: str,
 ) -> dict[str, str]:
     """The environment of a runner's Ray job: what RunnerSettings reads, and variables of Ray.
 
@@ -105,6 +106,7 @@ def runner_env(
         "RESNETD_DATA_DIR": str(data_dir),
         "RESNETD_WORK_DIR": str(work_dir),
         "RESNETD_RUNNER_NODES": str(num_nodes),
+        "RESNETD_LOG_FORMAT": log_format,
         # How soon the end of a worker is noticed; the default is 2 s. A check takes 3 ms of CPU.
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         # How long a rank's Ray process may not answer: its machine is cut off. Ray itself takes a
@@ -120,13 +122,16 @@ def runner_env(
     }
 
 
-def driver_env(*, api_url: str, driver_id: str, token: str, work_dir: Path) -> dict[str, str]:
+def driver_env(
+    *, api_url: str, driver_id: str, token: str, work_dir: Path, log_format: str
+) -> dict[str, str]:
     """The environment of a driver's Ray job: what search_driver reads, and variables of Ray."""
     return _RAY_ENV | {
         "RESNETD_API_URL": api_url,
         "RESNETD_DRIVER_ID": driver_id,
         "RESNETD_DRIVER_TOKEN": token,
         "RESNETD_WORK_DIR": str(work_dir),
+        "RESNETD_LOG_FORMAT": log_format,
         # The API stores what trials report; Ray Tune need not write it to files as well.
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "RAY_AIR_NEW_OUTPUT": "0",

@@ -106,7 +106,7 @@ def _fit(settings: RunnerSettings) -> None:
 
 def _report_failure(settings: RunnerSettings, failed: AttemptFailed) -> AttemptOutcome:
     """Finishes the attempt that was running, if any, in place of its processes."""
-    log.error("runner failed", runner_id=settings.runner_id, reason=failed.reason)
+    log.error("runner failed", reason=failed.reason)
     request = NextAttemptRequest(is_exiting=True)
     with settings.client() as api:
         while True:

@@ -21,6 +21,7 @@ def main() -> int:
     except InvalidInput as error:
         log.critical("runner cannot start", error=str(error))
         return 2
+    logs.configure(settings.log_format, runner_id=settings.runner_id)
     with ProcessLauncher.of(settings) if settings.is_on_one_node else nullcontext():
         # Importing ray and torch takes seconds.
         from workers.cluster import runner_driver  # noqa: PLC0415

@@ -44,7 +44,8 @@ log = structlog.get_logger()
 
 def main() -> int:
     """Exit status: 0 if the API knows how the search ended, or rejects the driver."""
-    logs.configure()
+    log_format = os.environ.get("RESNETD_LOG_FORMAT", "console")
+    logs.configure(log_format, driver_id=os.environ.get("RESNETD_DRIVER_ID", ""))
     # httpx logs a line for each request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

@@ -15,6 +15,7 @@ import structlog
 
 from service.errors import ClusterUnavailable, LeaseLost, Unavailable
 from service.execution import attempts
+from service.log import about_attempt
 from service.scheduling import leases
 from service.scheduling.leases import OwnedAttempt
 from service.settings import Settings
@@ -199,12 +200,7 @@ class AttemptWatcher:
                 message=end.message,
             )
         if has_ended:
-            log.warning(
-                "attempt ended",
-                attempt_id=attempt.id,
-                reason=end.reason,
-                message=end.message[:200],
-            )
+            log.warning("attempt ended", reason=end.reason, message=end.message[:200])
         # A runner that has not taken the attempt yet can run another, unless it is too slow to
         # start; one that was released runs another already.
         is_stopped = end.stops_runner and (
@@ -239,12 +235,13 @@ def _explain_loss(ray_job: ClusterJob | None) -> _End:
 
 @contextmanager
 def _continue_after_error(attempt: AttemptRow) -> Iterator[None]:
-    try:
-        yield
-    except LeaseLost as error:
-        log.warning("lease lost", attempt_id=attempt.id, error=str(error))
-    except Unavailable:
-        raise
-    except Exception:
-        # A row that this version cannot read must not stop the queue, nor other attempts.
-        log.exception("cannot check attempt", attempt_id=attempt.id)
+    with about_attempt(attempt.id):
+        try:
+            yield
+        except LeaseLost as error:
+            log.warning("lease lost", error=str(error))
+        except Unavailable:
+            raise
+        except Exception:
+            # A row that this version cannot read must not stop the queue, nor other attempts.
+            log.exception("cannot check attempt")

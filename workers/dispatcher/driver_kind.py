@@ -25,6 +25,7 @@ class DriverKind:
             driver_id=submission.id,
             token=submission.secret,
             work_dir=self._settings.work_dir,
+            log_format=self._settings.log_format,
         )
 
     def is_any_startable(self, session: Session, *, now: datetime) -> bool:

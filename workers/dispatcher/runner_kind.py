@@ -30,6 +30,7 @@ class RunnerKind:
             data_dir=self._settings.data_dir,
             work_dir=self._settings.work_dir,
             num_nodes=len(self._cluster.read_resources().nodes),
+            log_format=self._settings.log_format,
         )
 
     def is_any_startable(self, session: Session, *, now: datetime) -> bool:

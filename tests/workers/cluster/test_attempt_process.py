@@ -1,5 +1,9 @@
+import io
+import json
 import math
 import os
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,12 +46,14 @@ def test_a_runner_reads_the_settings_that_the_dispatcher_wrote(
         data_dir=tmp_path / "data",
         work_dir=tmp_path / "work",
         num_nodes=2,
+        log_format="json",
     )
     settings = RunnerSettings.of_env(env)
     assert (settings.runner_id, settings.token) == ("runner-1", "secret")
     assert settings.worker_group == worker_group
     assert settings.data_dir == tmp_path / "data"
     assert not settings.is_on_one_node
+    assert settings.log_format == "json"
     for broken in ({}, env | {"RESNETD_RUNNER_WORKER_GROUP": "two"}):
         with pytest.raises(InvalidInput):
             RunnerSettings.of_env(broken)
@@ -65,6 +71,22 @@ def test_an_attempt_without_a_cluster_trains_delivers_and_finishes(tmp_path: Pat
         assert next(report.environment for report in api.reports if report.environment) is not None
         assert api.violations == []
     assert files_below(tmp_path / "work") == []
+
+
+def test_each_line_of_an_attempt_has_its_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    with fake_api(digits_config()) as api:
+        settings = replace(settings_of(api, tmp_path), log_format="json")
+        assert run_in_process(settings) is AttemptOutcome.FINISHED
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    events = [line["event"] for line in lines]
+    assert (events[0], events[-1]) == ("attempt started", "attempt finished")
+    assert {(line["job_id"], line["attempt_id"], line["rank"]) for line in lines} == {
+        ("job1", settings.attempt_id, "0")
+    }
 
 
 def test_an_attempt_reports_its_machine_and_the_parts_of_its_steps(

@@ -151,6 +151,7 @@ def test_the_environment_of_a_runner_is_complete() -> None:
         data_dir=Path("/data"),
         work_dir=Path("/work"),
         num_nodes=1,
+        log_format="console",
     )
     assert env["RESNETD_RUNNER_WORKER_GROUP"] == "2x1cpu0gpu"
     assert env["RAY_JOB_STOP_SIGNAL"] == "SIGINT"

@@ -56,6 +56,7 @@ class Submitted:
                 data_dir=path / "data",
                 work_dir=self.work_dir,
                 num_nodes=num_nodes,
+                log_format="console",
             ),
             metadata={},
         )
