@@ -59,6 +59,8 @@ _CHANGE_TOKEN = _change(Subject.TOKEN, role=Role.VIEWER)
 _ADMINISTER = Rule(Role.ADMIN, TokenScope.FULL)
 
 RULES: dict[str, Rule] = {
+    # The numbers and group names of all people.
+    "GET /metrics": Rule(Role.ADMIN, TokenScope.READ),
     "GET /v1/jobs": _READ_SHARED,
     "POST /v1/jobs": _SUBMIT_TAGGED,
     "POST /v1/jobs:batch": _SUBMIT_TAGGED,

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -10,17 +9,19 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from api import browser_docs, dashboard, openapi, problems
 from api.artifact_gc import ArtifactCollector
 from api.change_listener import ChangeHub
 from api.client_versions import API_VERSION, ClientVersionCheck
 from api.dependencies import SESSION_SLOTS, Services
+from api.monitoring import ServiceMonitor
 from api.predictor import Predictor
 from api.refused_credentials import RefusedCredentials
 from api.request_limits import RequestLimits
+from api.request_log import RequestLog
+from api.request_meter import RequestMeter
 from api.routes import (
     alerts,
     analyses,
@@ -38,6 +39,7 @@ from api.routes import (
     job_actions,
     jobs,
     metrics,
+    monitoring,
     people,
     predictions,
     quotas,
@@ -108,6 +110,9 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             session_slots=asyncio.Semaphore(SESSION_SLOTS),
             token_uses=token_uses,
             refused_credentials=refused_credentials,
+            monitor=ServiceMonitor(
+                settings, database, artifacts, app.state.request_meter, started_at=clock()
+            ),
             now=clock,
         )
         app.state.shared_reads = SharedReads(app)
@@ -133,6 +138,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.request_meter = RequestMeter()
     problems.install(app)
     app.add_middleware(ClientVersionCheck)
     for router in (
@@ -141,6 +147,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         envelopes.router,
         groups.router,
         metrics.router,
+        monitoring.router,
         predictions.router,
         image_predictions.router,
         analyses.router,
@@ -183,33 +190,11 @@ class _Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """Around FastAPI's own, so that each error that they answer has a request id, too."""
         inner = problems.LargeBodyProblems(super().build_middleware_stack())
-        return RequestIds(RequestLimits(inner, self.state.settings))
+        limited = RequestLimits(inner, self.state.settings)
+        return RequestLog(self.state.request_meter.wrap(limited))
 
 
 def _follow_database_clock(database: Database, stopping: threading.Event) -> DatabaseClock:
     clock = DatabaseClock(database)
     start_supervised(lambda: clock.follow(stopping), name="clock", stopping=stopping)
     return clock
-
-
-class RequestIds:
-    """Gives each request an id, which its response, its problem and its log events contain."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request_id = uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)

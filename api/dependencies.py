@@ -20,6 +20,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from api.access_rules import OWNER_PARAMETER, RULES, SUBJECTS
 from api.auth import SIGN_IN_COOKIE, read_bearer_token, read_sign_in_cookie
 from api.change_listener import ChangeHub
+from api.monitoring import ServiceMonitor
 from api.predictor import Predictor
 from api.refused_credentials import RefusedCredentials
 from api.token_uses import TokenUses
@@ -85,6 +86,7 @@ class Services:
     session_slots: asyncio.Semaphore
     token_uses: TokenUses
     refused_credentials: RefusedCredentials
+    monitor: ServiceMonitor
     now: Callable[[], datetime]
 
 

@@ -56,6 +56,11 @@ def count_bytes(session: Session, keys: Iterable[str], data_dir: Path) -> dict[s
     return counted
 
 
+def count_all_checkpoints(session: Session) -> int:
+    """Bytes of the checkpoints of all jobs."""
+    return int(session.scalar(select(func.sum(CheckpointRow.size_bytes))) or 0)
+
+
 def _sum_by(
     session: Session,
     column: InstrumentedAttribute[str],

@@ -13,6 +13,8 @@ from service.resources import ResourceBundle
 from service.storage.tables import AttemptRow, ClusterRow
 
 _CLUSTER_ID = 1
+# Dispatchers record every ten seconds that they see the cluster.
+_DISPATCHER_TIMEOUT = timedelta(seconds=60)
 # An unchanged cluster is recorded no more often: a commit each second would wake every listener.
 _RECORD_SECONDS = 10.0
 
@@ -53,6 +55,10 @@ class ClusterState:
     capacity: ResourceBundle
     nodes: list[ResourceBundle]
     seen_at: datetime
+
+    def has_dispatcher(self, now: datetime) -> bool:
+        """Whether one has seen the cluster in the last minute."""
+        return now <= self.seen_at + _DISPATCHER_TIMEOUT
 
 
 def find_cluster(session: Session) -> ClusterState | None:

@@ -33,8 +33,6 @@ from service.storage.tables import JobRow
 from service.storage.visibility import ALL_ROWS, find_visible
 from service.text import count_of, format_duration, plural
 
-# Dispatchers record every ten seconds that they see the cluster.
-_DISPATCHER_TIMEOUT = timedelta(seconds=60)
 _BYTES_PER_VALUE = 4  # float32
 # Of a process that trains ResNet-8 on digits, by its own report on a CPU: 489 MiB; nearly all of
 # it are torch and other libraries.
@@ -98,7 +96,7 @@ class QueueStatus:
         self._uses: dict[str, Use] | None = None
         self._now = now
         cluster = cluster_state.find_cluster(session)
-        self._has_dispatcher = cluster is not None and now <= cluster.seen_at + _DISPATCHER_TIMEOUT
+        self._has_dispatcher = cluster is not None and cluster.has_dispatcher(now)
         capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
         self._snapshot = snapshot.read_snapshot(
             session, capacity, quotas=quotas.read_quotas(session), data_dir=data_dir, now=now

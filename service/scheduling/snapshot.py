@@ -33,9 +33,13 @@ def read_snapshot(
     quotas: dict[str, Quota],
     data_dir: Path,
     now: datetime,
+    estimator: Estimator | None = None,
 ) -> SchedulerSnapshot:
-    """All that runs, and the first jobs that may start now, in their order."""
-    estimator = Estimator(session)
+    """All that runs, and the first jobs that may start now, in their order.
+
+    `estimator`: of durations; by default one that reads what was measured.
+    """
+    estimator = estimator or Estimator(session)
     running = session.execute(
         select(AttemptRow, JobRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)

@@ -36,10 +36,16 @@ class ArtifactInfo:
 
 
 class ArtifactStore:
-    """A key appears with all its bytes or not at all. Unavailable if the store does not respond."""
+    """A key appears with all its bytes or not at all. Unavailable if the store does not respond.
+
+    `directory`: of a store on a disk; None of a bucket.
+    """
 
     def __init__(self, url: str) -> None:
         self._store = _open(url)
+        parts = urlsplit(url)
+        is_local = parts.scheme == "file"
+        self.directory = Path(url2pathname(parts.path)) if is_local else None
 
     async def write(
         self, key: str, chunks: AsyncIterator[bytes], *, sha256: str, max_bytes: int

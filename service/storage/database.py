@@ -5,6 +5,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - api and workers name it too
+from sqlalchemy.pool import QueuePool
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
 from service.storage import changes
@@ -51,6 +53,9 @@ CONNECTION_OPTIONS = {
 }
 # Includes the wait for locks. As long as SQLite waits for its write lock.
 STATEMENT_TIMEOUT_SECONDS = 30.0
+# Of a process; those above the first number are closed after their use.
+_MAX_CONNECTIONS = 30
+_POOL_SIZE = 10
 # Option of a statement that reads thousands of rows of numbers: PostgreSQL sends them as they are,
 # not as text. Not of all: the driver cannot decode some types of the catalog so.
 MANY_NUMBERS = "resnetd_many_numbers"
@@ -76,6 +81,15 @@ def serialize(connection: Connection, lock: Lock, *, is_shared: bool = False) ->
     if connection.dialect.name == "postgresql":
         take = func.pg_advisory_xact_lock_shared if is_shared else func.pg_advisory_xact_lock
         connection.execute(select(take(lock.value)))
+
+
+@dataclass(frozen=True)
+class ConnectionCounts:
+    """Connections of a process to its database; a request waits where `limit` are in use."""
+
+    in_use: int
+    idle: int
+    limit: int
 
 
 class Database:
@@ -175,6 +189,27 @@ class Database:
             self.engine.dispose()
             raise DatabaseUnavailable("the database is read-only")
 
+    @property
+    def directory(self) -> Path | None:
+        """Of SQLite's file; None on PostgreSQL."""
+        return Path(str(self.engine.url.database)).parent if self.is_sqlite else None
+
+    def read_size(self, session: Session) -> int:
+        """Bytes of the database: of its file, or of its files on the server."""
+        statement = (
+            "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+            if self.is_sqlite
+            else "SELECT pg_database_size(current_database())"
+        )
+        return int(session.scalar(text(statement)) or 0)
+
+    def count_connections(self) -> ConnectionCounts:
+        """Of this process."""
+        pool = self.engine.pool
+        assert isinstance(pool, QueuePool)
+        in_use = pool.checkedout()
+        return ConnectionCounts(in_use=in_use, idle=pool.checkedin(), limit=_MAX_CONNECTIONS)
+
     def close(self) -> None:
         self.engine.dispose()
 
@@ -213,6 +248,8 @@ def _sqlite_engine(url: URL) -> Engine:
     engine = create_engine(
         url,
         connect_args={"timeout": 30, "check_same_thread": False},
+        pool_size=_POOL_SIZE,
+        max_overflow=_MAX_CONNECTIONS - _POOL_SIZE,
         # Logged errors must not contain secrets of rows.
         hide_parameters=True,
         query_cache_size=_COMPILED_STATEMENTS,
@@ -252,8 +289,8 @@ def _postgres_engine(conninfo: str) -> Engine:
         # Behind PgBouncer the next transaction may be on another connection to the server.
         connect_args=conninfo_to_dict(conninfo) | {"prepare_threshold": None},
         pool_pre_ping=True,
-        pool_size=10,
-        max_overflow=20,
+        pool_size=_POOL_SIZE,
+        max_overflow=_MAX_CONNECTIONS - _POOL_SIZE,
         pool_timeout=10,
         # As above.
         hide_parameters=True,

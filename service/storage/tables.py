@@ -673,6 +673,20 @@ class ClusterRow(Base):
     seen_at: Mapped[datetime]
 
 
+class DispatcherRow(Base):
+    """A dispatcher that runs, or that was killed. seen_at: of its last heartbeat.
+
+    round_at: when it last ended a round without an error.
+    """
+
+    __tablename__ = "dispatchers"
+
+    owner: Mapped[str] = mapped_column(String(64), primary_key=True)
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    round_at: Mapped[datetime | None]
+
+
 class SearchRow(SubmittedRow):
     """A hyperparameter search.
 

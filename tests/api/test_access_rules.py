@@ -52,7 +52,7 @@ def _least_role(label: str) -> Role:
     method, path = label.split()
     if path.startswith(("/v1/people", "/v1/audit")) or "/quotas/" in path:
         return ADMIN
-    if label == "PUT /v1/fair-share":
+    if label in {"PUT /v1/fair-share", "GET /metrics"}:
         return ADMIN
     is_read = method in {"GET", "HEAD"} or path.endswith((":plan", "/predictions"))
     return VIEWER if is_read or path.startswith(("/v1/session", "/v1/tokens")) else MEMBER

@@ -278,8 +278,8 @@ def test_a_client_that_goes_away_is_no_error_of_the_server(
     with structlog.testing.capture_logs() as logged:
         with socket.create_connection(("127.0.0.1", api.http.base_url.port or 0)) as connection:
             connection.sendall(request.encode())
-        eventually(lambda: logged)
-    (event,) = logged
+        eventually(lambda: any(event["event"] == "client disconnected" for event in logged))
+    (event,) = (event for event in logged if event["event"] == "client disconnected")
     assert (event["event"], event["log_level"]) == ("client disconnected", "info")
     assert event["path"] == target.partition("?")[0]
 

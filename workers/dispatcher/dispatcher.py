@@ -14,9 +14,10 @@ from service.access import usage
 from service.errors import DatabaseUnavailable, Unavailable
 from service.execution import runners, warm_pool
 from service.jobs import retention
+from service.log import ids_of_attempt
 from service.notifications import deliveries
 from service.resources import ResourceBundle
-from service.scheduling import admission, cluster_state, leases
+from service.scheduling import admission, cluster_state, dispatchers, leases
 from service.scheduling.leases import Claim
 from service.settings import Settings
 from service.storage.changes import ChangeKind, ChangeListener
@@ -64,6 +65,7 @@ class Dispatcher:
         )
         self._watcher = AttemptWatcher(settings, database, cluster, self._runners, now=now)
         self._last_warning: str | None = None
+        self._round_at: datetime | None = None
         self._next_reconciliation = now()
         self._next_retention = now()
         # Records that had expired by then are deleted; None: not known yet.
@@ -72,7 +74,7 @@ class Dispatcher:
     def run(self, stopping: threading.Event) -> None:
         """Runs rounds until `stopping` is set. Retries while a dependency is unavailable."""
         heartbeat = start_supervised(
-            lambda: self._renew_leases(stopping), name="heartbeat", stopping=stopping
+            lambda: self._send_heartbeat(stopping), name="heartbeat", stopping=stopping
         )
         changes = self._database.listen(ChangeKind.STATE)
         log.info("dispatcher started", owner=self.owner, ray_url=self._settings.ray_url)
@@ -82,6 +84,7 @@ class Dispatcher:
                 try:
                     wait_seconds = min(wait_seconds, self.run_round())
                     self._last_warning = None
+                    self._round_at = self._now()
                 except Unavailable as error:
                     self._watcher.reset_silence()
                     self._next_reconciliation = self._now()
@@ -131,7 +134,9 @@ class Dispatcher:
             )
         for attempt in taken_over:
             log.info(
-                "attempt taken over", attempt_id=attempt.id, fencing_token=attempt.fencing_token
+                "attempt taken over",
+                fencing_token=attempt.fencing_token,
+                **ids_of_attempt(attempt.id),
             )
         with self._database.reading() as session:
             owned = leases.list_owned(session, owner=self.owner)
@@ -223,7 +228,7 @@ class Dispatcher:
                 attempts_per_runner=self._settings.attempts_per_runner,
             )
         for claim in claims:
-            log.info("job claimed", attempt_id=claim.attempt_id, runner_id=claim.runner_id)
+            log.info("job claimed", runner_id=claim.runner_id, **ids_of_attempt(claim.attempt_id))
         return claims
 
     def _wait_for_change(
@@ -241,22 +246,25 @@ class Dispatcher:
             log.warning("dependency unavailable, retrying", dependency=error.code, error=str(error))
         self._last_warning = error.code
 
-    def _renew_leases(self, stopping: threading.Event) -> None:
+    def _send_heartbeat(self, stopping: threading.Event) -> None:
         """In a thread of its own, so that a slow cluster does not cost the leases."""
         if stopping.wait(self._settings.lease_seconds / 3):
             return
+        now = self._now()
         with self._database.transaction() as session:
             leases.renew_leases(
                 session,
                 owner=self.owner,
-                now=self._now(),
+                now=now,
                 lease_seconds=self._settings.lease_seconds,
             )
+            dispatchers.record_heartbeat(session, self.owner, round_at=self._round_at, now=now)
 
     def _release_leases(self) -> None:
         try:
             with self._database.transaction() as session:
                 leases.release_leases(session, owner=self.owner, now=self._now())
+                dispatchers.remove(session, self.owner)
         except DatabaseUnavailable as error:
             log.warning("cannot release leases; they expire", error=str(error))
 

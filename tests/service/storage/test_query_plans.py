@@ -10,7 +10,7 @@ from sqlalchemy import event, insert, text
 
 from service.jobs import retention
 from service.notifications import deliveries
-from service.scheduling import admission, cluster_state, leases
+from service.scheduling import admission, cluster_state, leases, monitoring
 from service.settings import RecordRetention
 from service.states import LogLevel
 from service.storage.database import Database
@@ -87,6 +87,8 @@ def _run_frequent_queries(core: Core) -> None:
         keep = RecordRetention(logs_days=30, events_days=30, metrics_days=30)
         since = now - timedelta(minutes=10)
         retention.find_expired(session, keep, since=since, now=now)
+        monitoring.read_state(session, data_dir=core.data_dir, now=now)
+        monitoring.list_attempts(session, since=since)
     core.reconcile_warm_pool(target=1)
     core.claim()
 

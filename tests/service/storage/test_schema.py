@@ -16,7 +16,7 @@ from service.access import audit, sign_ins
 from service.errors import DatabaseUnavailable
 from service.notifications import alerts, webhooks
 from service.notifications.alerts import Firing, Notice
-from service.scheduling import fair_share
+from service.scheduling import dispatchers, fair_share
 from service.specs.fair_share import FairShare
 from service.specs.protocol import LogLine
 from service.states import AlertCondition, AuditKind, LogLevel
@@ -107,6 +107,7 @@ def _fill(core: Core) -> None:
     core.set_quota("user:ann", jobs=8)
     with core.database.transaction() as session:
         fair_share.set_fair_share(session, FairShare(), now=core.clock.now)
+        dispatchers.record_heartbeat(session, "one", round_at=None, now=core.clock.now)
     with core.database.transaction() as session:
         sign_ins.sign_in(session, token, now=core.clock.now)
         audit.record(session, AuditKind.SIGN_IN, "ann", now=core.clock.now)

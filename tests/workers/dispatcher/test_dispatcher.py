@@ -1,5 +1,7 @@
 """The dispatcher claims jobs, watches attempts, and survives outages and its own restart."""
 
+import io
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +12,11 @@ import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
+from service import log
 from service.errors import CannotFit, ClusterUnavailable
 from service.resources import ResourceBundle
-from service.scheduling import cluster_state
+from service.scheduling import cluster_state, dispatchers
+from service.scheduling.dispatchers import DispatchersState
 from service.settings import Settings
 from service.states import AttemptState, JobState, Reason
 from service.storage.tables import AttemptRow, JobRow
@@ -56,6 +60,24 @@ def test_a_waiting_job_is_claimed_and_its_runner_started(
     assert core.job(job_id_of(attempt_id)).state is JobState.STARTING
     attempt = core.attempt(attempt_id)
     assert (attempt.owner, attempt.submitted_at) == (dispatcher.owner, core.clock.now)
+
+
+def test_lines_about_an_attempt_have_its_ids_and_those_of_the_job(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    log.configure("json")
+    attempt_id = run(core, dispatcher)
+    cluster.end(core.runner_of(attempt_id), ClusterJobState.FAILED)
+    later_round(core, dispatcher)
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    about = [
+        line["event"]
+        for line in lines
+        if (line.get("job_id"), line.get("attempt_id")) == (job_id_of(attempt_id), attempt_id)
+    ]
+    assert about == ["job claimed", "attempt ended"]
 
 
 def test_nothing_is_started_that_does_not_fit(
@@ -186,6 +208,23 @@ def test_a_stopping_dispatcher_releases_its_attempts_at_once(
         eventually(lambda: cluster.started)
     second.run_round()
     assert core.list_owned(second.owner) == attempts_started(core, cluster)
+
+
+def test_a_dispatcher_records_its_rounds_until_it_stops(core: Core, make: Make) -> None:
+    def read() -> DispatchersState:
+        with core.database.reading() as session:
+            return dispatchers.read_state(session, now=core.clock.now)
+
+    with running(make(poll_interval_seconds=0.02, lease_seconds=0.06)):
+
+        def has_recorded() -> bool:
+            # A heartbeat is recorded every ten seconds.
+            core.clock.advance(10.0)
+            found = read()
+            return found.running == 1 and found.round_at is not None
+
+        eventually(has_recorded)
+    assert read().running == 0
 
 
 def test_an_attempt_that_was_taken_over_is_not_ended_by_its_former_owner(

@@ -991,9 +991,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_runners_state", "runners", ["state"])
     op.create_index("ix_runners_terminated_at", "runners", ["terminated_at"])
+    op.create_table(
+        "dispatchers",
+        sa.Column("owner", sa.String(length=64), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("round_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("owner", name=op.f("pk_dispatchers")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("dispatchers")
     op.drop_index("ix_other_checkpoints_checkpoint_id", table_name="other_checkpoints")
     op.drop_table("other_checkpoints")
     op.drop_index("ix_runners_terminated_at", table_name="runners")
