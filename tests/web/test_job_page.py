@@ -1,15 +1,17 @@
 """One job in a browser: curves that grow, what happened, the log, downloads, commands."""
 
 import re
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Locator, Page, expect
 
 from service.specs.protocol import LogLine, MetricPoint, Progress
 from service.states import LogLevel, Reason
 from tests.support.api import Api
 from tests.support.browser import assert_accessible
 from tests.support.core import cancelled, job_id_of, make_point, note
+from tests.support.onnx_networks import finish_with_network, make_color_network, make_picture
 from tests.support.predictions import finish_with_predictions
 
 pytestmark = pytest.mark.browser
@@ -287,6 +289,46 @@ def test_a_finished_job_shows_which_classes_it_confuses(signed_in: Page, api: Ap
     signed_in.get_by_text("Most confused classes").click()
     expect(signed_in.get_by_text("9 as 4: 1")).to_be_visible()
     assert_accessible(signed_in)
+
+
+def test_a_picture_that_is_chosen_or_dropped_is_predicted(
+    signed_in: Page, api: Api, errors: list[str], tmp_path: Path
+) -> None:
+    signed_in.goto(f"{api.url}/jobs/{finish_with_network(api, make_color_network())}")
+    field = signed_in.get_by_label("Image file")
+    field.set_input_files(_file("warm.png", make_picture(200, 100, 0)))
+    predicted = signed_in.get_by_role("region", name="Likeliest classes")
+    rows = predicted.get_by_role("row")
+    expect(rows).to_have_text(["ClassProbability", "red86.68 %", "green11.73 %", "blue1.59 %"])
+    assert_accessible(signed_in)
+    _drop(signed_in, field, tmp_path / "cold.png", make_picture(0, 100, 200))
+    expect(predicted.get_by_text("cold.png")).to_be_visible()
+    expect(rows.nth(1)).to_have_text("blue86.68 %")
+    expect(field).to_have_value(re.compile("cold.png$"))
+    assert errors == []
+    _drop(signed_in, field, tmp_path / "notes.txt", b"no image")
+    expect(signed_in.get_by_text("the body is not the bytes of an image file")).to_be_visible()
+    expect(predicted).to_be_hidden()
+    # Chromium logs each response that is an error.
+    errors.clear()
+
+
+def _file(name: str, content: bytes) -> FilePayload:
+    return {"name": name, "mimeType": "image/png", "buffer": content}
+
+
+def _drop(page: Page, target: Locator, path: Path, content: bytes) -> None:
+    """A file, as a person drags it from the desktop."""
+    path.write_bytes(content)
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    assert box is not None
+    devtools = page.context.new_cdp_session(page)
+    dragged = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": box["x"] + 5, "y": box["y"] + 5, "data": dragged}
+        devtools.send("Input.dispatchDragEvent", event)
+    devtools.detach()
 
 
 def test_a_curve_that_leaves_its_envelope_is_noted_and_drawn_with_it(

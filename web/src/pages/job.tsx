@@ -9,6 +9,7 @@ import { Labels } from "../components/labels";
 import { Lineage } from "../components/lineage";
 import { Logs } from "../components/logs";
 import { EmptyNote, ErrorNote } from "../components/notes";
+import { Predict } from "../components/predict";
 import { ScrollRegion } from "../components/scroll-region";
 import { Share } from "../components/share";
 import { State } from "../components/state";
@@ -99,6 +100,11 @@ export function JobPage({ id }: { id: string }) {
           <Analyses job={job} checkpoints={checkpoints.data.value?.checkpoints ?? []} />
         </>
       )}
+      {!exported &&
+        !session.value?.shared &&
+        checkpoints.data.value?.checkpoints.some(({ parts }) => parts["onnx-image"]) && (
+          <Predict jobId={job.id} />
+        )}
       {!exported && checkpoints.data.value?.checkpoints.some(({ parts }) => parts.predictions) && (
         <Confusion jobId={job.id} />
       )}
