@@ -1,6 +1,7 @@
 """Shared fixtures: databases, a clock, a Ray head, a browser."""
 
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import structlog
 from playwright.sync_api import ConsoleMessage, Page
 
 from deploy.ray_head import RayHead
+from service import log
 from service.storage import schema
 from service.storage.database import Database
 from tests.support.browser import NO_CHROMIUM, find_chromium, launch_options
@@ -51,7 +53,13 @@ def _fresh_logs() -> Iterator[None]:
     Without tracebacks of Rich, which take seconds for one of a request.
     """
     structlog.configure(processors=_LOG_PROCESSORS)
+    root = logging.getLogger()
+    handlers, level = root.handlers.copy(), root.level
     yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name in log.LIBRARY_LEVELS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -97,3 +98,13 @@ def test_all_lines_of_a_request_that_fails_have_its_id(
     failed = next(line for line in lines() if line["event"] == "request failed")
     assert failed["request_id"] == answer.json()["request_id"] == line["request_id"]
     assert failed["exception"][0]["exc_type"] == "RuntimeError"
+
+
+def test_what_the_server_itself_logs_is_a_line_of_the_same_format(api: Api, lines: Lines) -> None:
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"this is no HTTP\r\n\r\n")
+        connection.recv(1)
+    (line,) = lines()
+    assert (line["logger"], line["level"]) == ("uvicorn.error", "warning")
+    assert line["event"] == "Invalid HTTP request received."

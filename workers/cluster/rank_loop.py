@@ -4,7 +4,6 @@ The ranks exchange messages over the process group that Ray formed. Rank 0 asks 
 next attempt and broadcasts it; a process for each rank trains, in a process group per attempt.
 """
 
-import logging
 import os
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -36,8 +35,6 @@ def run_rank_loop(config: dict[str, Any]) -> None:
     """Runs one attempt after another until the API dismisses the runner; called by Ray."""
     settings: RunnerSettings = config["settings"]
     logs.configure(settings.log_format, runner_id=settings.runner_id)
-    # httpx logs a line for each request.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     context = get_context()
     placement = RankPlacement(
         rank=context.get_world_rank(),

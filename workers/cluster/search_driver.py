@@ -5,7 +5,6 @@ the known parameters in their order, each is matched with its trial, and the eva
 trial has already are reported at once.
 """
 
-import logging
 import os
 import shutil
 import threading
@@ -46,8 +45,6 @@ def main() -> int:
     """Exit status: 0 if the API knows how the search ended, or rejects the driver."""
     log_format = os.environ.get("RESNETD_LOG_FORMAT", "console")
     logs.configure(log_format, driver_id=os.environ.get("RESNETD_DRIVER_ID", ""))
-    # httpx logs a line for each request.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         with client_from_env() as api:
             return _drive(api, Path(os.environ["RESNETD_WORK_DIR"]))
