@@ -155,24 +155,21 @@ def get_importance(search_id: str, session: ReadSession) -> ImportanceList:
     "/{search_id}/export",
     response_model=TrialList,
     responses={
-        HTTPStatus.OK: {"content": {"text/csv": {}, "application/zip": {}}},
+        HTTPStatus.OK: {"content": {"text/csv": {}}},
         **problems.responses(NotFound),
     },
 )
 def export_trials(
     search_id: str,
     session: ReadSession,
-    format: Annotated[Literal["json", "csv", "tensorboard"], Query()] = "json",  # noqa: A002 - the query's name
+    format: Annotated[Literal["json", "csv"], Query()] = "json",  # noqa: A002 - the query's name
 ) -> TrialList | Response:
-    """All trials as JSON, as a CSV table, or as a zip of TensorBoard HParams logs."""
+    """All trials as JSON, or as a CSV table."""
     search = records.find_search(session, search_id)
     trials = ranking.rank_trials(session, search)
     if format == "csv":
         table = trial_export.format_csv(records.spec_of(search), trials)
         return Response(table, media_type="text/csv")
-    if format == "tensorboard":
-        archive = trial_export.pack_tensorboard(trials)
-        return Response(archive, media_type="application/zip")
     return TrialList.of(trials)
 
 

@@ -20,6 +20,7 @@ from resnetd.errors import (
     Conflict as Conflict,
     CorruptDownload as CorruptDownload,
     EmptyId as EmptyId,
+    ExportFailed as ExportFailed,
     FieldError as FieldError,
     Forbidden as Forbidden,
     IdempotencyMismatch as IdempotencyMismatch,
@@ -29,6 +30,7 @@ from resnetd.errors import (
     JobHeld as JobHeld,
     JobNotSucceeded as JobNotSucceeded,
     JobTimedOut as JobTimedOut,
+    MissingExtra as MissingExtra,
     NoSuchNetwork as NoSuchNetwork,
     NotFinished as NotFinished,
     NotFound as NotFound,
@@ -43,6 +45,7 @@ from resnetd.errors import (
     UnknownTopic as UnknownTopic,
     UnusableFile as UnusableFile,
 )
+from resnetd.exports.forms import ExportForm as ExportForm
 from resnetd.models import (
     ActorKind as ActorKind,
     Alert as Alert,

@@ -9,6 +9,7 @@ import httpx
 from matplotlib.axes import Axes
 
 from resnetd import downloads
+from resnetd.exports.forms import ExportForm
 from resnetd.metrics import Metrics
 from resnetd.models import (
     Alert,
@@ -358,5 +359,7 @@ class AsyncClient:
     def audit(
         self, *, user: str | None = None, limit: int | None = 100
     ) -> AsyncGenerator[AuditEntry]: ...
-    async def export(self, run_id: str | Sequence[str], path: str | Path) -> None: ...
+    async def export(
+        self, run_ids: str | Sequence[str], form: ExportForm | str, target: str | Path
+    ) -> int: ...
     async def health(self) -> Health: ...

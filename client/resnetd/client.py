@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
 
 import httpx
 
@@ -13,7 +12,8 @@ from resnetd.alerts import Alerts
 from resnetd.analyses import Analyses
 from resnetd.api_client import ApiClient
 from resnetd.catalog import Datasets, Recipes
-from resnetd.errors import NotFound
+from resnetd.exports import forms
+from resnetd.exports.forms import ExportForm
 from resnetd.jobs import Jobs
 from resnetd.models import AuditEntry, Cluster, Health, Session, SigningKey, WaitingJob
 from resnetd.people import FairShares, People, Quotas, Tokens
@@ -152,27 +152,29 @@ class Client:
         pages = self._api.get_pages("/v1/audit", "entries", AuditEntry, params)
         return itertools.islice(pages, limit)
 
-    def export(self, run_id: str | Sequence[str], path: str | Path) -> None:
-        """Write the page of a job, a comparison or a study as one HTML file without a service.
+    def export(
+        self, run_ids: str | Sequence[str], form: ExportForm | str, target: str | Path
+    ) -> int:
+        """Export jobs for other tools, and return how many.
 
         Args:
-            run_id: the id of a job or of a study; ids of jobs are a comparison.
-            path: of the file.
+            run_ids: ids of jobs, and of searches and studies, of which all jobs are exported.
+            form: `html`, a file with the page of a job, of a study, or of a comparison;
+                `parquet`, a folder with `jobs.parquet` and `metrics.parquet`; `tensorboard`, a
+                folder with a run for each job; `mlflow`, a run for each job with its weights.
+            target: the path of the file or folder, or the URL of the MLflow server. A repeated
+                export replaces the files, and updates the runs of the same jobs.
+
+        >>> client.export(finished.id, "parquet", "runs")
+        1
 
         Raises:
-            NotFound: there is neither a job nor a study of this id.
-            Conflict: the service has no dashboard.
+            NotFound: no job, search or study has the id; nothing is written.
+            MissingExtra: the form needs a package that is not installed.
+            ExportFailed: the MLflow server refuses the export, or does not answer.
+            Conflict: the service has no dashboard, from which the page is made.
         """
-        if not isinstance(run_id, str):
-            content = self._api.get_bytes("/v1/export", {"job": list(run_id)})
-            Path(path).write_bytes(content)
-            return
-        segment = quote(run_id, safe="")
-        try:
-            content = self._api.get_bytes(f"/v1/jobs/{segment}/export", {})
-        except NotFound:
-            content = self._api.get_bytes(f"/v1/studies/{segment}/export", {})
-        Path(path).write_bytes(content)
+        return forms.export(self, self._api, run_ids, ExportForm(form), str(target))
 
     def health(self) -> Health:
         """Return the versions of the service if it is ready. The request is not repeated.

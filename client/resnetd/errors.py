@@ -18,6 +18,8 @@ ResnetdError
 ├── EmptyId                 an id has no characters
 ├── AmbiguousId             several ids begin with the given characters
 ├── CorruptDownload         the bytes do not match their checksum
+├── MissingExtra            an export needs a package that is not installed
+├── ExportFailed            the tool that an export is for refuses it, or does not answer
 ├── UnusableFile            a file is no result card, no public key, or no weights
 ├── NoSuchNetwork           another library has no network that computes the same
 ├── UnknownTopic            `resnetd help` has no such topic
@@ -156,6 +158,19 @@ class AmbiguousId(ResnetdError):
 
 class CorruptDownload(ResnetdError):
     """The downloaded bytes do not match their checksum; they were deleted."""
+
+
+class MissingExtra(ResnetdError):
+    """An optional package is not installed; the message has the command that installs it."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(
+            f"{extra} needs the package {package}; install it with: pip install 'resnetd[{extra}]'"
+        )
+
+
+class ExportFailed(ResnetdError):
+    """The tool that an export is for refuses it, or does not answer."""
 
 
 class UnusableFile(ResnetdError):

@@ -40,24 +40,12 @@ class Metrics(Mapping[str, Series]):
         """The JSON objects of the series as the service sent them."""
         return {name: series.document for name, series in self._series.items()}
 
-    def to_pandas(self) -> "pd.DataFrame":
-        """Return all points as a frame of pandas, which must be installed.
+    def columns(self) -> dict[str, list[Any]]:
+        """Return all points as columns, of which any library makes a table.
 
-        >>> frame = client.jobs.metrics(finished.id, series="test/error").to_pandas()
-        >>> frame.value.min()
-        np.float64(2.5)
+        >>> client.jobs.metrics(finished.id, series="test/error").columns()["iteration"]
+        [10, 20]
         """
-        import pandas as pd  # noqa: PLC0415 - the client does not need it
-
-        return pd.DataFrame(self._columns())
-
-    def to_polars(self) -> "pl.DataFrame":
-        """Return all points as a frame of polars, which must be installed."""
-        import polars as pl  # noqa: PLC0415 - the client does not need it
-
-        return pl.DataFrame(self._columns())
-
-    def _columns(self) -> dict[str, list[Any]]:
         points = [
             (name, *point)
             for name, series in self._series.items()
@@ -75,6 +63,23 @@ class Metrics(Mapping[str, Series]):
             "seconds": seconds,
             "time": [datetime.fromtimestamp(at, UTC) for at in times],
         }
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """Return all points as a frame of pandas, which must be installed.
+
+        >>> frame = client.jobs.metrics(finished.id, series="test/error").to_pandas()
+        >>> frame.value.min()
+        np.float64(2.5)
+        """
+        import pandas as pd  # noqa: PLC0415 - the client does not need it
+
+        return pd.DataFrame(self.columns())
+
+    def to_polars(self) -> "pl.DataFrame":
+        """Return all points as a frame of polars, which must be installed."""
+        import polars as pl  # noqa: PLC0415 - the client does not need it
+
+        return pl.DataFrame(self.columns())
 
     def _repr_html_(self) -> str:
         return html.metrics(self)

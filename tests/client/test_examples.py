@@ -55,7 +55,6 @@ def test_every_public_method_has_an_example() -> None:
     assert len(methods) > 40
     assert methods - {test.name for test in _EXAMPLES} == {
         "resnetd.client.Client.close",
-        "resnetd.client.Client.export",  # needs a built dashboard
         "resnetd.metrics.Metrics.to_polars",  # needs polars
     }
 

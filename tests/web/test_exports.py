@@ -72,14 +72,12 @@ def test_the_command_writes_the_file_of_a_job_a_study_and_a_comparison(
     study_id, file = submit_study(api.core), tmp_path / "export.html"
     with resnetd.Client(api.url, TOKEN) as client:
         for run_id, name in ((api.core.submit(name="a job"), "a job"), (study_id, "Plain")):
-            client.export(run_id, file)
+            client.export(run_id, "html", file)
             assert f"<title>{name}" in file.read_text()
-        client.export([api.core.submit(), api.core.submit()], file)
+        client.export([api.core.submit(), api.core.submit()], "html", file)
         assert "<title>Comparison of 2 jobs" in file.read_text()
         with pytest.raises(resnetd.NotFound):
-            client.export("0" * 16, file)
-        with pytest.raises(resnetd.NotFound):
-            client.export([api.core.submit(), "0" * 16], file)
+            client.export([api.core.submit(), "0" * 16], "html", file)
 
 
 def test_a_study_in_a_file_has_its_report_and_its_figure(

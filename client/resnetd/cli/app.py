@@ -5,7 +5,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated
 
 import httpx
@@ -35,6 +34,7 @@ from resnetd.cli.exit_codes import ExitCode
 from resnetd.cli.session import Output, OutputOption, Session
 from resnetd.client import Client
 from resnetd.errors import CannotConnect, ResnetdError
+from resnetd.exports.forms import ExportForm
 from resnetd.retry import Retry
 
 _VERSION_SECONDS = 1.0
@@ -162,22 +162,32 @@ def audit(
     session.show_list(output, found, render.audit(found), none="The log has no such entry.")
 
 
-@app.command("export", epilog="Example: resnetd export 0f3k000000000001 --html job.html")
+@app.command("export", epilog="Example: resnetd export 0f3k 0f3m --to parquet runs")
 def export_command(
     context: typer.Context,
     run_ids: Annotated[
         list[str],
         typer.Argument(
-            metavar="ID...", help="The id of a job or a study; several jobs are a comparison."
+            metavar="ID...", help="Ids of jobs, searches or studies, or prefixes of them."
         ),
     ],
     *,
-    html: Annotated[Path, typer.Option("--html", help="Write to this file.")],
+    to: Annotated[
+        tuple[ExportForm, str],
+        typer.Option(
+            metavar="FORM TARGET",
+            help="html FILE: the page of a job, a study or a comparison;"
+            " parquet FOLDER: jobs.parquet and metrics.parquet;"
+            " tensorboard FOLDER: a run for each job;"
+            " mlflow URL: a run for each job, with its weights.",
+        ),
+    ],
 ) -> None:
-    """Write the page of a job, a comparison or a study as one HTML file without a service."""
+    """Export jobs, and the jobs of searches and studies, for other tools."""
     session: Session = context.obj
-    session.client.export(run_ids[0] if len(run_ids) == 1 else run_ids, html)
-    messages.print_note(f"Saved {html}")
+    form, target = to
+    number = session.client.export(run_ids, form, target)
+    messages.print_note(f"Exported {number} job{'' if number == 1 else 's'} to {target}")
 
 
 @app.command("queue", epilog="Example: resnetd queue")

@@ -1,9 +1,5 @@
 """Routes of searches."""
 
-import io
-import subprocess
-import sys
-import zipfile
 from typing import Any
 
 import pytest
@@ -96,29 +92,6 @@ def test_an_export_has_a_line_for_each_trial(api: Api, searching: Searching) -> 
     assert line.endswith(",succeeded,completed,0,0.1,5.0,")
     assert len(api.get(f"/v1/searches/{search_id}/export").json()["trials"]) == 1
     assert api.get(f"/v1/searches/{search_id}/export?format=xml").status_code == 422
-
-
-def test_the_tensorboard_export_does_not_import_torch() -> None:
-    """It would be half a gigabyte of the API's memory."""
-    script = (
-        "import sys\n"
-        "from service.searches import export\n"
-        "assert export.pack_tensorboard([])\n"
-        "assert 'tensorboardX' in sys.modules\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def test_the_tensorboard_export_has_a_folder_for_each_trial(api: Api, searching: Searching) -> None:
-    answer = api.get(f"/v1/searches/{_finished_search(searching)}/export?format=tensorboard")
-    assert answer.headers["Content-Type"] == "application/zip"
-    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
-        (name,) = archive.namelist()
-        content = archive.read(name)
-    assert name.startswith("trial-00001/events.out.tfevents")
-    assert b"recipe.learning_rate" in content
-    assert b"test/error" in content
 
 
 def test_importance_of_few_trials_is_empty(api: Api, searching: Searching) -> None:

@@ -960,7 +960,7 @@ export interface paths {
         };
         /**
          * Export Trials
-         * @description All trials as JSON, as a CSV table, or as a zip of TensorBoard HParams logs.
+         * @description All trials as JSON, or as a CSV table.
          */
         get: operations["export_trials_v1_searches__search_id__export_get"];
         put?: never;
@@ -9211,7 +9211,7 @@ export interface operations {
     export_trials_v1_searches__search_id__export_get: {
         parameters: {
             query?: {
-                format?: "json" | "csv" | "tensorboard";
+                format?: "json" | "csv";
             };
             header?: never;
             path: {
@@ -9229,7 +9229,6 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["TrialList"];
                     "text/csv": unknown;
-                    "application/zip": unknown;
                 };
             };
             401: components["responses"]["Unauthorized"];

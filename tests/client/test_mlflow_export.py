@@ -1,0 +1,181 @@
+"""Exports to a real server of MLflow, read with its client."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import resnetd
+from deploy.ray_head import free_ports
+from service.states import CheckpointPart, Reason
+from tests.client.conftest import Command
+from tests.client.service import Service
+from tests.support.core import ENVIRONMENT, content
+
+pytestmark = pytest.mark.slow  # MLflow's client and server take seconds to start
+
+_START_SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    (port,) = free_ports(1)
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    ]
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_healthy(server, url, folder / "log")
+        yield url
+    finally:
+        # It does not end its workers.
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    with httpx.Client(trust_env=False) as client:
+        while True:
+            try:
+                if client.get(f"{url}/health").is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"MLflow does not answer:\n{log.read_text()}")
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def tracking(mlflow_url: str) -> Any:
+    from mlflow.tracking import MlflowClient  # noqa: PLC0415 - it takes seconds
+
+    return MlflowClient(mlflow_url)
+
+
+@pytest.fixture
+def experiment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The name of an experiment of the test's own."""
+    name: str = request.node.name
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    return name
+
+
+def _find_runs(tracking: Any, experiment: str) -> list[Any]:
+    found = tracking.get_experiment_by_name(experiment)
+    return list(tracking.search_runs([found.experiment_id]))
+
+
+def test_a_second_export_completes_the_run_of_the_first(
+    service: Service, command: Command, tracking: Any, experiment: str, mlflow_url: str
+) -> None:
+    training = service.run(name="plain", tags=["course", "week-1"])
+    training.report(environment=ENVIRONMENT)
+    training.progress(10, test_error=50.0, train_loss=None)
+    assert command("export", training.job_id, "--to", "mlflow", mlflow_url) == 0, command.err
+    (run,) = _find_runs(tracking, experiment)
+    assert (run.info.status, run.info.run_name) == ("RUNNING", "plain")
+    assert math.isnan(run.data.metrics["train/loss"])
+
+    service.api.call("PATCH", f"/v1/jobs/{training.job_id}", json={"name": "best", "priority": 7})
+    training.progress(20, test_error=2.5)
+    parts = (CheckpointPart.WEIGHTS, CheckpointPart.STATE, CheckpointPart.ONNX)
+    training.save(20, test_error=2.5, parts=parts)
+    training.finish()
+    for _ in range(2):
+        assert command("export", training.job_id, "--to", "mlflow", mlflow_url) == 0, command.err
+    (again,) = _find_runs(tracking, experiment)
+    job = service.api.get(f"/v1/jobs/{training.job_id}").json()
+    assert again.info.run_id == run.info.run_id
+    assert (again.info.status, again.info.run_name) == ("FINISHED", "best")
+    assert again.data.params["recipe.learning_rate"] == "0.1"
+    assert again.data.params["depth"] == "8"
+    assert {"name", "tags", "priority"}.isdisjoint(again.data.params)
+    assert again.data.tags["resnetd.job_id"] == job["id"]
+    assert again.data.tags["resnetd.tags"] == "course, week-1"
+    assert again.data.tags["mlflow.source.git.commit"] == "c" * 40
+    assert again.data.metrics["result/test_error"] == 2.5
+    history = tracking.get_metric_history(run.info.run_id, "test/error")
+    series = service.api.get(f"/v1/jobs/{job['id']}/metrics").json()["series"]["test/error"]
+    assert [(point.step, point.value, point.timestamp) for point in history] == [
+        (iteration, value, round(at * 1000))
+        for iteration, value, at in zip(
+            series["iterations"], series["values"], series["times"], strict=True
+        )
+    ]
+    weights = tracking.download_artifacts(run.info.run_id, "weights/best.safetensors")
+    assert Path(weights).read_bytes() == content(CheckpointPart.WEIGHTS, 20)
+    onnx = Path(tracking.download_artifacts(run.info.run_id, "onnx"))
+    assert (onnx / "model.onnx").read_bytes() == content(CheckpointPart.ONNX, 20)
+    assert (onnx / "MLmodel").exists()
+
+
+def test_trials_are_runs_with_their_search(
+    service: Service, client: resnetd.Client, tracking: Any, experiment: str, mlflow_url: str
+) -> None:
+    search_id = service.search(60.0, 4.5)
+    failed = service.end(Reason.DIVERGED)
+    assert client.export([search_id, failed], "mlflow", mlflow_url) == 3
+    runs = {run.data.tags.get("resnetd.trial"): run for run in _find_runs(tracking, experiment)}
+    assert {trial: run.info.status for trial, run in runs.items()} == {
+        "1": "FINISHED",
+        "2": "FINISHED",
+        None: "FAILED",
+    }
+    assert runs["2"].data.tags["resnetd.search_id"] == search_id
+    (best,) = tracking.search_runs(
+        [runs["1"].info.experiment_id], order_by=["metrics.`test/error`"], max_results=1
+    )
+    assert best.data.params["recipe.learning_rate"] == "0.002"
+
+
+def test_mlflow_loads_the_exported_network(tmp_path: Path) -> None:
+    import mlflow.onnx  # noqa: PLC0415 - it takes seconds
+    import onnx  # noqa: PLC0415
+
+    from resnetd.exports.mlflow import describe_model  # noqa: PLC0415
+
+    value = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["batch", 3])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3])
+    node = onnx.helper.make_node("Relu", ["images"], ["logits"])
+    graph = onnx.helper.make_graph([node], "network", [value], [logits])
+    onnx.save(onnx.helper.make_model(graph), str(tmp_path / "model.onnx"))
+    describe_model(tmp_path)
+    loaded = mlflow.onnx.load_model(str(tmp_path))
+    assert loaded.graph.output[0].name == "logits"
+
+
+def test_a_server_that_is_away_is_named(
+    service: Service, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    assert command("export", service.submit(), "--to", "mlflow", url) == 1
+    assert command.err.startswith(f"MLflow at {url}: ")
