@@ -10,7 +10,7 @@ from contextlib import closing
 import structlog
 import uvicorn
 
-from api.app import create_app
+from api.app import create_app, make_tracer
 from service import log, settings
 from service.access import signing_keys, tokens
 from service.errors import ResnetdError, Unavailable
@@ -69,6 +69,8 @@ def check_dependencies(configured: Settings) -> None:
     tokens.read_or_create(configured.token_file)
     signing_keys.read_or_create(configured.signing_key_file)
     ArtifactStore(configured.artifacts_url)
+    if (tracer := make_tracer()) is not None:
+        tracer.close()
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,11 +1,12 @@
 """The application: its routes, its errors, and the services of its process."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
@@ -60,12 +61,16 @@ from api.routes import (
 from api.shared_reads import SharedReads
 from api.token_uses import TokenUses
 from service.access import signing_keys, tokens
+from service.errors import InvalidInput
 from service.settings import Settings
 from service.storage import schema
 from service.storage.artifacts import ArtifactStore
 from service.storage.clock import DatabaseClock
 from service.storage.database import Database
 from service.supervision import start_supervised
+
+if TYPE_CHECKING:
+    from api.launch_traces import LaunchTracer
 
 logger = structlog.get_logger()
 
@@ -100,6 +105,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         refused_credentials = RefusedCredentials(database, now=clock)
         refused_credentials.start()
         predictor = Predictor(artifacts, memory_bytes=settings.prediction_memory_bytes)
+        tracer = make_tracer()
         app.state.services = Services(
             settings=settings,
             database=database,
@@ -113,6 +119,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
             monitor=ServiceMonitor(
                 settings, database, artifacts, app.state.request_meter, started_at=clock()
             ),
+            tracer=tracer,
             now=clock,
         )
         app.state.shared_reads = SharedReads(app)
@@ -123,6 +130,8 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
         refused_credentials.close()
         collector.close()
         changes.close()
+        if tracer is not None:
+            tracer.close()
         database.close()
 
     app = _Application(
@@ -179,6 +188,23 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     browser_docs.install(app)
     dashboard.install(app)
     return app
+
+
+def make_tracer() -> "LaunchTracer | None":
+    """None unless OpenTelemetry's own variable names a collector.
+
+    Raises InvalidInput without its library, which is an extra of the installation.
+    """
+    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        return None
+    try:
+        from api.launch_traces import LaunchTracer  # noqa: PLC0415
+    except ImportError as error:
+        raise InvalidInput(
+            "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is missing; install the extra "
+            "otel of resnetd-server, or unset the variable"
+        ) from error
+    return LaunchTracer()
 
 
 class _Application(FastAPI):

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Header, Path, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
@@ -42,6 +42,9 @@ from service.storage.actors import DISPATCHER, Actor
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database, Session
 from service.storage.visibility import restrict
+
+if TYPE_CHECKING:
+    from api.launch_traces import LaunchTracer
 
 # A request keeps its session while its response is validated, which needs one of the 40 threads.
 # All of them may wait for a lock or a connection that such a request holds, unless there are more
@@ -74,7 +77,7 @@ class Services:
     """What all requests of one API process share; `now` is the clock, UTC.
 
     `session_slots`: a request waits here, without a thread, until fewer than SESSION_SLOTS others
-    hold a session.
+    hold a session. `tracer`: None without a collector.
     """
 
     settings: Settings
@@ -87,6 +90,7 @@ class Services:
     token_uses: TokenUses
     refused_credentials: RefusedCredentials
     monitor: ServiceMonitor
+    tracer: "LaunchTracer | None"
     now: Callable[[], datetime]
 
 

@@ -78,6 +78,8 @@ def add_report(
     )
     if applied.obsolete_keys:
         background.add_task(services.artifacts.delete, applied.obsolete_keys)
+    if applied.launch is not None and services.tracer is not None:
+        background.add_task(services.tracer.send, applied.launch)
     return applied.response
 
 

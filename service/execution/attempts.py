@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.access import quotas, storage_use
 from service.errors import NotFound, SequenceGap, StaleAttempt
+from service.execution.launches import Launch, describe_launch
 from service.jobs import (
     analyses,
     checkpoints,
@@ -102,10 +103,14 @@ def require_active(session: Session, attempt_id: str) -> None:
 
 @dataclass(frozen=True)
 class AppliedReport:
-    """`obsolete_keys`: artifacts that nothing refers to once the transaction is committed."""
+    """`obsolete_keys`: artifacts that nothing refers to once the transaction is committed.
+
+    `launch`: where the report is of the first step.
+    """
 
     response: ReportResponse
     obsolete_keys: list[str]
+    launch: Launch | None = None
 
 
 def apply_report(
@@ -150,7 +155,11 @@ def apply_report(
             _log_exceeded_storage(
                 session, job, attempt, known, added_bytes=added_bytes, data_dir=data_dir, now=now
             )
-    return AppliedReport(response=_make_response(job, attempt), obsolete_keys=obsolete)
+    return AppliedReport(
+        response=_make_response(job, attempt),
+        obsolete_keys=obsolete,
+        launch=None if report.launch_times is None else describe_launch(job, attempt),
+    )
 
 
 def is_report_stored(session: Session, attempt_id: str, sequence: int) -> bool:
