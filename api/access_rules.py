@@ -13,6 +13,7 @@ SUBJECTS = {
     "search_id": Subject.SEARCH,
     "study_id": Subject.STUDY,
     "comparison_id": Subject.STUDY,
+    "model_id": Subject.MODEL,
     "webhook_id": Subject.WEBHOOK,
     "alert_id": Subject.ALERT,
     "token_id": Subject.TOKEN,
@@ -50,6 +51,7 @@ _READ_SEARCH = _read(Subject.SEARCH)
 _SUBMIT, _SUBMIT_TAGGED = _submit(), _submit(is_tagged=True)
 _CHANGE_JOB = _change(Subject.JOB, is_tagged=True)
 _CHANGE_SEARCH = _change(Subject.SEARCH)
+_READ_MODEL, _CHANGE_MODEL = _read(Subject.MODEL), _change(Subject.MODEL)
 _READ_WEBHOOK = _read(Subject.WEBHOOK)
 _CHANGE_WEBHOOK = _change(Subject.WEBHOOK)
 _CHANGE_ALERT = _change(Subject.ALERT)
@@ -121,6 +123,18 @@ RULES: dict[str, Rule] = {
     "GET /v1/studies/{study_id}/report": _READ_SHARED_STUDY,
     "POST /v1/comparisons": _SUBMIT,
     "GET /v1/comparisons/{comparison_id}": _READ_SHARED_STUDY,
+    "GET /v1/models": _READ,
+    # A new version of a model is for its owner only.
+    "POST /v1/models": _SUBMIT,
+    "GET /v1/models:resolve": _READ,
+    "GET /v1/models:download": _READ,
+    "GET /v1/models/{model_id}": _READ_MODEL,
+    "DELETE /v1/models/{model_id}": _CHANGE_MODEL,
+    "GET /v1/models/{model_id}/versions": _READ_MODEL,
+    "DELETE /v1/models/{model_id}/versions/{version}": _CHANGE_MODEL,
+    "PUT /v1/models/{model_id}/aliases/{alias}": _CHANGE_MODEL,
+    "DELETE /v1/models/{model_id}/aliases/{alias}": _CHANGE_MODEL,
+    "GET /v1/models/{model_id}/events": _READ_MODEL,
     "GET /v1/datasets": _READ_TAGGED,
     "POST /v1/datasets": _SUBMIT,
     # The file of an upload has its owner.

@@ -396,3 +396,6 @@ class AuditKind(StrEnum):
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"
     FAIR_SHARE_SET = "fair-share-set"
+    MODEL_PROMOTED = "model-promoted"
+    MODEL_DELETED = "model-deleted"
+    MODEL_VERSION_DELETED = "model-version-deleted"

@@ -10,11 +10,13 @@ from fastapi.responses import StreamingResponse
 
 from api import problems
 from api.artifact_response import BYTES, DOWNLOAD_RESPONSES, ArtifactResponse
-from api.dependencies import ReadSession, ServicesDep, authorize
+from api.dependencies import ReadSession, Services, ServicesDep, authorize
 from api.views import CheckpointList, CheckpointView
 from service.errors import NotFound
 from service.jobs import checkpoints, records
 from service.states import CheckpointPart
+from service.storage.database import Session
+from service.storage.tables import CheckpointRow
 
 router = APIRouter(
     prefix="/v1/jobs/{job_id}/checkpoints",
@@ -24,7 +26,7 @@ router = APIRouter(
 
 
 _CARD_TYPE = "text/markdown"
-_RESPONSES = (
+WEIGHTS_RESPONSES = (
     DOWNLOAD_RESPONSES
     | {
         status: DOWNLOAD_RESPONSES[status]
@@ -66,6 +68,16 @@ class WeightsFormat(StrEnum):
         return ".".join(reversed(self.split("-")))
 
 
+FormatQuery = Annotated[
+    WeightsFormat,
+    Query(
+        description="pt: a state_dict for torch.load(weights_only=True). pt2: a torch.export "
+        "program. onnx-image and pt2-image take the bytes of an image of any size. card: the "
+        "model card. All but safetensors exist for the last checkpoint of a finished training"
+    ),
+]
+
+
 @router.get("", responses=problems.responses(NotFound))
 def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     """Checkpoints of the job, newest first."""
@@ -78,36 +90,41 @@ def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     "/{checkpoint}/weights",
     response_class=StreamingResponse,
     operation_id="head_weights",
-    responses=_RESPONSES,
+    responses=WEIGHTS_RESPONSES,
 )
 @router.get(
     "/{checkpoint}/weights",
     response_class=StreamingResponse,
-    responses=_RESPONSES,
+    responses=WEIGHTS_RESPONSES,
 )
 def download_weights(
     job_id: str,
     checkpoint: Annotated[str, Path(description="`newest`, `best`, or the id of a checkpoint")],
     session: ReadSession,
     services: ServicesDep,
-    format: Annotated[  # noqa: A002 - the query's name
-        WeightsFormat,
-        Query(
-            description="pt: a state_dict for torch.load(weights_only=True). pt2: a torch.export "
-            "program. onnx-image and pt2-image take the bytes of an image of any size. card: the "
-            "model card. All but safetensors exist for the last checkpoint of a finished training"
-        ),
-    ] = WeightsFormat.SAFETENSORS,
+    format: FormatQuery = WeightsFormat.SAFETENSORS,  # noqa: A002 - the query's name
 ) -> ArtifactResponse:
     """The weights of a checkpoint; `Range` continues a download that broke."""
     job = records.find_job(session, job_id)
     found = checkpoints.find_checkpoint(session, job_id, checkpoint)
-    file = checkpoints.find_file(session, found, format.part)
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", f"{records.architecture_of(job).label}-{job.dataset}")
-    filename = f"{stem}-{job.id}-{found.iteration}.{format.suffix}"
+    stem = f"{records.architecture_of(job).label}-{job.dataset}-{job.id}-{found.iteration}"
+    return send_weights(session, services, found, format, stem=stem)
+
+
+def send_weights(
+    session: Session,
+    services: Services,
+    checkpoint: CheckpointRow,
+    weights_format: WeightsFormat,
+    *,
+    stem: str,
+) -> ArtifactResponse:
+    """`stem`: of the file's name, in which the service replaces all but letters and digits."""
+    file = checkpoints.find_file(session, checkpoint, weights_format.part)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", stem)
     return ArtifactResponse(
         services.artifacts,
         file,
-        headers={"Content-Disposition": f'attachment; filename="{filename}"'},
-        media_type=format.media_type,
+        headers={"Content-Disposition": f'attachment; filename="{name}.{weights_format.suffix}"'},
+        media_type=weights_format.media_type,
     )

@@ -15,6 +15,7 @@ from resnetd.catalog import Datasets, Recipes
 from resnetd.exports import forms
 from resnetd.exports.forms import ExportForm
 from resnetd.jobs import Jobs
+from resnetd.model_registry import ModelRegistry
 from resnetd.models import AuditEntry, Cluster, Health, Session, SigningKey, WaitingJob
 from resnetd.people import FairShares, People, Quotas, Tokens
 from resnetd.resources import PAGE_SIZE, drop_empty
@@ -44,6 +45,7 @@ class Client:
         searches: hyper-parameter searches.
         studies: networks over seeds, with reports beside the paper's numbers.
         comparisons: two specs over paired seeds.
+        models: names for weights, with versions and aliases such as `production`.
         webhooks: URLs that are notified of job state changes.
         alerts: what people are notified of, and by which channel.
         people: who uses the service, with which role.
@@ -79,6 +81,7 @@ class Client:
         self.searches = Searches(self._api)
         self.studies = Studies(self._api)
         self.comparisons = Comparisons(self._api)
+        self.models = ModelRegistry(self._api)
         self.webhooks = Webhooks(self._api)
         self.alerts = Alerts(self._api)
         self.people = People(self._api)

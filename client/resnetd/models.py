@@ -152,6 +152,10 @@ class EventKind(OpenEnum):
     CHECKPOINT = "checkpoint"
     DRIVER = "driver"  # of a search
     TRIAL = "trial"  # of a search
+    REGISTERED = "registered"  # of a model
+    PROMOTED = "promoted"  # of a model
+    ALIAS_REMOVED = "alias-removed"  # of a model
+    VERSION_DELETED = "version-deleted"  # of a model
     PROGRESS = "progress"  # in the stream only; it is not stored and has no number
 
 
@@ -917,6 +921,81 @@ class Share(Record, frozen=True):
     secret: str | None = None
 
 
+class ModelAlias(Record, frozen=True):
+    """A word for a version of a model; `user` moved it there."""
+
+    alias: str
+    version: int
+    user: str = ""
+    note: str = ""
+    moved_at: Time | None = None
+
+
+class Model(Record, frozen=True):
+    """A name for weights. `newest_version`: the number of its newest version."""
+
+    id: str
+    name: str
+    user: str = ""
+    newest_version: int = 0
+    aliases: tuple[ModelAlias, ...] = ()
+    created_at: Time | None = None
+
+
+class StartMode(OpenEnum):
+    """What a job takes from the checkpoint that it starts from."""
+
+    CONTINUE = "continue"
+    WEIGHTS = "weights"
+    FINE_TUNE = "fine-tune"
+    DEEPEN = "deepen"
+
+
+class ModelSource(Record, frozen=True):
+    """What a training began from: a checkpoint of another job, or a file of weights."""
+
+    mode: StartMode
+    job: str | None = None
+    checkpoint: str | None = None
+    iteration: int | None = None
+    weights: str | None = None
+
+
+class ModelLineage(Record, frozen=True):
+    """Where the weights of a version came from, as it was known at the registration.
+
+    `source` None: new weights. `dataset_checksum`: `{"sha256", "scope"}`.
+    """
+
+    network: str
+    dataset: str
+    dataset_checksum: dict[str, str] | None = None
+    seed: int = 0
+    iteration: int = 0
+    test_error: float | None = None
+    weights_sha256: str = ""
+    source: ModelSource | None = None
+    training_key: str = ""
+    code_version: str | None = None
+    code_commit: str | None = None
+    training_code_sha256: str | None = None
+
+
+class ModelVersion(Record, frozen=True):
+    """A checkpoint under the name of a model; `user` registered it."""
+
+    model_id: str
+    name: str
+    version: int
+    job_id: str
+    checkpoint_id: str
+    lineage: ModelLineage
+    aliases: tuple[str, ...] = ()
+    user: str = ""
+    note: str = ""
+    created_at: Time | None = None
+
+
 class Quota(Record, frozen=True):
     """Limits of a person, a group or a tag; None: no limit. `waiting`: jobs in the queue.
 
@@ -995,6 +1074,9 @@ class AuditKind(OpenEnum):
     QUOTA_SET = "quota-set"
     QUOTA_DELETED = "quota-deleted"
     FAIR_SHARE_SET = "fair-share-set"
+    MODEL_PROMOTED = "model-promoted"
+    MODEL_DELETED = "model-deleted"
+    MODEL_VERSION_DELETED = "model-version-deleted"
 
 
 class AuditEntry(Record, frozen=True):

@@ -15,6 +15,7 @@ class Subject(StrEnum):
     JOB = "job"
     SEARCH = "search"
     STUDY = "study"
+    MODEL = "model"
     WEBHOOK = "webhook"
     ALERT = "alert"
     TOKEN = "token"  # noqa: S105 - a kind of row

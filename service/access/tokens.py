@@ -24,6 +24,7 @@ from service.storage.database import Lock, serialize
 from service.storage.tables import (
     AlertRow,
     JobRow,
+    ModelRow,
     PersonRow,
     SearchRow,
     SignInRow,
@@ -41,10 +42,11 @@ MIN_LENGTH = 16
 ADMIN, FILE_LABEL = "admin", "token file"
 # Between two writes of the time of a token's last use.
 USE_SECONDS = 60.0
-_OWNERS: dict[Subject, type[SubmittedRow | WebhookRow | AlertRow | TokenRow]] = {
+_OWNERS: dict[Subject, type[SubmittedRow | ModelRow | WebhookRow | AlertRow | TokenRow]] = {
     Subject.JOB: JobRow,
     Subject.SEARCH: SearchRow,
     Subject.STUDY: StudyRow,
+    Subject.MODEL: ModelRow,
     Subject.WEBHOOK: WebhookRow,
     Subject.ALERT: AlertRow,
     Subject.TOKEN: TokenRow,

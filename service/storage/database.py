@@ -70,6 +70,7 @@ class Lock(IntEnum):
     CHECK_ALERTS = 0x7265736E04
     RECORD_USAGE = 0x7265736E05
     USE_DATASET = 0x7265736E06
+    CHANGE_MODELS = 0x7265736E07
 
 
 def serialize(connection: Connection, lock: Lock, *, is_shared: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Events of jobs and searches: written in the transaction of the change that they report."""
+"""Events of jobs, searches and models: written in the transaction of what they report."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +10,15 @@ from sqlalchemy.orm import Session
 from service.storage import changes
 from service.storage.actors import actor_of
 from service.storage.changes import ChangeKind
-from service.storage.tables import EventRow, JobEventRow, JobRow, SearchEventRow, SearchRow
+from service.storage.tables import (
+    EventRow,
+    JobEventRow,
+    JobRow,
+    ModelEventRow,
+    ModelRow,
+    SearchEventRow,
+    SearchRow,
+)
 from service.storage.visibility import find_visible
 
 
@@ -23,17 +31,24 @@ class EventKind(StrEnum):
     CHECKPOINT = "checkpoint"  # of a job
     DRIVER = "driver"  # of a search
     TRIAL = "trial"  # of a search
+    REGISTERED = "registered"  # of a model
+    PROMOTED = "promoted"  # of a model
+    ALIAS_REMOVED = "alias-removed"  # of a model
+    VERSION_DELETED = "version-deleted"  # of a model
 
 
-_ROW_TYPES: dict[type[JobRow | SearchRow], type[JobEventRow | SearchEventRow]] = {
+_Subject = JobRow | SearchRow | ModelRow
+
+_ROW_TYPES: dict[type[_Subject], type[JobEventRow | SearchEventRow | ModelEventRow]] = {
     JobRow: JobEventRow,
     SearchRow: SearchEventRow,
+    ModelRow: ModelEventRow,
 }
 
 
 def append_event(
     session: Session,
-    subject: JobRow | SearchRow,
+    subject: _Subject,
     kind: EventKind,
     data: dict[str, Any],
     *,
@@ -63,7 +78,7 @@ def append_event(
 
 
 def list_events_after(
-    session: Session, subject: JobRow | SearchRow, number: int, *, limit: int
+    session: Session, subject: _Subject, number: int, *, limit: int
 ) -> list[EventRow]:
     """Events that follow `number`, oldest first.
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Dialect,
     Enum,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     MetaData,
     String,
@@ -775,7 +776,7 @@ class StudyAnalysisRow(Base):
 
 
 class EventRow(Base):
-    """An event of its subject, a job or a search; numbered per subject from 1.
+    """An event of its subject, a job, a search or a model; numbered per subject from 1.
 
     actor: who caused it; user: of a person, the name.
     """
@@ -803,6 +804,72 @@ class SearchEventRow(EventRow):
 
     subject_id: Mapped[str] = mapped_column(
         "search_id", ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
+    )
+
+
+class ModelRow(Base):
+    """A name for weights (service.jobs.model_registry); its versions are numbered from 1.
+
+    user: the person who owns it. version_count: number of the last version, also if it was deleted.
+    """
+
+    __tablename__ = "models"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(120), unique=True)
+    user: Mapped[str] = mapped_column(String(120))
+    created_at: Mapped[datetime]
+    version_count: Mapped[int] = mapped_column(default=0)
+    event_count: Mapped[int] = mapped_column(default=0)
+
+
+class ModelVersionRow(Base):
+    """A checkpoint under the name of a model; it keeps the checkpoint and its job.
+
+    checkpoint_id: no foreign key; a check of the artifact store may delete a broken checkpoint.
+    user: who registered it. lineage: where it came from (service.specs.model_registry).
+    """
+
+    __tablename__ = "model_versions"
+    __table_args__ = (UniqueConstraint("model_id", "checkpoint_id"),)
+
+    model_id: Mapped[str] = mapped_column(
+        ForeignKey("models.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    checkpoint_id: Mapped[str] = mapped_column(String(16), index=True)
+    user: Mapped[str] = mapped_column(String(120))
+    note: Mapped[str] = mapped_column(Text)
+    lineage: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class ModelAliasRow(Base):
+    """A word for a version of a model, such as `production`; user: who moved it there, and when."""
+
+    __tablename__ = "model_aliases"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["model_id", "version"],
+            ["model_versions.model_id", "model_versions.number"],
+            ondelete="CASCADE",
+        ),
+    )
+
+    model_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(63), primary_key=True)
+    version: Mapped[int]
+    user: Mapped[str] = mapped_column(String(120))
+    note: Mapped[str] = mapped_column(Text)
+    moved_at: Mapped[datetime]
+
+
+class ModelEventRow(EventRow):
+    __tablename__ = "model_events"
+
+    subject_id: Mapped[str] = mapped_column(
+        "model_id", ForeignKey("models.id", ondelete="CASCADE"), primary_key=True
     )
 
 

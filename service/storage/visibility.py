@@ -16,6 +16,7 @@ from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 from service.storage.tables import (
     AlertRow,
     JobRow,
+    ModelRow,
     SearchRow,
     StudyAnalysisRow,
     StudyMemberRow,
@@ -33,9 +34,9 @@ _TRAINING = "training"
 ALL_ROWS: dict[str, Any] = {_OPTION: False}
 VISIBLE_ROWS: dict[str, Any] = {_OPTION: True}
 
-_Owned = type[SubmittedRow | WebhookRow | AlertRow]
+_Owned = type[SubmittedRow | ModelRow | WebhookRow | AlertRow]
 _PRIVATE: tuple[_Owned, ...] = (WebhookRow, AlertRow)
-_OWNED: tuple[_Owned, ...] = (JobRow, SearchRow, StudyRow, *_PRIVATE)
+_OWNED: tuple[_Owned, ...] = (JobRow, SearchRow, StudyRow, ModelRow, *_PRIVATE)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def restrict(session: Session, visibility: Visibility, *, is_default: bool) -> N
 
 
 def find_visible(
-    session: Session, row_type: type[JobRow | SearchRow], row_ids: Sequence[str]
+    session: Session, row_type: type[JobRow | SearchRow | ModelRow], row_ids: Sequence[str]
 ) -> set[str]:
     """Those that the caller of the request sees; all where the session is of no request."""
     if session.info.get(_VISIBILITY) is None:

@@ -9,10 +9,18 @@ from api.access_rules import RULES, SUBJECTS
 from service import ids
 from service.access.policy import Subject
 from service.states import AlertCondition, Role, TokenScope
-from service.storage.tables import SearchRow, StudyRow, TokenRow, WebhookRow
+from service.storage.tables import (
+    ModelRow,
+    ModelVersionRow,
+    SearchRow,
+    StudyRow,
+    TokenRow,
+    WebhookRow,
+)
 from tests.support.alerts import add_alert
 from tests.support.api import Api
 from tests.support.contract import DOCUMENT
+from tests.support.core import job_id_of, note
 from tests.support.rows import MACHINES, Rows
 from tests.support.searching import Searching
 from tests.support.studies import submit_study
@@ -99,12 +107,24 @@ class _World:
         }
         self.tag_token = api.add_person("the-member", tag="nightly")
         api.add_person("other")
+        self._version = self._register()
         search_id, study_id = Searching(api.core).submit(), submit_study(api.core)
         with api.core.database.reading() as session:
             self._templates = {
                 Subject.SEARCH: session.get_one(SearchRow, search_id),
                 Subject.STUDY: session.get_one(StudyRow, study_id),
             }
+
+    def _register(self) -> dict[str, Any]:
+        """The columns of a version of a model, whose job has a checkpoint."""
+        running = self.api.core.run()
+        self.api.core.report(running.attempt_id, 2, checkpoints=[note(20)])
+        new = {"name": "model", "job": job_id_of(running)}
+        model_id = self.api.post("/v1/models", new).json()["model_id"]
+        with self.api.core.database.reading() as session:
+            row = session.get_one(ModelVersionRow, (model_id, 1))
+            names = [column.key for column in ModelVersionRow.__table__.columns]
+            return {name: getattr(row, name) for name in names}
 
     def make(self, subject: Subject, owner: str) -> str:
         """The id of a new row."""
@@ -118,6 +138,8 @@ class _World:
         row: Any
         if subject is Subject.WEBHOOK:
             row = WebhookRow(url="https://example.org/", secret="s", states=[], created_at=now)
+        elif subject is Subject.MODEL:
+            row = ModelRow(name=row_id, created_at=now)
         elif subject in {Subject.TOKEN, Subject.SHARE}:
             scope = TokenScope.FULL if subject is Subject.TOKEN else TokenScope.SHARED
             row = TokenRow(label="x", scope=scope, created_at=now, token_sha256=row_id)
@@ -128,6 +150,9 @@ class _World:
         row.id, row.user = row_id, owner
         with core.database.transaction() as session:
             session.add(row)
+            if subject is Subject.MODEL:
+                session.flush()
+                session.add(ModelVersionRow(**self._version | {"model_id": row_id}))
         return row_id
 
     def call(self, label: str, token: str, *, owner: str) -> int:
@@ -140,6 +165,8 @@ class _World:
             path.replace("{checkpoint}", "newest")
             .replace("{name}", "unknown")
             .replace("{dataset}", "folder:unknown")
+            .replace("{version}", "1")
+            .replace("{alias}", "production")
         )
         path = path.replace("{key}", "user:unknown")
         return self.api.call(method, path, token=token).status_code

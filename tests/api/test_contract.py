@@ -31,6 +31,7 @@ DEPEND_ON_MORE = {
     "GET /v1/searches",  # page tokens
     "GET /v1/searches/{search_id}/events",
     "GET /v1/metrics",
+    "GET /v1/models",  # page tokens
     "GET /v1/studies",
     "GET /v1/stream",  # paths of other requests; a valid one has no end
     "PATCH /v1/jobs/{job_id}",  # 50.0 is an integer in JSON Schema
@@ -55,6 +56,7 @@ DEPEND_ON_MORE = {
     "POST /v1/tokens",  # a time that is over
     "POST /v1/webhooks",  # names that no DNS server knows
     "PUT /v1/attempts/{attempt_id}/checkpoints/{iteration}/{part}",
+    "PUT /v1/models/{model_id}/aliases/{alias}",  # 3.0 is an integer in JSON Schema
 }
 
 

@@ -17,6 +17,7 @@ from resnetd import (
     catalog,
     jobs,
     metrics,
+    model_registry,
     models,
     people,
     searches,
@@ -36,7 +37,7 @@ from tests.support.searching import Searching
 _SPEC = {"depth": 20, "shortcut": "A", "dataset": "digits"}
 _MODULES = (
     *(resnetd, client_module, jobs, metrics, analyses, searches, studies),
-    *(webhooks, alerts, shares, people, catalog),
+    *(model_registry, webhooks, alerts, shares, people, catalog),
 )
 _EXAMPLES = [
     test for module in _MODULES for test in doctest.DocTestFinder().find(module) if test.examples
@@ -72,6 +73,9 @@ def test_an_example_prints_what_it_says(
         "study": lambda: client.studies.submit("fig1", seeds=1),
         "webhook": lambda: client.webhooks.create("https://203.0.114.5/hook"),
         "share": lambda: client.shares.create(jobs=client.submit(_SPEC).id),
+        "model": lambda: client.models.register(
+            "resnet-8/course", _finished_job(service, client).id
+        ),
         "alert": lambda: client.alerts.create(
             "webhook", "https://203.0.114.5/hook", conditions="failed"
         ),

@@ -17,7 +17,7 @@ from service.catalog import datasets
 from service.jobs import bottleneck, envelope
 from service.scheduling import queue_status
 from service.settings import Settings
-from service.specs import study_spec
+from service.specs import job_spec, study_spec
 from service.storage import events
 from service.studies import report
 
@@ -42,7 +42,10 @@ def _classes(module: object, base: type) -> dict[str, Any]:
 _OUR_ENUMS = _classes(models, OpenEnum)
 _THEIR_ENUMS = {
     name: kind
-    for module in (states, bottleneck, datasets, envelope, events, queue_status, report, study_spec)
+    for module in (
+        *(states, bottleneck, datasets, envelope, events),
+        *(job_spec, queue_status, report, study_spec),
+    )
     for name, kind in _classes(module, StrEnum).items()
 }
 _RECORDS = _classes(models, Record)

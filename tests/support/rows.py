@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from http import HTTPStatus
 from typing import Any
 
 from PIL import Image
@@ -19,7 +20,8 @@ TUNE_ID = "1f3a7_00000"  # of the examples in the OpenAPI document
 
 class Rows:
     """A finished job of ann with a checkpoint, a running attempt that starts from it, a search with
-    a driver and a trial, a runner, a comparison, a webhook with a delivery, an alert, and links.
+    a driver and a trial, a runner, a comparison, a webhook with a delivery, an alert, links, and a
+    model.
 
     `in_path`: a value for each parameter of a path. `job_link`, `comparison_link`: tokens that
     show the finished job, and the comparison.
@@ -66,6 +68,10 @@ class Rows:
         ]
         core.set_quota("user:ann", jobs=1000)
         token_id = api.get("/v1/tokens?user=ann").json()["tokens"][0]["id"]
+        registered = {"name": "resnet-56/course", "job": job_id}
+        model_id = api.post("/v1/models", registered).json()["model_id"]
+        alias = f"/v1/models/{model_id}/aliases/production"
+        assert api.call("PUT", alias, json={"version": 1}).status_code == HTTPStatus.OK
         self._secrets = {
             "attempt_id": attempt.secret,
             "runner_id": runner.secret,
@@ -86,6 +92,9 @@ class Rows:
             "alert_id": alert_id,
             "token_id": token_id,
             "share_id": job_link["id"],
+            "model_id": model_id,
+            "version": 1,
+            "alias": "production",
             "name": "ann",
             "key": "user:ann",
             "dataset": "folder:unknown",

@@ -20,6 +20,7 @@ from resnetd.cli import (
     job_commands,
     mcp_command,
     messages,
+    model_commands,
     people_commands,
     quota_commands,
     render,
@@ -53,6 +54,7 @@ app.add_typer(result_card_commands.commands)
 app.add_typer(search_commands.commands, name="search")
 app.add_typer(study_commands.commands, name="study")
 app.add_typer(dataset_commands.commands, name="dataset")
+app.add_typer(model_commands.commands, name="model")
 app.add_typer(webhook_commands.commands, name="webhook")
 app.add_typer(alert_commands.commands, name="alert")
 app.add_typer(people_commands.commands, name="people")

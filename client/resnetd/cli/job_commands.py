@@ -1,6 +1,5 @@
 """The commands about jobs."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -8,11 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
-from rich.progress import Progress as Bars
 
 from resnetd.cli import exit_codes, messages, render, spec_input
+from resnetd.cli.download_bar import show_download
 from resnetd.cli.exit_codes import ExitCode
 from resnetd.cli.session import JobId, JobIds, Output, OutputOption, Session, SettingsOption
 from resnetd.cli.watch import JsonScreen, screen_for, watch
@@ -320,21 +317,9 @@ def download(
     """Download and verify the weights of a job and print their path."""
     session: Session = context.obj
     job = session.client.jobs.find(job_id)
-    with Bars(
-        *Bars.get_default_columns(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as bars:
-        task: TaskID = bars.add_task(job.id, total=None)
+    with show_download(job.id) as on_progress:
         saved = session.client.jobs.download(
-            job.id,
-            which,
-            format=weights_format,
-            path=path,
-            on_progress=lambda done, total: bars.update(task, completed=done, total=total),
+            job.id, which, format=weights_format, path=path, on_progress=on_progress
         )
     files = [*saved.iterdir()] if saved.is_dir() else [saved]
     size_bytes = sum(file.stat().st_size for file in files)

@@ -35,6 +35,8 @@ from resnetd.models import (
     JobState,
     LogLine,
     Member,
+    Model,
+    ModelVersion,
     Person,
     Plan,
     Progress,
@@ -548,6 +550,75 @@ def shares(rows: Iterable[Share]) -> Table:
     return _table(
         ("id", "shows", "user", "expires", "last used"),
         ((row.id, row.label, row.user, row.expires_at, row.last_used_at) for row in rows),
+    )
+
+
+def models(rows: Iterable[Model]) -> Table:
+    return _table(
+        ("name", "newest", "aliases", "user", "created"),
+        (
+            (
+                row.name,
+                row.newest_version,
+                ", ".join(f"{alias.alias} {alias.version}" for alias in row.aliases),
+                row.user,
+                row.created_at,
+            )
+            for row in rows
+        ),
+    )
+
+
+def model_versions(rows: Iterable[ModelVersion]) -> Table:
+    return _table(
+        ("version", "aliases", "error", "network", "job", "user", "created", "note"),
+        (
+            (
+                row.version,
+                ", ".join(row.aliases),
+                percent(row.lineage.test_error),
+                row.lineage.network,
+                row.job_id,
+                row.user,
+                row.created_at,
+                first_line(row.note),
+            )
+            for row in rows
+        ),
+    )
+
+
+def model_version(shown: ModelVersion) -> RenderableType:
+    """With its lineage."""
+    return _sheet(_fields_of_version(shown))
+
+
+def _fields_of_version(shown: ModelVersion) -> Iterator[tuple[str, object]]:
+    lineage, source = shown.lineage, shown.lineage.source
+    yield "model", f"{shown.name}@{shown.version}"
+    yield from (("aliases", ", ".join(shown.aliases) or None), ("note", shown.note or None))
+    yield "registered", f"{time(shown.created_at)} by {shown.user}"
+    yield from (("job", shown.job_id), ("checkpoint", shown.checkpoint_id))
+    yield "iteration", lineage.iteration
+    yield "test error", percent(lineage.test_error) or None
+    yield from (("network", lineage.network), ("dataset", lineage.dataset))
+    checksum = lineage.dataset_checksum or {}
+    yield "data hash", checksum.get("sha256")
+    yield "seed", lineage.seed
+    if source is None:
+        yield "began with", "new weights"
+    elif source.weights is not None:
+        yield "began with", f"{source.weights} ({source.mode})"
+    else:
+        yield "began with", f"job {source.job}, iteration {source.iteration} ({source.mode})"
+    yield from (("code", lineage.code_version), ("commit", lineage.code_commit))
+    yield from (("code hash", lineage.training_code_sha256), ("weights", lineage.weights_sha256))
+
+
+def model_history(rows: Iterable[Event]) -> Table:
+    return _table(
+        ("at", "user", "what", "details"),
+        ((row.at, row.user, row.kind, _plain(row.data)) for row in rows),
     )
 
 

@@ -13,13 +13,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, inspect
 
 from service.access import audit, sign_ins
+from service.access.policy import Principal
 from service.errors import DatabaseUnavailable
+from service.jobs import model_registry
 from service.notifications import alerts, webhooks
 from service.notifications.alerts import Firing, Notice
 from service.scheduling import dispatchers, fair_share
 from service.specs.fair_share import FairShare
 from service.specs.protocol import LogLine
-from service.states import AlertCondition, AuditKind, LogLevel
+from service.states import AlertCondition, AuditKind, LogLevel, Role, TokenScope
 from service.storage import schema
 from service.storage.database import Database
 from service.storage.tables import Base, OtherCheckpointRow, StudyAnalysisRow
@@ -127,12 +129,30 @@ def _fill(core: Core) -> None:
     with core.database.transaction() as session:
         other = OtherCheckpointRow(job_id=job_id_of(claimed), position=0, checkpoint_id="0" * 16)
         session.add(other)
+    _register(core, job_id_of(claimed))
     study_id = submit_study(core)
     place = {"study_id": study_id, "label": "plain-8", "seed": 0, "name": "views"}
     with core.database.transaction() as session:
         session.add(StudyAnalysisRow(**place, job_id=None, problem="no checkpoint"))
     searching = Searching(core)
     searching.assign_trial(searching.run(), "a")
+
+
+def _register(core: Core, job_id: str) -> None:
+    caller = Principal("ann", Role.MEMBER, None, TokenScope.FULL, None, "", None)
+    with core.database.transaction() as session:
+        version = model_registry.register(
+            session,
+            caller,
+            name="resnet-8/course",
+            job_id=job_id,
+            checkpoint="newest",
+            note="",
+            now=core.clock.now,
+        )
+        model_registry.move_alias(
+            session, version.model.id, "production", version=1, note="", now=core.clock.now
+        )
 
 
 def test_a_repeated_upgrade_changes_nothing(database: Database) -> None:

@@ -353,6 +353,9 @@ def upgrade() -> None:
                 "quota-set",
                 "quota-deleted",
                 "fair-share-set",
+                "model-promoted",
+                "model-deleted",
+                "model-version-deleted",
                 name="auditkind",
                 native_enum=False,
                 create_constraint=True,
@@ -999,9 +1002,95 @@ def upgrade() -> None:
         sa.Column("round_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("owner", name=op.f("pk_dispatchers")),
     )
+    op.create_table(
+        "models",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("name", sa.String(length=120), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("version_count", sa.Integer(), nullable=False),
+        sa.Column("event_count", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_models")),
+        sa.UniqueConstraint("name", name=op.f("uq_models_name")),
+    )
+    op.create_table(
+        "model_versions",
+        sa.Column("model_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("checkpoint_id", sa.String(length=16), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column(
+            "lineage", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_model_versions_job_id")),
+        sa.ForeignKeyConstraint(
+            ["model_id"],
+            ["models.id"],
+            name=op.f("fk_model_versions_model_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("model_id", "number", name=op.f("pk_model_versions")),
+        sa.UniqueConstraint(
+            "model_id", "checkpoint_id", name=op.f("uq_model_versions_model_id_checkpoint_id")
+        ),
+    )
+    op.create_index("ix_model_versions_checkpoint_id", "model_versions", ["checkpoint_id"])
+    op.create_index("ix_model_versions_job_id", "model_versions", ["job_id"])
+    op.create_table(
+        "model_aliases",
+        sa.Column("model_id", sa.String(length=16), nullable=False),
+        sa.Column("alias", sa.String(length=63), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("user", sa.String(length=120), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("moved_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id", "version"],
+            ["model_versions.model_id", "model_versions.number"],
+            name=op.f("fk_model_aliases_model_id_version"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("model_id", "alias", name=op.f("pk_model_aliases")),
+    )
+    op.create_table(
+        "model_events",
+        sa.Column("model_id", sa.String(length=16), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column(
+            "actor",
+            sa.Enum(
+                "person",
+                "dispatcher",
+                "attempt",
+                "search",
+                name="actorkind",
+                native_enum=False,
+                create_constraint=True,
+                length=32,
+            ),
+            nullable=False,
+        ),
+        sa.Column("user", sa.String(length=120), nullable=True),
+        sa.Column("data", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["models.id"], name=op.f("fk_model_events_model_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("model_id", "number", name=op.f("pk_model_events")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("model_events")
+    op.drop_table("model_aliases")
+    op.drop_index("ix_model_versions_job_id", table_name="model_versions")
+    op.drop_index("ix_model_versions_checkpoint_id", table_name="model_versions")
+    op.drop_table("model_versions")
+    op.drop_table("models")
     op.drop_table("dispatchers")
     op.drop_index("ix_other_checkpoints_checkpoint_id", table_name="other_checkpoints")
     op.drop_table("other_checkpoints")

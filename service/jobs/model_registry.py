@@ -1,0 +1,323 @@
+"""The model registry: names for checkpoints, with numbered versions and aliases that move.
+
+A version keeps its checkpoint from retention and its job from deletion. Versions never change; the
+aliases do, and the events of the model say who moved them, from where, and why.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from service import ids
+from service.access.policy import Principal, require_owned
+from service.errors import Conflict, NotFound
+from service.jobs import checkpoints, lifecycle, records
+from service.specs.model_lineage import ModelLineage, ModelSource
+from service.specs.model_reference import parse_reference
+from service.states import CheckpointPart
+from service.storage import events, paging
+from service.storage.actors import actor_of
+from service.storage.database import Lock, serialize
+from service.storage.events import EventKind
+from service.storage.paging import Page
+from service.storage.tables import (
+    CheckpointRow,
+    JobRow,
+    ModelAliasRow,
+    ModelRow,
+    ModelVersionRow,
+)
+from service.storage.visibility import VISIBLE_ROWS, find_visible
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version with its model and the aliases that point to it."""
+
+    model: ModelRow
+    row: ModelVersionRow
+    aliases: Sequence[str]
+
+
+def register(
+    session: Session,
+    caller: Principal,
+    *,
+    name: str,
+    job_id: str,
+    checkpoint: str,
+    note: str,
+    now: datetime,
+) -> ModelVersion:
+    """Makes a checkpoint the next version of the model; the first version creates the model.
+
+    `checkpoint`: as in `checkpoints.find_checkpoint`. NotFound; Forbidden where the job or the
+    model belongs to others; Conflict where the model has the checkpoint already.
+    """
+    # Locked before the models are: retention and the deletion of a job begin with it, too.
+    job = lifecycle.lock_job(session, job_id)
+    require_owned(caller, f"job {job.id}", owner=job.user)
+    found = checkpoints.find_checkpoint(session, job.id, checkpoint)
+    _serialize_changes(session)
+    model = _find_or_create(session, caller, name, now=now)
+    is_known = (
+        ModelVersionRow.model_id == model.id,
+        ModelVersionRow.checkpoint_id == found.id,
+    )
+    known = session.scalar(select(ModelVersionRow.number).where(*is_known))
+    if known is not None:
+        raise Conflict(f"checkpoint {found.id} is version {known} of {name}")
+    model.version_count += 1
+    row = ModelVersionRow(
+        model_id=model.id,
+        number=model.version_count,
+        job_id=job.id,
+        checkpoint_id=found.id,
+        user=caller.user,
+        note=note,
+        lineage=describe_lineage(job, found).model_dump(mode="json"),
+        created_at=now,
+    )
+    session.add(row)
+    data = {"version": row.number, "job": job.id, "checkpoint": found.id, "note": note}
+    events.append_event(session, model, EventKind.REGISTERED, data, now=now)
+    session.flush()
+    return ModelVersion(model, row, aliases=())
+
+
+def describe_lineage(job: JobRow, checkpoint: CheckpointRow) -> ModelLineage:
+    environment = records.environment_of(job)
+    versions = {} if environment is None else environment.versions
+    start, source = job.spec["start_from"], None
+    if start is not None:
+        source = ModelSource(
+            job=job.source_job_id,
+            checkpoint=job.source_checkpoint_id,
+            iteration=job.source_iteration,
+            weights=start["weights"],
+            mode=start["mode"],
+        )
+    return ModelLineage(
+        network=records.architecture_of(job).label,
+        dataset=job.dataset,
+        dataset_checksum=None if environment is None else environment.data_checksum,
+        seed=job.spec["seed"],
+        iteration=checkpoint.iteration,
+        test_error=checkpoint.test_error,
+        weights_sha256=checkpoints.files_of(checkpoint)[CheckpointPart.WEIGHTS].sha256,
+        source=source,
+        training_key=job.training_key,
+        code_version=versions.get("resnetd"),
+        code_commit=versions.get("commit"),
+        training_code_sha256=versions.get("training_code_sha256"),
+    )
+
+
+def lineage_of(version: ModelVersionRow) -> ModelLineage:
+    return ModelLineage.model_validate(version.lineage)
+
+
+def find_model(session: Session, model_id: str) -> ModelRow:
+    model = None
+    if ids.is_id(model_id):
+        model = session.get(ModelRow, model_id, execution_options=VISIBLE_ROWS)
+    if model is None:
+        raise NotFound(f"no model {model_id!r}")
+    return model
+
+
+def resolve(session: Session, reference: str) -> ModelVersion:
+    """The version that a ModelReference names. NotFound says what there is instead."""
+    wanted = parse_reference(reference)
+    statement = select(ModelRow).where(ModelRow.name == wanted.name)
+    model = session.scalar(statement, execution_options=VISIBLE_ROWS)
+    if model is None:
+        raise NotFound(f"no model {wanted.name!r}")
+    number = wanted.number
+    if wanted.alias is not None:
+        aliases = {row.alias: row.version for row in list_aliases(session, [model.id])[model.id]}
+        if wanted.alias not in aliases:
+            known = ", ".join(sorted(aliases)) or "none"
+            raise NotFound(f"{model.name} has no alias {wanted.alias!r}; its aliases: {known}")
+        number = aliases[wanted.alias]
+    return _find_version(session, model, number)
+
+
+def find_checkpoint(session: Session, version: ModelVersion) -> CheckpointRow:
+    """NotFound where it was deleted, which only a check of the artifact store does."""
+    checkpoint = session.get(CheckpointRow, version.row.checkpoint_id)
+    if checkpoint is None:
+        raise NotFound(
+            f"checkpoint {version.row.checkpoint_id}, version {version.row.number} of "
+            f"{version.model.name}, was deleted: its files were missing or damaged"
+        )
+    return checkpoint
+
+
+def list_page(session: Session, *, limit: int, token: str | None) -> Page[ModelRow]:
+    """Newest first. InvalidInput where `token` is not the token of a page."""
+    return paging.read_newest(session, select(ModelRow), ModelRow.id, limit=limit, token=token)
+
+
+def list_versions(session: Session, model: ModelRow) -> list[ModelVersion]:
+    """Newest first."""
+    statement = (
+        select(ModelVersionRow)
+        .where(ModelVersionRow.model_id == model.id)
+        .order_by(ModelVersionRow.number.desc())
+    )
+    aliases = list_aliases(session, [model.id])[model.id]
+    return [
+        ModelVersion(model, row, [alias.alias for alias in aliases if alias.version == row.number])
+        for row in session.scalars(statement)
+    ]
+
+
+def list_aliases(session: Session, model_ids: Iterable[str]) -> dict[str, list[ModelAliasRow]]:
+    """By model, in the order of their names; also for models without one."""
+    statement = (
+        select(ModelAliasRow)
+        .where(ModelAliasRow.model_id.in_(tuple(model_ids)))
+        .order_by(ModelAliasRow.alias)
+    )
+    found: dict[str, list[ModelAliasRow]] = defaultdict(list)
+    for row in session.scalars(statement):
+        found[row.model_id].append(row)
+    return found
+
+
+def find_newest_numbers(session: Session, model_ids: Iterable[str]) -> dict[str, int]:
+    """The number of the newest version that there is, by model."""
+    statement = (
+        select(ModelVersionRow.model_id, func.max(ModelVersionRow.number))
+        .where(ModelVersionRow.model_id.in_(tuple(model_ids)))
+        .group_by(ModelVersionRow.model_id)
+    )
+    return {row[0]: row[1] for row in session.execute(statement)}
+
+
+def move_alias(
+    session: Session, model_id: str, alias: str, *, version: int, note: str, now: datetime
+) -> tuple[ModelRow, ModelAliasRow, int | None]:
+    """Points the alias to the version; returns the number of the version that it was at before.
+
+    An alias that is there already stays as it is. NotFound where there is no such version.
+    """
+    _serialize_changes(session)
+    model = find_model(session, model_id)
+    _find_version(session, model, version)
+    row = session.get(ModelAliasRow, (model.id, alias))
+    before = None if row is None else row.version
+    if row is not None and before == version:
+        return model, row, before
+    if row is None:
+        row = ModelAliasRow(model_id=model.id, alias=alias)
+        session.add(row)
+    row.version, row.note, row.moved_at = version, note, now
+    row.user = actor_of(session).user or model.user
+    data = {"alias": alias, "from": before, "to": version, "note": note}
+    events.append_event(session, model, EventKind.PROMOTED, data, now=now)
+    session.flush()
+    return model, row, before
+
+
+def remove_alias(session: Session, model_id: str, alias: str, *, now: datetime) -> None:
+    _serialize_changes(session)
+    model = find_model(session, model_id)
+    row = session.get(ModelAliasRow, (model.id, alias))
+    if row is None:
+        raise NotFound(f"{model.name} has no alias {alias!r}")
+    data = {"alias": alias, "from": row.version}
+    session.delete(row)
+    events.append_event(session, model, EventKind.ALIAS_REMOVED, data, now=now)
+
+
+def delete_version(session: Session, model_id: str, number: int, *, now: datetime) -> ModelRow:
+    """Its number is not used again. Conflict while it has an alias, or is the only version."""
+    _serialize_changes(session)
+    model = find_model(session, model_id)
+    version = _find_version(session, model, number)
+    if version.aliases:
+        raise Conflict(
+            f"version {number} of {model.name} is {' and '.join(version.aliases)}; move or remove "
+            "that alias first"
+        )
+    if len(list_versions(session, model)) == 1:
+        raise Conflict(f"version {number} is the only one of {model.name}; delete the model")
+    session.delete(version.row)
+    events.append_event(session, model, EventKind.VERSION_DELETED, {"version": number}, now=now)
+    return model
+
+
+def delete_model(session: Session, model_id: str) -> ModelRow:
+    """Deletes it with its versions and events. Conflict while it has an alias."""
+    _serialize_changes(session)
+    model = find_model(session, model_id)
+    if aliases := list_aliases(session, [model.id])[model.id]:
+        named = " and ".join(f"{row.alias} (version {row.version})" for row in aliases)
+        raise Conflict(f"{model.name} is in use as {named}; remove the alias first")
+    session.execute(delete(ModelRow).where(ModelRow.id == model.id))
+    return model
+
+
+def find_registered(session: Session, checkpoint_ids: Iterable[str]) -> set[str]:
+    """Those of the checkpoints that are versions of models."""
+    wanted = ModelVersionRow.checkpoint_id.in_(tuple(checkpoint_ids))
+    return set(session.scalars(select(ModelVersionRow.checkpoint_id).where(wanted)))
+
+
+def require_unregistered(session: Session, job: JobRow) -> None:
+    """Conflict where a version of a model is a checkpoint of the locked job."""
+    rows = session.execute(
+        select(ModelRow.id, ModelRow.name, ModelVersionRow.number)
+        .join(ModelRow, ModelRow.id == ModelVersionRow.model_id)
+        .where(ModelVersionRow.job_id == job.id)
+        .order_by(ModelRow.name, ModelVersionRow.number)
+    ).all()
+    if not rows:
+        return
+    visible = find_visible(session, ModelRow, [row.id for row in rows])
+    named = [f"{row.name}@{row.number}" for row in rows if row.id in visible]
+    versions = f"{', '.join(named)} in the model registry" if named else "a registered model"
+    raise Conflict(f"job {job.id} has the weights of {versions}; delete the version first")
+
+
+def _serialize_changes(session: Session) -> None:
+    """One change of the registry at a time: numbers of versions and events have no gaps."""
+    serialize(session.connection(), Lock.CHANGE_MODELS)
+
+
+def _find_or_create(session: Session, caller: Principal, name: str, *, now: datetime) -> ModelRow:
+    model = session.scalar(select(ModelRow).where(ModelRow.name == name))
+    if model is None:
+        model = ModelRow(
+            id=ids.new_id(now),
+            name=name,
+            user=caller.user,
+            created_at=now,
+            version_count=0,
+            event_count=0,
+        )
+        session.add(model)
+        session.flush()
+        return model
+    if not find_visible(session, ModelRow, [model.id]):
+        raise Conflict(f"the name {name!r} is taken")
+    require_owned(caller, f"model {name}", owner=model.user)
+    return model
+
+
+def _find_version(session: Session, model: ModelRow, number: int | None) -> ModelVersion:
+    """None: the newest."""
+    if number is None:
+        number = find_newest_numbers(session, [model.id])[model.id]
+    row = session.get(ModelVersionRow, (model.id, number))
+    if row is None:
+        newest = find_newest_numbers(session, [model.id])[model.id]
+        raise NotFound(f"{model.name} has no version {number}; the newest is {newest}")
+    aliases = list_aliases(session, [model.id])[model.id]
+    return ModelVersion(model, row, [alias.alias for alias in aliases if alias.version == number])
