@@ -416,7 +416,10 @@ class PartView(View):
 
 
 class CheckpointView(View):
-    """Errors in percent. `selection_error`: the one by which `best` is found; null if by none."""
+    """Errors in percent. `selection_error`: the one by which `best` is found; null if by none.
+
+    `names`: in the model registry, by number and by alias.
+    """
 
     id: str
     job_id: str
@@ -428,9 +431,10 @@ class CheckpointView(View):
     train_error: float | None
     size_bytes: int
     parts: dict[CheckpointPart, PartView]
+    names: list[str]
 
     @classmethod
-    def of(cls, checkpoint: CheckpointRow) -> "CheckpointView":
+    def of(cls, checkpoint: CheckpointRow, *, names: Sequence[str]) -> "CheckpointView":
         parts = {
             part: PartView(sha256=file.sha256, size_bytes=file.size_bytes)
             for part, file in checkpoints.files_of(checkpoint).items()
@@ -446,6 +450,7 @@ class CheckpointView(View):
             train_error=checkpoint.train_error,
             size_bytes=sum(part.size_bytes for part in parts.values()),
             parts=parts,
+            names=list(names),
         )
 
 

@@ -13,7 +13,7 @@ from api.artifact_response import BYTES, DOWNLOAD_RESPONSES, ArtifactResponse
 from api.dependencies import ReadSession, Services, ServicesDep, authorize
 from api.views import CheckpointList, CheckpointView
 from service.errors import NotFound
-from service.jobs import checkpoints, records
+from service.jobs import checkpoints, model_versions, records
 from service.states import CheckpointPart
 from service.storage.database import Session
 from service.storage.tables import CheckpointRow
@@ -83,7 +83,9 @@ def list_checkpoints(job_id: str, session: ReadSession) -> CheckpointList:
     """Checkpoints of the job, newest first."""
     records.find_job(session, job_id)
     found = checkpoints.list_checkpoints(session, job_id)
-    return CheckpointList(checkpoints=[CheckpointView.of(checkpoint) for checkpoint in found])
+    names = model_versions.list_names(session, job_id)
+    views = [CheckpointView.of(row, names=names.get(row.id, ())) for row in found]
+    return CheckpointList(checkpoints=views)
 
 
 @router.head(

@@ -21,8 +21,8 @@ from api.routes.checkpoints import (
 from api.views import EventList, View
 from service.access import audit
 from service.errors import Conflict, NotFound
-from service.jobs import model_registry
-from service.jobs.model_registry import ModelVersion
+from service.jobs import model_registry, model_versions
+from service.jobs.model_versions import ModelVersion
 from service.specs.base import MAX_ID_LENGTH, JobId
 from service.specs.labels import Note
 from service.specs.model_lineage import ModelLineage
@@ -121,7 +121,7 @@ class ModelVersionView(View):
             user=row.user,
             note=row.note,
             created_at=row.created_at,
-            lineage=model_registry.lineage_of(row),
+            lineage=model_versions.lineage_of(row),
         )
 
 
@@ -159,10 +159,10 @@ def list_models(
     page_token: Annotated[str | None, Query(description="`next_page_token` of a page")] = None,
 ) -> ModelPage:
     """Models with their aliases, newest first."""
-    page = model_registry.list_page(session, limit=limit, token=page_token)
+    page = model_versions.list_page(session, limit=limit, token=page_token)
     ids = [row.id for row in page.rows]
-    aliases = model_registry.list_aliases(session, ids)
-    newest = model_registry.find_newest_numbers(session, ids)
+    aliases = model_versions.list_aliases(session, ids)
+    newest = model_versions.find_newest_numbers(session, ids)
     views = [ModelView.of(row, aliases[row.id], newest_version=newest[row.id]) for row in page.rows]
     return ModelPage(models=views, next_page_token=page.next_token)
 
@@ -170,7 +170,7 @@ def list_models(
 @router.get("/models:resolve", responses=problems.responses(NotFound))
 def resolve_model(ref: Reference, session: ReadSession) -> ModelVersionView:
     """The version that a reference names now."""
-    return ModelVersionView.of(model_registry.resolve(session, ref))
+    return ModelVersionView.of(model_versions.resolve(session, ref))
 
 
 @router.get(
@@ -185,8 +185,8 @@ def download_model(
     format: FormatQuery = WeightsFormat.SAFETENSORS,  # noqa: A002 - the query's name
 ) -> ArtifactResponse:
     """The weights of the version; `Range` with `If-Range` continues a download that broke."""
-    version = model_registry.resolve(session, ref)
-    checkpoint = model_registry.find_checkpoint(session, version)
+    version = model_versions.resolve(session, ref)
+    checkpoint = model_versions.find_checkpoint(session, version)
     stem = f"{version.model.name}-v{version.row.number}"
     return send_weights(session, services, checkpoint, format, stem=stem)
 
@@ -194,9 +194,9 @@ def download_model(
 @router.get("/models/{model_id}", responses=problems.responses(NotFound))
 def get_model(model_id: str, session: ReadSession) -> ModelView:
     """A model with its aliases."""
-    row = model_registry.find_model(session, model_id)
-    newest = model_registry.find_newest_numbers(session, [row.id])
-    aliases = model_registry.list_aliases(session, [row.id])
+    row = model_versions.find_model(session, model_id)
+    newest = model_versions.find_newest_numbers(session, [row.id])
+    aliases = model_versions.list_aliases(session, [row.id])
     return ModelView.of(row, aliases[row.id], newest_version=newest[row.id])
 
 
@@ -214,7 +214,7 @@ def delete_model(model_id: str, session: WriteSession, now: Now) -> None:
 @router.get("/models/{model_id}/versions", responses=problems.responses(NotFound))
 def list_model_versions(model_id: str, session: ReadSession) -> ModelVersionList:
     """The versions of a model with their lineage, newest first."""
-    found = model_registry.list_versions(session, model_registry.find_model(session, model_id))
+    found = model_versions.list_versions(session, model_versions.find_model(session, model_id))
     return ModelVersionList(versions=[ModelVersionView.of(version) for version in found])
 
 
@@ -267,6 +267,6 @@ def list_model_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
 ) -> EventList:
     """Registrations, promotions with their notes, and deletions of versions, oldest first."""
-    model = model_registry.find_model(session, model_id)
+    model = model_versions.find_model(session, model_id)
     found = events.list_events_after(session, model, after, limit=limit)
     return EventList.of(found, after=after)

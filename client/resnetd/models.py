@@ -514,7 +514,10 @@ class Part(Record, frozen=True):
 
 
 class Checkpoint(Record, frozen=True):
-    """Errors in percent. `selection_error`: the one by which `best` is found, None: by none."""
+    """Errors in percent. `selection_error`: the one by which `best` is found, None: by none.
+
+    `names`: in the model registry, by number and by alias.
+    """
 
     id: str
     job_id: str
@@ -526,6 +529,7 @@ class Checkpoint(Record, frozen=True):
     selection_error: float | None = None
     train_error: float | None = None
     parts: dict[str, Part] = {}
+    names: tuple[str, ...] = ()
 
 
 class Series(Record, frozen=True):

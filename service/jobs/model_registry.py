@@ -1,29 +1,25 @@
-"""The model registry: names for checkpoints, with numbered versions and aliases that move.
+"""Changes of the model registry: checkpoints get names, and aliases move.
 
-A version keeps its checkpoint from retention and its job from deletion. Versions never change; the
-aliases do, and the events of the model say who moved them, from where, and why.
+Versions never change; aliases do, and the events of the model say who moved them, from where, and
+why.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from service import ids
 from service.access.policy import Principal, require_owned
 from service.errors import Conflict, NotFound
-from service.jobs import checkpoints, lifecycle, records
+from service.jobs import checkpoints, lifecycle, model_versions, records
+from service.jobs.model_versions import ModelVersion
 from service.specs.model_lineage import ModelLineage, ModelSource
-from service.specs.model_reference import parse_reference
 from service.states import CheckpointPart
-from service.storage import events, paging
+from service.storage import events
 from service.storage.actors import actor_of
 from service.storage.database import Lock, serialize
 from service.storage.events import EventKind
-from service.storage.paging import Page
 from service.storage.tables import (
     CheckpointRow,
     JobRow,
@@ -31,16 +27,7 @@ from service.storage.tables import (
     ModelRow,
     ModelVersionRow,
 )
-from service.storage.visibility import VISIBLE_ROWS, find_visible
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """A version with its model and the aliases that point to it."""
-
-    model: ModelRow
-    row: ModelVersionRow
-    aliases: Sequence[str]
+from service.storage.visibility import find_visible
 
 
 def register(
@@ -117,89 +104,6 @@ def describe_lineage(job: JobRow, checkpoint: CheckpointRow) -> ModelLineage:
     )
 
 
-def lineage_of(version: ModelVersionRow) -> ModelLineage:
-    return ModelLineage.model_validate(version.lineage)
-
-
-def find_model(session: Session, model_id: str) -> ModelRow:
-    model = None
-    if ids.is_id(model_id):
-        model = session.get(ModelRow, model_id, execution_options=VISIBLE_ROWS)
-    if model is None:
-        raise NotFound(f"no model {model_id!r}")
-    return model
-
-
-def resolve(session: Session, reference: str) -> ModelVersion:
-    """The version that a ModelReference names. NotFound says what there is instead."""
-    wanted = parse_reference(reference)
-    statement = select(ModelRow).where(ModelRow.name == wanted.name)
-    model = session.scalar(statement, execution_options=VISIBLE_ROWS)
-    if model is None:
-        raise NotFound(f"no model {wanted.name!r}")
-    number = wanted.number
-    if wanted.alias is not None:
-        aliases = {row.alias: row.version for row in list_aliases(session, [model.id])[model.id]}
-        if wanted.alias not in aliases:
-            known = ", ".join(sorted(aliases)) or "none"
-            raise NotFound(f"{model.name} has no alias {wanted.alias!r}; its aliases: {known}")
-        number = aliases[wanted.alias]
-    return _find_version(session, model, number)
-
-
-def find_checkpoint(session: Session, version: ModelVersion) -> CheckpointRow:
-    """NotFound where it was deleted, which only a check of the artifact store does."""
-    checkpoint = session.get(CheckpointRow, version.row.checkpoint_id)
-    if checkpoint is None:
-        raise NotFound(
-            f"checkpoint {version.row.checkpoint_id}, version {version.row.number} of "
-            f"{version.model.name}, was deleted: its files were missing or damaged"
-        )
-    return checkpoint
-
-
-def list_page(session: Session, *, limit: int, token: str | None) -> Page[ModelRow]:
-    """Newest first. InvalidInput where `token` is not the token of a page."""
-    return paging.read_newest(session, select(ModelRow), ModelRow.id, limit=limit, token=token)
-
-
-def list_versions(session: Session, model: ModelRow) -> list[ModelVersion]:
-    """Newest first."""
-    statement = (
-        select(ModelVersionRow)
-        .where(ModelVersionRow.model_id == model.id)
-        .order_by(ModelVersionRow.number.desc())
-    )
-    aliases = list_aliases(session, [model.id])[model.id]
-    return [
-        ModelVersion(model, row, [alias.alias for alias in aliases if alias.version == row.number])
-        for row in session.scalars(statement)
-    ]
-
-
-def list_aliases(session: Session, model_ids: Iterable[str]) -> dict[str, list[ModelAliasRow]]:
-    """By model, in the order of their names; also for models without one."""
-    statement = (
-        select(ModelAliasRow)
-        .where(ModelAliasRow.model_id.in_(tuple(model_ids)))
-        .order_by(ModelAliasRow.alias)
-    )
-    found: dict[str, list[ModelAliasRow]] = defaultdict(list)
-    for row in session.scalars(statement):
-        found[row.model_id].append(row)
-    return found
-
-
-def find_newest_numbers(session: Session, model_ids: Iterable[str]) -> dict[str, int]:
-    """The number of the newest version that there is, by model."""
-    statement = (
-        select(ModelVersionRow.model_id, func.max(ModelVersionRow.number))
-        .where(ModelVersionRow.model_id.in_(tuple(model_ids)))
-        .group_by(ModelVersionRow.model_id)
-    )
-    return {row[0]: row[1] for row in session.execute(statement)}
-
-
 def move_alias(
     session: Session, model_id: str, alias: str, *, version: int, note: str, now: datetime
 ) -> tuple[ModelRow, ModelAliasRow, int | None]:
@@ -208,8 +112,8 @@ def move_alias(
     An alias that is there already stays as it is. NotFound where there is no such version.
     """
     _serialize_changes(session)
-    model = find_model(session, model_id)
-    _find_version(session, model, version)
+    model = model_versions.find_model(session, model_id)
+    model_versions.find_version(session, model, version)
     row = session.get(ModelAliasRow, (model.id, alias))
     before = None if row is None else row.version
     if row is not None and before == version:
@@ -227,7 +131,7 @@ def move_alias(
 
 def remove_alias(session: Session, model_id: str, alias: str, *, now: datetime) -> None:
     _serialize_changes(session)
-    model = find_model(session, model_id)
+    model = model_versions.find_model(session, model_id)
     row = session.get(ModelAliasRow, (model.id, alias))
     if row is None:
         raise NotFound(f"{model.name} has no alias {alias!r}")
@@ -239,14 +143,14 @@ def remove_alias(session: Session, model_id: str, alias: str, *, now: datetime) 
 def delete_version(session: Session, model_id: str, number: int, *, now: datetime) -> ModelRow:
     """Its number is not used again. Conflict while it has an alias, or is the only version."""
     _serialize_changes(session)
-    model = find_model(session, model_id)
-    version = _find_version(session, model, number)
+    model = model_versions.find_model(session, model_id)
+    version = model_versions.find_version(session, model, number)
     if version.aliases:
         raise Conflict(
             f"version {number} of {model.name} is {' and '.join(version.aliases)}; move or remove "
             "that alias first"
         )
-    if len(list_versions(session, model)) == 1:
+    if len(model_versions.list_versions(session, model)) == 1:
         raise Conflict(f"version {number} is the only one of {model.name}; delete the model")
     session.delete(version.row)
     events.append_event(session, model, EventKind.VERSION_DELETED, {"version": number}, now=now)
@@ -256,34 +160,12 @@ def delete_version(session: Session, model_id: str, number: int, *, now: datetim
 def delete_model(session: Session, model_id: str) -> ModelRow:
     """Deletes it with its versions and events. Conflict while it has an alias."""
     _serialize_changes(session)
-    model = find_model(session, model_id)
-    if aliases := list_aliases(session, [model.id])[model.id]:
+    model = model_versions.find_model(session, model_id)
+    if aliases := model_versions.list_aliases(session, [model.id])[model.id]:
         named = " and ".join(f"{row.alias} (version {row.version})" for row in aliases)
         raise Conflict(f"{model.name} is in use as {named}; remove the alias first")
     session.execute(delete(ModelRow).where(ModelRow.id == model.id))
     return model
-
-
-def find_registered(session: Session, checkpoint_ids: Iterable[str]) -> set[str]:
-    """Those of the checkpoints that are versions of models."""
-    wanted = ModelVersionRow.checkpoint_id.in_(tuple(checkpoint_ids))
-    return set(session.scalars(select(ModelVersionRow.checkpoint_id).where(wanted)))
-
-
-def require_unregistered(session: Session, job: JobRow) -> None:
-    """Conflict where a version of a model is a checkpoint of the locked job."""
-    rows = session.execute(
-        select(ModelRow.id, ModelRow.name, ModelVersionRow.number)
-        .join(ModelRow, ModelRow.id == ModelVersionRow.model_id)
-        .where(ModelVersionRow.job_id == job.id)
-        .order_by(ModelRow.name, ModelVersionRow.number)
-    ).all()
-    if not rows:
-        return
-    visible = find_visible(session, ModelRow, [row.id for row in rows])
-    named = [f"{row.name}@{row.number}" for row in rows if row.id in visible]
-    versions = f"{', '.join(named)} in the model registry" if named else "a registered model"
-    raise Conflict(f"job {job.id} has the weights of {versions}; delete the version first")
 
 
 def _serialize_changes(session: Session) -> None:
@@ -309,15 +191,3 @@ def _find_or_create(session: Session, caller: Principal, name: str, *, now: date
         raise Conflict(f"the name {name!r} is taken")
     require_owned(caller, f"model {name}", owner=model.user)
     return model
-
-
-def _find_version(session: Session, model: ModelRow, number: int | None) -> ModelVersion:
-    """None: the newest."""
-    if number is None:
-        number = find_newest_numbers(session, [model.id])[model.id]
-    row = session.get(ModelVersionRow, (model.id, number))
-    if row is None:
-        newest = find_newest_numbers(session, [model.id])[model.id]
-        raise NotFound(f"{model.name} has no version {number}; the newest is {newest}")
-    aliases = list_aliases(session, [model.id])[model.id]
-    return ModelVersion(model, row, [alias.alias for alias in aliases if alias.version == number])

@@ -11,7 +11,7 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.errors import Conflict
-from service.jobs import checkpoints, lifecycle, model_registry, records, warm_start
+from service.jobs import checkpoints, lifecycle, model_versions, records, warm_start
 from service.settings import RecordRetention
 from service.specs.job_spec import Retention
 from service.storage import changes
@@ -41,7 +41,7 @@ def delete_superseded(session: Session, job: JobRow) -> list[str]:
     kept = select_kept(newest_first, records.retention_of(job))
     superseded = {checkpoint.id for checkpoint in newest_first} - kept
     kept |= warm_start.find_dependent_jobs(session, superseded).keys()
-    kept |= model_registry.find_registered(session, superseded)
+    kept |= model_versions.find_registered(session, superseded)
     kept_keys: set[str] = set()
     dropped_keys: set[str] = set()
     for checkpoint in newest_first:
@@ -88,7 +88,7 @@ def delete_job(session: Session, job_id: str) -> list[str]:
         visible = sorted(find_visible(session, JobRow, dependents))
         dependent = f"job {visible[0]}" if visible else "another job"
         raise Conflict(f"{dependent} starts from a checkpoint of job {job.id} and has not ended")
-    model_registry.require_unregistered(session, job)
+    model_versions.require_unregistered(session, job)
     session.execute(delete(JobRow).where(JobRow.id == job.id))
     # No event is left to do so.
     changes.notify(session, job.id)

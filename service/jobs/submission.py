@@ -17,6 +17,7 @@ from service.jobs import (
     cluster_fit,
     dataset_use,
     lifecycle,
+    model_versions,
     plan_notes,
     queue_order,
     records,
@@ -128,6 +129,8 @@ def create_job(
         for position, checkpoint in enumerate(others)
     )
     data = {"network": spec.network}
+    if written.start_from is not None and written.start_from.model is not None:
+        data["model"] = written.start_from.model
     dataset = datasets.find_dataset(spec.dataset)
     assert dataset is not None, "validated"
     if (warning := plan_notes.find_data_warning(dataset, data_dir)) is not None:
@@ -274,7 +277,7 @@ def require_quotas(
 
 
 def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:
-    """Locks the jobs of `after` and `start_from` in the order of their ids.
+    """Locks the jobs of `after` and `start_from`, also of its models, in the order of their ids.
 
     All of them before anything else: two submissions that refer to the same jobs in different
     orders would deadlock.
@@ -282,6 +285,9 @@ def _lock_referenced_jobs(session: Session, specs: Sequence[JobSpec]) -> None:
     job_ids = {dependency.job for spec in specs for dependency in spec.after}
     starts = [spec.start_from for spec in specs if spec.start_from is not None]
     job_ids |= {start.job for start in starts if start.job is not None}
+    for model in {start.model for start in starts if start.model is not None}:
+        with suppress(NotFound):
+            job_ids.add(model_versions.resolve(session, model).row.job_id)
     analyses = [spec.analysis for spec in specs if spec.analysis is not None]
     job_ids |= {other.job for analysis in analyses for other in analysis.others}
     for job_id in sorted(job_ids):
@@ -355,12 +361,11 @@ def _resolve_batch_references(spec: JobSpec, earlier_ids: Sequence[str]) -> JobS
 def _pin_checkpoints(
     spec: JobSpec, source: CheckpointRow | None, others: Sequence[CheckpointRow]
 ) -> JobSpec:
-    """Replaces `best` or `newest` by the checkpoint's id: another may be the best tomorrow."""
+    """Replaces `best`, `newest` or a model by the checkpoint's id: tomorrow it may be another."""
     if spec.start_from is None or source is None:
         return spec
-    pinned: dict[str, Any] = {
-        "start_from": spec.start_from.model_copy(update={"checkpoint": source.id})
-    }
+    start = {"job": source.job_id, "checkpoint": source.id, "model": None}
+    pinned: dict[str, Any] = {"start_from": spec.start_from.model_copy(update=start)}
     if spec.analysis is not None:
         ids_of_others = tuple(
             OtherCheckpoint(job=other.job_id, checkpoint=other.id) for other in others

@@ -11,7 +11,7 @@ from service.catalog import architectures, dataset_folders, datasets, uploads
 from service.catalog.architectures import Architecture
 from service.catalog.recipes import LrSchedule, Recipe
 from service.errors import FieldError, InvalidInput, NotFound
-from service.jobs import checkpoints, records
+from service.jobs import checkpoints, model_versions, records
 from service.jobs.records import FindJob
 from service.specs.analysis_spec import MAX_OTHERS, TRAINING
 from service.specs.job_spec import JobSpec, StartMode
@@ -45,16 +45,24 @@ def resolve_source(
     there is no such checkpoint, or where it does not fit the spec.
     """
     start = spec.start_from
-    if start is None or start.job is None:
+    if start is None or start.weights is not None:
         return None
+    job_id, selector = start.job, start.checkpoint
+    if start.model is not None:
+        try:
+            version = model_versions.resolve(session, start.model).row
+        except NotFound as error:
+            raise _invalid(FieldError(pointer="/start_from/model", message=str(error))) from error
+        job_id, selector = version.job_id, version.checkpoint_id
+    assert job_id is not None, "validated"
     try:
-        source = find_job(session, start.job)
+        source = find_job(session, job_id)
     except NotFound as error:
         raise _invalid(FieldError(pointer="/start_from/job", message=str(error))) from error
     source_spec, checkpoint = records.spec_of(source), None
     if source.state.is_final or not spec.starts_at_end:
         try:
-            checkpoint = checkpoints.find_checkpoint(session, source.id, start.checkpoint)
+            checkpoint = checkpoints.find_checkpoint(session, source.id, selector)
         except NotFound as error:
             field_error = FieldError(pointer="/start_from/checkpoint", message=str(error))
             raise _invalid(field_error) from error

@@ -9,7 +9,7 @@ from service import ids
 from service.access import quotas, storage_use
 from service.catalog.architectures import Architecture
 from service.errors import FieldError, InvalidInput
-from service.jobs import dataset_use
+from service.jobs import dataset_use, model_versions
 from service.jobs import submission as job_submission
 from service.specs import search_spec
 from service.specs.job_spec import JobSpec, Resources, StartFrom
@@ -59,7 +59,7 @@ def submit(
         for trial in trials.values():
             dataset_use.keep_dataset(session, trial.dataset)
             _check_trial(session, trial, data_dir=data_dir)
-        return _create(session, spec, user=user, now=now)
+        return _create(session, _pin_model(session, spec), user=user, now=now)
 
     return idempotency.submit_once(session, SearchRow, create, key=key)
 
@@ -82,6 +82,16 @@ def _create(session: Session, spec: SearchSpec, *, user: str, now: datetime) -> 
     session.flush()
     events.append_event(session, search, EventKind.SUBMITTED, {"trials": spec.trials}, now=now)
     return search
+
+
+def _pin_model(session: Session, spec: SearchSpec) -> SearchSpec:
+    """All trials start from the version that a model's alias is at now."""
+    start = spec.job.get("start_from")
+    if not isinstance(start, dict) or start.get("model") is None:
+        return spec
+    version = model_versions.resolve(session, start["model"])
+    pinned = start | {"model": f"{version.model.name}@{version.row.number}"}
+    return spec.model_copy(update={"job": spec.job | {"start_from": pinned}})
 
 
 def _check_trial(session: Session, trial: JobSpec, *, data_dir: Path) -> None:

@@ -29,6 +29,7 @@ from service.specs import analysis_spec, dataset_fit
 from service.specs.analysis_spec import AnalysisSpec
 from service.specs.base import MAX_ID_LENGTH, MAX_NAME_LENGTH, JobId, Name, Seed, Spec
 from service.specs.labels import Tags
+from service.specs.model_reference import ModelReference
 from service.specs.validation import validate
 from service.states import DependencyCondition
 from service.text import format_nearest
@@ -102,10 +103,13 @@ class StartMode(StrEnum):
 
 
 class StartFrom(Spec):
-    """A checkpoint of another job, or a file of published weights."""
+    """A checkpoint of another job, a registered model, or a file of published weights."""
 
     job: JobId | None = None
     """Id of the other job."""
+    model: ModelReference | None = None
+    """`NAME@ALIAS`, `NAME@NUMBER` or `NAME` of a registered model. At the submission it is replaced
+    by the job and the checkpoint of that version."""
     weights: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] | None = None
     """Name of a file in the directory `weights` of the data directory: torchvision's, a CIFAR
     checkpoint like akamaster's, or weights of this service."""
@@ -114,12 +118,14 @@ class StartFrom(Spec):
     `after`, the one that is the newest or the best when that job has ended."""
     mode: Annotated[StartMode, Field(default_factory=lambda data: _default_start_mode(data))]  # noqa: PLW0108
     """What is taken: the run, the weights, the weights without the classifier's, or a shallower
-    network's weights. By default the run; of a file, the weights without the classifier's."""
+    network's weights. By default of a job the run, else the weights without the classifier's."""
 
     @model_validator(mode="after")
     def _check_source(self) -> "StartFrom":
-        if (self.job is None) == (self.weights is None):
-            raise ValueError("needs either job or weights")
+        if [self.job, self.model, self.weights].count(None) != 2:  # noqa: PLR2004 - all but one
+            raise ValueError("needs either job, model or weights")
+        if self.model is not None and "checkpoint" in self.model_fields_set:
+            raise ValueError("needs no checkpoint with model: a version of it is a checkpoint")
         modes = (StartMode.WEIGHTS, StartMode.FINE_TUNE)
         if self.weights is not None and self.mode not in modes:
             raise ValueError(
@@ -464,7 +470,7 @@ def _check_shares(recipe: Recipe, resources: Resources) -> None:
 
 
 def _default_start_mode(validated: dict[str, Any]) -> StartMode:
-    return StartMode.CONTINUE if validated.get("weights") is None else StartMode.FINE_TUNE
+    return StartMode.FINE_TUNE if validated.get("job") is None else StartMode.CONTINUE
 
 
 def _default_family(dataset: datasets.Dataset | None, depth: int) -> Family:

@@ -74,5 +74,7 @@ def test_what_a_job_is_registered_as_is_named_where_it_cannot_be_deleted(
 ) -> None:
     job_id = _train(service, 20)
     client.models.register(NAME, job_id)
+    assert command("show", job_id) == 0
+    assert command.out.splitlines()[-1].endswith(f"{NAME}@1")
     assert command("delete", job_id) != 0
     assert f"has the weights of {NAME}@1 in the model registry" in command.err

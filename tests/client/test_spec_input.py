@@ -92,13 +92,15 @@ def test_a_missing_file_is_named() -> None:
         ("0f3k", {"job": "0f3k"}),
         ("0f3k:best", {"job": "0f3k", "checkpoint": "best"}),
         ("0f3k:best:deepen", {"job": "0f3k", "checkpoint": "best", "mode": "deepen"}),
+        ("teacher@2", {"model": "teacher@2"}),
+        ("a/b@production:weights", {"model": "a/b@production", "mode": "weights"}),
     ],
 )
 def test_a_start_is_a_job_a_checkpoint_and_a_mode(text: str, fields: dict[str, str]) -> None:
     assert spec_input.parse_start_from(text) == fields
 
 
-@pytest.mark.parametrize("text", ["", "0f3k::deepen", "a:b:c:d"])
+@pytest.mark.parametrize("text", ["", "0f3k::deepen", "a:b:c:d", "a/b:c:d", "a@b:"])
 def test_a_start_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected JOB"):
         spec_input.parse_start_from(text)

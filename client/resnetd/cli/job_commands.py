@@ -51,7 +51,8 @@ def submit(
         typer.Option(
             metavar="JOB[:CHECKPOINT[:MODE]]",
             help="Start from a checkpoint of another job: newest, best or its id;"
-            " continue its run, take its weights, or deepen its network.",
+            " continue its run, take its weights, or deepen its network."
+            " Or from a registered model: NAME@ALIAS[:MODE].",
         ),
     ] = None,
     settings: SettingsOption = None,
@@ -78,8 +79,9 @@ def submit(
         spec |= {field: value for field, value in fields.items() if value is not None}
         if start_from is not None:
             spec["start_from"] = spec_input.parse_start_from(start_from)
-            source = session.client.jobs.find(spec["start_from"]["job"])
-            spec["start_from"]["job"] = source.id
+            if "job" in spec["start_from"]:
+                source = session.client.jobs.find(spec["start_from"]["job"])
+                spec["start_from"]["job"] = source.id
         if workers is not None:
             spec = spec_input.apply_setting(spec, f"resources.num_workers={workers}")
         for setting in settings or ():

@@ -198,7 +198,10 @@ def attempts_table(rows: Iterable[Attempt]) -> Table:
 
 def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:
     return _table(
-        ("checkpoint", "attempt", "iteration", "test error", "train error", "size", "created"),
+        (
+            *("checkpoint", "attempt", "iteration", "test error", "train error", "size"),
+            *("created", "names"),
+        ),
         (
             (
                 row.id,
@@ -208,6 +211,7 @@ def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:
                 percent(row.train_error),
                 format_bytes(row.size_bytes),
                 row.created_at,
+                ", ".join(row.names),
             )
             for row in rows
         ),

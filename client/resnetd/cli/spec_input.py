@@ -63,11 +63,18 @@ def read_spec(name: str | None, settings: Iterable[str] | None = None) -> dict[s
 
 
 def parse_start_from(text: str) -> dict[str, str]:
-    """The fields in `JOB[:CHECKPOINT[:MODE]]`. ValueError for another form."""
-    fields = dict(zip(("job", "checkpoint", "mode"), text.split(":"), strict=False))
-    if text.count(":") > 2 or not all(fields.values()):  # noqa: PLR2004 - three fields
+    """The fields in `JOB[:CHECKPOINT[:MODE]]` or `MODEL[:MODE]`. ValueError for another form.
+
+    Ids of jobs have neither `@` nor `/`.
+    """
+    parts = text.split(":")
+    is_model = not {"@", "/"}.isdisjoint(parts[0])
+    names = ("model", "mode") if is_model else ("job", "checkpoint", "mode")
+    fields = dict(zip(names, parts, strict=False))
+    if len(parts) > len(names) or not all(fields.values()):
         raise ValueError(
-            f"expected JOB[:CHECKPOINT[:MODE]], as 0f3k:best:weights; received {text!r}"
+            "expected JOB[:CHECKPOINT[:MODE]], as 0f3k:best:weights, or MODEL[:MODE], as "
+            f"resnet-56/course@production:weights; received {text!r}"
         )
     return fields
 

@@ -35,6 +35,13 @@ def _promote(api: Api, model_id: str, version: int, token: str, note: str = "") 
     return api.call("PUT", path, json=body, token=token).status_code
 
 
+def _list_names(api: Api, job_id: str, token: str | None = TOKEN) -> list[str]:
+    """Of the job's only checkpoint."""
+    (row,) = api.get(f"/v1/jobs/{job_id}/checkpoints", token=token).json()["checkpoints"]
+    names: list[str] = row["names"]
+    return names
+
+
 def test_weights_are_downloaded_by_a_name_that_is_promoted_and_rolled_back(any_api: Api) -> None:
     before = any_api.list_audit("model-promoted")
     ann = any_api.add_person("ann")
@@ -58,6 +65,8 @@ def test_weights_are_downloaded_by_a_name_that_is_promoted_and_rolled_back(any_a
     assert (alias["version"], alias["user"], alias["note"]) == (1, "ann", "as tested")
     listed = any_api.get(f"/v1/models/{model_id}/versions").json()["versions"]
     assert [(row["version"], row["aliases"]) for row in listed] == [(2, []), (1, ["production"])]
+    names = [_list_names(any_api, job_id) for job_id in jobs]
+    assert names == [[f"{NAME}@1", f"{NAME}@production"], [f"{NAME}@2"]]
     history = any_api.get(f"/v1/models/{model_id}/events").json()["events"]
     assert [event["kind"] for event in history] == ["registered"] * 2 + ["promoted"] * 3
     assert {event["user"] for event in history} == {"ann"}
@@ -110,6 +119,8 @@ def test_members_who_see_what_is_theirs_find_no_model_of_others(any_own_api: Api
     job_id = _train(api, user="ben")
     model_id = _register(api, TOKEN, job=job_id)["model_id"]
     assert api.get("/v1/models", token=ben).json()["models"] == []
+    assert _list_names(api, job_id, ben) == []
+    assert _list_names(api, job_id) == [f"{NAME}@1"]
     for path in (
         f"{REF}{NAME}",
         f"/v1/models:download?ref={NAME}",

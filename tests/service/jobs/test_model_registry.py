@@ -7,14 +7,15 @@ import pytest
 from sqlalchemy.orm import Session
 
 from service.access.policy import Principal
-from service.errors import Conflict, Forbidden, NotFound, ResnetdError
-from service.jobs import checkpoints, model_registry, retention
-from service.jobs.model_registry import ModelVersion
+from service.errors import Conflict, Forbidden, InvalidInput, NotFound, ResnetdError
+from service.jobs import checkpoints, model_registry, model_versions, retention
+from service.jobs.model_versions import ModelVersion
 from service.states import ActorKind, Reason, Role, TokenScope
 from service.storage import events
 from service.storage.actors import Actor
 from service.storage.tables import CheckpointRow
-from tests.support.core import ENVIRONMENT, Core, Taken, job_id_of, note
+from tests.support.core import ENVIRONMENT, Core, Taken, job_id_of, note, written
+from tests.support.searching import Searching
 
 NAME = "resnet-8/course"
 
@@ -81,7 +82,7 @@ class _Registry:
 
     def resolve(self, reference: str) -> int:
         with self.core.database.reading() as session:
-            return model_registry.resolve(session, reference).row.number
+            return model_versions.resolve(session, reference).row.number
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def _iterations(core: Core, job_id: str) -> list[int]:
 
 def _history(core: Core, version: ModelVersion) -> list[tuple[str, str | None, dict[str, Any]]]:
     with core.database.reading() as session:
-        model = model_registry.find_model(session, version.model.id)
+        model = model_versions.find_model(session, version.model.id)
         rows = events.list_events_after(session, model, 0, limit=100)
         return [(row.kind, row.user, row.data) for row in rows]
 
@@ -252,7 +253,7 @@ def test_the_lineage_says_from_which_weights_data_and_code_a_version_came(
 ) -> None:
     source = _train(core)
     job_id = _train(core, seed=3, start_from={"job": source, "mode": "weights"})
-    lineage = model_registry.lineage_of(registry.register(job_id).row)
+    lineage = model_versions.lineage_of(registry.register(job_id).row)
     assert lineage.source is not None
     assert (lineage.source.job, lineage.source.iteration) == (source, 20)
     assert (lineage.network, lineage.dataset, lineage.seed) == ("resnet-8-A", "digits", 3)
@@ -260,7 +261,7 @@ def test_the_lineage_says_from_which_weights_data_and_code_a_version_came(
     assert lineage.dataset_checksum.sha256 == "d" * 64
     assert (lineage.code_version, lineage.code_commit) == ("0.1.0", "c" * 40)
     assert lineage.test_error == 20.0
-    new = model_registry.lineage_of(registry.register(source).row)
+    new = model_versions.lineage_of(registry.register(source).row)
     assert new.source is None
 
 
@@ -275,7 +276,7 @@ def test_a_version_whose_files_were_lost_says_so(core: Core, registry: _Registry
         core.database.reading() as session,
         pytest.raises(NotFound, match=f"version 1 of {NAME}, was deleted: its files were"),
     ):
-        model_registry.find_checkpoint(session, model_registry.resolve(session, NAME))
+        model_versions.find_checkpoint(session, model_versions.resolve(session, NAME))
 
 
 def test_registrations_at_one_time_have_different_numbers(core: Core, registry: _Registry) -> None:
@@ -285,3 +286,48 @@ def test_registrations_at_one_time_have_different_numbers(core: Core, registry: 
         versions = list(pool.map(registry.register, jobs))
     assert sorted(version.row.number for version in versions) == [1, 2, 3, 4]
     assert len({version.model.id for version in versions}) == 1
+
+
+def test_a_job_starts_from_the_version_that_its_model_names_at_the_submission(
+    core: Core, registry: _Registry
+) -> None:
+    first, second = _train(core, 20), _train(core, 30)
+    version = registry.register(first)
+    registry.promote(version, 1)
+    start = {"model": f"{NAME}@production", "mode": "weights"}
+    job_id = core.submit(seed=1, start_from=start)
+    registry.register(second)
+    registry.promote(version, 2)
+    job = core.job(job_id)
+    saved = job.spec["start_from"]
+    assert (saved["job"], saved["checkpoint"], saved["model"]) == (
+        *(first, version.row.checkpoint_id),
+        None,
+    )
+    assert (job.source_job_id, job.source_iteration) == (first, 20)
+    assert core.events(job_id)[0].data["model"] == f"{NAME}@production"
+    later = core.job(core.submit(seed=1, start_from=start))
+    assert later.source_job_id == second
+    assert later.training_key != job.training_key
+
+
+@pytest.mark.parametrize("reference", ["unknown", f"{NAME}@7", f"{NAME}@production"])
+def test_a_job_cannot_start_from_a_version_that_does_not_exist(
+    core: Core, registry: _Registry, reference: str
+) -> None:
+    registry.register(_train(core))
+    with pytest.raises(InvalidInput) as refused:
+        core.submit(start_from={"model": reference})
+    assert [error.pointer for error in refused.value.field_errors] == ["/start_from/model"]
+
+
+def test_the_trials_of_a_search_start_from_one_version(core: Core, registry: _Registry) -> None:
+    version = registry.register(_train(core))
+    registry.promote(version, 1)
+    searching = Searching(core)
+    start = {"model": f"{NAME}@production", "mode": "weights"}
+    search_id = searching.run(job=written(start_from=start))
+    registry.register(_train(core))
+    registry.promote(version, 2)
+    trial = searching.assign_trial(search_id, "a")
+    assert core.job(trial.job_id).source_checkpoint_id == version.row.checkpoint_id

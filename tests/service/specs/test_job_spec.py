@@ -343,8 +343,11 @@ def test_a_folder_is_read_at_the_size_of_the_stem() -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ({}, "needs either job or weights"),
-        ({"job": "0" * 16, "weights": "a.pth"}, "needs either job or weights"),
+        ({}, "needs either job, model or weights"),
+        ({"job": "0" * 16, "weights": "a.pth"}, "needs either job, model or weights"),
+        ({"model": "a@b", "weights": "a.pth"}, "needs either job, model or weights"),
+        ({"model": "a@b", "checkpoint": "best"}, "needs no checkpoint with model"),
+        ({"model": "a@B"}, "pattern"),
         ({"weights": "a.pth", "mode": "continue"}, "mode must be weights or fine-tune"),
         ({"weights": "../a.pth"}, "pattern"),
     ],

@@ -303,6 +303,7 @@ function Summary(properties: { job: Job; envelope: Schemas["EnvelopeView"] | und
 function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[] }) {
   const [best] = sorted(checkpoints, (checkpoint) => checkpoint.selection_error, false);
   const selectBy = job.spec.recipe?.select_by;
+  const isNamed = checkpoints.some(({ names }) => names.length > 0);
   return (
     <section class="section">
       <header>
@@ -326,6 +327,7 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
             <thead>
               <tr>
                 <th class="number">Iteration</th>
+                {isNamed && <th>Names</th>}
                 <th class="number">Test error</th>
                 <th class="number wide">Size</th>
                 <th class="wide">Saved</th>
@@ -336,6 +338,7 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
               {checkpoints.map((checkpoint) => (
                 <tr key={checkpoint.id}>
                   <td class="number">{number(checkpoint.iteration)}</td>
+                  {isNamed && <td>{checkpoint.names.join(", ")}</td>}
                   <td class="number">
                     {checkpoint === best && best.selection_error !== null && (
                       <span class="good">best by {selectBy} error </span>
