@@ -659,6 +659,181 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/models": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Models
+         * @description Models with their aliases, newest first.
+         */
+        get: operations["list_models_v1_models_get"];
+        put?: never;
+        /**
+         * Register Model
+         * @description Makes a checkpoint of the caller's job the next version of the caller's model.
+         *
+         *     The first version creates the model. As long as the version exists, retention keeps the
+         *     checkpoint, and its job cannot be deleted.
+         */
+        post: operations["register_model_v1_models_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models:resolve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Resolve Model
+         * @description The version that a reference names now.
+         */
+        get: operations["resolve_model_v1_models_resolve_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models:download": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Download Model
+         * @description The weights of the version; `Range` with `If-Range` continues a download that broke.
+         */
+        get: operations["download_model_v1_models_download_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models/{model_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Model
+         * @description A model with its aliases.
+         */
+        get: operations["get_model_v1_models__model_id__get"];
+        put?: never;
+        post?: never;
+        /**
+         * Delete Model
+         * @description Deletes a model without aliases, with its versions; their jobs and checkpoints stay.
+         */
+        delete: operations["delete_model_v1_models__model_id__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models/{model_id}/versions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Model Versions
+         * @description The versions of a model with their lineage, newest first.
+         */
+        get: operations["list_model_versions_v1_models__model_id__versions_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models/{model_id}/versions/{version}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Model Version
+         * @description Deletes a version without an alias; its job and checkpoint stay, and are kept no longer.
+         */
+        delete: operations["delete_model_version_v1_models__model_id__versions__version__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models/{model_id}/aliases/{alias}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Move Model Alias
+         * @description Points the alias to a version: promotes it, or rolls back to an earlier one.
+         */
+        put: operations["move_model_alias_v1_models__model_id__aliases__alias__put"];
+        post?: never;
+        /**
+         * Remove Model Alias
+         * @description Removes the alias; its version stays.
+         */
+        delete: operations["remove_model_alias_v1_models__model_id__aliases__alias__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/models/{model_id}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Model Events
+         * @description Registrations, promotions with their notes, and deletions of versions, oldest first.
+         */
+        get: operations["list_model_events_v1_models__model_id__events_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/attempts/{attempt_id}": {
         parameters: {
             query?: never;
@@ -2087,6 +2262,17 @@ export interface components {
          * @enum {string}
          */
         Algorithm: "random" | "grid" | "tpe";
+        /** AliasUpdate */
+        AliasUpdate: {
+            /** Version */
+            version: number;
+            /**
+             * Note
+             * @description why it is moved there
+             * @default
+             */
+            note: string;
+        };
         /**
          * AnalysisJobView
          * @description An analysis of a job's checkpoint. `numbers`: null before it has a result.
@@ -2318,7 +2504,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "token-refused" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "share-created" | "share-opened" | "share-revoked" | "quota-set" | "quota-deleted" | "fair-share-set";
+        AuditKind: "sign-in" | "sign-in-failed" | "token-refused" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "share-created" | "share-opened" | "share-revoked" | "quota-set" | "quota-deleted" | "fair-share-set" | "model-promoted" | "model-deleted" | "model-version-deleted";
         /** AuditPage */
         AuditPage: {
             /** Entries */
@@ -2652,6 +2838,8 @@ export interface components {
         /**
          * CheckpointView
          * @description Errors in percent. `selection_error`: the one by which `best` is found; null if by none.
+         *
+         *     `names`: in the model registry, by number and by alias.
          */
         CheckpointView: {
             /** Id */
@@ -2679,6 +2867,8 @@ export interface components {
             parts: {
                 [key: string]: components["schemas"]["PartView"];
             };
+            /** Names */
+            names: string[];
         };
         /**
          * ChecksumScope
@@ -4195,6 +4385,151 @@ export interface components {
                 [key: string]: components["schemas"]["SeriesView"];
             };
         };
+        /** ModelAliasView */
+        ModelAliasView: {
+            /** Alias */
+            alias: string;
+            /** Version */
+            version: number;
+            /**
+             * User
+             * @description who moved it there
+             */
+            user: string;
+            /** Note */
+            note: string;
+            /**
+             * Moved At
+             * Format: date-time
+             */
+            moved_at: string;
+        };
+        /**
+         * ModelLineage
+         * @description As it was known when the version was registered; null where it was not reported.
+         *
+         *     The code is that of the job's last attempt until then.
+         */
+        ModelLineage: {
+            /** Network */
+            network: string;
+            /** Dataset */
+            dataset: string;
+            dataset_checksum: components["schemas"]["DataChecksum"] | null;
+            /** Seed */
+            seed: number;
+            /** Iteration */
+            iteration: number;
+            /**
+             * Test Error
+             * @description of these weights
+             */
+            test_error: number | null;
+            /**
+             * Weights Sha256
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            weights_sha256: string;
+            /** @description null: new weights */
+            source: components["schemas"]["ModelSource"] | null;
+            /**
+             * Training Key
+             * @description equal for jobs with equal spec, training code and upload
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            training_key: string;
+            /** Code Version */
+            code_version: string | null;
+            /**
+             * Code Commit
+             * @description of a git checkout, with `-dirty` if files were changed; null elsewhere
+             */
+            code_commit: string | null;
+            /**
+             * Training Code Sha256
+             * @description of workers/training and service/catalog, file by file
+             */
+            training_code_sha256: string | null;
+        };
+        /** ModelPage */
+        ModelPage: {
+            /** Models */
+            models: components["schemas"]["ModelView"][];
+            /** Next Page Token */
+            next_page_token: string | null;
+        };
+        /**
+         * ModelSource
+         * @description What the training began from: a checkpoint of another job, or a file of weights.
+         */
+        ModelSource: {
+            /** Job */
+            job: string | null;
+            /** Checkpoint */
+            checkpoint: string | null;
+            /** Iteration */
+            iteration: number | null;
+            /** Weights */
+            weights: string | null;
+            mode: components["schemas"]["StartMode"];
+        };
+        /** ModelVersionList */
+        ModelVersionList: {
+            /** Versions */
+            versions: components["schemas"]["ModelVersionView"][];
+        };
+        /** ModelVersionView */
+        ModelVersionView: {
+            /** Model Id */
+            model_id: string;
+            /**
+             * Name
+             * @description of the model
+             */
+            name: string;
+            /** Version */
+            version: number;
+            /** Aliases */
+            aliases: string[];
+            /** Job Id */
+            job_id: string;
+            /** Checkpoint Id */
+            checkpoint_id: string;
+            /**
+             * User
+             * @description who registered it
+             */
+            user: string;
+            /** Note */
+            note: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            lineage: components["schemas"]["ModelLineage"];
+        };
+        /** ModelView */
+        ModelView: {
+            /** Id */
+            id: string;
+            /** Name */
+            name: string;
+            /**
+             * User
+             * @description the person who owns it
+             */
+            user: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Newest Version */
+            newest_version: number;
+            /** Aliases */
+            aliases: components["schemas"]["ModelAliasView"][];
+        };
         /**
          * MomentumForm
          * @description Caffe (the paper): v = m v + lr g. Torch: v = m v + g, multiplied by lr afterwards.
@@ -4258,6 +4593,27 @@ export interface components {
              * @description signs the calls of a webhook; not shown again; empty for the others
              */
             secret: string;
+        };
+        /** NewModelVersion */
+        NewModelVersion: {
+            /**
+             * Name
+             * @example resnet-56/course
+             */
+            name: string;
+            /** Job */
+            job: string;
+            /**
+             * Checkpoint
+             * @description `newest`, `best`, or an id; only the last of a training has its exports
+             * @default newest
+             */
+            checkpoint: string;
+            /**
+             * Note
+             * @default
+             */
+            note: string;
         };
         /** NewPerson */
         NewPerson: {
@@ -5702,11 +6058,13 @@ export interface components {
         };
         /**
          * StartFrom
-         * @description A checkpoint of another job, or a file of published weights.
+         * @description A checkpoint of another job, a registered model, or a file of published weights.
          */
         StartFrom: {
             /** Job */
             job?: string | null;
+            /** Model */
+            model?: string | null;
             /** Weights */
             weights?: string | null;
             /**
@@ -8265,6 +8623,601 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_models_v1_models_get: {
+        parameters: {
+            query?: {
+                limit?: number;
+                /** @description `next_page_token` of a page */
+                page_token?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelPage"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    register_model_v1_models_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewModelVersion"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelVersionView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    resolve_model_v1_models_resolve_get: {
+        parameters: {
+            query: {
+                /** @description `NAME@ALIAS`, `NAME@NUMBER`, or `NAME` for the newest version */
+                ref: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelVersionView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    download_model_v1_models_download_get: {
+        parameters: {
+            query: {
+                /** @description `NAME@ALIAS`, `NAME@NUMBER`, or `NAME` for the newest version */
+                ref: string;
+                /** @description pt: a state_dict for torch.load(weights_only=True). pt2: a torch.export program. onnx-image and pt2-image take the bytes of an image of any size. card: the model card. All but safetensors exist for the last checkpoint of a finished training */
+                format?: components["schemas"]["WeightsFormat"];
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                    "text/markdown": string;
+                };
+            };
+            /** @description the bytes that `Range` names */
+            206: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                    "text/markdown": string;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description the file has none of the bytes that `Range` names */
+            416: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_model_v1_models__model_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelView"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    delete_model_v1_models__model_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_model_versions_v1_models__model_id__versions_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelVersionList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    delete_model_version_v1_models__model_id__versions__version__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+                version: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `conflict` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "conflict";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    move_model_alias_v1_models__model_id__aliases__alias__put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+                alias: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AliasUpdate"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ModelAliasView"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            413: components["responses"]["BodyTooLarge"];
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    remove_model_alias_v1_models__model_id__aliases__alias__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+                alias: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `invalid-input` */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    list_model_events_v1_models__model_id__events_get: {
+        parameters: {
+            query?: {
+                /** @description only entries with a higher number */
+                after?: number;
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                model_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EventList"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
             };
             /** @description `invalid-input` */
             422: {
