@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -50,9 +51,12 @@ hypothesis.settings.load_profile("resnetd")
 def _fresh_logs() -> Iterator[None]:
     """Resets the log configuration of a command: its output is closed after the test.
 
-    Without tracebacks of Rich, which take seconds for one of a request.
+    Without tracebacks of Rich, which take seconds for one of a request. A service in the process
+    of a test logs beside what `capsys` sees: the output of commands.
     """
-    structlog.configure(processors=_LOG_PROCESSORS)
+    structlog.configure(
+        processors=_LOG_PROCESSORS, logger_factory=structlog.PrintLoggerFactory(sys.__stderr__)
+    )
     root = logging.getLogger()
     handlers, level = root.handlers.copy(), root.level
     yield
