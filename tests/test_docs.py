@@ -25,6 +25,7 @@ from tools import generate_reference
 from tools.check_prose import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
+EXAMPLES = REPOSITORY / "examples"
 DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
 PAGES = sorted([*DOCS.rglob("*.md"), *REPOSITORY.glob("*.md"), REPOSITORY / "client" / "README.md"])
 # Variables that are not fields of Settings: of the client, the secrets, the benchmarks.
@@ -81,6 +82,14 @@ def test_the_index_names_each_page() -> None:
     links = {DOCS / link for link in _LINK.findall((DOCS / "index.md").read_text())}
     pages = {page for page in DOCS.rglob("*.md") if page.parent != DOCS / "decisions"}
     assert pages - links == {DOCS / "index.md"}
+
+
+def test_example_notebooks_are_kept_without_outputs() -> None:
+    notebooks = {path.name: json.loads(path.read_text()) for path in EXAMPLES.glob("*.ipynb")}
+    assert len(notebooks) == 3
+    for name, notebook in notebooks.items():
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), name
 
 
 @pytest.mark.parametrize("text", _blocks("json"))
