@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -79,6 +79,10 @@ def _check_smtp_url(secret: SecretStr) -> SecretStr:
     return SecretStr(parts.geturl())
 
 
+def _check_mlflow_url(secret: SecretStr) -> SecretStr:
+    return SecretStr(_check_base_url(secret.get_secret_value().strip()))
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_reject_blank), AfterValidator(Path.absolute)]
 BaseUrl = Annotated[str, AfterValidator(_check_base_url)]
 Count = Annotated[int, Field(ge=0)]
@@ -86,6 +90,7 @@ PerSecond = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Days = Annotated[float, Field(ge=0, le=36_600, allow_inf_nan=False)]
 # An empty secret file is a mistake.
 Secret = Annotated[SecretStr, Field(min_length=1)]
+MlflowUrl = Annotated[Secret, AfterValidator(_check_mlflow_url)]
 SmtpUrl = Annotated[Secret, AfterValidator(_check_smtp_url)]
 Seconds = Annotated[float, Field(gt=0, le=_YEAR_SECONDS, allow_inf_nan=False)]
 # pydantic-settings would raise an error without the variable's value.
@@ -209,6 +214,15 @@ class Settings(BaseSettings):
     mail_domains: Annotated[tuple[str, ...], *Json] = ()
     """Domains to which e-mails may go, as JSON: `["example.org"]`. Default: all."""
 
+    # MLflow.
+    mlflow_url: MlflowUrl | None = None
+    """MLflow server that gets all trainings while they run; a secret.
+
+    `https://USER:PASSWORD@HOST:PORT`, or without user and password. Default: none.
+    """
+    mlflow_experiment: Annotated[str, Field(min_length=1, max_length=200)] = "resnetd"
+    """Experiment of MLflow in which each training is a run."""
+
     # Intervals and timeouts.
     lease_seconds: Seconds = 15.0
     """Lease of a dispatcher on an attempt; another one takes over when it expires."""
@@ -247,13 +261,20 @@ def load(**overrides: Any) -> Settings:
         field, *path = first["loc"]
         where = f" at {'/'.join(map(str, path))}" if path else ""
         expected = first["msg"].removeprefix("Value error, ")
-        received = repr(first["input"])[:_MAX_RECEIVED]
-        raise InvalidInput(
-            f"RESNETD_{str(field).upper()}{where}: {expected}; received {received}"
-        ) from error
+        received = f"; received {first['input']!r:.{_MAX_RECEIVED}}"
+        if _has_secret(Settings.model_fields[str(field)].annotation):
+            received = ""
+        # The chained error would show the value of a secret, too.
+        raise InvalidInput(f"RESNETD_{str(field).upper()}{where}: {expected}{received}") from (
+            error if received else None
+        )
     except (OSError, SettingsError) as error:
         reason = error.__cause__ or error
         raise InvalidInput(f"a secret in {secrets_dir} cannot be read: {reason}") from error
+
+
+def _has_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(_has_secret(part) for part in get_args(annotation))
 
 
 def _find_secrets_dir() -> Path | None:

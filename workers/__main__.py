@@ -13,6 +13,8 @@ from service.catalog import datasets as catalog_datasets
 from service.catalog.datasets import DatasetOrigin
 from service.errors import ResnetdError, Unavailable
 
+# What MLflow has not answered by then is sent again by the next process.
+_MIRROR_STOP_SECONDS = 2.0
 _RAY_JOBS = frozenset({"runner", "search", "check-nodes"})
 
 
@@ -85,6 +87,7 @@ def _run_dispatcher() -> int:
     from workers.dispatcher.delivery_sender import DeliverySender  # noqa: PLC0415
     from workers.dispatcher.dispatcher import Dispatcher  # noqa: PLC0415
     from workers.dispatcher.mailer import Mailer  # noqa: PLC0415
+    from workers.dispatcher.mlflow_mirror import MlflowMirror  # noqa: PLC0415
 
     configured = settings.load()
     log.configure(configured.log_format)
@@ -106,12 +109,16 @@ def _run_dispatcher() -> int:
         sending = threading.Thread(target=sender.run, args=(stopping,), name="deliveries")
         sending.start()
         checking = AlertChecker(database, data_dir=configured.data_dir, now=now).start(stopping)
+        mirror = MlflowMirror.of(configured, database, now=now)
+        mirroring = None if mirror is None else mirror.start(stopping)
         try:
             Dispatcher(configured, database, cluster, now=now).run(stopping)
         finally:
             stopping.set()
             sending.join()
             checking.join()
+            if mirroring is not None:
+                mirroring.join(_MIRROR_STOP_SECONDS)
             clock.join()
     database.close()
     return 0

@@ -421,6 +421,27 @@ class MetricBucketRow(Base):
     time: Mapped[float]
 
 
+class MlflowRunRow(Base):
+    """The run of MLflow that mirrors a job (service.jobs.mlflow_runs).
+
+    run_id: None where none is known. sent_tags: with their values. sent_points: attempt and
+    iteration of the newest point of each series. next_try_at: None when nothing will follow.
+    """
+
+    __tablename__ = "mlflow_runs"
+    __table_args__ = (
+        _partial_index(
+            "ix_mlflow_runs_next_try_at", "next_try_at", where="next_try_at IS NOT NULL"
+        ),
+    )
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    run_id: Mapped[str | None] = mapped_column(Text)
+    sent_tags: Mapped[dict[str, Any]]
+    sent_points: Mapped[dict[str, Any]]
+    next_try_at: Mapped[datetime | None]
+
+
 class LogRow(Base):
     __tablename__ = "log_lines"
 

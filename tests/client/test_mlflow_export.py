@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from service.states import CheckpointPart, Reason
 from tests.client.conftest import Command
 from tests.client.service import Service
 from tests.support.core import ENVIRONMENT, content
+from workers.dispatcher.mlflow_mirror import MlflowMirror, MlflowServer
 
 pytestmark = pytest.mark.slow  # MLflow's client and server take seconds to start
 
@@ -134,6 +136,38 @@ def test_a_second_export_completes_the_run_of_the_first(
     onnx = Path(tracking.download_artifacts(run.info.run_id, "onnx"))
     assert (onnx / "model.onnx").read_bytes() == content(CheckpointPart.ONNX, 20)
     assert (onnx / "MLmodel").exists()
+
+
+def test_an_export_completes_the_run_of_the_mirror(
+    service: Service, command: Command, tracking: Any, experiment: str, mlflow_url: str
+) -> None:
+    training = service.run(tags=["course"])
+    training.progress(10, test_error=50.0, train_loss=None)
+    server = MlflowServer(mlflow_url, experiment)
+    mirror = MlflowMirror(service.core.database, server, now=service.core.clock)
+    assert mirror.send_due(threading.Event()) == 1
+    (run,) = _find_runs(tracking, experiment)
+    assert (run.info.status, run.data.params["recipe.learning_rate"]) == ("RUNNING", "0.1")
+    assert math.isnan(run.data.metrics["train/loss"])
+
+    training.progress(20, test_error=2.5)
+    training.save(20, test_error=2.5)
+    training.finish()
+    service.core.clock.advance(5.0)
+    mirror.send_due(threading.Event())
+    server.close()
+    mirrored = tracking.get_run(run.info.run_id)
+    assert command("export", training.job_id, "--to", "mlflow", mlflow_url) == 0, command.err
+    (exported,) = _find_runs(tracking, experiment)
+    assert exported.data.params == mirrored.data.params
+    assert exported.data.tags == mirrored.data.tags | {
+        "resnetd.url": f"{service.url}/jobs/{training.job_id}"
+    }
+    assert (exported.info.status, exported.info.end_time) == ("FINISHED", mirrored.info.end_time)
+    assert exported.data.metrics["result/test_error"] == 2.5
+    for series, number in (("test/error", 2), ("result/test_error", 1)):
+        assert len(tracking.get_metric_history(run.info.run_id, series)) == number
+    assert tracking.list_artifacts(run.info.run_id, "weights")
 
 
 def test_trials_are_runs_with_their_search(

@@ -1,5 +1,6 @@
 """Settings come from variables and secret files; an error names the variable."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,17 @@ def test_a_trailing_slash_of_a_url_is_removed() -> None:
 def test_secrets_are_not_in_the_repr() -> None:
     shown = repr(settings.load(database_url="postgresql://me:hunter2@db/x", ray_token="hunter2"))
     assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mlflow_url", "ftp://ann:hunter2@mlflow"),
+        ("smtp_url", "http://ann:hunter2@mail"),
+        ("smtp_url", "smtp://ann:hunter2@mail:port"),
+    ],
+)
+def test_a_secret_that_is_wrong_is_not_shown(name: str, value: str) -> None:
+    with pytest.raises(InvalidInput, match=f"RESNETD_{name.upper()}: must ") as caught:
+        settings.load(**{name: value})
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))

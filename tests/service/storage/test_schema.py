@@ -15,7 +15,7 @@ from sqlalchemy import MetaData, inspect
 from service.access import audit, sign_ins
 from service.access.policy import Principal
 from service.errors import DatabaseUnavailable
-from service.jobs import model_registry
+from service.jobs import mlflow_runs, model_registry
 from service.notifications import alerts, webhooks
 from service.notifications.alerts import Firing, Notice
 from service.scheduling import dispatchers, fair_share
@@ -119,6 +119,8 @@ def _fill(core: Core) -> None:
         firing = Firing(alert_id, AlertCondition.QUEUE_STUCK, "queue")
         alerts.begin(session, firing, Notice("title", "", "/", {}), now=core.clock.now)
     claimed = core.run(tags=["nightly"])
+    with core.database.transaction() as session:
+        mlflow_runs.add(session, [job_id_of(claimed)], now=core.clock.now)
     # More than are kept without buckets.
     points = [make_point("train/loss", iteration, 1.5) for iteration in range(300)]
     line = LogLine(at=core.clock.now, level=LogLevel.INFO, message="a line")

@@ -424,6 +424,6 @@ def test_the_dispatcher_imports_no_package_of_another_extra() -> None:
 import sys
 sys.modules.update(dict.fromkeys({_OTHER_EXTRAS}))
 from workers.cluster import ray_jobs
-from workers.dispatcher import alert_checker, delivery_sender, dispatcher, mailer
+from workers.dispatcher import alert_checker, delivery_sender, dispatcher, mailer, mlflow_mirror
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -846,6 +846,25 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "mlflow_runs",
+        sa.Column("job_id", sa.String(length=16), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column(
+            "sent_tags", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column(
+            "sent_points", sa.JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=False
+        ),
+        sa.Column("next_try_at", sa.DateTime(timezone=True), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_mlflow_runs_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_mlflow_runs")),
+    )
+    _create_partial_index(
+        "ix_mlflow_runs_next_try_at", "mlflow_runs", "next_try_at", "next_try_at IS NOT NULL"
+    )
+    op.create_table(
         "metric_buckets",
         sa.Column("job_id", sa.String(length=16), nullable=False),
         sa.Column("series", sa.String(length=63), nullable=False),
@@ -1103,6 +1122,8 @@ def downgrade() -> None:
     op.drop_table("trials")
     op.drop_table("search_events")
     op.drop_table("metric_buckets")
+    op.drop_index("ix_mlflow_runs_next_try_at", table_name="mlflow_runs")
+    op.drop_table("mlflow_runs")
     op.drop_table("metrics")
     op.drop_table("log_lines")
     op.drop_index("ix_job_tags_job_id", table_name="job_tags")
