@@ -1,5 +1,6 @@
 """Health, the cluster, its runners, the queue, and the list of recipes."""
 
+import inspect
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -68,7 +69,7 @@ def list_recipes() -> RecipeList:
         recipes=[
             RecipeView(
                 name=name,
-                source=(recipe.__doc__ or "").strip(),
+                source=inspect.cleandoc(recipe.__doc__ or ""),
                 fields=recipes.build_recipe(name, family=Family.CIFAR, depth=20).model_dump(),
             )
             for name, recipe in recipes.RECIPES.items()

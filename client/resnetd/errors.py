@@ -185,7 +185,9 @@ class UnknownTopic(ResnetdError):
     """No part of a spec, and no field, has this name."""
 
     def __init__(self, name: str, similar: Sequence[str]) -> None:
-        hint = f"similar: {', '.join(similar)}" if similar else "`resnetd help` lists the topics"
+        hint = (
+            f"similar: {', '.join(similar)}" if similar else "without a name, the topics are listed"
+        )
         super().__init__(f"specs have no field {name!r}; {hint}")
 
 

@@ -4,14 +4,15 @@ It needs the extra `mcp` of this package. What it may spend is limited when it s
 jobs, and the seconds of training of each.
 """
 
+import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 import msgspec
@@ -80,6 +81,12 @@ def make_server(client: Client, limits: Limits, *, poll_seconds: float = 1.0) ->
         log_level="WARNING",
     )
     tools = _Tools(client, limits, poll_seconds)
+
+    def add(function: Callable[..., Any], title: str, hints: ToolAnnotations) -> None:
+        # Without the indentation that the docstring has in the source.
+        text = inspect.getdoc(function)
+        server.add_tool(function, title=title, description=text, annotations=hints)
+
     for function, title in (
         (tools.show_limits, "Show what may be spent, and whose token it is"),
         (tools.list_choices, "List datasets and recipes"),
@@ -90,15 +97,11 @@ def make_server(client: Client, limits: Limits, *, poll_seconds: float = 1.0) ->
         (tools.explain_job, "Explain why a job waits or how it ended"),
         (tools.compare_jobs, "Compare groups of jobs over seeds"),
     ):
-        server.add_tool(function, title=title, annotations=_READS)
-    server.add_tool(
-        tools.submit_job, title="Submit a job, which spends compute time", annotations=_SPENDS
-    )
-    server.add_tool(tools.cancel_job, title="Cancel a job", annotations=_ENDS)
+        add(function, title, _READS)
+    add(tools.submit_job, "Submit a job, which spends compute time", _SPENDS)
+    add(tools.cancel_job, "Cancel a job", _ENDS)
     if limits.folder is not None:
-        server.add_tool(
-            tools.download_weights, title="Download weights to the folder", annotations=_WRITES
-        )
+        add(tools.download_weights, "Download weights to the folder", _WRITES)
     return server
 
 
@@ -191,7 +194,7 @@ class _Tools:
         `submit_job` would.
         """
         plan = self._client.jobs.plan(self._add_budget(spec, max_seconds))
-        return {name: value for name, value in plan.document.items() if name != "spec"}
+        return {name: _round(value) for name, value in plan.document.items() if name != "spec"}
 
     @_refusals()
     def submit_job(
@@ -314,15 +317,26 @@ class _Tools:
         """Compare jobs, grouped by their spec without the seed. Nothing is submitted.
 
         Each group has mean, deviation and 95 % interval of its results. The first group is tested
-        against each other over pairs of equal seeds; fewer than 6 pairs cannot show a difference.
+        against each other over pairs of equal seeds: `mean` of a difference is `a` minus `b`.
+        Fewer than 6 pairs cannot show a difference.
         """
         groups = self._client.jobs.compare(job_ids, metric=metric)
         found = {job.id for group in groups.groups for job in group.jobs}
         if missing := [job_id for job_id in job_ids if job_id not in found]:
             raise ToolError(f"no trainings: {', '.join(missing)}")
         return {
-            "groups": [group.document for group in groups.groups],
-            "differences": [difference.document for difference in groups.differences],
+            "groups": [
+                {name: _round(group.document.get(name)) for name in ("fields", "jobs", "results")}
+                for group in groups.groups
+            ],
+            "differences": [
+                _round(difference.document)
+                | {
+                    "a": groups.groups[difference.a].fields,
+                    "b": groups.groups[difference.b].fields,
+                }
+                for difference in groups.differences
+            ],
         }
 
     @_refusals()
@@ -333,7 +347,9 @@ class _Tools:
             str | None, Field(description="best, newest, or the id of a checkpoint")
         ] = None,
         file_format: Annotated[
-            str, Field(description="safetensors, pt, onnx, pt2, onnx-image, pt2-image or card")
+            # Not timm, which is a folder of several files.
+            Literal["safetensors", "pt", "onnx", "pt2", "onnx-image", "pt2-image", "card"],
+            Field(description="all but safetensors are of a finished job"),
         ] = "safetensors",
     ) -> Document:
         """Download weights of a job to the folder of this server, and verify their checksum.
@@ -389,9 +405,22 @@ def _summarize(job: Job) -> Document:
     """What the service says of the job, without its spec and what is empty."""
     shown = {name: job.document.get(name) for name in _SHOWN}
     shown["message"] = _shorten(job.message)
-    return {name: value for name, value in shown.items() if value is not None} | {
+    return {name: _round(value) for name, value in shown.items() if value is not None} | {
         "is_over": _is_over(job)
     }
+
+
+def _round(value: Any) -> Any:
+    """Of numbers six digits, which is more than a model needs to read."""
+    match value:
+        case float():
+            return float(f"{value:.6g}")
+        case dict():
+            return {name: _round(member) for name, member in value.items()}
+        case list():
+            return [_round(member) for member in value]
+        case _:
+            return value
 
 
 def _explain(job: Job) -> str:
@@ -401,7 +430,8 @@ def _explain(job: Job) -> str:
         return f"waits ({job.waiting.code}): {job.waiting.message}"
     if job.stop_requested is not None:
         return f"ends at its next step: {job.stop_requested}"
-    cause = f" ({job.reason})" if job.reason is not None else ""
+    is_new = job.reason is not None and str(job.reason) != str(job.state)
+    cause = f" ({job.reason})" if is_new else ""
     return f"{job.state}{cause}" + (f": {_shorten(job.message)}" if job.message else "")
 
 

@@ -43,7 +43,7 @@ def test_a_field_of_several_topics_is_explained_for_each(command: Command) -> No
     [
         ("max_second", "specs have no field 'max_second'; similar: max_seconds"),
         ("job.max_seconds", "similar: max_seconds"),
-        ("§§§", "`resnetd help` lists the topics"),
+        ("§§§", "without a name, the topics are listed"),
     ],
 )
 def test_an_unknown_topic_names_similar_ones(command: Command, name: str, text: str) -> None:

@@ -113,9 +113,9 @@ def test_an_experiment_from_plan_to_weights(service: Service, drive: Drive, tmp_
         for _ in ids:
             training = service.run_next()
             training.log("training begins")
-            training.progress(10, test_error=30.0)
+            training.progress(10, test_error=100 / 3)
             followed = await tools("follow_job", job_id=training.job_id, wait_seconds=0)
-            assert followed["progress"]["metrics"] == {"test/error": 30.0}
+            assert followed["progress"]["metrics"] == {"test/error": 33.3333}
             assert not followed["is_over"]
             training.save(20, test_error=9.0)
             training.finish(test_error=9.0 if training.job_id in ids[:2] else 7.0)
@@ -128,11 +128,13 @@ def test_an_experiment_from_plan_to_weights(service: Service, drive: Drive, tmp_
         assert [group["results"]["test_error"]["mean"] for group in compared["groups"]] == [7, 9]
         (difference,) = compared["differences"]
         assert (difference["mean"], difference["n"]) == (-2.0, 2)
+        assert (difference["a"], difference["b"]) == ({"shortcut": "A"}, {"shortcut": "none"})
         best = await tools("list_jobs", state=["succeeded"], where=["result.test_error<8"])
         assert {job["id"] for job in best["jobs"]} == set(ids[2:])
 
         saved = await tools("download_weights", job_id=ids[3])
         assert saved["bytes"] > 0
+        assert "'card'" in await tools.refuse("download_weights", job_id=ids[3], file_format="timm")
 
     drive(experiment)
     (weights,) = tmp_path.glob("*.safetensors")
@@ -233,6 +235,7 @@ def test_a_job_is_cancelled_and_one_that_does_not_exist_is_refused(drive: Drive)
     async def experiment(tools: Tools) -> None:
         cancelled = await tools("cancel_job", job_id=await tools.submit())
         assert (cancelled["state"], cancelled["is_over"]) == ("cancelled", True)
+        assert (await tools("explain_job", job_id=cancelled["id"]))["why"] == "cancelled"
         for name in ("cancel_job", "explain_job", "follow_job", "download_weights"):
             assert "0zzz" in await tools.refuse(name, job_id="0zzz")
         assert "no trainings: 0zzz" in await tools.refuse(
@@ -288,6 +291,7 @@ def test_each_tool_hints_what_it_does(drive: Drive) -> None:
             )
             assert tool.title
             assert tool.description
+            assert "  " not in tool.description
         assert hints == HINTS
 
     drive(experiment)

@@ -95,7 +95,8 @@ def run(
 
 
 def _show_versions(context: typer.Context, is_requested: bool) -> None:  # given by position
-    if is_requested:
+    # A shell that completes the line reads what is printed.
+    if is_requested and not context.resilient_parsing:
         typer.echo(f"resnetd {metadata.version('resnetd')}")
         typer.echo(_describe_service(context.obj, context.params["url"]))
         raise typer.Exit
