@@ -13,14 +13,18 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 import resnetd
 from deploy.ray_head import free_ports
+from service.settings import Settings
 from service.states import CheckpointPart, Reason
+from service.storage.tables import MlflowRunRow
 from tests.client.conftest import Command
 from tests.client.service import Service
 from tests.support.core import ENVIRONMENT, content
-from workers.dispatcher.mlflow_mirror import MlflowMirror, MlflowServer
+from tests.support.fake_api import eventually
+from workers.dispatcher.mlflow_mirror import MlflowMirror
 
 pytestmark = pytest.mark.slow  # MLflow's client and server take seconds to start
 
@@ -138,14 +142,25 @@ def test_a_second_export_completes_the_run_of_the_first(
     assert (onnx / "MLmodel").exists()
 
 
+def _list_sent_tags(service: Service, job_id: str) -> list[str]:
+    with service.core.database.reading() as session:
+        row = session.get(MlflowRunRow, job_id)
+        return [] if row is None else list(row.sent_tags)
+
+
 def test_an_export_completes_the_run_of_the_mirror(
     service: Service, command: Command, tracking: Any, experiment: str, mlflow_url: str
 ) -> None:
     training = service.run(tags=["course"])
     training.progress(10, test_error=50.0, train_loss=None)
-    server = MlflowServer(mlflow_url, experiment)
-    mirror = MlflowMirror(service.core.database, server, now=service.core.clock)
-    assert mirror.send_due(threading.Event()) == 1
+    settings = Settings(mlflow_url=SecretStr(mlflow_url), mlflow_experiment=experiment)
+    mirror = MlflowMirror.of(settings, service.core.database, now=service.core.clock)
+    assert mirror is not None
+    stopping = threading.Event()
+    thread = mirror.start(stopping)
+    eventually(lambda: _list_sent_tags(service, training.job_id))
+    stopping.set()
+    thread.join()
     (run,) = _find_runs(tracking, experiment)
     assert (run.info.status, run.data.params["recipe.learning_rate"]) == ("RUNNING", "0.1")
     assert math.isnan(run.data.metrics["train/loss"])
@@ -155,7 +170,6 @@ def test_an_export_completes_the_run_of_the_mirror(
     training.finish()
     service.core.clock.advance(5.0)
     mirror.send_due(threading.Event())
-    server.close()
     mirrored = tracking.get_run(run.info.run_id)
     assert command("export", training.job_id, "--to", "mlflow", mlflow_url) == 0, command.err
     (exported,) = _find_runs(tracking, experiment)
