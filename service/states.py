@@ -397,5 +397,6 @@ class AuditKind(StrEnum):
     QUOTA_DELETED = "quota-deleted"
     FAIR_SHARE_SET = "fair-share-set"
     MODEL_PROMOTED = "model-promoted"
+    MODEL_ALIAS_REMOVED = "model-alias-removed"
     MODEL_DELETED = "model-deleted"
     MODEL_VERSION_DELETED = "model-version-deleted"

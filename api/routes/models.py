@@ -256,7 +256,9 @@ def move_model_alias(
 )
 def remove_model_alias(model_id: str, alias: Alias, session: WriteSession, now: Now) -> None:
     """Removes the alias; its version stays."""
-    model_registry.remove_alias(session, model_id, alias, now=now)
+    model, before = model_registry.remove_alias(session, model_id, alias, now=now)
+    data: dict[str, Any] = {"alias": alias, "from": before}
+    audit.record(session, AuditKind.MODEL_ALIAS_REMOVED, model.name, now=now, **data)
 
 
 @router.get("/models/{model_id}/events", responses=problems.responses(NotFound))

@@ -1,6 +1,5 @@
 """`client.jobs`: submit jobs, find them, follow them, act on them."""
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 
 # A format that this client makes of safetensors.
-_TIMM = "timm"
 
 
 class _JobList(Record, frozen=True):
@@ -561,10 +559,13 @@ class Jobs(RunResource[Job]):
                 after an error.
             NoSuchNetwork: timm has no network that computes the same logits.
         """
-        which = which or ("best" if format in {"safetensors", _TIMM} else "newest")
-        if format == _TIMM:
-            folder = Path(path or f"{job_id}-{which}-{_TIMM}")
-            return self._download_timm(job_id, which, folder, on_progress)
+        which = which or ("best" if format in {"safetensors", timm_layout.FORMAT} else "newest")
+        if format == timm_layout.FORMAT:
+            folder = Path(path or f"{job_id}-{which}-{timm_layout.FORMAT}")
+            return timm_layout.download(
+                lambda file: self.download(job_id, which, path=file, on_progress=on_progress),
+                folder,
+            )
         return downloads.download(
             self._api,
             self._path(job_id, "checkpoints", which, "weights"),
@@ -590,16 +591,6 @@ class Jobs(RunResource[Job]):
         """
         content = image if isinstance(image, bytes) else Path(image).read_bytes()
         return self._api.post_bytes(self._path(job_id, "predictions"), ImagePrediction, content)
-
-    def _download_timm(
-        self, job_id: str, which: str, folder: Path, on_progress: downloads.OnProgress | None
-    ) -> Path:
-        # On the disk of the folder, to which the file is moved.
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder.absolute().parent) as received:
-            weights = Path(received) / timm_layout.WEIGHTS_NAME
-            self.download(job_id, which, path=weights, on_progress=on_progress)
-            timm_layout.write(weights, folder)
-        return folder
 
     def _is_over(self, run: Job) -> bool:
         return run.is_final or run.is_held_by_service

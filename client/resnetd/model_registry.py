@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnetd import downloads
+from resnetd import downloads, timm_layout
 from resnetd.models import Event, Model, ModelAlias, ModelVersion
 from resnetd.resources import PAGE_SIZE, Resource
 
@@ -138,7 +138,8 @@ class ModelRegistry(Resource):
 
         Args:
             format: as in `client.jobs.download`.
-            path: a file, which is replaced, or a folder. Default: the working directory.
+            path: a file, which is replaced, or a folder. Default: the working directory; for
+                `timm` a new folder in it.
             on_progress: called with the bytes received so far and in total, None if unknown.
 
         >>> client.models.download(model.name + "@1", path="net.safetensors")
@@ -147,7 +148,10 @@ class ModelRegistry(Resource):
         Raises:
             CorruptDownload: the bytes do not match their checksum. Nothing is left on disk
                 after an error.
+            NoSuchNetwork: timm has no network that computes the same logits.
         """
+        if format == timm_layout.FORMAT:
+            return self._download_timm(reference, path, on_progress)
         return downloads.download(
             self._api,
             f"{self.PATH}:download",
@@ -155,6 +159,21 @@ class ModelRegistry(Resource):
             path=Path(path or "."),
             default_name=f"model.{format}",
             on_progress=on_progress,
+        )
+
+    def _download_timm(
+        self,
+        reference: str,
+        path: str | Path | None,
+        on_progress: downloads.OnProgress | None,
+    ) -> Path:
+        # The alias may move meanwhile: the name of the folder is that of the weights.
+        found = self.resolve(reference)
+        stem = f"{found.name.replace('/', '-')}-v{found.version}"
+        exact = f"{found.name}@{found.version}"
+        return timm_layout.download(
+            lambda file: self.download(exact, path=file, on_progress=on_progress),
+            Path(path or f"{stem}-{timm_layout.FORMAT}"),
         )
 
     def _path_of(self, name: str, *segments: str) -> str:

@@ -11,7 +11,8 @@ import array
 import base64
 import json
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 
 from resnetd.errors import NoSuchNetwork, UnusableFile
 
+FORMAT = "timm"
 WEIGHTS_NAME = "model.safetensors"
 _LENGTH_BYTES = 8
 # Of safetensors' own reader.
@@ -36,6 +38,16 @@ _TIMM = {
     "activation_order": "original",
     "survival": "1.0",
 }
+
+
+def download(receive: Callable[[Path], object], folder: Path) -> Path:
+    """The folder, which is written once `receive` has written the weights to a path."""
+    # On the disk of the folder, to which the file is moved.
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.absolute().parent) as received:
+        weights = Path(received) / WEIGHTS_NAME
+        receive(weights)
+        write(weights, folder)
+    return folder
 
 
 def write(weights: Path, folder: Path) -> None:

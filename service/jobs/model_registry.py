@@ -129,15 +129,20 @@ def move_alias(
     return model, row, before
 
 
-def remove_alias(session: Session, model_id: str, alias: str, *, now: datetime) -> None:
+def remove_alias(
+    session: Session, model_id: str, alias: str, *, now: datetime
+) -> tuple[ModelRow, int]:
+    """Returns the number of the version that it was at."""
     _serialize_changes(session)
     model = model_versions.find_model(session, model_id)
     row = session.get(ModelAliasRow, (model.id, alias))
     if row is None:
         raise NotFound(f"{model.name} has no alias {alias!r}")
-    data = {"alias": alias, "from": row.version}
+    before = row.version
     session.delete(row)
+    data = {"alias": alias, "from": before}
     events.append_event(session, model, EventKind.ALIAS_REMOVED, data, now=now)
+    return model, before
 
 
 def delete_version(session: Session, model_id: str, number: int, *, now: datetime) -> ModelRow:

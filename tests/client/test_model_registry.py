@@ -78,3 +78,9 @@ def test_what_a_job_is_registered_as_is_named_where_it_cannot_be_deleted(
     assert command.out.splitlines()[-1].endswith(f"{NAME}@1")
     assert command("delete", job_id) != 0
     assert f"has the weights of {NAME}@1 in the model registry" in command.err
+
+
+def test_a_version_whose_alias_is_refused_is_named(command: Command, service: Service) -> None:
+    job_id = _train(service, 20)
+    assert command("model", "register", NAME, job_id, "--alias", "Production") != 0
+    assert command.err.startswith(f"Registered {NAME}@1, without the alias:\nalias: must be ")

@@ -141,11 +141,31 @@ def test_a_network_that_computes_something_else_is_refused_by_what_differs(
         timm_layout.make_config(_describe(**changes))
 
 
+def _weights_without_tensors(**changes: str) -> bytes:
+    document = json.dumps({"__metadata__": _describe(**changes)})
+    return len(document).to_bytes(8, "little") + document.encode()
+
+
+def test_a_registered_version_is_downloaded_as_a_folder_that_its_number_names(
+    service: Service, command: Command
+) -> None:
+    weights = _weights_without_tensors(
+        dataset="folder:birds",
+        iteration="20",
+        test_error="12.5",
+        spec='{"recipe": {"name": "quick", "crop": "scale_jitter"}, "seed": 1}',
+    )
+    job_id = finish_with_parts(service.api, service.core.run(), {CheckpointPart.WEIGHTS: weights})
+    assert command("model", "register", "birds/resnet", job_id, "--alias", "production") == 0
+    assert command("model", "download", "birds/resnet@production", "--format", "timm") == 0
+    assert command.out == "birds-resnet-v1-timm\n"
+    assert (Path("birds-resnet-v1-timm") / timm_layout.WEIGHTS_NAME).read_bytes() == weights
+
+
 def test_a_refused_network_leaves_nothing_on_disk(
     service: Service, command: Command, tmp_path: Path
 ) -> None:
-    document = json.dumps({"__metadata__": _describe(family="cifar", network="resnet-8-A")})
-    weights = len(document).to_bytes(8, "little") + document.encode()
+    weights = _weights_without_tensors(family="cifar", network="resnet-8-A")
     job_id = finish_with_parts(service.api, service.core.run(), {CheckpointPart.WEIGHTS: weights})
     assert command("download", job_id, "--format", "timm", "--to", str(tmp_path / "no")) == 1
     assert command.err.startswith("timm has no network that computes what resnet-8-A does: ")

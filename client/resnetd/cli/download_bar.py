@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
@@ -22,3 +23,9 @@ def show_download(label: str) -> Iterator[OnProgress]:
     ) as bars:
         task = bars.add_task(label, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def measure(saved: Path) -> int:
+    """The bytes of what was downloaded: a file, or a folder of files."""
+    files = saved.iterdir() if saved.is_dir() else [saved]
+    return sum(file.stat().st_size for file in files)

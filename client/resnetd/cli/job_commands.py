@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from resnetd.cli import exit_codes, messages, render, spec_input
-from resnetd.cli.download_bar import show_download
+from resnetd.cli.download_bar import measure, show_download
 from resnetd.cli.exit_codes import ExitCode
 from resnetd.cli.session import JobId, JobIds, Output, OutputOption, Session, SettingsOption
 from resnetd.cli.watch import JsonScreen, screen_for, watch
@@ -323,9 +323,7 @@ def download(
         saved = session.client.jobs.download(
             job.id, which, format=weights_format, path=path, on_progress=on_progress
         )
-    files = [*saved.iterdir()] if saved.is_dir() else [saved]
-    size_bytes = sum(file.stat().st_size for file in files)
-    document = {"job_id": job.id, "path": str(saved), "size_bytes": size_bytes}
+    document = {"job_id": job.id, "path": str(saved), "size_bytes": measure(saved)}
     session.show(output, document, str(saved))
 
 

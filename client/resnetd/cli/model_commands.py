@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from resnetd.cli import render
-from resnetd.cli.download_bar import show_download
+from resnetd.cli import messages, render
+from resnetd.cli.download_bar import measure, show_download
 from resnetd.cli.session import JobId, Output, OutputOption, Session
+from resnetd.errors import ResnetdError
 
 _EXAMPLE = "Example: resnetd model register resnet-56/course 0f3k --alias staging"
 
@@ -49,7 +50,11 @@ def register(
     job = session.client.jobs.find(job_id)
     version = models.register(name, job.id, checkpoint=checkpoint, note=note)
     if alias is not None:
-        models.promote(name, alias, version=version.version, note=note)
+        try:
+            models.promote(name, alias, version=version.version, note=note)
+        except ResnetdError:
+            messages.print_note(f"Registered {name}@{version.version}, without the alias:")
+            raise
         version = models.resolve(f"{name}@{version.version}")
     session.show(output, version, f"{version.name}@{version.version}")
 
@@ -125,8 +130,8 @@ def download(
         str,
         typer.Option(
             "--format",
-            help="safetensors; of a training's last checkpoint also pt, onnx, pt2, onnx-image, "
-            "pt2-image, card, predictions.",
+            help="safetensors, or timm: a folder for timm and the Hugging Face Hub; of the last "
+            "checkpoint also pt, onnx, pt2, onnx-image, pt2-image, card, predictions.",
         ),
     ] = "safetensors",
     path: Annotated[
@@ -141,7 +146,7 @@ def download(
         saved = session.client.models.download(
             reference, format=weights_format, path=path, on_progress=on_progress
         )
-    document = {"reference": reference, "path": str(saved), "size_bytes": saved.stat().st_size}
+    document = {"reference": reference, "path": str(saved), "size_bytes": measure(saved)}
     session.show(output, document, str(saved))
 
 

@@ -107,6 +107,19 @@ def test_members_register_their_own_viewers_read_and_admins_do_all(api: Api) -> 
     assert _promote(api, model_id, 2, TOKEN) == 200
 
 
+def test_the_removal_of_an_alias_is_in_the_history_and_the_audit_log(api: Api) -> None:
+    ann = api.add_person("ann")
+    model_id = _register(api, ann, job=_train(api))["model_id"]
+    assert _promote(api, model_id, 1, ann) == 200
+    path = f"/v1/models/{model_id}/aliases/production"
+    assert api.call("DELETE", path, token=ann).status_code == 204
+    assert api.call("DELETE", path, token=ann).status_code == 404
+    *_, event = api.get(f"/v1/models/{model_id}/events").json()["events"]
+    (entry,) = api.list_audit("model-alias-removed")
+    assert (entry["user"], entry["subject"]) == ("ann", NAME)
+    assert event["data"] == entry["data"] == {"alias": "production", "from": 1}
+
+
 def test_a_token_that_submits_registers_and_does_not_promote(api: Api) -> None:
     ann = api.add_person("ann", scope=TokenScope.SUBMIT)
     model_id = _register(api, ann, job=_train(api))["model_id"]
@@ -150,7 +163,18 @@ def test_a_name_that_a_reference_cannot_hold_is_refused(api: Api, name: str) -> 
 @pytest.mark.parametrize("alias", ["3", "Production", "a@b", "-a", "a" * 64])
 def test_an_alias_is_a_word(api: Api, alias: str) -> None:
     path = f"/v1/models/{'0' * 16}/aliases/{alias}"
-    assert api.call("PUT", path, json={"version": 1}).status_code == 422
+    refused = api.call("PUT", path, json={"version": 1})
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert error["message"].startswith("must be at most 63 lower-case letters, digits and '-'")
+
+
+@pytest.mark.parametrize("ref", ["", "a@", "a@B", "a@1@2", "a@0", "@1"])
+def test_a_text_that_is_no_reference_is_refused_with_the_forms_of_one(api: Api, ref: str) -> None:
+    refused = api.get(f"/v1/models:resolve?ref={ref}")
+    (error,) = refused.json()["errors"]
+    assert error["message"].startswith("must be NAME@ALIAS, NAME@NUMBER or NAME, as ")
+    assert error["message"].endswith(f"; received {ref!r}")
 
 
 def test_pages_of_models_are_followed_by_their_token(api: Api) -> None:

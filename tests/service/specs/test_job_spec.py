@@ -347,7 +347,7 @@ def test_a_folder_is_read_at_the_size_of_the_stem() -> None:
         ({"job": "0" * 16, "weights": "a.pth"}, "needs either job, model or weights"),
         ({"model": "a@b", "weights": "a.pth"}, "needs either job, model or weights"),
         ({"model": "a@b", "checkpoint": "best"}, "needs no checkpoint with model"),
-        ({"model": "a@B"}, "pattern"),
+        ({"model": "a@B"}, "must be NAME@ALIAS, NAME@NUMBER or NAME"),
         ({"weights": "a.pth", "mode": "continue"}, "mode must be weights or fine-tune"),
         ({"weights": "../a.pth"}, "pattern"),
     ],

@@ -2504,7 +2504,7 @@ export interface components {
          * @description What the audit log records.
          * @enum {string}
          */
-        AuditKind: "sign-in" | "sign-in-failed" | "token-refused" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "share-created" | "share-opened" | "share-revoked" | "quota-set" | "quota-deleted" | "fair-share-set" | "model-promoted" | "model-deleted" | "model-version-deleted";
+        AuditKind: "sign-in" | "sign-in-failed" | "token-refused" | "sign-out" | "person-added" | "role-changed" | "group-changed" | "person-removed" | "token-created" | "token-rotated" | "token-revoked" | "job-deleted" | "search-deleted" | "study-deleted" | "dataset-deleted" | "share-created" | "share-opened" | "share-revoked" | "quota-set" | "quota-deleted" | "fair-share-set" | "model-promoted" | "model-alias-removed" | "model-deleted" | "model-version-deleted";
         /** AuditPage */
         AuditPage: {
             /** Entries */

@@ -354,6 +354,7 @@ def upgrade() -> None:
                 "quota-deleted",
                 "fair-share-set",
                 "model-promoted",
+                "model-alias-removed",
                 "model-deleted",
                 "model-version-deleted",
                 name="auditkind",
