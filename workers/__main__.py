@@ -13,8 +13,6 @@ from service.catalog import datasets as catalog_datasets
 from service.catalog.datasets import DatasetOrigin
 from service.errors import ResnetdError, Unavailable
 
-# What MLflow has not answered by then is sent again by the next process.
-_MIRROR_STOP_SECONDS = 2.0
 _RAY_JOBS = frozenset({"runner", "search", "check-nodes"})
 
 
@@ -110,15 +108,16 @@ def _run_dispatcher() -> int:
         sending.start()
         checking = AlertChecker(database, data_dir=configured.data_dir, now=now).start(stopping)
         mirror = MlflowMirror.of(configured, database, now=now)
-        mirroring = None if mirror is None else mirror.start(stopping)
+        if mirror is not None:
+            mirror.start(stopping)
         try:
             Dispatcher(configured, database, cluster, now=now).run(stopping)
         finally:
             stopping.set()
             sending.join()
             checking.join()
-            if mirroring is not None:
-                mirroring.join(_MIRROR_STOP_SECONDS)
+            if mirror is not None:
+                mirror.close()
             clock.join()
     database.close()
     return 0

@@ -170,6 +170,7 @@ def test_an_export_completes_the_run_of_the_mirror(
     training.finish()
     service.core.clock.advance(5.0)
     mirror.send_due(threading.Event())
+    mirror.close()
     mirrored = tracking.get_run(run.info.run_id)
     assert command("export", training.job_id, "--to", "mlflow", mlflow_url) == 0, command.err
     (exported,) = _find_runs(tracking, experiment)

@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 _TIMEOUT = httpx.Timeout(10.0)
 _POLL_SECONDS = 1.0
+# What MLflow has not answered by then is sent again by the next process.
+_STOP_SECONDS = 2.0
 _MAX_CLAIMS = 20
 _MAX_ADDED = 100
 # What a request may have at most.
@@ -155,6 +157,7 @@ class MlflowMirror:
         self._public_url = public_url
         # Trainings that had ended by then have rows; None: not known yet.
         self._searched_until: datetime | None = None
+        self._thread: threading.Thread | None = None
 
     @classmethod
     def of(
@@ -169,7 +172,16 @@ class MlflowMirror:
 
     def start(self, stopping: threading.Event) -> threading.Thread:
         """Mirrors until `stopping` is set; a request may end some seconds later."""
-        return start_supervised(lambda: self._mirror(stopping), name="mlflow", stopping=stopping)
+        self._thread = start_supervised(
+            lambda: self._mirror(stopping), name="mlflow", stopping=stopping
+        )
+        return self._thread
+
+    def close(self) -> None:
+        """Waits for the thread, once it is stopping, for some seconds."""
+        if self._thread is not None:
+            self._thread.join(_STOP_SECONDS)
+        self._server.close()
 
     def _mirror(self, stopping: threading.Event) -> None:
         if self.send_due(stopping) < _MAX_CLAIMS:
