@@ -33,8 +33,8 @@ from service.storage.changes import (
     SqliteChangeListener,
 )
 
-# Compiled statements that are kept, of 50 KiB each; lists with random conditions make new ones
-# without end. SQLAlchemy keeps 500, and half as many more before it removes any.
+# Compiled statements that are kept, of 50 KiB each; the API has about 150. By default 500 are kept,
+# and half as many more before any is removed.
 _COMPILED_STATEMENTS = 200
 
 _EXPECTED_URL = (

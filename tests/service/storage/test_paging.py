@@ -1,6 +1,7 @@
 """Pages of jobs and searches."""
 
 import pytest
+from sqlalchemy.orm import Session
 
 from service.errors import (
     InvalidInput,
@@ -63,3 +64,16 @@ def test_a_text_that_is_not_a_page_token_is_refused(core: Core, token: str) -> N
         "/page_token",
         f"is not a valid page token: {token!r}",
     )
+
+
+def test_lists_with_conditions_keep_no_compiled_statements(core: Core) -> None:
+    """Callers combine them without end: each would be one more to keep."""
+    kept: dict[object, object] = {}
+    with core.database.engine.connect() as connection:
+        session = Session(connection.execution_options(compiled_cache=kept))
+        records.list_page(session, JobFilter(), limit=2)
+        of_plain_list = len(kept)
+        for wanted in (JobFilter(dataset="digits"), JobFilter(archived=True, ids=("0",))):
+            records.list_page(session, wanted, limit=2)
+            records.list_page(session, wanted, limit=2, sort="created_at")
+    assert (of_plain_list, len(kept)) == (1, 1)
