@@ -44,11 +44,13 @@ def running_api(database_url: str, folder: Path, *, token: str = TOKEN) -> Itera
         "API_PORT": port,
         "LOG_FORMAT": "json",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "api"],
-        env=os.environ | {f"RESNETD_{name}": str(value) for name, value in settings.items()},
-        stdout=subprocess.DEVNULL,
-    )
+    # A line for each request that changes something would hide what the benchmark prints.
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "api"],
+            env=os.environ | {f"RESNETD_{name}": str(value) for name, value in settings.items()},
+            stderr=log,
+        )
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
         try:

@@ -156,9 +156,7 @@ class _Subjects:
             for seed in range(4)
         ]
         attempts = [_Attempt(api.core.start(seed=100 + number)) for number in range(ATTEMPTS)]
-        tokens = {
-            path: rows.find_token(path) for path in DOCUMENT["paths"] if path.startswith("/v1")
-        }
+        tokens = {path: rows.find_token(path) for path in DOCUMENT["paths"]}
         return cls(rows.in_path, tokens, finished, attempts, _make_archives())
 
 
@@ -278,7 +276,7 @@ class _Client:
         elif kind == 2:  # noqa: PLR2004 - of the five
             self._call(draw.choice(["GET", "PUT", "DELETE"]), f"/v1/{quote(word)}")
         elif kind == 3:  # noqa: PLR2004
-            self._call("GET", "/v1/jobs", token=word.encode("ascii", "ignore").hex())
+            self._call("GET", "/v1/jobs", token=word.encode().hex())
         else:
             self._call("GET", "/v1/jobs", params={"where": f"{word}:1", "fields": word})
         return 1
