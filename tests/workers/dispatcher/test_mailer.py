@@ -59,11 +59,22 @@ def server() -> Iterator[_Server]:
 def _serving(encryption: ssl.SSLContext | None = None, **options: Any) -> Iterator[_Server]:
     """`encryption`: from the first byte on; `options`: of aiosmtpd."""
     handler, loop = _Server(), asyncio.new_event_loop()
+    sessions: list[SMTP] = []
+
+    def accept() -> SMTP:
+        sessions.append(SMTP(handler, loop=loop, **options))
+        return sessions[-1]
 
     async def listen() -> asyncio.Server:
-        return await loop.create_server(
-            lambda: SMTP(handler, loop=loop, **options), "127.0.0.1", 0, ssl=encryption
-        )
+        return await loop.create_server(accept, "127.0.0.1", 0, ssl=encryption)
+
+    async def close_connections() -> None:
+        for session in sessions:
+            if isinstance(session.transport, asyncio.Transport):
+                session.transport.abort()
+        # Of TLS, the connection below is closed after its own, each in a callback.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     listening = loop.run_until_complete(listen())
     handler.port = listening.sockets[0].getsockname()[1]
@@ -73,6 +84,7 @@ def _serving(encryption: ssl.SSLContext | None = None, **options: Any) -> Iterat
     listening.close()
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+    loop.run_until_complete(close_connections())
     loop.close()
 
 
