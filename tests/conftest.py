@@ -24,6 +24,7 @@ from tests.support.browser import NO_CHROMIUM, find_chromium, launch_options
 from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
+from tests.support.reused_databases import ReusedDatabase, ReusedPostgres, ReusedSqlite
 from tests.support.searching import Searching
 
 _LOG_PROCESSORS: list[structlog.typing.Processor] = [
@@ -122,8 +123,33 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     server.drop(url)
 
 
+@pytest.fixture(scope="session")
+def _reused_sqlite(migrated_sqlite: Path) -> Iterator[ReusedDatabase]:
+    with closing(ReusedSqlite(migrated_sqlite)) as reused:
+        yield reused
+
+
+@pytest.fixture(scope="session")
+def _reused_postgres(postgres: PostgresServer, migrated_postgres: str) -> Iterator[ReusedDatabase]:
+    with closing(ReusedPostgres(postgres.new_database(copied_from=migrated_postgres))) as reused:
+        yield reused
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.db)])
+def database(request: pytest.FixtureRequest) -> Database:
+    """A database with the rows of a new one, of each backend.
+
+    All tests use the same: its statements are compiled and its connections are open.
+    """
+    name = "_reused_sqlite" if request.param == "sqlite" else "_reused_postgres"
+    reused: ReusedDatabase = request.getfixturevalue(name)
+    reused.restore()
+    return reused.database
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def own_database(database_url: str) -> Iterator[Database]:
+    """A new database for tests that would change what `database` keeps: settings and statistics."""
     with closing(Database(database_url)) as opened:
         yield opened
 

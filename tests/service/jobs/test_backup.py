@@ -28,6 +28,12 @@ NOW = datetime(2026, 11, 28, 5, 0, tzinfo=UTC)
 
 
 @pytest.fixture
+def database(own_database: Database) -> Database:
+    """New for each test: commands find it in a folder, where they write more."""
+    return own_database
+
+
+@pytest.fixture
 def artifacts(tmp_path: Path) -> ArtifactStore:
     return ArtifactStore((tmp_path / "artifacts").as_uri())
 

@@ -34,8 +34,10 @@ def test_a_commit_by_another_connection_ends_the_wait(database: Database) -> Non
     assert woken == [frozenset({"x"})]
 
 
-def test_a_commit_by_another_process_ends_the_wait(database_url: str, database: Database) -> None:
-    listener = database.listen(ChangeKind.STATE)
+def test_a_commit_by_another_process_ends_the_wait(
+    database_url: str, own_database: Database
+) -> None:
+    listener = own_database.listen(ChangeKind.STATE)
     listener.wait(0.0)
     program = (
         "import sys; from service.storage import changes, database; from sqlalchemy import text\n"

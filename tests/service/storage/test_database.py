@@ -122,11 +122,11 @@ def test_the_host_of_a_url_may_be_an_ipv6_address() -> None:
 
 
 def test_sqlite_allows_one_dispatcher_and_postgres_several(
-    database: Database, database_url: str
+    own_database: Database, database_url: str
 ) -> None:
     other = Database(database_url)
-    with database.lock_dispatcher():
-        if database.is_sqlite:
+    with own_database.lock_dispatcher():
+        if own_database.is_sqlite:
             expected = rf"process {os.getpid()} is already .* SQLite allows one"
             with pytest.raises(DispatcherAlreadyRunning, match=expected), other.lock_dispatcher():
                 pass
