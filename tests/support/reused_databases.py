@@ -1,7 +1,6 @@
 """Databases that serve one test after the other, each with the rows of a new one."""
 
-import sqlite3
-from contextlib import closing
+import shutil
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +14,7 @@ class ReusedDatabase(Protocol):
     database: Database
 
     def restore(self) -> None:
-        """Gives it the rows that it had at first. No transaction of the last test may be open."""
+        """Gives it the rows that it had at first. The last test must hold no locks."""
 
     def close(self) -> None: ...
 
@@ -27,12 +26,11 @@ class ReusedSqlite:
         self.database = Database(f"sqlite:///{self._path}")
 
     def restore(self) -> None:
-        # As another connection would write, so that those of the pool notice.
-        with (
-            closing(sqlite3.connect(self._migrated)) as source,
-            closing(sqlite3.connect(self._path)) as target,
-        ):
-            source.backup(target)
+        # Writing into the file would wait for a connection that a test has left open.
+        self.database.close()
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
+        shutil.copy(self._migrated, self._path)
 
     def close(self) -> None:
         self.database.close()
