@@ -8,6 +8,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.request_meter import find_route
 from service.log import ids_of_attempt
 
 logger = structlog.get_logger()
@@ -71,7 +72,7 @@ def _is_logged(scope: Scope, status: int | None) -> bool:
     if status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return True
     is_failed = status is None or status >= HTTPStatus.BAD_REQUEST
-    return scope["method"] not in _READS and (is_failed or _route_of(scope) not in _FREQUENT)
+    return scope["method"] not in _READS and (is_failed or find_route(scope) not in _FREQUENT)
 
 
 def _log(scope: Scope, status: int | None, location: str, *, seconds: float) -> None:
@@ -81,17 +82,12 @@ def _log(scope: Scope, status: int | None, location: str, *, seconds: float) -> 
     logger.info(
         "request",
         method=scope["method"],
-        route=_route_of(scope),
+        route=find_route(scope),
         status=status,
         seconds=round(seconds, 4),
         **user,
         **_find_ids(scope, location),
     )
-
-
-def _route_of(scope: Scope) -> str | None:
-    """The template of its path, which routing has added; None where no route fits."""
-    return getattr(scope.get("route"), "path", None)
 
 
 def _find_ids(scope: Scope, location: str) -> dict[str, str]:

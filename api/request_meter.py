@@ -71,7 +71,11 @@ class RequestMeter:
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         """The path itself is no label: ids would make each request a series of its own."""
         method = scope["method"] if scope["method"] in _METHODS else _OTHER_METHOD
-        # Routing has added the route to the scope.
-        route = getattr(scope.get("route"), "path", None) or NO_ROUTE
+        route = find_route(scope) or NO_ROUTE
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
+
+
+def find_route(scope: Scope) -> str | None:
+    """The template of the path, which routing has added; None where no route fits."""
+    return getattr(scope.get("route"), "path", None)

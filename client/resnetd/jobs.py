@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# A format that this client makes of safetensors.
-
-
 class _JobList(Record, frozen=True):
     jobs: tuple[Job, ...]
 

@@ -45,9 +45,7 @@ def remove(session: Session, owner: str) -> None:
 
 
 def read_state(session: Session, *, now: datetime) -> DispatchersState:
-    rows = session.execute(
-        select(DispatcherRow.seen_at, DispatcherRow.round_at).order_by(DispatcherRow.seen_at)
-    ).all()
+    rows = session.execute(select(DispatcherRow.seen_at, DispatcherRow.round_at)).all()
     rounds = [round_at for _, round_at in rows if round_at is not None]
     return DispatchersState(
         running=sum(seen_at >= now - _TIMEOUT for seen_at, _ in rows),

@@ -11,7 +11,16 @@ import typer
 from resnetd.cli import exit_codes, messages, render, spec_input
 from resnetd.cli.download_bar import measure, show_download
 from resnetd.cli.exit_codes import ExitCode
-from resnetd.cli.session import JobId, JobIds, Output, OutputOption, Session, SettingsOption
+from resnetd.cli.session import (
+    DownloadOutput,
+    DownloadTarget,
+    JobId,
+    JobIds,
+    Output,
+    OutputOption,
+    Session,
+    SettingsOption,
+)
 from resnetd.cli.watch import JsonScreen, screen_for, watch
 from resnetd.errors import NotFinished, ResnetdError
 from resnetd.jobs import Jobs
@@ -310,11 +319,8 @@ def download(
             "job also pt, onnx, pt2, onnx-image, pt2-image, card, predictions.",
         ),
     ] = "safetensors",
-    path: Annotated[
-        Path | None,
-        typer.Option("-o", "--to", help="File or folder. Default: the working directory."),
-    ] = None,
-    output: Annotated[Output, typer.Option(help="Text or JSON.")] = Output.TEXT,
+    path: DownloadTarget = None,
+    output: DownloadOutput = Output.TEXT,
 ) -> None:
     """Download and verify the weights of a job and print their path."""
     session: Session = context.obj

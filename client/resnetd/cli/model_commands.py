@@ -1,13 +1,19 @@
 """The commands `resnetd model ...`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resnetd.cli import messages, render
 from resnetd.cli.download_bar import measure, show_download
-from resnetd.cli.session import JobId, Output, OutputOption, Session
+from resnetd.cli.session import (
+    DownloadOutput,
+    DownloadTarget,
+    JobId,
+    Output,
+    OutputOption,
+    Session,
+)
 from resnetd.errors import ResnetdError
 
 _EXAMPLE = "Example: resnetd model register resnet-56/course 0f3k --alias staging"
@@ -134,11 +140,8 @@ def download(
             "checkpoint also pt, onnx, pt2, onnx-image, pt2-image, card, predictions.",
         ),
     ] = "safetensors",
-    path: Annotated[
-        Path | None,
-        typer.Option("-o", "--to", help="File or folder. Default: the working directory."),
-    ] = None,
-    output: Annotated[Output, typer.Option(help="Text or JSON.")] = Output.TEXT,
+    path: DownloadTarget = None,
+    output: DownloadOutput = Output.TEXT,
 ) -> None:
     """Download and verify the weights of a version and print their path."""
     session: Session = context.obj

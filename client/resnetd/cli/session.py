@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from operator import attrgetter
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -31,6 +32,12 @@ JobIds = Annotated[
     list[str], typer.Argument(metavar="ID...", help="Ids of jobs, or prefixes of them.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Text or JSON.")]
+# Of downloads, whose -o is the file.
+DownloadTarget = Annotated[
+    Path | None,
+    typer.Option("-o", "--to", help="File or folder. Default: the working directory."),
+]
+DownloadOutput = Annotated[Output, typer.Option(help="Text or JSON.")]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the spec; repeatable."),
