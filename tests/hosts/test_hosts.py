@@ -1,5 +1,6 @@
 """A service and a Ray cluster on machines of their own: `make test-hosts`."""
 
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from tests.hosts.cases import TWO_HOSTS
 from tests.hosts.support import NODES, Host, Network
 from workers.cluster.ray_jobs import LOST_NODE_SECONDS
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(390)]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
 
-JOB_SECONDS = 240.0
+JOB_SECONDS = 300.0
 # Until the other ranks have stopped and the runner has reported the failure.
 REPORT_SECONDS = 15.0
+SERVICE_OUTAGE_SECONDS = 120.0
 
 
 def rank_hosts(network: Network, job: resnetd.Job) -> list[Host]:
@@ -117,3 +119,22 @@ def test_a_job_resumes_after_the_machine_of_a_rank_was_cut_off(
         noticed_seconds = (attempt.ended_at - cut_at).total_seconds()
         assert noticed_seconds < LOST_NODE_SECONDS + REPORT_SECONDS, noticed_seconds
         assert others[-1].reason == "completed"
+
+
+def test_a_job_trains_on_while_the_machine_of_the_service_is_cut_off(
+    network: Network, reference: ReferenceRun, tmp_path: Path
+) -> None:
+    with network.client() as client:
+        job = client.submit(dict(TWO_HOSTS.spec))
+        wait_until_running(network, client, job.id)
+
+        network.service.unplug()
+        back_at = time.monotonic() + SERVICE_OUTAGE_SECONDS
+        network.wait_until(
+            lambda: time.monotonic() > back_at, within_seconds=2 * SERVICE_OUTAGE_SECONDS
+        )
+        network.service.plug()
+        wait_until_final(network, client, job.id)
+
+        check_complete(network, client, job.id, reference, tmp_path)
+        assert client.jobs.get(job.id).attempts == 1
