@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Mapping
 from email.message import Message
 from pathlib import Path
@@ -43,6 +44,13 @@ def download(
         return api.repeat(attempt)
     finally:
         partial.discard()
+
+
+def require_folder(folder: Path) -> None:
+    """FileNotFoundError, which names the folder and not a temporary file in it."""
+    if not folder.is_dir():
+        message = f"no such folder; create it with: mkdir -p {shlex.quote(str(folder))}"
+        raise FileNotFoundError(errno.ENOENT, message, str(folder))
 
 
 class _PartialDownload:
@@ -103,10 +111,7 @@ class _PartialDownload:
         _sha256_of(self._etag)
         name = _file_name(response) or self._default_name
         self._target = self._path / name if self._path.is_dir() else self._path
-        if not self._target.parent.is_dir():
-            # The error names the folder, not the temporary file.
-            parent = self._target.parent
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(parent))
+        require_folder(self._target.parent)
         self._part = self._target.with_name(f".{self._target.name}.{secrets.token_hex(4)}.part")
         self._part.touch(exist_ok=False)
         self._written = 0

@@ -541,8 +541,8 @@ class Jobs(RunResource[Job]):
             format: `safetensors` (default), `pt` for `torch.load(weights_only=True)`, `onnx`,
                 `pt2` (a torch.export program), `onnx-image` and `pt2-image` (with the
                 preprocessing inside), `card` (the model card), `predictions` (the logits
-                of the test images, as safetensors), or `timm`: a folder that timm and the
-                Hugging Face Hub read.
+                of the test images, as safetensors), or `timm`: a folder that timm, torch.hub
+                and the Hugging Face Hub read.
             path: a file, which is replaced, or a folder. Default: the working directory; for
                 `timm` a new folder in it.
             on_progress: called with the bytes received so far and in total, None if unknown.

@@ -1,8 +1,9 @@
-"""Weights as a folder that timm and the Hugging Face Hub read.
+"""Weights as a folder that timm, the Hugging Face Hub and torch.hub read.
 
 config.json         timm's architecture, the classes, and how images are prepared
 model.safetensors   the weights; timm's networks have the same names
 README.md           a model card with the metadata of the Hub
+hubconf.py          the entry point of torch.hub, which loads the network with timm
 
 timm computes the same logits, or there is no folder: `write` refuses a network that differs.
 """
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from resnetd.downloads import require_folder
 from resnetd.errors import NoSuchNetwork, UnusableFile
 
 FORMAT = "timm"
@@ -39,9 +41,26 @@ _TIMM = {
     "survival": "1.0",
 }
 
+_HUBCONF = '''\
+"""Loads the network of this folder: torch.hub.load(FOLDER, "model", source="local")."""
+
+from pathlib import Path
+
+dependencies = ["timm"]
+
+
+def model(pretrained=True, **kwargs):
+    """timm's network with the weights of this folder; keywords are those of timm.create_model."""
+    import timm
+
+    folder = Path(__file__).resolve().parent
+    return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **kwargs)
+'''
+
 
 def download(receive: Callable[[Path], object], folder: Path) -> Path:
     """The folder, which is written once `receive` has written the weights to a path."""
+    require_folder(folder.parent)
     # On the disk of the folder, to which the file is moved.
     with tempfile.TemporaryDirectory(prefix=".", dir=folder.absolute().parent) as received:
         weights = Path(received) / WEIGHTS_NAME
@@ -63,6 +82,7 @@ def write(weights: Path, folder: Path) -> None:
     document = json.dumps(config, indent=2, ensure_ascii=False)
     (folder / "config.json").write_text(document + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "hubconf.py").write_text(_HUBCONF, encoding="utf-8")
 
 
 def read_metadata(weights: Path) -> dict[str, str]:

@@ -409,8 +409,9 @@ def test_download_prints_the_path(service: Service, command: Command, tmp_path: 
     assert path.read_bytes() == content(CheckpointPart.WEIGHTS, 10)
     assert command(*newest, "--to", str(path), "--output", "json") == 0
     assert json.loads(command.out)["size_bytes"] == path.stat().st_size
-    assert command(*newest, "-o", "missing/weights") == 1
-    assert command.err == "missing: No such file or directory\n"
+    for form in ("safetensors", "timm"):
+        assert command(*newest, "--format", form, "-o", "missing/weights") == 1
+        assert command.err == "missing: no such folder; create it with: mkdir -p missing\n"
 
 
 def test_the_error_of_a_missing_export_names_the_checkpoint_that_has_it(

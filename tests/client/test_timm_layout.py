@@ -1,4 +1,4 @@
-"""A folder for timm and the Hugging Face Hub: the same logits by their own readers, or none."""
+"""A folder for timm, torch.hub and the Hub: the same logits by their own readers, or none."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from service.specs import job_spec
 from service.states import CheckpointPart
 from tests.client.conftest import Command
 from tests.client.service import Service
+from tests.support import clean_environment
 from tests.support.predictions import finish_with_parts
 
 FIELDS = {"depth": 18, "shortcut": "B", "dataset": "folder:birds"}
@@ -48,13 +49,40 @@ def _write_weights(path: Path, **fields: Any) -> Any:
     return network.eval()
 
 
+# Of which the folder's users need nothing: only timm is installed for them.
+_LOAD = """
+import importlib.util
+import json
+
+import timm
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+folder, images, logits = sys.argv[1:]
+assert not any(map(importlib.util.find_spec, ["resnetd", "workers", "service", "api"]))
+by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+by_hub = torch.hub.load(folder, "model", source="local").eval()
+with torch.no_grad():
+    batch = load_file(images)["images"]
+    save_file({"timm": by_timm(batch), "torch.hub": by_hub(batch)}, logits)
+card = ModelCard.load(f"{folder}/README.md").data
+(result,) = card.eval_results
+described = {
+    "config": timm.data.resolve_model_data_config(by_timm),
+    "classes": by_timm.pretrained_cfg["label_names"],
+    "card": [card.library_name, result.metric_type, result.metric_value],
+}
+print(json.dumps(described))
+"""
+
+
 @pytest.mark.slow
-def test_timm_and_the_hub_read_a_downloaded_folder(
+def test_timm_torch_hub_and_the_hub_read_a_downloaded_folder_without_our_packages(
     service: Service, command: Command, tmp_path: Path
 ) -> None:
-    import timm  # noqa: PLC0415
     import torch  # noqa: PLC0415
-    from huggingface_hub import ModelCard  # noqa: PLC0415
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
 
     weights = tmp_path / "weights"
     network = _write_weights(weights)
@@ -66,22 +94,28 @@ def test_timm_and_the_hub_read_a_downloaded_folder(
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
         "config.json",
+        "hubconf.py",
         "model.safetensors",
     }
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    images = torch.randn(2, 3, 224, 224)
+    images, logits = tmp_path / "images", tmp_path / "logits"
+    save_file({"images": torch.randn(2, 3, 224, 224)}, images)
+    arguments = folder, images, logits
+    printed = clean_environment.run(
+        _LOAD, *arguments, packages=["timm"], folder=tmp_path / "packages"
+    )
     with torch.no_grad():
-        assert torch.allclose(model(images), network(images), atol=1e-5)
-    config = timm.data.resolve_model_data_config(model)
+        expected = network(load_file(images)["images"])
+    computed = load_file(logits)
+    assert torch.allclose(computed["timm"], expected, atol=1e-5)
+    assert torch.equal(computed["torch.hub"], computed["timm"])
+    described = json.loads(printed)
+    config = described["config"]
     assert config["mean"] == pytest.approx([120 / 255, 110 / 255, 100 / 255])
     assert config["std"] == pytest.approx([60 / 255, 50 / 255, 40 / 255])
     assert (config["input_size"], config["crop_pct"]) == ([3, 224, 224], 0.875)
     assert (config["interpolation"], config["crop_mode"]) == ("bicubic", "center")
-    assert model.pretrained_cfg["label_names"] == ["crow", "robin", "wren"]
-    card = ModelCard.load(folder / "README.md")
-    assert card.data.library_name == "timm"
-    (result,) = card.data.eval_results
-    assert (result.metric_type, result.metric_value) == ("accuracy", 87.5)
+    assert described["classes"] == ["crow", "robin", "wren"]
+    assert described["card"] == ["timm", "accuracy", 87.5]
 
 
 def _describe(**changes: str) -> dict[str, str]:

@@ -315,8 +315,8 @@ def download(
         str,
         typer.Option(
             "--format",
-            help="safetensors, or timm: a folder for timm and the Hugging Face Hub; of a finished "
-            "job also pt, onnx, pt2, onnx-image, pt2-image, card, predictions.",
+            help="safetensors, or timm: a folder for timm, torch.hub and the Hugging Face "
+            "Hub; of a finished job also pt, onnx, pt2, onnx-image, pt2-image, card, predictions.",
         ),
     ] = "safetensors",
     path: DownloadTarget = None,

@@ -136,8 +136,9 @@ def download(
         str,
         typer.Option(
             "--format",
-            help="safetensors, or timm: a folder for timm and the Hugging Face Hub; of the last "
-            "checkpoint also pt, onnx, pt2, onnx-image, pt2-image, card, predictions.",
+            help="safetensors, or timm: a folder for timm, torch.hub and the Hugging Face "
+            "Hub; of the last checkpoint also pt, onnx, pt2, onnx-image, pt2-image, card, "
+            "predictions.",
         ),
     ] = "safetensors",
     path: DownloadTarget = None,
