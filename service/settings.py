@@ -111,6 +111,16 @@ class RecordRetention(BaseModel):
     log_lines: Annotated[int, Field(ge=1)] = 100_000
 
 
+class ScalableNodes(BaseModel):
+    """Equal nodes that an autoscaler adds on demand: up to `count` of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: Annotated[int, Field(ge=1)]
+    gpus: Count = 0
+    count: Annotated[int, Field(ge=1, le=10_000)]
+
+
 class Settings(BaseSettings):
     """The settings of a server process. A default may depend on the fields above it."""
 
@@ -183,6 +193,11 @@ class Settings(BaseSettings):
     """Upper bound of the CPUs that jobs may use. Default: all of the cluster."""
     max_gpus: Count | None = None
     """Upper bound of the GPUs that jobs may use. Default: all of the cluster."""
+    scalable_nodes: Annotated[tuple[ScalableNodes, ...], *Json] = ()
+    """All nodes that an autoscaler can have, as JSON: `[{"cpus": 8, "gpus": 1, "count": 4}]`.
+
+    The dispatcher then requests nodes for the jobs that run and wait. Default: no autoscaler.
+    """
 
     # Runners.
     warm_runners: Count = 1

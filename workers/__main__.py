@@ -13,7 +13,7 @@ from service.catalog import datasets as catalog_datasets
 from service.catalog.datasets import DatasetOrigin
 from service.errors import ResnetdError, Unavailable
 
-_RAY_JOBS = frozenset({"runner", "search", "check-nodes"})
+_RAY_JOBS = frozenset({"runner", "search", "check-nodes", "request-nodes"})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "check-nodes", help="collect facts of all nodes (started by `resnetd-server doctor`)"
     )
+    commands.add_parser(
+        "request-nodes", help="request nodes from Ray's autoscaler (started by the dispatcher)"
+    )
     fetch = commands.add_parser("fetch", help="download a dataset to where attempts read it")
     downloads = [
         dataset.name
@@ -69,6 +72,10 @@ def _run_ray_job(command: str) -> int:
         from workers.cluster import search_driver  # noqa: PLC0415
 
         return search_driver.main()
+    if command == "request-nodes":
+        from workers.cluster import node_request  # noqa: PLC0415
+
+        return node_request.main()
     from workers.cluster.doctor import node_driver  # noqa: PLC0415
 
     return node_driver.main()

@@ -1,4 +1,4 @@
-"""Whether the cluster can ever run a job, if nothing else runs."""
+"""Whether the cluster can ever run a job, if nothing else runs and an autoscaler adds its nodes."""
 
 from sqlalchemy.orm import Session
 
@@ -21,19 +21,27 @@ def require_fit(session: Session, resources: Resources) -> None:
 
 
 def _describe_misfit(cluster: ClusterRow, resources: Resources) -> str | None:
-    """What the cluster lacks; None: nothing."""
+    """What the cluster lacks; None: nothing. With an autoscaler: the cluster at its largest."""
+    has_autoscaler = bool(cluster.scalable_nodes)
+    nodes = [
+        ResourceBundle(cpus=cpus, gpus=gpus)
+        for cpus, gpus in cluster.scalable_nodes or cluster.nodes
+    ]
+    cpus, gpus = cluster.cpus, cluster.gpus
+    if has_autoscaler:
+        cpus, gpus = sum(node.cpus for node in nodes), sum(int(node.gpus) for node in nodes)
     workers = resources.num_workers
     worker = ResourceBundle(cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker or 0)
     for noun, needed, available in (
-        ("CPU", workers * worker.cpus, cluster.cpus),
-        ("GPU", workers * worker.gpus, cluster.gpus),
+        ("CPU", workers * worker.cpus, cpus),
+        ("GPU", workers * worker.gpus, gpus),
     ):
         if needed > available:
             return (
                 f"{count_of(workers, 'worker')} {plural(workers, 'needs', 'need')} "
-                f"{count_of(needed, noun)}; the cluster has {available:,}"
+                f"{count_of(needed, noun)}; "
+                f"the cluster {'can have' if has_autoscaler else 'has'} {available:,}"
             )
-    nodes = [ResourceBundle(cpus=cpus, gpus=gpus) for cpus, gpus in cluster.nodes]
     fitting = count_workers_that_fit(nodes, worker) if nodes else workers
     if fitting >= workers:
         return None

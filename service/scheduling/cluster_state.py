@@ -24,14 +24,19 @@ def record_cluster(
     capacity: ResourceBundle,
     *,
     nodes: Sequence[ResourceBundle] = (),
+    scalable_nodes: Sequence[ResourceBundle] = (),
     now: datetime,
 ) -> None:
-    """Stores what may be given to attempts, in total and by node; no `nodes`: one has it all."""
+    """Stores what may be given to attempts, in total and by node; no `nodes`: one has it all.
+
+    `scalable_nodes`: all that an autoscaler can have; none: there is no autoscaler.
+    """
     cluster = session.get(ClusterRow, _CLUSTER_ID)
     seen = {
         "cpus": capacity.cpus,
         "gpus": capacity.gpus,
         "nodes": sorted([node.cpus, node.gpus] for node in nodes),
+        "scalable_nodes": sorted([node.cpus, node.gpus] for node in scalable_nodes),
     }
     if cluster is None:
         # Another dispatcher may insert the row at the same moment.
@@ -49,11 +54,13 @@ def record_cluster(
 class ClusterState:
     """`seen_at`: when a dispatcher last recorded it, at most ten seconds late.
 
-    `nodes`: the smallest first; empty where only the total is known.
+    `nodes`: the smallest first; empty where only the total is known. `scalable_nodes`: all that an
+    autoscaler can have, empty without one.
     """
 
     capacity: ResourceBundle
     nodes: list[ResourceBundle]
+    scalable_nodes: list[ResourceBundle]
     seen_at: datetime
 
     def has_dispatcher(self, now: datetime) -> bool:
@@ -69,6 +76,7 @@ def find_cluster(session: Session) -> ClusterState | None:
     return ClusterState(
         capacity=ResourceBundle(cpus=row.cpus, gpus=row.gpus),
         nodes=[ResourceBundle(cpus=cpus, gpus=gpus) for cpus, gpus in row.nodes],
+        scalable_nodes=[ResourceBundle(cpus=cpus, gpus=gpus) for cpus, gpus in row.scalable_nodes],
         seen_at=row.seen_at,
     )
 

@@ -173,7 +173,7 @@ def make_reservation(
 Usage = defaultdict[tuple[str, str], float]
 
 
-def compute_usage(running: Iterable[RunningJob]) -> Usage:
+def compute_usage(running: Iterable[RunningJob | WaitingJob]) -> Usage:
     """How many `jobs`, `workers` and `gpus` run, by key of a quota."""
     usage: Usage = defaultdict(float)
     for job in running:

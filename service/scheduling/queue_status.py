@@ -97,6 +97,7 @@ class QueueStatus:
         self._now = now
         cluster = cluster_state.find_cluster(session)
         self._has_dispatcher = cluster is not None and cluster.has_dispatcher(now)
+        self._has_autoscaler = cluster is not None and bool(cluster.scalable_nodes)
         capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
         self._snapshot = snapshot.read_snapshot(
             session, capacity, quotas=quotas.read_quotas(session), data_dir=data_dir, now=now
@@ -201,6 +202,8 @@ class QueueStatus:
                 f"needs {_format_resources(job.resources)}; "
                 f"the cluster has {_format_resources(capacity)} in total"
             )
+            if self._has_autoscaler:
+                message += "; nodes are requested from Ray's autoscaler"
             return WaitReason.TOO_LARGE, message
         exceeded = policy.find_exceeded_quota(job, self._usage, self._snapshot)
         if exceeded is not None:

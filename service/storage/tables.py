@@ -683,7 +683,8 @@ class ClusterRow(Base):
     """The cluster's resources as dispatchers last saw them; a single row.
 
     Dispatchers lock it during admission, so that two do not assign the same resources.
-    nodes: CPUs and GPUs per node; empty: a single node has all of them.
+    nodes: CPUs and GPUs per node; empty: a single node has all of them. scalable_nodes: of all
+    nodes that an autoscaler can have; empty: there is no autoscaler.
     """
 
     __tablename__ = "cluster"
@@ -692,6 +693,7 @@ class ClusterRow(Base):
     cpus: Mapped[int]
     gpus: Mapped[int]
     nodes: Mapped[list[list[int]]] = mapped_column(Document, default=list)
+    scalable_nodes: Mapped[list[list[int]]] = mapped_column(Document, default=list)
     seen_at: Mapped[datetime]
 
 

@@ -69,6 +69,7 @@ def test_a_secret_is_read_from_its_file(tmp_path: Path) -> None:
         ("RECORD_RETENTION", '{"days": 3}', "Extra inputs are not permitted"),
         ("WEBHOOK_NETWORKS", "10.0.0.0/8", "must be JSON"),
         ("WEBHOOK_NETWORKS", '["10.0.0.1/8"]', "not a valid IPv4 or IPv6 network"),
+        ("SCALABLE_NODES", '[{"cpus": 0, "count": 1}]', "greater than or equal to 1"),
         ("LOG_FORMAT", "xml", "should be 'console' or 'json'"),
         ("SECRETS_DIR", "/no/such/folder", "must be a directory"),
     ],

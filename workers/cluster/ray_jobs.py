@@ -147,6 +147,14 @@ def doctor_env(*, api_url: str, data_dir: Path, work_dir: Path) -> dict[str, str
     }
 
 
+def node_request_env(demand: str) -> dict[str, str]:
+    """The environment of the Ray job that requests nodes; it has no token of the service.
+
+    `demand`: JSON, [CPUs, GPUs, number] for each kind of worker.
+    """
+    return _RAY_ENV | {"RESNETD_DEMAND": demand}
+
+
 class RayJobClient:
     """Every call raises ClusterUnavailable without a response, or with an unexpected one."""
 

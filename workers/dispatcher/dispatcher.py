@@ -25,6 +25,7 @@ from service.storage.database import Database, Session
 from service.supervision import start_supervised
 from workers.cluster.ray_jobs import ClusterResources
 from workers.dispatcher.attempt_watcher import AttemptWatcher
+from workers.dispatcher.demand_publisher import DemandPublisher
 from workers.dispatcher.driver_kind import DriverKind
 from workers.dispatcher.reconciler import Cluster, RayJobReconciler
 from workers.dispatcher.runner_kind import RunnerKind
@@ -64,6 +65,7 @@ class Dispatcher:
             DriverKind(settings), settings, database, cluster, owner=self.owner, now=now
         )
         self._watcher = AttemptWatcher(settings, database, cluster, self._runners, now=now)
+        self._demand = DemandPublisher(settings, database, cluster, owner=self.owner, now=now)
         self._last_warning: str | None = None
         self._round_at: datetime | None = None
         self._next_reconciliation = now()
@@ -150,6 +152,8 @@ class Dispatcher:
         self._runners.reconcile(active_runners, ray_jobs)
         self._reconcile_warm_pool()
         self._drivers.reconcile(self._drivers.list_active(), ray_jobs)
+        if self._settings.scalable_nodes:
+            self._demand.publish(ray_jobs)
         self._delete_expired_records()
         self._next_reconciliation = self._now() + timedelta(
             seconds=self._settings.poll_interval_seconds
@@ -181,9 +185,16 @@ class Dispatcher:
             gpus=_limit(resources.num_gpus, self._settings.max_gpus),
         )
         nodes = [ResourceBundle(cpus=node.num_cpus, gpus=node.num_gpus) for node in resources.nodes]
-        # A cluster that is starting has no node yet, which says nothing about its size.
-        if capacity.cpus > 0:
-            cluster_state.record_cluster(session, capacity, nodes=nodes, now=now)
+        scalable_nodes = [
+            ResourceBundle(cpus=scalable.cpus, gpus=scalable.gpus)
+            for scalable in self._settings.scalable_nodes
+            for _ in range(scalable.count)
+        ]
+        # Without an autoscaler, a cluster without nodes is starting, and its size is not known yet.
+        if capacity.cpus > 0 or scalable_nodes:
+            cluster_state.record_cluster(
+                session, capacity, nodes=nodes, scalable_nodes=scalable_nodes, now=now
+            )
 
     def _delete_expired_records(self) -> None:
         """Those of some jobs in each round, until nothing is left for a while."""

@@ -220,7 +220,10 @@ def test_two_dispatchers_may_record_the_cluster_first_at_the_same_time(core: Cor
     assert failed == []
     with core.database.reading() as session:
         assert cluster_state.find_cluster(session) == ClusterState(
-            capacity=ResourceBundle(cpus=4, gpus=0), nodes=[], seen_at=core.clock.now
+            capacity=ResourceBundle(cpus=4, gpus=0),
+            nodes=[],
+            scalable_nodes=[],
+            seen_at=core.clock.now,
         )
 
 

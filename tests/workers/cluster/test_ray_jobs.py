@@ -101,6 +101,26 @@ def test_a_real_job_has_its_status_and_the_end_of_its_log(head: RayHead) -> None
 
 
 @pytest.mark.ray
+def test_ray_keeps_a_request_for_nodes_after_its_job_has_ended(head: RayHead) -> None:
+    read = (
+        "import os; from ray._raylet import GcsClient; "
+        "print(GcsClient(os.environ['RAY_ADDRESS'])"
+        ".internal_kv_get(b'autoscaler_resource_request', None))"
+    )
+    with RayJobClient(url=head.url, token=head.token) as jobs:
+        jobs.submit(
+            "demand-1",
+            entrypoint=f'python -m workers request-nodes && python -c "{read}"',
+            env_vars=ray_jobs.node_request_env("[[4, 0.5, 2], [1, 0, 1]]"),
+            metadata={},
+        )
+        eventually(lambda: state_of(jobs, "demand-1").is_final, within_seconds=60)
+        assert state_of(jobs, "demand-1") is ClusterJobState.SUCCEEDED
+        log = jobs.read_log_tail("demand-1")
+    assert '[{"CPU": 4, "GPU": 0.5}, {"CPU": 4, "GPU": 0.5}, {"CPU": 1}]' in log
+
+
+@pytest.mark.ray
 def test_the_resources_of_a_real_cluster_are_those_it_was_started_with(head: RayHead) -> None:
     with RayJobClient(url=head.url, token=head.token) as jobs:
         found = jobs.read_resources()
