@@ -68,7 +68,7 @@ def check_dependencies(configured: Settings) -> None:
         schema.require_current(database)
     tokens.read_or_create(configured.token_file)
     signing_keys.read_or_create(configured.signing_key_file)
-    ArtifactStore(configured.artifacts_url)
+    ArtifactStore(configured.artifacts_url).check()
     if (tracer := make_tracer()) is not None:
         tracer.close()
 

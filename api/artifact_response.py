@@ -23,7 +23,10 @@ DOWNLOAD_RESPONSES: dict[int | str, dict[str, Any]] = {
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: {
         "description": "the file has none of the bytes that `Range` names"
     },
+    HTTPStatus.TEMPORARY_REDIRECT: {"description": "`Location` is a URL of the bucket"},
 }
+# Smaller files would take longer with a second request.
+MIN_REDIRECT_BYTES = 8 * 2**20
 # A single range; a server may ignore all others (RFC 9110, section 14.2).
 _BYTE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{1,18})?|-(\d{1,18}))")
 
@@ -33,6 +36,7 @@ class ArtifactResponse(StreamingResponse):
 
     It opens the file when it is sent, after the session of the route is closed. An artifact that
     does not exist is still answered with 404, since the headers follow the first call to the store.
+    `redirect_seconds`: above 0, the response to GET is the URL of a large file that is in S3.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class ArtifactResponse(StreamingResponse):
         headers: Mapping[str, str] | None = None,
         *,
         media_type: str = "application/octet-stream",
+        redirect_seconds: int = 0,
     ) -> None:
         super().__init__(
             iter(()),
@@ -55,8 +60,16 @@ class ArtifactResponse(StreamingResponse):
         )
         self._artifacts = artifacts
         self._file = file
+        self._redirect_seconds = redirect_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET" and (url := await self._presign()) is not None:
+            self.status_code = HTTPStatus.TEMPORARY_REDIRECT
+            self.headers.update(
+                {"Location": url, "Content-Length": "0", "Cache-Control": "no-store"}
+            )
+            await super().__call__(scope, receive, send)
+            return
         byte_range = self._requested_range(Headers(scope=scope))
         if byte_range is not None:
             self._set_range(byte_range)
@@ -67,6 +80,11 @@ class ArtifactResponse(StreamingResponse):
             chunks = await run_in_threadpool(self._artifacts.read, self._file.key, byte_range)
             self.body_iterator = iterate_in_threadpool(chunks)
         await super().__call__(scope, receive, send)
+
+    async def _presign(self) -> str | None:
+        if self._redirect_seconds == 0 or self._file.size_bytes < MIN_REDIRECT_BYTES:
+            return None
+        return await self._artifacts.presign(self._file.key, seconds=self._redirect_seconds)
 
     def _requested_range(self, headers: Headers) -> range | None:
         """None without a range that applies; an empty range if none of its bytes exist."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Depends, Header, Path, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.security import APIKeyCookie, HTTPBearer
 
@@ -195,6 +195,23 @@ ReadSession = Annotated[Session, Depends(read_session, scope="function")]
 IdempotencyKey = Annotated[
     str | None, Header(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")
 ]
+
+
+def get_redirect_seconds(
+    services: ServicesDep,
+    redirect: Annotated[
+        bool,
+        Query(
+            description="answer with 307 where a large file may be read from its bucket; the "
+            "headers have its checksum and name. The bucket takes `Range`, and no token"
+        ),
+    ] = False,
+) -> int:
+    return services.settings.presigned_url_seconds if redirect else 0
+
+
+# Of an ArtifactResponse.
+RedirectSeconds = Annotated[int, Depends(get_redirect_seconds)]
 
 
 def set_submission_headers(response: Response, *, location: str, is_replay: bool) -> None:

@@ -62,15 +62,22 @@ def _run(parsed: argparse.Namespace, configured: Settings, database: Database) -
         return _migrate(database)
     if parsed.command == "doctor":
         return _examine(configured, database, with_cluster=parsed.cluster)
-    artifacts = ArtifactStore(configured.artifacts_url)
+    artifacts = _open_store(configured.artifacts_url)
     if parsed.command == "fsck":
         return _fsck(database, artifacts, should_repair=parsed.repair)
     if parsed.command == "migrate-artifacts":
-        return _migrate_artifacts(database, artifacts, ArtifactStore(parsed.url))
+        return _migrate_artifacts(database, artifacts, _open_store(parsed.url))
     data_dir = configured.data_dir
     if parsed.command == "backup":
         return _back_up(database, artifacts, data_dir, parsed.folder)
     return _restore(database, artifacts, data_dir, parsed.folder)
+
+
+def _open_store(url: str) -> ArtifactStore:
+    """Checked, since a bucket that does not exist looks as if it had lost all artifacts."""
+    artifacts = ArtifactStore(url)
+    artifacts.check()
+    return artifacts
 
 
 def _migrate(database: Database) -> int:

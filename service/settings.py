@@ -173,6 +173,8 @@ class Settings(BaseSettings):
     """URL of the API as training processes reach it."""
     max_upload_bytes: Annotated[int, Field(ge=1)] = 4 * 2**30
     """Size limit of one upload: a part of a checkpoint, an archive of images."""
+    presigned_url_seconds: Annotated[int, Field(ge=0, le=604_800)] = 0
+    """Validity of URLs from which large files are downloaded directly from S3. 0: from the API."""
     requests_per_second: PerSecond = 200.0
     """Requests with one token, on average over ten seconds, in each API process. 0: no limit."""
     anonymous_requests_per_second: PerSecond = 100.0

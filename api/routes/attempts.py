@@ -14,6 +14,7 @@ from api.dependencies import (
     CallingAttempt,
     Now,
     ReadSession,
+    RedirectSeconds,
     Services,
     ServicesDep,
     WriteSession,
@@ -115,11 +116,16 @@ async def upload_part(
     responses=DOWNLOAD_RESPONSES | problems.responses(NotFound, StaleAttempt),
 )
 def download_resume_part(
-    attempt_id: CallingAttempt, part: CheckpointPart, session: ReadSession, services: ServicesDep
+    attempt_id: CallingAttempt,
+    part: CheckpointPart,
+    session: ReadSession,
+    services: ServicesDep,
+    redirect_seconds: RedirectSeconds,
 ) -> ArtifactResponse:
     """The bytes of a part of the checkpoint to resume from."""
     checkpoint = attempts.find_resume_checkpoint(session, attempt_id)
-    return ArtifactResponse(services.artifacts, checkpoints.find_file(session, checkpoint, part))
+    file = checkpoints.find_file(session, checkpoint, part)
+    return ArtifactResponse(services.artifacts, file, redirect_seconds=redirect_seconds)
 
 
 @router.get(
@@ -133,10 +139,12 @@ def download_other_part(
     part: CheckpointPart,
     session: ReadSession,
     services: ServicesDep,
+    redirect_seconds: RedirectSeconds,
 ) -> ArtifactResponse:
     """The bytes of a part of a further checkpoint that an analysis uses."""
     checkpoint = attempts.find_other_checkpoint(session, attempt_id, position)
-    return ArtifactResponse(services.artifacts, checkpoints.find_file(session, checkpoint, part))
+    file = checkpoints.find_file(session, checkpoint, part)
+    return ArtifactResponse(services.artifacts, file, redirect_seconds=redirect_seconds)
 
 
 @router.post("/finish", responses=problems.responses(StaleAttempt))

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from api import problems
 from api.artifact_response import BYTES, DOWNLOAD_RESPONSES, ArtifactResponse
-from api.dependencies import ReadSession, Services, ServicesDep, authorize
+from api.dependencies import ReadSession, RedirectSeconds, Services, ServicesDep, authorize
 from api.views import CheckpointList, CheckpointView
 from service.errors import NotFound
 from service.jobs import checkpoints, model_versions, records
@@ -104,13 +104,16 @@ def download_weights(
     checkpoint: Annotated[str, Path(description="`newest`, `best`, or the id of a checkpoint")],
     session: ReadSession,
     services: ServicesDep,
+    redirect_seconds: RedirectSeconds,
     format: FormatQuery = WeightsFormat.SAFETENSORS,  # noqa: A002 - the query's name
 ) -> ArtifactResponse:
     """The weights of a checkpoint; `Range` continues a download that broke."""
     job = records.find_job(session, job_id)
     found = checkpoints.find_checkpoint(session, job_id, checkpoint)
     stem = f"{records.architecture_of(job).label}-{job.dataset}-{job.id}-{found.iteration}"
-    return send_weights(session, services, found, format, stem=stem)
+    return send_weights(
+        session, services, found, format, stem=stem, redirect_seconds=redirect_seconds
+    )
 
 
 def send_weights(
@@ -120,6 +123,7 @@ def send_weights(
     weights_format: WeightsFormat,
     *,
     stem: str,
+    redirect_seconds: int,
 ) -> ArtifactResponse:
     """`stem`: of the file's name, in which the service replaces all but letters and digits."""
     file = checkpoints.find_file(session, checkpoint, weights_format.part)
@@ -129,4 +133,5 @@ def send_weights(
         file,
         headers={"Content-Disposition": f'attachment; filename="{name}.{weights_format.suffix}"'},
         media_type=weights_format.media_type,
+        redirect_seconds=redirect_seconds,
     )

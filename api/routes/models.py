@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api import problems
 from api.artifact_response import ArtifactResponse
-from api.dependencies import Caller, Now, ReadSession, ServicesDep, WriteSession, authorize
+from api.dependencies import (
+    Caller,
+    Now,
+    ReadSession,
+    RedirectSeconds,
+    ServicesDep,
+    WriteSession,
+    authorize,
+)
 from api.queries import AfterNumber
 from api.routes.checkpoints import (
     WEIGHTS_RESPONSES,
@@ -182,13 +190,16 @@ def download_model(
     ref: Reference,
     session: ReadSession,
     services: ServicesDep,
+    redirect_seconds: RedirectSeconds,
     format: FormatQuery = WeightsFormat.SAFETENSORS,  # noqa: A002 - the query's name
 ) -> ArtifactResponse:
     """The weights of the version; `Range` with `If-Range` continues a download that broke."""
     version = model_versions.resolve(session, ref)
     checkpoint = model_versions.find_checkpoint(session, version)
     stem = f"{version.model.name}-v{version.row.number}"
-    return send_weights(session, services, checkpoint, format, stem=stem)
+    return send_weights(
+        session, services, checkpoint, format, stem=stem, redirect_seconds=redirect_seconds
+    )
 
 
 @router.get("/models/{model_id}", responses=problems.responses(NotFound))

@@ -5,7 +5,7 @@ import math
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib import metadata
 from typing import Any, NoReturn, TypeVar
@@ -52,6 +52,10 @@ class _Problem(msgspec.Struct, frozen=True):
     request_id: str | None = None
 
 
+class BucketUnreadable(Exception):
+    """The bucket, to which the service redirected a download, does not respond or refuses it."""
+
+
 class ApiClient:
     """Makes requests. `get`, `post`, `patch`, `delete` and `submit` repeat what may be repeated.
 
@@ -70,7 +74,7 @@ class ApiClient:
         self.sleep: Sleep = tenacity.nap.sleep
         self._patience_seconds: float | None = None
         self._connection = connection
-        self._timeout_seconds = timeout_seconds
+        self._stream_timeout = httpx.Timeout(timeout_seconds, read=_STREAM_READ_SECONDS)
         headers = {"User-Agent": f"resnetd-client/{metadata.version('resnetd')}"}
         if connection.token is not None:
             headers["Authorization"] = f"Bearer {connection.token}"
@@ -190,20 +194,42 @@ class ApiClient:
 
     @contextmanager
     def stream(
-        self, path: str, *, params: Params | None = None, headers: Mapping[str, str]
+        self,
+        path: str,
+        *,
+        params: Params | None = None,
+        headers: Mapping[str, str],
+        may_redirect: bool = False,
     ) -> Iterator[httpx.Response]:
         """One request whose body the caller reads. CannotConnect also where that breaks."""
-        timeout = httpx.Timeout(self._timeout_seconds, read=_STREAM_READ_SECONDS)
         try:
             with self._http.stream(
-                "GET", path, params=params, headers=headers, timeout=timeout
+                "GET", path, params=params, headers=headers, timeout=self._stream_timeout
             ) as response:
-                if not response.is_success:
+                if not (response.is_success or (may_redirect and response.has_redirect_location)):
                     response.read()
                     self._raise_error(response)
                 yield response
         except httpx.TransportError as error:
             raise self._cannot_connect(error) from error
+
+    @contextmanager
+    def stream_bucket(self, url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """A request to the bucket of the service. BucketUnreadable also where its body breaks."""
+        request = self._http.build_request(
+            "GET", url, headers=headers, timeout=self._stream_timeout
+        )
+        # Presigned URLs are refused with a token.
+        request.headers.pop("Authorization", None)
+        try:
+            with closing(self._http.send(request, stream=True)) as response:
+                if not response.is_success:
+                    # Without the URL, which permits to read the file.
+                    raise BucketUnreadable(f"the bucket answered {response.status_code}")
+                yield response
+        except httpx.TransportError as error:
+            cause = str(error) or type(error).__name__
+            raise BucketUnreadable(f"no response from the bucket: {cause}") from error
 
     def repeat(self, function: Callable[[], T]) -> T:
         """Call it until it finds the service, as `Retry` says."""

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import os
 import secrets
 import shlex
@@ -12,11 +13,13 @@ from typing import Any
 
 import httpx
 
-from resnetd.api_client import ApiClient
+from resnetd.api_client import ApiClient, BucketUnreadable
 from resnetd.errors import CorruptDownload, UnexpectedResponse
 
 # Called with the bytes received so far and in total; the total is None if it is unknown.
 OnProgress = Callable[[int, int | None], None]
+
+_LOGGER = logging.getLogger("resnetd")
 
 
 def download(
@@ -30,15 +33,30 @@ def download(
 ) -> Path:
     """The path of the file that was written; `path` may be a file, which is replaced, or a folder.
 
-    A download that breaks continues where it broke, if the file is still the same.
+    A download that breaks continues where it broke, if the file is still the same. The service may
+    redirect it to its bucket; it continues with the service if the bucket is not readable.
     CorruptDownload if the bytes do not match the ETag.
     """
     partial = _PartialDownload(path, default_name=default_name, on_progress=on_progress)
+    redirected = {**params, "redirect": "true"}
+
+    def receive(params: Mapping[str, Any]) -> Path:
+        headers = partial.request_headers()
+        with api.stream(url_path, params=params, headers=headers, may_redirect=True) as response:
+            if not response.has_redirect_location:
+                partial.receive(response)
+                return partial.finish()
+        headers = partial.request_headers_of_bucket(response)
+        with api.stream_bucket(response.headers["Location"], headers) as of_bucket:
+            partial.receive(of_bucket, described_by=response)
+        return partial.finish()
 
     def attempt() -> Path:
-        with api.stream(url_path, params=params, headers=partial.request_headers()) as response:
-            partial.receive(response)
-        return partial.finish()
+        try:
+            return receive(redirected)
+        except BucketUnreadable as error:
+            _LOGGER.warning("%s; continuing with the service", error)
+            return receive(params)
 
     try:
         return api.repeat(attempt)
@@ -73,9 +91,19 @@ class _PartialDownload:
             headers |= {"Range": f"bytes={self._written}-", "If-Range": self._etag}
         return headers
 
-    def receive(self, response: httpx.Response) -> None:
+    def request_headers_of_bucket(self, response: httpx.Response) -> dict[str, str]:
+        """`response`: that redirects. What its URL names never changes."""
+        headers = self.request_headers()
+        if headers.pop("If-Range", None) != response.headers["ETag"]:
+            headers.pop("Range", None)
+        return headers
+
+    def receive(
+        self, response: httpx.Response, *, described_by: httpx.Response | None = None
+    ) -> None:
+        """`described_by`: the response with the checksum and the name, if it is another one."""
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
-            self._begin(response)
+            self._begin(described_by or response)
         assert self._part is not None
         length = response.headers.get("content-length")
         total = None if length is None else self._written + int(length)

@@ -313,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         api.count()
-        path = self.path.removeprefix("/").split("/")
+        path = self.path.partition("?")[0].removeprefix("/").split("/")
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             self._respond_error(HTTPStatus.UNAUTHORIZED, "unauthorized")
         elif path == ["v1", "runners", RUNNER_ID, "next"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import httpx
+import structlog
 from pydantic import BaseModel, ValidationError
 
 from service import errors
@@ -22,6 +23,8 @@ from service.specs.protocol import (
 from service.states import JobState
 
 Model = TypeVar("Model", bound=BaseModel)
+
+log = structlog.get_logger()
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 5.0
@@ -102,27 +105,37 @@ class AttemptClient:
         `position`: of one of the other checkpoints of an analysis instead.
         """
         checkpoint = "resume" if position is None else f"others/{position}"
-        sha256 = hashlib.sha256()
+        url_path = f"{self._path}/{checkpoint}/{digest.part}"
         partial = path.with_suffix(".partial")
-        with (
-            _transport_errors(),
-            self._http.stream(
-                "GET", f"{self._path}/{checkpoint}/{digest.part}", timeout=self._part_timeout
-            ) as response,
-        ):
-            if not response.is_success:
-                response.read()
-                raise _error_of(response)
-            with partial.open("wb") as file:
-                for chunk in response.iter_bytes(_CHUNK_BYTES):
-                    sha256.update(chunk)
-                    file.write(chunk)
-        if sha256.hexdigest() != digest.sha256:
+        with _transport_errors():
+            sha256 = self._download_directly(f"{url_path}?redirect=true", partial)
+            if sha256 is None:
+                sha256 = self._download(self._http, url_path, partial)
+        if sha256 != digest.sha256:
             partial.unlink()
             raise errors.CorruptArtifact(
-                f"part {digest.part} has the SHA-256 {sha256.hexdigest()}, not {digest.sha256}"
+                f"part {digest.part} has the SHA-256 {sha256}, not {digest.sha256}"
             )
         partial.replace(path)
+
+    def _download_directly(self, url_path: str, path: Path) -> str | None:
+        """As `_download`. None where the bucket, to which the API redirects, is not readable."""
+        with self._http.stream("GET", url_path, timeout=self._part_timeout) as response:
+            if response.status_code != httpx.codes.TEMPORARY_REDIRECT:
+                return _receive(response, path)
+            url = response.headers["Location"]
+        # The bucket refuses a request with our token, and its proxy is that of the environment.
+        with httpx.Client() as bucket:
+            try:
+                return self._download(bucket, url, path)
+            except (httpx.HTTPError, errors.ResnetdError) as error:
+                log.warning("bucket not readable, the API is used", error=str(error))
+                return None
+
+    def _download(self, http: httpx.Client, url: str, path: Path) -> str:
+        """Returns the SHA-256 of the bytes."""
+        with http.stream("GET", url, timeout=self._part_timeout) as response:
+            return _receive(response, path)
 
     def finish(self, finish: FinishAttemptRequest) -> JobState:
         response = self._send("POST", "/finish", content=finish.model_dump_json())
@@ -192,6 +205,19 @@ class RunnerClient(LongPollClient):
     def next_attempt(self, request: NextAttemptRequest) -> NextAttemptResponse:
         """Waits up to `request.wait_seconds`."""
         return self._post(NextAttemptResponse, "/next", request, seconds=request.wait_seconds)
+
+
+def _receive(response: httpx.Response, path: Path) -> str:
+    """Writes the bytes and returns their SHA-256. Raises the error of a response that is one."""
+    if not response.is_success:
+        response.read()
+        raise _error_of(response)
+    sha256 = hashlib.sha256()
+    with path.open("wb") as file:
+        for chunk in response.iter_bytes(_CHUNK_BYTES):
+            sha256.update(chunk)
+            file.write(chunk)
+    return sha256.hexdigest()
 
 
 @contextmanager

@@ -8497,6 +8497,8 @@ export interface operations {
             query?: {
                 /** @description pt: a state_dict for torch.load(weights_only=True). pt2: a torch.export program. onnx-image and pt2-image take the bytes of an image of any size. card: the model card. All but safetensors exist for the last checkpoint of a finished training */
                 format?: components["schemas"]["WeightsFormat"];
+                /** @description answer with 307 where a large file may be read from its bucket; the headers have its checksum and name. The bucket takes `Range`, and no token */
+                redirect?: boolean;
             };
             header?: never;
             path: {
@@ -8527,6 +8529,13 @@ export interface operations {
                     "application/octet-stream": string;
                     "text/markdown": string;
                 };
+            };
+            /** @description `Location` is a URL of the bucket */
+            307: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
@@ -8572,6 +8581,8 @@ export interface operations {
             query?: {
                 /** @description pt: a state_dict for torch.load(weights_only=True). pt2: a torch.export program. onnx-image and pt2-image take the bytes of an image of any size. card: the model card. All but safetensors exist for the last checkpoint of a finished training */
                 format?: components["schemas"]["WeightsFormat"];
+                /** @description answer with 307 where a large file may be read from its bucket; the headers have its checksum and name. The bucket takes `Range`, and no token */
+                redirect?: boolean;
             };
             header?: never;
             path: {
@@ -8602,6 +8613,13 @@ export interface operations {
                     "application/octet-stream": string;
                     "text/markdown": string;
                 };
+            };
+            /** @description `Location` is a URL of the bucket */
+            307: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
@@ -8812,6 +8830,8 @@ export interface operations {
                 ref: string;
                 /** @description pt: a state_dict for torch.load(weights_only=True). pt2: a torch.export program. onnx-image and pt2-image take the bytes of an image of any size. card: the model card. All but safetensors exist for the last checkpoint of a finished training */
                 format?: components["schemas"]["WeightsFormat"];
+                /** @description answer with 307 where a large file may be read from its bucket; the headers have its checksum and name. The bucket takes `Range`, and no token */
+                redirect?: boolean;
             };
             header?: never;
             path?: never;
@@ -8838,6 +8858,13 @@ export interface operations {
                     "application/octet-stream": string;
                     "text/markdown": string;
                 };
+            };
+            /** @description `Location` is a URL of the bucket */
+            307: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
@@ -9391,7 +9418,10 @@ export interface operations {
     };
     download_resume_part_v1_attempts__attempt_id__resume__part__get: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description answer with 307 where a large file may be read from its bucket; the headers have its checksum and name. The bucket takes `Range`, and no token */
+                redirect?: boolean;
+            };
             header?: never;
             path: {
                 part: components["schemas"]["CheckpointPart"];
@@ -9418,6 +9448,13 @@ export interface operations {
                 content: {
                     "application/octet-stream": string;
                 };
+            };
+            /** @description `Location` is a URL of the bucket */
+            307: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             401: components["responses"]["Unauthorized"];
             /** @description `not-found` */
@@ -9470,7 +9507,10 @@ export interface operations {
     };
     download_other_part_v1_attempts__attempt_id__others__position___part__get: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description answer with 307 where a large file may be read from its bucket; the headers have its checksum and name. The bucket takes `Range`, and no token */
+                redirect?: boolean;
+            };
             header?: never;
             path: {
                 position: number;
@@ -9498,6 +9538,13 @@ export interface operations {
                 content: {
                     "application/octet-stream": string;
                 };
+            };
+            /** @description `Location` is a URL of the bucket */
+            307: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             401: components["responses"]["Unauthorized"];
             /** @description `not-found` */
