@@ -164,7 +164,8 @@ class Client:
             run_ids: ids of jobs, and of searches and studies, of which all jobs are exported.
             form: `html`, a file with the page of a job, of a study, or of a comparison;
                 `parquet`, a folder with `jobs.parquet` and `metrics.parquet`; `tensorboard`, a
-                folder with a run for each job; `mlflow`, a run for each job with its weights.
+                folder with a run for each job; `mlflow`, a run for each job with its weights;
+                `wandb`, a folder with an offline run for each job.
             target: the path of the file or folder, or the URL of the MLflow server. A repeated
                 export replaces the files, and updates the runs of the same jobs.
 
@@ -174,7 +175,7 @@ class Client:
         Raises:
             NotFound: no job, search or study has the id; nothing is written.
             MissingExtra: the form needs a package that is not installed.
-            ExportFailed: the MLflow server refuses the export, or does not answer.
+            ExportFailed: the MLflow server or wandb refuses the export, or does not answer.
             Conflict: the service has no dashboard, from which the page is made.
         """
         return forms.export(self, self._api, run_ids, ExportForm(form), str(target))

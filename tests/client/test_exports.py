@@ -2,9 +2,12 @@
 
 import json
 import math
+import struct
 import sys
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
@@ -160,9 +163,70 @@ def test_tensorboard_keeps_the_run_before_when_an_export_breaks(
     assert sorted(Path("logs").rglob("*")) == before
 
 
+def _read_log(path: Path) -> Iterator[Any]:
+    """The records of a run of W&B, whose log has LevelDB's format after seven bytes of its own.
+
+    wandb has no reader in Python, only the messages.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record  # noqa: PLC0415 - takes a second
+
+    content, position, record = path.read_bytes(), 7, b""
+    assert content.startswith(b":W&B")
+    while position < len(content):
+        rest_of_block = 2**15 - position % 2**15
+        if rest_of_block < 7:
+            position += rest_of_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, position)
+        position += 7 + length
+        record += content[position - length : position]
+        if kind in (1, 4):  # complete, or its last part
+            yield Record.FromString(record)
+            record = b""
+
+
+def _read_values(items: Iterable[Any]) -> dict[str, Any]:
+    return {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+
+
+@pytest.mark.slow
+def test_an_offline_run_of_wandb_has_the_points_of_a_job_and_replaces_the_one_before(
+    service: Service, client: resnetd.Client, command: Command, finished: str
+) -> None:
+    running = service.run()
+    running.progress(10, test_error=50.0)
+    for _ in range(2):
+        assert command("export", finished, running.job_id, "--to", "wandb", "runs") == 0
+    assert command.err == "Exported 2 jobs to runs\n"
+    logs = {path.stem: path for path in Path("runs").glob("wandb/offline-run-*/*.wandb")}
+    assert set(logs) == {f"run-{finished}", f"run-{running.job_id}"}
+    assert len(list(Path("runs").glob("wandb/offline-run-*"))) == len(logs)
+    records = list(_read_log(logs[f"run-{finished}"]))
+    (run,) = (record.run for record in records if record.HasField("run"))
+    job = client.jobs.get(finished)
+    assert (run.run_id, run.project, run.display_name) == (finished, "resnetd", job.name)
+    assert (list(run.tags), run.host) == (["course"], "")
+    config = _read_values(run.config.update)
+    assert (config["recipe.learning_rate"], config["shortcut"]) == (0.1, "A")
+    assert config["resnetd"]["url"] == f"{client.url}/jobs/{finished}"
+    steps = [_read_values(record.history.item) for record in records if record.HasField("history")]
+    series = client.jobs.metrics(finished)["test/error"]
+    assert tuple(step["_step"] for step in steps) == series.iterations
+    assert tuple(step["test/error"] for step in steps) == series.values
+    assert steps[0]["_timestamp"] == series.times[0]
+    assert math.isnan(float(steps[0]["train/loss"]))
+    assert steps[-1]["result/test_error"] == 2.5
+    assert records[-1].exit.exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("form", "package"),
-    [("parquet", "pyarrow"), ("tensorboard", "tensorboard"), ("mlflow", "mlflow")],
+    [
+        ("parquet", "pyarrow"),
+        ("tensorboard", "tensorboard"),
+        ("mlflow", "mlflow"),
+        ("wandb", "wandb"),
+    ],
 )
 def test_a_missing_package_is_named_with_its_extra(
     command: Command, monkeypatch: pytest.MonkeyPatch, form: str, package: str

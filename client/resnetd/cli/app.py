@@ -182,7 +182,8 @@ def export_command(
             help="html FILE: the page of a job, a study or a comparison;"
             " parquet FOLDER: jobs.parquet and metrics.parquet;"
             " tensorboard FOLDER: a run for each job;"
-            " mlflow URL: a run for each job, with its weights.",
+            " mlflow URL: a run for each job, with its weights;"
+            " wandb FOLDER: an offline run of Weights & Biases for each job.",
         ),
     ],
 ) -> None:

@@ -29,6 +29,7 @@ class ExportForm(StrEnum):
     PARQUET = "parquet"
     TENSORBOARD = "tensorboard"
     MLFLOW = "mlflow"
+    WANDB = "wandb"
 
 
 @dataclass(frozen=True)
