@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup dashboard fix lint types imports web fast check test test-gpu test-hosts chaos cover up demo study screenshots docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-without-ray test-with-ray test-gpu test-hosts chaos cover up demo study screenshots docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -64,12 +64,19 @@ fast: setup ## run the tests that need neither PostgreSQL nor Ray and take secon
 
 check: lint types imports web fast ## run all quick checks before a push
 
-# A browser keeps an event loop running in its process, in which no other test can start one.
+# Ray's tests wait for most of their time: they run beside the others.
 test: setup ## run all tests that need no GPU
+	@$(MAKE) --no-print-directory --jobs=2 test-without-ray test-with-ray
+
+# A browser keeps an event loop running in its process, in which no other test can start one.
+test-without-ray: setup
 	$(BIN)/pytest -m "not gpu and not ray and not hosts" --ignore tests/web --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and not ray" tests/web --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS)
 	@$(BIN)/python -m tools.web check
+
+test-with-ray: setup
+	@output=$$(mktemp); $(BIN)/pytest -m "not gpu and ray" $(RAY_TESTS) > $$output 2>&1; \
+		status=$$?; cat $$output; rm $$output; exit $$status
 
 # Importing all test modules for those with Ray takes half a minute.
 RAY_TESTS = $(shell grep --recursive --files-with-matches --include='test_*.py' 'mark\.ray' tests)

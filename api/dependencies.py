@@ -94,7 +94,7 @@ class Services:
     now: Callable[[], datetime]
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
@@ -102,7 +102,7 @@ def get_services(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(get_services)]
 
 
-def get_now(services: ServicesDep) -> datetime:
+async def get_now(services: ServicesDep) -> datetime:
     return services.now()
 
 
@@ -160,7 +160,7 @@ def _find_subject_id(request: Request, rule: Rule) -> str | None:
 Caller = Annotated[Principal, Depends(authorize)]
 
 
-def get_user(caller: Caller) -> str:
+async def get_user(caller: Caller) -> str:
     return caller.user
 
 

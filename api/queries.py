@@ -1,7 +1,9 @@
 """Query parameters that several routes share."""
 
+import inspect
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Query, Request
 
@@ -11,6 +13,19 @@ from service.specs.base import MAX_NAME_LENGTH, Line
 from service.states import JobState
 
 _MAX_NUMBER = 2**31 - 1
+
+T = TypeVar("T")
+
+
+def _made_at_once(parameters: type[T]) -> Callable[..., Awaitable[T]]:
+    """A dependency that makes them in the event loop: FastAPI calls a class in a thread."""
+
+    async def make(**values: Any) -> T:
+        return parameters(**values)
+
+    make.__signature__ = inspect.signature(parameters)  # type: ignore[attr-defined]
+    return make
+
 
 FilterText = Annotated[Line, Query(max_length=MAX_NAME_LENGTH)]
 ArchivedFilter = Annotated[
@@ -36,7 +51,7 @@ class PageParameters:
     archived: ArchivedFilter = None
 
 
-PageQuery = Annotated[PageParameters, Depends()]
+PageQuery = Annotated[PageParameters, Depends(_made_at_once(PageParameters))]
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class JobFilterParameters:
         )
 
 
-JobFilterQuery = Annotated[JobFilterParameters, Depends()]
+JobFilterQuery = Annotated[JobFilterParameters, Depends(_made_at_once(JobFilterParameters))]
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,7 @@ class RangeParameters:
     to: Annotated[float | None, Query(ge=0, description="in units of x")] = None
 
 
-RangeQuery = Annotated[RangeParameters, Depends()]
+RangeQuery = Annotated[RangeParameters, Depends(_made_at_once(RangeParameters))]
 
 
 @dataclass(frozen=True)
@@ -103,4 +118,4 @@ class EventParameters:
         return self.after if self.last_event_id is None else self.last_event_id
 
 
-EventQuery = Annotated[EventParameters, Depends()]
+EventQuery = Annotated[EventParameters, Depends(_made_at_once(EventParameters))]

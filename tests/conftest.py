@@ -27,7 +27,18 @@ from tests.support.ray import ray_head
 from tests.support.reused_databases import ReusedDatabase, ReusedPostgres, ReusedSqlite
 from tests.support.searching import Searching
 
+
+def _drop_unless_warning(
+    _logger: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """A line for each request would hide what pytest prints. `capture_logs` has all of them."""
+    if method in {"debug", "info"}:
+        raise structlog.DropEvent
+    return event
+
+
 _LOG_PROCESSORS: list[structlog.typing.Processor] = [
+    _drop_unless_warning,
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
     structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),

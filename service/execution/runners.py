@@ -35,7 +35,13 @@ def plan_runner(
     session: Session, worker_group: WorkerGroup, *, max_attempts: int, now: datetime
 ) -> RunnerRow:
     """Adds a runner that is submitted once its resources are free."""
-    runner = RunnerRow(
+    runner = _new_runner(worker_group, max_attempts=max_attempts, now=now)
+    session.add(runner)
+    return runner
+
+
+def _new_runner(worker_group: WorkerGroup, *, max_attempts: int, now: datetime) -> RunnerRow:
+    return RunnerRow(
         id=f"runner-{ids.new_id(now)}",
         state=RayJobState.PLANNED,
         num_workers=worker_group.num_workers,
@@ -45,39 +51,45 @@ def plan_runner(
         attempts_left=max_attempts,
         created_at=now,
     )
-    session.add(runner)
-    return runner
 
 
 def assign_runners(
     session: Session, starting: Sequence[AttemptRow], *, max_attempts: int, now: datetime
 ) -> list[RunnerRow]:
-    """Gives each attempt a warm runner with its resources, ready ones first, or plans a runner."""
+    """Gives each attempt a warm runner with its resources, ready ones first, or plans a runner.
+
+    The attempts are pending in the session: they are inserted with the ids of their runners.
+    """
     if not starting:
         return []
     warm_runners: defaultdict[WorkerGroup, deque[RunnerRow]] = defaultdict(deque)
-    for runner in session.scalars(
-        select(RunnerRow)
-        .where(
-            RunnerRow.state.in_((RayJobState.STARTING, RayJobState.READY)),
-            RunnerRow.attempt_id.is_(None),
-        )
-        .order_by(RunnerRow.ready_at.is_(None), RunnerRow.id)
-        .with_for_update()
-    ):
-        warm_runners[worker_group_of(runner)].append(runner)
+    with session.no_autoflush:
+        for runner in session.scalars(
+            select(RunnerRow)
+            .where(
+                RunnerRow.state.in_((RayJobState.STARTING, RayJobState.READY)),
+                RunnerRow.attempt_id.is_(None),
+            )
+            .order_by(RunnerRow.ready_at.is_(None), RunnerRow.id)
+            .with_for_update()
+        ):
+            warm_runners[worker_group_of(runner)].append(runner)
     assigned = []
     for attempt in starting:
         worker_group = worker_group_of(attempt)
         if warm := warm_runners[worker_group]:
             runner = warm.popleft()
         else:
-            runner = plan_runner(session, worker_group, max_attempts=max_attempts, now=now)
-        runner.attempt_id = attempt.id
+            runner = _new_runner(worker_group, max_attempts=max_attempts, now=now)
         changes.notify(session, runner.id)
         attempt.runner_id = runner.id
         attempt.submitted_at = runner.submitted_at and now
         assigned.append(runner)
+    # A runner refers to its attempt, which must be there first.
+    session.flush()
+    for attempt, runner in zip(starting, assigned, strict=True):
+        runner.attempt_id = attempt.id
+    session.add_all(assigned)
     return assigned
 
 

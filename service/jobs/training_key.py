@@ -24,7 +24,7 @@ _REUSED = (
     JobState.BLOCKED,
 )
 
-# Fields that do not change what is trained.
+# Fields of the spec itself that do not change what is trained.
 UNTRAINED_FIELDS = (
     "after",
     "hold",
@@ -52,11 +52,7 @@ def replicate_key(spec: JobSpec, data_dir: Path) -> str:
 
 
 def _make_key(spec: JobSpec, data_dir: Path, excluded: Sequence[str]) -> str:
-    trained = {
-        field: value
-        for field, value in flatten_spec(spec.model_dump(mode="json")).items()
-        if not is_in(field, excluded)
-    }
+    trained = flatten_spec(spec.model_dump(mode="json", exclude=set(excluded)))
     images = uploads.find_sha256(spec.dataset, data_dir)
     parts = [trained, code_version.training_code_sha256(), images]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

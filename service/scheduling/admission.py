@@ -150,7 +150,6 @@ class _Round:
                 lifecycle.transition(
                     self.session, job, JobState.FAILED, reason=reason, message=message, now=self.now
                 )
-        self.session.flush()
         assigned = runners.assign_runners(
             self.session, attempts, max_attempts=self.attempts_per_runner, now=self.now
         )
