@@ -1,4 +1,4 @@
-"""The job that runs on two machines."""
+"""The jobs on several machines."""
 
 from tests.chaos.workload import JobCase
 
@@ -17,5 +17,17 @@ TWO_HOSTS = JobCase(
             "checkpoint_every": 100,
         },
         "resources": {"num_workers": 2},
+    },
+)
+
+# Waits for the end of the other.
+WAITING = JobCase(
+    "waiting",
+    {
+        "dataset": "digits",
+        "depth": 8,
+        "shortcut": "A",
+        "name": "waiting",
+        "recipe": {"name": "quick", "iterations": 20},
     },
 )

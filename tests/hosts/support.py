@@ -24,10 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 
 import resnetd
 from service.errors import ClusterUnavailable
 from tests.support.postgres import postgres_server
+from tests.support.systemd import Unit, read_unit
 from workers.cluster.ray_jobs import RayJobClient
 
 NODES = ("left", "right")
@@ -108,12 +110,38 @@ class Host:
             process.wait(_STOP_SECONDS)
         self.processes.clear()
 
+    def kill(self) -> None:
+        """Kills all its processes at once; the kernel closes their connections."""
+        _kill_all(self.namespace)
+        for process in self.processes.values():
+            process.wait(_STOP_SECONDS)
+
+    def power_off(self) -> None:
+        """No packet leaves it any more, not even those that close its connections."""
+        self.unplug()
+        self.kill()
+        self.processes.clear()
+
+    def power_on(self) -> None:
+        self.plug()
+        for name in self._services:
+            self._launch(name)
+
     def unplug(self) -> None:
         """Takes the cable out of the switch: packets are lost, no connection is closed."""
         _ip("-n", self.switch, "link", "set", self.name, "down")
 
     def plug(self) -> None:
         _ip("-n", self.switch, "link", "set", self.name, "up")
+
+    def find_process(self, program: str) -> int:
+        """The process id of the only one of its processes whose program has this name."""
+        (pid,) = (
+            pid
+            for pid in _list_pids(self.namespace)
+            if Path(psutil.Process(pid).cmdline()[0]).name == program
+        )
+        return pid
 
     def has_process(self, pid: int) -> bool:
         namespace = (_NETNS / self.namespace).stat().st_ino
@@ -220,9 +248,8 @@ class Network:
 
     def start_ray(self) -> None:
         """Returns at once."""
-        self.hosts["head"].start("ray", self._head_command, self._ray_env("head"))
-        for name in NODES:
-            self.hosts[name].start("ray", self._node_command(name), self._ray_env(name))
+        for name in ("head", *NODES):
+            self.hosts[name].start("ray", self._ray_command(name), self._ray_env(name))
 
     def start_service(self, database_url: str) -> None:
         self._settings["RESNETD_DATABASE_URL"] = database_url
@@ -282,40 +309,41 @@ class Network:
         _ip(*where, "link", "set", name, "up")
         _ip("-n", self.switch, "link", "set", port, "master", "bridge", "up")
 
-    def _head_command(self) -> list[str]:
-        head = self.hosts["head"]
-        return [
-            *(_program("ray"), "start", "--head", "--block", "--port=6379"),
-            *("--num-cpus=0", "--num-gpus=0", f"--node-ip-address={head.address}"),
-            *(f"--dashboard-host={head.address}", *self._ray_options("head")),
-        ]
+    def _ray_command(self, name: str) -> Callable[[], list[str]]:
+        """That of its unit, with what fits a node into this machine."""
+        unit, env = _unit_of(name), self._ray_env(name)
 
-    def _node_command(self, name: str) -> Callable[[], list[str]]:
-        return lambda: [
-            *(_program("ray"), "start", f"--address={self._ray_address}", "--block"),
-            *("--num-cpus=1", "--num-gpus=0", f"--node-ip-address={self.hosts[name].address}"),
-            *self._ray_options(name),
-        ]
+        def make() -> list[str]:
+            self._ray_starts += 1
+            # Short: it contains Ray's sockets. New: the old one has those of the process before.
+            folder = self.hosts[name].path / f"r{self._ray_starts}"
+            sizes = ["--object-store-memory=80000000", f"--temp-dir={folder}"]
+            trains = [] if name == "head" else ["--num-cpus=1", "--num-gpus=0"]
+            return [*unit.make_command(env), *sizes, *trains]
 
-    def _ray_options(self, name: str) -> list[str]:
-        self._ray_starts += 1
-        # Short: it contains Ray's sockets. New: the old one has those of the process before.
-        folder = self.hosts[name].path / f"r{self._ray_starts}"
-        return ["--object-store-memory=80000000", f"--temp-dir={folder}", "--disable-usage-stats"]
+        return make
 
     def _ray_env(self, name: str) -> dict[str, str]:
-        return self._env() | {
-            "HOME": str(self.hosts[name].path),
+        host = self.hosts[name]
+        # What /etc/resnetd/env sets: the host name resolves to the loopback, as Debian's installer
+        # writes it.
+        configured = {
+            "ADDRESS": host.address,
             "RAY_ADDRESS": self._ray_address,
-            "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.ray_token,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_enable_metrics_collection": "0",
-            "RAY_worker_niceness": "0",
-            "RAY_prestart_worker_first_driver": "0",
-            # The host name resolves to the loopback, as Debian's installer writes it.
             "GLOO_SOCKET_IFNAME": "eth0",
         }
+        unit = _unit_of(name)
+        return (
+            self._env()
+            | unit.environment
+            | configured
+            | {
+                "PATH": self._env()["PATH"],
+                "HOME": str(host.path),
+                "RAY_enable_metrics_collection": "0",
+            }
+        )
 
     def _env(self) -> dict[str, str]:
         """Nothing of Ray's or ours is inherited, and no file is in the home of the user."""
@@ -361,21 +389,33 @@ def _delete_abandoned() -> None:
 def _delete_namespaces(names: str) -> None:
     """With the processes that are left in them, each by its id; their links go with them."""
     for path in _NETNS.glob(f"{names}-*"):
-        listed = subprocess.run(
-            ["ip", "netns", "pids", path.name], capture_output=True, text=True, check=False
-        )
-        for pid in listed.stdout.split():
-            with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        _kill_all(path.name)
         _ip("netns", "delete", path.name)
     # The kernel deletes a namespace, and with it the other end, some time later.
     link = names.replace("-", "")
     subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
 
 
+def _kill_all(namespace: str) -> None:
+    """Each process by its id, also those that started meanwhile."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while pids := _list_pids(namespace):
+        assert time.monotonic() < deadline, f"processes {pids} do not end"
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _list_pids(namespace: str) -> list[int]:
+    listed = subprocess.run(
+        ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False
+    )
+    return [int(pid) for pid in listed.stdout.split()]
+
+
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
-def _program(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
+def _unit_of(name: str) -> Unit:
+    return read_unit("resnetd-ray-head" if name == "head" else "resnetd-ray-node")

@@ -1,5 +1,7 @@
 """A service and a Ray cluster on machines of their own: `make test-hosts`."""
 
+import os
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import resnetd
 from tests.chaos.invariants import check_event_numbers, check_job_ends, check_training
 from tests.chaos.workload import ReferenceRun
-from tests.hosts.cases import TWO_HOSTS
+from tests.hosts.cases import TWO_HOSTS, WAITING
 from tests.hosts.support import NODES, Host, Network
 from workers.cluster.ray_jobs import LOST_NODE_SECONDS
 
@@ -19,6 +21,14 @@ JOB_SECONDS = 300.0
 # Until the other ranks have stopped and the runner has reported the failure.
 REPORT_SECONDS = 15.0
 SERVICE_OUTAGE_SECONDS = 120.0
+# The runner notices that its head is gone and reports it, or the dispatcher notices it.
+HEAD_LOSSES = {("worker-died", "infrastructure"), ("cluster-lost", "infrastructure")}
+
+
+@pytest.fixture(autouse=True)
+def _all_machines_are_back(network: Network) -> None:
+    """Ray also counts a node that was lost for about a minute."""
+    network.wait_until_ready()
 
 
 def rank_hosts(network: Network, job: resnetd.Job) -> list[Host]:
@@ -68,6 +78,16 @@ def check_complete(
     check_event_numbers(client, [job_id])
 
 
+def check_loss_was_noticed(client: resnetd.Client, job_id: str, *, since: datetime) -> None:
+    """The first attempt ended because of the lost node, in time; the last one completed."""
+    attempt, *others = client.jobs.attempts(job_id)
+    assert (attempt.reason, attempt.blame) == ("worker-died", "infrastructure"), attempt.message
+    assert attempt.ended_at is not None
+    noticed_seconds = (attempt.ended_at - since).total_seconds()
+    assert noticed_seconds < LOST_NODE_SECONDS + REPORT_SECONDS, noticed_seconds
+    assert others[-1].reason == "completed"
+
+
 def test_the_doctor_finds_what_a_node_lacks(network: Network) -> None:
     for name in ("service", "left"):
         (network.hosts[name].path / "data" / "colours").mkdir()
@@ -113,11 +133,57 @@ def test_a_job_resumes_after_the_machine_of_a_rank_was_cut_off(
         wait_until_final(network, client, job.id)
 
         check_complete(network, client, job.id, reference, tmp_path)
-        attempt, *others = client.jobs.attempts(job.id)
-        assert (attempt.reason, attempt.blame) == ("worker-died", "infrastructure")
-        assert attempt.ended_at is not None
-        noticed_seconds = (attempt.ended_at - cut_at).total_seconds()
-        assert noticed_seconds < LOST_NODE_SECONDS + REPORT_SECONDS, noticed_seconds
+        check_loss_was_noticed(client, job.id, since=cut_at)
+
+
+def test_a_job_resumes_after_a_machine_lost_its_power(
+    network: Network, reference: ReferenceRun, tmp_path: Path
+) -> None:
+    with network.client() as client:
+        job = client.submit(dict(TWO_HOSTS.spec))
+        host = rank_hosts(network, wait_until_running(network, client, job.id))[0]
+
+        host.power_off()
+        lost_at = datetime.now(UTC)
+        wait_until_attempt_ended(network, client, job.id)
+        host.power_on()
+        wait_until_final(network, client, job.id)
+
+        check_complete(network, client, job.id, reference, tmp_path)
+        check_loss_was_noticed(client, job.id, since=lost_at)
+
+
+def test_a_job_resumes_after_its_node_of_ray_died_and_was_started_again(
+    network: Network, reference: ReferenceRun, tmp_path: Path
+) -> None:
+    with network.client() as client:
+        job = client.submit(dict(TWO_HOSTS.spec))
+        host = rank_hosts(network, wait_until_running(network, client, job.id))[1]
+
+        os.kill(host.find_process("raylet"), signal.SIGKILL)
+        killed_at = datetime.now(UTC)
+        wait_until_final(network, client, job.id)
+
+        check_complete(network, client, job.id, reference, tmp_path)
+        check_loss_was_noticed(client, job.id, since=killed_at)
+
+
+def test_a_job_resumes_after_the_head_of_ray_died_and_was_started_again(
+    network: Network, reference: ReferenceRun, tmp_path: Path
+) -> None:
+    with network.client() as client:
+        job = client.submit(dict(TWO_HOSTS.spec))
+        wait_until_running(network, client, job.id)
+        waiting = client.submit(dict(WAITING.spec))
+
+        os.kill(network.hosts["head"].find_process("gcs_server"), signal.SIGKILL)
+        wait_until_final(network, client, job.id)
+
+        check_complete(network, client, job.id, reference, tmp_path)
+        wait_until_final(network, client, waiting.id)
+        check_job_ends(client, {waiting.id: WAITING})
+        first, *others = client.jobs.attempts(job.id)
+        assert (first.reason, first.blame) in HEAD_LOSSES
         assert others[-1].reason == "completed"
 
 
