@@ -10,8 +10,6 @@ import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from service.scheduling import cluster_state
-
 _TIMEOUT_SECONDS = 4.0
 # The dispatcher polls each second; an agent of Ray that has just started takes five to respond.
 _MAX_AGE = timedelta(minutes=1)
@@ -47,9 +45,11 @@ def _check_url(url: str, token_file: Path | None) -> str | None:
 
 def _check_dispatcher() -> str | None:
     """Why the dispatcher is unhealthy, or None."""
-    # These take half a second to import, and the cluster's image has no database driver.
+    # These take half a second of a core to import, each time, and the cluster's image has no
+    # database driver.
     from service import settings  # noqa: PLC0415
     from service.errors import ResnetdError  # noqa: PLC0415
+    from service.scheduling import cluster_state  # noqa: PLC0415
     from service.storage.database import Database  # noqa: PLC0415
 
     try:

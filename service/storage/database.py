@@ -50,6 +50,9 @@ CONNECTION_OPTIONS = {
     "keepalives_interval": "5",
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
+    # Without it the driver returns bytes where the database has the encoding SQL_ASCII, as initdb
+    # makes it in an environment without a language.
+    "client_encoding": "utf8",
 }
 # Includes the wait for locks. As long as SQLite waits for its write lock.
 STATEMENT_TIMEOUT_SECONDS = 30.0

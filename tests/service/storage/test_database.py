@@ -2,16 +2,19 @@
 
 import os
 import threading
+from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import DatabaseUnavailable, DispatcherAlreadyRunning, InvalidInput
 from service.storage.database import Database
 from service.storage.tables import ClusterRow, WebhookRow
 from tests.support.core import START
+from tests.support.postgres import PostgresServer
 
 
 def _row(cpus: int = 4) -> ClusterRow:
@@ -119,6 +122,20 @@ def test_the_host_of_a_url_may_be_an_ipv6_address() -> None:
     with pytest.raises(DatabaseUnavailable, match=r"server at .::1., port 1 failed"):
         database.check()
     database.close()
+
+
+@pytest.mark.db
+def test_a_database_without_an_encoding_has_text(postgres: PostgresServer) -> None:
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE DATABASE plain ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"
+        )
+        url = postgres.url.removesuffix("postgres") + "plain"
+        try:
+            with closing(Database(url)) as database, database.reading() as session:
+                assert session.scalar(text("SELECT 'ü'")) == "ü"
+        finally:
+            connection.execute("DROP DATABASE plain WITH (FORCE)")
 
 
 def test_sqlite_allows_one_dispatcher_and_postgres_several(
