@@ -125,6 +125,9 @@ class JobView(View):
     started_at: datetime | None
     finished_at: datetime | None
     attempts: int
+    num_workers: Annotated[
+        int | None, Field(description="of its newest attempt; null before the first")
+    ]
     restarts: Annotated[int, Field(description="attempts that ended by the user's fault")]
     preemptions: Annotated[int, Field(description="how often another job preempted it")]
     progress: ProgressView | None
@@ -159,6 +162,7 @@ class JobView(View):
             started_at=job.started_at,
             finished_at=job.finished_at,
             attempts=job.attempts,
+            num_workers=job.num_workers,
             restarts=job.restarts,
             preemptions=job.preemptions,
             progress=ProgressView.of(job),
@@ -215,12 +219,16 @@ class PlanView(View):
     ]
     minutes: Annotated[DurationView | None, Field(description="from its start to its end")]
     epochs: Annotated[float | None, Field(description="how often each training image is seen")]
+    worker_counts: Annotated[
+        list[int], Field(description="with how many workers it may run; several: it is elastic")
+    ]
     notes: Annotated[list[str], Field(description="advice about the spec")]
     waiting: QueueStatusView
 
     @classmethod
     def of(cls, plan: JobPlan) -> "PlanView":
         duration = plan.duration
+        worker_counts = plan_notes.describe_worker_counts(plan.spec, num_workers=plan.num_workers)
         return cls(
             spec=plan.spec,
             network=plan.spec.network,
@@ -237,8 +245,10 @@ class PlanView(View):
                 samples=duration.samples,
             ),
             epochs=plan_notes.compute_epochs(plan.spec, plan.dataset),
+            worker_counts=list(plan.spec.worker_counts),
             notes=[
                 *([] if plan.data_warning is None else [plan.data_warning]),
+                *([] if worker_counts is None else [worker_counts]),
                 *plan_notes.list_notes(
                     plan.spec, plan.dataset, seconds=None if duration is None else duration.p50
                 ),
@@ -337,6 +347,9 @@ class AttemptView(View):
     """The times in order: when the attempt was created, its runner submitted to Ray, the attempt
     assigned to the runner, its images in memory, its first report received, and its first
     optimizer step done; then its last report, its end, and the release of its resources.
+
+    It trained the iterations after `first_iteration` with `num_workers`, until `last_iteration` as
+    last reported.
     """
 
     id: str
@@ -345,6 +358,8 @@ class AttemptView(View):
     num_workers: int
     cpus_per_worker: int
     gpus_per_worker: float
+    first_iteration: int
+    last_iteration: int | None
     resume_checkpoint_id: str | None
     runner_id: str | None
     created_at: datetime
@@ -362,8 +377,15 @@ class AttemptView(View):
 
     @classmethod
     def of(cls, attempt: AttemptRow) -> "AttemptView":
-        fields = {name: getattr(attempt, name) for name in cls.model_fields if name != "blame"}
-        return cls(blame=attempt.reason.blame if attempt.reason is not None else None, **fields)
+        computed = {
+            "blame": None if attempt.reason is None else attempt.reason.blame,
+            "last_iteration": max(
+                (n for n in (attempt.iteration, attempt.progress_iteration) if n is not None),
+                default=None,
+            ),
+        }
+        stored = cls.model_fields.keys() - computed.keys()
+        return cls(**computed, **{name: getattr(attempt, name) for name in stored})
 
 
 class AttemptList(View):

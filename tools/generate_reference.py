@@ -74,6 +74,7 @@ def make_spec_help() -> str:
         "job": job_spec.JobSpec,
         "recipe": Recipe,
         "resources": job_spec.Resources,
+        "num_workers": job_spec.WorkerRange,
         "after": job_spec.Dependency,
         "start_from": job_spec.StartFrom,
         "retention": job_spec.Retention,
@@ -162,6 +163,7 @@ def _describe_job_spec() -> Iterator[str]:
     for model in (
         Recipe,
         job_spec.Resources,
+        job_spec.WorkerRange,
         job_spec.Dependency,
         job_spec.StartFrom,
         job_spec.Retention,

@@ -371,7 +371,10 @@ class SigningKey(Record, frozen=True):
 
 
 class Job(Record, frozen=True):
-    """`progress`, `parameters` and `environment` are None until the training processes run."""
+    """`progress`, `parameters` and `environment` are None until the training processes run.
+
+    `num_workers`: of its newest attempt.
+    """
 
     id: str
     name: str
@@ -392,6 +395,7 @@ class Job(Record, frozen=True):
     started_at: Time | None = None
     finished_at: Time | None = None
     attempts: int = 0
+    num_workers: int | None = None
     restarts: int = 0
     preemptions: int = 0
     progress: Progress | None = None
@@ -492,12 +496,18 @@ class LogLine(Record, frozen=True):
 
 
 class Attempt(Record, frozen=True):
-    """One execution of a job on the cluster."""
+    """One execution of a job on the cluster.
+
+    It trained the iterations after `first_iteration` with `num_workers`, until `last_iteration` as
+    last reported.
+    """
 
     number: int
     state: AttemptState
     id: str | None = None
     num_workers: int | None = None
+    first_iteration: int | None = None
+    last_iteration: int | None = None
     reason: Reason | None = None
     blame: Blame | None = None
     message: str | None = None

@@ -4,15 +4,18 @@ from sqlalchemy.orm import Session
 
 from service.errors import CannotFit, FieldError
 from service.resources import ResourceBundle, count_workers_that_fit
-from service.specs.job_spec import Resources
+from service.specs.job_spec import JobSpec
 from service.storage.tables import ClusterRow
 from service.text import count_of, plural
 
 
-def require_fit(session: Session, resources: Resources) -> None:
-    """CannotFit where the cluster is too small; no check before its size is known."""
+def require_fit(session: Session, spec: JobSpec) -> None:
+    """CannotFit where the cluster is too small; no check before its size is known.
+
+    An elastic job needs the fewest workers that it may have.
+    """
     cluster = session.get(ClusterRow, 1)
-    message = None if cluster is None else _describe_misfit(cluster, resources)
+    message = None if cluster is None else _describe_misfit(cluster, spec)
     if message is not None:
         raise CannotFit(
             "the cluster can never run this job",
@@ -20,7 +23,7 @@ def require_fit(session: Session, resources: Resources) -> None:
         )
 
 
-def _describe_misfit(cluster: ClusterRow, resources: Resources) -> str | None:
+def _describe_misfit(cluster: ClusterRow, spec: JobSpec) -> str | None:
     """What the cluster lacks; None: nothing. With an autoscaler: the cluster at its largest."""
     has_autoscaler = bool(cluster.scalable_nodes)
     nodes = [
@@ -30,7 +33,7 @@ def _describe_misfit(cluster: ClusterRow, resources: Resources) -> str | None:
     cpus, gpus = cluster.cpus, cluster.gpus
     if has_autoscaler:
         cpus, gpus = sum(node.cpus for node in nodes), sum(int(node.gpus) for node in nodes)
-    workers = resources.num_workers
+    resources, workers = spec.resources, spec.worker_counts[0]
     worker = ResourceBundle(cpus=resources.cpus_per_worker, gpus=resources.gpus_per_worker or 0)
     for noun, needed, available in (
         ("CPU", workers * worker.cpus, cpus),

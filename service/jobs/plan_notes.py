@@ -28,6 +28,18 @@ def find_data_warning(dataset: Dataset, data_dir: Path) -> str | None:
     )
 
 
+def describe_worker_counts(spec: JobSpec, *, num_workers: int) -> str | None:
+    """Of an elastic job; `num_workers`: with which its time was estimated."""
+    counts = spec.worker_counts
+    if len(counts) == 1:
+        return None
+    listed = f"{', '.join(map(str, counts[:-1]))} or {counts[-1]}"
+    return (
+        f"number of workers: {listed}, which share batches of {spec.recipe.batch_size} equally; "
+        f"the memory is that with {counts[0]}, the run time that with {num_workers}"
+    )
+
+
 def list_notes(spec: JobSpec, dataset: Dataset, *, seconds: float | None) -> list[str]:
     """Sentences; none for a usual training. `seconds`: how long it is expected to take."""
     epochs = compute_epochs(spec, dataset)

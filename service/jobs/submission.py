@@ -93,7 +93,7 @@ def create_job(
         ),
         fair_share_points=points,
         preemptible=spec.preemptible,
-        num_workers=resources.num_workers,
+        worker_counts=list(spec.worker_counts),
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=resources.gpus_per_worker,
         timing_key=workload.make_timing_key(spec),
@@ -311,7 +311,7 @@ def _check(
     with collector.collect():
         check_data(spec, data_dir)
     with collector.collect():
-        cluster_fit.require_fit(session, spec.resources)
+        cluster_fit.require_fit(session, spec)
     with collector.collect():
         source = warm_start.resolve_source(session, spec, find_job, data_dir=data_dir)
     with collector.collect():
@@ -399,6 +399,6 @@ def _resolve(written: dict[str, Any], spec: JobSpec) -> dict[str, Any]:
         written,
         family=spec.family,
         depth=spec.depth,
-        num_workers=spec.resources.num_workers,
+        num_workers=spec.resources.max_workers,
     )
     return recipe.model_dump(mode="json")

@@ -12,13 +12,13 @@ _ASSUMED_CLASSES = 1_000
 
 
 def make_timing_key(spec: JobSpec) -> str:
-    """Jobs with the same key take equally long per iteration on the same machines."""
+    """Jobs with the same key take equally long per iteration with as many such workers."""
     resources = spec.resources
     gpus = "any" if resources.gpus_per_worker is None else f"{resources.gpus_per_worker:g}"
     analysis = "" if spec.analysis is None else f"{spec.analysis.model_dump_json()}/"
     return (
         f"{analysis}{spec.family}/{spec.network}/{spec.dataset}/batch={spec.recipe.batch_size}"
-        f"/workers={resources.num_workers}/cpus={resources.cpus_per_worker}/gpus={gpus}"
+        f"/cpus={resources.cpus_per_worker}/gpus={gpus}"
     )
 
 

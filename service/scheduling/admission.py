@@ -1,6 +1,6 @@
 """Admission: gives the next jobs to a dispatcher under a lease, or preempts others for them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -15,10 +15,11 @@ from service.access import quotas
 from service.errors import NotFound
 from service.execution import runners
 from service.jobs import checkpoints, commands, lifecycle, records, warm_start
-from service.resources import ResourceBundle
+from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling import cluster_state, fair_share, policy, snapshot
 from service.scheduling.leases import Claim
 from service.scheduling.policy import PreemptJobs, StartJob
+from service.scheduling.worker_groups import WorkerGroups
 from service.specs.job_spec import StartMode
 from service.specs.quota import Quota
 from service.states import AttemptState, JobState, Reason
@@ -59,7 +60,7 @@ def claim_jobs(
     fair_share.refresh_points(session, capacity, now=now)
     round_ = _Round(
         session=session,
-        capacity=capacity,
+        worker_groups=WorkerGroups(capacity, cluster_state.find_nodes(session)),
         quotas=quotas.read_quotas(session),
         owner=owner,
         lease_expires_at=now + timedelta(seconds=lease_seconds),
@@ -86,7 +87,7 @@ class _Round:
     """What a dispatcher claims while it holds the lock of the cluster's row."""
 
     session: Session
-    capacity: ResourceBundle
+    worker_groups: WorkerGroups
     quotas: dict[str, Quota]
     owner: str
     lease_expires_at: datetime
@@ -102,7 +103,7 @@ class _Round:
             return False
         if not self.quotas:
             # The complete snapshot, with its estimates, is read only where a decision needs it.
-            free = self.capacity - cluster_state.sum_reserved(self.session)
+            free = self.worker_groups.capacity - cluster_state.sum_reserved(self.session)
             if fitting := self._choose_fitting(first, free):
                 return self._start(fitting)
             # Each state change wakes dispatchers, and usually the cluster is full.
@@ -110,7 +111,7 @@ class _Round:
                 return False
         found = snapshot.read_snapshot(
             self.session,
-            self.capacity,
+            self.worker_groups,
             quotas=self.quotas,
             data_dir=self.data_dir,
             now=self.now,
@@ -120,31 +121,46 @@ class _Round:
             _preempt(self.session, decision, now=self.now)
         if not isinstance(decision, StartJob):
             return False
-        return self._start([decision.job_id], backfill_seconds=decision.backfill_seconds)
+        chosen = {decision.job_id: decision.num_workers}
+        return self._start(chosen, backfill_seconds=decision.backfill_seconds)
 
     def _choose_fitting(
         self, first: Sequence[Row[tuple[Any, ...]]], free: ResourceBundle
-    ) -> list[str]:
-        """Those before the first that does not fit: without quotas, the policy starts them."""
-        fitting = []
+    ) -> dict[str, int | None]:
+        """Those before the first that does not fit: without quotas, the policy starts them.
+
+        With the number of workers of an elastic job, the largest that fits; the policy decides on
+        one whose last attempt still occupies resources.
+        """
+        fitting: dict[str, int | None] = {}
+        is_any_elastic = any(len(row.worker_counts) > 1 for row in first)
+        held = cluster_state.list_holding_jobs(self.session) if is_any_elastic else ()
         for row in first:
-            required = snapshot.choose_worker_group(self.capacity, row).resources
-            if not free.contains(required):
+            groups = self.worker_groups.list(row.worker_counts, row)
+            chosen = next((g for g in reversed(groups) if free.contains(g.resources)), None)
+            is_elastic = len(row.worker_counts) > 1
+            if chosen is None or (is_elastic and row.id in held):
                 break
-            free -= required
-            fitting.append(row.id)
+            free -= chosen.resources
+            fitting[row.id] = chosen.num_workers if is_elastic else None
         return fitting
 
-    def _start(self, job_ids: Sequence[str], *, backfill_seconds: float | None = None) -> bool:
-        """Starts the jobs or, where one cannot begin, fails it; False where the first is locked."""
-        jobs = _lock_queued(self.session, job_ids)
+    def _start(
+        self, chosen: Mapping[str, int | None], *, backfill_seconds: float | None = None
+    ) -> bool:
+        """Starts the jobs or, where one cannot begin, fails it; False where the first is locked.
+
+        `chosen`: by id, the number of workers; None: the only one.
+        """
+        jobs = _lock_queued(self.session, list(chosen))
         attempts = []
         # One INSERT for the attempts, and one for their events.
         with self.session.no_autoflush:
             for job in jobs:
                 message = _find_start_error(self.session, job)
                 if message is None:
-                    attempts.append(self._create_attempt(job, backfill_seconds))
+                    worker_group = self._make_worker_group(job, chosen[job.id])
+                    attempts.append(self._create_attempt(job, worker_group, backfill_seconds))
                     continue
                 reason = Reason.INTERNAL
                 lifecycle.transition(
@@ -159,10 +175,16 @@ class _Round:
         ]
         return bool(jobs)
 
-    def _create_attempt(self, job: JobRow, backfill_seconds: float | None) -> AttemptRow:
+    def _make_worker_group(self, job: JobRow, num_workers: int | None) -> WorkerGroup:
+        groups = self.worker_groups.list(job.worker_counts, job)
+        return next((g for g in groups if g.num_workers == num_workers), groups[0])
+
+    def _create_attempt(
+        self, job: JobRow, worker_group: WorkerGroup, backfill_seconds: float | None
+    ) -> AttemptRow:
         job.attempts += 1
+        job.num_workers = worker_group.num_workers
         start = _find_start_point(self.session, job)
-        worker_group = snapshot.choose_worker_group(self.capacity, job)
         attempt = AttemptRow(
             id=f"{job.id}-a{job.attempts}",
             job_id=job.id,
@@ -182,7 +204,11 @@ class _Round:
         if backfill_seconds is not None:
             attempt.backfill_deadline = self.now + timedelta(seconds=backfill_seconds)
         self.session.add(attempt)
-        data = {"number": attempt.number, "resumed_at": start.iteration}
+        data = {
+            "number": attempt.number,
+            "num_workers": attempt.num_workers,
+            "resumed_at": start.iteration,
+        }
         events.append_event(self.session, job, EventKind.ATTEMPT, data, now=self.now)
         lifecycle.transition(self.session, job, JobState.STARTING, now=self.now)
         return attempt

@@ -81,6 +81,12 @@ def find_cluster(session: Session) -> ClusterState | None:
     )
 
 
+def find_nodes(session: Session) -> list[ResourceBundle]:
+    """The smallest first; empty where only the total is known."""
+    cluster = find_cluster(session)
+    return [] if cluster is None else cluster.nodes
+
+
 def lock_cluster(session: Session) -> ResourceBundle | None:
     """The capacity; no other transaction decides what fits until this one ends.
 
@@ -88,6 +94,11 @@ def lock_cluster(session: Session) -> ResourceBundle | None:
     """
     row = session.get(ClusterRow, _CLUSTER_ID, with_for_update=True, populate_existing=True)
     return None if row is None else ResourceBundle(cpus=row.cpus, gpus=row.gpus)
+
+
+def list_holding_jobs(session: Session) -> set[str]:
+    """Ids of the jobs with an attempt, ended or not, whose resources were not released yet."""
+    return set(session.scalars(select(AttemptRow.job_id).where(AttemptRow.released_at.is_(None))))
 
 
 def sum_reserved(session: Session) -> ResourceBundle:

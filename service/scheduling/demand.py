@@ -11,6 +11,7 @@ from service.access import quotas
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.policy import RunningJob, SchedulerSnapshot, WaitingJob
+from service.scheduling.worker_groups import WorkerGroups
 
 # Workers by what each of them occupies on one node.
 Demand = dict[ResourceBundle, int]
@@ -23,7 +24,7 @@ def read_demand(session: Session, *, data_dir: Path, now: datetime) -> Demand:
         return {}
     found = snapshot.read_snapshot(
         session,
-        cluster.capacity,
+        WorkerGroups(cluster.capacity, cluster.nodes),
         quotas=quotas.read_quotas(session),
         data_dir=data_dir,
         now=now,
@@ -33,6 +34,8 @@ def read_demand(session: Session, *, data_dir: Path, now: datetime) -> Demand:
 
 def count_workers(found: SchedulerSnapshot, nodes: Sequence[ResourceBundle]) -> Demand:
     """The workers of all jobs that run, then those that fit on what remains of the nodes.
+
+    Of an elastic job that waits the fewest that it may have.
 
     Ray's autoscaler ignores a demand that its nodes cannot hold, instead of adding all of them. So
     each worker gets a place here, and a job that exceeds a quota gets none.

@@ -31,9 +31,9 @@ _MEMORY_SERIES = "machine/memory_bytes"  # of all workers
 class TimingProfile:
     """What the time of an iteration depends on.
 
-    `timing_key`: equal for jobs that take equally long. `macs_per_iteration`: multiply-adds;
-    None where unknown. `gpus_per_worker`: None where the cluster decides. `max_seconds`: of the
-    recipe; evaluations come on top of it.
+    `timing_key`: equal for jobs that take equally long with as many workers. `macs_per_iteration`:
+    multiply-adds; None where unknown. `gpus_per_worker`: None where the cluster decides.
+    `max_seconds`: of the recipe; evaluations come on top of it.
     """
 
     timing_key: str
@@ -44,22 +44,22 @@ class TimingProfile:
     max_seconds: float | None
 
     @classmethod
-    def from_row(cls, row: JobRow | Row[tuple[Any, ...]]) -> "TimingProfile":
+    def from_row(cls, row: JobRow | Row[tuple[Any, ...]], *, num_workers: int) -> "TimingProfile":
         return cls(
             timing_key=row.timing_key,
             macs_per_iteration=row.macs_per_iteration,
-            num_workers=row.num_workers,
+            num_workers=num_workers,
             cpus_per_worker=row.cpus_per_worker,
             gpus_per_worker=row.gpus_per_worker,
             max_seconds=row.max_seconds,
         )
 
     @classmethod
-    def from_spec(cls, spec: JobSpec) -> "TimingProfile":
+    def from_spec(cls, spec: JobSpec, *, num_workers: int) -> "TimingProfile":
         return cls(
             timing_key=workload.make_timing_key(spec),
             macs_per_iteration=workload.count_macs_per_iteration(spec),
-            num_workers=spec.resources.num_workers,
+            num_workers=num_workers,
             cpus_per_worker=spec.resources.cpus_per_worker,
             gpus_per_worker=spec.resources.gpus_per_worker,
             max_seconds=workload.max_seconds_of(spec),
@@ -107,7 +107,12 @@ class Estimator:
         rows = self._session.scalars(
             select(JobRow.latest_metrics)
             .join(AttemptRow, JobRow.id == AttemptRow.job_id)
-            .where(AttemptRow.ended_at.is_not(None), JobRow.timing_key == profile.timing_key)
+            .where(
+                AttemptRow.ended_at.is_not(None),
+                AttemptRow.number == JobRow.attempts,
+                AttemptRow.num_workers == profile.num_workers,
+                JobRow.timing_key == profile.timing_key,
+            )
             .order_by(AttemptRow.ended_at.desc())
             .limit(_MAX_SAMPLES)
             .execution_options(**ALL_ROWS)
@@ -156,14 +161,15 @@ class Estimator:
         self, attempt: AttemptRow, job: JobRow, *, now: datetime
     ) -> DurationEstimate | None:
         iterations = job.iterations - attempt.first_iteration
-        total = self.estimate_total(TimingProfile.from_row(job), iterations=iterations)
+        profile = TimingProfile.from_row(job, num_workers=attempt.num_workers)
+        total = self.estimate_total(profile, iterations=iterations)
         if total is None:
             return None
         elapsed = (now - attempt.created_at).total_seconds()
         return replace(total, p50=total.p50 - elapsed, p90=total.p90 - elapsed)
 
     def _measure_iteration(self, profile: TimingProfile) -> DurationEstimate | None:
-        same = self._read_samples(JobRow.timing_key == profile.timing_key)
+        same = self._read_samples(profile.num_workers, JobRow.timing_key == profile.timing_key)
         if same:
             found = compute_percentiles([sample.seconds for sample in same])
             return replace(found, basis=EstimateBasis.SAME)
@@ -171,7 +177,7 @@ class Estimator:
         if macs is None:
             return None
         others = self._read_samples(
-            JobRow.num_workers == profile.num_workers,
+            profile.num_workers,
             JobRow.cpus_per_worker == profile.cpus_per_worker,
             JobRow.gpus_per_worker.is_not_distinct_from(profile.gpus_per_worker),
             JobRow.macs_per_iteration.is_not(None),
@@ -181,7 +187,7 @@ class Estimator:
             return None
         return replace(compute_percentiles(scaled), basis=EstimateBasis.OTHER_NETWORKS)
 
-    def _read_samples(self, *conditions: ColumnElement[bool]) -> list["_Sample"]:
+    def _read_samples(self, num_workers: int, *conditions: ColumnElement[bool]) -> list["_Sample"]:
         rows = self._session.execute(
             select(
                 AttemptRow.started_at,
@@ -196,6 +202,7 @@ class Estimator:
                 AttemptRow.started_at.is_not(None),
                 AttemptRow.last_report_at.is_not(None),
                 AttemptRow.first_iteration < _ITERATION,
+                AttemptRow.num_workers == num_workers,
                 *conditions,
             )
             .order_by(AttemptRow.ended_at.desc())

@@ -9,8 +9,8 @@ so a wrong estimate delays the head by about one training step.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf, isfinite
 
@@ -43,11 +43,20 @@ class DurationEstimate:
 
 
 @dataclass(frozen=True)
+class WorkerOption:
+    """A number of workers that an elastic job may have; `resources`: of all of them."""
+
+    num_workers: int
+    resources: ResourceBundle
+
+
+@dataclass(frozen=True)
 class WaitingJob:
     """A job in the queue.
 
-    `resources`: what it would occupy; `has_checkpoint`: it would resume from one; `duration`: None
-    where nothing like it was measured.
+    `resources`: what it would occupy, of an elastic job with the fewest workers; `larger`: the
+    other numbers of workers that the cluster can hold, ascending. `has_checkpoint`: it would
+    resume from one; `duration`: with the fewest workers, None where nothing like it was measured.
     """
 
     job_id: str
@@ -60,6 +69,8 @@ class WaitingJob:
     tags: tuple[str, ...] = ()
     has_checkpoint: bool = False
     duration: DurationEstimate | None = None
+    is_elastic: bool = False
+    larger: tuple[WorkerOption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,10 +120,14 @@ class SchedulerSnapshot:
 
 @dataclass(frozen=True)
 class StartJob:
-    """`backfill_seconds`: a backfilled job must end within this time; None: not backfilled."""
+    """`backfill_seconds`: a backfilled job must end within this time; None: not backfilled.
+
+    `num_workers`: of an elastic job; None: the only number that it may have.
+    """
 
     job_id: str
     backfill_seconds: float | None = None
+    num_workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,26 +142,64 @@ def decide(snapshot: SchedulerSnapshot) -> StartJob | PreemptJobs | None:
     """The next action; None where all jobs must wait."""
     free = snapshot.free
     usage = compute_usage(snapshot.running)
+    held = {job.job_id: job.resources for job in snapshot.running}
     reservation: Reservation | None = None
     for job in snapshot.waiting:
         if not snapshot.capacity.contains(job.resources):
             continue
         if find_exceeded_quota(job, usage, snapshot) is not None:
             continue
-        if reservation is None:
-            if free.contains(job.resources):
-                return StartJob(job.job_id)
-            if victims := _select_victims(job, snapshot.running, free):
-                return PreemptJobs(job.job_id, victims)
-            reservation = make_reservation(job, snapshot.running, free)
-            continue
-        if not free.contains(job.resources):
-            continue
-        if reservation.spare.contains(job.resources):
-            return StartJob(job.job_id)
-        if job.duration is not None and job.duration.p90 <= reservation.starts_in:
-            return StartJob(job.job_id, backfill_seconds=reservation.starts_in)
+        # With what its last attempt still holds, an elastic job may soon have more workers.
+        is_releasing = job.is_elastic and job.job_id in held
+        fitting = iter(()) if is_releasing else list_fitting(job, free, usage, snapshot)
+        if reservation is not None:
+            if (backfilled := _backfill(job, fitting, reservation)) is not None:
+                return backfilled
+        elif (largest := next(fitting, None)) is not None:
+            return _start(largest)
+        elif victims := _select_victims(job, snapshot.running, free):
+            return PreemptJobs(job.job_id, victims)
+        else:
+            soon_free = free + held[job.job_id] if is_releasing else free
+            head = next(list_fitting(job, soon_free, usage, snapshot), job)
+            reservation = make_reservation(head, snapshot.running, free)
     return None
+
+
+def list_fitting(
+    job: WaitingJob, free: ResourceBundle, usage: "Usage", snapshot: SchedulerSnapshot
+) -> Iterator[WaitingJob]:
+    """The job with each number of workers that fits and exceeds no quota, the most first.
+
+    The caller has checked the quotas of the fewest.
+    """
+    for option in reversed(job.larger):
+        larger = replace(job, num_workers=option.num_workers, resources=option.resources)
+        fits = free.contains(larger.resources)
+        if fits and find_exceeded_quota(larger, usage, snapshot) is None:
+            yield larger
+    if free.contains(job.resources):
+        yield job
+
+
+def _backfill(
+    job: WaitingJob, fitting: Iterable[WaitingJob], reservation: "Reservation"
+) -> StartJob | None:
+    """Starts the job where that does not delay the reservation. `fitting`: the most workers first.
+
+    An elastic job takes no longer with more workers than with the fewest.
+    """
+    for candidate in fitting:
+        if reservation.spare.contains(candidate.resources):
+            return _start(candidate)
+        if job.duration is not None and job.duration.p90 <= reservation.starts_in:
+            return _start(candidate, backfill_seconds=reservation.starts_in)
+    return None
+
+
+def _start(job: WaitingJob, *, backfill_seconds: float | None = None) -> StartJob:
+    num_workers = job.num_workers if job.is_elastic else None
+    return StartJob(job.job_id, backfill_seconds=backfill_seconds, num_workers=num_workers)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from service.catalog.recipes import Crop
 from service.jobs import lifecycle, plan_notes, queue_order, submission, workload
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, fair_share, policy, snapshot
+from service.scheduling.cluster_state import ClusterState
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.fair_share import Use
 from service.scheduling.policy import (
@@ -26,6 +27,7 @@ from service.scheduling.policy import (
     StartJob,
     WaitingJob,
 )
+from service.scheduling.worker_groups import WorkerGroups
 from service.specs.job_spec import JobSpec
 from service.specs.quota import ExceededQuota, list_keys
 from service.states import WAITING_STATES, JobState
@@ -98,9 +100,12 @@ class QueueStatus:
         cluster = cluster_state.find_cluster(session)
         self._has_dispatcher = cluster is not None and cluster.has_dispatcher(now)
         self._has_autoscaler = cluster is not None and bool(cluster.scalable_nodes)
-        capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
         self._snapshot = snapshot.read_snapshot(
-            session, capacity, quotas=quotas.read_quotas(session), data_dir=data_dir, now=now
+            session,
+            _make_worker_groups(cluster),
+            quotas=quotas.read_quotas(session),
+            data_dir=data_dir,
+            now=now,
         )
         if planned:
             waiting = [*self._snapshot.waiting, *planned]
@@ -197,9 +202,10 @@ class QueueStatus:
         capacity, free = self._snapshot.capacity, self._snapshot.free
         if not self._has_dispatcher:
             return WaitReason.NO_DISPATCHER, "no dispatcher has seen the cluster in the last minute"
+        at_least = "at least " if job.is_elastic else ""
         if not capacity.contains(job.resources):
             message = (
-                f"needs {_format_resources(job.resources)}; "
+                f"needs {at_least}{_format_resources(job.resources)}; "
                 f"the cluster has {_format_resources(capacity)} in total"
             )
             if self._has_autoscaler:
@@ -211,7 +217,8 @@ class QueueStatus:
         if isinstance(self._decision, StartJob) and self._decision.job_id == job.job_id:
             return WaitReason.NEXT, "starts in the dispatcher's next round"
         if not free.contains(job.resources):
-            message = f"needs {_format_resources(job.resources)}; {_format_free(job, free)}"
+            needed = f"{at_least}{_format_resources(job.resources)}"
+            message = f"needs {needed}; {_format_free(job, free)}"
             return WaitReason.RESOURCES, f"{message}{self._format_next_end(self._snapshot.running)}"
         delayed = plural(num_ahead, "it", "them")
         message = f"waiting behind {count_of(num_ahead, 'job')}; starting now could delay {delayed}"
@@ -280,8 +287,10 @@ class JobPlan:
 
     `model_stats`: None where the classes of a folder are not counted. `tensor_bytes`: of each
     worker, for weights, gradients, momentum and what the backward pass keeps of each convolution.
-    `resident_bytes`: of each worker's process, with its libraries and the images. `duration`: from
-    the start to the end, in seconds. `data_warning`: the API cannot say whether the images exist.
+    `resident_bytes`: of each worker's process, with its libraries and the images. Of an elastic
+    job with the fewest workers. `duration`: from the start to the end, in seconds, with
+    `num_workers`, the most that the cluster can hold. `data_warning`: the API cannot say whether
+    the images exist.
     """
 
     spec: JobSpec
@@ -289,6 +298,7 @@ class JobPlan:
     model_stats: ModelStats | None
     tensor_bytes: int | None
     resident_bytes: int | None
+    num_workers: int
     duration: DurationEstimate | None
     queue_status: JobQueueStatus
     data_warning: str | None
@@ -305,12 +315,22 @@ def plan_job(
     """Submits nothing. CannotFit and InvalidInput as a submission."""
     submission.check_submission(session, spec, data_dir=data_dir)
     dataset = uploads.describe_dataset(spec.dataset, data_dir)
-    cluster = cluster_state.find_cluster(session)
-    capacity = cluster.capacity if cluster is not None else ResourceBundle(cpus=0, gpus=0)
     model_stats = workload.model_stats_of(spec, dataset)
-    estimator, profile = Estimator(session), TimingProfile.from_spec(spec)
+    groups = _make_worker_groups(cluster_state.find_cluster(session)).list(
+        spec.worker_counts, spec.resources
+    )
+    smallest, largest = groups[0], groups[-1]
+    estimator, iterations = Estimator(session), workload.count_iterations(spec)
+    profiles = {
+        count: TimingProfile.from_spec(spec, num_workers=count)
+        for count in {smallest.num_workers, largest.num_workers}
+    }
+    durations = {
+        count: estimator.estimate_total(profile, iterations=iterations)
+        for count, profile in profiles.items()
+    }
     tensor_bytes = None if model_stats is None else _estimate_tensor_bytes(spec, model_stats)
-    resident_bytes = estimator.estimate_resident_bytes(profile)
+    resident_bytes = estimator.estimate_resident_bytes(profiles[smallest.num_workers])
     if resident_bytes is None and tensor_bytes is not None:
         resident_bytes = _PROCESS_BYTES + tensor_bytes + _estimate_image_bytes(spec, dataset)
     points = queue_order.read_points(session).get(user, 0)
@@ -318,12 +338,14 @@ def plan_job(
         job_id="~",  # sorts after all ids
         sort_key=queue_order.make_sort_key(created_at=now, priority=spec.priority, points=points),
         priority=spec.priority,
-        resources=snapshot.choose_worker_group(capacity, spec.resources).resources,
-        num_workers=spec.resources.num_workers,
+        resources=smallest.resources,
+        num_workers=smallest.num_workers,
         user=user,
         group=people.find_group(session, user),
         tags=spec.tags,
-        duration=estimator.estimate_total(profile, iterations=workload.count_iterations(spec)),
+        duration=durations[smallest.num_workers],
+        is_elastic=len(spec.worker_counts) > 1,
+        larger=snapshot.list_options(groups[1:]),
     )
     queue_status = QueueStatus(session, data_dir=data_dir, now=now, planned=[planned])
     return JobPlan(
@@ -332,10 +354,17 @@ def plan_job(
         model_stats=model_stats,
         tensor_bytes=tensor_bytes,
         resident_bytes=resident_bytes,
-        duration=planned.duration,
+        num_workers=largest.num_workers,
+        duration=durations[largest.num_workers],
         queue_status=queue_status.explain_planned(planned, points),
         data_warning=plan_notes.find_data_warning(dataset, data_dir),
     )
+
+
+def _make_worker_groups(cluster: ClusterState | None) -> WorkerGroups:
+    if cluster is None:
+        return WorkerGroups(ResourceBundle(cpus=0, gpus=0))
+    return WorkerGroups(cluster.capacity, cluster.nodes)
 
 
 def _estimate_image_bytes(spec: JobSpec, dataset: Dataset) -> int:
@@ -347,7 +376,7 @@ def _estimate_image_bytes(spec: JobSpec, dataset: Dataset) -> int:
 
 def _estimate_tensor_bytes(spec: JobSpec, model_stats: ModelStats) -> int:
     """Each convolution's output counts twice: as it is, and normalised for the next layer."""
-    share = spec.recipe.batch_size // spec.resources.num_workers
+    share = spec.recipe.batch_size // spec.worker_counts[0]
     images = min(spec.recipe.micro_batch_size or share, share)
     return _BYTES_PER_VALUE * (3 * model_stats.parameters + 2 * model_stats.activations * images)
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Row, Select, or_, select
 from sqlalchemy.orm import Session
@@ -12,9 +12,16 @@ from sqlalchemy.orm import Session
 from service.access import people, storage_use, usage
 from service.execution import runners
 from service.jobs import queue_order
-from service.resources import ResourceBundle, WorkerGroup
+from service.resources import WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
-from service.scheduling.policy import DurationEstimate, RunningJob, SchedulerSnapshot, WaitingJob
+from service.scheduling.policy import (
+    DurationEstimate,
+    RunningJob,
+    SchedulerSnapshot,
+    WaitingJob,
+    WorkerOption,
+)
+from service.scheduling.worker_groups import WorkerGroups
 from service.specs.quota import Quota, find_storage_limits, list_keys, list_limited_in_hours
 from service.states import AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
@@ -28,7 +35,7 @@ _ENDING = DurationEstimate(p50=0.0, p90=0.0)
 
 def read_snapshot(
     session: Session,
-    capacity: ResourceBundle,
+    worker_groups: WorkerGroups,
     *,
     quotas: dict[str, Quota],
     data_dir: Path,
@@ -55,7 +62,7 @@ def read_snapshot(
     has_group_quotas = any(key.startswith("group:") for key in quotas)
     groups = people.read_groups(session) if has_group_quotas else {}
     waiting_jobs = [
-        _make_waiting_job(row, capacity, estimator, groups.get(row.user), tags.get(row.id, ()))
+        _make_waiting_job(row, worker_groups, estimator, groups.get(row.user), tags.get(row.id, ()))
         for row in waiting
     ]
     keys = (
@@ -64,7 +71,7 @@ def read_snapshot(
         else []
     )
     return SchedulerSnapshot(
-        capacity=capacity,
+        capacity=worker_groups.capacity,
         running=[
             _make_running_job(
                 attempt,
@@ -91,7 +98,7 @@ def select_eligible(now: datetime) -> Select[*tuple[Any, ...]]:
             JobRow.id,
             JobRow.queue_sort_key,
             JobRow.priority,
-            JobRow.num_workers,
+            JobRow.worker_counts,
             JobRow.cpus_per_worker,
             JobRow.gpus_per_worker,
             JobRow.user,
@@ -107,31 +114,6 @@ def select_eligible(now: datetime) -> Select[*tuple[Any, ...]]:
         )
         .order_by(JobRow.queue_sort_key, JobRow.id)
         .execution_options(**ALL_ROWS)
-    )
-
-
-class RequestedWorkers(Protocol):
-    """The workers of a job as its spec, its row or a row of `select_eligible` has them."""
-
-    @property
-    def num_workers(self) -> int: ...
-    @property
-    def cpus_per_worker(self) -> int: ...
-    @property
-    def gpus_per_worker(self) -> float | None: ...
-
-
-def choose_worker_group(
-    capacity: ResourceBundle, requested: RequestedWorkers | Row[tuple[Any, ...]]
-) -> WorkerGroup:
-    """Where no GPUs are requested or declined, one for each worker if the cluster has as many."""
-    gpus_per_worker = requested.gpus_per_worker
-    if gpus_per_worker is None:
-        gpus_per_worker = 1 if capacity.gpus >= requested.num_workers else 0
-    return WorkerGroup(
-        num_workers=requested.num_workers,
-        cpus_per_worker=requested.cpus_per_worker,
-        gpus_per_worker=gpus_per_worker,
     )
 
 
@@ -167,25 +149,33 @@ def _make_running_job(
 
 def _make_waiting_job(
     row: Row[tuple[Any, ...]],
-    capacity: ResourceBundle,
+    worker_groups: WorkerGroups,
     estimator: Estimator,
     group: str | None,
     tags: tuple[str, ...],
 ) -> WaitingJob:
+    smallest, *larger = worker_groups.list(row.worker_counts, row)
     return WaitingJob(
         job_id=row.id,
         sort_key=row.queue_sort_key,
         priority=row.priority,
-        resources=choose_worker_group(capacity, row).resources,
-        num_workers=row.num_workers,
+        resources=smallest.resources,
+        num_workers=smallest.num_workers,
         user=row.user,
         group=group,
         tags=tags,
         has_checkpoint=row.checkpointed_iteration > 0,
         duration=estimator.estimate_total(
-            TimingProfile.from_row(row), iterations=row.iterations - row.checkpointed_iteration
+            TimingProfile.from_row(row, num_workers=smallest.num_workers),
+            iterations=row.iterations - row.checkpointed_iteration,
         ),
+        is_elastic=len(row.worker_counts) > 1,
+        larger=list_options(larger),
     )
+
+
+def list_options(groups: Iterable[WorkerGroup]) -> tuple[WorkerOption, ...]:
+    return tuple(WorkerOption(group.num_workers, group.resources) for group in groups)
 
 
 def _read_tags(session: Session, job_ids: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -5,7 +5,15 @@ from dataclasses import fields
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from service import ids
 from service.catalog import architectures, datasets, recipes
@@ -41,6 +49,27 @@ _GPU_FRACTIONS = (0.5, 0.25, 0.125, 0.0625)
 _ANY_DEPTH = 20
 
 Priority = Annotated[int, Field(strict=True, ge=0, le=100)]
+WorkerCount = Annotated[int, Field(strict=True, ge=1, le=1024)]
+
+
+class WorkerRange(Spec):
+    """Bounds of the number of workers of an elastic job."""
+
+    min: WorkerCount
+    """The job waits until it can start with as many."""
+    max: WorkerCount
+    """The job takes up to as many where they are free."""
+
+    @field_validator("max")
+    @classmethod
+    def _check_max(cls, largest: int, info: ValidationInfo) -> int:
+        if largest < info.data.get("min", 1):
+            raise ValueError(f"must be at least min ({info.data['min']})")
+        return largest
+
+
+def _tag_num_workers(value: Any) -> str:
+    return "range" if isinstance(value, dict | WorkerRange) else "count"
 
 
 class Resources(Spec):
@@ -49,8 +78,12 @@ class Resources(Spec):
     Jobs with a fraction of a GPU share it and its memory.
     """
 
-    num_workers: Annotated[int, Field(strict=True, ge=1, le=1024)] = 1
-    """Training processes (DDP ranks)."""
+    num_workers: Annotated[
+        Annotated[WorkerCount, Tag("count")] | Annotated[WorkerRange, Tag("range")],
+        Discriminator(_tag_num_workers),
+    ] = 1
+    """Training processes (DDP ranks). `{"min": 1, "max": 8}`: an elastic job, whose attempts have
+    as many as are free, of those counts that share the batch equally."""
     cpus_per_worker: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
     """CPUs of each worker; it runs as many threads."""
     gpus_per_worker: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
@@ -62,9 +95,30 @@ class Resources(Spec):
         if gpus not in {None, 0.0, 1.0, *_GPU_FRACTIONS}:
             fractions = ", ".join(f"{fraction:g}" for fraction in _GPU_FRACTIONS)
             raise ValueError(f"must be 0, 1, or a fraction of a GPU: {fractions}")
-        if gpus in _GPU_FRACTIONS and info.data.get("num_workers", 1) > 1:
+        if gpus in _GPU_FRACTIONS and _bounds_of(info.data.get("num_workers", 1))[1] > 1:
             raise ValueError("must be 0 or 1 with several workers: workers cannot share a GPU")
         return gpus
+
+    @field_validator("num_workers")
+    @classmethod
+    def _simplify_num_workers(cls, num_workers: int | WorkerRange) -> int | WorkerRange:
+        """A range of one number is that number."""
+        smallest, largest = _bounds_of(num_workers)
+        return largest if smallest == largest else num_workers
+
+    @property
+    def max_workers(self) -> int:
+        return _bounds_of(self.num_workers)[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        return isinstance(self.num_workers, WorkerRange)
+
+
+def _bounds_of(num_workers: int | WorkerRange) -> tuple[int, int]:
+    if isinstance(num_workers, WorkerRange):
+        return num_workers.min, num_workers.max
+    return num_workers, num_workers
 
 
 class Dependency(Spec):
@@ -360,23 +414,25 @@ class JobSpec(Spec):
             written,
             family=family,
             depth=info.data.get("depth", _ANY_DEPTH),
-            num_workers=info.data.get("resources", Resources()).num_workers,
+            num_workers=info.data.get("resources", Resources()).max_workers,
         )
 
     @field_validator("recipe")
     @classmethod
     def _check_recipe(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
         resources: Resources | None = info.data.get("resources")
+        counts: list[int] = []
         if resources is not None:
-            _check_shares(recipe, resources)
+            counts = _list_equal_shares(recipe, resources)
         dataset = datasets.find_dataset(info.data.get("dataset", ""))
         network = _find_architecture(info.data)
         if dataset is None or network is None:
             return recipe
         problem = dataset_fit.find_recipe_problem(recipe, dataset, network)
-        if problem is None and resources is not None:
+        if problem is None and counts:
+            # The fewest workers have the most images each.
             problem = dataset_fit.find_batch_norm_problem(
-                recipe, dataset, network, num_workers=resources.num_workers
+                recipe, dataset, network, num_workers=counts[0]
             )
         if problem is not None:
             raise ValueError(problem)
@@ -403,10 +459,10 @@ class JobSpec(Spec):
             if start is None or start.job is None or start.mode is not StartMode.WEIGHTS:
                 raise ValueError(f"needs start_from with a job and mode {StartMode.WEIGHTS}")
         resources: Resources | None = info.data.get("resources")
-        if resources is not None and resources.num_workers > 1:
+        if resources is not None and resources.max_workers > 1:
             raise ValueError(
-                f"needs resources.num_workers 1, received {resources.num_workers}: an analysis is "
-                "not divided among workers"
+                f"needs resources.num_workers 1, received {_format_workers(resources)}: an "
+                "analysis is not divided among workers"
             )
         recipe: Recipe | None = info.data.get("recipe")
         network = _find_architecture(info.data)
@@ -424,6 +480,22 @@ class JobSpec(Spec):
         if start is None or start.checkpoint not in {"newest", "best"}:
             return False
         return any(dependency.job == start.job for dependency in self.after)
+
+    @property
+    def worker_counts(self) -> tuple[int, ...]:
+        """With how many workers it may run, ascending: one, or several of an elastic job."""
+        counts = _list_equal_shares(self.recipe, self.resources)
+        dataset = datasets.find_dataset(self.dataset)
+        if len(counts) > 1 and dataset is not None:
+            counts = [
+                count
+                for count in counts
+                if dataset_fit.find_batch_norm_problem(
+                    self.recipe, dataset, self.architecture, num_workers=count
+                )
+                is None
+            ]
+        return tuple(counts)
 
     @property
     def kind(self) -> str:
@@ -451,22 +523,37 @@ def parse_job_spec(written: Any) -> JobSpec:
     return validate(JobSpec, written, message="the job's spec is not valid")
 
 
-def _check_shares(recipe: Recipe, resources: Resources) -> None:
-    """ValueError unless the workers can share the batch, and their device has the precision."""
-    if recipe.batch_size % resources.num_workers != 0:
-        raise ValueError(
-            f"batch_size must be a multiple of resources.num_workers ({resources.num_workers}), "
-            f"received {recipe.batch_size}"
-        )
-    share = recipe.batch_size // resources.num_workers
-    micro_batch_size = min(recipe.micro_batch_size or share, share)
-    if share % micro_batch_size != 0:
-        raise ValueError(
-            f"micro_batch_size must divide each worker's share of the batch ({share}), "
-            f"received {micro_batch_size}"
-        )
+def _list_equal_shares(recipe: Recipe, resources: Resources) -> list[int]:
+    """The numbers of workers that can share the batch, ascending.
+
+    ValueError where there is none, or where the workers' device does not have the precision.
+    """
     if recipe.precision is Precision.TF32 and resources.gpus_per_worker == 0:
         raise ValueError("precision tf32 needs a GPU, and resources.gpus_per_worker is 0")
+    smallest, largest = _bounds_of(resources.num_workers)
+    dividing = [n for n in range(smallest, largest + 1) if recipe.batch_size % n == 0]
+    if not dividing:
+        raise ValueError(
+            "batch_size must be a multiple of resources.num_workers "
+            f"({_format_workers(resources)}), received {recipe.batch_size}"
+        )
+    counts = [n for n in dividing if _is_share_divisible(recipe, recipe.batch_size // n)]
+    if not counts:
+        share = recipe.batch_size // dividing[-1]
+        raise ValueError(
+            f"micro_batch_size must divide each worker's share of the batch ({share}), "
+            f"received {min(recipe.micro_batch_size or share, share)}"
+        )
+    return counts
+
+
+def _is_share_divisible(recipe: Recipe, share: int) -> bool:
+    return share % min(recipe.micro_batch_size or share, share) == 0
+
+
+def _format_workers(resources: Resources) -> str:
+    smallest, largest = _bounds_of(resources.num_workers)
+    return f"{smallest} to {largest}" if resources.is_elastic else str(largest)
 
 
 def _default_start_mode(validated: dict[str, Any]) -> StartMode:
@@ -502,7 +589,7 @@ def _default_recipe(validated: dict[str, Any]) -> Recipe:
         _find_default_recipe(validated),
         family=validated.get("family", Family.CIFAR),
         depth=validated.get("depth", _ANY_DEPTH),
-        num_workers=validated.get("resources", Resources()).num_workers,
+        num_workers=validated.get("resources", Resources()).max_workers,
     )
 
 

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ValidationError
 from service.errors import FieldError, InputLocation, InvalidInput
 
 _MAX_MESSAGE_LENGTH = 500
-# The fields whose model follows from the value's `kind`, which pydantic puts into locations.
-_FIELDS_WITH_KINDS = frozenset({"analysis"})
+# The fields whose model follows from their value; pydantic puts the model's tag into locations.
+_TAGGED_FIELDS = frozenset({"analysis", "num_workers"})
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -44,7 +44,7 @@ def _pointer(location: tuple[int | str, ...]) -> str:
     written = (
         step
         for previous, step in zip((None, *location), location, strict=False)
-        if previous not in _FIELDS_WITH_KINDS
+        if previous not in _TAGGED_FIELDS
     )
     steps = (str(step).replace("~", "~0").replace("/", "~1") for step in written)
     return "".join(f"/{step}" for step in steps)

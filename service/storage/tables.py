@@ -145,7 +145,9 @@ class JobRow(SubmittedRow):
     kind: `training`, or the kind of its analysis.
     queue_sort_key: order of the queue, ascending (service.jobs.queue_order).
     fair_share_points: that it loses in this order.
-    timing_key: equal for jobs that take the same time per iteration.
+    worker_counts: numbers of workers that an attempt may have, ascending; several: it is elastic.
+    num_workers: of its newest attempt.
+    timing_key: equal for jobs that take the same time per iteration with as many workers.
     training_key: equal for jobs that train the same (service.jobs.training_key).
     replicate_key: the same without the seed.
     macs_per_iteration: multiply-adds per iteration; None if the number of images is not known.
@@ -186,7 +188,8 @@ class JobRow(SubmittedRow):
     queue_sort_key: Mapped[float]
     fair_share_points: Mapped[int] = mapped_column(default=0)
     preemptible: Mapped[bool]
-    num_workers: Mapped[int]
+    worker_counts: Mapped[list[int]] = mapped_column(Document)
+    num_workers: Mapped[int | None]
     cpus_per_worker: Mapped[int]
     gpus_per_worker: Mapped[float | None]
     timing_key: Mapped[str] = mapped_column(Text)

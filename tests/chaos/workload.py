@@ -130,7 +130,7 @@ class ReferenceRun:
 def run_reference(case: JobCase, folder: Path) -> ReferenceRun:
     """Trains without the service, in as many new processes as the case has workers."""
     folder.mkdir(parents=True)
-    num_workers = case.parsed_spec.resources.num_workers
+    num_workers = case.parsed_spec.worker_counts[-1]
     spawn.run_processes(partial(_train, case, folder), num_processes=num_workers, threads=1)
     rows = json.loads((folder / "points.json").read_text())
     newest = checkpoint.find_newest(folder)

@@ -40,7 +40,7 @@ def test_submit_sends_the_options_and_nothing_else(
     path = tmp_path / "spec.json"
     path.write_text('{"depth": 56, "shortcut": "A", "dataset": "digits", "recipe": "quick"}')
     options = [str(path), "--depth", "20", "--set", "recipe.iterations=100"]
-    options += ["--workers", "2", "--seed", "7", "--priority", "90", "--name", "mine"]
+    options += ["--workers", "1-4", "--seed", "7", "--priority", "90", "--name", "mine"]
     options += ["--tag", "a", "--tag", "b", "--idempotency-key", "k", "--set", "max_restarts=0"]
     assert command("submit", *options) == 0
     (request,) = service.transport.find("POST", "/v1/jobs")
@@ -50,7 +50,7 @@ def test_submit_sends_the_options_and_nothing_else(
         "shortcut": "A",
         "dataset": "digits",
         "recipe": {"name": "quick", "iterations": 100},
-        "resources": {"num_workers": 2},
+        "resources": {"num_workers": {"min": 1, "max": 4}},
         "seed": 7,
         "priority": 90,
         "name": "mine",

@@ -8,6 +8,9 @@ const at = (second: number) => new Date(second * 1000).toISOString();
 function attempt(number: number, created: number, step: number | null, ended: number | null) {
   return {
     number,
+    num_workers: number,
+    first_iteration: 40 * (number - 1),
+    last_iteration: ended === null ? null : 40 * number,
     created_at: at(created),
     started_at: null,
     first_step_at: step === null ? null : at(step),
@@ -30,7 +33,10 @@ describe("spans of a job", () => {
       ["start", 30, 31],
       ["train", 31, 40],
     ]);
-    expect(spans[2]?.label).toContain("node-lost");
+    expect(spans[2]?.label).toBe(
+      "attempt 1 with 1 worker: training from iteration 0 to 40, then node-lost",
+    );
+    expect(spans[5]?.label).toBe("attempt 2 with 2 workers: training");
   });
 
   it("are a single wait before the first attempt", () => {

@@ -33,6 +33,16 @@ describe("the form of a job", () => {
     expect(specOf(form)).toEqual({ ...spec, resources });
   });
 
+  it("takes one number of workers or the bounds of an elastic job", () => {
+    const sent = (num_workers: string) => specOf({ ...EMPTY_FORM, num_workers }).resources;
+    expect(sent("2")).toEqual({ num_workers: 2 });
+    expect(sent("1-8")).toEqual({ num_workers: { min: 1, max: 8 } });
+    expect(sent("some")).toEqual({ num_workers: "some" });
+    const resources = { num_workers: { min: 1, max: 8 }, cpus_per_worker: 1 };
+    const spec = { ...specOf(EMPTY_FORM), recipe: {}, resources, tags: [], seed: 0 };
+    expect(formOf(spec as unknown as Spec).num_workers).toBe("1-8");
+  });
+
   it("shows errors at their fields, others with their path", () => {
     const errors = [
       { pointer: "/depth", message: "must be 6n+2" },

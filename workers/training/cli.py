@@ -39,7 +39,7 @@ def run(spec: JobSpec, *, data_dir: Path, work_dir: Path) -> int:
 
     Each process has `OMP_NUM_THREADS` threads, by default its share of the CPUs.
     """
-    num_processes = spec.resources.num_workers
+    num_processes = spec.worker_counts[-1]
     shared = max(1, len(os.sched_getaffinity(0)) // num_processes)
     threads = int(os.environ.get("OMP_NUM_THREADS", shared))
     run_rank = partial(_run_rank, spec, data_dir, work_dir)

@@ -1,5 +1,6 @@
 """The commands about jobs."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -50,7 +51,13 @@ def submit(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="See `resnetd dataset list`.")] = None,
     recipe: Annotated[str | None, typer.Option(help="See `resnetd recipes`.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Number of training processes.")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|MIN-MAX",
+            help="Number of training processes; 1-8: as many of them as are free.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     priority: Annotated[int | None, typer.Option(help="0 to 100; higher runs first.")] = None,
     name: Annotated[str | None, typer.Option(help="Display name.")] = None,
@@ -92,7 +99,8 @@ def submit(
                 source = session.client.jobs.find(spec["start_from"]["job"])
                 spec["start_from"]["job"] = source.id
         if workers is not None:
-            spec = spec_input.apply_setting(spec, f"resources.num_workers={workers}")
+            value = json.dumps(spec_input.parse_workers(workers))
+            spec = spec_input.apply_setting(spec, f"resources.num_workers={value}")
         for setting in settings or ():
             spec = spec_input.apply_setting(spec, setting)
         job = session.client.submit(spec, idempotency_key=idempotency_key)

@@ -181,12 +181,14 @@ def job(
 
 def attempts_table(rows: Iterable[Attempt]) -> Table:
     return _table(
-        ("attempt", "state", "reason", "started", "ended", "message"),
+        ("attempt", "state", "reason", "workers", "iterations", "started", "ended", "message"),
         (
             (
                 row.number,
                 row.state,
                 row.reason,
+                row.num_workers,
+                _stretch(row),
                 row.started_at,
                 row.ended_at,
                 first_line(row.message),
@@ -194,6 +196,11 @@ def attempts_table(rows: Iterable[Attempt]) -> Table:
             for row in rows
         ),
     )
+
+
+def _stretch(row: Attempt) -> str | None:
+    """Which iterations it trained."""
+    return None if row.last_iteration is None else f"{row.first_iteration}-{row.last_iteration}"
 
 
 def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:

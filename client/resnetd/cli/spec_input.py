@@ -79,6 +79,14 @@ def parse_start_from(text: str) -> dict[str, str]:
     return fields
 
 
+def parse_workers(text: str) -> int | dict[str, int]:
+    """The number in `2`, or the bounds in `1-8`. ValueError for another form."""
+    smallest, dash, largest = text.partition("-")
+    if not smallest.isdecimal() or (dash and not largest.isdecimal()):
+        raise ValueError(f"expected a number of workers, as 2, or 1-8; received {text!r}")
+    return {"min": int(smallest), "max": int(largest)} if dash else int(smallest)
+
+
 def apply_setting(spec: dict[str, Any], setting: str) -> dict[str, Any]:
     """A copy of the spec with one field changed, as by `recipe.iterations=100`.
 

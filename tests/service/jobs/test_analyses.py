@@ -36,7 +36,7 @@ def test_an_analysis_has_the_network_of_its_job_and_one_worker(core: Core) -> No
         JobState.QUEUED,
         "evaluation of resnet-14-B on digits",
     )
-    assert (job.num_workers, job.cpus_per_worker, job.iterations) == (1, 2, 1)
+    assert (job.worker_counts, job.cpus_per_worker, job.iterations) == ([1], 2, 1)
     assert (job.source_job_id, job.source_iteration) == (source, 100), "the best"
     written = records.spec_of(job)
     assert (written.depth, written.shortcut, written.seed, written.tags) == (
@@ -165,11 +165,11 @@ def test_the_duration_of_an_analysis_is_estimated_from_analyses_of_its_kind(core
     with core.database.reading() as session:
         estimator = Estimator(session)
         request = AnalysisRequest.model_validate({"job": source, "analysis": EVALUATION})
-        same = TimingProfile.from_spec(analyses.make_spec(session, request))
+        same = TimingProfile.from_spec(analyses.make_spec(session, request), num_workers=1)
         measured = estimator.estimate_iteration(same)
         assert measured is not None
         assert measured.p50 == 30.0
-        training = TimingProfile.from_spec(spec(depth=20))
+        training = TimingProfile.from_spec(spec(depth=20), num_workers=1)
         assert estimator.estimate_iteration(training) is None, "no training was measured"
 
 

@@ -421,6 +421,52 @@ def test_the_number_of_workers_divides_the_batch_size() -> None:
 
 
 @pytest.mark.parametrize(
+    ("num_workers", "recipe", "counts"),
+    [
+        (2, {}, (2,)),
+        ({"min": 2, "max": 2}, {}, (2,)),
+        ({"min": 1, "max": 8}, {"batch_size": 128}, (1, 2, 4, 8)),
+        ({"min": 1, "max": 8}, {"batch_size": 100}, (1, 2, 4, 5)),
+        ({"min": 3, "max": 8}, {"batch_size": 100}, (4, 5)),
+        ({"min": 1, "max": 8}, {"batch_size": 128, "micro_batch_size": 64}, (1, 2, 4, 8)),
+        ({"min": 1, "max": 8}, {"batch_size": 120, "micro_batch_size": 40}, (1, 3, 4, 5, 6, 8)),
+    ],
+)
+def test_an_elastic_job_may_have_each_number_of_workers_that_shares_its_batch_equally(
+    num_workers: int | dict[str, int], recipe: dict[str, int], counts: tuple[int, ...]
+) -> None:
+    spec = parse_job_spec(written(resources={"num_workers": num_workers}, recipe=recipe))
+    assert spec.worker_counts == counts
+    assert spec.resources.is_elastic == (len(counts) > 1)
+    assert parse_job_spec(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "pointer", "message"),
+    [
+        ({"min": 3, "max": 2}, "/max", "must be at least min (3); received 2"),
+        ({"min": 0, "max": 2}, "/min", "Input should be greater than or equal to 1; received 0"),
+        ({"max": 2}, "/min", "is required"),
+        ({"min": 1, "max": 2, "step": 1}, "/step", "is not a known field"),
+        ("many", "", "Input should be a valid integer; received 'many'"),
+    ],
+)
+def test_a_range_of_workers_that_is_none_is_refused_at_its_field(
+    num_workers: Any, pointer: str, message: str
+) -> None:
+    error = _error(resources={"num_workers": num_workers})
+    assert (error.pointer, error.message) == (f"/resources/num_workers{pointer}", message)
+
+
+def test_one_number_of_a_range_must_share_the_batch() -> None:
+    error = _error(resources={"num_workers": {"min": 5, "max": 7}})
+    assert error.pointer == "/recipe"
+    assert error.message == (
+        "batch_size must be a multiple of resources.num_workers (5 to 7), received 128"
+    )
+
+
+@pytest.mark.parametrize(
     ("batch_size", "num_workers", "micro_batch_size"),
     [(16, 1, 16), (16, 2, 16), (256, 8, 32), (256, 16, 32), (200, 5, 20), (108, 3, 18)],
 )

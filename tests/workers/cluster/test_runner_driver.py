@@ -51,7 +51,7 @@ class Submitted:
             env_vars=runner_env(
                 api_url=api.url,
                 runner_id=RUNNER_ID,
-                worker_group=WorkerGroup(resources.num_workers, resources.cpus_per_worker, 0),
+                worker_group=WorkerGroup(resources.max_workers, resources.cpus_per_worker, 0),
                 token=TOKEN,
                 data_dir=path / "data",
                 work_dir=self.work_dir,

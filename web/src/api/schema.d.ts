@@ -2434,6 +2434,9 @@ export interface components {
          * @description The times in order: when the attempt was created, its runner submitted to Ray, the attempt
          *     assigned to the runner, its images in memory, its first report received, and its first
          *     optimizer step done; then its last report, its end, and the release of its resources.
+         *
+         *     It trained the iterations after `first_iteration` with `num_workers`, until `last_iteration` as
+         *     last reported.
          */
         AttemptView: {
             /** Id */
@@ -2447,6 +2450,10 @@ export interface components {
             cpus_per_worker: number;
             /** Gpus Per Worker */
             gpus_per_worker: number;
+            /** First Iteration */
+            first_iteration: number;
+            /** Last Iteration */
+            last_iteration: number | null;
             /** Resume Checkpoint Id */
             resume_checkpoint_id: string | null;
             /** Runner Id */
@@ -4015,6 +4022,11 @@ export interface components {
             /** Attempts */
             attempts: number;
             /**
+             * Num Workers
+             * @description of its newest attempt; null before the first
+             */
+            num_workers: number | null;
+            /**
              * Restarts
              * @description attempts that ended by the user's fault
              */
@@ -5008,6 +5020,11 @@ export interface components {
              */
             epochs: number | null;
             /**
+             * Worker Counts
+             * @description with how many workers it may run; several: it is elastic
+             */
+            worker_counts: number[];
+            /**
              * Notes
              * @description advice about the spec
              */
@@ -5416,7 +5433,7 @@ export interface components {
              * Num Workers
              * @default 1
              */
-            num_workers: number;
+            num_workers: number | components["schemas"]["WorkerRange"];
             /**
              * Cpus Per Worker
              * @default 1
@@ -6666,6 +6683,16 @@ export interface components {
          * @enum {string}
          */
         WeightsFormat: "safetensors" | "pt" | "onnx" | "onnx-image" | "pt2" | "pt2-image" | "card" | "predictions";
+        /**
+         * WorkerRange
+         * @description Bounds of the number of workers of an elastic job.
+         */
+        WorkerRange: {
+            /** Min */
+            min: number;
+            /** Max */
+            max: number;
+        };
         /**
          * ZeroPadding
          * @description Where option A adds the zero channels; the paper does not specify it.

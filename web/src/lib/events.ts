@@ -37,13 +37,14 @@ export function spansOf(
   for (const attempt of attempts) {
     const [begin, ended] = [Date.parse(attempt.created_at), parsed(attempt.ended_at) ?? end];
     const step = parsed(attempt.first_step_at) ?? parsed(attempt.started_at) ?? ended;
-    const label = `attempt ${attempt.number}`;
+    const workers = attempt.num_workers === 1 ? "worker" : "workers";
+    const label = `attempt ${attempt.number} with ${attempt.num_workers} ${workers}`;
     if (begin > free) spans.push({ kind: "wait", label: "waiting", from: free, to: begin });
     spans.push({ kind: "start", label: `${label}: starting`, from: begin, to: step });
     if (ended > step)
       spans.push({
         kind: "train",
-        label: `${label}: training${attempt.reason ? `, then ${attempt.reason}` : ""}`,
+        label: `${label}: training${iterationsOf(attempt)}${attempt.reason ? `, then ${attempt.reason}` : ""}`,
         from: step,
         to: ended,
       });
@@ -52,6 +53,10 @@ export function spansOf(
   if (!finished && !attempts.some((attempt) => attempt.ended_at === null) && end > free)
     spans.push({ kind: "wait", label: "waiting", from: free, to: end });
   return spans;
+}
+
+function iterationsOf({ first_iteration, last_iteration }: Attempt): string {
+  return last_iteration === null ? "" : ` from iteration ${first_iteration} to ${last_iteration}`;
 }
 
 function parsed(iso: string | null): number | null {

@@ -1,5 +1,6 @@
 /** The form of a job: its fields, the spec that they make, and where an error belongs. */
 import type { FieldError, Schemas } from "../api/client";
+import { formatWorkers, parseWorkers } from "./workers";
 
 export type Spec = Schemas["JobSpec"];
 
@@ -49,7 +50,9 @@ export function specOf(form: Form): Record<string, unknown> {
     shortcut: form.shortcut,
   };
   const resources = { ...(other.resources as object) } as Record<string, unknown>;
-  for (const field of RESOURCES) if (form[field]) resources[field] = numberOf(form[field]);
+  for (const field of RESOURCES)
+    if (form[field])
+      resources[field] = (field === "num_workers" ? parseWorkers : numberOf)(form[field]);
   if (Object.keys(resources).length) spec.resources = resources;
   const given = other.recipe;
   const recipe = { ...(typeof given === "string" ? { name: given } : (given as object)) } as Record<
@@ -82,7 +85,7 @@ export function formOf(spec: Spec): Form {
     iterations: iterations === undefined ? "" : String(iterations),
     seeds: String(seed),
     name: name ?? "",
-    num_workers: textOf(resources.num_workers),
+    num_workers: formatWorkers(resources.num_workers),
     cpus_per_worker: textOf(resources.cpus_per_worker),
     gpus_per_worker: textOf(resources.gpus_per_worker),
     priority: String(priority),

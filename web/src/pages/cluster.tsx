@@ -12,10 +12,10 @@ import { useTitle } from "../lib/title";
 
 type Runner = Schemas["RunnerView"];
 
-type Holder = Pick<Job, "id" | "name" | "user" | "started_at"> & {
+type Holder = Pick<Job, "id" | "name" | "user" | "started_at" | "num_workers"> & {
   spec: Pick<Job["spec"], "resources">;
 };
-const HOLDER_FIELDS = "id,name,user,started_at,spec.resources";
+const HOLDER_FIELDS = "id,name,user,started_at,num_workers,spec.resources";
 
 const HOLDERS: Column<Holder>[] = [
   {
@@ -33,19 +33,19 @@ const HOLDERS: Column<Holder>[] = [
     id: "workers",
     title: "Workers",
     number: true,
-    cell: (job) => job.spec.resources.num_workers,
+    cell: (job) => job.num_workers,
   },
   {
     id: "cpus",
     title: "CPUs",
     number: true,
-    cell: (job) => job.spec.resources.num_workers * job.spec.resources.cpus_per_worker,
+    cell: (job) => (job.num_workers ?? 0) * job.spec.resources.cpus_per_worker,
   },
   {
     id: "gpus",
     title: "GPUs",
     number: true,
-    cell: (job) => job.spec.resources.num_workers * (job.spec.resources.gpus_per_worker ?? 0),
+    cell: (job) => (job.num_workers ?? 0) * (job.spec.resources.gpus_per_worker ?? 0),
   },
   { id: "since", title: "Since", wide: true, cell: (job) => time(job.started_at) },
 ];

@@ -136,7 +136,7 @@ export function SubmitPage() {
           </div>
           <h2>Resources</h2>
           <div class="fields">
-            {text("num_workers", "Workers", "empty: 1")}
+            {text("num_workers", "Workers", "empty: 1; 1-8: as many as are free")}
             {text("cpus_per_worker", "CPUs per worker", "empty: 1")}
             {text("gpus_per_worker", "GPUs per worker", "empty: where there are some")}
             {text("priority", "Priority", "0 to 100; empty: 50")}

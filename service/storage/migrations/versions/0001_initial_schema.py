@@ -86,7 +86,12 @@ def upgrade() -> None:
         sa.Column("queue_sort_key", sa.Double(), nullable=False),
         sa.Column("fair_share_points", sa.Integer(), nullable=False),
         sa.Column("preemptible", sa.Boolean(), nullable=False),
-        sa.Column("num_workers", sa.Integer(), nullable=False),
+        sa.Column(
+            "worker_counts",
+            sa.JSON().with_variant(postgresql.JSONB(), "postgresql"),
+            nullable=False,
+        ),
+        sa.Column("num_workers", sa.Integer(), nullable=True),
         sa.Column("cpus_per_worker", sa.Integer(), nullable=False),
         sa.Column("gpus_per_worker", sa.Double(), nullable=True),
         sa.Column("timing_key", sa.Text(), nullable=False),

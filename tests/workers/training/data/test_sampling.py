@@ -1,9 +1,11 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.catalog.recipes import Flip
+from service.specs.job_spec import parse_job_spec
+from tests.support.core import written
 from workers.training.data import sampling
 from workers.training.data.sampling import Sampler
 
@@ -85,17 +87,36 @@ def test_only_the_epochs_that_a_batch_may_span_are_cached() -> None:
     assert torch.equal(sampler.draw(0, 4).index_N, drawn[0].index_N)
 
 
-@given(iteration=st.integers(0, 10**6), share=st.integers(1, 64))
-def test_any_number_of_workers_shares_the_same_global_batch(iteration: int, share: int) -> None:
-    batch_size = 4 * share
-    expected = list(range(iteration * batch_size, (iteration + 1) * batch_size))
-    for world_size in (1, 2, 4):
-        positions: list[int] = []
+@settings(max_examples=50)
+@given(iteration=st.integers(0, 10**6), batch_size=st.integers(1, 96), data=st.data())
+def test_each_number_of_workers_shares_the_same_batches_in_the_same_order(
+    iteration: int, batch_size: int, data: st.DataObject
+) -> None:
+    """Also the micro-batches, whose images batch norm normalizes together."""
+    micro = data.draw(st.sampled_from([n for n in range(1, batch_size + 1) if batch_size % n == 0]))
+    spec = parse_job_spec(
+        written(
+            resources={"num_workers": {"min": 1, "max": 16}},
+            recipe={"batch_size": batch_size, "micro_batch_size": micro},
+        )
+    )
+    sampler = make_sampler(images=37)
+    batch = sampler.draw(iteration * batch_size, (iteration + 1) * batch_size)
+    expected = torch.stack([batch.index_N, batch.top_N, batch.left_N, batch.is_flipped_N])
+    for world_size in spec.worker_counts:
+        shares, sizes = [], []
         for rank in range(world_size):
-            positions += range(
-                *sampling.batch_range(iteration, batch_size, rank=rank, world_size=world_size)
+            start, stop = sampling.batch_range(
+                iteration, batch_size, rank=rank, world_size=world_size
             )
-        assert positions == expected
+            draws = sampler.draw(start, stop)
+            shares.append(
+                torch.stack([draws.index_N, draws.top_N, draws.left_N, draws.is_flipped_N])
+            )
+            sizes += [len(part) for part in torch.split(draws.index_N, micro)]
+        assert torch.equal(torch.cat(shares, dim=1), expected)
+        if micro <= batch_size // spec.worker_counts[-1]:
+            assert sizes == [micro] * (batch_size // micro)
 
 
 @given(images=st.integers(2, 200), share=st.floats(0.01, 0.99))
