@@ -20,6 +20,8 @@ PAGES = (
     "/searches/{search_id}",
     "/studies",
     "/studies/{study_id}",
+    "/models",
+    "/models/{name:path}",
     "/cluster",
     "/people",
     "/settings",

@@ -11,7 +11,17 @@ from tests.support.browser import assert_accessible
 pytestmark = pytest.mark.browser
 
 
-PATHS = ("/", "/submit", "/compare", "/searches", "/studies", "/cluster", "/people", "/settings")
+PATHS = (
+    "/",
+    "/submit",
+    "/compare",
+    "/searches",
+    "/studies",
+    "/models",
+    "/cluster",
+    "/people",
+    "/settings",
+)
 
 
 def test_a_page_has_one_heading_and_loads_nothing_from_elsewhere(signed_in: Page, api: Api) -> None:
@@ -28,7 +38,7 @@ def test_a_page_has_one_heading_and_loads_nothing_from_elsewhere(signed_in: Page
     assert hosts == {urlsplit(api.url).netloc}
 
 
-@pytest.mark.parametrize("kind", ["jobs", "searches", "studies"])
+@pytest.mark.parametrize("kind", ["jobs", "searches", "studies", "models"])
 def test_what_does_not_exist_says_so_and_leads_to_the_list(
     signed_in: Page, api: Api, errors: list[str], kind: str
 ) -> None:

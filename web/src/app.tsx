@@ -11,6 +11,8 @@ import { ClusterPage } from "./pages/cluster";
 import { ComparePage } from "./pages/compare";
 import { JobPage } from "./pages/job";
 import { JobsPage } from "./pages/jobs";
+import { ModelPage } from "./pages/model";
+import { ModelsPage } from "./pages/models";
 import { PeoplePage } from "./pages/people";
 import { SearchPage } from "./pages/search";
 import { SearchesPage } from "./pages/searches";
@@ -35,6 +37,7 @@ const NAVIGATION = [
   ["/compare", "Compare"],
   ["/searches", "Searches"],
   ["/studies", "Studies"],
+  ["/models", "Models"],
   ["/cluster", "Cluster"],
   ["/people", "People"],
   ["/settings", "Settings"],
@@ -50,6 +53,8 @@ const ROUTES: [RegExp, (id: string) => ComponentChild][] = [
   [/^\/searches\/([^/]+)$/, (id) => <SearchPage key={id} id={id} />],
   [/^\/studies$/, () => <StudiesPage />],
   [/^\/studies\/([^/]+)$/, (id) => <StudyPage key={id} id={id} />],
+  [/^\/models$/, () => <ModelsPage />],
+  [/^\/models\/(.+)$/, (name) => <ModelPage key={name} name={name} />],
   [/^\/cluster$/, () => <ClusterPage />],
   [/^\/people$/, () => <PeoplePage />],
   [/^\/settings$/, () => <SettingsPage />],

@@ -12,7 +12,7 @@ export function describeEvent({ kind, data, user }: Event): string {
     return `${at("from")} → ${at("to")}${reason}${by}`;
   }
   const details = Object.entries(data)
-    .filter(([, value]) => value !== null)
+    .filter(([, value]) => value !== null && value !== "")
     .map(([name, value]) => `${name} ${typeof value === "string" ? value : JSON.stringify(value)}`);
   return [kind.replaceAll("-", " "), ...details].join(", ").replace(", ", ": ") + by;
 }

@@ -30,6 +30,7 @@ import {
 import { flatten, isFinished, sorted, testError, trainError } from "../lib/jobs";
 import { inheritedOf } from "../lib/lineage";
 import { source, useLive } from "../lib/live";
+import { addressOfModel, modelOf } from "../lib/models";
 import { navigate } from "../lib/route";
 import { useTitle } from "../lib/title";
 import { mayChange, maySubmit, session } from "../session";
@@ -309,6 +310,9 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
       <header>
         <h2>Checkpoints</h2>
         <span class="muted">{checkpoints.length}</span>
+        {maySubmit.value && checkpoints.length > 0 && (
+          <a href={`/models?job=${job.id}`}>Register as a model</a>
+        )}
         {job.state === "succeeded" && (
           <a href={`/v1/jobs/${job.id}/result-card`} download={`${job.id}.card.json`}>
             Signed result card
@@ -338,7 +342,17 @@ function Checkpoints({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[]
               {checkpoints.map((checkpoint) => (
                 <tr key={checkpoint.id}>
                   <td class="number">{number(checkpoint.iteration)}</td>
-                  {isNamed && <td>{checkpoint.names.join(", ")}</td>}
+                  {isNamed && (
+                    <td class="downloads">
+                      {checkpoint.names.map((name) =>
+                        exported || session.value?.shared ? (
+                          name
+                        ) : (
+                          <a href={addressOfModel(modelOf(name))}>{name}</a>
+                        ),
+                      )}
+                    </td>
+                  )}
                   <td class="number">
                     {checkpoint === best && best.selection_error !== null && (
                       <span class="good">best by {selectBy} error </span>
