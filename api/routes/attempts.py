@@ -19,17 +19,20 @@ from api.dependencies import (
     ServicesDep,
     WriteSession,
 )
+from service.catalog import dataset_archive, uploads
 from service.errors import CorruptArtifact, NotFound, SequenceGap, StaleAttempt
 from service.execution import attempts
 from service.jobs import checkpoints
 from service.specs.protocol import (
     AttemptConfig,
+    AttemptDataset,
     Count,
     FinishAttemptRequest,
     PartDigest,
     Report,
     ReportResponse,
     Sha256,
+    UploadedImages,
 )
 from service.states import CheckpointPart, JobState
 from service.studies import analyses
@@ -145,6 +148,37 @@ def download_other_part(
     checkpoint = attempts.find_other_checkpoint(session, attempt_id, position)
     file = checkpoints.find_file(session, checkpoint, part)
     return ArtifactResponse(services.artifacts, file, redirect_seconds=redirect_seconds)
+
+
+@router.get("/dataset", responses=problems.responses(StaleAttempt))
+def get_dataset(
+    attempt_id: CallingAttempt, session: ReadSession, services: ServicesDep
+) -> AttemptDataset:
+    """Where a node has the images of the job from: its own copy, or this API."""
+    name = attempts.find_dataset(session, attempt_id)
+    upload = uploads.find_upload(uploads.folder_of(name, services.settings.data_dir))
+    if upload is None:
+        return AttemptDataset(upload=None)
+    return AttemptDataset(
+        upload=UploadedImages(sha256=upload.content_sha256, stored_bytes=upload.stored_bytes)
+    )
+
+
+@router.get(
+    "/dataset/archive",
+    response_class=StreamingResponse,
+    responses={HTTPStatus.OK: {"content": {"application/x-tar": {}}}}
+    | problems.responses(NotFound, StaleAttempt),
+)
+def download_dataset(
+    attempt_id: CallingAttempt, session: ReadSession, services: ServicesDep
+) -> StreamingResponse:
+    """The images of an uploaded dataset as a tar file, whose SHA-256 `GET dataset` has."""
+    name = attempts.find_dataset(session, attempt_id)
+    folder = uploads.folder_of(name, services.settings.data_dir)
+    if uploads.find_upload(folder) is None:
+        raise NotFound(f"{name} was not uploaded")
+    return StreamingResponse(dataset_archive.stream_archive(folder), media_type="application/x-tar")
 
 
 @router.post("/finish", responses=problems.responses(StaleAttempt))

@@ -163,7 +163,7 @@ def _require_any_space(services: Services, user: str) -> None:
 
 
 def _make_view(dataset: Dataset, data_dir: Path, jobs: int) -> DatasetView:
-    folder = data_dir / dataset.name.removeprefix(datasets.FOLDER_PREFIX)
+    folder = uploads.folder_of(dataset.name, data_dir)
     dataset = uploads.describe_dataset(dataset.name, data_dir)
     upload = uploads.find_upload(folder)
     return DatasetView(

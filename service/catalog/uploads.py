@@ -2,7 +2,7 @@
 
 NAME.tar, .tar.gz or .zip           an image folder (image_folder_layout)
 DATA/NAME/{train,test}/<class>/     the unpacked dataset, known as folder:NAME
-DATA/NAME/dataset.json              SHA-256, classes and counts
+DATA/NAME/dataset.json              SHA-256s, classes and counts
 
 An archive is untrusted: paths, sizes and images are checked. An error names the file. A disk that
 is full or read-only is not the user's mistake: Unavailable.
@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from service.catalog import datasets, image_folder_layout
+from service.catalog import dataset_archive, datasets, image_folder_layout
 from service.catalog.datasets import Dataset, DatasetOrigin
 from service.catalog.image_folder_layout import TEST, TRAIN, ImageFile, LayoutError
 from service.errors import Conflict, CorruptArtifact, InvalidInput, Unavailable
@@ -80,7 +80,8 @@ _MIN_ABANDONED_AGE = timedelta(days=1)
 class Upload:
     """Contents of an uploaded archive; `sha256` and `size_bytes` are the archive's.
 
-    `stored_bytes`: of the images that were unpacked. `user`: who uploaded it. `class_names` in the
+    `stored_bytes`: of the images that were unpacked; `content_sha256`: of the archive in which
+    nodes receive them (dataset_archive). `user`: who uploaded it. `class_names` in the
     order of their labels. `skipped`: number of files by what they are.
     """
 
@@ -88,6 +89,7 @@ class Upload:
     sha256: str
     size_bytes: int
     stored_bytes: int
+    content_sha256: str
     class_names: list[str]
     train_images: int
     test_images: int
@@ -213,7 +215,7 @@ def remove_dataset(name: str, data_dir: Path) -> Path:
     """
     with convert_machine_errors():
         scratch = Path(tempfile.mkdtemp(dir=data_dir, prefix=SCRATCH_PREFIX))
-        (data_dir / name.removeprefix(datasets.FOLDER_PREFIX)).rename(scratch / "removed")
+        folder_of(name, data_dir).rename(scratch / "removed")
     return scratch
 
 
@@ -237,7 +239,7 @@ def describe_dataset(name: str, data_dir: Path) -> Dataset:
     assert dataset is not None, name
     if dataset.origin is not DatasetOrigin.FOLDER:
         return dataset
-    folder = data_dir / name.removeprefix(datasets.FOLDER_PREFIX)
+    folder = folder_of(name, data_dir)
     upload = find_upload(folder)
     if upload is not None:
         return replace(
@@ -259,8 +261,13 @@ def find_sha256(name: str, data_dir: Path) -> str | None:
     dataset = datasets.find_dataset(name)
     if dataset is None or dataset.origin is not DatasetOrigin.FOLDER:
         return None
-    upload = find_upload(data_dir / name.removeprefix(datasets.FOLDER_PREFIX))
+    upload = find_upload(folder_of(name, data_dir))
     return None if upload is None else upload.sha256
+
+
+def folder_of(name: str, data_dir: Path) -> Path:
+    """Of an image folder; an upload has a `dataset.json` there."""
+    return data_dir / name.removeprefix(datasets.FOLDER_PREFIX)
 
 
 def find_upload(folder: Path) -> Upload | None:
@@ -450,6 +457,7 @@ def _arrange(
         sha256=sha256,
         size_bytes=archive.stat().st_size,
         stored_bytes=stored_bytes,
+        content_sha256=dataset_archive.hash_archive(target),
         class_names=found.classes,
         train_images=len(found.train),
         test_images=len(found.test),

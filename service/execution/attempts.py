@@ -71,6 +71,12 @@ def build_config(session: Session, attempt_id: str) -> AttemptConfig:
     )
 
 
+def find_dataset(session: Session, attempt_id: str) -> str:
+    """The name of the job's dataset."""
+    job, _ = _find_active(session, attempt_id)
+    return records.spec_of(job).dataset
+
+
 def find_resume_checkpoint(session: Session, attempt_id: str) -> CheckpointRow:
     """NotFound where the attempt does not resume."""
     _, attempt = _find_active(session, attempt_id)

@@ -101,6 +101,19 @@ class AttemptConfig(ProtocolModel):
     lost_iteration: int | None = None
 
 
+class UploadedImages(ProtocolModel):
+    """The images of an uploaded dataset; `sha256` is of the archive in which the API sends them."""
+
+    sha256: Sha256
+    stored_bytes: Annotated[int, Field(ge=0)]
+
+
+class AttemptDataset(ProtocolModel):
+    """`upload` None: the job's dataset was not uploaded, and each node has its own copy."""
+
+    upload: UploadedImages | None
+
+
 # ---- attempts: reports ----
 
 

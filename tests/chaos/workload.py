@@ -127,11 +127,16 @@ class ReferenceRun:
     weights_sha256: str
 
 
-def run_reference(case: JobCase, folder: Path) -> ReferenceRun:
-    """Trains without the service, in as many new processes as the case has workers."""
+def run_reference(case: JobCase, folder: Path, *, data_dir: Path | None = None) -> ReferenceRun:
+    """Trains without the service, in as many new processes as the case has workers.
+
+    `data_dir` None: the dataset is bundled.
+    """
     folder.mkdir(parents=True)
     num_workers = case.parsed_spec.worker_counts[-1]
-    spawn.run_processes(partial(_train, case, folder), num_processes=num_workers, threads=1)
+    spawn.run_processes(
+        partial(_train, case, folder, data_dir or folder), num_processes=num_workers, threads=1
+    )
     rows = json.loads((folder / "points.json").read_text())
     newest = checkpoint.find_newest(folder)
     assert newest is not None
@@ -159,10 +164,10 @@ class _PointRecorder(NullObserver):
         self.rows += [(series, step.iteration, value) for series, value in values.items()]
 
 
-def _train(case: JobCase, folder: Path, context: DeviceContext) -> None:
+def _train(case: JobCase, folder: Path, data_dir: Path, context: DeviceContext) -> None:
     recorder = _PointRecorder()
     trainer.train(
-        case.parsed_spec, context=context, data_dir=folder, work_dir=folder, observer=recorder
+        case.parsed_spec, context=context, data_dir=data_dir, work_dir=folder, observer=recorder
     )
     if context.rank == 0:
         (folder / "points.json").write_text(json.dumps(recorder.rows))

@@ -221,9 +221,23 @@ class Network:
         return self._env() | self._settings
 
     def client(self) -> resnetd.Client:
-        token = (self.path / "service" / "token").read_text().strip()
         # Longer than a machine is cut off.
-        return resnetd.Client(url=self.url, token=token, retry=resnetd.Retry(attempts=60))
+        return resnetd.Client(url=self.url, token=self._token, retry=resnetd.Retry(attempts=60))
+
+    def call(self, method: str, path: str, *, content: bytes) -> httpx.Response:
+        """A request that the client has no method for."""
+        return httpx.request(
+            method,
+            f"{self.url}{path}",
+            content=content,
+            headers={"Authorization": f"Bearer {self._token}"},
+            timeout=60.0,
+            trust_env=False,
+        )
+
+    @property
+    def _token(self) -> str:
+        return (self.path / "service" / "token").read_text().strip()
 
     def connect(self) -> None:
         """Makes the namespaces and their links."""

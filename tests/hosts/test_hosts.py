@@ -10,8 +10,8 @@ import pytest
 
 import resnetd
 from tests.chaos.invariants import check_event_numbers, check_job_ends, check_training
-from tests.chaos.workload import ReferenceRun
-from tests.hosts.cases import TWO_HOSTS, WAITING
+from tests.chaos.workload import JobCase, ReferenceRun, run_reference
+from tests.hosts.cases import TWO_HOSTS, UPLOADED, WAITING, make_archive
 from tests.hosts.support import NODES, Host, Network
 from workers.cluster.ray_jobs import LOST_NODE_SECONDS
 
@@ -65,16 +65,17 @@ def check_complete(
     network: Network,
     client: resnetd.Client,
     job_id: str,
+    case: JobCase,
     reference: ReferenceRun,
     folder: Path,
 ) -> None:
     """The job ended as on one machine: each metric once, the same weights, each event once."""
     try:
-        check_job_ends(client, {job_id: TWO_HOSTS})
+        check_job_ends(client, {job_id: case})
     except AssertionError as error:
         error.add_note(network.logs())
         raise
-    check_training(client, job_id, TWO_HOSTS, reference, folder)
+    check_training(client, job_id, case, reference, folder)
     check_event_numbers(client, [job_id])
 
 
@@ -114,8 +115,29 @@ def test_a_job_on_two_machines_equals_the_same_on_one(
         running = wait_until_running(network, client, job.id)
         assert {host.name for host in rank_hosts(network, running)} == set(NODES)
         wait_until_final(network, client, job.id)
-        check_complete(network, client, job.id, reference, tmp_path)
+        check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
         assert client.jobs.get(job.id).attempts == 1
+
+
+def test_each_machine_fetches_the_uploaded_images_of_its_jobs(
+    network: Network, tmp_path: Path
+) -> None:
+    with network.client() as client:
+        uploaded = network.call("POST", "/v1/datasets?name=squares", content=make_archive())
+        assert uploaded.status_code == 201, uploaded.text
+        api_data = network.service.path / "data"
+        reference = run_reference(UPLOADED, tmp_path / "reference", data_dir=api_data)
+        job = client.submit(dict(UPLOADED.spec))
+        wait_until_final(network, client, job.id)
+        check_complete(network, client, job.id, UPLOADED, reference, tmp_path)
+        assert client.jobs.get(job.id).attempts == 1
+
+    images = sorted(path.read_bytes() for path in (api_data / "squares").rglob("*.png"))
+    for name in NODES:
+        path = network.hosts[name].path
+        assert not (path / "data" / "squares").exists()
+        fetched = (path / "work" / "datasets").rglob("*.png")
+        assert sorted(image.read_bytes() for image in fetched) == images
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -132,7 +154,7 @@ def test_a_job_resumes_after_the_machine_of_a_rank_was_cut_off(
         host.plug()
         wait_until_final(network, client, job.id)
 
-        check_complete(network, client, job.id, reference, tmp_path)
+        check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
         check_loss_was_noticed(client, job.id, since=cut_at)
 
 
@@ -149,7 +171,7 @@ def test_a_job_resumes_after_a_machine_lost_its_power(
         host.power_on()
         wait_until_final(network, client, job.id)
 
-        check_complete(network, client, job.id, reference, tmp_path)
+        check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
         check_loss_was_noticed(client, job.id, since=lost_at)
 
 
@@ -164,7 +186,7 @@ def test_a_job_resumes_after_its_node_of_ray_died_and_was_started_again(
         killed_at = datetime.now(UTC)
         wait_until_final(network, client, job.id)
 
-        check_complete(network, client, job.id, reference, tmp_path)
+        check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
         check_loss_was_noticed(client, job.id, since=killed_at)
 
 
@@ -179,7 +201,7 @@ def test_a_job_resumes_after_the_head_of_ray_died_and_was_started_again(
         os.kill(network.hosts["head"].find_process("gcs_server"), signal.SIGKILL)
         wait_until_final(network, client, job.id)
 
-        check_complete(network, client, job.id, reference, tmp_path)
+        check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
         wait_until_final(network, client, waiting.id)
         check_job_ends(client, {waiting.id: WAITING})
         first, *others = client.jobs.attempts(job.id)
@@ -202,5 +224,5 @@ def test_a_job_trains_on_while_the_machine_of_the_service_is_cut_off(
         network.service.plug()
         wait_until_final(network, client, job.id)
 
-        check_complete(network, client, job.id, reference, tmp_path)
+        check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
         assert client.jobs.get(job.id).attempts == 1

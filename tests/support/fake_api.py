@@ -16,11 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.catalog import dataset_archive
 from service.ids import new_id
 from service.specs.job_spec import JobSpec, parse_job_spec
 from service.specs.protocol import (
     AttemptAssignment,
     AttemptConfig,
+    AttemptDataset,
     CheckpointManifest,
     FinishAttemptRequest,
     LogLine,
@@ -31,6 +33,7 @@ from service.specs.protocol import (
     Report,
     ReportResponse,
     ResumeCheckpoint,
+    UploadedImages,
 )
 from service.states import CheckpointPart, StopReason
 from workers.cluster.process_settings import AttemptSettings
@@ -46,7 +49,7 @@ class Fault(StrEnum):
     LOSING_RESPONSES = "handles requests, sends no response"
     STALE = "409 stale-attempt"
     PROXY_ERROR = "404 of a proxy"
-    CORRUPTING = "422 corrupt-artifact, for parts only"
+    CORRUPTING = "422 corrupt-artifact, for parts only; uploads that differ"
     REJECTING_REPORTS = "422 invalid-input, for reports with points"
     CORRUPTING_REPORTS = "422 corrupt-artifact, for reports with points"
 
@@ -119,6 +122,9 @@ class FakeApi:
         self.parts: dict[tuple[int, CheckpointPart], bytes] = {}
         self.uploads: list[tuple[int, CheckpointPart]] = []
         self.resume_parts: dict[CheckpointPart, bytes] = {}
+        # The folder of the job's dataset, if it was uploaded, and how often it was sent.
+        self.upload: Path | None = None
+        self.sent_uploads = 0
         self.finishes: list[FinishAttemptRequest] = []
         self.violations: list[str] = []
         self.rounds = 1
@@ -191,6 +197,20 @@ class FakeApi:
 
     def current_config(self) -> AttemptConfig:
         return self.attempt.model_copy(update={"last_sequence": self.last_sequence})
+
+    def describe_dataset(self) -> AttemptDataset:
+        if self.upload is None:
+            return AttemptDataset(upload=None)
+        sha256 = dataset_archive.hash_archive(self.upload)
+        return AttemptDataset(upload=UploadedImages(sha256=sha256, stored_bytes=1))
+
+    def send_upload(self) -> bytes:
+        """With Fault.CORRUPTING, a byte of an image differs."""
+        assert self.upload is not None
+        with self._lock:
+            self.sent_uploads += 1
+        content = b"".join(dataset_archive.stream_archive(self.upload))
+        return content.replace(b"PNG", b"GIF", 1) if self.fault is Fault.CORRUPTING else content
 
     def store_report(self, report: Report) -> ReportResponse | str:
         """The response, or the code of a conflict."""
@@ -340,6 +360,10 @@ class _Handler(BaseHTTPRequestHandler):
         api = self.server.api
         if not path:
             return self._respond(HTTPStatus.OK, api.current_config())
+        if path == ["dataset"]:
+            return self._respond(HTTPStatus.OK, api.describe_dataset())
+        if path == ["dataset", "archive"]:
+            return self._respond(HTTPStatus.OK, api.send_upload())
         return self._respond(HTTPStatus.OK, api.resume_parts[CheckpointPart(path[1])])
 
     def _post(self, path: list[str], content: bytes) -> None:

@@ -28,6 +28,7 @@ from service.specs.protocol import (
 )
 from service.states import CheckpointPart, LogLevel, Reason
 from workers.cluster.attempt_outcome import AttemptFailed, AttemptOutcome
+from workers.cluster.dataset_cache import provide_dataset
 from workers.cluster.process_settings import AttemptSettings
 from workers.reporting.api_client import AttemptClient
 from workers.reporting.checkpoint_outbox import FENCED_ERRORS
@@ -281,13 +282,14 @@ def _analyse(
     from workers.training.analyses import run  # noqa: PLC0415
 
     assert resume is not None, "an analysis is of a checkpoint"
-    outcome = run.run(
-        config.spec,
-        context=context,
-        data_dir=settings.data_dir,
-        observer=observer,
-        weights=[resume[CheckpointPart.WEIGHTS], *_fetch_others(settings, config)],
-    )
+    with provide_dataset(config.spec.dataset, settings, log=observer.on_log) as data_dir:
+        outcome = run.run(
+            config.spec,
+            context=context,
+            data_dir=data_dir,
+            observer=observer,
+            weights=[resume[CheckpointPart.WEIGHTS], *_fetch_others(settings, config)],
+        )
     return FinishAttemptRequest(
         reason=outcome.stopped.reason if outcome.stopped else Reason.COMPLETED,
         analysis=outcome.result,
@@ -301,15 +303,16 @@ def _train(
     observer: Observer,
     resume: dict[CheckpointPart, Path] | None,
 ) -> trainer.Outcome:
-    return trainer.train(
-        config.spec,
-        context=context,
-        data_dir=settings.data_dir,
-        work_dir=settings.checkpoints_path,
-        observer=observer,
-        resume=resume,
-        start_mode=config.resume.mode if config.resume is not None else None,
-    )
+    with provide_dataset(config.spec.dataset, settings, log=observer.on_log) as data_dir:
+        return trainer.train(
+            config.spec,
+            context=context,
+            data_dir=data_dir,
+            work_dir=settings.checkpoints_path,
+            observer=observer,
+            resume=resume,
+            start_mode=config.resume.mode if config.resume is not None else None,
+        )
 
 
 def _resume(

@@ -11,14 +11,17 @@ import structlog
 from pydantic import BaseModel, ValidationError
 
 from service import errors
+from service.catalog import dataset_archive
 from service.specs.protocol import (
     AttemptConfig,
+    AttemptDataset,
     FinishAttemptRequest,
     NextAttemptRequest,
     NextAttemptResponse,
     PartDigest,
     Report,
     ReportResponse,
+    UploadedImages,
 )
 from service.states import JobState
 
@@ -136,6 +139,26 @@ class AttemptClient:
         """Returns the SHA-256 of the bytes."""
         with http.stream("GET", url, timeout=self._part_timeout) as response:
             return _receive(response, path)
+
+    def describe_dataset(self) -> AttemptDataset:
+        return _parse(AttemptDataset, self._send("GET", "/dataset"))
+
+    def download_dataset(self, upload: UploadedImages, folder: Path) -> None:
+        """Writes the images of the job's dataset to a new folder. CorruptArtifact if they differ.
+
+        The folder remains if the call raises an error.
+        """
+        url_path = f"{self._path}/dataset/archive"
+        with (
+            _transport_errors(),
+            self._http.stream("GET", url_path, timeout=self._part_timeout) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise _error_of(response)
+            dataset_archive.unpack_archive(
+                response.iter_bytes(_CHUNK_BYTES), folder, sha256=upload.sha256
+            )
 
     def finish(self, finish: FinishAttemptRequest) -> JobState:
         response = self._send("POST", "/finish", content=finish.model_dump_json())

@@ -1,5 +1,6 @@
 """Calls of training processes: configuration, reports, parts of checkpoints, the finish."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from service.catalog.dataset_archive import unpack_archive
 from service.jobs import lifecycle
 from service.specs.protocol import AttemptConfig
 from service.states import AttemptState, CheckpointPart, Reason
+from tests.service.catalog.test_uploads import SPLIT, zipped
 from tests.support.api import Api, serving_new
 from tests.support.core import START, Taken, content, job_id_of, make_point, note, workers
 
@@ -126,6 +129,8 @@ def test_an_attempt_over_its_time_limit_is_asked_to_stop(api: Api) -> None:
         ("POST", "/reports"),
         ("PUT", "/checkpoints/1/weights"),
         ("GET", "/resume/weights"),
+        ("GET", "/dataset"),
+        ("GET", "/dataset/archive"),
         ("POST", "/finish"),
     ],
 )
@@ -361,3 +366,26 @@ def test_a_report_that_can_never_be_stored_has_a_4xx_with_a_code(
     response = api.report(claimed, sequence, **fields)
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert api.report(claimed, 2).status_code == 200, "the attempt continues"
+
+
+def test_a_node_receives_the_images_of_an_upload(api: Api, tmp_path: Path) -> None:
+    body = zipped(tmp_path / "birds.zip", SPLIT).read_bytes()
+    assert api.call("POST", "/v1/datasets?name=birds", content=body).status_code == 201
+    try:
+        claimed = api.core.run(dataset="folder:birds", depth=18, shortcut="B")
+        upload = api.attempt(claimed, "GET", "/dataset").json()["upload"]
+        archive = api.attempt(claimed, "GET", "/dataset/archive")
+    finally:
+        shutil.rmtree(api.settings.data_dir / "birds")
+    assert (archive.status_code, archive.headers["Content-Type"]) == (200, "application/x-tar")
+    unpack_archive([archive.content], tmp_path / "received", sha256=upload["sha256"])
+    images = [path.read_bytes() for path in (tmp_path / "received").rglob("*.png")]
+    assert sorted(images) == sorted(SPLIT.values())
+    assert upload["stored_bytes"] == sum(map(len, images))
+
+
+def test_a_dataset_that_was_not_uploaded_is_not_sent(api: Api) -> None:
+    claimed = api.core.run()
+    assert api.attempt(claimed, "GET", "/dataset").json() == {"upload": None}
+    answer = api.attempt(claimed, "GET", "/dataset/archive")
+    assert _refused(answer, 404, "not-found") == "digits was not uploaded"

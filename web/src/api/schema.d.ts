@@ -934,6 +934,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/attempts/{attempt_id}/dataset": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Dataset
+         * @description Where a node has the images of the job from: its own copy, or this API.
+         */
+        get: operations["get_dataset_v1_attempts__attempt_id__dataset_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/attempts/{attempt_id}/dataset/archive": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Download Dataset
+         * @description The images of an uploaded dataset as a tar file, whose SHA-256 `GET dataset` has.
+         */
+        get: operations["download_dataset_v1_attempts__attempt_id__dataset_archive_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/attempts/{attempt_id}/finish": {
         parameters: {
             query?: never;
@@ -2418,6 +2458,13 @@ export interface components {
             others: components["schemas"]["ResumeCheckpoint"][];
             /** Lost Iteration */
             lost_iteration?: number | null;
+        };
+        /**
+         * AttemptDataset
+         * @description `upload` None: the job's dataset was not uploaded, and each node has its own copy.
+         */
+        AttemptDataset: {
+            upload: components["schemas"]["UploadedImages"] | null;
         };
         /** AttemptList */
         AttemptList: {
@@ -6589,6 +6636,19 @@ export interface components {
          */
         TtaMode: "none" | "hflip" | "ten_crop" | "multi_scale";
         /**
+         * UploadedImages
+         * @description The images of an uploaded dataset; `sha256` is of the archive in which the API sends them.
+         */
+        UploadedImages: {
+            /**
+             * Sha256
+             * @example e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+             */
+            sha256: string;
+            /** Stored Bytes */
+            stored_bytes: number;
+        };
+        /**
          * UsageView
          * @description Of a person or group; hours decay with the half-life, and include what runs.
          */
@@ -9614,6 +9674,94 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"] & {
                         /** @enum {unknown} */
                         code?: "invalid-input";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    get_dataset_v1_attempts__attempt_id__dataset_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                attempt_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AttemptDataset"];
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "stale-attempt";
+                    };
+                };
+            };
+            426: components["responses"]["ClientTooOld"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+        };
+    };
+    download_dataset_v1_attempts__attempt_id__dataset_archive_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                attempt_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-tar": unknown;
+                };
+            };
+            401: components["responses"]["Unauthorized"];
+            /** @description `not-found` */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "not-found";
+                    };
+                };
+            };
+            /** @description `stale-attempt` */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"] & {
+                        /** @enum {unknown} */
+                        code?: "stale-attempt";
                     };
                 };
             };

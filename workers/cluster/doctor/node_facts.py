@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from service.catalog import uploads
 from service.catalog.code_version import training_code_sha256
 
 _API_TIMEOUT_SECONDS = 5.0
@@ -144,13 +145,16 @@ def measure_disk(work_dir: Path) -> DiskFacts:
 
 
 def list_datasets(data_dir: Path) -> dict[str, FolderFacts] | None:
-    """The folders in the data directory, without hidden ones: caches and unfinished uploads."""
+    """The folders in the data directory that each node needs a copy of.
+
+    Without uploads, which nodes fetch, and hidden ones: caches and unfinished uploads.
+    """
     try:
         folders = [entry for entry in os.scandir(data_dir) if entry.is_dir()]
         return {
             folder.name: _summarize(folder.path)
             for folder in folders
-            if not folder.name.startswith(".")
+            if not folder.name.startswith(".") and uploads.find_upload(Path(folder.path)) is None
         }
     except OSError:
         return None

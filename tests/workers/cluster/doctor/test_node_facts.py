@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from tests.service.catalog.test_uploads import SPLIT, register, zipped
 from tests.support.cluster import HealthEndpoint
 from workers.cluster.doctor import node_facts
 from workers.cluster.doctor.node_facts import FolderFacts
@@ -22,6 +23,8 @@ def test_a_dataset_is_its_names_and_sizes_without_caches_and_unfinished_uploads(
     (ours / "coco" / ".cache").mkdir()
     (ours / "coco" / ".cache" / "images.npy").touch()
     (ours / "coco" / ".DS_Store").touch()
+    # Nodes fetch uploads.
+    register(zipped(tmp_path / "birds.zip", SPLIT), ours)
 
     found = node_facts.list_datasets(ours)
     assert found == node_facts.list_datasets(theirs)
