@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup dashboard fix lint types imports web fast check test test-without-ray test-with-ray test-gpu test-hosts chaos cover up demo study screenshots docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-without-ray test-with-ray test-gpu test-hosts chaos cover up demo study simulate screenshots docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,6 +7,9 @@ PORT ?= 8000
 MINUTES ?= 60
 STUDY ?= fig6
 SCALE ?= smoke
+JOBS ?= 1000
+NODES ?= 20
+DATABASE ?= sqlite
 # Pinned, so that a later setup installs the same files.
 UV := 0.13.9
 
@@ -103,6 +106,10 @@ demo: setup ## train a plain and a residual network through the service; OPEN=1 
 study: setup ## run a study of the paper and write its reports; STUDY=fig6 SCALE=smoke SEEDS= DATASET= DATA=
 	@$(BIN)/python -m deploy.study $(STUDY) --scale $(SCALE) $(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(DATASET),--dataset $(DATASET)) $(if $(DATA),--data $(DATA))
+
+simulate: setup ## run the queue with a real database and simulated nodes; JOBS=1000 NODES=20 DATABASE=sqlite HISTORY=
+	@$(BIN)/python -m benchmarks.simulate --jobs $(JOBS) --nodes $(NODES) --database $(DATABASE) \
+		$(if $(HISTORY),--history $(HISTORY))
 
 screenshots: setup ## train some jobs and write the pictures of the documentation
 	@$(BIN)/python -m tools.screenshots
