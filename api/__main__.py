@@ -8,9 +8,9 @@ import sys
 from contextlib import closing
 
 import structlog
-import uvicorn
 
 from api.app import create_app, make_tracer
+from api.graceful_server import GracefulServer
 from service import log, settings
 from service.access import signing_keys, tokens
 from service.errors import ResnetdError, Unavailable
@@ -25,6 +25,8 @@ logger = structlog.get_logger()
 # for each core, and the threads that serve requests fill all of them.
 _M_ARENA_MAX = -8  # of malloc.h
 _MAX_ARENAS = 2
+# For uploads and downloads, which clients continue elsewhere. Docker kills after ten seconds.
+_GRACE_SECONDS = 5
 
 
 def main() -> int:
@@ -44,15 +46,9 @@ def main() -> int:
     app = create_app(configured)
     # What lives as long as the process is not searched for garbage again and again.
     gc.freeze()
-    uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            # Streams stay open while their jobs run; the process does not wait for them.
-            timeout_graceful_shutdown=2,
-        )
-    ).run(sockets=[listener])
+    GracefulServer(app, drain_seconds=configured.drain_seconds, grace_seconds=_GRACE_SECONDS).run(
+        sockets=[listener]
+    )
     return 0
 
 

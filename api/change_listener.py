@@ -56,11 +56,15 @@ class ChangeHub:
 
     @property
     def is_closing(self) -> bool:
+        """Streams and long polls end, since the process stops; clients find another one."""
         return self._closing.is_set()
 
-    def close(self) -> None:
+    def end_waits(self) -> None:
         self._closing.set()
         self._wake({ANYTHING})
+
+    def close(self) -> None:
+        self.end_waits()
         if self._thread is not None:
             self._thread.join()
 

@@ -183,6 +183,11 @@ class Settings(BaseSettings):
     """Event streams that one token may have open, in each API process. 0: no limit."""
     prediction_memory_bytes: Annotated[int, Field(ge=2**28)] = 2**31
     """Memory of a process that predicts images; each API process has up to two of them."""
+    drain_seconds: Annotated[float, Field(ge=0, le=600, allow_inf_nan=False)] = 0.0
+    """Time for which a stopping API still answers, while its health is 503.
+
+    With a load balancer before several APIs: longer than this takes to notice.
+    """
     members_see: MembersSee = MembersSee.ALL
     """Jobs, searches and studies that members see: `all`, or only their `own`."""
 

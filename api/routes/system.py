@@ -12,6 +12,7 @@ from api.dependencies import Now, ReadSession, ServicesDep, authorize
 from api.views import QueueStatusView, QueueView, RunnerList, RunnerView, WaitingJobView
 from service.catalog import recipes
 from service.catalog.architectures import Family
+from service.errors import Unavailable
 from service.execution import runners
 from service.scheduling import cluster_state
 from service.scheduling.queue_status import QueueStatus, list_waiting_jobs
@@ -57,7 +58,12 @@ class ClusterView(BaseModel):
 
 @router.get("/health")
 def check_health(services: ServicesDep) -> Health:
-    """503 where the database does not answer or is read-only. The only route without a token."""
+    """503 where the database does not answer or is read-only, and while this process stops.
+
+    The only route without a token.
+    """
+    if services.changes.is_closing:
+        raise Unavailable("this API process stops")
     services.database.check()
     return Health(status="ok", version=VERSION, api_version=API_VERSION)
 

@@ -257,7 +257,9 @@ class ApiClient:
 
     def _cannot_connect(self, error: httpx.TransportError) -> CannotConnect:
         cause = str(error) or type(error).__name__
-        return CannotConnect(f"no response from {self._connection.url}: {cause}")
+        was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+        message = f"no response from {self._connection.url}: {cause}"
+        return CannotConnect(message, was_sent=was_sent)
 
     def _raise_error(self, response: httpx.Response) -> NoReturn:
         error = _error_of(response)

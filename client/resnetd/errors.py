@@ -48,7 +48,15 @@ class BadConfiguration(ResnetdError):
 
 
 class CannotConnect(ResnetdError):
-    """There was no response, after all retries."""
+    """There was no response, after all retries.
+
+    Attributes:
+        was_sent: the service may have got the request.
+    """
+
+    def __init__(self, message: str, *, was_sent: bool = True) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
 
 
 class UnexpectedResponse(ResnetdError):

@@ -15,8 +15,6 @@ T = TypeVar("T")
 Stop = Callable[[tenacity.RetryCallState], bool]
 Sleep = Callable[[float], None]
 
-_RETRIED = (CannotConnect, TooManyRequests, Unavailable)
-
 # A proxy that asks for a longer wait is not obeyed: the caller would seem to hang.
 _MAX_RETRY_AFTER_SECONDS = 60.0
 # A longer wait for a limit of the service is logged.
@@ -60,18 +58,21 @@ class Retry:
         """
         if patience_seconds is not None:
             patient = tenacity.stop_before_delay(patience_seconds)
-            return self._repeat(function, _RETRIED, sleep, stop=patient, stop_refused=patient)
-        limit = tenacity.stop_after_attempt(self.attempts)
-        return self._repeat(function, _RETRIED, sleep, stop=limit)
+            return self._repeat(function, _is_transient, sleep, stop=patient, stop_refused=patient)
+        return self._repeat(function, _is_transient, sleep, stop=self._after_attempts)
 
     def call_refused(self, function: Callable[[], T], *, sleep: Sleep) -> T:
-        """Repeat `function` while it raises TooManyRequests: the service has done nothing yet."""
-        return self._repeat(function, (TooManyRequests,), sleep, stop=tenacity.stop_never)
+        """Repeat `function` while the service has done nothing: it refused it or the connection."""
+        return self._repeat(function, _is_without_effect, sleep, stop=self._after_attempts)
+
+    @property
+    def _after_attempts(self) -> Stop:
+        return tenacity.stop_after_attempt(self.attempts)
 
     def _repeat(
         self,
         function: Callable[[], T],
-        errors: tuple[type[Exception], ...],
+        is_repeated: Callable[[BaseException], bool],
         sleep: Sleep,
         *,
         stop: Stop,
@@ -79,7 +80,7 @@ class Retry:
     ) -> T:
         refused = stop_refused or tenacity.stop_before_delay(self.patience_seconds)
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(errors),
+            retry=tenacity.retry_if_exception(is_repeated),
             stop=lambda state: (refused if _is_refused(state) else stop)(state),
             wait=self._delay_seconds,
             before_sleep=_log_long_wait,
@@ -104,6 +105,15 @@ def _log_long_wait(state: tenacity.RetryCallState) -> None:
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome is not None else None
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, CannotConnect | TooManyRequests | Unavailable)
+
+
+def _is_without_effect(error: BaseException) -> bool:
+    is_unsent = isinstance(error, CannotConnect) and not error.was_sent
+    return is_unsent or isinstance(error, TooManyRequests)
 
 
 def _is_refused(state: tenacity.RetryCallState) -> bool:

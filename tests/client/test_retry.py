@@ -51,6 +51,15 @@ def test_a_webhook_is_not_added_twice(service: Service, client: resnetd.Client) 
     assert len(client.webhooks.deliveries(webhook.id)) == 1
 
 
+def test_a_webhook_is_added_although_the_connection_was_refused(
+    service: Service, client: resnetd.Client
+) -> None:
+    """As a process of the API does that just stops."""
+    service.inject(faults.refuse_connection)
+    client.webhooks.create("https://203.0.114.5/hook")
+    assert len(client.webhooks.list()) == 1
+
+
 def test_a_request_to_an_unavailable_service_is_repeated(
     service: Service, client: resnetd.Client
 ) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from sqlalchemy import delete
 
 from api.__main__ import listen
 from api.app import create_app
+from api.graceful_server import GracefulServer
 from service.access import tokens
 from service.execution.ray_job_lifecycle import RayJobSubmission
 from service.settings import Settings
@@ -176,15 +176,8 @@ def serving(core: Core, database_url: str, var_path: Path, **settings: Any) -> I
     # Tests are faster than people.
     unlimited = {"requests_per_second": 0, "anonymous_requests_per_second": 0}
     configured = Settings(var_dir=var_path, database_url=database_url, **unlimited | settings)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(configured, now=core.clock),
-            log_config=None,
-            access_log=False,
-            ws="none",
-            timeout_graceful_shutdown=1,
-        )
-    )
+    app = create_app(configured, now=core.clock)
+    server = GracefulServer(app, drain_seconds=0.0, grace_seconds=1, ws="none")
     with (
         listen("127.0.0.1", settings.get("api_port", 0)) as listener,
         pytest.MonkeyPatch.context() as patched,

@@ -1547,7 +1547,9 @@ export interface paths {
         };
         /**
          * Check Health
-         * @description 503 where the database does not answer or is read-only. The only route without a token.
+         * @description 503 where the database does not answer or is read-only, and while this process stops.
+         *
+         *     The only route without a token.
          */
         get: operations["check_health_v1_health_get"];
         put?: never;
