@@ -31,12 +31,13 @@ class Analyses(Resource):
 
         Args:
             job_id: the job to analyse.
-            kind: `evaluation`, `ensemble`, `layer-responses`, `lesion`, `path-gradients`,
-                `loss-landscape`, `interpolation`, `trajectory`, `layer-statistics` or
-                `deepened-twin`.
+            kind: `evaluation`, `ensemble`, `predictions`, `layer-responses`, `lesion`,
+                `path-gradients`, `loss-landscape`, `interpolation`, `trajectory`,
+                `layer-statistics` or `deepened-twin`.
             parameters: of the kind, such as `test_time_augmentation`.
             checkpoint: the `best`, the `newest`, or an id.
-            dataset: other images of the same classes. Default: the job's.
+            dataset: other images, of the same classes, or for `predictions` of any. Default: the
+                job's.
             priority: 0 to 100; higher goes first.
             resources: CPUs and GPUs of its worker. Default: those of one worker of the job.
             name: the display name.

@@ -52,7 +52,10 @@ def _draw_class_errors(figure: Any, result: AnalysisResult) -> None:
     errors = [value or 0.0 for value in _read_numbers(table, "error")]
     axes.bar(range(len(errors)), errors, color=COLD_COLORS[0])
     axes.set_ylabel("error, %")
-    names = [str(row[table.columns.index("class_name")]) for row in table.rows]
+    _name_bars(axes, [str(row[table.columns.index("class_name")]) for row in table.rows])
+
+
+def _name_bars(axes: Any, names: list[str]) -> None:
     if len(names) <= _MAX_NAMES:
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     else:
@@ -60,6 +63,16 @@ def _draw_class_errors(figure: Any, result: AnalysisResult) -> None:
 
 
 _MAX_NAMES = 30
+
+
+def _draw_predictions(figure: Any, result: AnalysisResult) -> None:
+    """A bar for each class that an image has."""
+    axes = figure.subplots()
+    (table,) = (table for table in result.tables if table.name == "classes")
+    counts = {str(name): count for name, count in table.rows if count}
+    axes.bar(range(len(counts)), list(counts.values()), color=COLD_COLORS[0])
+    axes.set_ylabel("images")
+    _name_bars(axes, list(counts))
 
 
 def _draw_ensemble(figure: Any, result: AnalysisResult) -> None:
@@ -252,6 +265,7 @@ def _draw_twins(figure: Any, result: AnalysisResult) -> None:
 _DRAWINGS: dict[str, Callable[[Any, AnalysisResult], None]] = {
     "evaluation": _draw_class_errors,
     "ensemble": _draw_ensemble,
+    "predictions": _draw_predictions,
     "layer-responses": _draw_layer_responses,
     "lesion": _draw_lesion,
     "path-gradients": _draw_path_gradients,

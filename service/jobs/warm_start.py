@@ -13,7 +13,7 @@ from service.catalog.recipes import LrSchedule, Recipe
 from service.errors import FieldError, InvalidInput, NotFound
 from service.jobs import checkpoints, model_versions, records
 from service.jobs.records import FindJob
-from service.specs.analysis_spec import MAX_OTHERS, TRAINING
+from service.specs.analysis_spec import MAX_OTHERS, TRAINING, PredictionsSpec
 from service.specs.job_spec import JobSpec, StartMode
 from service.states import FINAL_STATES
 from service.storage.tables import CheckpointRow, JobRow, OtherCheckpointRow
@@ -68,7 +68,7 @@ def resolve_source(
             raise _invalid(field_error) from error
     iteration = source_spec.recipe.iterations if checkpoint is None else checkpoint.iteration
     mismatches = [*_FIND_MISMATCHES[start.mode](source_spec, spec, iteration)]
-    if start.mode in _KEEPS_CLASSES:
+    if start.mode in _KEEPS_CLASSES and not isinstance(spec.analysis, PredictionsSpec):
         mismatches += _find_class_mismatch(source_spec, spec, data_dir)
     if mismatches:
         raise _invalid(*mismatches)

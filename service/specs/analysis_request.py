@@ -31,7 +31,8 @@ class AnalysisRequest(Spec):
     analysis: AnalysisSpec
     """Its kind and parameters."""
     dataset: Annotated[str, Field(max_length=120)] | None = None
-    """Images of the same classes to use instead of those that the job was trained on."""
+    """Images to use instead of those that the job was trained on: of the same classes, or for
+    predictions of any."""
     resources: Resources | None = None
     """CPUs and GPUs. Null: one worker as the job's."""
     seed: Seed | None = None

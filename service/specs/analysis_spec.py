@@ -90,6 +90,18 @@ class EnsembleSpec(_AnalysisBase):
     """Views, as the recipe's field of this name. Null: those of the recipe of the first network."""
 
 
+class PredictionsSpec(_AnalysisBase):
+    """The class of each image, as the network predicts it.
+
+    The images may be of any folders: what is in them, the network has to say.
+    """
+
+    kind: Literal["predictions"]
+    """This kind of analysis."""
+    split: Literal["all", "test"] = "all"
+    """Images: `all` of the dataset, or those of its `test` folder."""
+
+
 class LayerResponsesSpec(_AnalysisBase):
     """Standard deviation of each 3x3 convolution's responses (He et al. 2015, Fig. 7).
 
@@ -237,6 +249,7 @@ class DeepenedTwinSpec(_AnalysisBase):
 ANALYSES = (
     EvaluationSpec,
     EnsembleSpec,
+    PredictionsSpec,
     LayerResponsesSpec,
     LesionSpec,
     PathGradientsSpec,
@@ -249,6 +262,7 @@ ANALYSES = (
 AnalysisSpec = Annotated[
     EvaluationSpec
     | EnsembleSpec
+    | PredictionsSpec
     | LayerResponsesSpec
     | LesionSpec
     | PathGradientsSpec

@@ -32,7 +32,14 @@ from resnetd import (
     Webhook,
 )
 from resnetd.cli import render
-from resnetd.models import AttemptState, Delivery, DeliveryState, EventKind
+from resnetd.models import (
+    AnalysisResult,
+    AttemptState,
+    Delivery,
+    DeliveryState,
+    EventKind,
+    ResultTable,
+)
 
 WIDTH = 80
 ID, OTHER = "0f3k000000000001", "0f3k000000000002"
@@ -203,3 +210,9 @@ def test_a_path_of_the_demo_is_not_broken() -> None:
 
 def test_the_outcome_of_a_job_that_reached_its_budget_says_so() -> None:
     assert render.outcome(LIMITED).endswith(": budget-reached: used up its max_seconds of 6")
+
+
+def test_a_long_table_of_a_result_ends_with_how_to_get_the_rest() -> None:
+    table = ResultTable("images", ("image",), tuple((f"{index}.jpg",) for index in range(1_502)))
+    *_, rest, _ = render.analysis(AnalysisResult({"images": 1_502}, (table,)))
+    assert rest == "the first 500 of 1,502; all: resnetd analysis ID --csv --table images"

@@ -27,7 +27,7 @@ def analyse(
     kind: Annotated[
         str,
         typer.Argument(
-            help="evaluation, ensemble, layer-responses, lesion, path-gradients, "
+            help="evaluation, ensemble, predictions, layer-responses, lesion, path-gradients, "
             "loss-landscape, interpolation, trajectory, layer-statistics or deepened-twin."
         ),
     ],
@@ -35,7 +35,10 @@ def analyse(
     settings: SettingsOption = None,
     checkpoint: Annotated[str, typer.Option(help="best, newest, or its id.")] = "best",
     dataset: Annotated[
-        str | None, typer.Option(help="Other images of the same classes. Default: the job's.")
+        str | None,
+        typer.Option(
+            help="Other images: of the same classes, or for predictions of any. Default: the job's."
+        ),
     ] = None,
     others: Annotated[
         list[str] | None,

@@ -74,6 +74,8 @@ _ID_COLUMNS = frozenset({"id", "job", "checkpoint", "dataset"})
 # Of a long value, in characters: beside a field's name it fits on a line of 100.
 _TEXT_WIDTH = 80
 
+_MAX_RESULT_ROWS = 500
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
@@ -248,8 +250,11 @@ def analysis(result: AnalysisResult) -> list[RenderableType]:
         _sheet([(name.replace("_", " "), _value(value)) for name, value in result.numbers.items()])
     ]
     for table in result.tables:
-        rows = ([_cell_of(cell) for cell in row] for row in table.rows)
+        rows = ([_cell_of(cell) for cell in row] for row in table.rows[:_MAX_RESULT_ROWS])
         parts += ["", _table([name.replace("_", " ") for name in table.columns], rows)]
+        if (total := len(table.rows)) > _MAX_RESULT_ROWS:
+            shown = f"the first {_MAX_RESULT_ROWS} of {total:,}"
+            parts.append(f"{shown}; all: resnetd analysis ID --csv --table {table.name}")
     return [*parts, "", *(printable(note) for note in result.notes)]
 
 

@@ -259,6 +259,11 @@ def test_an_analysis_over_time_has_all_checkpoints_of_its_job_alone(core: Core, 
     )
 
 
+def test_predictions_are_of_images_of_any_classes(core: Core) -> None:
+    source = finish_training(core)
+    submit_analysis(core, source, analysis={"kind": "predictions"}, dataset="cifar100")
+
+
 def test_a_deepened_job_is_compared_with_the_checkpoint_that_it_started_from(core: Core) -> None:
     source = finish_training(core, depth=8)
     start = {"job": source, "checkpoint": "best", "mode": "deepen"}

@@ -2373,7 +2373,7 @@ export interface components {
              */
             checkpoint: string;
             /** Analysis */
-            analysis: components["schemas"]["EvaluationSpec"] | components["schemas"]["EnsembleSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"];
+            analysis: components["schemas"]["EvaluationSpec"] | components["schemas"]["EnsembleSpec"] | components["schemas"]["PredictionsSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"];
             /** Dataset */
             dataset?: string | null;
             resources?: components["schemas"]["Resources"] | null;
@@ -3965,7 +3965,7 @@ export interface components {
             after: components["schemas"]["Dependency"][];
             start_from?: components["schemas"]["StartFrom"] | null;
             /** Analysis */
-            analysis?: (components["schemas"]["EvaluationSpec"] | components["schemas"]["EnsembleSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"]) | null;
+            analysis?: (components["schemas"]["EvaluationSpec"] | components["schemas"]["EnsembleSpec"] | components["schemas"]["PredictionsSpec"] | components["schemas"]["LayerResponsesSpec"] | components["schemas"]["LesionSpec"] | components["schemas"]["PathGradientsSpec"] | components["schemas"]["LossLandscapeSpec"] | components["schemas"]["InterpolationSpec"] | components["schemas"]["TrajectorySpec"] | components["schemas"]["LayerStatisticsSpec"] | components["schemas"]["DeepenedTwinSpec"]) | null;
             /**
              * @default {
              *       "keep_best": 1,
@@ -5088,6 +5088,30 @@ export interface components {
          * @enum {string}
          */
         Precision: "auto" | "fp32" | "tf32" | "bf16" | "fp16";
+        /**
+         * PredictionsSpec
+         * @description The class of each image, as the network predicts it.
+         *
+         *     The images may be of any folders: what is in them, the network has to say.
+         */
+        PredictionsSpec: {
+            /**
+             * Others
+             * @default []
+             */
+            others: components["schemas"]["OtherCheckpoint"][];
+            /**
+             * @description discriminator enum property added by openapi-typescript
+             * @enum {string}
+             */
+            kind: "predictions";
+            /**
+             * Split
+             * @default all
+             * @enum {string}
+             */
+            split: "all" | "test";
+        };
         /** PredictionsView */
         PredictionsView: {
             /** Images */

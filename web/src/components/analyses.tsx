@@ -17,6 +17,8 @@ import { State } from "./state";
 
 type Checkpoint = Schemas["CheckpointView"];
 
+const MAX_ROWS = 500;
+
 export function Analyses({ job, checkpoints }: { job: Job; checkpoints: Checkpoint[] }) {
   const live = useLive(source("/v1/jobs/{job_id}/analyses", { path: { job_id: job.id } }));
   const analyses = live.data.value?.analyses ?? [];
@@ -215,6 +217,9 @@ function ResultTable({ table }: { table: Schemas["ResultTable"] }) {
       <summary>
         {table.name.replaceAll("_", " ")} ({number(table.rows.length)} rows)
       </summary>
+      {table.rows.length > MAX_ROWS && (
+        <p class="muted">The first {number(MAX_ROWS)}; the CSV has all.</p>
+      )}
       <ScrollRegion label={table.name}>
         <table>
           <thead>
@@ -225,7 +230,7 @@ function ResultTable({ table }: { table: Schemas["ResultTable"] }) {
             </tr>
           </thead>
           <tbody>
-            {table.rows.map((row) => (
+            {table.rows.slice(0, MAX_ROWS).map((row) => (
               <tr>
                 {row.map((cell) => (
                   <td class={typeof cell === "number" ? "number" : ""}>

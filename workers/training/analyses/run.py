@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from service.catalog.recipes import Precision, TtaMode
 from service.specs.analysis_result import AnalysisResult
@@ -22,6 +22,7 @@ from service.specs.analysis_spec import (
     LesionSpec,
     LossLandscapeSpec,
     PathGradientsSpec,
+    PredictionsSpec,
     TrajectorySpec,
 )
 from service.specs.job_spec import JobSpec
@@ -36,6 +37,7 @@ from workers.training.analyses import (
     lesion,
     loss_landscape,
     path_gradients,
+    predictions,
     trajectory,
 )
 from workers.training.analyses.analysed_network import AnalysedNetwork, NetworkFiles
@@ -70,7 +72,7 @@ def run(
     context.configure_process()
     networks = NetworkFiles(weights, context.device)
     source = open_data_source(
-        _choose_views(spec),
+        _choose_images(spec),
         data_dir,
         device=context.device,
         threads=context.threads,
@@ -78,7 +80,8 @@ def run(
         normalizer=networks[0].normalizer,
     )
     with closing(source), distributed.join_ranks(rank=0, world_size=1) as ranks:
-        _require_same_classes(spec, networks[0], source)
+        if not isinstance(spec.analysis, PredictionsSpec):
+            _require_same_classes(spec, networks[0], source)
         observer.on_start(
             run_environment.collect_environment(
                 networks[0].model, source, ranks, context=context, precision=Precision.FP32
@@ -104,6 +107,8 @@ def compute(  # noqa: C901, PLR0911 - a case for each kind
             return evaluation_again.evaluate_again(context, analysis)
         case EnsembleSpec():
             return ensemble.analyse(context, analysis)
+        case PredictionsSpec():
+            return predictions.predict(context, analysis)
         case LayerResponsesSpec():
             return layer_responses.analyse(context, analysis)
         case LesionSpec():
@@ -124,12 +129,15 @@ def compute(  # noqa: C901, PLR0911 - a case for each kind
             assert_never(analysis)
 
 
-def _choose_views(spec: JobSpec) -> JobSpec:
-    """Other analyses than evaluations see each image once."""
+def _choose_images(spec: JobSpec) -> JobSpec:
+    """Other analyses than evaluations see each image once; predictions hold out none."""
     views = TtaMode.NONE
     if isinstance(spec.analysis, EvaluationSpec | EnsembleSpec):
         views = spec.analysis.test_time_augmentation or spec.recipe.test_time_augmentation
-    recipe = spec.recipe.model_copy(update={"test_time_augmentation": views})
+    changes: dict[str, Any] = {"test_time_augmentation": views}
+    if isinstance(spec.analysis, PredictionsSpec):
+        changes["validation_images"] = 0
+    recipe = spec.recipe.model_copy(update=changes)
     return spec.model_copy(update={"recipe": recipe})
 
 

@@ -66,6 +66,9 @@ class DataSource(Protocol):
         `chosen`: indices of the only images to load; None: all.
         """
 
+    def list_names(self, split: EvaluationSplit) -> list[str]:
+        """Of the split's images, in their order: paths in an image folder, else numbers."""
+
     def close(self) -> None:
         """Stops reading ahead."""
 

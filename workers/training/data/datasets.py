@@ -35,10 +35,14 @@ DownloadProgress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Split:
-    """`images_NHWC` uint8 with three channels, `labels_N` int64 from 0."""
+    """`images_NHWC` uint8 with three channels, `labels_N` int64 from 0.
+
+    `names`: of all images of an image folder, in their order; else None.
+    """
 
     images_NHWC: Tensor
     labels_N: Tensor
+    names: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -47,7 +51,7 @@ class Split:
         return Split(self.images_NHWC[index_N], self.labels_N[index_N])
 
     def to(self, device: torch.device) -> "Split":
-        return Split(self.images_NHWC.to(device), self.labels_N.to(device))
+        return Split(self.images_NHWC.to(device), self.labels_N.to(device), self.names)
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,8 @@ def _read_folder(dataset: Dataset, data_dir: Path, stem: Stem, log: LogFunction)
     folder = image_folder_path(dataset.name, data_dir)
     decoded = image_folders.read_folder(folder, size=size, log=log)
     return Images(
-        train=_make_split(decoded.train_images, decoded.train_labels),
-        test=_make_split(decoded.test_images, decoded.test_labels),
+        train=_make_split(decoded.train_images, decoded.train_labels, decoded.train_names),
+        test=_make_split(decoded.test_images, decoded.test_labels, decoded.test_names),
         class_names=decoded.classes,
         flip=dataset.flip,
         padding=dataset.padding * size // 32,  # the catalog gives the padding of 32 pixels
@@ -275,11 +279,15 @@ _FILES = {
 }
 
 
-def _make_split(images: np.ndarray | Tensor, labels: np.ndarray | Tensor | list[int]) -> Split:
+def _make_split(
+    images: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | list[int],
+    names: list[str] | None = None,
+) -> Split:
     images_NHWC = torch.as_tensor(images)
     if images_NHWC.dim() == 3:  # noqa: PLR2004 - gray: N, H, W
         images_NHWC = images_NHWC[..., None].expand(-1, -1, -1, 3).contiguous()
-    return Split(images_NHWC, torch.as_tensor(labels, dtype=torch.int64))
+    return Split(images_NHWC, torch.as_tensor(labels, dtype=torch.int64), names)
 
 
 def _download(url: str, md5: str, folder: Path, on_progress: DownloadProgress) -> None:

@@ -35,6 +35,8 @@ class DecodedFolder:
     test_images: np.ndarray
     test_labels: np.ndarray
     checksum: DataChecksum
+    train_names: list[str]
+    test_names: list[str]
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,14 @@ def read_folder(folder: Path, *, size: int, log: LogFunction = ignore_log) -> De
         found["test"],
         test.labels,
         checksum.make_checksum(found["sha256"]),
+        name_images(train, folder),
+        name_images(test, folder),
     )
+
+
+def name_images(listing: SplitListing, folder: Path) -> list[str]:
+    """Paths of the images inside of their folder."""
+    return [path.relative_to(folder).as_posix() for path in listing.paths]
 
 
 def hash_file_list(listing: FolderListing) -> DataChecksum:

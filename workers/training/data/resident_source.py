@@ -73,7 +73,7 @@ class ResidentSource:
         columns = slice(images.padding, images.padding + self._width)
         bytes_NHWC = self._bytes_PC.view(padded_NHWC.shape)[:, rows, columns]
         self._splits = {
-            "train": Split(bytes_NHWC, self._labels_N),
+            "train": Split(bytes_NHWC, self._labels_N, images.train.names),
             "test": images.test.to(device),
         }
         if images.validation is not None:
@@ -122,6 +122,10 @@ class ResidentSource:
             if self._recipe.test_time_augmentation is TtaMode.HFLIP:
                 views.append(images_NCHW.flip(3))
             yield views, images.labels_N[rows]
+
+    def list_names(self, split: str) -> list[str]:
+        names = self._splits[split].names
+        return names or [f"{split}/{index:05}" for index in range(len(self._splits[split]))]
 
     def close(self) -> None: ...
 

@@ -61,6 +61,7 @@ class StreamingSource:
         normalizer: Normalizer | None = None,
     ) -> None:
         listing = image_folders.list_images(folder)
+        self._folder = folder
         if recipe.validation_images >= len(listing.train):
             raise DatasetUnusable(
                 f"recipe.validation_images is {recipe.validation_images}, but {folder} has only "
@@ -146,6 +147,9 @@ class StreamingSource:
                 [self.normalizer(view_NHWC.to(self._device)) for view_NHWC in views_NHWC],
                 labels_N.to(self._device),
             )
+
+    def list_names(self, split: str) -> list[str]:
+        return image_folders.name_images(self._splits[split], self._folder)
 
     def close(self) -> None:
         if isinstance(self._batches, DecodePrefetcher):

@@ -17,8 +17,9 @@ from service.states import CheckpointPart
 from service.storage.tables import JobRow
 from tests.workers.training.support import CPU, RecordingObserver, small_spec
 from tests.workers.training.support import run as train
-from workers.training.analyses import layer_statistics, run
+from workers.training.analyses import layer_statistics, predictions, run
 from workers.training.analyses.measuring import NotAnalysable
+from workers.training.data import datasets
 from workers.training.device_context import DeviceContext
 
 CONTEXT = DeviceContext(rank=0, world_size=1, device=CPU, threads=1)
@@ -79,6 +80,29 @@ def analyse(spec: JobSpec, weights: Sequence[Path], **analysis: Any) -> Analysis
 def rows_of(result: AnalysisResult, name: str) -> list[dict[str, Cell]]:
     (table,) = (table for table in result.tables if table.name == name)
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def test_predictions(trained: Trained) -> None:
+    result = analyse(trained.spec, [trained.weights[6]], kind="predictions", split="test")
+    images = rows_of(result, "images")
+    assert [row["image"] for row in images[:2]] == ["test/00000", "test/00001"]
+    labels = datasets.read_images(
+        "digits", trained.weights[6].parent, stem=trained.spec.stem
+    ).test.labels_N
+    predicted = [int(str(row["class_name"])) for row in images]
+    wrong = sum(a != b for a, b in zip(predicted, labels.tolist(), strict=True))
+    assert 100 * wrong / len(labels) == pytest.approx(trained.test_error)
+    assert all(0.1 <= float(row["probability"] or 0) <= 1 for row in images)
+    counted = {row["class_name"]: row["images"] for row in rows_of(result, "classes")}
+    assert counted == {str(digit): predicted.count(digit) for digit in range(10)}
+
+
+def test_more_predictions_than_a_result_has_room_for_are_refused(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "MAX_CELLS", 1_000)
+    with pytest.raises(NotAnalysable, match="which has at most 245; upload them as several"):
+        analyse(trained.spec, [trained.weights[6]], kind="predictions")
 
 
 def test_lesions(trained: Trained) -> None:

@@ -1,5 +1,6 @@
 """Analyses of a small network that was trained on the digits."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,24 @@ def test_a_network_trained_on_crops_is_tested_by_ten_of_them_and_at_several_scal
         if views == "none":
             assert result.numbers["test_error"] == trained.test_error
     assert len(set(losses.values())) == 3, losses
+    # As its own, in folders that are none of its classes.
+    photos = tmp_path / "photos"
+    shutil.copytree(image_folder / "val" / "robin", photos / "friday")
+    shutil.copytree(image_folder / "train" / "wren", photos / "sunday")
+    document = training.model_dump(mode="json") | {
+        "start_from": start,
+        "analysis": {"kind": "predictions"},
+        "dataset": "folder:photos",
+    }
+    result = run.run(
+        parse_job_spec(document),
+        context=CONTEXT,
+        data_dir=tmp_path,
+        observer=RecordingObserver(),
+        weights=[weights],
+    ).result
+    assert result is not None
+    names = [f"friday/{number}.jpg" for number in range(3)]
+    names += [f"sunday/{number}.jpg" for number in range(5)]
+    assert [row[0] for row in result.tables[0].rows] == names
+    assert {row[1] for row in result.tables[0].rows} <= {"robin", "wren"}

@@ -42,6 +42,9 @@ def test_images_become_squares_labeled_by_their_folder(folder: Path) -> None:
     assert decoded.train_images.shape == (6, 32, 32, 3)
     assert decoded.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert decoded.test_labels.tolist() == [0, 0, 1, 1]
+    read = datasets.read_images("folder:colors", folder.parent, stem=Stem.CIFAR)
+    expected = [f"test/{name}/{number}.png" for name in ("blue", "red") for number in (0, 1)]
+    assert read.test.names == expected
     assert (decoded.train_images[decoded.train_labels == 0] == (0, 0, 200)).all()
     assert (decoded.test_images[decoded.test_labels == 1] == (200, 0, 0)).all()
 
