@@ -253,7 +253,7 @@ def _describe_cluster(state: ServiceState) -> Iterator[Metric]:
         ("use",),
         {("free",): gpus - used.gpus, ("used",): used.gpus},
     )
-    num_nodes = len(cluster.nodes) or 1 if cluster else 0
+    num_nodes = (len(cluster.nodes) or min(1, int(cluster.capacity.cpus))) if cluster else 0
     yield _make_gauge("cluster_nodes", "Nodes of the cluster", num_nodes)
     yield _make_gauge(
         "cluster_seen_timestamp_seconds",

@@ -189,6 +189,7 @@ class _Round:
             id=f"{job.id}-a{job.attempts}",
             job_id=job.id,
             number=job.attempts,
+            timing_key=job.timing_key,
             state=AttemptState.STARTING,
             owner=self.owner,
             fencing_token=1,

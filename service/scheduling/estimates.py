@@ -111,7 +111,7 @@ class Estimator:
                 AttemptRow.ended_at.is_not(None),
                 AttemptRow.number == JobRow.attempts,
                 AttemptRow.num_workers == profile.num_workers,
-                JobRow.timing_key == profile.timing_key,
+                AttemptRow.timing_key == profile.timing_key,
             )
             .order_by(AttemptRow.ended_at.desc())
             .limit(_MAX_SAMPLES)
@@ -169,7 +169,7 @@ class Estimator:
         return replace(total, p50=total.p50 - elapsed, p90=total.p90 - elapsed)
 
     def _measure_iteration(self, profile: TimingProfile) -> DurationEstimate | None:
-        same = self._read_samples(profile.num_workers, JobRow.timing_key == profile.timing_key)
+        same = self._read_samples(profile.num_workers, AttemptRow.timing_key == profile.timing_key)
         if same:
             found = compute_percentiles([sample.seconds for sample in same])
             return replace(found, basis=EstimateBasis.SAME)
@@ -178,7 +178,7 @@ class Estimator:
             return None
         others = self._read_samples(
             profile.num_workers,
-            JobRow.cpus_per_worker == profile.cpus_per_worker,
+            AttemptRow.cpus_per_worker == profile.cpus_per_worker,
             JobRow.gpus_per_worker.is_not_distinct_from(profile.gpus_per_worker),
             JobRow.macs_per_iteration.is_not(None),
         )

@@ -172,7 +172,6 @@ class JobRow(SubmittedRow):
         Index("ix_jobs_user_id", "user", "id"),
         Index("ix_jobs_user_state", "user", "state"),
         Index("ix_jobs_state_id", "state", "id"),
-        Index("ix_jobs_timing_key", "timing_key"),
         Index("ix_jobs_training_key", "training_key"),
         Index("ix_jobs_replicate_key", "replicate_key"),
         Index("ix_jobs_source_checkpoint_id", "source_checkpoint_id"),
@@ -274,6 +273,7 @@ class AttemptRow(Base):
 
     owner, lease_expires_at: the dispatcher that watches the attempt, and until when.
     fencing_token: incremented when another dispatcher takes over; writes with an older value fail.
+    timing_key: of the job, for the index by which the newest attempts like it are found.
     token_sha256: digest of the processes' API token; empty before a runner has the attempt.
     runner_id, resume_checkpoint_id: no foreign keys, since they outlive those rows.
     first_iteration: where the attempt started; iteration: newest with a reported metric;
@@ -294,11 +294,23 @@ class AttemptRow(Base):
         Index("ix_attempts_created_at", "created_at"),
         Index("ix_attempts_runner_id_state", "runner_id", "state"),
         Index("ix_attempts_ended_at", "ended_at"),
+        # The newest that took as long, or that had such workers, without a look at all others.
+        _partial_index(
+            "ix_attempts_timing_key",
+            *("timing_key", "num_workers", "ended_at"),
+            where="ended_at IS NOT NULL",
+        ),
+        _partial_index(
+            "ix_attempts_workers",
+            *("num_workers", "cpus_per_worker", "ended_at"),
+            where="ended_at IS NOT NULL",
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     number: Mapped[int]
+    timing_key: Mapped[str] = mapped_column(Text)
     state: Mapped[AttemptState]
     token_sha256: Mapped[str] = mapped_column(String(64), default="")
     runner_id: Mapped[str | None] = mapped_column(String(32))

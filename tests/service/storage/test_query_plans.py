@@ -11,6 +11,7 @@ from sqlalchemy import event, insert, text
 from service.jobs import retention
 from service.notifications import deliveries
 from service.scheduling import admission, cluster_state, leases, monitoring
+from service.scheduling.estimates import Estimator, TimingProfile
 from service.settings import RecordRetention
 from service.states import LogLevel
 from service.storage.database import Database
@@ -38,6 +39,13 @@ def test_no_frequent_query_reads_a_complete_table(core: Core) -> None:
     assert len(statements) > 20
     scans = [step for statement in statements for step in _find_scans(core.database, statement)]
     assert scans == []
+
+    with _recording(core.database) as statements, core.database.reading() as session:
+        # Like none that ran, with workers that none had.
+        Estimator(session).estimate_iteration(TimingProfile("none", 1e9, 2, 1, None, None))
+    plans = [_read_plan(core.database, statement) for statement in statements]
+    for plan, index in zip(plans, ("ix_attempts_timing_key", "ix_attempts_workers"), strict=True):
+        assert index in plan
 
 
 def _copy_finished_job(core: Core, job_id: str) -> None:
@@ -106,12 +114,16 @@ def _recording(database: Database) -> Iterator[list[_Statement]]:
     event.remove(database.engine, "before_cursor_execute", record)
 
 
-def _find_scans(database: Database, statement: _Statement) -> list[str]:
-    """The steps of the statement's plan that read a large table, or a large index of it."""
+def _read_plan(database: Database, statement: _Statement) -> str:
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
     with database.engine.connect() as connection:
         rows = connection.exec_driver_sql(explain + statement[0], statement[1]).all()
-    steps = [str(row[-1]) for row in rows]
+    return "\n".join(str(row[-1]) for row in rows)
+
+
+def _find_scans(database: Database, statement: _Statement) -> list[str]:
+    """The steps of the statement's plan that read a large table, or a large index of it."""
+    steps = _read_plan(database, statement).splitlines()
     tables = "|".join(_LARGE_TABLES)
     scan = re.compile(rf"\bSCAN ({tables})\b|Seq Scan on ({tables})\b")
     return [

@@ -190,13 +190,16 @@ def upgrade() -> None:
     op.create_index("ix_jobs_dataset_id", "jobs", ["dataset", "id"])
     op.create_index("ix_jobs_user_id", "jobs", ["user", "id"])
     op.create_index("ix_jobs_user_state", "jobs", ["user", "state"])
-    _create_partial_index("ix_jobs_finished_at", "jobs", "finished_at", "finished_at IS NOT NULL")
-    _create_partial_index("ix_jobs_not_before", "jobs", "not_before", "not_before IS NOT NULL")
+    _create_partial_index(
+        "ix_jobs_finished_at", "jobs", "finished_at", where="finished_at IS NOT NULL"
+    )
+    _create_partial_index(
+        "ix_jobs_not_before", "jobs", "not_before", where="not_before IS NOT NULL"
+    )
     op.create_index("ix_jobs_queue", "jobs", ["state", "queue_sort_key", "id"])
     op.create_index("ix_jobs_source_checkpoint_id", "jobs", ["source_checkpoint_id"])
     op.create_index("ix_jobs_source_job_id", "jobs", ["source_job_id"])
     op.create_index("ix_jobs_state_id", "jobs", ["state", "id"])
-    op.create_index("ix_jobs_timing_key", "jobs", ["timing_key"])
     op.create_index("ix_jobs_training_key", "jobs", ["training_key"])
     op.create_index("ix_jobs_replicate_key", "jobs", ["replicate_key"])
     op.create_table(
@@ -539,6 +542,7 @@ def upgrade() -> None:
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("job_id", sa.String(length=16), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("timing_key", sa.Text(), nullable=False),
         sa.Column(
             "state",
             sa.Enum(
@@ -614,8 +618,25 @@ def upgrade() -> None:
     )
     op.create_index("ix_attempts_ended_at", "attempts", ["ended_at"])
     op.create_index("ix_attempts_created_at", "attempts", ["created_at"])
+    has_ended = "ended_at IS NOT NULL"
+    _create_partial_index(
+        "ix_attempts_timing_key",
+        "attempts",
+        "timing_key",
+        "num_workers",
+        "ended_at",
+        where=has_ended,
+    )
+    _create_partial_index(
+        "ix_attempts_workers",
+        "attempts",
+        "num_workers",
+        "cpus_per_worker",
+        "ended_at",
+        where=has_ended,
+    )
     is_leased = "released_at IS NULL OR state != 'ended'"
-    _create_partial_index("ix_attempts_leased", "attempts", "owner", is_leased)
+    _create_partial_index("ix_attempts_leased", "attempts", "owner", where=is_leased)
     op.create_index("ix_attempts_runner_id_state", "attempts", ["runner_id", "state"])
     op.create_table(
         "checkpoints",
@@ -873,7 +894,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_mlflow_runs")),
     )
     _create_partial_index(
-        "ix_mlflow_runs_next_try_at", "mlflow_runs", "next_try_at", "next_try_at IS NOT NULL"
+        "ix_mlflow_runs_next_try_at",
+        "mlflow_runs",
+        "next_try_at",
+        where="next_try_at IS NOT NULL",
     )
     op.create_table(
         "metric_buckets",
@@ -1154,6 +1178,8 @@ def downgrade() -> None:
     op.drop_index("ix_deliveries_created_at", table_name="deliveries")
     op.drop_table("deliveries")
     op.drop_table("checkpoints")
+    op.drop_index("ix_attempts_workers", table_name="attempts")
+    op.drop_index("ix_attempts_timing_key", table_name="attempts")
     op.drop_index("ix_attempts_runner_id_state", table_name="attempts")
     op.drop_index("ix_attempts_leased", table_name="attempts")
     op.drop_index("ix_attempts_ended_at", table_name="attempts")
@@ -1187,7 +1213,6 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_user_id", table_name="jobs")
     op.drop_index("ix_jobs_replicate_key", table_name="jobs")
     op.drop_index("ix_jobs_training_key", table_name="jobs")
-    op.drop_index("ix_jobs_timing_key", table_name="jobs")
     op.drop_index("ix_jobs_state_id", table_name="jobs")
     op.drop_index("ix_jobs_source_job_id", table_name="jobs")
     op.drop_index("ix_jobs_source_checkpoint_id", table_name="jobs")
@@ -1200,6 +1225,6 @@ def downgrade() -> None:
     op.drop_table("changes")
 
 
-def _create_partial_index(name: str, table: str, column: str, where: str) -> None:
+def _create_partial_index(name: str, table: str, *columns: str, where: str) -> None:
     condition = sa.text(where)
-    op.create_index(name, table, [column], sqlite_where=condition, postgresql_where=condition)
+    op.create_index(name, table, [*columns], sqlite_where=condition, postgresql_where=condition)
