@@ -47,6 +47,7 @@ from workers.dispatcher.dispatcher import Dispatcher
 
 SPEC = {"depth": 8, "shortcut": "A", "dataset": "digits"}
 POSTS = 300
+BATCH = 1_000
 LISTS = 200
 CLAIMS = 2_000
 # Attempts that report at the same time, and reports of each with the maximum number of points.
@@ -102,6 +103,9 @@ def _measure(kind: str, url: str, folder: Path, parts: frozenset[str]) -> list[R
         posts = [_time(lambda: api.post("/v1/jobs", SPEC)) for _ in range(POSTS)]
         if "post" in parts:
             results += _percentiles(f"POST {{}} ms, {kind}", posts)
+            body = {"jobs": [{**SPEC, "seed": seed} for seed in range(BATCH)]}
+            batch = min(_time(lambda: api.post("/v1/jobs:batch", body)) for _ in range(3))
+            results.append(Result(f"POST of a batch of {BATCH:,} s, {kind}", "s", batch))
         _end_all_jobs(database)
         if "claimed" in parts:
             results += _percentiles(

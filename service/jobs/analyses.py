@@ -67,14 +67,14 @@ def submit(
     """Creates the job of an analysis. Raises what `submission.submit` raises."""
     key = IdempotencyKey.of(Operation.SUBMIT_ANALYSIS, idempotency_key, user=user, body=[request])
 
-    def create() -> JobRow:
+    def create() -> list[JobRow]:
         spec = make_spec(session, request)
         known = quotas.read_quotas(session)
         submission.require_quotas(session, spec, known, user=user, data_dir=data_dir, now=now)
-        return submission.create_job(session, spec, user=user, data_dir=data_dir, now=now)
+        return [submission.create_job(session, spec, user=user, data_dir=data_dir, now=now)]
 
     try:
-        return idempotency.submit_once(session, JobRow, create, key=key)
+        return idempotency.submit_once(session, JobRow, create, key=key)[0]
     except InvalidInput as error:
         raise type(error)(str(error), field_errors=_name_fields(error.field_errors)) from error
 

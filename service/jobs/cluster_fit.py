@@ -15,6 +15,8 @@ def require_fit(session: Session, spec: JobSpec) -> None:
     An elastic job needs the fewest workers that it may have.
     """
     cluster = session.get(ClusterRow, 1)
+    # A session forgets rows to which nothing refers, and a batch asks for each of its jobs.
+    session.info["cluster"] = cluster
     message = None if cluster is None else _describe_misfit(cluster, spec)
     if message is not None:
         raise CannotFit(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -117,8 +116,6 @@ def create_job(
         latest_metrics={},
     )
     session.add(job)
-    # Without an ORM relationship the session does not know that the job must be inserted first.
-    session.flush()
     session.add_all(TagRow(job_id=job.id, tag=tag) for tag in spec.tags)
     session.add_all(
         DependencyRow(job_id=job.id, needed_id=dependency.job, condition=dependency.condition)
@@ -137,7 +134,6 @@ def create_job(
         data["warning"] = warning
     events.append_event(session, job, EventKind.SUBMITTED, data, now=now)
     lifecycle.notify_analysed_job(session, job)
-    session.flush()
     return job
 
 
@@ -154,30 +150,30 @@ def submit_batch(
     _lock_referenced_jobs(session, specs)
     key = IdempotencyKey.of(Operation.SUBMIT_BATCH, idempotency_key, user=user, body=specs)
     known = quotas.read_quotas(session)
-    submissions: list[Submission[JobRow]] = []
-    for index, spec in enumerate(specs):
-        # Ids sort by time: a microsecond between jobs keeps the order of the batch.
-        created_at = now + timedelta(microseconds=index)
-        try:
-            resolved = _resolve_batch_references(spec, [job.row.id for job in submissions])
-            submitted = _submit(
-                session,
-                resolved,
-                user=user,
-                data_dir=data_dir,
-                now=created_at,
-                key=replace(key, item=index),
-                known_quotas=known,
-            )
-            submissions.append(submitted)
-        except InvalidInput as error:
-            field_errors = tuple(
-                FieldError(pointer=f"/jobs/{index}{field.pointer}", message=field.message)
-                for field in error.field_errors
-            )
-            message = f"job {index} of the batch: {error}"
-            raise type(error)(message, field_errors=field_errors) from error
-    return submissions
+
+    def create() -> list[JobRow]:
+        jobs: list[JobRow] = []
+        for index, spec in enumerate(specs):
+            try:
+                resolved = _resolve_batch_references(spec, jobs)
+                # Ids sort by time: a microsecond between jobs keeps the order of the batch.
+                created_at = now + timedelta(microseconds=index)
+                require_quotas(
+                    session, resolved, known, user=user, data_dir=data_dir, now=created_at
+                )
+                jobs.append(
+                    create_job(session, resolved, user=user, data_dir=data_dir, now=created_at)
+                )
+            except InvalidInput as error:
+                field_errors = tuple(
+                    FieldError(pointer=f"/jobs/{index}{field.pointer}", message=field.message)
+                    for field in error.field_errors
+                )
+                message = f"job {index} of the batch: {error}"
+                raise type(error)(message, field_errors=field_errors) from error
+        return jobs
+
+    return idempotency.submit_once(session, JobRow, create, key=key)
 
 
 def clone(
@@ -254,11 +250,11 @@ def _submit(
     key: IdempotencyKey,
     known_quotas: dict[str, Quota],
 ) -> Submission[JobRow]:
-    def create() -> JobRow:
+    def create() -> list[JobRow]:
         require_quotas(session, spec, known_quotas, user=user, data_dir=data_dir, now=now)
-        return create_job(session, spec, user=user, data_dir=data_dir, now=now)
+        return [create_job(session, spec, user=user, data_dir=data_dir, now=now)]
 
-    return idempotency.submit_once(session, JobRow, create, key=key)
+    return idempotency.submit_once(session, JobRow, create, key=key)[0]
 
 
 def require_quotas(
@@ -326,6 +322,9 @@ def _find_dependencies(session: Session, spec: JobSpec, find_job: FindJob) -> li
     """InvalidInput for a job that does not exist, or that can never end as its condition asks."""
     found: list[JobRow] = []
     field_errors: list[FieldError] = []
+    if spec.after:
+        # Earlier jobs of the same batch are locked too.
+        session.flush()
     for index, dependency in enumerate(spec.after):
         pointer = f"/after/{index}/job"
         try:
@@ -343,14 +342,16 @@ def _find_dependencies(session: Session, spec: JobSpec, find_job: FindJob) -> li
     return found
 
 
-def _resolve_batch_references(spec: JobSpec, earlier_ids: Sequence[str]) -> JobSpec:
+def _resolve_batch_references(spec: JobSpec, earlier: Sequence[JobRow]) -> JobSpec:
+    if not spec.after:
+        return spec
     after = []
     for index, dependency in enumerate(spec.after):
         number = dependency.batch_index
         if number is None:
             after.append(dependency)
-        elif number < len(earlier_ids):
-            after.append(Dependency(job=earlier_ids[number], condition=dependency.condition))
+        elif number < len(earlier):
+            after.append(Dependency(job=earlier[number].id, condition=dependency.condition))
         else:
             message = f"{dependency.job} is not an earlier job of the same batch"
             field_error = FieldError(pointer=f"/after/{index}/job", message=message)

@@ -53,15 +53,15 @@ def submit(
     search_spec.check_search_spec(spec, check_trial)
     key = IdempotencyKey.of(Operation.SUBMIT_SEARCH, idempotency_key, user=user, body=[spec])
 
-    def create() -> SearchRow:
+    def create() -> list[SearchRow]:
         known = quotas.read_quotas(session)
         storage_use.require_space(session, user, (), known, data_dir=data_dir)
         for trial in trials.values():
             dataset_use.keep_dataset(session, trial.dataset)
             _check_trial(session, trial, data_dir=data_dir)
-        return _create(session, _pin_model(session, spec), user=user, now=now)
+        return [_create(session, _pin_model(session, spec), user=user, now=now)]
 
-    return idempotency.submit_once(session, SearchRow, create, key=key)
+    return idempotency.submit_once(session, SearchRow, create, key=key)[0]
 
 
 def _create(session: Session, spec: SearchSpec, *, user: str, now: datetime) -> SearchRow:
@@ -78,8 +78,6 @@ def _create(session: Session, spec: SearchSpec, *, user: str, now: datetime) -> 
         driver_failures=0,
     )
     session.add(search)
-    # Without an ORM relationship the session does not know that it must be inserted first.
-    session.flush()
     events.append_event(session, search, EventKind.SUBMITTED, {"trials": spec.trials}, now=now)
     return search
 

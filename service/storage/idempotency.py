@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,14 +30,13 @@ class Operation(StrEnum):
 class IdempotencyKey:
     """What a client sent with a request. Keys of other users and operations are independent.
 
-    `value`: None without a key. `request_sha256`: of the validated body. `item`: index in a batch.
+    `value`: None without a key. `request_sha256`: of the validated body.
     """
 
     user: str
     operation: Operation
     value: str | None
     request_sha256: str
-    item: int = 0
 
     @classmethod
     def of(
@@ -59,50 +59,64 @@ class Submission(Generic[RowT]):
 def submit_once(
     session: Session,
     row_type: type[RowT],
-    create: Callable[[], RowT],
+    create: Callable[[], Sequence[RowT]],
     *,
     key: IdempotencyKey,
-) -> Submission[RowT]:
-    """Calls `create` unless the key was used before. IdempotencyMismatch for another body."""
+) -> list[Submission[RowT]]:
+    """Calls `create` unless the key was used before. IdempotencyMismatch for another body.
+
+    Of a batch, a replay has the rows that have not been deleted since.
+    """
     if key.value is None:
-        return Submission(row=create(), is_replay=False)
-    earlier = _find_earlier(session, row_type, key)
-    if earlier is not None:
-        return Submission(row=earlier, is_replay=True)
+        rows = create()
+        # The rows have their defaults then.
+        session.flush()
+        return [Submission(row=row, is_replay=False) for row in rows]
+    if earlier := _find_earlier(session, row_type, key):
+        return earlier
     try:
         with session.begin_nested():
-            row = create()
-            session.flush()
-            session.add(_key_row(key, row))
+            rows = create()
+            session.add_all(_key_row(key, item, row) for item, row in enumerate(rows))
     except IntegrityError:
         # A concurrent transaction with the same key has committed first.
-        earlier = _find_earlier(session, row_type, key)
-        if earlier is None:
-            raise
-        return Submission(row=earlier, is_replay=True)
-    return Submission(row=row, is_replay=False)
+        if earlier := _find_earlier(session, row_type, key):
+            return earlier
+        raise
+    return [Submission(row=row, is_replay=False) for row in rows]
 
 
-def _find_earlier(session: Session, row_type: type[RowT], key: IdempotencyKey) -> RowT | None:
-    used = session.get(IdempotencyKeyRow, (key.user, key.operation, key.value, key.item))
-    if used is None:
-        return None
-    created = {"job": used.job_id, "search": used.search_id, "study": used.study_id}
-    noun, row_id = next((noun, row_id) for noun, row_id in created.items() if row_id is not None)
-    if used.request_sha256 != key.request_sha256:
+def _find_earlier(
+    session: Session, row_type: type[RowT], key: IdempotencyKey
+) -> list[Submission[RowT]]:
+    used = session.scalars(
+        select(IdempotencyKeyRow)
+        .where(
+            IdempotencyKeyRow.user == key.user,
+            IdempotencyKeyRow.operation == key.operation,
+            IdempotencyKeyRow.key == key.value,
+        )
+        .order_by(IdempotencyKeyRow.item)
+    ).all()
+    row_ids = [row.job_id or row.search_id or row.study_id for row in used]
+    if used and used[0].request_sha256 != key.request_sha256:
+        noun = "job" if used[0].job_id else "search" if used[0].search_id else "study"
         raise IdempotencyMismatch(
             f"the idempotency key {key.value!r} was used with a different body; "
-            f"that request created {noun} {row_id}"
+            f"that request created {noun} {row_ids[0]}"
         )
-    return session.get(row_type, row_id)
+    rows = [session.get(row_type, row_id) for row_id in row_ids]
+    return [Submission(row=row, is_replay=True) for row in rows if row is not None]
 
 
-def _key_row(key: IdempotencyKey, row: JobRow | SearchRow | StudyRow) -> IdempotencyKeyRow:
+def _key_row(
+    key: IdempotencyKey, item: int, row: JobRow | SearchRow | StudyRow
+) -> IdempotencyKeyRow:
     return IdempotencyKeyRow(
         user=key.user,
         operation=key.operation,
         key=key.value,
-        item=key.item,
+        item=item,
         request_sha256=key.request_sha256,
         job_id=row.id if isinstance(row, JobRow) else None,
         search_id=row.id if isinstance(row, SearchRow) else None,

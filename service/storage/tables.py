@@ -1,4 +1,7 @@
-"""The tables of the database, one class per row."""
+"""The tables of the database, one class per row.
+
+Relationships, which no code reads, order inserts: a flush inserts a job before its events.
+"""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from service.states import (
     ActorKind,
@@ -232,6 +235,7 @@ class OtherCheckpointRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     checkpoint_id: Mapped[str] = mapped_column(String(16), index=True)
+    _job: Mapped[JobRow] = relationship(lazy="raise")
 
 
 class AnalysisResultRow(Base):
@@ -254,6 +258,7 @@ class TagRow(Base):
     job_id: Mapped[str] = mapped_column(
         ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True
     )
+    _job: Mapped[JobRow] = relationship(lazy="raise")
 
 
 class DependencyRow(Base):
@@ -266,6 +271,7 @@ class DependencyRow(Base):
         ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True
     )
     condition: Mapped[DependencyCondition]
+    _job: Mapped[JobRow] = relationship(foreign_keys=job_id, lazy="raise")
 
 
 class AttemptRow(Base):
@@ -770,6 +776,7 @@ class TrialRow(Base):
     driver_trial_id: Mapped[str] = mapped_column(String(80))
     stop_reason: Mapped[str | None] = mapped_column(Text)
     is_paused: Mapped[bool] = mapped_column(default=False)
+    _job: Mapped[JobRow] = relationship(lazy="raise")
 
 
 class StudyRow(SubmittedRow):
@@ -791,6 +798,7 @@ class StudyMemberRow(Base):
     job_id: Mapped[str | None] = mapped_column(
         ForeignKey("jobs.id", ondelete="SET NULL"), index=True
     )
+    _job: Mapped[JobRow | None] = relationship(lazy="raise")
 
 
 class StudyAnalysisRow(Base):
@@ -811,6 +819,7 @@ class StudyAnalysisRow(Base):
         ForeignKey("jobs.id", ondelete="SET NULL"), index=True
     )
     problem: Mapped[str | None] = mapped_column(Text)
+    _job: Mapped[JobRow | None] = relationship(lazy="raise")
 
 
 class EventRow(Base):
@@ -835,6 +844,7 @@ class JobEventRow(EventRow):
     subject_id: Mapped[str] = mapped_column(
         "job_id", ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
     )
+    _job: Mapped[JobRow] = relationship(lazy="raise")
 
 
 class SearchEventRow(EventRow):
@@ -843,6 +853,7 @@ class SearchEventRow(EventRow):
     subject_id: Mapped[str] = mapped_column(
         "search_id", ForeignKey("searches.id", ondelete="CASCADE"), primary_key=True
     )
+    _search: Mapped["SearchRow"] = relationship(lazy="raise")
 
 
 class ModelRow(Base):
@@ -949,3 +960,6 @@ class IdempotencyKeyRow(Base):
     study_id: Mapped[str | None] = mapped_column(
         ForeignKey("studies.id", ondelete="CASCADE"), index=True
     )
+    _job: Mapped[JobRow | None] = relationship(lazy="raise")
+    _search: Mapped["SearchRow | None"] = relationship(lazy="raise")
+    _study: Mapped["StudyRow | None"] = relationship(lazy="raise")

@@ -53,10 +53,10 @@ def submit(
     specs = _make_members(study)
     key = IdempotencyKey.of(Operation.SUBMIT_STUDY, idempotency_key, user=user, body=[study])
 
-    def create() -> StudyRow:
-        return _create(session, study, specs, user=user, data_dir=data_dir, now=now)
+    def create() -> list[StudyRow]:
+        return [_create(session, study, specs, user=user, data_dir=data_dir, now=now)]
 
-    return idempotency.submit_once(session, StudyRow, create, key=key)
+    return idempotency.submit_once(session, StudyRow, create, key=key)[0]
 
 
 def find_study(session: Session, study_id: str) -> StudyRow:

@@ -1,12 +1,9 @@
 """`GET /metrics`: what it says, what it costs, and that the guide explains it."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event
 
 from api.monitoring import ServiceMonitor
 from api.request_meter import RequestMeter
@@ -15,10 +12,10 @@ from service.scheduling import dispatchers
 from service.settings import Settings
 from service.states import Reason, Role, TokenScope
 from service.storage.artifacts import ArtifactStore
-from service.storage.database import Database
 from tests.support.api import Api
 from tests.support.core import START, Core, job_id_of, note, workers
 from tests.support.prometheus import Scraped, scrape
+from tests.support.statements import recorded_statements
 from tools.check_prose import REPOSITORY
 
 _GUIDE = REPOSITORY / "docs" / "how-to" / "monitor-the-service.md"
@@ -161,7 +158,7 @@ def test_a_scrape_needs_as_many_queries_for_many_rows_as_for_few(
     counts = []
     for number in (1, 10):
         _fill(core, number)
-        with _recording(core.database) as statements:
+        with recorded_statements(core.database) as statements:
             monitored.scrape()
         counts.append(len(statements))
     assert counts[0] == counts[1] <= _MAX_QUERIES
@@ -180,19 +177,6 @@ def _fill(core: Core, number: int) -> None:
         core.submit(user=name, tags=["nightly"], resources=workers(64), priority=0)
 
 
-@contextmanager
-def _recording(database: Database) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if not statement.startswith(("BEGIN", "SET")):
-            statements.append(statement)
-
-    event.listen(database.engine, "before_cursor_execute", record)
-    yield statements
-    event.remove(database.engine, "before_cursor_execute", record)
-
-
 def test_the_bytes_of_checkpoints_are_not_added_up_for_each_scrape(
     core: Core, monitored: Monitored
 ) -> None:
@@ -200,7 +184,7 @@ def test_the_bytes_of_checkpoints_are_not_added_up_for_each_scrape(
     core.report(taken.attempt_id, 2, checkpoints=[note(20)])
     stored = {"name": "resnetd_stored_bytes", "kind": "checkpoints"}
     assert monitored.scrape().value(**stored) > 0
-    with _recording(core.database) as statements:
+    with recorded_statements(core.database) as statements:
         assert monitored.scrape().value(**stored) > 0
     assert not any("checkpoints" in statement for statement in statements)
 

@@ -3,13 +3,16 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import delete
 
 from service.errors import InvalidInput
 from service.jobs import lifecycle, records, submission
 from service.jobs.records import JobFilter
 from service.states import JobState, Reason
+from service.storage.tables import JobRow
 from tests.support.core import NO_DATA, Core, job_id_of, spec, workers
 from tests.support.locks import wait_for_blocked_transaction
+from tests.support.statements import recorded_statements
 
 
 def test_a_submitted_job_is_queued_with_its_complete_spec(core: Core) -> None:
@@ -82,6 +85,37 @@ def test_a_repeated_batch_returns_its_jobs(core: Core) -> None:
             made.append([submitted.row.id for submitted in batch])
         core.clock.advance(1.0)
     assert made[0] == made[1]
+
+
+def test_a_repeated_batch_returns_those_of_its_jobs_that_are_left(core: Core) -> None:
+    key = {"user": "ann", "data_dir": NO_DATA, "now": core.clock.now, "idempotency_key": "k"}
+    batch = [spec(), spec(seed=1)]
+    with core.database.transaction() as session:
+        first, second = submission.submit_batch(session, batch, **key)
+    with core.database.transaction() as session:
+        session.execute(delete(JobRow).where(JobRow.id == first.row.id))
+    with core.database.transaction() as session:
+        (left,) = submission.submit_batch(session, batch, **key)
+    assert left.is_replay
+    assert left.row.id == second.row.id
+
+
+def test_a_batch_needs_as_many_statements_as_a_job(core: Core) -> None:
+    core.record_cluster(cpus=64)
+    core.submit(user="ann")
+
+    def count_statements(num_jobs: int) -> int:
+        specs = [spec(seed=seed, tags=["many"]) for seed in range(num_jobs)]
+        with (
+            recorded_statements(core.database) as statements,
+            core.database.transaction() as session,
+        ):
+            submission.submit_batch(
+                session, specs, user="ann", data_dir=NO_DATA, now=core.clock.now
+            )
+        return len(statements)
+
+    assert count_statements(20) == count_statements(1)
 
 
 def test_a_clone_has_the_spec_of_the_original_with_the_changes(core: Core) -> None:
