@@ -83,7 +83,8 @@ def submit_once(
         if earlier := _find_earlier(session, row_type, key):
             return earlier
         raise
-    return [Submission(row=row, is_replay=False) for row in rows]
+    else:
+        return [Submission(row=row, is_replay=False) for row in rows]
 
 
 def _find_earlier(

@@ -1,6 +1,7 @@
 """Submission: one job, a batch, a clone, and dependencies."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import delete
@@ -88,7 +89,7 @@ def test_a_repeated_batch_returns_its_jobs(core: Core) -> None:
 
 
 def test_a_repeated_batch_returns_those_of_its_jobs_that_are_left(core: Core) -> None:
-    key = {"user": "ann", "data_dir": NO_DATA, "now": core.clock.now, "idempotency_key": "k"}
+    key: Any = {"user": "ann", "data_dir": NO_DATA, "now": core.clock.now, "idempotency_key": "k"}
     batch = [spec(), spec(seed=1)]
     with core.database.transaction() as session:
         first, second = submission.submit_batch(session, batch, **key)
