@@ -88,7 +88,7 @@ test-gpu: setup ## run the tests that need a GPU
 	$(BIN)/pytest -m gpu
 
 test-hosts: setup ## run the service and a Ray cluster on four network namespaces; needs root
-	$(BIN)/pytest -m hosts tests/hosts
+	$(BIN)/pytest -m hosts tests/hosts --durations=0 --durations-min=1
 
 chaos: setup ## inject random faults while jobs run, then check all invariants; MINUTES=60 SEED=
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from tests.hosts.cases import TWO_HOSTS, UPLOADED, WAITING, make_archive
 from tests.hosts.support import NODES, Host, Network
 from workers.cluster.ray_jobs import LOST_NODE_SECONDS
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
+RecordProperty = Callable[[str, object], None]
+
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900)]
 
 JOB_SECONDS = 300.0
 # Until the other ranks have stopped and the runner has reported the failure.
@@ -79,12 +82,15 @@ def check_complete(
     check_event_numbers(client, [job_id])
 
 
-def check_loss_was_noticed(client: resnetd.Client, job_id: str, *, since: datetime) -> None:
+def check_loss_was_noticed(
+    client: resnetd.Client, job_id: str, *, since: datetime, record: RecordProperty
+) -> None:
     """The first attempt ended because of the lost node, in time; the last one completed."""
     attempt, *others = client.jobs.attempts(job_id)
     assert (attempt.reason, attempt.blame) == ("worker-died", "infrastructure"), attempt.message
     assert attempt.ended_at is not None
     noticed_seconds = (attempt.ended_at - since).total_seconds()
+    record("noticed_seconds", round(noticed_seconds, 1))
     assert noticed_seconds < LOST_NODE_SECONDS + REPORT_SECONDS, noticed_seconds
     assert others[-1].reason == "completed"
 
@@ -142,7 +148,11 @@ def test_each_machine_fetches_the_uploaded_images_of_its_jobs(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_job_resumes_after_the_machine_of_a_rank_was_cut_off(
-    rank: int, network: Network, reference: ReferenceRun, tmp_path: Path
+    rank: int,
+    network: Network,
+    reference: ReferenceRun,
+    tmp_path: Path,
+    record_property: RecordProperty,
 ) -> None:
     with network.client() as client:
         job = client.submit(dict(TWO_HOSTS.spec))
@@ -155,11 +165,14 @@ def test_a_job_resumes_after_the_machine_of_a_rank_was_cut_off(
         wait_until_final(network, client, job.id)
 
         check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
-        check_loss_was_noticed(client, job.id, since=cut_at)
+        check_loss_was_noticed(client, job.id, since=cut_at, record=record_property)
 
 
 def test_a_job_resumes_after_a_machine_lost_its_power(
-    network: Network, reference: ReferenceRun, tmp_path: Path
+    network: Network,
+    reference: ReferenceRun,
+    tmp_path: Path,
+    record_property: RecordProperty,
 ) -> None:
     with network.client() as client:
         job = client.submit(dict(TWO_HOSTS.spec))
@@ -172,11 +185,14 @@ def test_a_job_resumes_after_a_machine_lost_its_power(
         wait_until_final(network, client, job.id)
 
         check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
-        check_loss_was_noticed(client, job.id, since=lost_at)
+        check_loss_was_noticed(client, job.id, since=lost_at, record=record_property)
 
 
 def test_a_job_resumes_after_its_node_of_ray_died_and_was_started_again(
-    network: Network, reference: ReferenceRun, tmp_path: Path
+    network: Network,
+    reference: ReferenceRun,
+    tmp_path: Path,
+    record_property: RecordProperty,
 ) -> None:
     with network.client() as client:
         job = client.submit(dict(TWO_HOSTS.spec))
@@ -187,11 +203,14 @@ def test_a_job_resumes_after_its_node_of_ray_died_and_was_started_again(
         wait_until_final(network, client, job.id)
 
         check_complete(network, client, job.id, TWO_HOSTS, reference, tmp_path)
-        check_loss_was_noticed(client, job.id, since=killed_at)
+        check_loss_was_noticed(client, job.id, since=killed_at, record=record_property)
 
 
 def test_a_job_resumes_after_the_head_of_ray_died_and_was_started_again(
-    network: Network, reference: ReferenceRun, tmp_path: Path
+    network: Network,
+    reference: ReferenceRun,
+    tmp_path: Path,
+    record_property: RecordProperty,
 ) -> None:
     with network.client() as client:
         job = client.submit(dict(TWO_HOSTS.spec))
@@ -205,6 +224,7 @@ def test_a_job_resumes_after_the_head_of_ray_died_and_was_started_again(
         wait_until_final(network, client, waiting.id)
         check_job_ends(client, {waiting.id: WAITING})
         first, *others = client.jobs.attempts(job.id)
+        record_property("reason", first.reason)
         assert (first.reason, first.blame) in HEAD_LOSSES
         assert others[-1].reason == "completed"
 
