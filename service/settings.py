@@ -256,6 +256,8 @@ class Settings(BaseSettings):
     """An attempt without a report for this time is stopped and retried."""
     cancel_grace_seconds: Seconds = 30.0
     """Time that an attempt has to stop by itself after a request."""
+    grow_after_seconds: Seconds = 60.0
+    """Time for which more workers must be free before an elastic job is stopped to get them."""
     termination_grace_seconds: Seconds = 20.0
     """Time that a runner has to exit by itself."""
 

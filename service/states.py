@@ -125,6 +125,7 @@ class Reason(StrEnum):
     KILLED = "killed"
     PAUSED = "paused"
     PREEMPTED = "preempted"
+    RESIZED = "resized"  # to continue with more workers
     EARLY_STOPPED = "early-stopped"
     DEPENDENCY_FAILED = "dependency-failed"
     TIME_LIMIT = "time-limit"
@@ -167,6 +168,7 @@ _BLAME: dict[Reason, Blame | None] = {
     Reason.KILLED: None,
     Reason.PAUSED: None,
     Reason.PREEMPTED: None,
+    Reason.RESIZED: None,
     Reason.EARLY_STOPPED: None,
     Reason.DEPENDENCY_FAILED: None,
     Reason.TIME_LIMIT: Blame.USER,
@@ -214,6 +216,7 @@ class StopReason(StrEnum):
     PAUSE = "pause"
     PREEMPT = "preempt"
     EARLY_STOP = "early-stop"
+    RESIZE = "resize"
 
     @property
     def reason(self) -> Reason:
@@ -227,7 +230,11 @@ _STOP_REASONS = {
     StopReason.PAUSE: Reason.PAUSED,
     StopReason.PREEMPT: Reason.PREEMPTED,
     StopReason.EARLY_STOP: Reason.EARLY_STOPPED,
+    StopReason.RESIZE: Reason.RESIZED,
 }
+
+# The job continues at once, unless it is asked to stop for another reason meanwhile.
+CONTINUING_STOPS = frozenset({None, StopReason.RESIZE})
 
 
 class SearchState(StrEnum):

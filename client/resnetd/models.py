@@ -41,6 +41,7 @@ class Reason(OpenEnum):
     KILLED = "killed"
     PAUSED = "paused"
     PREEMPTED = "preempted"
+    RESIZED = "resized"
     EARLY_STOPPED = "early-stopped"
     DEPENDENCY_FAILED = "dependency-failed"
     TIME_LIMIT = "time-limit"
@@ -72,6 +73,7 @@ class StopReason(OpenEnum):
     PAUSE = "pause"
     PREEMPT = "preempt"
     EARLY_STOP = "early-stop"
+    RESIZE = "resize"
 
 
 class ActorKind(OpenEnum):

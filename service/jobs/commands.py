@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import IllegalTransition
 from service.jobs import lifecycle, queue_order
-from service.states import JobState, Reason, StopReason
+from service.states import CONTINUING_STOPS, JobState, Reason, StopReason
 from service.storage import events
 from service.storage.events import EventKind
 from service.storage.tables import JobRow
@@ -96,8 +96,14 @@ def change_priority(session: Session, job_id: str, priority: int, *, now: dateti
 
 def preempt(session: Session, job: JobRow, *, by: str, now: datetime) -> None:
     """Stops the attempt of a locked job in favor of job `by`; the job is queued again."""
-    assert job.stop_requested is None
+    assert job.stop_requested in CONTINUING_STOPS
     _request_stop(session, job, StopReason.PREEMPT, now=now, by=by)
+
+
+def resize(session: Session, job: JobRow, *, message: str, now: datetime) -> None:
+    """Stops the attempt of a locked job, which is queued again and may have more workers."""
+    assert job.stop_requested is None
+    _request_stop(session, job, StopReason.RESIZE, now=now, message=message)
 
 
 def stop_early(session: Session, job_id: str, *, message: str, now: datetime) -> bool:

@@ -35,6 +35,8 @@ from service.storage.visibility import ALL_ROWS, VISIBLE_ROWS
 MAX_INFRA_RESTARTS = 20
 # A job is held after this number of consecutive failures at the same iteration.
 POISON_ATTEMPTS = 3
+# The job is queued again without a backoff.
+_CONTINUED = frozenset({Reason.PREEMPTED, Reason.RESIZED})
 
 
 def lock_job(session: Session, job_id: str) -> JobRow:
@@ -224,8 +226,8 @@ def _finish_or_requeue(
     if reason is Reason.EARLY_STOPPED:
         # The search has set the job's message when it requested the stop.
         message = job.message or message
-    if state is JobState.QUEUED and reason is Reason.PREEMPTED:
-        job.preemptions += 1
+    if state is JobState.QUEUED and reason in _CONTINUED:
+        job.preemptions += reason is Reason.PREEMPTED
     elif state is JobState.QUEUED:
         iteration = _find_poison_iteration(session, job)
         if iteration is None:

@@ -22,7 +22,7 @@ from service.scheduling.policy import PreemptJobs, StartJob
 from service.scheduling.worker_groups import WorkerGroups
 from service.specs.job_spec import StartMode
 from service.specs.quota import Quota
-from service.states import AttemptState, JobState, Reason
+from service.states import CONTINUING_STOPS, AttemptState, JobState, Reason
 from service.storage import events
 from service.storage.events import EventKind
 from service.storage.tables import AttemptRow, JobRow
@@ -233,7 +233,7 @@ def _preempt(session: Session, decision: PreemptJobs, *, now: datetime) -> None:
     for job_id in sorted(decision.victims):
         job = lifecycle.lock_job(session, job_id)
         is_running = job.state in {JobState.STARTING, JobState.RUNNING}
-        if is_running and job.stop_requested is None:
+        if is_running and job.stop_requested in CONTINUING_STOPS:
             commands.preempt(session, job, by=decision.job_id, now=now)
 
 

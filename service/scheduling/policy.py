@@ -160,9 +160,12 @@ def decide(snapshot: SchedulerSnapshot) -> StartJob | PreemptJobs | None:
         elif victims := _select_victims(job, snapshot.running, free):
             return PreemptJobs(job.job_id, victims)
         else:
+            running = snapshot.running
+            if is_releasing:
+                running = [other for other in running if other.job_id != job.job_id]
             soon_free = free + held[job.job_id] if is_releasing else free
             head = next(list_fitting(job, soon_free, usage, snapshot), job)
-            reservation = make_reservation(head, snapshot.running, free)
+            reservation = make_reservation(head, running, soon_free)
     return None
 
 

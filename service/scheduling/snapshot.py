@@ -23,7 +23,7 @@ from service.scheduling.policy import (
 )
 from service.scheduling.worker_groups import WorkerGroups
 from service.specs.quota import Quota, find_storage_limits, list_keys, list_limited_in_hours
-from service.states import AttemptState, JobState
+from service.states import CONTINUING_STOPS, AttemptState, JobState
 from service.storage.tables import AttemptRow, JobRow, TagRow
 from service.storage.visibility import ALL_ROWS
 
@@ -127,7 +127,8 @@ def _make_running_job(
     tags: tuple[str, ...],
     now: datetime,
 ) -> RunningJob:
-    is_stopping = attempt.state is AttemptState.ENDED or job.stop_requested is not None
+    has_ended = attempt.state is AttemptState.ENDED
+    is_stopping = has_ended or job.stop_requested not in CONTINUING_STOPS
     deadline = attempt.backfill_deadline
     return RunningJob(
         job_id=job.id,

@@ -19,7 +19,7 @@ from service.searches import lifecycle, records
 from service.specs.labels import LabelUpdate
 from service.specs.search_spec import SearchSpec
 from service.specs.validation import validate
-from service.states import JobState, SearchEndReason, SearchState
+from service.states import CONTINUING_STOPS, JobState, SearchEndReason, SearchState
 from service.storage import changes, events
 from service.storage.events import EventKind
 from service.storage.tables import JobRow, SearchRow, TrialRow
@@ -63,7 +63,7 @@ def resume_trials(session: Session, search_id: str, *, now: datetime) -> None:
         job = job_lifecycle.lock_job(session, trial.job_id)
         if job.state is JobState.PAUSED:
             job_commands.resume(session, job.id, now=now)
-        if job.stop_requested is None:
+        if job.stop_requested in CONTINUING_STOPS:
             trial.is_paused = False
 
 

@@ -19,7 +19,7 @@ from service.log import about_attempt
 from service.scheduling import leases
 from service.scheduling.leases import OwnedAttempt
 from service.settings import Settings
-from service.states import AttemptState, Reason
+from service.states import AttemptState, Reason, StopReason
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, JobRow, RunnerRow
 from workers.cluster.ray_jobs import ClusterJob
@@ -139,7 +139,8 @@ class AttemptWatcher:
         attempt, job = item.attempt, item.job
         grace_seconds = self._settings.cancel_grace_seconds
         is_running = attempt.state is AttemptState.RUNNING
-        if job.stop_requested is not None:
+        # One that shall continue with more workers is not worth what a stop from outside loses.
+        if job.stop_requested is not None and job.stop_requested is not StopReason.RESIZE:
             assert job.stop_requested_at is not None
             if not is_running or self._has_passed(job.stop_requested_at, grace_seconds):
                 return _End(job.stop_requested.reason, "stopped by the dispatcher")

@@ -27,6 +27,7 @@ from workers.cluster.ray_jobs import ClusterResources
 from workers.dispatcher.attempt_watcher import AttemptWatcher
 from workers.dispatcher.demand_publisher import DemandPublisher
 from workers.dispatcher.driver_kind import DriverKind
+from workers.dispatcher.growth_watcher import GrowthWatcher
 from workers.dispatcher.reconciler import Cluster, RayJobReconciler
 from workers.dispatcher.runner_kind import RunnerKind
 
@@ -65,6 +66,7 @@ class Dispatcher:
             DriverKind(settings), settings, database, cluster, owner=self.owner, now=now
         )
         self._watcher = AttemptWatcher(settings, database, cluster, self._runners, now=now)
+        self._growth = GrowthWatcher(settings, database, now=now)
         self._demand = DemandPublisher(settings, database, cluster, owner=self.owner, now=now)
         self._last_warning: str | None = None
         self._round_at: datetime | None = None
@@ -150,6 +152,7 @@ class Dispatcher:
         }
         self._watcher.check_all(owned, lost_runners)
         self._runners.reconcile(active_runners, ray_jobs)
+        self._growth.check()
         self._reconcile_warm_pool()
         self._drivers.reconcile(self._drivers.list_active(), ray_jobs)
         if self._settings.scalable_nodes:

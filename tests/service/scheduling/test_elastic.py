@@ -6,10 +6,11 @@ import pytest
 
 from service.errors import CannotFit
 from service.resources import ResourceBundle
-from service.scheduling import queue_status
+from service.scheduling import cluster_state, growth, queue_status
 from service.scheduling.estimates import Estimator, TimingProfile
+from service.scheduling.growth import Growth
 from service.scheduling.queue_status import QueueStatus, WaitReason
-from service.states import Reason
+from service.states import JobState, Reason, StopReason
 from tests.support.core import Core, Taken, job_id_of, make_point, note, spec, workers
 
 STEPS = 100
@@ -170,3 +171,131 @@ def test_a_short_elastic_job_is_backfilled_with_all_that_is_free(core: Core) -> 
     attempt = core.attempt(backfilled.attempt_id)
     assert attempt.num_workers == 4
     assert attempt.backfill_deadline is not None
+
+
+def run_alone(core: Core, *, cpus: int = 4, iterations: int = 10_000, **fields: Any) -> Taken:
+    """A job that has trained 100 iterations in 100 s with one worker; then the cluster grows."""
+    core.record_cluster(cpus=1)
+    core.submit(**elastic(), recipe=QUICK | {"iterations": iterations}, **fields)
+    taken = run_next(core)
+    core.clock.advance(100.0)
+    core.report(taken.attempt_id, 2, metrics=[make_point("train/loss", 100, 0.5)])
+    core.record_cluster(cpus=cpus)
+    return taken
+
+
+def list_growths(core: Core) -> list[Growth]:
+    with core.database.reading() as session:
+        assert growth.is_any_growable(session)
+        return growth.list_growths(
+            session, min_seconds=60.0, data_dir=core.data_dir, now=core.clock.now
+        )
+
+
+def resize(core: Core) -> bool:
+    """As a dispatcher does; False: not now."""
+    with core.database.transaction() as session:
+        cluster_state.lock_cluster(session)
+        (found,) = list_growths(core) or (None,)
+        return found is not None and growth.request_growth(session, found, now=core.clock.now)
+
+
+def test_a_job_grows_to_all_that_is_free_and_keeps_its_place(core: Core) -> None:
+    taken = run_alone(core, cpus=5)
+    job_id = job_id_of(taken)
+    (found,) = list_growths(core)
+    assert (found.num_workers, found.larger) == (1, 4)
+    with core.database.transaction() as session:
+        assert growth.request_growth(session, found, now=core.clock.now)
+    with core.database.transaction() as session:
+        is_repeated = growth.request_growth(session, found, now=core.clock.now)
+    assert not is_repeated, "another dispatcher has found the same"
+    assert core.events(job_id)[-1].data == {
+        "stop": "resize",
+        "message": "to continue with 4 workers, not 1",
+    }
+    assert core.report(taken.attempt_id, 3, checkpoints=[note(120)]).stop_reason == "resize"
+    core.submit(name="came meanwhile")
+    assert core.finish(taken.attempt_id, Reason.RESIZED) is JobState.QUEUED
+    assert core.start_all(limit=1) == ["came meanwhile"], "it fits beside the four"
+    core.release(taken)
+    again = run_next(core)
+    assert job_id_of(again) == job_id
+    assert count_workers(core, again) == 4
+    assert core.attempt(again.attempt_id).first_iteration == 120
+    job = core.job(job_id)
+    assert (job.preemptions, job.restarts, job.infra_restarts, job.not_before) == (0, 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "grows"),
+    [
+        ({}, False),
+        ({"hold": True}, True),
+        ({"tags": ["t"]}, True),
+        ({"resources": workers(8)}, True),
+    ],
+)
+def test_a_job_grows_only_where_no_other_could_start(
+    core: Core, waiting: dict[str, Any], grows: bool
+) -> None:
+    core.set_quota("tag:t", jobs=0)
+    core.record_cluster(cpus=8)
+    core.submit(**waiting, priority=0)
+    run_alone(core)
+    assert bool(list_growths(core)) == grows
+
+
+@pytest.mark.parametrize(
+    ("quota", "larger"),
+    [({"workers": 1}, None), ({"workers": 3}, 2), ({"core_hours": 0.001}, None)],
+)
+def test_a_job_grows_within_the_quotas_of_its_owner(
+    core: Core, quota: dict[str, float], larger: int | None
+) -> None:
+    run_alone(core)
+    core.set_quota("user:ann", **quota)
+    assert [found.larger for found in list_growths(core)] == ([larger] if larger else [])
+
+
+@pytest.mark.parametrize(("left", "grows"), [(79, False), (81, True)])
+def test_a_job_grows_only_where_it_would_end_a_minute_earlier(
+    core: Core, left: int, grows: bool
+) -> None:
+    run_alone(core, iterations=100 + left)
+    assert bool(list_growths(core)) == grows, "four workers save three quarters of the seconds"
+
+
+def test_a_job_does_not_grow_where_more_workers_were_measured_to_be_slower(core: Core) -> None:
+    core.record_cluster(cpus=4)
+    for count, seconds in ((1, 100.0), (2, 150.0), (4, 120.0)):
+        core.submit(resources=workers(count), recipe=QUICK)
+        measured = run_next(core)
+        core.clock.advance(seconds)
+        core.report(measured.attempt_id, 2, metrics=[make_point("train/loss", STEPS, 0.5)])
+        core.finish(measured.attempt_id)
+        core.release(measured)
+    run_alone(core)
+    assert not list_growths(core)
+
+
+def test_a_cancelled_or_more_urgent_request_replaces_that_of_a_growth(core: Core) -> None:
+    taken = run_alone(core, preemptible=True, priority=10)
+    job_id = job_id_of(taken)
+    assert resize(core)
+    core.submit(name="urgent", priority=90, resources=workers(4))
+    assert core.try_claim() is None
+    assert core.job(job_id).stop_requested is StopReason.PREEMPT
+    core.command("pause", job_id)
+    assert core.job(job_id).stop_requested is StopReason.PAUSE
+    core.cancel(job_id)
+    assert core.finish(taken.attempt_id, Reason.RESIZED) is JobState.CANCELLED
+
+
+def test_a_job_that_completes_or_fails_before_it_grows_is_not_asked_again(core: Core) -> None:
+    taken = run_alone(core)
+    assert resize(core)
+    assert not list_growths(core)
+    assert core.end(taken, Reason.WORKER_DIED)
+    assert core.job(job_id_of(taken)).stop_requested is None
+    assert core.job(job_id_of(taken)).not_before is not None

@@ -5322,7 +5322,7 @@ export interface components {
          * @description Why an attempt ended, or a job without an attempt.
          * @enum {string}
          */
-        Reason: "completed" | "budget-reached" | "cancelled" | "killed" | "paused" | "preempted" | "early-stopped" | "dependency-failed" | "time-limit" | "dataset-missing" | "diverged" | "training-error" | "out-of-memory" | "worker-died" | "heartbeat-timeout" | "start-timeout" | "cluster-lost" | "delivery-failed" | "internal";
+        Reason: "completed" | "budget-reached" | "cancelled" | "killed" | "paused" | "preempted" | "resized" | "early-stopped" | "dependency-failed" | "time-limit" | "dataset-missing" | "diverged" | "training-error" | "out-of-memory" | "worker-died" | "heartbeat-timeout" | "start-timeout" | "cluster-lost" | "delivery-failed" | "internal";
         /**
          * Recipe
          * @description Hyperparameters: everything about a training but the network and the data.
@@ -6181,7 +6181,7 @@ export interface components {
          * @description Why a training process is asked to stop at the next step boundary.
          * @enum {string}
          */
-        StopReason: "cancel" | "time-limit" | "pause" | "preempt" | "early-stop";
+        StopReason: "cancel" | "time-limit" | "pause" | "preempt" | "early-stop" | "resize";
         /**
          * StopTrialRequest
          * @description A scheduler's decision to stop a trial, based on its evaluation at `iteration`.

@@ -1,0 +1,48 @@
+"""The dispatcher resizes an elastic job once more workers have been free for a while."""
+
+from service.settings import Settings
+from service.states import JobState, Reason, StopReason
+from tests.support.cluster import FakeCluster, later_round, run
+from tests.support.core import Core, job_id_of, make_point
+from workers.dispatcher.dispatcher import Dispatcher
+
+RANGE = {"num_workers": {"min": 1, "max": 4}}
+LONG = {"name": "quick", "iterations": 100_000}
+
+
+def run_alone(core: Core, cluster: FakeCluster, dispatcher: Dispatcher) -> str:
+    """An attempt with one worker that has trained 10 iterations in 10 s."""
+    cluster.cpus = 1
+    attempt_id = run(core, dispatcher, resources=RANGE, recipe=LONG)
+    train(core, dispatcher, attempt_id, 2, seconds=10.0)
+    return attempt_id
+
+
+def train(
+    core: Core, dispatcher: Dispatcher, attempt_id: str, sequence: int, *, seconds: float
+) -> StopReason | None:
+    """The attempt reports after these seconds; what it is then asked for."""
+    core.clock.advance(seconds)
+    point = make_point("train/loss", 10 * sequence, 0.5)
+    answer = core.report(attempt_id, sequence, metrics=[point])
+    dispatcher.run_round()
+    return answer.stop_reason
+
+
+def test_a_job_grows_once_more_workers_were_free_for_a_minute(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, settings: Settings
+) -> None:
+    attempt_id = run_alone(core, cluster, dispatcher)
+    seconds = settings.grow_after_seconds / 2
+    for sequence, cpus in enumerate((4, 1, 4, 4, 4, 4), start=3):
+        assert train(core, dispatcher, attempt_id, sequence, seconds=seconds) is None
+        cluster.cpus = cpus
+    assert train(core, dispatcher, attempt_id, 9, seconds=0.0) is StopReason.RESIZE
+    # Nothing that it has trained is lost, however long it takes to stop.
+    later_round(core, dispatcher, after_seconds=settings.cancel_grace_seconds + 1.0)
+    assert core.job(job_id_of(attempt_id)).state is JobState.RUNNING
+    assert cluster.stops == []
+    core.finish(attempt_id, Reason.RESIZED)
+    core.ask(core.runner_of(attempt_id))
+    dispatcher.run_round()
+    assert core.job(job_id_of(attempt_id)).num_workers == 4
