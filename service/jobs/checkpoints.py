@@ -176,6 +176,9 @@ def find_checkpoint(session: Session, job_id: str, selector: str) -> CheckpointR
     for checkpoint in checkpoints:
         if checkpoint.id == selector:
             return checkpoint
+    if not checkpoints:
+        is_final = session.get_one(JobRow, job_id).state.is_final
+        raise NotFound(f"job {job_id} has no checkpoint{'' if is_final else ' yet'}")
     raise NotFound(f"job {job_id} has no checkpoint {selector!r}; it has {len(checkpoints)}")
 
 

@@ -67,7 +67,7 @@ def find_version(session: Session, model: ModelRow, number: int | None) -> Model
         newest = find_newest_numbers(session, [model.id])[model.id]
         raise NotFound(f"{model.name} has no version {number}; the newest is {newest}")
     aliases = list_aliases(session, [model.id])[model.id]
-    return ModelVersion(model, row, [alias.alias for alias in aliases if alias.version == number])
+    return _make_version(model, row, aliases)
 
 
 def find_checkpoint(session: Session, version: ModelVersion) -> CheckpointRow:
@@ -98,10 +98,15 @@ def list_versions(session: Session, model: ModelRow) -> list[ModelVersion]:
         .order_by(ModelVersionRow.number.desc())
     )
     aliases = list_aliases(session, [model.id])[model.id]
-    return [
-        ModelVersion(model, row, [alias.alias for alias in aliases if alias.version == row.number])
-        for row in session.scalars(statement)
-    ]
+    return [_make_version(model, row, aliases) for row in session.scalars(statement)]
+
+
+def _make_version(
+    model: ModelRow, row: ModelVersionRow, aliases: Iterable[ModelAliasRow]
+) -> ModelVersion:
+    """`aliases`: of the model."""
+    own = [alias.alias for alias in aliases if alias.version == row.number]
+    return ModelVersion(model, row, own)
 
 
 def list_aliases(session: Session, model_ids: Iterable[str]) -> dict[str, list[ModelAliasRow]]:

@@ -395,8 +395,20 @@ def test_a_plan_is_an_estimate(command: Command) -> None:
     assert command("plan", *settings, "--set", "depth=20") == 0
     assert "269,722" in command.out
     assert "unknown: no comparable job has run" in command.out
-    assert command("plan", *settings, "--set", "depth=20", "-o", "json") == 0
+    options = ("--depth", "20", "--shortcut", "A", "--dataset", "digits", "--recipe", "quick")
+    assert command("plan", *options, "-o", "json") == 0
     assert json.loads(command.out)["parameters"] == 269_722
+
+
+def test_a_plan_has_the_options_of_a_submission() -> None:
+    plan, submit = (_list_options(name) for name in ("plan", "submit"))
+    assert submit - plan == {"--idempotency-key", "--watch"}
+    assert plan < submit
+
+
+def _list_options(name: str) -> set[str]:
+    command = typer.main.get_command(app.app).commands[name]  # type: ignore[attr-defined]
+    return {option for parameter in command.params for option in parameter.opts}
 
 
 def test_download_prints_the_path(service: Service, command: Command, tmp_path: Path) -> None:

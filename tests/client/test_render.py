@@ -212,6 +212,18 @@ def test_the_outcome_of_a_job_that_reached_its_budget_says_so() -> None:
     assert render.outcome(LIMITED).endswith(": budget-reached: used up its max_seconds of 6")
 
 
+def test_names_of_checkpoints_have_a_column_where_there_are_some_and_each_model_once() -> None:
+    row = Checkpoint(
+        id=ID, job_id=OTHER, attempt=1, iteration=600, created_at=NOW, size_bytes=1, test_error=1.0
+    )
+    assert "NAMES" not in _lines(render.checkpoints_table([row]))[0]
+    names = ("resnet/course@2", "resnet/course@production", "other@1")
+    named = msgspec.structs.replace(row, names=names)
+    shown = _lines(render.checkpoints_table([row, named]), width=200)
+    assert shown[0].split()[-1] == "NAMES"
+    assert shown[2].strip().endswith("resnet/course@2,production other@1")
+
+
 def test_a_long_table_of_a_result_ends_with_how_to_get_the_rest() -> None:
     table = ResultTable("images", ("image",), tuple((f"{index}.jpg",) for index in range(1_502)))
     *_, rest, _ = render.analysis(AnalysisResult({"images": 1_502}, (table,)))

@@ -33,7 +33,8 @@ def test_a_page_has_one_heading_and_loads_nothing_from_elsewhere(signed_in: Page
         expect(signed_in.locator("html")).to_have_attribute("lang", "en")
         assert_accessible(signed_in)
     signed_in.goto(f"{api.url}/v1/docs")
-    expect(signed_in.get_by_role("heading", name="resnetd")).to_be_visible()
+    # The first request makes the document, which takes a second of CPU.
+    expect(signed_in.get_by_role("heading", name="resnetd")).to_be_visible(timeout=30_000)
     expect(signed_in.get_by_text("/v1/jobs/{job_id}/lineage")).to_be_visible()
     assert hosts == {urlsplit(api.url).netloc}
 

@@ -1,11 +1,10 @@
 """The commands about jobs."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +21,7 @@ from resnetd.cli.session import (
     Session,
     SettingsOption,
 )
+from resnetd.cli.spec_options import with_spec_options
 from resnetd.cli.watch import JsonScreen, screen_for, watch
 from resnetd.errors import NotFinished, ResnetdError
 from resnetd.jobs import Jobs
@@ -29,49 +29,16 @@ from resnetd.models import ImagePrediction, Job
 
 commands = typer.Typer()
 
-FileArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="FILE", help="A spec in JSON, - for standard input; options override it."
-    ),
-]
-
 
 @commands.command(
     epilog="Example: resnetd submit --depth 20 --shortcut A --dataset digits"
     " --set recipe.iterations=100 --watch"
 )
+@with_spec_options
 def submit(
     context: typer.Context,
-    file: FileArgument = None,
+    spec: dict[str, Any],
     *,
-    depth: Annotated[int | None, typer.Option(help="Layers, as in the paper: 20, 56, 50.")] = None,
-    shortcut: Annotated[
-        str | None, typer.Option(help="A, B, C, or none for a plain network.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="See `resnetd dataset list`.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="See `resnetd recipes`.")] = None,
-    workers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N|MIN-MAX",
-            help="Number of training processes; 1-8: as many of them as are free.",
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    priority: Annotated[int | None, typer.Option(help="0 to 100; higher runs first.")] = None,
-    name: Annotated[str | None, typer.Option(help="Display name.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A tag to filter by; repeatable.")] = None,
-    start_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="JOB[:CHECKPOINT[:MODE]]",
-            help="Start from a checkpoint of another job: newest, best or its id;"
-            " continue its run, take its weights, or deepen its network."
-            " Or from a registered model: NAME@ALIAS[:MODE].",
-        ),
-    ] = None,
-    settings: SettingsOption = None,
     idempotency_key: Annotated[
         str | None, typer.Option(help="A repeated key returns the same job.")
     ] = None,
@@ -81,28 +48,6 @@ def submit(
     """Submit a job and print its id."""
     session: Session = context.obj
     with spec_input.usage_errors():
-        fields = {
-            "depth": depth,
-            "shortcut": shortcut,
-            "dataset": dataset,
-            "recipe": recipe,
-            "seed": seed,
-            "priority": priority,
-            "name": name,
-            "tags": tag or None,
-        }
-        spec = spec_input.read_spec(file)
-        spec |= {field: value for field, value in fields.items() if value is not None}
-        if start_from is not None:
-            spec["start_from"] = spec_input.parse_start_from(start_from)
-            if "job" in spec["start_from"]:
-                source = session.client.jobs.find(spec["start_from"]["job"])
-                spec["start_from"]["job"] = source.id
-        if workers is not None:
-            value = json.dumps(spec_input.parse_workers(workers))
-            spec = spec_input.apply_setting(spec, f"resources.num_workers={value}")
-        for setting in settings or ():
-            spec = spec_input.apply_setting(spec, setting)
         job = session.client.submit(spec, idempotency_key=idempotency_key)
     if is_watched:
         _watch(session, [job], output)
@@ -150,20 +95,16 @@ def batch(
     session.show(output, jobs, *(job.id for job in jobs))
 
 
-@commands.command(
-    epilog="Example: resnetd plan --set depth=56 --set shortcut=A --set dataset=cifar10"
-)
+@commands.command(epilog="Example: resnetd plan --depth 56 --shortcut A --dataset cifar10")
+@with_spec_options
 def plan(
     context: typer.Context,
-    file: FileArgument = None,
+    spec: dict[str, Any],
     *,
-    settings: SettingsOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Estimate a job's size, run time and queue wait."""
     session: Session = context.obj
-    with spec_input.usage_errors():
-        spec = spec_input.read_spec(file, settings)
     estimate = session.client.jobs.plan(spec)
     session.show(output, estimate, render.plan(estimate))
 

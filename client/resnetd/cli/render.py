@@ -206,10 +206,12 @@ def _stretch(row: Attempt) -> str | None:
 
 
 def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:
+    listed = list(rows)
+    names = ["names"] if any(row.names for row in listed) else []
     return _table(
         (
             *("checkpoint", "attempt", "iteration", "test error", "train error", "size"),
-            *("created", "names"),
+            *("created", *names),
         ),
         (
             (
@@ -220,11 +222,20 @@ def checkpoints_table(rows: Iterable[Checkpoint]) -> Table:
                 percent(row.train_error),
                 format_bytes(row.size_bytes),
                 row.created_at,
-                ", ".join(row.names),
+                *(_join_names(row.names) for _ in names),
             )
-            for row in rows
+            for row in listed
         ),
     )
+
+
+def _join_names(names: Iterable[str]) -> str:
+    """The number and the aliases of a model once: `resnet-56/course@2,production`."""
+    by_model: dict[str, list[str]] = {}
+    for name in names:
+        model, _, selector = name.rpartition("@")
+        by_model.setdefault(model, []).append(selector)
+    return " ".join(f"{model}@{','.join(selectors)}" for model, selectors in by_model.items())
 
 
 def analyses(rows: Iterable[AnalysisJob]) -> Table:

@@ -242,6 +242,17 @@ def test_only_an_existing_checkpoint_of_ones_own_is_registered(
     assert str(refused.value) == message.format(job_id)
 
 
+def test_a_job_without_a_checkpoint_says_whether_one_may_come(
+    core: Core, registry: _Registry
+) -> None:
+    running = core.run()
+    for ending in (" yet", ""):
+        with pytest.raises(NotFound, match=f"has no checkpoint{ending}$"):
+            registry.register(job_id_of(running), "newest")
+        if ending:
+            core.finish(running.attempt_id)
+
+
 def test_a_name_belongs_to_the_person_who_took_it(core: Core, registry: _Registry) -> None:
     registry.register(_train(core))
     with pytest.raises(Forbidden, match=f"only ann, who owns model {NAME}, or an admin"):
