@@ -61,7 +61,7 @@ def limit_arenas() -> None:
 def check_dependencies(configured: Settings) -> None:
     """Before uvicorn starts, which would log an error of the lifespan with a traceback."""
     with closing(Database(configured.database_url.get_secret_value())) as database:
-        schema.require_current(database)
+        schema.require_compatible(database)
     tokens.read_or_create(configured.token_file)
     signing_keys.read_or_create(configured.signing_key_file)
     ArtifactStore(configured.artifacts_url).check()

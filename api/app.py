@@ -88,7 +88,7 @@ def create_app(settings: Settings, *, now: Callable[[], datetime] | None = None)
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         database = Database(settings.database_url.get_secret_value())
-        schema.require_current(database)
+        schema.require_compatible(database)
         stopping = threading.Event()
         clock = now or _follow_database_clock(database, stopping)
         secret = tokens.read_or_create(settings.token_file)

@@ -91,7 +91,7 @@ def _examine(configured: Settings, database: Database, *, with_cluster: bool) ->
     # Imported here: the only command that needs Ray, over HTTP.
     from workers.cluster.doctor import command  # noqa: PLC0415
 
-    schema.require_current(database)
+    schema.require_compatible(database)
     diagnosis = command.examine(configured, database, with_cluster=with_cluster)
     print(diagnosis.text)
     return 0 if diagnosis.is_healthy else 1
@@ -99,7 +99,7 @@ def _examine(configured: Settings, database: Database, *, with_cluster: bool) ->
 
 def _fsck(database: Database, artifacts: ArtifactStore, *, should_repair: bool) -> int:
     """Returns 1 if issues remain."""
-    schema.require_current(database)
+    schema.require_compatible(database)
     issues = consistency.check(database, artifacts, now=datetime.now(UTC))
     for issue in issues:
         print(f"{issue.kind}: {issue.key}: {issue.message}")

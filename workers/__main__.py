@@ -97,7 +97,7 @@ def _run_dispatcher() -> int:
     configured = settings.load()
     log.configure(configured.log_format)
     database = Database(configured.database_url.get_secret_value())
-    schema.require_current(database)
+    schema.require_compatible(database)
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

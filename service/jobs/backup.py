@@ -143,7 +143,7 @@ def _open_backup(path: Path) -> Iterator[Connection]:
 
 def copy_artifacts(database: Database, source: ArtifactStore, target: ArtifactStore) -> list[str]:
     """Copies the files of all checkpoints to another store. Returns what could not be copied."""
-    schema.require_current(database)
+    schema.require_compatible(database)
     with database.reading() as session:
         files = list(_list_files(session.connection()))
     return _copy_files(source, target, files)

@@ -6,6 +6,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from service import settings
+from service.storage import schema
 from service.storage.database import Database, Lock, serialize
 from service.storage.tables import Base, UtcDateTime
 
@@ -15,6 +16,11 @@ def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     return False
+
+
+def name_revision(_context: Any, revision: Any, directives: Any) -> None:
+    """For `make migration`."""
+    directives[0].rev_id = schema.name_next_revision(revision[0] if revision else None)
 
 
 def run() -> None:
@@ -31,6 +37,7 @@ def run() -> None:
             render_as_batch=database.is_sqlite,
             compare_type=False,
             render_item=render_item,
+            process_revision_directives=name_revision,
         )
         with context.begin_transaction():
             if not database.is_sqlite:

@@ -1,4 +1,8 @@
-"""${message}"""
+"""${message}
+
+The code of the revision before runs beside this schema: it adds, and removes only what that code no
+longer uses (decision 76).
+"""
 
 import sqlalchemy as sa
 from alembic import op

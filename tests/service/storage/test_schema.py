@@ -1,12 +1,15 @@
 """Migrations create the tables of the code, keep the rows, and are required at start-up."""
 
 import os
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -27,7 +30,7 @@ from service.storage.database import Database
 from service.storage.tables import Base, OtherCheckpointRow, StudyAnalysisRow
 from tests.support.alerts import add_alert
 from tests.support.analyses import RESPONSES
-from tests.support.core import Core, job_id_of, make_point, note
+from tests.support.core import Clock, Core, job_id_of, make_point, note
 from tests.support.fake_api import eventually
 from tests.support.postgres import PostgresServer
 from tests.support.searching import Searching
@@ -166,13 +169,13 @@ def test_a_repeated_upgrade_changes_nothing(database: Database) -> None:
 def test_migrations_that_start_together_all_succeed(postgres: PostgresServer) -> None:
     """As processes: two hosts of a deployment are upgraded at once."""
     url = postgres.new_database()
-    command = [sys.executable, "-m", "service", "migrate"]
+    migrate = [sys.executable, "-m", "service", "migrate"]
     env = os.environ | {"RESNETD_DATABASE_URL": url}
     with psycopg.connect(url) as blocking, psycopg.connect(postgres.url) as watching:
         # Both wait for this transaction, then continue at the same moment.
         blocking.execute("CREATE TABLE alembic_version (version_num varchar(32))")
         processes = [
-            subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)
+            subprocess.Popen(migrate, env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)
         ]
 
         def are_waiting() -> bool:
@@ -202,3 +205,76 @@ def test_the_directory_of_a_sqlite_file_is_created(tmp_path: Path) -> None:
     schema.upgrade(database)
     schema.require_current(database)
     database.close()
+
+
+_EXPANSION = """    with op.batch_alter_table("jobs") as table:
+        table.add_column(sa.Column("color", sa.String(20), server_default="red", nullable=False))
+    op.create_table("colors", sa.Column("name", sa.String(20), primary_key=True))
+"""
+
+
+def _add_migration(folder: Path, *, name: str | None = None) -> None:
+    """As `make migration` does, in a copy of the migrations."""
+    shutil.copytree(schema._MIGRATIONS, folder)
+    newest = schema.newest_revision()
+    named = name or schema.name_next_revision(newest)
+    (folder / "versions" / f"{named}_colors.py").write_text(
+        f"import sqlalchemy as sa\nfrom alembic import op\n\nrevision = {named!r}\n"
+        f"down_revision = {newest!r}\n\n\ndef upgrade() -> None:\n{_EXPANSION}"
+    )
+
+
+def test_code_runs_beside_a_newer_schema_that_was_made_for_it(
+    own_database: Database, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all tables in use, as those of the last release are during an upgrade."""
+    core = Core(own_database, clock)
+    first = core.run()
+    _add_migration(tmp_path / "newer")
+    with monkeypatch.context() as newer:
+        newer.setattr(schema, "_MIGRATIONS", tmp_path / "newer")
+        schema.upgrade(own_database)
+        schema.require_current(own_database)
+    # From here on, this is the older version.
+    schema.require_compatible(own_database)
+    schema.upgrade(own_database)
+    assert "colors" in _tables(own_database)
+    core.report(first.attempt_id, 2, metrics=[make_point("train/loss", 1, 1.5)])
+    core.finish(first.attempt_id)
+    _fill(core)
+    with pytest.raises(DatabaseUnavailable, match="use the version that upgraded the database"):
+        schema.require_current(own_database)
+
+
+def test_code_refuses_a_newer_schema_that_was_not_made_for_it(
+    own_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = schema._number(schema.newest_revision()) + 1
+    _add_migration(tmp_path / "newer", name=f"{number:04}_for_{number:04}")
+    with monkeypatch.context() as newer:
+        newer.setattr(schema, "_MIGRATIONS", tmp_path / "newer")
+        schema.upgrade(own_database)
+    for call in (schema.require_compatible, schema.require_current, schema.upgrade):
+        with pytest.raises(DatabaseUnavailable, match="install the version that upgraded"):
+            call(own_database)
+
+
+def test_a_new_migration_is_named_for_the_code_before_it(
+    own_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "newer"
+    shutil.copytree(schema._MIGRATIONS, folder)
+    monkeypatch.setattr(schema, "_MIGRATIONS", folder)
+    config = schema._config()
+    config.attributes["database"] = own_database
+    command.revision(config, message="add colors", autogenerate=True)
+    assert schema.newest_revision() == "0002_for_0001"
+    assert (folder / "versions" / "0002_for_0001_add_colors.py").is_file()
+
+
+def test_each_migration_is_made_for_the_code_before_it() -> None:
+    """Expand, then contract: a migration removes only what the code before it no longer uses."""
+    newest_first = _revisions()
+    for revision, before in pairwise(newest_first):
+        assert schema._number(revision) == schema._number(before) + 1
+        assert schema._oldest_code(revision) <= schema._number(before), revision
