@@ -318,13 +318,13 @@ def main() -> int:
 
 
 def _write_history(core: Core, meter: Meter, folder: Path, number: int) -> None:
-    """Copies of one job that ran, over the last days."""
+    """Copies of one job that ran."""
     Simulation(core, meter, folder, jobs=1, nodes=1).run()
     with core.database.transaction() as session:
         for runner in runners.list_runners(session):
             runners.mark_terminated(session, runner.id, now=core.clock.now)
     started = time.monotonic()
-    copy_job(core.database, number, now=core.clock.now)
+    copy_job(core.database, number)
     print(f"wrote {number:,} finished jobs in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -21,7 +21,7 @@ def test_jobs_of_a_simulation_run_once_on_nodes_that_have_room(tmp_path: Path) -
         assert results["queries per job"] > 5
         assert results["submit, CPU of this process"] > 0
 
-        copy_job(core.database, 3, now=core.clock.now)
+        copy_job(core.database, 3)
         assert _count_jobs(core) == 103
 
 
