@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sqlalchemy import and_, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from service.access import people, quotas, storage_use
 from service.catalog import uploads
@@ -35,6 +35,19 @@ from service.storage.tables import JobRow
 from service.storage.visibility import ALL_ROWS, find_visible
 from service.text import count_of, format_duration, plural
 
+_LISTED = (
+    JobRow.id,
+    JobRow.name,
+    JobRow.state,
+    JobRow.reason,
+    JobRow.message,
+    JobRow.user,
+    JobRow.priority,
+    JobRow.fair_share_points,
+    JobRow.queue_sort_key,
+    JobRow.not_before,
+    JobRow.created_at,
+)
 _BYTES_PER_VALUE = 4  # float32
 # Of a process that trains ResNet-8 on digits, by its own report on a CPU: 489 MiB; nearly all of
 # it are torch and other libraries.
@@ -267,7 +280,10 @@ class QueueStatus:
 
 
 def list_waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:
-    """Queued jobs in their order, then blocked, held and paused ones."""
+    """Queued jobs in their order, then blocked, held and paused ones.
+
+    Of their columns those that `QueueStatus.explain` and the list read: specs are large.
+    """
     found: list[JobRow] = []
     # One group of states after the other, as the index has them.
     for states in ({JobState.QUEUED}, WAITING_STATES - {JobState.QUEUED}):
@@ -276,6 +292,7 @@ def list_waiting_jobs(session: Session, *, limit: int) -> list[JobRow]:
             .where(JobRow.state.in_(states))
             .order_by(JobRow.queue_sort_key, JobRow.id)
             .limit(limit - len(found))
+            .options(load_only(*_LISTED, raiseload=True))
         )
         found += session.scalars(statement)
     return found

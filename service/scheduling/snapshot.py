@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session
 from service.access import people, storage_use, usage
 from service.execution import runners
 from service.jobs import queue_order
-from service.resources import WorkerGroup
+from service.resources import ResourceBundle, WorkerGroup
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import (
     DurationEstimate,
@@ -61,10 +62,8 @@ def read_snapshot(
     tags = _read_tags(session, job_ids) if has_tag_quotas else {}
     has_group_quotas = any(key.startswith("group:") for key in quotas)
     groups = people.read_groups(session) if has_group_quotas else {}
-    waiting_jobs = [
-        _make_waiting_job(row, worker_groups, estimator, groups.get(row.user), tags.get(row.id, ()))
-        for row in waiting
-    ]
+    jobs = _WaitingJobs(worker_groups, estimator)
+    waiting_jobs = [jobs.make(row, groups.get(row.user), tags.get(row.id, ())) for row in waiting]
     keys = (
         [key for job in waiting_jobs for key in list_keys(job.user, job.group, job.tags)]
         if quotas
@@ -98,15 +97,15 @@ def select_eligible(now: datetime) -> Select[*tuple[Any, ...]]:
             JobRow.id,
             JobRow.queue_sort_key,
             JobRow.priority,
+            JobRow.user,
+            JobRow.checkpointed_iteration,
             JobRow.worker_counts,
             JobRow.cpus_per_worker,
             JobRow.gpus_per_worker,
-            JobRow.user,
             JobRow.timing_key,
             JobRow.macs_per_iteration,
             JobRow.iterations,
             JobRow.max_seconds,
-            JobRow.checkpointed_iteration,
         )
         .where(
             JobRow.state == JobState.QUEUED,
@@ -148,31 +147,55 @@ def _make_running_job(
     )
 
 
-def _make_waiting_job(
-    row: Row[tuple[Any, ...]],
-    worker_groups: WorkerGroups,
-    estimator: Estimator,
-    group: str | None,
-    tags: tuple[str, ...],
-) -> WaitingJob:
-    smallest, *larger = worker_groups.list(row.worker_counts, row)
-    return WaitingJob(
-        job_id=row.id,
-        sort_key=row.queue_sort_key,
-        priority=row.priority,
-        resources=smallest.resources,
-        num_workers=smallest.num_workers,
-        user=row.user,
-        group=group,
-        tags=tags,
-        has_checkpoint=row.checkpointed_iteration > 0,
-        duration=estimator.estimate_total(
+class _WaitingJobs:
+    """Makes waiting jobs from rows; examines those with equal specs, but for their seeds, once."""
+
+    def __init__(self, worker_groups: WorkerGroups, estimator: Estimator) -> None:
+        self._worker_groups = worker_groups
+        self._estimator = estimator
+        self._alike: dict[tuple[Any, ...], _Alike] = {}
+
+    def make(
+        self, row: Row[tuple[Any, ...]], group: str | None, tags: tuple[str, ...]
+    ) -> WaitingJob:
+        # Each attribute of a row is a search for its name.
+        job_id, sort_key, priority, user, checkpointed, counts, *of_spec = tuple[Any, ...](row)
+        key = (checkpointed, tuple(counts), *of_spec)
+        alike = self._alike.get(key)
+        if alike is None:
+            alike = self._alike[key] = self._examine(row)
+        return WaitingJob(
+            job_id=job_id,
+            sort_key=sort_key,
+            priority=priority,
+            resources=alike.resources,
+            num_workers=alike.num_workers,
+            user=user,
+            group=group,
+            tags=tags,
+            has_checkpoint=checkpointed > 0,
+            duration=alike.duration,
+            is_elastic=len(counts) > 1,
+            larger=alike.larger,
+        )
+
+    def _examine(self, row: Row[tuple[Any, ...]]) -> "_Alike":
+        smallest, *larger = self._worker_groups.list(row.worker_counts, row)
+        duration = self._estimator.estimate_total(
             TimingProfile.from_row(row, num_workers=smallest.num_workers),
             iterations=row.iterations - row.checkpointed_iteration,
-        ),
-        is_elastic=len(row.worker_counts) > 1,
-        larger=list_options(larger),
-    )
+        )
+        return _Alike(smallest.num_workers, smallest.resources, list_options(larger), duration)
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """What jobs with equal specs, but for their seeds, have in common; as in WaitingJob."""
+
+    num_workers: int
+    resources: ResourceBundle
+    larger: tuple[WorkerOption, ...]
+    duration: DurationEstimate | None
 
 
 def list_options(groups: Iterable[WorkerGroup]) -> tuple[WorkerOption, ...]:
