@@ -21,6 +21,7 @@ from service import log
 from service.storage import schema
 from service.storage.database import Database
 from tests.support.browser import NO_CHROMIUM, find_chromium, launch_options
+from tests.support.bucket import BucketServer, bucket_server
 from tests.support.core import Clock, Core
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.ray import ray_head
@@ -83,6 +84,12 @@ def _fresh_logs() -> Iterator[None]:
 def postgres() -> Iterator[PostgresServer]:
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def buckets() -> Iterator[BucketServer]:
+    with bucket_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -28,13 +28,14 @@ DOCS = REPOSITORY / "docs"
 EXAMPLES = REPOSITORY / "examples"
 DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
 PAGES = sorted([*DOCS.rglob("*.md"), *REPOSITORY.glob("*.md"), REPOSITORY / "client" / "README.md"])
-# Variables that are not fields of Settings: of the client, the secrets, the benchmarks.
+# Variables that are not fields of Settings: of the client, the secrets, benchmarks, scripts.
 _OTHER_VARIABLES = {
     "RESNETD_URL",
     "RESNETD_TOKEN",
     "RESNETD_DEBUG",
     "RESNETD_SECRETS_DIR",
     "RESNETD_BENCH_IMAGES",
+    "RESNETD_HOME",
 }
 _PARSERS = {
     "resnetd-server": service.__main__.make_parser,

@@ -21,7 +21,7 @@ from service.states import CheckpointPart, Reason
 from service.storage.artifacts import ArtifactStore
 from service.storage.database import Database
 from tests.support.api import TOKEN, Api, serving
-from tests.support.bucket import BucketServer, bucket_server
+from tests.support.bucket import BucketServer
 from tests.support.core import Core, Taken, content, job_id_of, store_checkpoint
 from tests.support.fake_api import eventually
 from workers.reporting.api_client import AttemptClient
@@ -30,12 +30,6 @@ from workers.reporting.api_client import AttemptClient
 LARGE = bytes(range(256)) * (9 * 2**12)
 SHA256 = hashlib.sha256(LARGE).hexdigest()
 WEIGHTS = PartDigest(part=CheckpointPart.WEIGHTS, sha256=SHA256, size_bytes=len(LARGE))
-
-
-@pytest.fixture(scope="module")
-def buckets() -> Iterator[BucketServer]:
-    with bucket_server() as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ TWO_WORKERS = {"num_workers": 2}
         pytest.param(
             "service_without_warm_runners",
             {"gpus_per_worker": 0.5},
-            id="half a GPU, PostgreSQL, own runner",
+            id="half a GPU, PostgreSQL, S3, own runner",
             marks=pytest.mark.db,
         ),
     ],
