@@ -201,7 +201,7 @@ def format_card(
     summary = (
         f"Trained with the recipe `{spec.recipe.name}`, seed {spec.seed}: "
         f"{count_of(state.iteration, 'iteration')} of batch size {spec.recipe.batch_size} "
-        f"in {state.training_seconds:,.0f} s on {environment.num_workers} x {environment.device}."
+        f"in {state.training_seconds:,.0f} s on {_format_workers(run)} x {environment.device}."
     )
     preprocessing = (
         "model.onnx and model.pt2 take (bytes - mean_image) / std as float32 (N, 3, H, W); both "
@@ -261,6 +261,14 @@ image = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
 probabilities = program(torch.from_numpy(numpy.array(image))).softmax(0)
 for label in probabilities.argsort(descending=True)[:5].tolist():
     print(f"{probabilities[label]:.4f} {class_names[label]}")"""
+
+
+def _format_workers(run: FinishedRun) -> str:
+    """`2`, or where the number changed `2 (from iteration 0), 4 (from iteration 100)`."""
+    stretches = run.state.stretches
+    if len(stretches) < 2:  # noqa: PLR2004
+        return str(run.environment.num_workers)
+    return ", ".join(f"{workers} (from iteration {start})" for start, workers in stretches)
 
 
 def _format_example(parts: set[CheckpointPart]) -> list[str]:

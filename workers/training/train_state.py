@@ -24,6 +24,7 @@ class TrainState:
         step_seconds: the same without evaluations and checkpoints; what max_seconds limits.
         budget_end: how the run reached a budget of its recipe, with its last step; else None.
         error_curve: (iteration, test error) of each evaluation.
+        stretches: (iteration, number of workers) of its start, and of each change of the number.
     """
 
     iteration: int = 0
@@ -42,6 +43,7 @@ class TrainState:
     step_seconds: float = 0.0
     budget_end: str | None = None
     error_curve: tuple[tuple[int, float], ...] = ()
+    stretches: tuple[tuple[int, int], ...] = ()
 
     def with_evaluation(
         self,
@@ -80,6 +82,12 @@ class TrainState:
             error_curve=(*self.error_curve, (iteration, test_error)),
         )
 
+    def with_workers(self, num_workers: int) -> "TrainState":
+        """The state of a run that goes on with that number of workers."""
+        if self.stretches and self.stretches[-1][1] == num_workers:
+            return self
+        return replace(self, stretches=(*self.stretches, (self.iteration, num_workers)))
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -87,6 +95,8 @@ class TrainState:
     def from_json(cls, text: str) -> "TrainState":
         fields = json.loads(text)
         curve = tuple((iteration, error) for iteration, error in fields["error_curve"])
+        stretches = tuple((iteration, workers) for iteration, workers in fields["stretches"])
         scale = fields["loss_scale"]
         loss_scale = None if scale is None else (scale[0], scale[1])
-        return cls(**fields | {"error_curve": curve, "loss_scale": loss_scale})
+        read = {"error_curve": curve, "stretches": stretches, "loss_scale": loss_scale}
+        return cls(**fields | read)

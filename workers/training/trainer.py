@@ -2,7 +2,8 @@
 
 A run that is stopped and resumed with the same number of workers equals the uninterrupted run bit
 for bit on a CPU: every decision depends on the iteration and on sums that are saved in
-checkpoints, none on time but the last step of a recipe with `max_seconds`.
+checkpoints, none on time but the last step of a recipe with `max_seconds`. With another number of
+workers it trains the same batches.
 
 Shapes: N batch, C channels, H height, W width; S sums, R ranks.
 """
@@ -254,7 +255,9 @@ class Trainer:
             self.model, self.source, self.ranks, context=self.context, precision=self.precision
         )
         self.observer.on_start(self.environment)
-        self.state = replace(self.state, precision=self.precision)
+        self.state = replace(self.state, precision=self.precision).with_workers(
+            self.context.world_size
+        )
         step = TrainStep(
             self.model,
             self.ranks.wrap_ddp(self.model, self._load_batch()[0]),

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,21 @@ def run_in_processes(directory: Path, context: DeviceContext) -> None:
         saved = directory / name / "00000003"
         files = {part: saved / file for part, file in checkpoint.FILE_NAMES.items()}
         add(f"{name} resumed", STOCHASTIC_RECIPE, fields, resume=files)
+    # Its micro-batches are those of "stochastic".
+    elastic = (STOCHASTIC_RECIPE | {"micro_batch_size": 16}, STOCHASTIC)
+    add("elastic", *elastic, stop_at=1)
+    if context.rank == 0:
+        alone = replace(context, world_size=1)
+        newest = checkpoint.find_newest(directory / "elastic")
+        run(
+            small_spec(elastic[0], **STOCHASTIC),
+            directory / "elastic",
+            context=alone,
+            stop_at=2,
+            resume=newest,
+        )
+    torch.distributed.barrier()
+    add("elastic", *elastic, resume=checkpoint.find_newest(directory / "elastic"))
     with distributed.join_ranks(rank=context.rank, world_size=context.world_size) as ranks:
         runs["gathered"] = ranks.all_gather(torch.tensor(context.rank)).tolist()
     (directory / f"rank-{context.rank}.json").write_text(json.dumps(runs))

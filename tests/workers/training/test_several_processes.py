@@ -118,6 +118,32 @@ def test_processes_drop_the_same_branches(process_runs: ProcessRuns, tmp_path: P
     assert ranks[0]["stochastic"]["checkpoints"] == [3, 6]
 
 
+def test_a_run_with_three_then_one_then_three_workers_trains_as_one_with_three(
+    process_runs: ProcessRuns,
+) -> None:
+    """The same micro-batches in the same order: only sums are rounded otherwise."""
+    directory, ranks = process_runs
+    spec = small_spec(STOCHASTIC_RECIPE, **STOCHASTIC)
+    steady, elastic = (
+        checkpoint.load(files, spec=spec, is_same_job=False)
+        for name in ("stochastic", "elastic")
+        if (files := checkpoint.find_newest(directory / name)) is not None
+    )
+    assert steady.state.stretches == ((0, 3),)
+    assert elastic.state.stretches == ((0, 3), (2, 1), (4, 3))
+    for name, momentum in steady.momentum.items():
+        torch.testing.assert_close(
+            elastic.weights[name], steady.weights[name], rtol=1e-3, atol=1e-4
+        )
+        torch.testing.assert_close(elastic.momentum[name], momentum, rtol=1e-3, atol=1e-4)
+    losses = [
+        {at: value for series, at, value in ranks[0][name]["points"] if series == "train/loss"}
+        for name in ("stochastic", "elastic")
+    ]
+    assert losses[0].keys() == {3, 6}
+    assert losses[1][6] == pytest.approx(losses[0][6], rel=1e-4)
+
+
 def test_dropping_processes_are_resumed_bit_for_bit(process_runs: ProcessRuns) -> None:
     directory, _ = process_runs
     for kind in ("stochastic", "dropout"):
