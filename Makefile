@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup dashboard fix lint types imports web fast check test test-without-ray test-with-ray test-gpu test-hosts chaos cover up demo study simulate screenshots docs lock wheel migration clean
+.PHONY: help setup dashboard fix lint types imports web fast check test test-without-ray test-with-ray test-gpu test-hosts test-containers chaos cover up demo study simulate screenshots docs lock wheel migration clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,7 +17,7 @@ UV := 0.13.9
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z%-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z%-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready .venv/dashboard ## install everything into .venv, build the dashboard; other targets do so when needed
 
@@ -73,7 +73,7 @@ test: setup ## run all tests that need no GPU
 
 # A browser keeps an event loop running in its process, in which no other test can start one.
 test-without-ray: setup
-	$(BIN)/pytest -m "not gpu and not ray and not hosts" --ignore tests/web --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not gpu and not ray and not hosts and not containers" --ignore tests/web --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m "not gpu and not ray" tests/web --numprocesses 2 --dist loadfile
 	@$(BIN)/python -m tools.web check
 
@@ -90,11 +90,14 @@ test-gpu: setup ## run the tests that need a GPU
 test-hosts: setup ## run the service and a Ray cluster on four network namespaces; needs root
 	$(BIN)/pytest -m hosts tests/hosts --durations=0 --durations-min=1
 
+test-containers: setup ## run docker-compose.yml on a Docker engine of its own; needs root
+	$(BIN)/pytest -m containers tests/containers
+
 chaos: setup ## inject random faults while jobs run, then check all invariants; MINUTES=60 SEED=
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 cover: setup ## run all tests that need no GPU, with coverage
-	$(BIN)/coverage run -m pytest -m "not gpu and not hosts"
+	$(BIN)/coverage run -m pytest -m "not gpu and not hosts and not containers"
 	$(BIN)/coverage report
 
 up: setup ## run the service in the foreground until Ctrl-C; PORT=8000

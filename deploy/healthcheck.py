@@ -4,6 +4,7 @@ python healthcheck.py http URL [TOKEN_FILE]   the URL responds with a success
 python healthcheck.py dispatcher              the dispatcher reached Ray within the last 60 s
 """
 
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -44,27 +45,33 @@ def _check_url(url: str, token_file: Path | None) -> str | None:
 
 
 def _check_dispatcher() -> str | None:
-    """Why the dispatcher is unhealthy, or None."""
-    # These take half a second of a core to import, each time, and the cluster's image has no
-    # database driver.
-    from service import settings  # noqa: PLC0415
-    from service.errors import ResnetdError  # noqa: PLC0415
-    from service.scheduling import cluster_state  # noqa: PLC0415
-    from service.storage.database import Database  # noqa: PLC0415
+    """Why the dispatcher is unhealthy, or None.
+
+    Without the modules of the service: each check would import them for a second of a core.
+    """
+    # The image of the cluster has no database driver.
+    import psycopg  # noqa: PLC0415
 
     try:
-        database = Database(settings.load().database_url.get_secret_value())
-        with database.reading() as session:
-            cluster = cluster_state.find_cluster(session)
-        database.close()
-    except ResnetdError as error:
+        with psycopg.connect(_read_database_url(), connect_timeout=4) as connection:
+            cluster = connection.execute("SELECT seen_at FROM cluster").fetchone()
+    except (OSError, psycopg.Error) as error:
         return str(error)
     if cluster is None:
         return "no dispatcher has reached the cluster yet"
-    age = datetime.now(UTC) - cluster.seen_at
+    age = datetime.now(UTC) - cluster[0]
     if age < _MAX_AGE:
         return None
     return f"the dispatcher last reached the cluster {age.total_seconds():.0f} s ago"
+
+
+def _read_database_url() -> str:
+    """As the settings of the service do."""
+    url = os.environ.get("RESNETD_DATABASE_URL")
+    if url is not None:
+        return url
+    folder = os.environ.get("RESNETD_SECRETS_DIR", "/run/secrets")
+    return Path(folder, "resnetd_database_url").read_text().strip()
 
 
 if __name__ == "__main__":

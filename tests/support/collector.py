@@ -10,8 +10,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Collector:
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
         self.paths: list[str] = []
         self.spans: list[Any] = []
 
@@ -20,7 +21,7 @@ class Collector:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
+def collecting(host: str = "127.0.0.1") -> Iterator[Collector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = ExportTraceServiceRequest()
@@ -36,8 +37,8 @@ def collecting() -> Iterator[Collector]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        collector = Collector(f"http://127.0.0.1:{server.server_address[1]}")
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        collector = Collector(server.server_address[1])
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield collector
         server.shutdown()
