@@ -1,17 +1,11 @@
 """Exports to a real server of MLflow, read with its client."""
 
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -24,58 +18,17 @@ from tests.client.conftest import Command
 from tests.client.service import Service
 from tests.support.core import ENVIRONMENT, content
 from tests.support.fake_api import eventually
+from tests.support.mlflow import starting_mlflow
 from workers.dispatcher.mlflow_mirror import MlflowMirror
 
 pytestmark = pytest.mark.slow  # MLflow's client and server take seconds to start
 
-_START_SECONDS = 90
-
 
 @pytest.fixture(scope="module")
 def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("mlflow")
-    (port,) = free_ports(1)
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    environment = os.environ | {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(server, url, folder / "log")
-        yield url
-    finally:
-        # It does not end its workers.
-        os.killpg(server.pid, signal.SIGKILL)
+    with starting_mlflow(tmp_path_factory.mktemp("mlflow")) as server:
         server.wait()
-
-
-def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    with httpx.Client(trust_env=False) as client:
-        while True:
-            try:
-                if client.get(f"{url}/health").is_success:
-                    return
-            except httpx.TransportError:
-                pass
-            if server.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"MLflow does not answer:\n{log.read_text()}")
-            time.sleep(0.1)
+        yield server.url
 
 
 @pytest.fixture

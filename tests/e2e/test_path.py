@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 import torchvision
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 import resnetd
 from deploy.local import LocalService
 from service.specs.job_spec import JobSpec
+from tests.support.fake_api import eventually
+from tests.support.mlflow import MlflowServer
 from tests.support.training import expected_points, points_of_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -33,7 +36,7 @@ TWO_WORKERS = {"num_workers": 2}
         pytest.param(
             "service_without_warm_runners",
             {"gpus_per_worker": 0.5},
-            id="half a GPU, PostgreSQL, S3, own runner",
+            id="half a GPU, PostgreSQL, S3, own runner, MLflow",
             marks=pytest.mark.db,
         ),
     ],
@@ -50,6 +53,37 @@ def test_a_job_trains_reports_and_leaves_weights_that_load(
             depth=8, shortcut="A", dataset="digits", recipe=TINY, resources=resources
         )
         _check_a_complete_job(client, job, tmp_path)
+        if deployment == "service_without_warm_runners":
+            _check_its_run_in_mlflow(client, job.id, request.getfixturevalue("mlflow"))
+
+
+def _check_its_run_in_mlflow(client: resnetd.Client, job_id: str, mlflow: MlflowServer) -> None:
+    """The mirror has the training: its status, its spec, and each point with its time."""
+    with httpx.Client(base_url=f"{mlflow.url}/api/2.0/mlflow", trust_env=False) as http:
+
+        def find_run() -> Any:
+            found = http.get("/experiments/get-by-name", params={"experiment_name": "resnetd"})
+            if not found.is_success:
+                return None
+            ids = [found.json()["experiment"]["experiment_id"]]
+            runs = http.post("/runs/search", json={"experiment_ids": ids}).json().get("runs", [])
+            ended = [run for run in runs if run["info"]["status"] == "FINISHED"]
+            return ended[0] if ended else None
+
+        mlflow.wait()
+        eventually(find_run, within_seconds=60.0, poll_seconds=0.2)
+        run = find_run()
+        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+        params = {param["key"]: param["value"] for param in run["data"]["params"]}
+        assert (tags["resnetd.job_id"], params["recipe.iterations"]) == (job_id, "60")
+        for name, series in client.jobs.metrics(job_id).items():
+            query = {"run_id": run["info"]["run_id"], "metric_key": name}
+            history = http.get("/metrics/get-history", params=query).json()["metrics"]
+            points = [(int(point["step"]), point["timestamp"]) for point in history]
+            assert points == [
+                (iteration, round(1000 * time))
+                for iteration, time in zip(series.iterations, series.times, strict=True)
+            ], name
 
 
 def _check_a_complete_job(client: resnetd.Client, job: resnetd.Job, folder: Path) -> None:
