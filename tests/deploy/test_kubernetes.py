@@ -127,8 +127,9 @@ def test_each_file_is_part_of_a_kustomization_and_each_part_exists() -> None:
     assert [path for path in named if not path.exists()] == []
 
 
-@pytest.mark.parametrize("components", [(), ("gpu",), ("gpu", "s3")])
-@pytest.mark.parametrize("overlay", ["external-database", "cloudnative-pg"])
+@pytest.mark.parametrize(
+    ("overlay", "components"), [("external-database", ()), ("cloudnative-pg", ("gpu", "s3"))]
+)
 def test_kustomize_renders_an_overlay_with_components(
     overlay: str, components: tuple[str, ...], tmp_path: Path
 ) -> None:
