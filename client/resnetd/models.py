@@ -291,8 +291,8 @@ class Plan(Record, frozen=True):
 
     `tensor_bytes`: weights, gradients, momentum and feature maps. `resident_bytes`: of the worker's
     process, with its libraries and the images.
-    `epochs`: how often each training image is seen; None where they are not counted. `notes`:
-    advice about the spec.
+    `epochs`: how often each training image is seen; None where they are not counted.
+    `worker_counts`: with how many workers it may run. `notes`: advice about the spec.
     """
 
     spec: dict[str, Any]
@@ -304,6 +304,7 @@ class Plan(Record, frozen=True):
     resident_bytes: int | None = None
     minutes: Duration | None = None
     epochs: float | None = None
+    worker_counts: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
     def _repr_html_(self) -> str:

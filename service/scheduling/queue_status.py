@@ -233,6 +233,13 @@ class QueueStatus:
             needed = f"{at_least}{_format_resources(job.resources)}"
             message = f"needs {needed}; {_format_free(job, free)}"
             return WaitReason.RESOURCES, f"{message}{self._format_next_end(self._snapshot.running)}"
+        return self._explain_fitting(job, num_ahead)
+
+    def _explain_fitting(self, job: WaitingJob, num_ahead: int) -> tuple[WaitReason, str]:
+        """Why a job waits although what it needs is free."""
+        if job.is_elastic and any(job.job_id == other.job_id for other in self._snapshot.running):
+            message = "starts once the workers of its last attempt are free: it may have more then"
+            return WaitReason.RESOURCES, message
         delayed = plural(num_ahead, "it", "them")
         message = f"waiting behind {count_of(num_ahead, 'job')}; starting now could delay {delayed}"
         return WaitReason.BEHIND, message

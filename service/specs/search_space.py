@@ -194,8 +194,10 @@ def make_trial_spec(base: Mapping[str, Any], params: Mapping[str, Any]) -> JobSp
 def _replace(written: Any, steps: list[str], value: Any) -> Any:
     if not steps:
         return value
-    # A recipe can be written as its name.
-    fields = {"name": written} if isinstance(written, str) else dict(written or {})
+    # A recipe can be written as its name. Any other value is replaced by one with this field.
+    fields = {"name": written} if isinstance(written, str) else {}
+    if isinstance(written, Mapping):
+        fields = dict(written)
     step, *rest = steps
     return fields | {step: _replace(fields.get(step), rest, value)}
 

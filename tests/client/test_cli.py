@@ -89,6 +89,7 @@ def test_an_invalid_spec_is_a_line_for_each_field(command: Command) -> None:
         ["submit", "--no-such-option"],
         ["submit", "-o", "xml"],
         ["submit", "--start-from", "0f3k::deepen"],
+        ["submit", "--workers", "1-many"],
         ["batch", "missing.json"],
         ["batch", "object.json"],
         ["priority", "101", "0f3k"],
@@ -126,6 +127,7 @@ def test_show_has_attempts_and_checkpoints(service: Service, command: Command) -
     training.finish(Reason.DATASET_MISSING, message="no folder /data/digits")
     assert command("show", training.job_id[:14]) == 0
     assert "failed: dataset-missing: no folder /data/digits" in command.out
+    assert "WORKERS" in command.out
     assert "CHECKPOINT" in command.out
     assert "2.50 %" in command.out
 

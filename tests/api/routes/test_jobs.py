@@ -128,7 +128,16 @@ def test_a_plan_has_the_complete_spec_and_its_size(any_api: Api) -> None:
     assert document["spec"]["recipe"]["iterations"] == 600
     assert (document["network"], document["parameters"]) == ("resnet-20-A", 269_722)
     assert document["minutes"] is None
+    assert document["worker_counts"] == [1]
     assert any_api.get("/v1/jobs").json()["jobs"] == []
+
+
+def test_a_plan_names_the_numbers_of_workers_of_an_elastic_job(api: Api) -> None:
+    elastic = written(resources={"num_workers": {"min": 1, "max": 6}})
+    document = api.post("/v1/jobs:plan", elastic).json()
+    assert document["worker_counts"] == [1, 2, 4]
+    (note,) = document["notes"]
+    assert note.startswith("number of workers: 1, 2 or 4, which share batches of 128 equally")
 
 
 def test_a_plan_of_an_invalid_spec_is_refused_with_its_pointers(api: Api) -> None:
@@ -472,8 +481,12 @@ def test_attempts_are_listed_with_their_reasons(api: Api) -> None:
 
 def test_an_attempt_has_the_resources_of_its_workers(api: Api) -> None:
     claimed = api.core.start(resources=workers(2, cpus_per_worker=3))
-    (attempt,) = api.get(f"/v1/jobs/{job_id_of(claimed)}/attempts").json()["attempts"]
+    job_id = job_id_of(claimed)
+    api.core.report(claimed.attempt_id, 1, metrics=[make_point("train/loss", 40, 0.5)])
+    (attempt,) = api.get(f"/v1/jobs/{job_id}/attempts").json()["attempts"]
     assert (attempt["num_workers"], attempt["cpus_per_worker"]) == (2, 3)
+    assert (attempt["first_iteration"], attempt["last_iteration"]) == (0, 40)
+    assert api.get(f"/v1/jobs/{job_id}").json()["num_workers"] == 2
 
 
 def test_a_listed_attempt_has_no_secret(api: Api) -> None:

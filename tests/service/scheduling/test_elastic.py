@@ -9,7 +9,7 @@ from service.resources import ResourceBundle
 from service.scheduling import cluster_state, growth, queue_status
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.growth import Growth
-from service.scheduling.queue_status import QueueStatus, WaitReason
+from service.scheduling.queue_status import JobQueueStatus, QueueStatus, WaitReason
 from service.states import JobState, Reason, StopReason
 from tests.support.core import Core, Taken, job_id_of, make_point, note, spec, workers
 
@@ -24,6 +24,14 @@ def elastic(smallest: int = 1, largest: int = 8, **fields: Any) -> dict[str, Any
 
 def count_workers(core: Core, attempt: Taken) -> int:
     return core.attempt(attempt.attempt_id).num_workers
+
+
+def explain(core: Core, job_id: str) -> JobQueueStatus:
+    with core.database.reading() as session:
+        queue = QueueStatus(session, data_dir=core.data_dir, now=core.clock.now)
+        waiting = queue.explain(core.job(job_id))
+    assert waiting is not None
+    return waiting
 
 
 def run_next(core: Core) -> Taken:
@@ -91,6 +99,7 @@ def test_an_elastic_job_waits_for_what_its_last_attempt_still_holds(
     core.end(alone, Reason.PREEMPTED)
     core.submit(name="later")
     assert core.start_all() == [], "three CPUs are free, and its own worker's soon"
+    assert explain(core, job_id).message.startswith("starts once the workers of its last attempt")
     core.release(alone)
     again = core.claim()
     assert job_id_of(again) == job_id
@@ -116,10 +125,7 @@ def test_an_elastic_job_waits_with_a_reason_where_the_cluster_has_too_few_worker
     job_id = core.submit(**elastic(2, 8))
     core.record_cluster(cpus=1)
     assert core.start_all() == []
-    with core.database.reading() as session:
-        queue = QueueStatus(session, data_dir=core.data_dir, now=core.clock.now)
-        waiting = queue.explain(core.job(job_id))
-    assert waiting is not None
+    waiting = explain(core, job_id)
     assert waiting.code is WaitReason.TOO_LARGE
     assert waiting.message == "needs at least 2 CPUs; the cluster has 1 CPU in total"
 

@@ -17,6 +17,7 @@ from service.scheduling.policy import (
     SchedulerSnapshot,
     StartJob,
     WaitingJob,
+    WorkerOption,
 )
 from service.specs.fair_share import decay
 from service.specs.quota import Quota
@@ -256,16 +257,28 @@ def test_there_is_no_forecast_behind_a_job_of_unknown_duration() -> None:
     assert found == {"unknown": _exactly(0.0), "next": None}
 
 
-_jobs = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 20)), min_size=2, max_size=12)
+def make_elastic(name: str, fewest: int, most: int, *, duration: float) -> WaitingJob:
+    options = [
+        WorkerOption(count, ResourceBundle(cpus=count, gpus=0))
+        for count in range(fewest + 1, most + 1)
+    ]
+    elastic = {"is_elastic": most > fewest, "larger": tuple(options)}
+    return make_waiting(name, fewest, duration=duration, **elastic)
+
+
+_jobs = st.lists(
+    st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 20)), min_size=2, max_size=12
+)
 
 
 @given(jobs=_jobs)
-def test_backfill_never_delays_a_reservation(jobs: list[tuple[int, int]]) -> None:
+def test_backfill_never_delays_a_reservation(jobs: list[tuple[int, int, int]]) -> None:
     """All jobs wait on four CPUs and take as long as expected: no head starts later than it
-    was promised when it became the head.
+    was promised when it became the head. Elastic jobs take as long with more workers.
     """
     waiting = [
-        make_waiting(f"{at:02}", cpus, duration=lasts) for at, (cpus, lasts) in enumerate(jobs)
+        make_elastic(f"{at:02}", min(bounds), max(bounds), duration=lasts)
+        for at, (*bounds, lasts) in enumerate(jobs)
     ]
     running: list[tuple[float, WaitingJob]] = []
     promised: dict[str, float] = {}
@@ -284,6 +297,10 @@ def test_backfill_never_delays_a_reservation(jobs: list[tuple[int, int]]) -> Non
             job = next(job for job in waiting if job.job_id == decided.job_id)
             waiting.remove(job)
             assert now <= promised.get(job.job_id, now)
+            if decided.num_workers is not None:
+                resources = ResourceBundle(cpus=decided.num_workers, gpus=0)
+                job = replace(job, num_workers=decided.num_workers, resources=resources)
+            assert snapshot.free.contains(job.resources)
             assert job.duration is not None
             running = sorted([*running, (now + job.duration.p50, job)], key=lambda item: item[0])
             continue

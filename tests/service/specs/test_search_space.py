@@ -111,6 +111,14 @@ def test_values_between_the_bounds_are_tried(path: str, distribution: dict[str, 
     assert "makes the spec invalid" in message
 
 
+def test_a_bound_of_an_elastic_trial_needs_the_other() -> None:
+    base = search_body()["job"] | {"resources": {"num_workers": 2}}
+    space = {"resources.num_workers.max": Dimension(choice=(2,))}
+    with pytest.raises(InvalidInput) as caught:
+        search_space.check_space(base, space, search_space.accept_trial)
+    assert "/resources/num_workers/min: is required" in caught.value.field_errors[0].message
+
+
 def test_an_invalid_value_inside_a_range_is_found() -> None:
     ((_, message),) = _errors(depth={"randint": [8, 15]})
     assert "the value 9 makes the spec invalid" in message
