@@ -12,10 +12,10 @@ from tests.support.core import Core
 
 def test_jobs_of_a_simulation_run_once_on_nodes_that_have_room(tmp_path: Path) -> None:
     with opened("sqlite", tmp_path) as (core, meter, _):
-        simulation = Simulation(core, meter, tmp_path, jobs=100, nodes=6, tick_seconds=120.0)
+        simulation = Simulation(core, meter, tmp_path, jobs=100, nodes=8, tick_seconds=300.0)
         outcome = simulation.run()
         check_invariants(core, simulation)
-        assert 0.5 < outcome.utilisation <= 1.0
+        assert 0.3 < outcome.utilisation <= 1.0
         assert len(outcome.slices) == 11
         results = {result.name: result.ours for result in make_results(outcome)}
         assert results["queries per job"] > 5
