@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     data_dir: AbsolutePath = Field(default_factory=lambda data: data["var_dir"] / "data")
     """Datasets, on the machine of the API and on the nodes that train."""
     work_dir: AbsolutePath = Field(default_factory=lambda data: data["var_dir"] / "work")
-    """On each node: spooled reports, checkpoints before upload, files of Ray. Local disk."""
+    """On each node: spooled reports, checkpoints before upload, fetched datasets. Local disk."""
     token_file: AbsolutePath = Field(default_factory=lambda data: data["var_dir"] / "token")
     """File of the administrator's token, which only its owner can read.
 
