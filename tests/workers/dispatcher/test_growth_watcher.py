@@ -1,5 +1,8 @@
 """The dispatcher resizes an elastic job once more workers have been free for a while."""
 
+import pytest
+
+from service.jobs import lifecycle
 from service.settings import Settings
 from service.states import JobState, Reason, StopReason
 from tests.support.cluster import FakeCluster, later_round, run
@@ -46,3 +49,16 @@ def test_a_job_grows_once_more_workers_were_free_for_a_minute(
     core.ask(core.runner_of(attempt_id))
     dispatcher.run_round()
     assert core.job(job_id_of(attempt_id)).num_workers == 4
+
+
+@pytest.mark.parametrize(("failures", "minutes"), [(0, 1), (1, 2)])
+def test_a_job_whose_nodes_have_failed_waits_longer(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher, failures: int, minutes: int
+) -> None:
+    attempt_id = run_alone(core, cluster, dispatcher)
+    with core.database.transaction() as session:
+        lifecycle.lock_job(session, job_id_of(attempt_id)).infra_restarts = failures
+    cluster.cpus = 4
+    for sequence in range(3, 4 + minutes):
+        assert train(core, dispatcher, attempt_id, sequence, seconds=60.0) is None
+    assert train(core, dispatcher, attempt_id, 4 + minutes, seconds=0.0) is StopReason.RESIZE
