@@ -101,6 +101,12 @@ def list_holding_jobs(session: Session) -> set[str]:
     return set(session.scalars(select(AttemptRow.job_id).where(AttemptRow.released_at.is_(None))))
 
 
+def has_shrunk(session: Session) -> bool:
+    """Whether attempts occupy more than the cluster has."""
+    cluster = find_cluster(session)
+    return cluster is not None and not cluster.capacity.contains(sum_reserved(session))
+
+
 def sum_reserved(session: Session) -> ResourceBundle:
     """What attempts occupy that were not released yet, ended or not."""
     cpus, gpus = session.execute(

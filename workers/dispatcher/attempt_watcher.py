@@ -22,6 +22,7 @@ from service.settings import Settings
 from service.states import AttemptState, Reason, StopReason
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, JobRow, RunnerRow
+from service.text import count_of
 from workers.cluster.ray_jobs import ClusterJob
 from workers.dispatcher.reconciler import Cluster, RayJobReconciler
 
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 _HEALTH_TIMEOUT_SECONDS = 3.0
 _LOG_TAIL_CHARACTERS = 4_000
 _MAX_START_DOUBLINGS = 3
+_UNSTARTABLE = frozenset({Reason.START_TIMEOUT, Reason.CLUSTER_LOST})
 # For the logs of all attempts that end in one round.
 _LOGS_TIMEOUT_SECONDS = 10.0
 
@@ -56,6 +58,7 @@ class AttemptWatcher:
         self._api_up_since: datetime | None = None
         # Before the clock jumped no attempt could stop or report; None: it has not.
         self._clock_jumped_at: datetime | None = None
+        self._has_shrunk = False
 
     def reset_silence(self) -> None:
         """Counts silence anew: what made Ray or the database unavailable may also stop reports."""
@@ -67,12 +70,18 @@ class AttemptWatcher:
         self._clock_jumped_at = self._now()
 
     def check_all(
-        self, owned: list[OwnedAttempt], lost_runners: Mapping[str, ClusterJob | None]
+        self,
+        owned: list[OwnedAttempt],
+        lost_runners: Mapping[str, ClusterJob | None],
+        *,
+        has_shrunk: bool = False,
     ) -> None:
         """Ends attempts and stops runners where that is due.
 
         `lost_runners`: by id, the runners that Ray no longer has, with the job that it last listed.
+        `has_shrunk`: attempts occupy more than the cluster has.
         """
+        self._has_shrunk = has_shrunk
         self._check_api(owned)
         with_log: list[tuple[AttemptRow, _End]] = []
         for item in owned:
@@ -158,6 +167,10 @@ class AttemptWatcher:
 
         On a machine that is busy starting runners, replacing them too early would never end.
         """
+        if self._has_shrunk and attempt.num_workers > job.worker_counts[0]:
+            # It was claimed while Ray still counted a lost node, and could wait for it.
+            message = f"the cluster no longer has {count_of(attempt.num_workers, 'worker')}"
+            return _End(Reason.CLUSTER_LOST, message)
         doublings = min(job.infra_restarts, _MAX_START_DOUBLINGS)
         limit = self._settings.start_timeout_seconds * 2.0**doublings
         # A runner that was not submitted counts too: the cluster may have shrunk since the claim.
@@ -202,10 +215,10 @@ class AttemptWatcher:
             )
         if has_ended:
             log.warning("attempt ended", reason=end.reason, message=end.message[:200])
-        # A runner that has not taken the attempt yet can run another, unless it is too slow to
-        # start; one that was released runs another already.
+        # A runner that has not taken the attempt yet can run another, unless it cannot start; one
+        # that was released runs another already.
         is_stopped = end.stops_runner and (
-            attempt.assigned_at is not None or end.reason is Reason.START_TIMEOUT
+            attempt.assigned_at is not None or end.reason in _UNSTARTABLE
         )
         if is_stopped and attempt.released_at is None:
             assert attempt.runner_id is not None

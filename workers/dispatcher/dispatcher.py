@@ -144,13 +144,14 @@ class Dispatcher:
             )
         with self._database.reading() as session:
             owned = leases.list_owned(session, owner=self.owner)
+            has_shrunk = cluster_state.has_shrunk(session)
         active_runners = self._runners.list_active()
         lost_runners = {
             runner.id: ray_jobs.get(runner.id)
             for runner in active_runners
             if self._runners.is_lost(runner, ray_jobs)
         }
-        self._watcher.check_all(owned, lost_runners)
+        self._watcher.check_all(owned, lost_runners, has_shrunk=has_shrunk)
         self._runners.reconcile(active_runners, ray_jobs)
         self._growth.check()
         self._reconcile_warm_pool()

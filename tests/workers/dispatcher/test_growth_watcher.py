@@ -1,12 +1,13 @@
-"""The dispatcher resizes an elastic job once more workers have been free for a while."""
+"""The dispatcher resizes elastic jobs: to more workers, and to fewer where a node is gone."""
 
 import pytest
 
 from service.jobs import lifecycle
 from service.settings import Settings
 from service.states import JobState, Reason, StopReason
-from tests.support.cluster import FakeCluster, later_round, run
+from tests.support.cluster import FakeCluster, later_round, run, start
 from tests.support.core import Core, job_id_of, make_point
+from workers.cluster.ray_jobs import ClusterJobState
 from workers.dispatcher.dispatcher import Dispatcher
 
 RANGE = {"num_workers": {"min": 1, "max": 4}}
@@ -49,6 +50,23 @@ def test_a_job_grows_once_more_workers_were_free_for_a_minute(
     core.ask(core.runner_of(attempt_id))
     dispatcher.run_round()
     assert core.job(job_id_of(attempt_id)).num_workers == 4
+
+
+def test_a_job_that_waits_for_a_node_that_is_gone_starts_with_fewer_workers(
+    core: Core, cluster: FakeCluster, dispatcher: Dispatcher
+) -> None:
+    """Ray counts a lost node for a minute, and a job may be claimed meanwhile."""
+    attempt_id = start(core, dispatcher, resources=RANGE, recipe=LONG)
+    runner_id = core.runner_of(attempt_id)
+    cluster.cpus = 2
+    later_round(core, dispatcher)
+    assert core.attempt(attempt_id).reason is Reason.CLUSTER_LOST
+    assert cluster.stops == [runner_id]
+    cluster.end(runner_id, ClusterJobState.STOPPED)
+    for _ in range(3):
+        later_round(core, dispatcher)
+    job = core.job(job_id_of(attempt_id))
+    assert (job.state, job.num_workers, job.attempts) == (JobState.STARTING, 2, 2)
 
 
 @pytest.mark.parametrize(("failures", "minutes"), [(0, 1), (1, 2)])
