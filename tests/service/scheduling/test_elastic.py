@@ -83,12 +83,7 @@ def test_a_job_whose_node_is_lost_continues_with_fewer_workers(core: Core) -> No
     assert (core.job(job_id).restarts, core.job(job_id).infra_restarts) == (0, 1)
 
 
-@pytest.mark.parametrize("has_quota", [False, True])
-def test_an_elastic_job_waits_for_what_its_last_attempt_still_holds(
-    core: Core, has_quota: bool
-) -> None:
-    if has_quota:
-        core.set_quota("user:*", jobs=9)
+def test_an_elastic_job_waits_for_what_its_last_attempt_still_holds(core: Core) -> None:
     core.record_cluster(cpus=4)
     core.submit(name="other", resources=workers(1, cpus_per_worker=3))
     other = core.start_next()
@@ -233,35 +228,35 @@ def test_a_job_grows_to_all_that_is_free_and_keeps_its_place(core: Core) -> None
     assert (job.preemptions, job.restarts, job.infra_restarts, job.not_before) == (0, 0, 0, None)
 
 
-@pytest.mark.parametrize(
-    ("waiting", "grows"),
-    [
-        ({}, False),
+def test_a_job_grows_only_where_no_other_could_start(core: Core) -> None:
+    core.set_quota("tag:t", jobs=0)
+    core.record_cluster(cpus=8)
+    cases: list[tuple[dict[str, Any], bool]] = [
         ({"hold": True}, True),
         ({"tags": ["t"]}, True),
         ({"resources": workers(8)}, True),
-    ],
-)
-def test_a_job_grows_only_where_no_other_could_start(
-    core: Core, waiting: dict[str, Any], grows: bool
-) -> None:
-    core.set_quota("tag:t", jobs=0)
-    core.record_cluster(cpus=8)
-    core.submit(**waiting, priority=0)
+        ({}, False),
+    ]
+    held = [core.submit(**fields | {"hold": True}) for fields, _ in cases]
     run_alone(core)
-    assert bool(list_growths(core)) == grows
+    for job_id, (fields, grows) in zip(held, cases, strict=True):
+        if "hold" not in fields:
+            core.command("release", job_id)
+        assert bool(list_growths(core)) == grows
+        core.cancel(job_id)
 
 
-@pytest.mark.parametrize(
-    ("quota", "larger"),
-    [({"workers": 1}, None), ({"workers": 3}, 2), ({"core_hours": 0.001}, None)],
-)
-def test_a_job_grows_within_the_quotas_of_its_owner(
-    core: Core, quota: dict[str, float], larger: int | None
-) -> None:
+def test_a_job_grows_within_the_quotas_of_its_owner(core: Core) -> None:
     run_alone(core)
-    core.set_quota("user:ann", **quota)
-    assert [found.larger for found in list_growths(core)] == ([larger] if larger else [])
+    cases: list[tuple[dict[str, float], list[int]]] = [
+        ({"workers": 1}, []),
+        ({"workers": 3}, [2]),
+        ({"core_hours": 0.001}, []),
+        ({"core_hours": 1}, [4]),
+    ]
+    for quota, larger in cases:
+        core.set_quota("user:ann", **quota)
+        assert [found.larger for found in list_growths(core)] == larger
 
 
 @pytest.mark.parametrize(("left", "grows"), [(79, False), (81, True)])
