@@ -21,8 +21,8 @@ RecordProperty = Callable[[str, object], None]
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900)]
 
 JOB_SECONDS = 300.0
-# Until the other ranks have stopped and the runner has reported the failure: 12 s, with two cores
-# under a load of 30. Ray itself notices a lost node after more than a minute.
+# Until the other ranks have stopped and the runner has reported the failure: 12 s, on two cores
+# under a load of 10 as of 30. Ray itself notices a lost node after more than a minute.
 REPORT_SECONDS = 25.0
 SERVICE_OUTAGE_SECONDS = 120.0
 # The runner notices that its head is gone and reports it, or the dispatcher notices it.
