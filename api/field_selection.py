@@ -91,5 +91,7 @@ def _pick(document: Mapping[str, Any], tree: _Tree) -> dict[str, Any]:
         # A dictionary may lack a key that was asked for.
         if name in document:
             value = document[name]
-            picked[name] = value if below is None or value is None else _pick(value, below)
+            # A number of workers may be a range with members, or one number without.
+            has_members = isinstance(value, Mapping)
+            picked[name] = value if below is None or not has_members else _pick(value, below)
     return picked

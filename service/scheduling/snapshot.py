@@ -52,6 +52,8 @@ def read_snapshot(
         select(AttemptRow, JobRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
         .where(AttemptRow.released_at.is_(None))
+        # Of jobs that may end at the same time, every process lets the same one end first.
+        .order_by(AttemptRow.id)
         .execution_options(**ALL_ROWS)
     ).all()
     # Those of the job are of the time when it last waited.

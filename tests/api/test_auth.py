@@ -46,6 +46,7 @@ def _filled(path: str) -> str:
         "comparison_id": "0" * 16,
         "token_id": "0" * 16,
         "name": "ann",
+        "name:path": "birds/large",
         "dataset": "folder:birds",
         "key": "user:ann",
         "driver_id": "search-" + "0" * 16 + "-d1",

@@ -76,7 +76,7 @@ def test_a_job_without_a_checkpoint_cannot_be_analysed(core: Core) -> None:
         submit_analysis(core, core.submit())
     [error] = caught.value.field_errors
     assert error.pointer == "/checkpoint"
-    assert "it has 0" in error.message
+    assert "has no checkpoint yet" in error.message
 
 
 def test_the_attempt_of_an_analysis_gets_the_checkpoint_and_starts_anew_after_a_failure(

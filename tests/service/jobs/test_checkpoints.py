@@ -81,7 +81,7 @@ def test_without_test_errors_the_newest_is_the_best(core: Core) -> None:
 @pytest.mark.parametrize("selector", ["newest", "best", "0e3k", "\x00", "../x"])
 def test_an_unknown_checkpoint_is_not_found(core: Core, selector: str) -> None:
     job_id = core.submit()
-    with pytest.raises(NotFound, match="it has 0"):
+    with pytest.raises(NotFound, match="has no checkpoint yet"):
         _chosen(core, job_id, selector)
 
 
