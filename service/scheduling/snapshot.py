@@ -52,10 +52,11 @@ def read_snapshot(
         select(AttemptRow, JobRow)
         .join(JobRow, JobRow.id == AttemptRow.job_id)
         .where(AttemptRow.released_at.is_(None))
-        # Of jobs that may end at the same time, every process lets the same one end first.
-        .order_by(AttemptRow.id)
         .execution_options(**ALL_ROWS)
     ).all()
+    # Of jobs that may end at the same time, every process lets the same one end first. SQLite would
+    # read all attempts in their order.
+    running = sorted(running, key=lambda row: row[0].id)
     # Those of the job are of the time when it last waited.
     points = queue_order.read_points(session) if running else {}
     waiting = session.execute(select_eligible(now).limit(MAX_WAITING_JOBS)).all()
