@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 
+from service.errors import Unavailable
 from service.storage.changes import ANYTHING, ChangeKind
 from service.storage.database import Database
 from service.supervision import start_supervised
@@ -58,6 +59,11 @@ class ChangeHub:
     def is_closing(self) -> bool:
         """Streams and long polls end, since the process stops; clients find another one."""
         return self._closing.is_set()
+
+    def require_open(self) -> None:
+        """Raises Unavailable where the process stops."""
+        if self.is_closing:
+            raise Unavailable("this API process stops")
 
     def end_waits(self) -> None:
         self._closing.set()

@@ -197,7 +197,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-def get_redirect_seconds(
+async def get_redirect_seconds(
     services: ServicesDep,
     redirect: Annotated[
         bool,

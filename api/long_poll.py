@@ -8,7 +8,6 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from api.dependencies import Services
-from service.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -28,8 +27,7 @@ async def poll_until(
     `is_worth_asking`: a cheaper check before every call but the first. Both run in threads.
     Unavailable where the process stops: the next process may be asked at once.
     """
-    if services.changes.is_closing:
-        raise Unavailable("this API process stops")
+    services.changes.require_open()
     with services.changes.subscribe(*subject_ids) as changes:
         changes.clear()
         async with services.session_slots:

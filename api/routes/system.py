@@ -12,7 +12,6 @@ from api.dependencies import Now, ReadSession, ServicesDep, authorize
 from api.views import QueueStatusView, QueueView, RunnerList, RunnerView, WaitingJobView
 from service.catalog import recipes
 from service.catalog.architectures import Family
-from service.errors import Unavailable
 from service.execution import runners
 from service.scheduling import cluster_state
 from service.scheduling.queue_status import QueueStatus, list_waiting_jobs
@@ -62,8 +61,7 @@ def check_health(services: ServicesDep) -> Health:
 
     The only route without a token.
     """
-    if services.changes.is_closing:
-        raise Unavailable("this API process stops")
+    services.changes.require_open()
     services.database.check()
     return Health(status="ok", version=VERSION, api_version=API_VERSION)
 

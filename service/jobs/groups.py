@@ -17,7 +17,7 @@ from service.errors import invalid_parameter
 from service.jobs import metric_buckets
 from service.jobs.metric_axes import JobAxis, MetricAxis
 from service.jobs.metric_buckets import Buckets
-from service.jobs.training_key import UNTRAINED_FIELDS, flatten_spec, is_in
+from service.jobs.training_key import UNTRAINED_FIELDS, flatten_spec
 from service.specs.fields import list_field_types
 from service.specs.job_spec import JobSpec
 from service.storage.tables import JobRow
@@ -104,8 +104,13 @@ class GroupKey:
 
     def _select(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         if self._only:
-            return {field: value for field, value in spec.items() if is_in(field, self._only)}
-        return {field: value for field, value in spec.items() if not is_in(field, self._excluded)}
+            return {field: value for field, value in spec.items() if _is_in(field, self._only)}
+        return {field: value for field, value in spec.items() if not _is_in(field, self._excluded)}
+
+
+def _is_in(path: str, fields: Iterable[str]) -> bool:
+    """Whether the path is one of the fields or below it."""
+    return any(path == field or path.startswith(f"{field}.") for field in fields)
 
 
 def describe_values(values: Iterable[float | None]) -> SampleStatistics | None:

@@ -87,8 +87,3 @@ def flatten_spec(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any
         path = f"{prefix}{name}"
         found |= flatten_spec(value, f"{path}.") if isinstance(value, dict) else {path: value}
     return found
-
-
-def is_in(path: str, fields: Iterable[str]) -> bool:
-    """Whether the path is one of the fields or below it."""
-    return any(path == field or path.startswith(f"{field}.") for field in fields)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.resources import ResourceBundle
+from service.scheduling.worker_groups import WorkerGroups
 from service.storage.tables import AttemptRow, ClusterRow
 
 _CLUSTER_ID = 1
@@ -66,6 +67,9 @@ class ClusterState:
     def has_dispatcher(self, now: datetime) -> bool:
         """Whether one has seen the cluster in the last minute."""
         return now <= self.seen_at + _DISPATCHER_TIMEOUT
+
+    def make_worker_groups(self) -> WorkerGroups:
+        return WorkerGroups(self.capacity, self.nodes)
 
 
 def find_cluster(session: Session) -> ClusterState | None:

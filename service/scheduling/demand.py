@@ -11,7 +11,6 @@ from service.access import quotas
 from service.resources import ResourceBundle
 from service.scheduling import cluster_state, policy, snapshot
 from service.scheduling.policy import RunningJob, SchedulerSnapshot, WaitingJob
-from service.scheduling.worker_groups import WorkerGroups
 
 # Workers by what each of them occupies on one node.
 Demand = dict[ResourceBundle, int]
@@ -24,7 +23,7 @@ def read_demand(session: Session, *, data_dir: Path, now: datetime) -> Demand:
         return {}
     found = snapshot.read_snapshot(
         session,
-        WorkerGroups(cluster.capacity, cluster.nodes),
+        cluster.make_worker_groups(),
         quotas=quotas.read_quotas(session),
         data_dir=data_dir,
         now=now,

@@ -62,7 +62,7 @@ def list_growths(
     cluster = cluster_state.find_cluster(session)
     if cluster is None:
         return []
-    worker_groups, estimator = WorkerGroups(cluster.capacity, cluster.nodes), Estimator(session)
+    worker_groups, estimator = cluster.make_worker_groups(), Estimator(session)
     found = snapshot.read_snapshot(
         session,
         worker_groups,

@@ -21,7 +21,6 @@ from service.scheduling.dispatchers import DispatchersState
 from service.scheduling.estimates import Estimator, TimingProfile
 from service.scheduling.policy import DurationEstimate, SchedulerSnapshot, Usage, WaitingJob
 from service.scheduling.queue_status import WaitReason
-from service.scheduling.worker_groups import WorkerGroups
 from service.states import WAITING_STATES, AttemptState, JobState, RayJobState, Reason
 from service.storage.database import Database
 from service.storage.tables import AttemptRow, JobRow, PersonRow, RunnerRow
@@ -212,7 +211,7 @@ def _count_reasons(
         return Counter({WaitReason.NO_DISPATCHER: num_eligible})
     found = snapshot.read_snapshot(
         session,
-        WorkerGroups(cluster.capacity, cluster.nodes),
+        cluster.make_worker_groups(),
         quotas=quotas.read_quotas(session),
         data_dir=data_dir,
         now=now,

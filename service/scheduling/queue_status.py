@@ -388,7 +388,7 @@ def plan_job(
 def _make_worker_groups(cluster: ClusterState | None) -> WorkerGroups:
     if cluster is None:
         return WorkerGroups(ResourceBundle(cpus=0, gpus=0))
-    return WorkerGroups(cluster.capacity, cluster.nodes)
+    return cluster.make_worker_groups()
 
 
 def _estimate_image_bytes(spec: JobSpec, dataset: Dataset) -> int:
